@@ -1,0 +1,171 @@
+"""quantize(): a float model in, the quantized model and everything found on the way out."""
+
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import onnx
+
+from onnxq.config import Config
+from onnxq.data import Loader, Sample, Samples, Source, open_samples
+from onnxq.detector import Detector, detect
+from onnxq.facts import Plan, Statistics
+from onnxq.files import replace_file
+from onnxq.graph import Model, load_proto
+from onnxq.hooks import time_passes
+from onnxq.passes import default, planning
+from onnxq.pipeline import Facts, Hook, Pass, Pipeline
+from onnxq.progress import Progress, silent
+from onnxq.session import Feed
+from onnxq.version import VERSION
+
+_CHECKED_ON = 2
+"""Samples on which the result is compared with the float model."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What `quantize` gives back.
+
+    Attributes:
+        model: the quantized model; the same inputs, outputs and metadata as the float one, plus `onnxq.*` keys.
+        facts: everything that the analyses found, by type: `facts[Plan]`, `facts[Ranges]`, `facts[Checked]`, ...
+        detector: what the model was taken for, and how pictures become its input.
+        samples: the calibration data; None where statistics were given.
+        timings: pass -> seconds.
+    """
+
+    model: onnx.ModelProto
+    facts: Facts
+    detector: Detector
+    samples: Samples | None
+    timings: Mapping[str, float]
+
+    def save(self, path: str | Path) -> None:
+        """Write the model, whole or not at all.
+
+        Raises:
+            ConfigError: the place cannot be written to.
+        """
+        with replace_file(Path(path)) as temporary:
+            onnx.save(self.model, temporary)
+
+
+def quantize(
+    model: str | Path | onnx.ModelProto,
+    data: object = None,
+    config: Config | None = None,
+    *,
+    passes: Sequence[Pass] | None = None,
+    facts: Iterable[object] = (),
+    hooks: Sequence[Hook] = (),
+    progress: Progress = silent,
+) -> Quantized:
+    """Quantize an exported detector.
+
+    Args:
+        model: path of a float ONNX file, or the model itself, which is not changed.
+        data: what to calibrate with: an image folder, a glob, a `.txt` list, `.npz` or `.npy` files, a COCO json,
+            several of these, an iterable of `{input name: array}`, or a reader with onnxruntime's `get_next()`.
+            None: synthetic scenes, good enough for 8 bits.
+        config: the options.
+        passes: instead of the default ones, which `onnxq.passes.default` makes.
+        facts: given from outside, in the place of the analyses that would find them: `Statistics.load(path)` skips the
+            calibration.
+        hooks: called after each pass.
+        progress: told how far the calibration is.
+
+    Raises:
+        ModelError: the model cannot be read or quantized.
+        DataError: the data cannot be used.
+        ConfigError: an option does not fit the model.
+        PipelineError: `passes` are in an order that cannot work.
+    """
+    config = config or Config()
+    original = load(model)
+    detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
+    pinned = tuple(facts)
+    samples: Samples | None = None
+    checked_on: list[Feed] = []
+    if not any(isinstance(fact, Statistics) for fact in pinned):
+        samples = _open(data, original, detector, config)
+        samples = replace(samples, loaders=_Remembering(samples.loaders, checked_on))
+    if passes is None:
+        passes = default(config, original, samples, checked_on=checked_on, progress=progress)
+    timings: dict[str, float] = {}
+    working = Model(original)
+    found = Pipeline(passes, pinned=pinned, hooks=[time_passes(timings), *hooks]).run(working)
+    for key, value in _metadata(config, found).items():
+        working.add_metadata(key, value)
+    return Quantized(working.to_proto(), found, detector, samples, timings)
+
+
+def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> tuple[Plan, Detector]:
+    """Say what would be quantized, and why the rest would not; no data is needed.
+
+    Raises:
+        ModelError: the model cannot be read or quantized.
+        ConfigError: an option does not fit the model.
+    """
+    config = config or Config()
+    original = load(model)
+    detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
+    return Pipeline(planning(config)).run(Model(original))[Plan], detector
+
+
+def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
+    """Read a model from a file; one in memory is taken as it is."""
+    return model if isinstance(model, onnx.ModelProto) else load_proto(Path(model))
+
+
+def _open(data: object, original: onnx.ModelProto, detector: Detector, config: Config) -> Samples:
+    initializers = {t.name for t in original.graph.initializer}
+    inputs = {t.name: _shape_and_dtype(t.type.tensor_type) for t in original.graph.input if t.name not in initializers}
+    return open_samples(
+        cast("Source", data),
+        inputs=inputs,
+        image_input=detector.input_name,
+        size=detector.size,
+        preprocess=detector.preprocess,
+        count=config.count,
+    )
+
+
+def _shape_and_dtype(tensor: onnx.TypeProto.Tensor) -> tuple[list[int | None], "np.dtype[np.generic]"]:
+    return [dim.dim_value or None for dim in tensor.shape.dim], onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+
+
+@dataclass(frozen=True)
+class _Remembering:
+    """Loaders, of which the first few leave their feed behind, to compare the models on."""
+
+    loaders: Iterable[Loader]
+    feeds: list[Feed]
+
+    def __iter__(self) -> Iterator[Loader]:
+        for index, loader in enumerate(self.loaders):
+            yield partial(self._load, loader) if index < _CHECKED_ON else loader
+
+    def __length_hint__(self) -> int:
+        return operator.length_hint(self.loaders)
+
+    def _load(self, loader: Loader) -> Sample | None:
+        sample = loader()
+        if sample is not None:
+            self.feeds.append(sample.feed)
+        return sample
+
+
+def _metadata(config: Config, facts: Facts) -> dict[str, str]:
+    """What the file says of itself, in its metadata; nothing that differs between equal runs."""
+    return {
+        "onnxq.version": VERSION,
+        "onnxq.target": config.target,
+        "onnxq.method": config.method,
+        "onnxq.bits": f"W{config.weight_bits}A{config.act_bits}",
+        "onnxq.samples": str(facts[Statistics].samples),
+    }

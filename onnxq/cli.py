@@ -1,0 +1,215 @@
+"""The command line: argv -> Config -> quantize -> files and a table."""
+
+import argparse
+import dataclasses
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.logging import RichHandler
+from rich.table import Table
+
+from onnxq import report
+from onnxq.api import Quantized, plan, quantize
+from onnxq.config import Config
+from onnxq.detector import Detector
+from onnxq.errors import ConfigError
+from onnxq.facts import Checked, Plan, Statistics
+from onnxq.files import check_writable
+from onnxq.hooks import log_passes, save_each
+from onnxq.targets import TARGETS
+from onnxq.terminal import ERR, OUT, ProgressBar, guarded
+from onnxq.version import VERSION
+
+_EXAMPLES = """\
+examples:
+  python -m onnxq yolov8n.onnx --calib coco/train2017
+  python -m onnxq yolov8n.onnx --calib coco/train2017 --target openvino -o yolov8n.ov.onnx
+  python -m onnxq yolov8n.onnx --calib train.txt --save-calibration yolov8n.npz
+  python -m onnxq yolov8n.onnx --calibration yolov8n.npz --method mse
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 an error with its message, 2 wrong usage."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        config = Config(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Config)})
+    except ConfigError as error:
+        parser.error(str(error))
+    _log_to_terminal(args.verbose, args.quiet)
+    return guarded(lambda: _plan(args, config) if args.dry_run else _quantize(args, config), args.debug)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="onnxq",
+        description="Quantize an exported YOLO detector: a float .onnx in, a fast QDQ .onnx out that keeps its mAP.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", type=Path, metavar="INPUT.onnx", help="the float model")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="default: INPUT.int8.onnx beside the input")
+    parser.add_argument(
+        "--calib", nargs="+", metavar="PATH",
+        help="what to calibrate with: image folder, glob, .txt list, .npz, .npy, COCO .json; default: synthetic scenes",
+    )  # fmt: skip
+    _add_config(parser.add_argument_group("how to quantize"))
+    files = parser.add_argument_group("other files")
+    files.add_argument("--save-calibration", type=Path, metavar="FILE", help="keep what was observed, as .npz")
+    files.add_argument("--calibration", type=Path, metavar="FILE", help="use what was kept instead of running data")
+    files.add_argument("--save-each", type=Path, metavar="DIR", help="save the model after each pass that edits it")
+    files.add_argument("--report", type=Path, metavar="FILE", help="write every range and reason, as .json or .md")
+    talk = parser.add_argument_group("what to say")
+    talk.add_argument("--dry-run", action="store_true", help="only say what would be quantized, and why the rest not")
+    loudness = talk.add_mutually_exclusive_group()
+    loudness.add_argument("-v", "--verbose", action="store_true", help="a line per pass, and every float node's reason")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="only errors")
+    talk.add_argument("--debug", action="store_true", help="show the traceback of errors")
+    talk.add_argument("--version", action="version", version=f"onnxq {VERSION}")
+    return parser
+
+
+def _add_config(group: "argparse._ArgumentGroup") -> None:
+    """One flag per field of Config."""
+    for field in dataclasses.fields(Config):
+        flag = "--" + field.name.replace("_", "-")
+        help_text, choices, metavar = (field.metadata[key] for key in ("help", "choices", "metavar"))
+        if isinstance(field.default, bool):
+            group.add_argument(flag, action="store_true", help=help_text)
+        elif field.default == ():
+            group.add_argument(flag, action="extend", nargs="+", default=(), metavar=metavar, help=help_text)
+        elif field.name == "image_size":
+            group.add_argument(flag, type=_size, metavar=metavar, help=help_text)
+        else:
+            kind, default = type(field.default), field.default
+            help_text = f"{help_text} ({default})"
+            group.add_argument(flag, type=kind, default=default, choices=choices, metavar=metavar, help=help_text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match or not int(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no image size; give 640, or height x width as 384x640")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _log_to_terminal(verbose: bool, quiet: bool) -> None:
+    level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
+    handler = RichHandler(console=ERR, show_time=False, show_path=False, show_level=not verbose, markup=False)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
+
+
+def _plan(args: argparse.Namespace, config: Config) -> None:
+    chosen, detector = plan(args.input, config)
+    table = _table()
+    _say_detector(table, detector)
+    _say_plan(table, chosen, config)
+    table.add_row("output", f"{_output(args, config)} (not written: --dry-run)")
+    OUT.print(table)
+    if args.verbose:
+        _list_float(chosen)
+
+
+def _quantize(args: argparse.Namespace, config: Config) -> None:
+    start = time.perf_counter()
+    output = _output(args, config)
+    _check_files(args, output)
+    given = [Statistics.load(args.calibration)] if args.calibration else []
+    hooks = [log_passes] + ([save_each(args.save_each)] if args.save_each else [])
+    with ProgressBar(args.quiet) as progress:
+        quantized = quantize(args.input, args.calib, config, facts=given, hooks=hooks, progress=progress)
+    quantized.save(output)
+    if args.save_calibration:
+        quantized.facts[Statistics].save(args.save_calibration)
+    if args.report:
+        made = report.build(
+            quantized, config, source=args.input.name, before=args.input.stat().st_size, after=output.stat().st_size
+        )
+        report.write(made, args.report)
+    if not args.quiet:
+        _say_warnings(quantized)
+        OUT.print(_summary(args, config, quantized, output, time.perf_counter() - start))
+    if args.verbose:
+        _list_float(quantized.facts[Plan])
+
+
+def _output(args: argparse.Namespace, config: Config) -> Path:
+    output: Path = args.output or args.input.with_name(f"{args.input.stem}.{config.suffix}.onnx")
+    return output
+
+
+def _check_files(args: argparse.Namespace, output: Path) -> None:
+    """Refuse names that cannot be written before the work is done, not after."""
+    if output.resolve() == args.input.resolve():
+        raise ConfigError(f"{output}: is the input; give another name with -o")
+    if args.calibration and args.calib:
+        raise ConfigError("--calib and --calibration: give one of the two")
+    if args.report:
+        report.check_name(args.report)
+    for path in (output, args.save_calibration, args.report):
+        if path is not None:
+            check_writable(path)
+
+
+def _table() -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, output: Path, seconds: float) -> Table:
+    table = _table()
+    _say_detector(table, quantized.detector)
+    _say_plan(table, quantized.facts[Plan], config)
+    checked = quantized.facts[Checked]
+    samples = quantized.samples
+    table.add_row("calibration", samples.description if samples else f"from {args.calibration}")
+    if samples and samples.skipped:
+        table.add_row("", f"{len(samples.skipped)} left out, such as {next(iter(samples.skipped))}")
+    if checked.fused is not None:
+        wanted = len(quantized.facts[Plan].layers)
+        table.add_row("onnxruntime", f"runs {checked.fused} of {wanted} integer Convs as QLinearConv")
+    for name, sqnr in checked.sqnr.items():
+        table.add_row("SQNR", f"{sqnr:.1f} dB in output {name}")
+    before, after = args.input.stat().st_size, output.stat().st_size
+    table.add_row("size", f"{before / 1e6:.2f} MB -> {after / 1e6:.2f} MB")
+    table.add_row("time", f"{seconds:.1f} s, calibration {quantized.timings.get('observe', 0.0):.1f} s of it")
+    table.add_row("output", f"[bold green]{output}[/]")
+    table.add_row("next", "python -m onnxq.evaluate FLOAT QUANTIZED --annotations A.json --images DIR")
+    return table
+
+
+def _say_detector(table: Table, detector: Detector) -> None:
+    height, width = detector.size
+    table.add_row("model", f"{detector.family}, {height} x {width}: {detector.why}")
+    table.add_row("images", detector.preprocess.describe())
+
+
+def _say_plan(table: Table, chosen: Plan, config: Config) -> None:
+    floats = Counter(chosen.skipped.values())
+    bits = f"W{config.weight_bits}A{config.act_bits}"
+    table.add_row("target", f"{config.target} ({TARGETS[config.target].title}), {config.method}, {bits}")
+    table.add_row("layers", f"{len(chosen.layers)} on integers")
+    for reason, count in floats.most_common():
+        table.add_row("", f"{count} nodes float: {reason}")
+
+
+def _list_float(chosen: Plan) -> None:
+    for name, reason in chosen.skipped.items():
+        OUT.print(f"float: {name}: {reason}", markup=False)
+
+
+def _say_warnings(quantized: Quantized) -> None:
+    if quantized.samples and quantized.samples.synthetic:
+        ERR.print(
+            "[yellow]warning:[/] calibrated on synthetic scenes, as no data was given; "
+            "for the best accuracy give some 100 images of the kind the model will see with --calib"
+        )
+    for warning in quantized.facts[Checked].warnings:
+        ERR.print(f"[yellow]warning:[/] {warning}")

@@ -1,0 +1,31 @@
+"""What can go wrong through no fault of onnxq's own.
+
+    OnnxqError
+    ├── ModelError      the ONNX file or graph cannot be read, quantized or written
+    ├── DataError       calibration or evaluation data is missing, unreadable or does not fit the model
+    ├── ConfigError     an option has a value that cannot be used with this model or with another option
+    └── PipelineError   passes stand in an order that cannot work
+
+Each message is one line or a few: it names the node, file or option, the cause, and what to do about it.
+Anything else that is raised is a bug and keeps its traceback.
+"""
+
+
+class OnnxqError(Exception):
+    """Base of every error that onnxq raises on purpose."""
+
+
+class ModelError(OnnxqError):
+    """The ONNX file or graph cannot be read, quantized or written."""
+
+
+class DataError(OnnxqError):
+    """Calibration or evaluation data is missing, unreadable or does not fit the model."""
+
+
+class ConfigError(OnnxqError):
+    """An option has a value that cannot be used with this model or with another option."""
+
+
+class PipelineError(OnnxqError):
+    """Passes stand in an order that cannot work."""

@@ -1,0 +1,243 @@
+"""What the analyses find: frozen values that flow from one pass to the next."""
+
+import io
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.errors import DataError
+from onnxq.files import replace_file
+from onnxq.histogram import Histogram
+from onnxq.scheme import QParams, Range, Scheme
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where the network ends and decoding begins.
+
+    Attributes:
+        body: names of the nodes that some layer with weights depends on, and of these layers.
+        last: names of the last Convs, Gemms and MatMuls of every branch.
+        tail: name -> reason, for the nodes behind them.
+    """
+
+    body: frozenset[str]
+    last: tuple[str, ...]
+    tail: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A float tensor that passes through one QuantizeLinear and DequantizeLinear.
+
+    Attributes:
+        tensor: its name.
+        scheme: the integers that stand for it.
+        group: points of one group share one grid.
+        users: names of the nodes that read the dequantized tensor; others go on reading the float one.
+        sources: tensors whose values, taken together, are this one's: itself, or for what only moves values (MaxPool,
+            Resize, Concat, ...) the tensors that these came from. Empty where the range is known without data.
+        silu_input: its only use is x * sigmoid(x), so that its error counts behind that.
+        silu_output: it is x * sigmoid(x), which is never below -0.27846454.
+        known: its range where that is known without data.
+    """
+
+    tensor: str
+    scheme: Scheme
+    group: str
+    users: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+    silu_input: bool = False
+    silu_output: bool = False
+    known: Range | None = None
+
+    @property
+    def name(self) -> str:
+        """What the point's nodes are named after: one tensor can have a point per tensor and one per channel."""
+        return self.tensor if self.scheme.axis is None else f"{self.tensor}_per_channel"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant weight that is stored as integers behind one DequantizeLinear.
+
+    Attributes:
+        tensor: its name.
+        scheme: the integers that stand for it.
+        users: names of the nodes that read it.
+        input: name of the data tensor that meets it in the first of these nodes.
+        bias: name of the bias in the first of these nodes, or None.
+    """
+
+    tensor: str
+    scheme: Scheme
+    users: tuple[str, ...]
+    input: str
+    bias: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be quantized and how, and why the rest will not.
+
+    Attributes:
+        integer: names of the nodes meant to run on integers.
+        layers: those of them that have weights, with quantized weights.
+        skipped: name -> reason, for every other node.
+    """
+
+    points: tuple[Point, ...]
+    weights: tuple[Weight, ...]
+    integer: frozenset[str]
+    layers: tuple[str, ...]
+    skipped: Mapping[str, str]
+
+    def observed(self) -> dict[str, Point]:
+        """Tensors of which a histogram is needed, each with its own point."""
+        own = {point.tensor: point for point in self.points if point.scheme.axis is None}
+        return {name: own[name] for point in own.values() for name in point.sources}
+
+    def observed_by_channel(self) -> list[str]:
+        """Tensors of which the least and the greatest value of each channel are needed."""
+        return [point.tensor for point in self.points if point.scheme.axis is not None]
+
+    def groups(self) -> dict[str, list[Point]]:
+        """The points by group, in the order of the plan."""
+        groups: dict[str, list[Point]] = {}
+        for point in self.points:
+            groups.setdefault(point.group, []).append(point)
+        return groups
+
+
+_FORMAT = "onnxq calibration 1"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was seen of the activations: from it every range of any method, width and symmetry can be had.
+
+    Attributes:
+        histograms: tensor -> histogram of its values over all samples.
+        channels: tensor -> least and greatest value per channel, float32 (2, channels).
+        samples: how many samples were run.
+        digest: of the prepared graph they were run through.
+    """
+
+    histograms: Mapping[str, Histogram]
+    channels: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    samples: int = 0
+    digest: str = ""
+
+    def save(self, path: Path) -> None:
+        """Write to an `.npz` file, whole or not at all; same statistics, same bytes."""
+        names = sorted(self.histograms)
+        header = {
+            "format": _FORMAT,
+            "digest": self.digest,
+            "samples": self.samples,
+            "tensors": [
+                {"name": n, "exponent": h.exponent, "start": h.start, "low": h.low, "high": h.high, "floor": h.floor}
+                for n, h in ((n, self.histograms[n]) for n in names)
+            ],
+            "channels": sorted(self.channels),
+        }
+        arrays: dict[str, NDArray[Any]] = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
+        arrays["counts"] = np.stack([self.histograms[n].counts for n in names]) if names else np.zeros((0, 1), np.int64)
+        arrays.update({f"channels_{k}": self.channels[n] for k, n in enumerate(sorted(self.channels))})
+        with replace_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            for key, array in arrays.items():
+                # numpy.savez stamps the time of day; a fixed date keeps the bytes the same.
+                member = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+                buffer = io.BytesIO()
+                np.save(buffer, array)
+                archive.writestr(member, buffer.getvalue(), zipfile.ZIP_DEFLATED)
+
+    @classmethod
+    def load(cls, path: Path) -> "Statistics":
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: no such file, or not a calibration of this version of onnxq.
+        """
+        try:
+            with np.load(path) as archive:
+                header = json.loads(archive["header"].tobytes())
+                counts = archive["counts"]
+                channels = {n: archive[f"channels_{k}"] for k, n in enumerate(header["channels"])}
+            if header["format"] != _FORMAT:
+                raise DataError(f"{path}: is {header['format']!r}, this onnxq reads {_FORMAT!r}; calibrate again")
+            histograms = {t["name"]: _histogram(t, c) for t, c in zip(header["tensors"], counts, strict=True)}
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such calibration file; make one with --save-calibration") from None
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: not a calibration file written by --save-calibration ({error})") from None
+        return cls(histograms, channels, header["samples"], header["digest"])
+
+
+def _histogram(header: dict[str, float], counts: NDArray[np.int64]) -> Histogram:
+    histogram = Histogram(header["floor"])
+    histogram.counts = counts
+    histogram.exponent, histogram.start = int(header["exponent"]), int(header["start"])
+    histogram.low, histogram.high = float(header["low"]), float(header["high"])
+    return histogram
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A range that was chosen for a group, and what it costs.
+
+    Attributes:
+        bounds: the range.
+        sqnr: expected signal-to-quantization-noise ratio of the group's values in dB; nan where it is not known.
+        clipped: share of the values outside, 0 to 1.
+        method: how it was chosen.
+    """
+
+    bounds: Range
+    sqnr: float = math.nan
+    clipped: float = 0.0
+    method: str = "known"
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """The range of every group of points."""
+
+    groups: Mapping[str, Fit]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The scale and zero point of everything that is quantized.
+
+    Attributes:
+        activations: name of a point -> its grid.
+        weights: name of a weight -> its grid, per channel.
+    """
+
+    activations: Mapping[str, QParams]
+    weights: Mapping[str, QParams]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the finished model was checked for, and found.
+
+    Attributes:
+        sqnr: output -> dB between the float and the quantized model over a few samples.
+        fused: how many of the layers onnxruntime runs on integers; None where the target does not run there.
+        unfused: the layers that should run on integers there and do not.
+        warnings: what the user should know, a sentence each.
+    """
+
+    sqnr: Mapping[str, float]
+    fused: int | None = None
+    unfused: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

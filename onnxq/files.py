@@ -1,0 +1,58 @@
+"""Files are written whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from onnxq.errors import ConfigError
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name in the folder of `path`, which is renamed to `path` when the block ends without an error.
+
+    Raises:
+        ConfigError: the folder does not exist or cannot be written to, or `path` is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; give the name of a file")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _open_to_all_as_umask_says(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def check_writable(path: Path) -> None:
+    """Find out before long work whether `path` can be written.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if Path(path).is_dir():
+        raise ConfigError(f"{path}: is a folder; give the name of a file")
+    try:
+        with tempfile.NamedTemporaryFile(dir=Path(path).parent, prefix=f".{Path(path).name}."):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+
+
+def _open_to_all_as_umask_says(path: Path) -> None:
+    """A temporary file is private to its owner; give it the mode that a file made by `open` has."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)

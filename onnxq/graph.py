@@ -1,0 +1,231 @@
+"""The graph of a model, for passes to read and edit: graphsurgeon's nodes in the shell of the original file.
+
+graphsurgeon alone would drop the model's metadata and the doc strings of nodes; everything of the file but the
+graph stays in the shell, and what the graph loses is put back when it is stored.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import external_data_helper
+from onnx_graphsurgeon import Constant, Node, Tensor, Variable
+
+from onnxq.errors import ModelError
+
+__all__ = [
+    "IR_VERSION", "QDQ_OPS", "Constant", "Model", "Node", "Tensor", "Variable", "ancestors", "constant", "data_inputs",
+    "feeds_silu_only", "gs", "is_float", "is_silu", "load_proto", "producer", "remove", "replace_uses",
+]  # fmt: skip
+
+# graphsurgeon logs what it then raises.
+logging.getLogger("onnx_graphsurgeon").setLevel(logging.CRITICAL)
+gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
+
+IR_VERSION = 10
+"""Of models that are made here: newer ones are refused by runtimes a year old."""
+
+QDQ_OPS = frozenset({
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
+    "MatMulInteger",
+})  # fmt: skip
+
+
+class Model:
+    """A model being rewritten.
+
+    Attributes:
+        graph: graphsurgeon's view, edited by the passes.
+    """
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.replace(proto)
+
+    def replace(self, proto: onnx.ModelProto) -> None:
+        """Take another model in the place of this one, as a converter returns it."""
+        self._shell = onnx.ModelProto()
+        for field, value in proto.ListFields():
+            if field.name == "graph":
+                continue
+            if hasattr(value, "extend"):
+                getattr(self._shell, field.name).extend(value)
+            else:
+                setattr(self._shell, field.name, value)
+        self._docs = {n.name: n for n in map(_documentation, proto.graph.node) if n.name and n.ByteSize() > len(n.name)}
+        self._graph_metadata = list(proto.graph.metadata_props)
+        self.graph: gs.Graph = gs.import_onnx(proto)
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return int(self.graph.opset)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's own key-value pairs."""
+        return {p.key: p.value for p in self._shell.metadata_props}
+
+    def add_metadata(self, key: str, value: str) -> None:
+        """Set a key of the model's metadata; other keys stay as they are."""
+        for p in self._shell.metadata_props:
+            if p.key == key:
+                p.value = value
+                return
+        self._shell.metadata_props.add(key=key, value=value)
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The model as it now is; the graph can be edited further."""
+        proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
+        for field, _ in proto.ListFields():
+            if field.name != "graph":
+                proto.ClearField(field.name)
+        proto.MergeFrom(self._shell)
+        proto.graph.metadata_props.extend(self._graph_metadata)
+        for node in proto.graph.node:
+            if node.name in self._docs:
+                node.doc_string = self._docs[node.name].doc_string
+                node.metadata_props.extend(self._docs[node.name].metadata_props)
+        return proto
+
+    def document(self, node: str, text: str) -> None:
+        """Give a node a doc string, which viewers show beside it."""
+        self._docs.setdefault(node, onnx.NodeProto(name=node)).doc_string = text
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        """The nodes by name, in graph order; names are unique once the model is normalised."""
+        return {node.name: node for node in self.graph.nodes}
+
+    @property
+    def output_names(self) -> frozenset[str]:
+        """Names of the tensors that are outputs of the model."""
+        return frozenset(t.name for t in self.graph.outputs)
+
+    def taken_names(self) -> set[str]:
+        """Names of all tensors and nodes."""
+        return {node.name for node in self.graph.nodes} | set(self.graph.tensors())
+
+    def digest(self) -> str:
+        """SHA-256 of the nodes and constants, to tell whether calibration data belongs to this graph."""
+        sha = hashlib.sha256()
+        constants: dict[str, Constant] = {}
+        for node in self.graph.nodes:
+            sha.update(repr((node.op, [t.name for t in node.inputs], [t.name for t in node.outputs])).encode())
+            constants.update({t.name: t for t in node.inputs if isinstance(t, Constant)})
+        for name in sorted(constants):
+            values = np.ascontiguousarray(constants[name].values)
+            sha.update(repr((name, values.dtype.str, values.shape)).encode())
+            sha.update(values.data if values.size else b"")
+        return sha.hexdigest()
+
+
+def _documentation(node: onnx.NodeProto) -> onnx.NodeProto:
+    return onnx.NodeProto(name=node.name, doc_string=node.doc_string, metadata_props=node.metadata_props)
+
+
+def load_proto(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file with its external data.
+
+    Raises:
+        ModelError: the file is missing, is not an ONNX file, or is cut short.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file" if not path.exists() else f"{path}: is a folder, not an ONNX file")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except DecodeError:
+        raise ModelError(f"{path}: not an ONNX file, or cut short; export or copy it again") from None
+    if not proto.graph.node:
+        raise ModelError(f"{path}: not an ONNX file, or one without nodes; export it again")
+    try:
+        external_data_helper.load_external_data_for_model(proto, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"{path}: its external data cannot be read ({error}); copy the data files beside it") from None
+    return proto
+
+
+def constant(tensor: Tensor) -> NDArray[np.generic] | None:
+    """The values of a constant tensor, or None for any other."""
+    return np.asarray(tensor.values) if isinstance(tensor, Constant) else None
+
+
+def producer(tensor: Tensor) -> Node | None:
+    """The node that makes a tensor, or None for inputs and constants."""
+    return tensor.inputs[0] if tensor.inputs else None
+
+
+def data_inputs(node: Node) -> list[Tensor]:
+    """Inputs that are computed, not constant and not left out."""
+    return [t for t in node.inputs if isinstance(t, Variable) and t.name]
+
+
+def ancestors(nodes: Iterable[Node]) -> Iterator[Node]:
+    """The nodes themselves and every node they depend on, through data edges and through the bodies of subgraphs."""
+    stack, seen = list(nodes), set()
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        stack.extend(p for t in node.inputs for p in t.inputs)
+        for subgraph in node.attrs.values():
+            if isinstance(subgraph, gs.Graph):
+                stack.extend(p for inner in subgraph.nodes for t in inner.inputs for p in t.inputs)
+
+
+def is_silu(mul: Node) -> bool:
+    """Whether the node is the Mul of x * Sigmoid(x)."""
+    if mul.op != "Mul" or len(mul.inputs) != 2:
+        return False
+    return any(_is_sigmoid_of(gate, x) for gate, x in (mul.inputs, reversed(mul.inputs)))
+
+
+def feeds_silu_only(tensor: Tensor) -> bool:
+    """Whether x is used as x * Sigmoid(x) and for nothing else."""
+    users = {id(node): node for node in tensor.outputs}.values()
+    mul = [node for node in users if node.op == "Mul"]
+    return (
+        len(users) == 2
+        and len(mul) == 1
+        and is_silu(mul[0])
+        and any(_is_sigmoid_of(t, tensor) and len(t.outputs) == 1 for t in mul[0].inputs)
+    )
+
+
+def _is_sigmoid_of(gate: Tensor, x: Tensor) -> bool:
+    made_by = producer(gate)
+    return made_by is not None and made_by.op == "Sigmoid" and made_by.inputs[0] is x
+
+
+def is_float(tensor: Tensor) -> bool:
+    """Whether the tensor is float32; tensors of unknown type are not."""
+    return tensor.dtype is not None and np.dtype(tensor.dtype) == np.float32
+
+
+def replace_uses(old: Tensor, new: Tensor, users: Iterable[Node] | None = None) -> int:
+    """Let the nodes that read `old` (or only those in `users`) read `new`; returns how many inputs changed."""
+    edits = 0
+    for node in {id(n): n for n in (old.outputs if users is None else users)}.values():
+        for index, tensor in enumerate(node.inputs):
+            if tensor is old:
+                node.inputs[index] = new
+                edits += 1
+    return edits
+
+
+def remove(graph: gs.Graph, nodes: Iterable[Node]) -> int:
+    """Take nodes out of the graph and cut them from their tensors; returns how many there were."""
+    gone = {id(node): node for node in nodes}
+    for node in gone.values():
+        node.inputs.clear()
+        node.outputs.clear()
+    graph.nodes = [node for node in graph.nodes if id(node) not in gone]
+    return len(gone)

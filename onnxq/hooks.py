@@ -1,0 +1,42 @@
+"""What can be hung on a pipeline; the passes know nothing of it."""
+
+import logging
+from pathlib import Path
+
+import onnx
+
+from onnxq.files import replace_file
+from onnxq.graph import Model
+from onnxq.pipeline import Hook, Pass, Rewrite
+
+log = logging.getLogger(__name__)
+
+
+def time_passes(seconds_by_name: dict[str, float]) -> Hook:
+    """Record the seconds that each pass took."""
+
+    def hook(step: Pass, model: Model, result: object, seconds: float) -> None:
+        seconds_by_name[step.name] = seconds_by_name.get(step.name, 0.0) + seconds
+
+    return hook
+
+
+def log_passes(step: Pass, model: Model, result: object, seconds: float) -> None:
+    """Log a line per pass."""
+    what = f"{result} edits" if isinstance(step, Rewrite) else f"found {type(result).__name__}"
+    log.info("%-16s %-18s %6.2f s", step.name, what, seconds)
+
+
+def save_each(folder: Path) -> Hook:
+    """Save the model to `folder` after each rewrite that edited it, as `03-fold-constants.onnx`."""
+    number = 0
+
+    def hook(step: Pass, model: Model, result: object, seconds: float) -> None:
+        nonlocal number
+        number += 1
+        if isinstance(step, Rewrite) and result:
+            folder.mkdir(parents=True, exist_ok=True)
+            with replace_file(folder / f"{number:02}-{step.name}.onnx") as temporary:
+                onnx.save(model.to_proto(), temporary)
+
+    return hook

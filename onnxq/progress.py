@@ -1,0 +1,14 @@
+"""How the library tells how far it is: a callable, so that only the command line knows of bars and colours."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called as `progress("calibrating", 3, 100)`: what is being done, steps done, steps in all (0: not known)."""
+
+    def __call__(self, task: str, done: int, total: int, /) -> None:
+        """Tell."""
+
+
+def silent(task: str, done: int, total: int, /) -> None:
+    """Tell nobody."""

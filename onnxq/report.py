@@ -1,0 +1,158 @@
+"""What was done, for people and for programs: a plain dictionary, and its JSON and Markdown."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxq.api import Quantized
+from onnxq.config import Config
+from onnxq.errors import ConfigError
+from onnxq.facts import Checked, Grid, Plan, Ranges
+from onnxq.files import replace_file
+from onnxq.scheme import QParams
+from onnxq.version import VERSION
+
+Report = dict[str, Any]
+
+
+def build(quantized: Quantized, config: Config, *, source: str, before: int, after: int) -> Report:
+    """Gather everything that a run found.
+
+    Args:
+        quantized: the result.
+        config: the options it was made with.
+        source: name of the float model.
+        before, after: sizes of the files in bytes.
+    """
+    facts = quantized.facts
+    plan, checked = facts[Plan], facts[Checked]
+    return {
+        "onnxq": VERSION,
+        "model": source,
+        "target": config.target,
+        "method": config.method,
+        "weight_method": config.weight_method,
+        "weight_bits": config.weight_bits,
+        "act_bits": config.act_bits,
+        "symmetric": config.symmetric,
+        "exclude": list(config.exclude),
+        "detector": {
+            "family": quantized.detector.family,
+            "size": list(quantized.detector.size),
+            "preprocess": quantized.detector.preprocess.describe(),
+            "why": quantized.detector.why,
+        },
+        "calibration": quantized.samples.description if quantized.samples else "given statistics",
+        "bytes": {"before": before, "after": after},
+        "seconds": {name: round(seconds, 3) for name, seconds in quantized.timings.items()},
+        "layers": {"integer": list(plan.layers), "fused": checked.fused, "unfused": list(checked.unfused)},
+        "float": dict(sorted(plan.skipped.items())),
+        "sqnr": {name: _finite(value) for name, value in checked.sqnr.items()},
+        "activations": list(_activations(plan, facts[Ranges], facts[Grid])),
+        "weights": [
+            {"tensor": weight.tensor, "layers": list(weight.users), **_grid(facts[Grid].weights[weight.tensor])}
+            for weight in plan.weights
+        ],
+    }
+
+
+def _activations(plan: Plan, ranges: Ranges, grid: Grid) -> Iterable[Report]:
+    for point in plan.points:
+        fit = ranges.groups[point.group]
+        yield {
+            "tensor": point.tensor,
+            "group": point.group,
+            "method": fit.method,
+            "low": float(np.min(fit.bounds.low)),
+            "high": float(np.max(fit.bounds.high)),
+            "sqnr": _finite(fit.sqnr),
+            "clipped": fit.clipped,
+            **_grid(grid.activations[point.name]),
+        }
+
+
+def _grid(qparams: QParams) -> Report:
+    return {
+        "bits": qparams.scheme.bits,
+        "axis": qparams.scheme.axis,
+        "scale": [float(qparams.scale.min()), float(qparams.scale.max())],
+        "zero_point": sorted({int(z) for z in np.ravel(qparams.zero_point)}),
+    }
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows neither NaN nor infinity."""
+    return round(value, 3) if math.isfinite(value) else None
+
+
+def to_json(report: Report) -> str:
+    """The report as JSON."""
+    return json.dumps(report, indent=2) + "\n"
+
+
+def to_markdown(report: Report) -> str:
+    """The report as Markdown: what was done, what stayed float and why, and each tensor's range, worst first."""
+    layers, sizes, detector = report["layers"], report["bytes"], report["detector"]
+    worst_first = sorted(report["activations"], key=lambda a: math.inf if a["sqnr"] is None else a["sqnr"])
+    parts = [
+        f"# {report['model']}",
+        _table(("", ""), [
+            ("onnxq", report["onnxq"]),
+            ("target", report["target"]),
+            ("method", f"{report['method']}, W{report['weight_bits']}A{report['act_bits']}"),
+            ("detector", f"{detector['family']}, {detector['size'][0]} x {detector['size'][1]}, {detector['preprocess']}"),
+            ("calibration", report["calibration"]),
+            ("layers on integers", len(layers["integer"])),
+            ("of these fused by onnxruntime", "not asked" if layers["fused"] is None else layers["fused"]),
+            ("size in bytes", f"{sizes['before']} before, {sizes['after']} after"),
+            ("SQNR of outputs in dB", ", ".join(f"{k} {v}" for k, v in report["sqnr"].items()) or "not measured"),
+        ]),
+        "## Float, and why",
+        _table(("nodes", "reason"), [(count, reason) for reason, count in Counter(report["float"].values()).most_common()]),
+        "## Activations, worst first",
+        _table(
+            ("tensor", "method", "low", "high", "bits", "SQNR dB", "clipped"),
+            [
+                (f"`{a['tensor']}`", a["method"], f"{a['low']:.4g}", f"{a['high']:.4g}", a["bits"],
+                 "-" if a["sqnr"] is None else f"{a['sqnr']:.1f}", f"{100 * a['clipped']:.3f} %")
+                for a in worst_first
+            ],
+        ),
+        "## Seconds",
+        _table(("pass", "seconds"), list(report["seconds"].items())),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+FORMATS: Mapping[str, Callable[[Report], str]] = {".json": to_json, ".md": to_markdown}
+
+
+def check_name(path: Path) -> None:
+    """Find out before long work whether a report can be written under this name.
+
+    Raises:
+        ConfigError: its ending is none that a report can have.
+    """
+    if path.suffix not in FORMATS:
+        raise ConfigError(f"--report {path}: the name must end in {' or '.join(FORMATS)}")
+
+
+def write(report: Report, path: Path) -> None:
+    """Write a report in the format that the file's name ends in, whole or not at all.
+
+    Raises:
+        ConfigError: the ending is unknown, or the place cannot be written to.
+    """
+    check_name(path)
+    with replace_file(path) as temporary:
+        temporary.write_text(FORMATS[path.suffix](report), encoding="utf-8")

@@ -1,0 +1,143 @@
+"""The integer grid: bits, signedness, symmetry, and the arithmetic of QuantizeLinear and DequantizeLinear in numpy."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from onnxq.errors import ConfigError
+
+MIN_BITS, MAX_BITS = 2, 8
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The real interval that a grid is to cover; floats, or float64 arrays (channels,) for one grid per channel."""
+
+    low: ArrayLike
+    high: ArrayLike
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Which integers stand for a tensor's values.
+
+    Attributes:
+        bits: width, 2 to 8. Narrower than 8 still lives in int8 or uint8 and uses only a part of its levels.
+        signed: int8 rather than uint8.
+        symmetric: the zero point stands in the middle (0 for signed, 2^(bits-1) for unsigned).
+        axis: one scale per index along this axis, or None for one scale for the whole tensor.
+    """
+
+    bits: int = 8
+    signed: bool = False
+    symmetric: bool = False
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        if not MIN_BITS <= self.bits <= MAX_BITS:
+            raise ConfigError(f"{self.bits} bits: choose {MIN_BITS} to {MAX_BITS}")
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Container of the integers, np.int8 or np.uint8."""
+        return np.dtype(np.int8 if self.signed else np.uint8)
+
+    @property
+    def qmin(self) -> int:
+        """Least integer. A symmetric grid leaves out the one without a mirror image, as TensorRT does."""
+        if self.symmetric:
+            return self.middle - self.steps // 2
+        return self.middle - (1 << self.bits - 1)
+
+    @property
+    def qmax(self) -> int:
+        """Greatest integer."""
+        return self.middle + (1 << self.bits - 1) - 1
+
+    @property
+    def middle(self) -> int:
+        """The integer in the middle of the grid: the zero point where the scheme is symmetric."""
+        return 0 if self.signed else 1 << self.bits - 1
+
+    @property
+    def steps(self) -> int:
+        """Number of steps between the least and the greatest integer."""
+        return (1 << self.bits) - (2 if self.symmetric else 1)
+
+    def grid(self, low: ArrayLike, high: ArrayLike) -> tuple[Array, Array]:
+        """Scales and zero points (float64, broadcast shape of `low` and `high`) of the grids that cover the intervals.
+
+        Asymmetric: s = (u - l) / (2^b - 1), z = qmin + round(-l / s); symmetric: s = max(|l|, |u|) / (2^(b-1) - 1),
+        z in the middle (Q-YOLO, arXiv 2307.04816, section 3). The interval is widened to hold zero, which is always
+        exactly on the grid. The interval [0, 0] gets the scale 1. Scales are rounded to float32, as they are stored.
+        """
+        low = np.minimum(np.asarray(low, np.float64), 0.0)
+        high = np.maximum(np.asarray(high, np.float64), 0.0)
+        span = 2 * np.maximum(-low, high) if self.symmetric else high - low
+        scale = (span / self.steps).astype(np.float32).astype(np.float64)
+        scale = np.where(scale > 0, scale, 1.0)
+        if self.symmetric:
+            zero_point = np.full(scale.shape, float(self.middle))
+        else:
+            zero_point = np.clip(self.qmin + np.rint(-low / scale), self.qmin, self.qmax)
+        return scale, zero_point
+
+    def reach(self, low: ArrayLike, high: ArrayLike) -> tuple[Array, Array, Array]:
+        """The grids' least value, greatest value and step, once zero has been put on the grid (float64)."""
+        scale, zero_point = self.grid(low, high)
+        return (self.qmin - zero_point) * scale, (self.qmax - zero_point) * scale, scale
+
+    def qparams(self, bounds: Range) -> "QParams":
+        """The grid that covers `bounds`, as it is stored in a model."""
+        scale, zero_point = self.grid(bounds.low, bounds.high)
+        return QParams(scale.astype(np.float32), zero_point.astype(self.dtype), self)
+
+
+@dataclass(frozen=True)
+class QParams:
+    """A grid: x = scale * (q - zero_point), q in [scheme.qmin, scheme.qmax].
+
+    Attributes:
+        scale: float32, () or (channels,).
+        zero_point: int8 or uint8, same shape.
+    """
+
+    scale: NDArray[np.float32]
+    zero_point: NDArray[np.generic]
+    scheme: Scheme
+
+    def __post_init__(self) -> None:
+        self.scale.setflags(write=False)
+        self.zero_point.setflags(write=False)
+
+    def quantize(self, x: NDArray[np.float32]) -> NDArray[np.generic]:
+        """Integers for `x`: round half to even, then saturate (ONNX QuantizeLinear, opset 13)."""
+        scale, zero_point = self._spread(x.ndim)
+        q = np.rint(x / scale) + zero_point
+        return np.asarray(np.clip(q, self.scheme.qmin, self.scheme.qmax), self.scheme.dtype)
+
+    def dequantize(self, q: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Values of the integers `q` (ONNX DequantizeLinear, opset 13)."""
+        scale, zero_point = self._spread(q.ndim)
+        return (q.astype(np.float32) - zero_point) * scale
+
+    def _spread(self, rank: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if self.scheme.axis is None:
+            return self.scale, self.zero_point.astype(np.float32)
+        shape = [1] * rank
+        shape[self.scheme.axis] = -1
+        return self.scale.reshape(shape), self.zero_point.astype(np.float32).reshape(shape)
+
+    @cached_property
+    def low(self) -> float:
+        """Least value on the grid (of any channel)."""
+        return float(np.min((self.scheme.qmin - self.zero_point.astype(np.float64)) * self.scale))
+
+    @cached_property
+    def high(self) -> float:
+        """Greatest value on the grid (of any channel)."""
+        return float(np.max((self.scheme.qmax - self.zero_point.astype(np.float64)) * self.scale))

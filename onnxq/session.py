@@ -1,0 +1,134 @@
+"""Run graphs through onnxruntime, and stream chosen tensors of many samples with bounded memory."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnxq.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+Feed = Mapping[str, NDArray[np.generic]]
+_FATAL_ONLY = 4
+
+
+def open_session(
+    model: onnx.ModelProto | Path,
+    *,
+    threads: int = 0,
+    optimised: bool = True,
+    optimised_path: Path | None = None,
+) -> ort.InferenceSession:
+    """Load a model into onnxruntime's CPU provider.
+
+    Args:
+        model: a model, or the path of one.
+        threads: intra-op threads; 0 lets onnxruntime choose.
+        optimised: with all graph optimisations, or with none.
+        optimised_path: where onnxruntime is to write the graph that it really runs.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model; with its reason.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _FATAL_ONLY
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if optimised_path is not None:
+        options.optimized_model_filepath = str(optimised_path)
+    # The arena keeps every buffer that it ever needed, and several samples run at once.
+    options.enable_cpu_mem_arena = False
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base
+        raise ModelError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
+
+
+def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None = None) -> list[NDArray[np.generic]]:
+    """Run one feed.
+
+    Raises:
+        ModelError: onnxruntime refuses the feed or fails; with its reason.
+    """
+    try:
+        return list(session.run(outputs, dict(feed)))
+    except Exception as error:
+        raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+Sink = Callable[[str, NDArray[np.generic]], None]
+Job = Callable[[], tuple[Feed, int] | None]
+
+
+def workers() -> int:
+    """How many samples are run at once: one per core, but at most four, as each holds its tensors in memory."""
+    return max(1, min(4, cores()))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Callable[[int], None]) -> int:
+    """Run many samples and hand each output of the model to `sink`; nothing is kept.
+
+    Each worker takes one sample from the first to the last step, so that one is decoded while another runs and a third
+    is counted, and onnxruntime needs no threads of its own. The order in which `sink` is called is not certain.
+
+    Args:
+        model: its outputs are what is streamed.
+        jobs: each gives a feed and the number of samples in its batch that count, or None if it could not be read.
+            They are drawn in the calling thread, and only when a worker is free; they are called in a worker.
+        sink: called with a tensor's name and values, from workers.
+        finished: called with the number of jobs done.
+
+    Returns:
+        How many samples were run.
+
+    Raises:
+        ModelError: onnxruntime cannot load or run the model.
+    """
+    names = [output.name for output in model.graph.output]
+    session = open_session(model, threads=max(1, cores() // workers()))
+
+    def work(job: Job) -> int:
+        loaded = job()
+        if loaded is None:
+            return 0
+        feed, valid = loaded
+        arrays = run(session, feed, names)
+        padded = valid < next(iter(feed.values())).shape[0]
+        for name in reversed(names):
+            array = arrays.pop()
+            sink(name, array[:valid] if padded else array)
+        return valid
+
+    samples = done = 0
+    with ThreadPoolExecutor(workers()) as pool:
+        pending: set[Future[int]] = set()
+        for job in jobs:
+            if len(pending) == workers():
+                ready, pending = wait(pending, return_when=FIRST_COMPLETED)
+                samples += sum(future.result() for future in ready)
+                done += len(ready)
+                finished(done)
+            pending.add(pool.submit(work, job))
+        for future in as_completed(pending):
+            samples += future.result()
+            done += 1
+            finished(done)
+    return samples

@@ -1,0 +1,133 @@
+"""Where each runtime wants its Q/DQ pairs, as data.
+
+A target is a table of rules by operator. The placement of each follows what its runtime was measured to fuse: a Q/DQ
+pair that is not fused away costs a pass over memory, and one that is missing leaves the node in float.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from onnxq.scheme import Scheme
+
+
+class Role(Enum):
+    """What kind of thing a node does to the integers that it is given."""
+
+    LAYER = "has weights: runs on integers whenever its target can"
+    ELEMENTWISE = "computes: runs on integers where what it makes is wanted as integers"
+    CARRIER = "moves values or picks among them: its output stands on the grid of its input"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How nodes of one operator are quantized.
+
+    Attributes:
+        role: see `Role`.
+        output: a Q stands behind the node.
+        weight_axis: axis of the output channels of a constant weight (ONNX Conv: 0, ConvTranspose: 1).
+        shared: input and output are on one grid; a Concat's inputs only where nothing else reads them.
+    """
+
+    role: Role
+    output: bool = True
+    weight_axis: int | None = None
+    shared: bool = False
+
+
+class Depthwise(Enum):
+    """How the input of a depthwise Conv is quantized: its channels differ widely, and it multiplies each by itself."""
+
+    TENSOR = "one scale"
+    CHANNEL = "a scale per channel"
+    FLOAT = "not at all"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A runtime.
+
+    Attributes:
+        name: on the command line.
+        title: in words.
+        rules: operator -> rule. Operators without a rule stay float.
+        signed: activations are int8 rather than uint8.
+        symmetric: activations have their zero point in the middle.
+        last_layers: the last Convs run on integers (their outputs are float in any case).
+        fused_activations: operators that are one with the Conv before them when the Q stands behind both.
+        depthwise: see `Depthwise`.
+        float_readers: nodes that stay float go on reading the float tensor, not the dequantized one.
+        checks_fusion: onnxruntime is what it runs on, so that its fusions can be counted.
+    """
+
+    name: str
+    title: str
+    rules: Mapping[str, Rule]
+    signed: bool = False
+    symmetric: bool = False
+    last_layers: bool = True
+    fused_activations: frozenset[str] = frozenset()
+    depthwise: Depthwise = Depthwise.TENSOR
+    float_readers: bool = False
+    checks_fusion: bool = False
+
+    def scheme(self, bits: int, symmetric: bool = False) -> Scheme:
+        """Scheme of this target's activations."""
+        return Scheme(bits, self.signed, self.symmetric or symmetric)
+
+
+_CONV_IN_OUT = {
+    "Conv": Rule(Role.LAYER, weight_axis=0),
+}
+_CONV_IN = {
+    "Conv": Rule(Role.LAYER, output=False, weight_axis=0),
+}
+_CARRIERS = {
+    op: Rule(Role.CARRIER, shared=True)
+    for op in ("MaxPool", "Resize", "Split", "Slice", "Concat", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
+}
+_ELEMENTWISE = {
+    op: Rule(Role.ELEMENTWISE) for op in ("Sigmoid", "Mul", "Add", "LeakyRelu", "AveragePool", "GlobalAveragePool")
+}
+_RELU = {op: Rule(Role.ELEMENTWISE) for op in ("Relu", "Clip")}
+
+ORT = Target(
+    name="ort",
+    title="onnxruntime on CPUs",
+    rules={**_CONV_IN_OUT, **_ELEMENTWISE, **_RELU, **_CARRIERS},
+    last_layers=False,
+    fused_activations=frozenset({"Relu", "Clip"}),
+    checks_fusion=True,
+)
+
+OPENVINO = Target(
+    name="openvino",
+    title="OpenVINO",
+    rules=_CONV_IN,
+    depthwise=Depthwise.CHANNEL,
+)
+
+TENSORRT = Target(
+    name="tensorrt",
+    title="TensorRT",
+    rules={**_CONV_IN, "ConvTranspose": Rule(Role.LAYER, output=False, weight_axis=1)},
+    signed=True,
+    symmetric=True,
+)
+
+GENERIC = Target(
+    name="generic",
+    title="runtimes that want every operator quantized",
+    rules={
+        **_CONV_IN_OUT,
+        "ConvTranspose": Rule(Role.LAYER, weight_axis=1),
+        **_ELEMENTWISE,
+        "HardSwish": Rule(Role.ELEMENTWISE),
+        **_RELU,
+        **_CARRIERS,
+    },
+    fused_activations=frozenset({"Relu", "Clip"}),
+)
+
+TARGETS: dict[str, Target] = {target.name: target for target in (ORT, OPENVINO, TENSORRT, GENERIC)}

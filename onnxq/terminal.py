@@ -1,0 +1,77 @@
+"""What the command lines of onnxq share: the two consoles, the progress bar, and errors turned into exit codes."""
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from onnxq.errors import OnnxqError
+
+OUT = Console(highlight=False, soft_wrap=False)
+ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+INTERRUPTED = 130
+_SECONDS_BETWEEN_PLAIN_LINES = 5.0
+
+
+def guarded(body: Callable[[], None], debug: bool = False) -> int:
+    """Run a command's body and return its exit code: 0, or 1 with one message on stderr for an `OnnxqError`.
+
+    With `debug` the error keeps its traceback. Other exceptions are bugs and pass through.
+    """
+    try:
+        body()
+    except OnnxqError as error:
+        if debug:
+            raise
+        ERR.print(f"[bold red]error:[/] {_escape(str(error))}")
+        return 1
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        ERR.print("interrupted, nothing was written")
+        return INTERRUPTED
+    return 0
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+class ProgressBar:
+    """A `Progress` for the command line: a bar with time left on a terminal, a plain line now and then elsewhere.
+
+    Use as a context manager; calls with another task name open another bar.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._bar = RichProgress(
+            TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=ERR, transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line = 0.0
+
+    def __enter__(self) -> "ProgressBar":
+        if ERR.is_terminal and not self._quiet:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def __call__(self, task: str, done: int, total: int, /) -> None:
+        if self._quiet:
+            return
+        if ERR.is_terminal:
+            if task not in self._tasks:
+                self._tasks[task] = self._bar.add_task(task, total=total or None)
+            self._bar.update(self._tasks[task], completed=done)
+        elif done == total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_PLAIN_LINES:
+            self._last_line = time.monotonic()
+            print(f"{task}: {done}/{total or '?'}", file=sys.stderr)

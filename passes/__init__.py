@@ -1,0 +1,74 @@
+"""The passes: one file, one class, one name each; and their order."""
+
+from collections.abc import Sequence
+
+import onnx
+
+from onnxq.config import Config
+from onnxq.data import Samples
+from onnxq.passes.choose import Choose
+from onnxq.passes.clean_up import CleanUp
+from onnxq.passes.find_head import FindHead
+from onnxq.passes.fit_ranges import FitRanges
+from onnxq.passes.fit_weights import FitWeights
+from onnxq.passes.fold_batch_norm import FoldBatchNorm
+from onnxq.passes.fold_constants import FoldConstants
+from onnxq.passes.infer_shapes import InferShapes
+from onnxq.passes.insert import Insert
+from onnxq.passes.normalise import Normalise
+from onnxq.passes.observe import Observe
+from onnxq.passes.verify import Verify
+from onnxq.pipeline import Pass
+from onnxq.progress import Progress, silent
+from onnxq.session import Feed
+from onnxq.targets import TARGETS
+
+if __name__ != "onnxq.passes":
+    # A second import under another name would make a second copy of every class and fact.
+    raise ImportError("import onnxq.passes, not passes")
+
+
+def planning(config: Config) -> list[Pass]:
+    """The passes that decide what will be quantized, for which no data is needed."""
+    return [
+        Normalise(),
+        InferShapes(),
+        FoldConstants(),
+        FoldBatchNorm(),
+        FindHead(),
+        Choose(
+            TARGETS[config.target],
+            weight_bits=config.weight_bits,
+            act_bits=config.act_bits,
+            symmetric=config.symmetric,
+            exclude=config.exclude,
+        ),
+    ]
+
+
+def default(
+    config: Config,
+    original: onnx.ModelProto,
+    samples: Samples | None,
+    *,
+    checked_on: Sequence[Feed] = (),
+    progress: Progress = silent,
+) -> list[Pass]:
+    """All passes, in order.
+
+    Args:
+        config: the options.
+        original: the float model, to compare the result with.
+        samples: the calibration data; None where `Statistics` will be given.
+        checked_on: samples to compare the result on; may be filled while the passes before run.
+        progress: told how far the calibration is.
+    """
+    return [
+        *planning(config),
+        Observe(samples, progress),
+        FitRanges(config.method),
+        FitWeights(config.weight_method),
+        Insert(),
+        CleanUp(),
+        Verify(original, TARGETS[config.target], checked_on),
+    ]

@@ -1,0 +1,372 @@
+"""choose: which tensors get a Q/DQ pair and which nodes stay float, from the rules of the target."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxq.errors import ConfigError, ModelError
+from onnxq.facts import Head, Plan, Point, Weight
+from onnxq.graph import (
+    Constant,
+    Model,
+    Node,
+    Tensor,
+    constant,
+    feeds_silu_only,
+    is_float,
+    is_silu,
+    producer,
+)
+from onnxq.pipeline import Analysis, Facts
+from onnxq.scheme import MAX_BITS, Range, Scheme
+from onnxq.targets import Depthwise, Role, Rule, Target
+
+_ALL_OPERANDS = frozenset({"Add", "Mul", "Concat"})
+"""Operators all of whose inputs are data; the others have theirs first and then weights or settings."""
+
+_SIGMOID = Range(0.0, 255 / 256)
+"""What a Sigmoid can give, so that the scale is 1/256 and the zero point 0."""
+
+
+class Choose(Analysis[Plan]):
+    """Plans the quantization.
+
+    Layers with constant weights run on integers unless they are excluded or stand last where the target keeps these
+    float. Other nodes of the body follow by demand, from the outputs backwards: one runs on integers where its target
+    has a rule for it and an integer node reads what it makes. Each node that stays float gets its reason.
+
+    Args:
+        target: its rules.
+        weight_bits, act_bits: widths; the first and the last layers keep 8 bits.
+        symmetric: zero points of activations in the middle also where the target does not ask for it.
+        exclude: nodes to keep float: a name, `op:TYPE` or `re:REGEX` (searched in the names).
+
+    Raises:
+        ConfigError: a pattern in `exclude` matches no node, or is no regular expression.
+        ModelError: no layer at all can be quantized.
+    """
+
+    name = "choose"
+    gives = Plan
+    needs = (Head,)
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        weight_bits: int = 8,
+        act_bits: int = 8,
+        symmetric: bool = False,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        self._target = target
+        self._weights = Scheme(weight_bits, signed=True, symmetric=True)
+        self._activations = target.scheme(act_bits, symmetric)
+        self._exclude = tuple(exclude)
+
+    def run(self, model: Model, facts: Facts) -> Plan:
+        """Find the fact; the graph is not touched."""
+        choice = _Choice(model, facts[Head], self._target, matches(self._exclude, model.graph.nodes))
+        if not choice.layers:
+            reasons = sorted({choice.skipped[n.name] for n in model.graph.nodes if n.op == "Conv"})
+            raise ModelError(f"no Conv can be quantized: {'; '.join(reasons)}")
+        return Plan(
+            points=_points(choice, model, self._activations),
+            weights=_weights(choice, self._weights),
+            integer=frozenset(choice.integer),
+            layers=tuple(node.name for node in choice.layers),
+            skipped=choice.skipped,
+        )
+
+
+def matches(patterns: Iterable[str], nodes: Iterable[Node]) -> dict[str, str]:
+    """Names of the nodes that match a pattern, each with the pattern.
+
+    Raises:
+        ConfigError: a pattern matches nothing, or is no regular expression.
+    """
+    nodes = list(nodes)
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        if pattern.startswith("op:"):
+            hits = [node.name for node in nodes if node.op == pattern[3:]]
+            known = sorted({node.op for node in nodes})
+        elif pattern.startswith("re:"):
+            try:
+                hits = [node.name for node in nodes if re.search(pattern[3:], node.name)]
+            except re.error as error:
+                raise ConfigError(f"--exclude {pattern}: not a regular expression ({error})") from None
+            known = []
+        else:
+            hits = [node.name for node in nodes if node.name == pattern]
+            known = [node.name for node in nodes]
+        if not hits:
+            wanted = pattern.removeprefix("op:")
+            near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
+            hint = f"; did you mean {', '.join(near)}?" if near else "; -v lists the nodes and why each stays float"
+            raise ConfigError(f"--exclude {pattern}: no node of the model matches{hint}")
+        found.update(dict.fromkeys(hits, pattern))
+    return found
+
+
+def _operands(node: Node) -> list[Tensor]:
+    """The tensors that the node computes with, without weights, bias and settings."""
+    return list(node.inputs) if node.op in _ALL_OPERANDS else list(node.inputs[:1])
+
+
+def _readers(tensor: Tensor) -> list[Node]:
+    return list({id(node): node for node in tensor.outputs}.values())
+
+
+class _Choice:
+    """Which nodes run on integers, and why the others do not."""
+
+    def __init__(self, model: Model, head: Head, target: Target, excluded: Mapping[str, str]) -> None:
+        self.target = target
+        self.outputs = model.output_names
+        self.integer: set[str] = set()
+        self.layers: list[Node] = []
+        self.skipped: dict[str, str] = {}
+        self.first = {n.name for t in model.graph.inputs for n in t.outputs}
+        self.last = frozenset(head.last)
+        for node in reversed(model.graph.nodes):
+            reason = head.tail.get(node.name) or self._excluded(node, excluded) or self._refusal(node)
+            if reason:
+                self.skipped[node.name] = reason
+                continue
+            self.integer.add(node.name)
+            if self.rule(node).role is Role.LAYER:
+                self.layers.append(node)
+        self.layers.reverse()
+        self._withdraw_behind_float_layers(model)
+
+    def rule(self, node: Node) -> Rule:
+        """The rule of an integer node."""
+        return self.target.rules[node.op]
+
+    def reads_per_channel(self, node: Node) -> bool:
+        """Whether the node is a depthwise Conv whose input has a scale per channel."""
+        return self.target.depthwise is Depthwise.CHANNEL and node.name in self.integer and is_depthwise(node)
+
+    def has_fused_activation(self, node: Node) -> bool:
+        """Whether the Q of this integer node stands behind the activation that follows."""
+        activation = self.fused_activation(node)
+        return activation is not None and activation.name in self.integer
+
+    def fused_activation(self, node: Node) -> Node | None:
+        """The activation that is one with this node, so that the Q stands behind both."""
+        readers = _readers(node.outputs[0])
+        fused = len(readers) == 1 and readers[0].op in self.target.fused_activations
+        return readers[0] if fused and node.outputs[0].name not in self.outputs else None
+
+    def is_fused(self, node: Node) -> bool:
+        """Whether this node is an activation that is one with the integer node before it."""
+        before = producer(node.inputs[0]) if node.op in self.target.fused_activations else None
+        return before is not None and before.name in self.integer and self.fused_activation(before) is node
+
+    def _excluded(self, node: Node, excluded: Mapping[str, str]) -> str | None:
+        return f"excluded by {excluded[node.name]}" if node.name in excluded else None
+
+    def _refusal(self, node: Node) -> str | None:
+        """Why a node of the body stays float, or None; nodes come from the last to the first."""
+        rule = self.target.rules.get(node.op)
+        if not node.inputs or not all(is_float(t) for t in [*_operands(node), *node.outputs]):
+            return "does not compute on float32"
+        if rule is None:
+            return f"{self.target.title} runs {node.op} in float"
+        if rule.role is Role.LAYER:
+            return self._layer_refusal(node, rule)
+        if any(t.name in self.outputs for t in node.outputs):
+            return "makes an output of the model"
+        behind = [reader for t in node.outputs for reader in _readers(t)]
+        if not any(reader.name in self.integer for reader in behind) and not self._closes_a_layer(node):
+            return "nothing behind it runs on integers"
+        return None
+
+    def _closes_a_layer(self, node: Node) -> bool:
+        """Whether it is the activation of a layer that needs its Q behind the activation."""
+        before = producer(node.inputs[0]) if node.op in self.target.fused_activations else None
+        rule = self.target.rules.get(before.op) if before is not None else None
+        return rule is not None and rule.role is Role.LAYER and self.fused_activation(before) is node
+
+    def _layer_refusal(self, node: Node, rule: Rule) -> str | None:
+        if constant(node.inputs[1]) is None:
+            return "its weight is not constant"
+        if node.name in self.last and not self.target.last_layers:
+            return "last layer of its branch"
+        if is_depthwise(node) and self.target.depthwise is Depthwise.FLOAT:
+            return "depthwise"
+        if rule.output and node.outputs[0].name in self.outputs:
+            return "makes an output of the model"
+        return None
+
+    def _withdraw_behind_float_layers(self, model: Model) -> None:
+        """Where targets fuse the Q behind a layer, a layer kept float must have none directly behind it.
+
+        onnxruntime would quantize such a layer by itself, with one scale for the whole weight.
+        """
+        for node in model.graph.nodes:
+            rule = self.target.rules.get(node.op)
+            if node.name not in self.integer or rule is None or rule.role is Role.LAYER:
+                continue
+            before = [producer(t) for t in _operands(node)]
+            if any(p is not None and self._is_float_layer(p) for p in before):
+                self.integer.discard(node.name)
+                self.skipped[node.name] = "follows a layer kept in float"
+
+    def _is_float_layer(self, node: Node) -> bool:
+        rule = self.target.rules.get(node.op)
+        return rule is not None and rule.role is Role.LAYER and rule.output and node.name not in self.integer
+
+
+def is_depthwise(node: Node) -> bool:
+    """Whether every channel of a Conv is convolved by itself."""
+    if node.op != "Conv" or node.attrs.get("group", 1) == 1:
+        return False
+    weight = constant(node.inputs[1])
+    return weight is not None and weight.shape[1] == 1
+
+
+def _points(choice: _Choice, model: Model, scheme: Scheme) -> tuple[Point, ...]:
+    """The tensors that pass through Q/DQ, in graph order."""
+    tensors, per_channel = _tensors(choice, model)
+    group_of = _groups(choice, model, tensors)
+    sources = _sources(choice, model, tensors)
+    known = _known_ranges(tensors)
+    members: dict[str, list[str]] = {}
+    for name in tensors:
+        members.setdefault(group_of[name], []).append(name)
+    of_group = {group: dict.fromkeys(s for name in names for s in sources[name]) for group, names in members.items()}
+
+    points = []
+    for name, tensor in tensors.items():
+        group = group_of[name]
+        alone = len(members[group]) == 1
+        points.append(
+            Point(
+                tensor=name,
+                scheme=replace(scheme, bits=max(_bits(choice, tensors[m], scheme.bits) for m in members[group])),
+                group=group,
+                users=_users(choice, tensor),
+                sources=() if all(s in known for s in of_group[group]) else sources[name],
+                silu_input=alone and feeds_silu_only(tensor),
+                silu_output=alone and _is_silu_output(tensor),
+                known=_hull([known[s] for s in of_group[group]]) if all(s in known for s in of_group[group]) else None,
+            )
+        )
+    for name, tensor in per_channel.items():
+        point = Point(name, replace(scheme, axis=1), "", _users(choice, tensor, depthwise=True), (name,))
+        points.append(replace(point, group=point.name))
+    return tuple(points)
+
+
+def _tensors(choice: _Choice, model: Model) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors with one scale, and those that depthwise Convs read with a scale per channel."""
+    plain: dict[str, Tensor] = {}
+    per_channel: dict[str, Tensor] = {}
+    for node in model.graph.nodes:
+        if node.name not in choice.integer:
+            continue
+        if choice.reads_per_channel(node):
+            per_channel[node.inputs[0].name] = node.inputs[0]
+        elif not choice.is_fused(node):
+            plain.update({t.name: t for t in _operands(node)})
+        if choice.rule(node).output and not choice.has_fused_activation(node):
+            plain.update({t.name: t for t in node.outputs})
+    return plain, per_channel
+
+
+def _groups(choice: _Choice, model: Model, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tensor -> name of the first tensor of its group, by union-find over the nodes that share a grid."""
+    parent = {name: name for name in tensors}
+
+    def find(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    order = {name: index for index, name in enumerate(tensors)}
+    for node in model.graph.nodes:
+        if node.name not in choice.integer or not choice.rule(node).shared:
+            continue
+        tied = [t.name for t in node.outputs]
+        tied += [t.name for t in _operands(node) if node.op != "Concat" or _reads_alone(node, t)]
+        roots = sorted({find(name) for name in tied}, key=order.__getitem__)
+        for root in roots[1:]:
+            parent[root] = roots[0]
+    return {name: find(name) for name in tensors}
+
+
+def _reads_alone(concat: Node, tensor: Tensor) -> bool:
+    """Whether a Concat may dictate the grid of an input: it costs nothing where nobody else reads it."""
+    return not isinstance(tensor, Constant) and _readers(tensor) == [concat]
+
+
+def _sources(choice: _Choice, model: Model, tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """Tensor -> the tensors whose values it holds: what only moves values needs no look of its own."""
+    sources: dict[str, tuple[str, ...]] = {name: (name,) for name in tensors}
+    for node in model.graph.nodes:
+        if node.name in choice.integer and choice.rule(node).role is Role.CARRIER:
+            came_from = tuple(dict.fromkeys(s for t in _operands(node) for s in sources[t.name]))
+            sources.update({t.name: came_from for t in node.outputs})
+    return sources
+
+
+def _known_ranges(tensors: Mapping[str, Tensor]) -> dict[str, Range]:
+    known = {}
+    for name, tensor in tensors.items():
+        made_by = producer(tensor)
+        if made_by is not None and made_by.op == "Sigmoid":
+            known[name] = _SIGMOID
+        elif isinstance(tensor, Constant):
+            known[name] = Range(float(np.min(tensor.values)), float(np.max(tensor.values)))
+    return known
+
+
+def _hull(ranges: Sequence[Range]) -> Range:
+    return Range(float(np.min([r.low for r in ranges])), float(np.max([r.high for r in ranges])))
+
+
+def _bits(choice: _Choice, tensor: Tensor, bits: int) -> int:
+    """Width of a tensor's integers: 8 at both ends of the network, and inside SiLU, where levels cost no speed."""
+    made_by = producer(tensor)
+    at_an_end = made_by is None or any(reader.name in choice.last for reader in _readers(tensor))
+    inside_silu = feeds_silu_only(tensor) or (made_by is not None and made_by.op == "Sigmoid")
+    return MAX_BITS if at_an_end or inside_silu else bits
+
+
+def _is_silu_output(tensor: Tensor) -> bool:
+    made_by = producer(tensor)
+    return made_by is not None and is_silu(made_by)
+
+
+def _users(choice: _Choice, tensor: Tensor, depthwise: bool = False) -> tuple[str, ...]:
+    """The readers that get the dequantized tensor."""
+    readers = [node for node in _readers(tensor) if choice.reads_per_channel(node) == depthwise]
+    if choice.target.float_readers:
+        readers = [node for node in readers if node.name in choice.integer]
+    return tuple(node.name for node in readers)
+
+
+def _weights(choice: _Choice, scheme: Scheme) -> tuple[Weight, ...]:
+    """The constant weights of the integer layers, each once; the first and the last layers keep 8 bits."""
+    weights: dict[str, Weight] = {}
+    for node in choice.layers:
+        tensor = node.inputs[1]
+        if tensor.name in weights:
+            shared = weights[tensor.name]
+            weights[tensor.name] = replace(shared, users=(*shared.users, node.name))
+            continue
+        at_an_end = node.name in choice.first or node.name in choice.last
+        weights[tensor.name] = Weight(
+            tensor=tensor.name,
+            scheme=replace(scheme, bits=MAX_BITS if at_an_end else scheme.bits, axis=choice.rule(node).weight_axis),
+            users=(node.name,),
+            input=node.inputs[0].name,
+            bias=node.inputs[2].name if len(node.inputs) > 2 and node.inputs[2].name else None,
+        )
+    return tuple(weights.values())

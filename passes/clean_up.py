@@ -1,0 +1,20 @@
+"""clean-up: nothing stays in the graph that nothing needs."""
+
+from onnxq.graph import Model
+from onnxq.pipeline import EVERYTHING, Facts, Rewrite
+
+
+class CleanUp(Rewrite):
+    """Removes nodes on which no output of the model depends, and constants that no node reads any more.
+
+    Inputs and outputs of the model stay as they are, used or not.
+    """
+
+    name = "clean-up"
+    keeps = EVERYTHING
+
+    def run(self, model: Model, facts: Facts) -> int:
+        """Edit the graph and return the number of nodes removed."""
+        before = len(model.graph.nodes)
+        model.graph.cleanup()
+        return before - len(model.graph.nodes)

@@ -1,0 +1,96 @@
+"""fold-constants: what does not depend on the inputs is computed once, here."""
+
+import logging
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxq.errors import ModelError
+from onnxq.graph import IR_VERSION, Constant, Model, Node, Variable, gs, remove
+from onnxq.pipeline import Facts, Rewrite
+from onnxq.session import open_session, run
+
+log = logging.getLogger(__name__)
+
+_LARGEST = 1 << 22
+"""Elements up to which a result is stored: anchors and grids stay far below it, an expanded constant may not."""
+
+_NEVER = frozenset({
+    "Constant", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli",
+})  # fmt: skip
+
+
+class FoldConstants(Rewrite):
+    """Replaces nodes whose inputs are all constant by their result, and Shape nodes by shapes that are known.
+
+    - anchors, grids and shape arithmetic of the decode become initializers
+    - onnxruntime computes them; a node that it refuses stays, and so does all that depends on it
+    - nodes with subgraphs, random nodes and nodes of other domains stay
+    - a node that makes an output of the model stays, and so does one with over four million elements to store
+    - nodes and constants that nothing needs any more go
+    """
+
+    name = "fold-constants"
+
+    def run(self, model: Model, facts: Facts) -> int:
+        """Edit the graph and return the number of nodes that went."""
+        before = len(model.graph.nodes)
+        outputs = model.output_names
+        folded = [node for node in model.graph.nodes if _fold(node, model, outputs)]
+        remove(model.graph, folded)
+        model.graph.cleanup()
+        return before - len(model.graph.nodes)
+
+
+def _fold(node: Node, model: Model, outputs: frozenset[str]) -> bool:
+    """Turn the outputs of one node into constants, if they are known; nodes come in topological order."""
+    if any(t.name in outputs for t in node.outputs):
+        return False
+    values = _known_shape(node)
+    if values is None:
+        values = _computed(node, model)
+    if values is None or sum(v.size for v in values) > _LARGEST:
+        return False
+    made = list(node.outputs)
+    node.outputs.clear()
+    for tensor, array in zip(made, values, strict=True):
+        if tensor.name:
+            tensor.to_constant(array)
+    return True
+
+
+def _known_shape(node: Node) -> list[NDArray[np.generic]] | None:
+    """Result of a Shape node (ONNX Shape, opset 1; `start` and `end` since 15) of a tensor of static shape."""
+    if node.op != "Shape" or not isinstance(node.inputs[0], Variable):
+        return None
+    shape = node.inputs[0].shape
+    if shape is None or not all(isinstance(dim, int) for dim in shape):
+        return None
+    return [np.asarray(shape[node.attrs.get("start", 0) : node.attrs.get("end")], np.int64)]
+
+
+def _computed(node: Node, model: Model) -> list[NDArray[np.generic]] | None:
+    given = [t for t in node.inputs if t.name]
+    if (
+        node.op in _NEVER
+        or node.domain not in (None, "", "ai.onnx")
+        or not all(isinstance(t, Constant) for t in given)
+        or any(isinstance(value, gs.Graph) for value in node.attrs.values())
+    ):
+        return None
+    try:
+        return list(run(open_session(_alone(node, model), threads=1), {}))
+    except ModelError as error:
+        log.info("%s %s is not folded: %s", node.op, node.name, error)
+        return None
+
+
+def _alone(node: Node, model: Model) -> onnx.ModelProto:
+    """A model of this node and its constants."""
+    inputs = [Constant(t.name, t.values) if t.name else Variable.empty() for t in node.inputs]
+    alone = gs.Node(node.op, node.name, dict(node.attrs), inputs, [Variable(t.name) for t in node.outputs])
+    graph = gs.Graph([alone], outputs=[t for t in alone.outputs if t.name], opset=model.opset)
+    proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    proto.ir_version = IR_VERSION
+    return proto

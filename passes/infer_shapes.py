@@ -1,0 +1,67 @@
+"""infer-shapes: shapes and types of all tensors, as far as they follow from the inputs."""
+
+import logging
+import math
+
+import onnx
+from onnx import shape_inference
+
+from onnxq.graph import Model, Variable
+from onnxq.pipeline import Facts, Rewrite
+
+log = logging.getLogger(__name__)
+
+_LARGE = 1024
+"""Elements from which on a constant takes part by its shape alone; shape arithmetic needs the values of small ones."""
+
+
+class InferShapes(Rewrite):
+    """Gives tensors their shape and element type (ONNX shape inference with data propagation).
+
+    Inference goes node by node: behind a node that it does not understand it takes up again where shapes are known.
+    Large constants take part by their shape alone, so that a model of any size is inferred in little memory.
+    """
+
+    name = "infer-shapes"
+
+    def run(self, model: Model, facts: Facts) -> int:
+        """Edit the graph and return the number of tensors that got a shape or a type."""
+        try:
+            inferred = shape_inference.infer_shapes(_outline(model.to_proto()), strict_mode=False, data_prop=True)
+        except Exception as error:  # it raises whatever the nodes' own functions raise
+            log.warning("shapes could not be inferred: %s", str(error).strip().splitlines()[0])
+            return 0
+        tensors = model.graph.tensors()
+        return sum(_learn(tensors.get(info.name), info.type.tensor_type) for info in inferred.graph.value_info)
+
+
+def _outline(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with large constants turned into inputs, and without what was believed of its shapes before."""
+    outline = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
+    outline.functions.extend(proto.functions)
+    graph = outline.graph
+    graph.name = proto.graph.name
+    graph.node.extend(proto.graph.node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(proto.graph.output)
+    for constant in proto.graph.initializer:
+        if math.prod(constant.dims) > _LARGE:
+            graph.input.append(onnx.helper.make_tensor_value_info(constant.name, constant.data_type, constant.dims))
+        else:
+            graph.initializer.append(constant)
+    return outline
+
+
+def _learn(tensor: Variable | None, inferred: onnx.TypeProto.Tensor) -> int:
+    if not isinstance(tensor, Variable) or not inferred.elem_type:
+        return 0
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(inferred.elem_type)
+    shape = [_dim(dim) for dim in inferred.shape.dim] if inferred.HasField("shape") else tensor.shape
+    if (tensor.dtype, tensor.shape) == (dtype, shape):
+        return 0
+    tensor.dtype, tensor.shape = dtype, shape
+    return 1
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    return dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None

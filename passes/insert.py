@@ -1,0 +1,131 @@
+"""insert: the planned Q/DQ pairs and the integer weights go into the graph."""
+
+import numpy as np
+
+from onnxq.facts import Grid, Plan, Point, Ranges, Weight
+from onnxq.graph import Constant, Model, Node, Tensor, Variable, constant, replace_uses
+from onnxq.pipeline import EVERYTHING, Facts, Rewrite
+from onnxq.scheme import MAX_BITS, QParams
+
+
+class Insert(Rewrite):
+    """Puts one QuantizeLinear and one DequantizeLinear (ONNX, opset 13) on every planned tensor.
+
+    - the planned users read the dequantized tensor; outputs of the model stay what they are
+    - weights are stored as int8 behind one DequantizeLinear, biases stay float
+    - points of one group share one scale and one zero point, named after the group's first tensor
+    - grids narrower than 8 bits live in 8-bit integers: weights use the levels that they have, activations pass
+      through a Clip between Q and DQ, which every runtime computes exactly
+    - nodes are put where they belong, so that the graph stays in topological order
+    """
+
+    name = "insert"
+    needs = (Plan, Ranges, Grid)
+    keeps = EVERYTHING
+
+    def run(self, model: Model, facts: Facts) -> int:
+        """Edit the graph and return the number of nodes inserted."""
+        return _Insertion(model, facts[Plan], facts[Grid]).run()
+
+
+class _Insertion:
+    def __init__(self, model: Model, plan: Plan, grid: Grid) -> None:
+        self._model = model
+        self._plan = plan
+        self._grid = grid
+        self._tensors = model.graph.tensors()
+        self._nodes = model.nodes
+        self._names = _Names(model.taken_names())
+        self._shared: dict[str, list[Constant]] = {}
+
+    def run(self) -> int:
+        behind: dict[str, list[Node]] = {}
+        for point in self._plan.points:
+            made = self._activation(point)
+            if made:
+                behind.setdefault(self._maker(point.tensor), []).extend(made)
+        before: dict[str, list[Node]] = {}
+        for weight in self._plan.weights:
+            before.setdefault(weight.users[0], []).append(self._weight(weight))
+
+        nodes = behind.pop("", [])
+        for node in self._model.graph.nodes:
+            nodes += [*before.get(node.name, []), node, *behind.get(node.name, [])]
+        inserted = len(nodes) - len(self._model.graph.nodes)
+        self._model.graph.nodes = nodes
+        return inserted
+
+    def _maker(self, tensor: str) -> str:
+        """Name of the node that makes a tensor; "" of inputs and constants."""
+        makers = self._tensors[tensor].inputs
+        return makers[0].name if makers else ""
+
+    def _activation(self, point: Point) -> list[Node]:
+        tensor = self._tensors[point.tensor]
+        users = [self._nodes[name] for name in point.users]
+        if not users:
+            return []
+        grid = self._grid.activations[point.name]
+        name = point.name
+        quantized = self._variable(f"{name}_quantized", grid.scheme.dtype, tensor.shape)
+        dequantized = self._variable(f"{name}_dequantized", np.dtype(np.float32), tensor.shape)
+        replace_uses(tensor, dequantized, users)
+        parameters = self._parameters(point.group, grid)
+        nodes = [self._node("QuantizeLinear", name, [tensor, *parameters], quantized, grid)]
+        if grid.scheme.bits < MAX_BITS:
+            clipped = self._variable(f"{name}_clipped", grid.scheme.dtype, tensor.shape)
+            limits = self._limits(point.group, grid)
+            nodes.append(self._node("Clip", name, [quantized, *limits], clipped, None))
+            quantized = clipped
+        nodes.append(self._node("DequantizeLinear", name, [quantized, *parameters], dequantized, grid))
+        return nodes
+
+    def _weight(self, weight: Weight) -> Node:
+        tensor = self._tensors[weight.tensor]
+        grid = self._grid.weights[weight.tensor]
+        values = np.asarray(constant(tensor), np.float32)
+        stored = Constant(self._names.fresh(f"{weight.tensor}_quantized"), grid.quantize(values))
+        dequantized = self._variable(f"{weight.tensor}_dequantized", np.dtype(np.float32), list(values.shape))
+        replace_uses(tensor, dequantized, [self._nodes[name] for name in weight.users])
+        return self._node(
+            "DequantizeLinear", weight.tensor, [stored, *self._parameters(weight.tensor, grid)], dequantized, grid
+        )
+
+    def _parameters(self, name: str, grid: QParams) -> list[Constant]:
+        if name not in self._shared:
+            self._shared[name] = [
+                Constant(self._names.fresh(f"{name}_scale"), np.array(grid.scale)),
+                Constant(self._names.fresh(f"{name}_zero_point"), np.array(grid.zero_point)),
+            ]
+        return self._shared[name]
+
+    def _limits(self, name: str, grid: QParams) -> list[Constant]:
+        key = f"{name}_limits"
+        if key not in self._shared:
+            self._shared[key] = [
+                Constant(self._names.fresh(f"{name}_qmin"), np.array(grid.scheme.qmin, grid.scheme.dtype)),
+                Constant(self._names.fresh(f"{name}_qmax"), np.array(grid.scheme.qmax, grid.scheme.dtype)),
+            ]
+        return self._shared[key]
+
+    def _variable(self, name: str, dtype: "np.dtype[np.generic]", shape: list[int | str] | None) -> Variable:
+        return Variable(self._names.fresh(name), dtype, shape)
+
+    def _node(self, op: str, name: str, inputs: list[Tensor], output: Variable, grid: QParams | None) -> Node:
+        attrs = {"axis": grid.scheme.axis} if grid is not None and grid.scheme.axis is not None else {}
+        return Node(op, self._names.fresh(f"{name}_{op}"), attrs, list(inputs), [output])
+
+
+class _Names:
+    """Names that nothing in the graph has yet."""
+
+    def __init__(self, taken: set[str]) -> None:
+        self._taken = taken
+
+    def fresh(self, name: str) -> str:
+        base, number = name, 1
+        while name in self._taken:
+            number += 1
+            name = f"{base}_{number}"
+        self._taken.add(name)
+        return name

@@ -1,0 +1,136 @@
+"""normalise: one form for what exporters write in many ways."""
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import version_converter
+
+from onnxq.errors import ModelError
+from onnxq.graph import QDQ_OPS, Constant, Model, Node, Variable, gs, remove, replace_uses
+from onnxq.pipeline import Facts, Rewrite
+
+LEAST_OPSET = 13
+"""QuantizeLinear has one scale per channel since this version."""
+
+_PLAIN_CONSTANTS = {
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+}
+
+
+class Normalise(Rewrite):
+    """Brings a model into the form that the other passes expect.
+
+    - operator set 13 at least, by conversion
+    - Constant nodes become initializers, and initializers are no inputs
+    - no Identity stands on the way of data
+    - every node has a name of its own
+
+    Raises:
+        ModelError: the model already holds quantized nodes, or cannot be converted.
+    """
+
+    name = "normalise"
+
+    def run(self, model: Model, facts: Facts) -> int:
+        """Edit the graph and return the number of edits."""
+        _refuse_quantized(model.graph)
+        return (
+            _convert(model)
+            + _initializers_are_no_inputs(model.graph)
+            + _constants_to_initializers(model.graph)
+            + _bypass_identities(model.graph)
+            + _name_nodes(model.graph)
+        )
+
+
+def _refuse_quantized(graph: gs.Graph) -> None:
+    for node in graph.nodes:
+        if node.op in QDQ_OPS:
+            raise ModelError(
+                f"the model is already quantized: node {node.name!r} is a {node.op}; "
+                "give the float model that it was made from"
+            )
+
+
+def _convert(model: Model) -> int:
+    if model.opset >= LEAST_OPSET:
+        return 0
+    proto = model.to_proto()
+    try:
+        converted = version_converter.convert_version(proto, LEAST_OPSET)
+    except RuntimeError as error:
+        cause = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"the model cannot be converted from opset {model.opset} to {LEAST_OPSET} ({cause}); "
+            f"export it again with opset {LEAST_OPSET} to 17"
+        ) from None
+    # The converter loses metadata; of its result only the graph and the operator set are wanted.
+    proto.graph.CopyFrom(converted.graph)
+    for entry in proto.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = LEAST_OPSET
+    model.replace(proto)
+    return 1
+
+
+def _initializers_are_no_inputs(graph: gs.Graph) -> int:
+    """Before IR version 4 every initializer had to be listed as an input as well."""
+    variables = [t for t in graph.inputs if isinstance(t, Variable)]
+    edits = len(graph.inputs) - len(variables)
+    graph.inputs = variables
+    return edits
+
+
+def _constants_to_initializers(graph: gs.Graph) -> int:
+    outputs = {id(t) for t in graph.outputs}
+    folded = []
+    for node in graph.nodes:
+        values = _constant_values(node)
+        if values is not None and id(node.outputs[0]) not in outputs:
+            made = node.outputs[0]
+            node.outputs.clear()
+            made.to_constant(values)
+            folded.append(node)
+    return remove(graph, folded)
+
+
+def _constant_values(node: Node) -> NDArray[np.generic] | None:
+    if node.op != "Constant":
+        return None
+    value = node.attrs.get("value")
+    if isinstance(value, Constant):
+        return np.asarray(value.values)
+    for attribute, dtype in _PLAIN_CONSTANTS.items():
+        if attribute in node.attrs:
+            return np.asarray(node.attrs[attribute], dtype)
+    return None
+
+
+def _bypass_identities(graph: gs.Graph) -> int:
+    outputs = {id(t) for t in graph.outputs}
+    bypassed = []
+    for node in graph.nodes:
+        if node.op == "Identity" and id(node.outputs[0]) not in outputs:
+            replace_uses(node.outputs[0], node.inputs[0])
+            bypassed.append(node)
+    return remove(graph, bypassed)
+
+
+def _name_nodes(graph: gs.Graph) -> int:
+    """Name nodes that have no name, or one that another node has, after their operator and place."""
+    taken = {node.name for node in graph.nodes}
+    edits = 0
+    kept: set[str] = set()
+    for index, node in enumerate(graph.nodes):
+        if node.name and node.name not in kept:
+            kept.add(node.name)
+            continue
+        name = f"{node.name or node.op}_{index}"
+        while name in taken:
+            name += "_"
+        node.name = name
+        taken.add(name)
+        edits += 1
+    return edits

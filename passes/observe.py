@@ -1,0 +1,103 @@
+"""observe: one run over the data, from which only histograms are kept."""
+
+import math
+import threading
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxq.data import Samples
+from onnxq.errors import DataError
+from onnxq.facts import Plan, Point, Statistics
+from onnxq.graph import Model
+from onnxq.histogram import Histogram
+from onnxq.pipeline import Analysis, Facts
+from onnxq.progress import Progress, silent
+from onnxq.ranges import SILU_FLAT_BELOW
+from onnxq.session import stream
+
+
+class Observe(Analysis[Statistics]):
+    """Runs the data through the float graph and counts the values of the tensors that the plan needs to know.
+
+    The graph ends at these tensors and is otherwise optimised by onnxruntime as ever. Each sample is forgotten once
+    it is counted, so that memory does not grow with their number, and the result does not depend on their order.
+
+    Args:
+        samples: the data; None only where statistics are given.
+        progress: told after each run.
+
+    Raises:
+        DataError: not one sample could be read, or a tensor holds NaN or infinite values.
+    """
+
+    name = "observe"
+    gives = Statistics
+    needs = (Plan,)
+
+    def __init__(self, samples: Samples | None, progress: Progress = silent) -> None:
+        self._samples = samples
+        self._progress = progress
+
+    def run(self, model: Model, facts: Facts) -> Statistics:
+        """Find the fact; the graph is not touched."""
+        plan, digest = facts[Plan], model.digest()
+        tally = _Tally(plan.observed(), plan.observed_by_channel())
+        if not tally.tensors:
+            return Statistics({}, digest=digest)
+        if self._samples is None:
+            raise DataError("there is no calibration data; give some, or statistics that were saved")
+        steps = self._samples.steps
+        count = stream(
+            _ending_at(model.to_proto(), tally.tensors),
+            self._samples.loaders,
+            tally.count,
+            lambda done: self._progress("calibrating", done, steps),
+        )
+        if count == 0:
+            self._samples.require_any()
+            raise DataError("the calibration data is empty; a generator or reader can be read only once")
+        return Statistics(tally.histograms, tally.channels, count, digest)
+
+
+class _Tally:
+    """Counts tensors that workers hand in."""
+
+    def __init__(self, points: dict[str, Point], by_channel: Iterable[str]) -> None:
+        self.histograms = {
+            name: Histogram(SILU_FLAT_BELOW if point.silu_input else -math.inf) for name, point in points.items()
+        }
+        self.channels: dict[str, NDArray[np.float32]] = {}
+        self._by_channel = frozenset(by_channel)
+        self.tensors = [*points, *sorted(self._by_channel - points.keys())]
+        self._locks = {name: threading.Lock() for name in self.tensors}
+
+    def count(self, tensor: str, values: NDArray[np.generic]) -> None:
+        floats = values.astype(np.float32, copy=False)
+        with self._locks[tensor]:
+            try:
+                if tensor in self.histograms:
+                    self.histograms[tensor].add(floats)
+                if tensor in self._by_channel:
+                    self._count_channels(tensor, floats)
+            except FloatingPointError as error:
+                raise DataError(
+                    f"tensor {tensor!r} holds {error} for a calibration sample; check the model and its preprocessing"
+                ) from None
+
+    def _count_channels(self, tensor: str, values: NDArray[np.float32]) -> None:
+        flat = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
+        bounds = np.stack([flat.min(axis=1), flat.max(axis=1)])
+        if not np.isfinite(bounds).all():
+            raise FloatingPointError("NaN or infinite values")
+        seen = self.channels.get(tensor, bounds)
+        self.channels[tensor] = np.stack([np.minimum(seen[0], bounds[0]), np.maximum(seen[1], bounds[1])])
+
+
+def _ending_at(proto: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
+    """The model with these tensors as its only outputs."""
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
+    return proto

@@ -1,0 +1,131 @@
+"""verify: the finished model does what the float one did, where it is to run."""
+
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxq.errors import ModelError
+from onnxq.facts import Checked, Plan
+from onnxq.graph import Model
+from onnxq.pipeline import Analysis, Facts
+from onnxq.session import Feed, open_session, run
+from onnxq.targets import Target
+
+_LARGEST_CHECKED = 2**31 - 1
+"""Bytes up to which the checker takes a model that is not in a file."""
+
+
+class Verify(Analysis[Checked]):
+    """Checks the finished model.
+
+    - onnx.checker with full type and shape checks
+    - inputs, outputs and metadata are those of the original
+    - onnxruntime loads it, runs it on a few samples without NaN, and its outputs are compared with the float model's
+    - where the target is onnxruntime: each layer meant for integers is a QLinearConv in the graph it really runs
+
+    Args:
+        original: the float model.
+        target: where the result is to run.
+        feeds: a few samples; may be empty.
+
+    Raises:
+        ModelError: the model is invalid or cannot be loaded; outputs of the float or of the quantized model are NaN.
+    """
+
+    name = "verify"
+    gives = Checked
+    needs = (Plan,)
+
+    def __init__(self, original: onnx.ModelProto, target: Target, feeds: Sequence[Feed] = ()) -> None:
+        self._original = original
+        self._target = target
+        self._feeds = feeds
+
+    def run(self, model: Model, facts: Facts) -> Checked:
+        """Find the fact; the graph is not touched."""
+        proto = model.to_proto()
+        _check_model(proto)
+        _check_interface(self._original, proto)
+        sqnr = _outputs_sqnr(self._original, proto, self._feeds)
+        if not self._target.checks_fusion:
+            return Checked(sqnr)
+        layers = facts[Plan].layers
+        fused = frozenset(_integer_layers(proto, layers))
+        unfused = tuple(name for name in layers if name not in fused)
+        warnings = [f"onnxruntime runs these layers in float: {', '.join(unfused)}"] if unfused else []
+        return Checked(sqnr, len(fused), unfused, tuple(warnings))
+
+
+def _check_model(proto: onnx.ModelProto) -> None:
+    if proto.ByteSize() > _LARGEST_CHECKED:
+        return
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(f"the quantized model is not valid ONNX: {str(error).strip().splitlines()[0]}") from error
+
+
+def _check_interface(original: onnx.ModelProto, proto: onnx.ModelProto) -> None:
+    initializers = {t.name for t in original.graph.initializer}
+    before = {t.name: t.type for t in original.graph.input if t.name not in initializers}
+    if before != {t.name: t.type for t in proto.graph.input}:
+        raise ModelError("the inputs of the quantized model differ from the original's")
+    if {t.name: t.type for t in original.graph.output} != {t.name: t.type for t in proto.graph.output}:
+        raise ModelError("the outputs of the quantized model differ from the original's")
+    kept = {p.key: p.value for p in proto.metadata_props}
+    if any(kept.get(p.key) != p.value for p in original.metadata_props):
+        raise ModelError("the metadata of the quantized model differs from the original's")
+
+
+def _outputs_sqnr(original: onnx.ModelProto, proto: onnx.ModelProto, feeds: Sequence[Feed]) -> dict[str, float]:
+    """SQNR in dB of each float output over all feeds."""
+    quantized = open_session(proto)
+    if not feeds:
+        return {}
+    plain = open_session(original)
+    names = [output.name for output in plain.get_outputs()]
+    signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for feed in feeds:
+        for name, a, b in zip(names, run(plain, feed, names), run(quantized, feed, names), strict=True):
+            _refuse_nan("float", name, a)
+            _refuse_nan("quantized", name, b)
+            if a.shape == b.shape and np.issubdtype(a.dtype, np.floating):
+                signal[name] += float(np.sum(np.square(a, dtype=np.float64)))
+                noise[name] += float(np.sum(np.square(np.subtract(a, b, dtype=np.float64))))
+    return {name: _decibels(signal[name], noise[name]) for name in names if signal[name] > 0}
+
+
+def _decibels(signal: float, noise: float) -> float:
+    return 10 * math.log10(signal / noise) if noise > 0 else math.inf
+
+
+def _refuse_nan(kind: str, name: str, values: NDArray[np.generic]) -> None:
+    if np.issubdtype(values.dtype, np.floating) and np.isnan(values).any():
+        raise ModelError(f"the {kind} model gives NaN in output {name!r}; check the model and its preprocessing")
+
+
+def _integer_layers(proto: onnx.ModelProto, layers: Sequence[str]) -> list[str]:
+    """The layers that onnxruntime runs as QLinearConv, read from the graph that it really runs.
+
+    It renames the nodes but not their weights, so a layer is known by its integer weight.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
+        path = Path(folder) / "optimised.onnx"
+        open_session(proto, optimised_path=path)
+        optimised = onnx.load(path, load_external_data=False)
+    found = Counter(node.input[3] for node in optimised.graph.node if node.op_type == "QLinearConv")
+    stored = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    wanted = frozenset(layers)
+    fused = []
+    for node in proto.graph.node:
+        weight = stored.get(node.input[1]) if node.name in wanted else None
+        if weight is not None and found[weight] > 0:
+            found[weight] -= 1
+            fused.append(node.name)
+    return fused
