@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.logging import RichHandler
 from rich.table import Table
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
-        config = Config(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Config)})
+        config = _config(args)
     except ConfigError as error:
         parser.error(str(error))
     _log_to_terminal(args.verbose, args.quiet)
@@ -82,13 +83,19 @@ def _add_config(group: "argparse._ArgumentGroup") -> None:
         if isinstance(field.default, bool):
             group.add_argument(flag, action="store_true", help=help_text)
         elif field.default == ():
-            group.add_argument(flag, action="extend", nargs="+", default=(), metavar=metavar, help=help_text)
+            group.add_argument(flag, action="extend", nargs="+", default=[], metavar=metavar, help=help_text)
         elif field.name == "image_size":
             group.add_argument(flag, type=_size, metavar=metavar, help=help_text)
         else:
             kind, default = type(field.default), field.default
             help_text = f"{help_text} ({default})"
             group.add_argument(flag, type=kind, default=default, choices=choices, metavar=metavar, help=help_text)
+
+
+def _config(args: argparse.Namespace) -> Config:
+    values: dict[str, Any] = {field.name: getattr(args, field.name) for field in dataclasses.fields(Config)}
+    values["exclude"] = tuple(values["exclude"])
+    return Config(**values)
 
 
 def _size(text: str) -> tuple[int, int]:

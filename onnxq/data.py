@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.lib.format import open_memmap, read_array_header_1_0, read_array_header_2_0, read_magic
 from numpy.typing import DTypeLike, NDArray
 
 from onnxq.errors import ConfigError, DataError
@@ -264,8 +265,9 @@ class _Model:
         rows = next(iter(full[self.image_input]), 1)
         for name, shape in full.items():
             self._check_type(where, name, arrays[name].dtype)
-            declared = self.inputs[name][0]
-            wanted = (rows, *declared[1:]) if self._has_batch(name) else declared
+            wanted = self.inputs[name][0]
+            if self._has_batch(name):
+                wanted = (None if name == self.image_input else rows, *wanted[1:])
             if len(shape) != len(wanted) or any(size not in (None, given) for size, given in zip(wanted, shape)):
                 raise DataError(
                     f"{where}: input {name} has shape {_text(arrays[name].shape)}, not {_text(wanted)}; "
@@ -431,7 +433,7 @@ class _FileReader:
     def _headers(self, file: Path) -> dict[str, _Header]:
         with _reading(file):
             if not zipfile.is_zipfile(file):
-                array = np.load(file, mmap_mode="r")
+                array = open_memmap(file, mode="r")
                 return {self.model.image_input: _Header(array.shape, array.dtype)}
             with zipfile.ZipFile(file) as archive:
                 return {name.removesuffix(".npy"): _header(archive, name) for name in archive.namelist()}
@@ -440,7 +442,7 @@ class _FileReader:
         """The arrays of a file by input. The last archive is kept, as its samples follow each other."""
         with _reading(file):
             if not zipfile.is_zipfile(file):
-                return {self.model.image_input: np.load(file, mmap_mode="r")}
+                return {self.model.image_input: open_memmap(file, mode="r")}
             with self._lock:
                 if self._archive is None or self._archive[0] != file:
                     self._archive = None
@@ -455,10 +457,9 @@ def _is_array(file: Path) -> bool:
 
 
 def _header(archive: zipfile.ZipFile, member: str) -> _Header:
-    formats = np.lib.format
     with archive.open(member) as stream:
-        long = formats.read_magic(stream) != (1, 0)
-        shape, _, dtype = (formats.read_array_header_2_0 if long else formats.read_array_header_1_0)(stream)
+        read = read_array_header_1_0 if read_magic(stream) == (1, 0) else read_array_header_2_0
+        shape, _, dtype = read(stream)
     return _Header(shape, dtype)
 
 
@@ -560,10 +561,9 @@ def _existing(source: Path, names: Sequence[str], folders: Sequence[Path]) -> _F
     files = [file for file in found.values() if file is not None]
     missing = [name for name, file in found.items() if file is None]
     if not files:
-        raise DataError(
-            f"{source}: none of the {len(found)} files it names exists, such as {missing[0]}; put them in one of "
-            + ", ".join(map(str, folders))
-        )
+        where = ", ".join(map(str, dict.fromkeys(folders)))
+        names_what = f"names {len(found)} file{_s(len(found))} and none exists, such as {missing[0]}"
+        raise DataError(f"{source}: {names_what}; put them in one of these folders: {where}")
     if missing:
         log.warning("%s: %d of its %d files do not exist: %s", source, len(missing), len(found), _some(missing))
     return _Found(files, {name: f"{source} names it, and it does not exist" for name in missing})

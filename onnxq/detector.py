@@ -15,7 +15,7 @@ The last axis may go on with mask or keypoint columns, and either order of the l
 """
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,8 +135,11 @@ def _describe(value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
     is_float = tensor.elem_type == onnx.TensorProto.FLOAT
     kind = "float32" if is_float else onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    dims = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in tensor.shape.dim)
-    return f"{value.name} {kind} ({dims})"
+    return f"{value.name} {kind} {_text([dim.dim_value or dim.dim_param for dim in tensor.shape.dim])}"
+
+
+def _text(dims: Iterable[int | str]) -> str:
+    return f"({', '.join(str(dim or '?') for dim in dims)})"
 
 
 def _shape_of(value: onnx.ValueInfoProto) -> _Shape | None:
@@ -271,7 +274,7 @@ def _recognise(
         found = _family_of(shape, size, classes, task, _tail(graph, name))
         if found is not None:
             return found[0], name, f"output {shape} {found[1]}"
-    listed = ", ".join(str(shape) for shape in tables.values())
+    listed = ", ".join(_text(shape) for shape in tables.values())
     return UNKNOWN, "", f"outputs {listed} fit no family" if tables else "no output is a table of boxes"
 
 

@@ -5,7 +5,7 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,6 @@ class Point:
     silu_output: bool = False
     known: Range | None = None
 
-    @property
-    def name(self) -> str:
-        """What the point's nodes are named after: one tensor can have a point per tensor and one per channel."""
-        return self.tensor if self.scheme.axis is None else f"{self.tensor}_per_channel"
-
 
 @dataclass(frozen=True)
 class Weight:
@@ -101,12 +96,8 @@ class Plan:
 
     def observed(self) -> dict[str, Point]:
         """Tensors of which a histogram is needed, each with its own point."""
-        own = {point.tensor: point for point in self.points if point.scheme.axis is None}
+        own = {point.tensor: point for point in self.points}
         return {name: own[name] for point in own.values() for name in point.sources}
-
-    def observed_by_channel(self) -> list[str]:
-        """Tensors of which the least and the greatest value of each channel are needed."""
-        return [point.tensor for point in self.points if point.scheme.axis is not None]
 
     def groups(self) -> dict[str, list[Point]]:
         """The points by group, in the order of the plan."""
@@ -125,13 +116,11 @@ class Statistics:
 
     Attributes:
         histograms: tensor -> histogram of its values over all samples.
-        channels: tensor -> least and greatest value per channel, float32 (2, channels).
         samples: how many samples were run.
         digest: of the prepared graph they were run through.
     """
 
     histograms: Mapping[str, Histogram]
-    channels: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     samples: int = 0
     digest: str = ""
 
@@ -146,11 +135,9 @@ class Statistics:
                 {"name": n, "exponent": h.exponent, "start": h.start, "low": h.low, "high": h.high, "floor": h.floor}
                 for n, h in ((n, self.histograms[n]) for n in names)
             ],
-            "channels": sorted(self.channels),
         }
         arrays: dict[str, NDArray[Any]] = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
         arrays["counts"] = np.stack([self.histograms[n].counts for n in names]) if names else np.zeros((0, 1), np.int64)
-        arrays.update({f"channels_{k}": self.channels[n] for k, n in enumerate(sorted(self.channels))})
         with replace_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             for key, array in arrays.items():
                 # numpy.savez stamps the time of day; a fixed date keeps the bytes the same.
@@ -170,7 +157,6 @@ class Statistics:
             with np.load(path) as archive:
                 header = json.loads(archive["header"].tobytes())
                 counts = archive["counts"]
-                channels = {n: archive[f"channels_{k}"] for k, n in enumerate(header["channels"])}
             if header["format"] != _FORMAT:
                 raise DataError(f"{path}: is {header['format']!r}, this onnxq reads {_FORMAT!r}; calibrate again")
             histograms = {t["name"]: _histogram(t, c) for t, c in zip(header["tensors"], counts, strict=True)}
@@ -178,7 +164,7 @@ class Statistics:
             raise DataError(f"{path}: no such calibration file; make one with --save-calibration") from None
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: not a calibration file written by --save-calibration ({error})") from None
-        return cls(histograms, channels, header["samples"], header["digest"])
+        return cls(histograms, header["samples"], header["digest"])
 
 
 def _histogram(header: dict[str, float], counts: NDArray[np.int64]) -> Histogram:
@@ -218,7 +204,7 @@ class Grid:
     """The scale and zero point of everything that is quantized.
 
     Attributes:
-        activations: name of a point -> its grid.
+        activations: tensor of a point -> its grid.
         weights: name of a weight -> its grid, per channel.
     """
 

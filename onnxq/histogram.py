@@ -62,8 +62,12 @@ class Histogram:
         edges[0], edges[-1] = self.low, max(self.high, self.low)
         return self.counts[: last + 1], edges
 
-    def add(self, values: NDArray[np.floating]) -> None:
+    def add(self, values: NDArray[np.floating], every: int = 1) -> None:
         """Count values, of any shape.
+
+        Args:
+            values: all of them decide on `low` and `high`.
+            every: count only each so-manieth of them.
 
         Raises:
             FloatingPointError: a value is NaN or infinite; nothing was counted.
@@ -77,6 +81,7 @@ class Histogram:
         self._cover(max(low, self.floor), max(high, self.floor))
         per_bin = np.float32(math.ldexp(1.0, -self.exponent))
         least = np.float32(max(self.floor // self.width, self.start))
+        flat = flat[::every]
         scaled, index = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.int64)
         for at in range(0, flat.size, _CHUNK):
             chunk = flat[at : at + _CHUNK]

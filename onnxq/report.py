@@ -72,7 +72,7 @@ def _activations(plan: Plan, ranges: Ranges, grid: Grid) -> Iterable[Report]:
             "high": float(np.max(fit.bounds.high)),
             "sqnr": _finite(fit.sqnr),
             "clipped": fit.clipped,
-            **_grid(grid.activations[point.name]),
+            **_grid(grid.activations[point.tensor]),
         }
 
 
@@ -105,7 +105,8 @@ def to_markdown(report: Report) -> str:
             ("onnxq", report["onnxq"]),
             ("target", report["target"]),
             ("method", f"{report['method']}, W{report['weight_bits']}A{report['act_bits']}"),
-            ("detector", f"{detector['family']}, {detector['size'][0]} x {detector['size'][1]}, {detector['preprocess']}"),
+            ("detector", f"{detector['family']}, {detector['size'][0]} x {detector['size'][1]}"),
+            ("images", detector["preprocess"]),
             ("calibration", report["calibration"]),
             ("layers on integers", len(layers["integer"])),
             ("of these fused by onnxruntime", "not asked" if layers["fused"] is None else layers["fused"]),
@@ -113,7 +114,7 @@ def to_markdown(report: Report) -> str:
             ("SQNR of outputs in dB", ", ".join(f"{k} {v}" for k, v in report["sqnr"].items()) or "not measured"),
         ]),
         "## Float, and why",
-        _table(("nodes", "reason"), [(count, reason) for reason, count in Counter(report["float"].values()).most_common()]),
+        _table(("reason", "nodes"), Counter(report["float"].values()).most_common()),
         "## Activations, worst first",
         _table(
             ("tensor", "method", "low", "high", "bits", "SQNR dB", "clipped"),

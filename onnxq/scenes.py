@@ -41,21 +41,21 @@ def scene(index: int, size: tuple[int, int]) -> Pixels:
         uint8 (height, width, 3), RGB.
     """
     rng = np.random.Generator(np.random.PCG64([_SEED, index]))
-    scale = math.sqrt(size[0] * size[1]) / _SIDE
-    smallest = math.exp(rng.uniform(*np.log(_SMALLEST)))
-    count = _leaves(smallest, _LARGEST)
-    labels = _paint(rng, _radii(rng, count, smallest, _LARGEST) * scale, size)
+    labels = _paint(rng, _leaves(rng, size), size)
     picture = _colour(rng, labels)
     picture *= _slope(rng, size)
     blurred = Image.fromarray(_pixels(picture)).filter(ImageFilter.BoxBlur(rng.uniform(0, 0.4)))
-    noise = rng.normal(0, rng.uniform(0.5, 6), (*size, 1)).astype(np.float32)
+    noise = rng.uniform(0.5, 6) * rng.standard_normal((*size, 1), dtype=np.float32)
     return _pixels(np.asarray(blurred) + noise)
 
 
-def _leaves(smallest: float, largest: float) -> int:
-    """How many leaves cover a scene `_COVERAGE` times; a leaf of radius r has the area pi r^2 at most."""
-    mean_square = 2 * math.log(largest / smallest) / (smallest**-2 - largest**-2)
-    return math.ceil(_COVERAGE * _SIDE**2 / (math.pi * mean_square))
+def _leaves(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Radii in pixels of leaves that cover the scene `_COVERAGE` times, float64 (count,), falling."""
+    scale = math.sqrt(size[0] * size[1]) / _SIDE
+    smallest = math.exp(rng.uniform(*np.log(_SMALLEST)))
+    mean_square = 2 * math.log(_LARGEST / smallest) / (smallest**-2 - _LARGEST**-2)
+    count = math.ceil(_COVERAGE * _SIDE**2 / (math.pi * mean_square))
+    return scale * _radii(rng, count, smallest, _LARGEST)
 
 
 def _radii(rng: np.random.Generator, count: int, smallest: float, largest: float) -> NDArray[np.float64]:

@@ -36,14 +36,6 @@ class Rule:
     shared: bool = False
 
 
-class Depthwise(Enum):
-    """How the input of a depthwise Conv is quantized: its channels differ widely, and it multiplies each by itself."""
-
-    TENSOR = "one scale"
-    CHANNEL = "a scale per channel"
-    FLOAT = "not at all"
-
-
 @dataclass(frozen=True)
 class Target:
     """A runtime.
@@ -56,7 +48,9 @@ class Target:
         symmetric: activations have their zero point in the middle.
         last_layers: the last Convs run on integers (their outputs are float in any case).
         fused_activations: operators that are one with the Conv before them when the Q stands behind both.
-        depthwise: see `Depthwise`.
+        float_depthwise: depthwise Convs stay float. Each convolves a channel by itself, so that channels of small
+            values drown in a scale shared with those of large ones; and they gain little, as they wait for memory.
+        least_channels: Convs of fewer input channels stay float, but for depthwise ones.
         float_readers: nodes that stay float go on reading the float tensor, not the dequantized one.
         checks_fusion: onnxruntime is what it runs on, so that its fusions can be counted.
     """
@@ -68,7 +62,8 @@ class Target:
     symmetric: bool = False
     last_layers: bool = True
     fused_activations: frozenset[str] = frozenset()
-    depthwise: Depthwise = Depthwise.TENSOR
+    float_depthwise: bool = False
+    least_channels: int = 1
     float_readers: bool = False
     checks_fusion: bool = False
 
@@ -85,8 +80,10 @@ _CONV_IN = {
 }
 _CARRIERS = {
     op: Rule(Role.CARRIER, shared=True)
-    for op in ("MaxPool", "Resize", "Split", "Slice", "Concat", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
-}
+    for op in (
+        "MaxPool", "Resize", "Split", "Slice", "Concat", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze",
+    )
+}  # fmt: skip
 _ELEMENTWISE = {
     op: Rule(Role.ELEMENTWISE) for op in ("Sigmoid", "Mul", "Add", "LeakyRelu", "AveragePool", "GlobalAveragePool")
 }
@@ -98,6 +95,8 @@ ORT = Target(
     rules={**_CONV_IN_OUT, **_ELEMENTWISE, **_RELU, **_CARRIERS},
     last_layers=False,
     fused_activations=frozenset({"Relu", "Clip"}),
+    float_depthwise=True,
+    least_channels=4,
     checks_fusion=True,
 )
 
@@ -105,7 +104,7 @@ OPENVINO = Target(
     name="openvino",
     title="OpenVINO",
     rules=_CONV_IN,
-    depthwise=Depthwise.CHANNEL,
+    float_depthwise=True,
 )
 
 TENSORRT = Target(

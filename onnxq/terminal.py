@@ -62,10 +62,14 @@ class ProgressBar:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.stop()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar.live.is_started:
+            self._bar.stop()
 
     def __call__(self, task: str, done: int, total: int, /) -> None:
+        """Show how far the task is."""
         if self._quiet:
             return
         if ERR.is_terminal:

@@ -22,7 +22,7 @@ from onnxq.graph import (
 )
 from onnxq.pipeline import Analysis, Facts
 from onnxq.scheme import MAX_BITS, Range, Scheme
-from onnxq.targets import Depthwise, Role, Rule, Target
+from onnxq.targets import Role, Rule, Target
 
 _ALL_OPERANDS = frozenset({"Add", "Mul", "Concat"})
 """Operators all of whose inputs are data; the others have theirs first and then weights or settings."""
@@ -147,10 +147,6 @@ class _Choice:
         """The rule of an integer node."""
         return self.target.rules[node.op]
 
-    def reads_per_channel(self, node: Node) -> bool:
-        """Whether the node is a depthwise Conv whose input has a scale per channel."""
-        return self.target.depthwise is Depthwise.CHANNEL and node.name in self.integer and is_depthwise(node)
-
     def has_fused_activation(self, node: Node) -> bool:
         """Whether the Q of this integer node stands behind the activation that follows."""
         activation = self.fused_activation(node)
@@ -193,12 +189,16 @@ class _Choice:
         return rule is not None and rule.role is Role.LAYER and self.fused_activation(before) is node
 
     def _layer_refusal(self, node: Node, rule: Rule) -> str | None:
-        if constant(node.inputs[1]) is None:
+        weight = constant(node.inputs[1])
+        if weight is None:
             return "its weight is not constant"
         if node.name in self.last and not self.target.last_layers:
             return "last layer of its branch"
-        if is_depthwise(node) and self.target.depthwise is Depthwise.FLOAT:
-            return "depthwise"
+        if is_depthwise(node):
+            if self.target.float_depthwise:
+                return "depthwise Conv"
+        elif node.op == "Conv" and weight.shape[1] < self.target.least_channels:
+            return "Conv of too few input channels to gain from integers"
         if rule.output and node.outputs[0].name in self.outputs:
             return "makes an output of the model"
         return None
@@ -232,7 +232,7 @@ def is_depthwise(node: Node) -> bool:
 
 def _points(choice: _Choice, model: Model, scheme: Scheme) -> tuple[Point, ...]:
     """The tensors that pass through Q/DQ, in graph order."""
-    tensors, per_channel = _tensors(choice, model)
+    tensors = _tensors(choice, model)
     group_of = _groups(choice, model, tensors)
     sources = _sources(choice, model, tensors)
     known = _known_ranges(tensors)
@@ -257,26 +257,20 @@ def _points(choice: _Choice, model: Model, scheme: Scheme) -> tuple[Point, ...]:
                 known=_hull([known[s] for s in of_group[group]]) if all(s in known for s in of_group[group]) else None,
             )
         )
-    for name, tensor in per_channel.items():
-        point = Point(name, replace(scheme, axis=1), "", _users(choice, tensor, depthwise=True), (name,))
-        points.append(replace(point, group=point.name))
     return tuple(points)
 
 
-def _tensors(choice: _Choice, model: Model) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Tensors with one scale, and those that depthwise Convs read with a scale per channel."""
-    plain: dict[str, Tensor] = {}
-    per_channel: dict[str, Tensor] = {}
+def _tensors(choice: _Choice, model: Model) -> dict[str, Tensor]:
+    """What the integer nodes read, and what they make where the target wants that as integers."""
+    tensors: dict[str, Tensor] = {}
     for node in model.graph.nodes:
         if node.name not in choice.integer:
             continue
-        if choice.reads_per_channel(node):
-            per_channel[node.inputs[0].name] = node.inputs[0]
-        elif not choice.is_fused(node):
-            plain.update({t.name: t for t in _operands(node)})
+        if not choice.is_fused(node):
+            tensors.update({t.name: t for t in _operands(node)})
         if choice.rule(node).output and not choice.has_fused_activation(node):
-            plain.update({t.name: t for t in node.outputs})
-    return plain, per_channel
+            tensors.update({t.name: t for t in node.outputs})
+    return tensors
 
 
 def _groups(choice: _Choice, model: Model, tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -344,9 +338,9 @@ def _is_silu_output(tensor: Tensor) -> bool:
     return made_by is not None and is_silu(made_by)
 
 
-def _users(choice: _Choice, tensor: Tensor, depthwise: bool = False) -> tuple[str, ...]:
+def _users(choice: _Choice, tensor: Tensor) -> tuple[str, ...]:
     """The readers that get the dequantized tensor."""
-    readers = [node for node in _readers(tensor) if choice.reads_per_channel(node) == depthwise]
+    readers = _readers(tensor)
     if choice.target.float_readers:
         readers = [node for node in readers if node.name in choice.integer]
     return tuple(node.name for node in readers)

@@ -1,8 +1,7 @@
 """fit-ranges: the interval that each group of tensors is to cover, from its histogram."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
-from typing import TypeVar
 
 from onnxq.errors import DataError
 from onnxq.facts import Fit, Plan, Point, Ranges, Statistics
@@ -10,9 +9,6 @@ from onnxq.graph import Model
 from onnxq.histogram import Histogram
 from onnxq.pipeline import Analysis, Facts
 from onnxq.ranges import METHODS, SILU_MINIMUM, Method, before_silu, clipped_share, minmax, sqnr, uh
-from onnxq.scheme import Range
-
-Observed = TypeVar("Observed")
 
 
 class FitRanges(Analysis[Ranges]):
@@ -21,7 +17,6 @@ class FitRanges(Analysis[Ranges]):
     - a range that is known without data is taken as it is
     - the model's inputs take the observed minimum and maximum: pictures have no outliers
     - the input of a SiLU is judged by the error behind it, whatever the method
-    - inputs of depthwise Convs take the minimum and maximum of each channel
     - everything else by the method, over the histogram of all the group's values
 
     Args:
@@ -52,9 +47,6 @@ class FitRanges(Analysis[Ranges]):
         point = points[0]
         if point.known is not None:
             return Fit(point.known)
-        if point.scheme.axis is not None:
-            low, high = _of_tensor(statistics.channels, point.tensor)
-            return Fit(Range(low, high), method="minmax per channel")
         histogram = _merged(statistics, dict.fromkeys(s for p in points for s in p.sources))
         name, method = self._method_for(point, inputs)
         bounds = method(histogram, point.scheme)
@@ -72,7 +64,7 @@ class FitRanges(Analysis[Ranges]):
 
 def _merged(statistics: Statistics, tensors: Iterable[str]) -> Histogram:
     """The histogram of the values of several tensors; of one, its own."""
-    first, *others = (_of_tensor(statistics.histograms, name) for name in tensors)
+    first, *others = (_of_tensor(statistics, name) for name in tensors)
     if not others:
         return first
     merged = Histogram(first.floor)
@@ -81,10 +73,10 @@ def _merged(statistics: Statistics, tensors: Iterable[str]) -> Histogram:
     return merged
 
 
-def _of_tensor(observed: Mapping[str, Observed], tensor: str) -> Observed:
-    if tensor not in observed:
+def _of_tensor(statistics: Statistics, tensor: str) -> Histogram:
+    if tensor not in statistics.histograms:
         raise DataError(
             f"the calibration holds nothing of tensor {tensor!r}: it was made for another target or with other "
             "options; calibrate again"
         )
-    return observed[tensor]
+    return statistics.histograms[tensor]

@@ -36,8 +36,8 @@ class FitWeights(Analysis[Grid]):
     def run(self, model: Model, facts: Facts) -> Grid:
         """Find the fact; the graph is not touched."""
         plan, ranges = facts[Plan], facts[Ranges]
-        activations = {point.name: point.scheme.qparams(ranges.groups[point.group].bounds) for point in plan.points}
-        finest = {point.tensor: float(activations[point.name].scale.min()) for point in plan.points}
+        activations = {point.tensor: point.scheme.qparams(ranges.groups[point.group].bounds) for point in plan.points}
+        finest = {point.tensor: float(activations[point.tensor].scale) for point in plan.points}
         tensors = model.graph.tensors()
         weights = {
             weight.tensor: self._fit(

@@ -65,8 +65,8 @@ class _Insertion:
         users = [self._nodes[name] for name in point.users]
         if not users:
             return []
-        grid = self._grid.activations[point.name]
-        name = point.name
+        grid = self._grid.activations[point.tensor]
+        name = point.tensor
         quantized = self._variable(f"{name}_quantized", grid.scheme.dtype, tensor.shape)
         dequantized = self._variable(f"{name}_dequantized", np.dtype(np.float32), tensor.shape)
         replace_uses(tensor, dequantized, users)

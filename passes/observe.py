@@ -18,12 +18,17 @@ from onnxq.progress import Progress, silent
 from onnxq.ranges import SILU_FLAT_BELOW
 from onnxq.session import stream
 
+_COUNTED = 1 << 17
+"""Values of one tensor and sample that are counted; extremes are taken of all."""
+
 
 class Observe(Analysis[Statistics]):
     """Runs the data through the float graph and counts the values of the tensors that the plan needs to know.
 
     The graph ends at these tensors and is otherwise optimised by onnxruntime as ever. Each sample is forgotten once
     it is counted, so that memory does not grow with their number, and the result does not depend on their order.
+    The extremes are those of all values; of large tensors only evenly spaced values are counted: to count every one
+    of the many millions would take as long as to run the network, and move no range.
 
     Args:
         samples: the data; None only where statistics are given.
@@ -44,14 +49,14 @@ class Observe(Analysis[Statistics]):
     def run(self, model: Model, facts: Facts) -> Statistics:
         """Find the fact; the graph is not touched."""
         plan, digest = facts[Plan], model.digest()
-        tally = _Tally(plan.observed(), plan.observed_by_channel())
-        if not tally.tensors:
+        tally = _Tally(plan.observed())
+        if not tally.histograms:
             return Statistics({}, digest=digest)
         if self._samples is None:
             raise DataError("there is no calibration data; give some, or statistics that were saved")
         steps = self._samples.steps
         count = stream(
-            _ending_at(model.to_proto(), tally.tensors),
+            _ending_at(model.to_proto(), tally.histograms),
             self._samples.loaders,
             tally.count,
             lambda done: self._progress("calibrating", done, steps),
@@ -59,41 +64,39 @@ class Observe(Analysis[Statistics]):
         if count == 0:
             self._samples.require_any()
             raise DataError("the calibration data is empty; a generator or reader can be read only once")
-        return Statistics(tally.histograms, tally.channels, count, digest)
+        return Statistics(tally.histograms, count, digest)
 
 
 class _Tally:
     """Counts tensors that workers hand in."""
 
-    def __init__(self, points: dict[str, Point], by_channel: Iterable[str]) -> None:
+    def __init__(self, points: dict[str, Point]) -> None:
         self.histograms = {
             name: Histogram(SILU_FLAT_BELOW if point.silu_input else -math.inf) for name, point in points.items()
         }
-        self.channels: dict[str, NDArray[np.float32]] = {}
-        self._by_channel = frozenset(by_channel)
-        self.tensors = [*points, *sorted(self._by_channel - points.keys())]
-        self._locks = {name: threading.Lock() for name in self.tensors}
+        self._locks = {name: threading.Lock() for name in points}
 
     def count(self, tensor: str, values: NDArray[np.generic]) -> None:
+        """Count one sample's values of a tensor."""
         floats = values.astype(np.float32, copy=False)
         with self._locks[tensor]:
             try:
-                if tensor in self.histograms:
-                    self.histograms[tensor].add(floats)
-                if tensor in self._by_channel:
-                    self._count_channels(tensor, floats)
+                self.histograms[tensor].add(floats, _spacing(floats.size))
             except FloatingPointError as error:
                 raise DataError(
                     f"tensor {tensor!r} holds {error} for a calibration sample; check the model and its preprocessing"
                 ) from None
 
-    def _count_channels(self, tensor: str, values: NDArray[np.float32]) -> None:
-        flat = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
-        bounds = np.stack([flat.min(axis=1), flat.max(axis=1)])
-        if not np.isfinite(bounds).all():
-            raise FloatingPointError("NaN or infinite values")
-        seen = self.channels.get(tensor, bounds)
-        self.channels[tensor] = np.stack([np.minimum(seen[0], bounds[0]), np.maximum(seen[1], bounds[1])])
+
+def _spacing(values: int) -> int:
+    """How far the values of a tensor lie apart that are counted, so that about `_COUNTED` of them are.
+
+    A prime keeps the picks from falling on the same columns of every row.
+    """
+    spacing = max(1, values // _COUNTED)
+    while any(spacing % factor == 0 for factor in range(2, math.isqrt(spacing) + 1)):
+        spacing += 1
+    return spacing
 
 
 def _ending_at(proto: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:

@@ -1,6 +1,7 @@
 import json
 import logging
 import random
+import re
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,9 +39,13 @@ def drawn(samples):
 
 def levels(samples):
     """The grey level that each of the samples was painted with, and the padding left out."""
-    return [
-        round(float(row[0, 4, 4]) * 255) for sample in drawn(samples) if sample for row in sample.feed["x"][: sample.valid]
-    ]
+    rows = [row for sample in drawn(samples) if sample for row in sample.feed["x"][: sample.valid]]
+    return [round(float(row[0, 4, 4]) * 255) for row in rows]
+
+
+def refused(message):
+    """Expect a DataError that has the message in it."""
+    return pytest.raises(DataError, match=re.escape(message))
 
 
 def paint(path, level=0):
@@ -57,9 +62,9 @@ def folder(tmp_path):
     return tmp_path / "pictures"
 
 
-def arrays(count, **options):
+def arrays(count):
     """Float32 (count, 3, 8, 8); sample i is filled with i / 255, as a picture of level i would be."""
-    return np.broadcast_to(np.arange(count, dtype=np.float32)[:, None, None, None] / 255, (count, 3, 8, 8)).copy(**options)
+    return np.repeat(np.arange(count, dtype=np.float32) / 255, 3 * 8 * 8).reshape(count, 3, 8, 8)
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -523,9 +528,9 @@ def test_feeds_of_a_dynamic_size():
 
 
 def test_a_path_that_does_not_exist(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere: no such file or folder; check the path"):
+    with refused("nowhere: no such file or folder; check the path"):
         opened(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="no such file or folder"):
+    with refused("no such file or folder"):
         opened("")
 
 
@@ -538,31 +543,31 @@ def test_a_folder_without_images(tmp_path):
 def test_a_glob_without_matches(tmp_path):
     (tmp_path / "note.txt").write_text("")
     for pattern in ("*.png", "*"):
-        with pytest.raises(DataError, match="matches no image, .npy or .npz file; check the pattern"):
+        with refused("matches no image, .npy or .npz file; check the pattern"):
             opened(f"{tmp_path}/{pattern}")
 
 
 def test_an_unknown_suffix(tmp_path):
     (tmp_path / "film.mp4").touch()
-    with pytest.raises(DataError, match=r"film\.mp4: files of this kind are not known; give a folder or one of \.bmp"):
+    with refused("film.mp4: files of this kind are not known; give a folder or one of .bmp"):
         opened(tmp_path / "film.mp4")
 
 
 @pytest.mark.parametrize("source", [5, 1.5, object()])
 def test_an_unknown_type(source):
-    with pytest.raises(DataError, match=f"data of type {type(source).__name__}: give an image folder"):
+    with refused(f"data of type {type(source).__name__}: give an image folder"):
         opened(source)
 
 
 def test_a_list_without_files(tmp_path):
     (tmp_path / "list.txt").write_text("\n# none\n")
-    with pytest.raises(DataError, match=r"list\.txt: names no files; write one path per line"):
+    with refused("list.txt: names no files; write one path per line"):
         opened(tmp_path / "list.txt")
 
 
 def test_a_list_of_missing_files_only(tmp_path):
     (tmp_path / "list.txt").write_text("a.png\nb.png\na.png")
-    with pytest.raises(DataError, match=rf"none of the 2 files it names exists, such as a\.png; put them in .*{tmp_path}"):
+    with refused(f"names 2 files and none exists, such as a.png; put them in one of these folders: {tmp_path},"):
         opened(tmp_path / "list.txt")
 
 
@@ -575,14 +580,14 @@ def test_a_list_that_is_not_text(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"images": [{"id": 1}]}', '{"images": 3}'])
 def test_json_that_is_not_coco(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(DataError, match=r"has no images with a file_name; give annotations in COCO's format"):
+    with refused("has no images with a file_name; give annotations in COCO's format"):
         opened(tmp_path / "a.json")
 
 
 def test_coco_annotations_without_their_images(tmp_path):
     (tmp_path / "a_val.json").write_text(json.dumps({"images": [{"file_name": "1.png"}]}))
     (tmp_path / "val").mkdir()
-    with pytest.raises(DataError, match=rf"a_val\.json: none of the 1 files it names exists.*{tmp_path}/val"):
+    with refused(f"names 1 file and none exists, such as 1.png; put them in one of these folders: {tmp_path}"):
         opened(tmp_path / "a_val.json")
 
 
@@ -596,7 +601,7 @@ def test_a_file_without_arrays(tmp_path, name, content):
 
 def test_arrays_of_python_objects_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match="cannot be read as arrays"):
+    with refused("cannot be read as arrays"):
         opened(tmp_path / "a.npy")
 
 
@@ -605,19 +610,19 @@ def test_a_damaged_archive_is_found_when_it_is_read(tmp_path):
     whole = bytearray((tmp_path / "a.npz").read_bytes())
     whole[1000] ^= 255
     (tmp_path / "a.npz").write_bytes(whole)
-    with pytest.raises(DataError, match=r"a\.npz: cannot be read as arrays"):
+    with refused("a.npz: cannot be read as arrays"):
         drawn(opened(tmp_path / "a.npz"))
 
 
 def test_an_npz_with_other_names(tmp_path):
     np.savez(tmp_path / "a.npz", images=arrays(1), labels=np.zeros(1))
-    with pytest.raises(DataError, match="a.npz: has images, labels, the model's inputs are x; name the arrays so"):
+    with refused("a.npz: has images, labels, the model's inputs are x; name the arrays so"):
         opened(tmp_path / "a.npz")
 
 
 def test_an_npy_for_a_model_with_several_inputs(tmp_path):
     np.save(tmp_path / "a.npy", arrays(1))
-    with pytest.raises(DataError, match="has x, the model's inputs are x, y; name the arrays so"):
+    with refused("has x, the model's inputs are x, y; name the arrays so"):
         opened(tmp_path / "a.npy", IMAGE, ("y", (1,), np.float32))
 
 
@@ -625,21 +630,21 @@ def test_an_npy_for_a_model_with_several_inputs(tmp_path):
 def test_arrays_of_the_wrong_shape(tmp_path, shape):
     np.save(tmp_path / "a.npy", np.zeros(shape, np.float32))
     text = ", ".join(map(str, shape))
-    with pytest.raises(DataError, match=rf"a\.npy: input x has shape \({text}\), not \(\d, 3, 8, 8\); resize, transpose"):
+    with refused(f"a.npy: input x has shape ({text}), not (?, 3, 8, 8); resize, transpose or split"):
         opened(tmp_path / "a.npy")
-    with pytest.raises(DataError, match=rf"item 1 of the data: input x has shape \({text}\)"):
+    with refused(f"item 1 of the data: input x has shape ({text})"):
         drawn(opened([{"x": np.zeros(shape, np.float32)}]))
 
 
 def test_inputs_with_different_numbers_of_samples(tmp_path):
     np.savez(tmp_path / "a.npz", x=arrays(3), y=np.zeros((2, 5), np.float32))
-    with pytest.raises(DataError, match=r"input y has shape \(2, 5\), not \(3, 5\)"):
+    with refused("input y has shape (2, 5), not (3, 5)"):
         opened(tmp_path / "a.npz", IMAGE, ("y", (1, 5), np.float32))
 
 
 def test_arrays_of_no_samples(tmp_path):
     np.save(tmp_path / "a.npy", arrays(0))
-    with pytest.raises(DataError, match=r"a\.npy: holds no samples; leave it out"):
+    with refused("a.npy: holds no samples; leave it out"):
         opened(tmp_path / "a.npy")
 
 
@@ -666,67 +671,67 @@ def test_values_that_are_not_finite_name_the_sample(tmp_path, value):
     array = arrays(3)
     array[1, 2, 3, 4] = value
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(DataError, match=r"a\.npy, sample 1: input x has NaN or infinite values; repair it or leave it out"):
+    with refused("a.npy, sample 1: input x has NaN or infinite values; repair it or leave it out"):
         drawn(opened(tmp_path / "a.npy"))
-    with pytest.raises(DataError, match="item 2 of the data: input x has NaN or infinite values"):
+    with refused("item 2 of the data: input x has NaN or infinite values"):
         drawn(opened(list(array)))
 
 
 def test_values_too_large_for_half_precision():
-    with pytest.raises(DataError, match="NaN or infinite"):
+    with refused("NaN or infinite"):
         drawn(opened([np.full((1, 3, 8, 8), 1e6)], ("x", (1, 3, 8, 8), np.float16)))
 
 
 @pytest.mark.parametrize("feed", [{}, {"y": 1}, {"x": arrays(1), "y": 1}])
 def test_feeds_with_other_names(feed):
     given = ", ".join(feed) or "nothing"
-    with pytest.raises(DataError, match=f"item 1 of the data: has {given}, the model's inputs are x; name the arrays so"):
+    with refused(f"item 1 of the data: has {given}, the model's inputs are x; name the arrays so"):
         drawn(opened([feed]))
 
 
 @pytest.mark.parametrize("item", ["a.png", Path("a.png"), (arrays(1), 3), None])
 def test_items_that_are_no_feeds(item):
-    with pytest.raises(DataError, match=rf"item 1 of the data is a {type(item).__name__}; give {{input name: array}} for x"):
+    with refused(f"item 1 of the data is a {type(item).__name__}; give {{input name: array}} for x"):
         drawn(opened(item for item in [item]))
 
 
 def test_bare_arrays_for_a_model_with_several_inputs():
-    with pytest.raises(DataError, match="item 1 of the data is a bare array; give {input name: array} for x, y"):
+    with refused("item 1 of the data is a bare array; give {input name: array} for x, y"):
         drawn(opened([arrays(1)], IMAGE, ("y", (1,), np.float32)))
 
 
 @pytest.mark.parametrize("source", [[], iter([]), Reader([])], ids=["list", "iterator", "reader"])
 def test_iterables_of_nothing(source):
     kind = type(source).__name__
-    with pytest.raises(DataError, match=f"the {kind} gave no samples; a generator or reader can be read once only"):
+    with refused(f"the {kind} gave no samples; a generator or reader can be read once only"):
         drawn(opened(source))
 
 
 def test_a_generator_that_was_read_before():
     samples = opened(feed for feed in feeds(2))
     drawn(samples)
-    with pytest.raises(DataError, match="the generator gave no samples"):
+    with refused("the generator gave no samples"):
         drawn(samples)
 
 
 def test_images_for_a_model_with_several_inputs(folder):
     inputs = (IMAGE, ("y", (1,), np.float32))
-    with pytest.raises(DataError, match="images can feed one input only, the model has x, y; give .npz files or an it"):
+    with refused("images can feed one input only, the model has x, y; give .npz files or an it"):
         opened(folder, *inputs)
-    with pytest.raises(DataError, match="no data is given, and synthetic scenes can feed one input only"):
+    with refused("no data is given, and synthetic scenes can feed one input only"):
         opened(None, *inputs)
 
 
 def test_images_for_a_model_that_takes_none(folder):
-    with pytest.raises(DataError, match=r"images: input x has shape \(1, 3, 8, 8\), not \(1, 1, 8, 8\)"):
+    with refused("images: input x has shape (1, 3, 8, 8), not (?, 1, 8, 8)"):
         opened(folder, ("x", (1, 1, 8, 8), np.float32))
-    with pytest.raises(DataError, match="images: input x takes uint8, not float32: convert it"):
+    with refused("images: input x takes uint8, not float32: convert it"):
         opened(folder, ("x", (1, 3, 8, 8), np.uint8))
 
 
 def test_samples_of_different_sizes_in_one_batch():
     source = [np.zeros((1, 3, 8, 8)), np.zeros((1, 3, 4, 8))]
-    with pytest.raises(DataError, match=r"\(1, 3, 4, 8\) and \(1, 3, 8, 8\) cannot be run in one batch of 2; give all the"):
+    with refused("(1, 3, 4, 8) and (1, 3, 8, 8) cannot be run in one batch of 2; give all the"):
         drawn(opened(source, ("x", (2, 3, None, None), np.float32)))
 
 

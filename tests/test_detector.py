@@ -22,7 +22,8 @@ RAW = """
 """
 DECODED = """
     logits = Conv (images, w)
-    scores = Sigmoid (logits)
+    flat = Reshape (logits, shape)
+    scores = Sigmoid (flat)
     out = Mul (scores, stride)
 """
 DECODED_WITH_EXP = """
@@ -98,6 +99,7 @@ class TestFamily:
             ("1,8,777", 4, "detect", "v8"),  # grids of other strides
             ("1,777,8", 4, "detect", "unknown"),  # a transformer's
             ("1,8,84", 80, "detect", "unknown"),
+            ("1,252,8", 4, "detect", "unknown"),
         ],
     )
     def test_told_by_metadata(self, shape: str, classes: int, task: str, family: str) -> None:
@@ -143,9 +145,15 @@ class TestFamily:
         assert detect(dynamic, image_size=(64, 64)).why == "output (1, 9, 84) has one box per cell and no objectness"
 
     def test_shape_that_cannot_be_inferred_is_unknown_until_a_run_tells(self) -> None:
-        hidden = model("out = Secret <domain = \"x\"> (images)".replace(' <domain = "x">', ""), "float[n,c,boxes] out")
-        assert detect(hidden).family == "unknown"
+        hidden = model("out = Secret (images)", "float[n,c,boxes] out")
+        found = detect(hidden)
+        assert (found.family, found.why) == ("unknown", "outputs (?, ?, ?) fit no family")
         assert detect(hidden, output_shapes={"out": (1, 9, 84)}).family == "v8"
+
+    def test_shapes_are_unknown_where_inference_fails(self) -> None:
+        broken = model(DECODED, "float[n,c,boxes] out")
+        broken.opset_import[0].domain = "elsewhere"
+        assert detect(broken).family == "unknown"
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_given(self, family: str) -> None:
@@ -178,6 +186,12 @@ class TestPreprocess:
     def test_arithmetic_behind_the_first_layer_does_not_count(self) -> None:
         nodes = "k = Constant <value = float {255.0}> ()  x = Conv (images, w)  out = Div (x, k)"
         assert detect(model(nodes, "float[1,9,84] out")).preprocess == YOLO
+
+    def test_constants_in_other_files_are_let_be(self) -> None:
+        nodes = "x = Div (images, k)  out = Conv (x, w)"
+        away = model(nodes, "float[1,9,84] out", weights="float[1] k, float[8,3,8,8] w")
+        away.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+        assert detect(away).preprocess == YOLO
 
     def test_given(self) -> None:
         assert detect(model(DECODED, "float[1,9,84] out"), preprocess="yolox").preprocess == YOLOX

@@ -50,7 +50,8 @@ class TestReadImage:
         np.testing.assert_array_equal(read_image(path), np.full((4, 6, 3), 255))
 
     def test_palette_with_transparency(self, tmp_path: Path) -> None:
-        Image.new("RGB", (6, 4), (51, 102, 255)).convert("P").save(tmp_path / "a.png", transparency=bytes([0, 128, 255]))
+        palette = Image.new("RGB", (6, 4), (51, 102, 255)).convert("P")
+        palette.save(tmp_path / "a.png", transparency=bytes([0, 128, 255]))
         np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.full((4, 6, 3), (51, 102, 255)))
 
     def test_16_bits_keep_the_high_byte(self, tmp_path: Path) -> None:

@@ -1,0 +1,694 @@
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from graphs import (
+    BACKBONES,
+    DETECTORS,
+    Net,
+    attention,
+    conditional,
+    csp,
+    depthwise_net,
+    dropout_chain,
+    exported,
+    feed,
+    leaky_net,
+    nodes,
+    pan,
+    planned,
+    prepared,
+    quantized,
+    relu_net,
+    run,
+    silu_chain,
+    sppf,
+    v5,
+    v5_raw,
+    v8,
+    yolox,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto
+
+from onnxq.errors import ConfigError, ModelError
+from onnxq.facts import Head, Plan
+from onnxq.passes.choose import Choose
+from onnxq.passes.find_head import FindHead
+from onnxq.pipeline import Pipeline
+from onnxq.targets import GENERIC, OPENVINO, ORT, TARGETS, TENSORRT, Depthwise, Role
+
+ALL = {**BACKBONES, **DETECTORS}
+every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+
+
+def plan_of(model, target=ORT, **options):
+    return planned(model, target, **options)[1]
+
+
+def tensors(plan):
+    """Names of the points."""
+    return {point.name for point in plan.points}
+
+
+def point(plan, tensor):
+    return next(p for p in plan.points if p.name == tensor)
+
+
+def group(plan, tensor):
+    """The tensors on the grid of this one."""
+    return {p.name for p in plan.points if p.group == point(plan, tensor).group}
+
+
+def assert_complete(model, plan):
+    """Assert that each node is either meant for integers or has a reason, and that the plan fits the graph."""
+    names = set(model.nodes)
+    assert plan.integer | plan.skipped.keys() == names
+    assert not plan.integer & plan.skipped.keys()
+    assert all(reason for reason in plan.skipped.values())
+    assert set(plan.layers) <= plan.integer
+    found = model.graph.tensors()
+    for p in plan.points:
+        assert p.tensor in found
+        assert all(found[p.tensor] in model.nodes[user].inputs for user in p.users)
+        assert set(p.sources) <= {q.tensor for q in plan.points}
+        assert bool(p.sources) != (p.known is not None)
+    assert len({p.name for p in plan.points}) == len(plan.points)
+    assert {w.tensor for w in plan.weights} == {model.nodes[n].inputs[1].name for n in plan.layers}
+    for w in plan.weights:
+        assert any(p.tensor == w.input for p in plan.points)
+    for members in plan.groups().values():
+        assert len({(p.scheme, p.known) for p in members}) == 1
+
+
+# --- what gets a pair, by target --------------------------------------------------------------------------------------
+
+CSP_EVERYWHERE = {
+    "images", "conv0_out", "sigmoid0_out", "mul0_out", "conv1_out", "sigmoid1_out", "mul1_out", "split0_out0",
+    "split0_out1", "conv2_out", "sigmoid2_out", "mul2_out", "conv3_out", "sigmoid3_out", "mul3_out", "add0_out",
+    "concat0_out", "conv4_out",
+}  # fmt: skip
+CSP_CONV_INPUTS = {"images", "mul0_out", "split0_out1", "mul2_out", "concat0_out", "mul4_out"}
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [(ORT, CSP_EVERYWHERE), (GENERIC, CSP_EVERYWHERE), (OPENVINO, CSP_CONV_INPUTS), (TENSORRT, CSP_CONV_INPUTS)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_tensors_of_a_csp_block(target, expected):
+    assert tensors(plan_of(csp(), target)) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (ORT, {"images", "relu0_out", "relu1_out", "upsample_out", "concat0_out", "relu2_out"}),
+        (GENERIC, {"images", "relu0_out", "relu1_out", "upsample_out", "concat0_out", "relu2_out"}),
+        (OPENVINO, {"images", "relu0_out", "concat0_out", "relu2_out"}),
+        (TENSORRT, {"images", "relu0_out", "relu1_out", "concat0_out", "relu2_out"}),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_relu_has_its_pair_behind_and_none_between_it_and_the_conv(target, expected):
+    plan = plan_of(relu_net(), target)
+    assert tensors(plan) == expected
+    assert ("relu1" in plan.integer) == (target in (ORT, GENERIC))
+
+
+@pytest.mark.parametrize(
+    ("target", "layers"),
+    [
+        (ORT, ["conv0", "conv1", "conv2"]),
+        (OPENVINO, ["conv0", "conv1", "conv2", "last"]),
+        (TENSORRT, ["conv0", "conv1", "upsample", "conv2", "last"]),
+        (GENERIC, ["conv0", "conv1", "upsample", "conv2"]),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_conv_transpose_runs_on_integers_where_the_target_can(target, layers):
+    plan = plan_of(relu_net(), target)
+    assert list(plan.layers) == layers
+    if "upsample" in layers:
+        assert next(w for w in plan.weights if w.tensor == "upsample_weight").scheme.axis == 1
+    else:
+        assert plan.skipped["upsample"] == f"{target.title} runs ConvTranspose in float"
+
+
+def test_an_activation_that_is_no_output_of_a_layer_has_pairs_on_both_sides():
+    net = Net()
+    x = net.conv("images", 8)
+    x = net.add("Relu", net.add("Add", net.add("Relu", x), net.conv("images", 8)))
+    net.channels[x] = 8
+    plan = plan_of(net.model(net.conv(net.silu(net.conv(x, 8)), 4)))
+    assert {"add0_out", "relu1_out", "relu0_out"} <= tensors(plan)
+    assert "conv0_out" not in tensors(plan)
+
+
+def test_a_conv_that_feeds_more_than_its_relu_has_its_pair_directly_behind():
+    net = Net()
+    x = net.conv("images", 8, name="split_up")
+    y = net.add("Add", net.add("Relu", x), net.add("Sigmoid", x))
+    net.channels[y] = 8
+    plan = plan_of(net.model(net.conv(net.silu(net.conv(y, 8)), 4)))
+    assert {"split_up_out", "relu0_out"} <= tensors(plan)
+    assert set(point(plan, "split_up_out").users) == {"relu0", "sigmoid0"}
+
+
+def test_all_readers_of_a_tensor_read_one_pair():
+    plan = plan_of(csp())
+    assert point(plan, "split0_out1").users == ("conv2", "add0", "concat0")
+    assert point(plan, "conv2_out").users == ("sigmoid2", "mul2")
+
+
+def test_where_the_target_says_so_nodes_in_float_go_on_reading_float():
+    plan = plan_of(csp(), replace(OPENVINO, float_readers=True))
+    assert point(plan, "split0_out1").users == ("conv2",)
+    assert tensors(plan) == CSP_CONV_INPUTS
+
+
+def test_readers_within_a_subgraph_go_on_reading_float():
+    for target in TARGETS.values():
+        model, plan = planned(conditional(), target)
+        assert_complete(model, plan)
+        assert point(plan, "mul0_out").users == ("read_inside",)
+
+
+def test_the_values_of_a_subgraph_do_not_change_under_quantization_of_what_it_reads():
+    model = conditional()
+    after, _ = quantized(model)
+    values = feed(model)
+    difference = np.abs(run(after, values)["output"] - run(model, values)["output"]).max()
+    assert difference < 0.05 * np.abs(run(model, values)["output"]).max()
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [ORT, GENERIC], ids=lambda t: t.name)
+def test_an_sppf_stands_on_one_grid(target):
+    plan = plan_of(sppf(), target)
+    members = {"mul0_out", "maxpool0_out", "maxpool1_out", "maxpool2_out", "concat0_out"}
+    assert group(plan, "mul0_out") == members
+    assert {p.group for p in plan.points if p.name in members} == {"mul0_out"}
+    assert all(point(plan, name).sources == ("mul0_out",) for name in members)
+
+
+@pytest.mark.parametrize("target", [ORT, GENERIC], ids=lambda t: t.name)
+def test_an_input_of_a_concat_that_others_read_keeps_its_own_grid(target):
+    plan = plan_of(pan(), target)
+    assert group(plan, "mul0_out") == {"mul0_out"}
+    assert group(plan, "concat0_out") == {"mul1_out", "resize0_out", "concat0_out"}
+    assert group(plan, "concat1_out") == {"mul3_out", "concat1_out"}
+    assert set(point(plan, "concat0_out").sources) == {"mul1_out", "mul0_out"}
+
+
+def test_a_split_and_a_concat_of_its_parts_stand_on_one_grid():
+    plan = plan_of(csp())
+    assert group(plan, "mul1_out") == {"mul1_out", "split0_out0", "split0_out1", "add0_out", "concat0_out"}
+    assert point(plan, "split0_out1").sources == ("mul1_out",)
+    assert set(point(plan, "concat0_out").sources) == {"mul1_out", "add0_out"}
+
+
+@pytest.mark.parametrize(
+    "carry",
+    [
+        lambda net, x: net.add("Transpose", x, perm=[0, 1, 3, 2]),
+        lambda net, x: net.reshape(x, 1, 8, 16, 64),
+        lambda net, x: net.slice(x, 2, 0, end=16),
+        lambda net, x: net.add("Squeeze", net.unsqueeze(x, 0), net.ints(0)),
+        lambda net, x: net.upsample(x),
+        lambda net, x: net.pool(x),
+        lambda net, x: net.concat(net.add("Flatten", net.reshape(x, 1, 8, 1024), axis=2), axis=1),
+    ],
+    ids=["Transpose", "Reshape", "Slice", "Squeeze", "Resize", "MaxPool", "Flatten"],
+)
+def test_what_only_moves_values_stays_on_the_grid_of_its_input(carry):
+    net = Net()
+    x = carry(net, net.block("images", 8))
+    x = net.reshape(x, 1, 8, 32, -1)
+    net.channels[x] = 8
+    plan = plan_of(net.model(net.conv(net.silu(net.conv(x, 8, name="behind")), 4)))
+    assert "mul0_out" in group(plan, plan.weights[1].input)
+    assert point(plan, plan.weights[1].input).sources == ("mul0_out",)
+
+
+def test_openvino_has_no_groups():
+    assert all(len(members) == 1 for members in plan_of(pan(), OPENVINO).groups().values())
+
+
+# --- what is known without data ---------------------------------------------------------------------------------------
+
+
+def test_the_grid_of_a_sigmoid_is_known():
+    known = point(plan_of(silu_chain()), "sigmoid0_out").known
+    assert (known.low, known.high) == (0, 255 / 256)
+
+
+def test_the_range_of_a_constant_is_known():
+    net = Net()
+    factors = net.const(np.linspace(-2, 3, 8).reshape(8, 1, 1), name="factors")
+    x = net.add("Mul", net.block("images", 8), factors)
+    net.channels[x] = 8
+    plan = plan_of(net.model(net.conv(net.silu(net.conv(x, 8)), 4)))
+    known = point(plan, "factors").known
+    assert (known.low, known.high) == (-2, 3)
+    assert point(plan, "factors").users == ("mul1",)
+    assert point(plan, "factors").sources == ()
+
+
+def test_the_range_of_a_group_is_known_where_that_of_all_its_sources_is():
+    net = Net()
+    gates = [net.add("Sigmoid", net.conv("images", 4)) for _ in range(2)]
+    x = net.concat(*gates)
+    net.channels[x] = 8
+    plan = plan_of(net.model(net.conv(net.silu(net.conv(x, 8)), 4)))
+    assert group(plan, "concat0_out") == {"sigmoid0_out", "sigmoid1_out", "concat0_out"}
+    assert all(point(plan, name).known.high == 255 / 256 for name in group(plan, "concat0_out"))
+    assert "sigmoid0_out" not in plan.observed()
+
+
+def test_a_group_that_is_known_in_part_is_observed_whole():
+    net = Net()
+    x = net.concat(net.add("Sigmoid", net.conv("images", 4)), net.add("LeakyRelu", net.conv("images", 4)))
+    net.channels[x] = 8
+    plan = plan_of(net.model(net.conv(net.silu(net.conv(x, 8)), 4)))
+    assert all(point(plan, name).known is None for name in group(plan, "concat0_out"))
+    assert {"sigmoid0_out", "leakyrelu0_out"} <= plan.observed().keys()
+
+
+def test_only_tensors_that_come_from_somewhere_else_are_observed():
+    assert plan_of(sppf()).observed().keys() == {"images", "conv0_out", "mul0_out", "conv1_out"}
+
+
+def test_both_sides_of_a_silu_are_marked():
+    plan = plan_of(csp())
+    assert [p.name for p in plan.points if p.silu_input] == [f"conv{k}_out" for k in range(5)]
+    # mul1_out is split and joined with other tensors, whose grid it shares.
+    assert [p.name for p in plan.points if p.silu_output] == ["mul0_out", "mul2_out", "mul3_out"]
+
+
+def test_a_silu_whose_input_others_read_is_not_marked():
+    net = Net()
+    x = net.conv("images", 8)
+    y = net.add("Add", net.silu(x), x)
+    net.channels[y] = 8
+    plan = plan_of(net.model(net.conv(net.silu(net.conv(y, 8)), 4)))
+    assert not point(plan, "conv0_out").silu_input
+    assert point(plan, "mul0_out").silu_output
+
+
+# --- reasons ----------------------------------------------------------------------------------------------------------
+
+
+@every_target
+@pytest.mark.parametrize("name", ALL)
+def test_every_node_runs_on_integers_or_has_a_reason(name, target):
+    assert_complete(*planned(ALL[name](), target))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(sorted(ALL)),
+    target=st.sampled_from(sorted(TARGETS)),
+    bits=st.tuples(st.integers(2, 8), st.integers(2, 8)),
+    symmetric=st.booleans(),
+    excluded=st.sets(st.sampled_from(["op:Mul", "op:Concat", "op:Sigmoid", "re:[02]$", "conv0", "conv1"]), max_size=2),
+)
+def test_every_plan_is_complete(name, target, bits, symmetric, excluded):
+    options = {"weight_bits": bits[0], "act_bits": bits[1], "symmetric": symmetric, "exclude": sorted(excluded)}
+    try:
+        model, plan = planned(ALL[name](), TARGETS[target], **options)
+    except ConfigError:
+        # The network has no such node.
+        assert excluded & {"op:Mul", "op:Concat", "op:Sigmoid", "conv1"}
+        return
+    except ModelError as error:
+        assert "no Conv can be quantized" in str(error)
+        return
+    assert_complete(model, plan)
+
+
+@every_target
+@pytest.mark.parametrize("name", ["yolo11n", "yolo26n", "yolov6n", "yolov7-tiny", "yolov8n-dynamic", "yolov8n-nms"])
+def test_every_node_of_a_real_export_runs_on_integers_or_has_a_reason(name, target):
+    model = prepared(exported(name))
+    facts = Pipeline([FindHead(), Choose(target)]).run(model)
+    plan = facts[Plan]
+    assert_complete(model, plan)
+    convs = [n for n, node in model.nodes.items() if node.op == "Conv" and n in facts[Head].body]
+    last = set(facts[Head].last)
+    expected = set(convs) - (last if target is ORT else set())
+    assert {n for n in plan.layers if model.nodes[n].op == "Conv"} == expected
+
+
+def test_reasons_of_a_detector_on_onnxruntime():
+    plan = plan_of(v8())
+    assert {name: reason for name, reason in plan.skipped.items() if not name.startswith("decode_")} == {
+        **{f"{kind}{k}": "last layer of its branch" for kind in ("box", "cls") for k in range(3)},
+        **{f"{op}{k}": "nothing behind it runs on integers" for op in ("mul", "sigmoid") for k in range(5, 11)},
+    }
+    decode = {reason for name, reason in plan.skipped.items() if name.startswith("decode_")}
+    assert decode == {"decode behind the last layers"}
+
+
+def test_reasons_of_a_csp_block_on_openvino():
+    plan = plan_of(csp(), OPENVINO)
+    others = [n for n in nodes(csp()) if not re.match(r"conv|last", n)]
+    assert plan.skipped == {name: f"OpenVINO runs {nodes(csp())[name].op_type} in float" for name in others}
+
+
+def test_a_dropout_stays_float_and_says_so():
+    assert plan_of(dropout_chain()).skipped["dropout0"] == "onnxruntime on CPUs runs Dropout in float"
+
+
+@every_target
+def test_the_decode_stays_float(target):
+    for build in (v5, v8, yolox):
+        model, plan = planned(build(), target)
+        decode = [name for name in model.nodes if name.startswith("decode_")]
+        assert decode
+        assert not plan.integer & set(decode)
+
+
+def test_last_layers_stay_float_on_onnxruntime_and_have_no_pair_behind():
+    plan = plan_of(v5_raw())
+    for k in range(3):
+        assert plan.skipped[f"detect{k}"] == "last layer of its branch"
+        assert f"detect{k}_weight" not in {w.tensor for w in plan.weights}
+    assert not tensors(plan) & {"output0", "output1", "output2"}
+
+
+@pytest.mark.parametrize("target", [OPENVINO, TENSORRT], ids=lambda t: t.name)
+def test_last_layers_run_on_integers_elsewhere_and_have_no_pair_behind(target):
+    plan = plan_of(v8(), target)
+    last = {f"{kind}{k}" for kind in ("box", "cls") for k in range(3)}
+    assert last <= set(plan.layers)
+    assert not tensors(plan) & {f"{name}_out" for name in last}
+
+
+def test_a_node_that_makes_an_output_stays_float():
+    net = Net()
+    x = net.block("images", 8)
+    plan = plan_of(net.model(x, net.conv(net.block(x, 8), 4)))
+    assert plan.skipped["mul0"] == "makes an output of the model"
+    assert "output0" in tensors(plan)  # the Conv behind it still reads integers
+    assert point(plan, "output0").users == ("conv1",)
+
+
+def test_a_layer_that_makes_an_output_stays_float_where_its_pair_would_stand_on_it():
+    net = Net()
+    x = net.conv("images", 8, name="seen")
+    model = net.model(x, net.conv(net.block(net.silu(x), 8), 4))
+    plan = plan_of(model)
+    assert plan.skipped["seen"] == "makes an output of the model"
+    assert "output0" not in tensors(plan)
+    assert "seen" in plan_of(model, OPENVINO).layers
+
+
+def integer_arithmetic():
+    """A map is resized to twice the size of another, by int64 arithmetic, and the arithmetic reaches the layers."""
+    net = Net(dynamic=True)
+    x = net.block("images", 8, stride=2)
+    size = net.slice(net.add("Shape", x), 0, 2, end=4)
+    double = net.add("Add", net.add("Mul", size, net.ints(3)), net.add("Div", size, net.ints(-1)))
+    whole = net.concat(net.slice(net.add("Shape", x), 0, 0, end=2), double, axis=0)
+    y = net.add("Resize", x, "", "", whole, mode="nearest", name="resize")
+    net.channels[y] = 8
+    return net.model(net.conv(net.block(y, 8), 4, name="last"))
+
+
+@every_target
+def test_integer_arithmetic_is_left_alone(target):
+    model, plan = planned(integer_arithmetic(), target)
+    for name in ("shape0", "mul1", "add0", "div0", "concat0", "slice0"):
+        assert plan.skipped[name] == "does not compute on float32"
+    assert not tensors(plan) & {f"{name}_out" for name in ("shape0", "mul1", "add0", "div0", "concat0", "slice0")}
+    assert ("resize" in plan.integer) == (target in (ORT, GENERIC))
+    assert_complete(model, plan)
+
+
+def test_a_conv_with_a_computed_weight_stays_float():
+    net = Net()
+    x = net.block("images", 8)
+    weight = net.add("Mul", net.const(net.normal(8, 8, 1, 1)), net.add("ReduceMax", "images", keepdims=0))
+    y = net.add("Conv", x, weight, name="computed")
+    net.channels[y] = 8
+    plan = plan_of(net.model(net.conv(net.block(y, 8), 4)))
+    assert plan.skipped["computed"] == "its weight is not constant"
+
+
+def test_a_model_of_half_precision_is_refused_with_the_reason():
+    net = Net()
+    x = net.add("Conv", net.add("Cast", "images", to=TensorProto.FLOAT16), net.const(net.normal(4, 3, 1, 1), np.float16))
+    with pytest.raises(ModelError, match="no Conv can be quantized: does not compute on float32"):
+        plan_of(net.model(x, types={x: TensorProto.FLOAT16}), OPENVINO)
+
+
+def test_a_model_of_one_layer_is_refused_where_the_last_layer_stays_float():
+    net = Net()
+    model = net.model(net.conv("images", 4))
+    with pytest.raises(ModelError, match="no Conv can be quantized: last layer of its branch"):
+        plan_of(model)
+    assert plan_of(model, OPENVINO).layers == ("conv0",)
+
+
+# --- exclude ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_can_be_excluded_by_name():
+    plan = plan_of(csp(), exclude=["conv2"])
+    assert plan.skipped["conv2"] == "excluded by conv2"
+    assert "conv2_weight" not in {w.tensor for w in plan.weights}
+
+
+def test_nodes_can_be_excluded_by_operator():
+    plan = plan_of(csp(), exclude=["op:Concat", "op:Add"])
+    assert plan.skipped["concat0"] == "excluded by op:Concat"
+    assert plan.skipped["add0"] == "excluded by op:Add"
+    assert len(plan.layers) == 5
+
+
+def test_nodes_can_be_excluded_by_a_regular_expression_found_anywhere_in_the_name():
+    plan = plan_of(csp(), exclude=[r"re:nv[13]$"])
+    assert plan.skipped["conv1"] == plan.skipped["conv3"] == r"excluded by re:nv[13]$"
+    assert plan.layers == ("conv0", "conv2", "conv4")
+
+
+def test_a_name_is_not_taken_for_a_part_of_a_name():
+    with pytest.raises(ConfigError):
+        plan_of(csp(), exclude=["conv"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("conv9", "--exclude conv9: no node of the model matches; did you mean conv4, conv3, conv2?"),
+        ("op:Sigmoyd", "--exclude op:Sigmoyd: no node of the model matches; did you mean Sigmoid?"),
+        ("op:conv", "--exclude op:conv: no node of the model matches; did you mean Conv?"),
+        ("zzz", "--exclude zzz: no node of the model matches; -v lists the nodes and why each stays float"),
+        ("re:zzz", "--exclude re:zzz: no node of the model matches; -v lists the nodes and why each stays float"),
+        ("re:(", "--exclude re:(: not a regular expression"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_refused(pattern, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        plan_of(csp(), exclude=[pattern])
+
+
+def test_excluding_every_layer_is_refused_with_the_reasons():
+    with pytest.raises(ModelError, match="no Conv can be quantized: excluded by op:Conv"):
+        plan_of(csp(), OPENVINO, exclude=["op:Conv"])
+
+
+def test_a_node_of_the_decode_can_be_named():
+    plan = plan_of(v8(), exclude=["decode_dfl"])
+    assert plan.skipped["decode_dfl"] == "decode behind the last layers"
+
+
+CONVS = [
+    (build, name)
+    for build in (csp, sppf, pan, leaky_net, depthwise_net, relu_net)
+    for name, node in nodes(build()).items()
+    if node.op_type == "Conv" and not name.startswith("last")
+]
+
+
+@pytest.mark.parametrize(("build", "name"), CONVS, ids=lambda value: getattr(value, "__name__", value))
+def test_a_layer_kept_float_on_onnxruntime_has_no_pair_directly_behind(build, name):
+    model, plan = planned(build(), exclude=[name])
+    made = model.nodes[name].outputs[0].name
+    assert made not in tensors(plan)
+    for reader in model.nodes[name].outputs[0].outputs:
+        assert plan.skipped[reader.name] in (
+            "follows a layer kept in float",
+            "nothing behind it runs on integers",
+            "onnxruntime on CPUs runs ConvTranspose in float",
+        )
+    assert_complete(model, plan)
+
+
+def test_a_layer_kept_float_elsewhere_may_have_a_pair_directly_behind():
+    net = Net()
+    x = net.conv(net.block("images", 8), 8, name="float")
+    plan = plan_of(net.model(net.conv(x, 4)), OPENVINO, exclude=["float"])
+    assert "float_out" in tensors(plan)
+
+
+# --- widths and schemes -----------------------------------------------------------------------------------------------
+
+
+def test_first_and_last_layers_keep_8_bits():
+    plan = plan_of(csp(), OPENVINO, weight_bits=4, act_bits=6)
+    assert {w.tensor: w.scheme.bits for w in plan.weights} == {
+        "conv0_weight": 8, "conv1_weight": 4, "conv2_weight": 4, "conv3_weight": 4, "conv4_weight": 4, "last_weight": 8,
+    }  # fmt: skip
+    assert {p.name: p.scheme.bits for p in plan.points} == {
+        "images": 8, "mul0_out": 6, "split0_out1": 6, "mul2_out": 6, "concat0_out": 6, "mul4_out": 8,
+    }  # fmt: skip
+
+
+def test_levels_inside_silu_and_of_the_input_stay_8_bits():
+    plan = plan_of(csp(), act_bits=4)
+    for p in plan.points:
+        inside = p.name.startswith(("conv", "sigmoid")) or p.name == "images"
+        assert p.scheme.bits == (8 if inside else 4), p.name
+
+
+def test_a_group_has_the_width_of_its_widest_member():
+    net = Net()
+    x = net.block("images", 8)
+    pooled = net.pool(x)
+    model = net.model(net.conv(net.block(pooled, 8), 4), net.conv(x, 4, name="reads_the_ungrouped"))
+    plan = plan_of(model, act_bits=4)
+    assert group(plan, "mul0_out") == {"mul0_out", "maxpool0_out"}
+    assert {point(plan, name).scheme.bits for name in group(plan, "mul0_out")} == {8}
+
+
+def test_first_layers_behind_focus_slices_keep_8_bits():
+    for target in TARGETS.values():
+        plan = plan_of(yolox(), target, weight_bits=4, act_bits=4)
+        assert {w.tensor: w.scheme.bits for w in plan.weights}["conv0_weight"] == 8
+        assert point(plan, "concat0_out").scheme.bits == 8
+
+
+@pytest.mark.parametrize(
+    ("target", "signed", "symmetric"),
+    [(ORT, False, False), (OPENVINO, False, False), (TENSORRT, True, True), (GENERIC, False, False)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_activations_have_the_type_that_the_target_takes(target, signed, symmetric):
+    for p in plan_of(csp(), target).points:
+        assert (p.scheme.signed, p.scheme.symmetric, p.scheme.axis) == (signed, symmetric, None)
+
+
+@every_target
+def test_activations_can_be_made_symmetric(target):
+    plan = plan_of(csp(), target, symmetric=True)
+    assert all(p.scheme.symmetric for p in plan.points)
+    assert {p.scheme.signed for p in plan.points} == {target.signed}
+
+
+@every_target
+def test_weights_are_symmetric_int8_with_a_scale_per_output_channel(target):
+    for w in plan_of(leaky_net(), target).weights:
+        assert (w.scheme.bits, w.scheme.signed, w.scheme.symmetric, w.scheme.axis) == (8, True, True, 0)
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def shared():
+    """Two Convs with one weight, and biases of their own."""
+    net = Net()
+    x = net.block("images", 8)
+    weight = net.const(net.normal(8, 8, 1, 1, scale=0.3), name="weight")
+    left = net.add("Conv", x, weight, net.const(net.normal(8), name="left_bias"), name="left")
+    right = net.add("Conv", x, weight, name="right")
+    y = net.add("Add", net.silu(left), net.silu(right))
+    net.channels[y] = 8
+    return net.model(net.conv(net.silu(net.conv(y, 8)), 4))
+
+
+def test_a_shared_weight_is_listed_once_with_all_its_users():
+    plan = plan_of(shared())
+    weight = next(w for w in plan.weights if w.tensor == "weight")
+    assert (weight.users, weight.input, weight.bias) == (("left", "right"), "mul0_out", "left_bias")
+    assert [w.tensor for w in plan.weights].count("weight") == 1
+
+
+def test_a_weight_shared_with_an_excluded_layer_is_quantized_for_the_other_alone():
+    plan = plan_of(shared(), exclude=["left"])
+    weight = next(w for w in plan.weights if w.tensor == "weight")
+    assert (weight.users, weight.bias) == (("right",), None)
+
+
+# --- depthwise --------------------------------------------------------------------------------------------------------
+
+
+def test_depthwise_convs_read_a_scale_per_channel_on_openvino():
+    plan = plan_of(depthwise_net(), OPENVINO)
+    per_channel = [p for p in plan.points if p.scheme.axis is not None]
+    assert {(p.name, p.scheme.axis, p.users) for p in per_channel} == {
+        ("mul0_out_per_channel", 1, ("conv1",)),
+        ("mul2_out_per_channel", 1, ("conv3",)),
+    }
+    assert all(p.group == p.name for p in per_channel)
+    assert plan.observed_by_channel() == ["mul0_out", "mul2_out"]
+    assert "mul0_out" not in plan.observed()
+
+
+@pytest.mark.parametrize("target", [ORT, TENSORRT, GENERIC], ids=lambda t: t.name)
+def test_depthwise_convs_read_one_scale_elsewhere(target):
+    assert all(p.scheme.axis is None for p in plan_of(depthwise_net(), target).points)
+
+
+def test_a_tensor_read_by_depthwise_and_other_convs_has_both_kinds_of_scales():
+    net = Net()
+    x = net.block("images", 8)
+    both = net.add("Add", net.conv(x, 8, 3, group=8, name="depthwise"), net.conv(x, 8, name="plain"))
+    net.channels[both] = 8
+    plan = plan_of(net.model(net.conv(net.silu(both), 4)), OPENVINO)
+    assert point(plan, "mul0_out").users == ("plain",)
+    assert point(plan, "mul0_out_per_channel").users == ("depthwise",)
+
+
+def test_convs_in_a_few_groups_are_not_depthwise():
+    net = Net()
+    plan = plan_of(net.model(net.conv(net.conv(net.block("images", 8), 8, group=2), 4)), OPENVINO)
+    assert all(p.scheme.axis is None for p in plan.points)
+
+
+def test_depthwise_convs_can_stay_float():
+    plan = plan_of(depthwise_net(), replace(ORT, depthwise=Depthwise.FLOAT))
+    assert plan.skipped["conv1"] == plan.skipped["conv3"] == "depthwise"
+    assert plan.layers == ("conv0", "conv2")
+
+
+# --- the rest ---------------------------------------------------------------------------------------------------------
+
+
+@every_target
+def test_the_graph_is_not_touched(target):
+    model = prepared(pan())
+    before = model.to_proto().SerializeToString(deterministic=True)
+    Pipeline([FindHead(), Choose(target)]).run(model)
+    assert model.to_proto().SerializeToString(deterministic=True) == before
+
+
+@every_target
+def test_attention_stays_float_between_its_convs(target):
+    plan = plan_of(attention(), target)
+    assert {"matmul0", "softmax0", "matmul1"} <= plan.skipped.keys()
+    assert {"conv1", "positions", "projection"} <= set(plan.layers)
+
+
+@every_target
+def test_each_layer_reads_a_point_and_no_two_points_of_a_tensor_share_a_user(target):
+    model, plan = planned(v8(), target)
+    assert all(target.rules[model.nodes[name].op].role is Role.LAYER for name in plan.layers)
+    for name in plan.layers:
+        read = [p for p in plan.points if name in p.users and p.tensor == model.nodes[name].inputs[0].name]
+        assert len(read) == 1

@@ -1,0 +1,143 @@
+import dataclasses
+import inspect
+
+import pytest
+
+from onnxq import cli
+from onnxq.config import Config
+from onnxq.errors import ConfigError
+from onnxq.images import PREPROCESSES
+from onnxq.ranges import METHODS
+from onnxq.targets import TARGETS
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+NOT_CONFIG = {
+    "input", "output", "calib", "calibration", "save_calibration", "save_each", "report",
+    "dry_run", "verbose", "quiet", "debug", "version", "help",
+}  # fmt: skip
+"""What the command line takes besides: which files to read and write, and what to say."""
+
+CHOICES = [(name, choice) for name, field in FIELDS.items() for choice in field.metadata["choices"] or ()]
+
+
+def actions():
+    return {action.dest: action for action in cli._parser()._actions}
+
+
+def parsed(*arguments):
+    """The Config that a command line makes."""
+    args = cli._parser().parse_args(["model.onnx", *arguments])
+    return Config(**{name: getattr(args, name) for name in FIELDS})
+
+
+class TestConfig:
+    def test_defaults(self):
+        config = Config()
+        assert (config.target, config.method, config.weight_bits, config.act_bits) == ("ort", "uh", 8, 8)
+        assert config.exclude == ()
+        assert not config.symmetric
+
+    @pytest.mark.parametrize(("name", "choice"), CHOICES)
+    def test_every_choice_is_accepted(self, name, choice):
+        assert getattr(Config(**{name: choice}), name) == choice
+
+    def test_choices_are_what_there_is(self):
+        def choices(name):
+            return set(FIELDS[name].metadata["choices"])
+
+        assert choices("target") == set(TARGETS)
+        assert choices("method") == set(METHODS)
+        assert choices("preprocess") == {"auto", *PREPROCESSES}
+        assert choices("weight_bits") == choices("act_bits") == set(range(2, 9))
+
+    @pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.metadata["choices"]])
+    def test_other_values_are_refused_with_all_choices(self, name):
+        with pytest.raises(ConfigError, match=f"^{name}: 'x' is not one of ") as caught:
+            Config(**{name: "x"})
+        listed = str(caught.value).split(" is not one of ")[1].split(", ")
+        assert listed == [str(choice) for choice in FIELDS[name].metadata["choices"]]
+
+    @pytest.mark.parametrize("bits", [-1, 0, 1, 9, 16])
+    @pytest.mark.parametrize("name", ["weight_bits", "act_bits"])
+    def test_other_widths_are_refused(self, name, bits):
+        with pytest.raises(ConfigError, match=f"^{name}: {bits} is not one of 2, 3, 4, 5, 6, 7, 8$"):
+            Config(**{name: bits})
+
+    @pytest.mark.parametrize("count", [0, -5])
+    def test_at_least_one_image(self, count):
+        with pytest.raises(ConfigError, match=f"^count: {count} is less than 1$"):
+            Config(count=count)
+
+    def test_cannot_be_changed(self):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            Config().target = "openvino"
+
+    def test_unknown_options_are_refused(self):
+        with pytest.raises(TypeError, match="bits"):
+            Config(bits=4)
+
+    @pytest.mark.parametrize(
+        ("weights", "activations", "suffix"), [(8, 8, "int8"), (4, 8, "w4a8"), (8, 4, "w8a4"), (2, 2, "w2a2")]
+    )
+    def test_suffix(self, weights, activations, suffix):
+        assert Config(weight_bits=weights, act_bits=activations).suffix == suffix
+
+    @pytest.mark.parametrize("name", FIELDS)
+    def test_every_option_is_explained(self, name):
+        text = FIELDS[name].metadata["help"]
+        assert text
+        assert not text.endswith(".")
+
+
+class TestFlags:
+    """Config's fields and the flags of the command line are the same."""
+
+    def test_every_field_is_a_flag_and_every_other_flag_is_known(self):
+        assert set(actions()) == set(FIELDS) | NOT_CONFIG
+
+    @pytest.mark.parametrize("name", FIELDS)
+    def test_a_flag_has_the_name_default_choices_and_help_of_its_field(self, name):
+        action, field = actions()[name], FIELDS[name]
+        assert action.option_strings == ["--" + name.replace("_", "-")]
+        assert Config(**{name: action.default}) == Config()
+        choices = field.metadata["choices"]
+        assert (action.choices and tuple(action.choices)) == choices
+        assert action.help.startswith(field.metadata["help"])
+        if field.metadata["metavar"]:
+            assert action.metavar == field.metadata["metavar"]
+
+    def test_without_flags_the_defaults_hold(self):
+        assert parsed() == Config()
+
+    @pytest.mark.parametrize(("name", "choice"), CHOICES)
+    def test_every_choice_can_be_given(self, name, choice):
+        assert parsed("--" + name.replace("_", "-"), str(choice)) == Config(**{name: choice})
+
+    def test_other_options_can_be_given(self):
+        assert parsed("--symmetric") == Config(symmetric=True)
+        assert parsed("--count", "7") == Config(count=7)
+
+    @pytest.mark.parametrize(("text", "size"), [("640", (640, 640)), ("384x640", (384, 640))])
+    def test_image_size(self, text, size):
+        assert parsed("--image-size", text) == Config(image_size=size)
+
+    @pytest.mark.parametrize("text", ["0", "x640", "640x", "-3", "a", "3x4x5", ""])
+    def test_no_image_size(self, text, capsys):
+        with pytest.raises(SystemExit):
+            parsed(f"--image-size={text}")
+        assert "is no image size; give 640, or height x width as 384x640" in capsys.readouterr().err
+
+    def test_a_value_that_config_refuses_is_wrong_usage(self, capsys):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["model.onnx", "--count", "0"])
+        assert caught.value.code == 2
+        assert "count: 0 is less than 1" in capsys.readouterr().err
+
+    def test_the_help_names_every_flag(self):
+        text = cli._parser().format_help()
+        for action in actions().values():
+            for option in action.option_strings:
+                assert option in text
+
+    def test_config_has_no_field_that_python_alone_can_set(self):
+        assert list(inspect.signature(Config).parameters) == list(FIELDS)

@@ -1,0 +1,234 @@
+import io
+import itertools
+import json
+import math
+import zipfile
+
+import numpy as np
+import pytest
+
+from onnxq.errors import ConfigError, DataError
+from onnxq.facts import Plan, Point, Statistics
+from onnxq.histogram import Histogram
+from onnxq.scheme import Range, Scheme
+
+
+def histogram(*values, floor=-math.inf):
+    made = Histogram(floor)
+    made.add(np.asarray(values, np.float32))
+    return made
+
+
+def statistics(order=1):
+    histograms = {
+        "images": histogram(0.0, 0.5, 1.0),
+        "conv/out": histogram(-40.0, 3.0, 7.5, floor=-10.0),
+        "größe": histogram(-1e-20, 1e20),
+        "never seen": Histogram(),
+    }
+    channels = {
+        "b": np.float32([[-1, 0.1, -3], [1, 2, 3]]),
+        "a": np.float32([[-0.25], [0.5]]),
+    }
+    return Statistics(
+        dict(list(histograms.items())[::order]), dict(list(channels.items())[::order]), samples=17, digest="abc123"
+    )
+
+
+def same(first, second):
+    return (
+        first.samples == second.samples
+        and first.digest == second.digest
+        and first.histograms.keys() == second.histograms.keys()
+        and all(vars_of(h) == vars_of(second.histograms[n]) for n, h in first.histograms.items())
+        and first.channels.keys() == second.channels.keys()
+        and all(
+            a.dtype == second.channels[n].dtype and np.array_equal(a, second.channels[n])
+            for n, a in first.channels.items()
+        )
+    )
+
+
+def vars_of(h):
+    return h.counts.tobytes(), h.counts.dtype, h.exponent, h.start, h.low, h.high, h.floor
+
+
+def rewritten(path, **members):
+    """The bytes of a saved file with some of its arrays replaced, or left out where they are None."""
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays.update(members)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: array for name, array in arrays.items() if array is not None})
+    return buffer.getvalue()
+
+
+def header(path):
+    with np.load(path) as archive:
+        return json.loads(archive["header"].tobytes())
+
+
+def as_bytes(value):
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+class TestStatistics:
+    def test_what_was_saved_is_loaded(self, tmp_path):
+        statistics().save(tmp_path / "a.npz")
+        assert same(Statistics.load(tmp_path / "a.npz"), statistics())
+
+    def test_a_difference_would_be_seen(self):
+        # Of the helper above.
+        changed = statistics()
+        changed.histograms["images"].add(np.float32([0.5]))
+        assert not same(changed, statistics())
+        changed = statistics()
+        changed.channels["a"][0, 0] = 0
+        assert not same(changed, statistics())
+
+    def test_without_any_tensor(self, tmp_path):
+        Statistics({}, digest="x").save(tmp_path / "a.npz")
+        assert same(Statistics.load(tmp_path / "a.npz"), Statistics({}, digest="x"))
+
+    def test_counting_can_go_on_after_loading(self, tmp_path):
+        statistics().save(tmp_path / "a.npz")
+        loaded = Statistics.load(tmp_path / "a.npz").histograms["conv/out"]
+        expected = statistics().histograms["conv/out"]
+        for h in (loaded, expected):
+            h.add(np.float32([-500, 3, 200]))
+        assert vars_of(loaded) == vars_of(expected)
+
+    def test_two_runs_merge_to_what_one_run_over_both_would_have_seen(self, tmp_path):
+        one, other = histogram(1, 2, 3), histogram(-200, 9)
+        Statistics({"x": one}).save(tmp_path / "a.npz")
+        merged = Statistics.load(tmp_path / "a.npz").histograms["x"]
+        merged.merge(other)
+        assert vars_of(merged) == vars_of(histogram(1, 2, 3, -200, 9))
+
+    def test_same_statistics_same_bytes_whatever_the_order_and_the_time(self, tmp_path, monkeypatch):
+        statistics().save(tmp_path / "a.npz")
+        clock = itertools.count(1_900_000_000, 86_400)
+        monkeypatch.setattr("time.time", lambda: next(clock))
+        statistics(order=-1).save(tmp_path / "b.npz")
+        assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+    def test_other_statistics_other_bytes(self, tmp_path):
+        statistics().save(tmp_path / "a.npz")
+        changed = statistics()
+        changed.histograms["images"].add(np.float32([0.5]))
+        changed.save(tmp_path / "b.npz")
+        assert (tmp_path / "a.npz").read_bytes() != (tmp_path / "b.npz").read_bytes()
+
+    def test_the_file_is_small(self, tmp_path):
+        Statistics({f"tensor{n}": histogram(n, -n, n / 3) for n in range(200)}).save(tmp_path / "a.npz")
+        assert (tmp_path / "a.npz").stat().st_size < 50_000
+
+    def test_numpy_reads_the_file(self, tmp_path):
+        statistics().save(tmp_path / "a.npz")
+        with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
+            assert archive["counts"].shape == (4, 2048)
+        with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+            assert archive.testzip() is None
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(DataError, match=r"none\.npz: no such calibration file; make one with --save-calibration"):
+            Statistics.load(tmp_path / "none.npz")
+
+    @pytest.mark.parametrize("content", [b"hello", b"\x93NUMPY\x01\x00", b"\x80\x04."])
+    def test_other_files_are_refused(self, tmp_path, content):
+        (tmp_path / "a.npz").write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.npz: not a calibration file written by --save-calibration"):
+            Statistics.load(tmp_path / "a.npz")
+
+    def test_a_folder_is_refused(self, tmp_path):
+        with pytest.raises(DataError, match="not a calibration file"):
+            Statistics.load(tmp_path)
+
+    def test_a_single_array_is_refused(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.zeros(3))
+        with pytest.raises(DataError, match="not a calibration file"):
+            Statistics.load(tmp_path / "a.npy")
+
+    def test_other_arrays_are_refused(self, tmp_path):
+        np.savez(tmp_path / "a.npz", images=np.zeros((1, 3, 8, 8)))
+        with pytest.raises(DataError, match="not a calibration file"):
+            Statistics.load(tmp_path / "a.npz")
+
+    def test_another_format_asks_for_a_new_calibration(self, tmp_path):
+        path = tmp_path / "a.npz"
+        statistics().save(path)
+        assert header(path)["format"] == "onnxq calibration 1"
+        path.write_bytes(rewritten(path, header=as_bytes(header(path) | {"format": "onnxq calibration 2"})))
+        with pytest.raises(
+            DataError, match="is 'onnxq calibration 2', this onnxq reads 'onnxq calibration 1'; calibrate again"
+        ):
+            Statistics.load(path)
+
+    @pytest.mark.parametrize(
+        "members",
+        [
+            {"counts": None},
+            {"header": None},
+            {"channels_0": None},
+            {"counts": np.zeros((2, 2048), np.int64)},
+            {"header": as_bytes([1, 2])},
+            {"header": as_bytes({})},
+            {"header": np.frombuffer(b"{", np.uint8)},
+            {"header": np.frombuffer(b"\xff\xfe", np.uint8)},
+        ],
+    )
+    def test_a_file_that_lacks_something_is_refused(self, tmp_path, members):
+        path = tmp_path / "a.npz"
+        statistics().save(path)
+        path.write_bytes(rewritten(path, **members))
+        with pytest.raises(DataError, match="not a calibration file"):
+            Statistics.load(path)
+
+    def test_code_in_a_file_is_not_run(self, tmp_path):
+        path = tmp_path / "a.npz"
+        ran = tmp_path / "ran"
+
+        class Evil:
+            def __reduce__(self):
+                return open, (str(ran), "w")
+
+        np.savez(path, header=np.array([Evil()], object), counts=np.zeros((0, 1)))
+        with pytest.raises(DataError, match="not a calibration file"):
+            Statistics.load(path)
+        assert not ran.exists()
+
+    def test_a_place_that_cannot_be_written_to(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"none.a\.npz: cannot be written"):
+            statistics().save(tmp_path / "none" / "a.npz")
+
+
+def point(tensor, group=None, sources=None, axis=None, **more):
+    sources = (tensor,) if sources is None else sources
+    return Point(tensor, Scheme(axis=axis), group or tensor, ("user",), sources, **more)
+
+
+class TestPlan:
+    def test_observed_are_the_sources_of_what_has_one_scale(self):
+        points = (
+            point("a"),
+            point("b"),
+            point("pooled", group="a", sources=("a",)),
+            point("joined", sources=("a", "b")),
+            point("gate", sources=(), known=Range(0, 1)),
+            point("images", axis=1),
+        )
+        plan = Plan(points, (), frozenset(), (), {})
+        assert {name: p.tensor for name, p in plan.observed().items()} == {"a": "a", "b": "b"}
+        assert plan.observed_by_channel() == ["images"]
+
+    def test_groups_keep_the_order_of_the_plan(self):
+        points = (point("c"), point("a", group="g"), point("b"), point("d", group="g"))
+        groups = Plan(points, (), frozenset(), (), {}).groups()
+        assert {name: [p.tensor for p in group] for name, group in groups.items()} == {
+            "c": ["c"], "g": ["a", "d"], "b": ["b"]
+        }  # fmt: skip
+        assert list(groups) == ["c", "g", "b"]
+
+    def test_a_point_per_channel_has_a_name_of_its_own(self):
+        assert point("x").name == "x"
+        assert point("x", axis=1).name == "x_per_channel"

@@ -1,0 +1,227 @@
+"""Imports point one way: each module imports only from layers below its own."""
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LAYERS = {
+    # Knows nothing of the others.
+    "onnxq.errors": 0,
+    "onnxq.histogram": 0,
+    "onnxq.progress": 0,
+    "onnxq.scenes": 0,
+    "onnxq.version": 0,
+    # Knows the errors.
+    "onnxq.files": 1,
+    "onnxq.graph": 1,
+    "onnxq.images": 1,
+    "onnxq.scheme": 1,
+    "onnxq.session": 1,
+    # What passes are made of.
+    "onnxq.data": 2,
+    "onnxq.detector": 2,
+    "onnxq.facts": 2,
+    "onnxq.pipeline": 2,
+    "onnxq.ranges": 2,
+    "onnxq.targets": 2,
+    # What chooses among them, and hangs on them.
+    "onnxq.config": 3,
+    "onnxq.hooks": 3,
+    # The passes, which do not know each other, and their order.
+    "onnxq.passes.choose": 4,
+    "onnxq.passes.clean_up": 4,
+    "onnxq.passes.find_head": 4,
+    "onnxq.passes.fit_ranges": 4,
+    "onnxq.passes.fit_weights": 4,
+    "onnxq.passes.fold_batch_norm": 4,
+    "onnxq.passes.fold_constants": 4,
+    "onnxq.passes.infer_shapes": 4,
+    "onnxq.passes.insert": 4,
+    "onnxq.passes.normalise": 4,
+    "onnxq.passes.observe": 4,
+    "onnxq.passes.verify": 4,
+    "onnxq.passes": 5,
+    # The two doors, and what stands beside them.
+    "onnxq.api": 6,
+    "onnxq": 7,
+    "onnxq.report": 7,
+    "onnxq.terminal": 7,
+    "onnxq.cli": 8,
+    "onnxq.evaluate": 8,
+    "onnxq.__main__": 9,
+}
+
+SAME_LAYER: frozenset[tuple[str, str]] = frozenset()
+"""Pairs (importer, imported) within one layer that are meant."""
+
+ONLY_IMPORTED_BY = {
+    "onnxq.report": {"onnxq.cli"},
+    "onnxq.evaluate": set(),
+    "onnxq.cli": {"onnxq.__main__"},
+    "rich": {"onnxq.cli", "onnxq.terminal", "onnxq.evaluate"},
+    "onnx_graphsurgeon": {"onnxq.graph"},
+    "passes": set(),
+}
+"""Modules and libraries that only these may import."""
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """The modules of a source tree by name."""
+    found = {}
+    for folder, package in (("onnxq", "onnxq"), ("passes", "onnxq.passes")):
+        for path in sorted((root / folder).glob("*.py")):
+            found[package if path.stem == "__init__" else f"{package}.{path.stem}"] = path
+    return found
+
+
+def imports(name: str, path: Path, known: Mapping[str, object]) -> set[str]:
+    """Full names of the modules that a module imports, wherever in its text."""
+    package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.rsplit(".", node.level - 1)[0]
+                base = f"{above}.{base}".rstrip(".")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                found.add(inner if inner in known else base)
+    return found
+
+
+def faults(
+    root: Path,
+    layers: Mapping[str, int],
+    same_layer: frozenset[tuple[str, str]] = frozenset(),
+    only: Mapping[str, set[str]] | None = None,
+) -> list[str]:
+    """What is wrong with the imports of a source tree, a line each."""
+    found = modules(root)
+    wrong = [f"{name} has no layer" for name in found if name not in layers]
+    wrong += [f"{name} has a layer but no file" for name in layers if name not in found]
+    for name, path in found.items():
+        for imported in sorted(imports(name, path, found)):
+            top = imported.split(".")[0]
+            for guarded in {imported, top} & set(only or {}):
+                if name not in (only or {})[guarded]:
+                    wrong.append(f"{name} may not import {imported}")
+            if top != "onnxq" or name not in layers:
+                continue
+            if imported not in layers:
+                wrong.append(f"{name} imports {imported}, which has no layer")
+            elif layers[imported] > layers[name]:
+                wrong.append(f"{name} imports {imported}, which is above it")
+            elif layers[imported] == layers[name] and (name, imported) not in same_layer:
+                wrong.append(f"{name} imports {imported}, which is beside it")
+    return wrong
+
+
+def test_imports_point_down():
+    assert faults(ROOT, LAYERS, SAME_LAYER, ONLY_IMPORTED_BY) == []
+
+
+GOOD = {
+    "onnxq/__init__.py": "from onnxq.top import run",
+    "onnxq/errors.py": "import json",
+    "onnxq/graph.py": "from onnxq.errors import ModelError",
+    "onnxq/top.py": "from onnxq.passes import fold\nfrom onnxq.graph import Model\nimport rich.table",
+    "passes/__init__.py": "from onnxq.passes.fold import Fold",
+    "passes/fold.py": "from onnxq.graph import (\n    Model,\n    Node,\n)",
+}
+GOOD_LAYERS = {
+    "onnxq.errors": 0,
+    "onnxq.graph": 1,
+    "onnxq.passes.fold": 2,
+    "onnxq.passes": 3,
+    "onnxq.top": 4,
+    "onnxq": 5,
+}
+GOOD_ONLY = {"rich": {"onnxq.top"}, "onnxq.top": {"onnxq"}}
+
+
+class TestOnMadeUpTrees:
+    """The test above finds what it is meant to find."""
+
+    @pytest.fixture
+    def faults_of(self, tmp_path):
+        """The faults of the good tree with some files changed."""
+
+        def check(changed, layers=GOOD_LAYERS, meant=frozenset()):
+            for path, text in (GOOD | changed).items():
+                (tmp_path / path).parent.mkdir(exist_ok=True)
+                if text is not None:
+                    (tmp_path / path).write_text(text, encoding="utf-8")
+            return faults(tmp_path, layers, meant, GOOD_ONLY)
+
+        return check
+
+    def test_a_good_tree_has_none(self, faults_of):
+        assert faults_of({}) == []
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "from onnxq.graph import Model",
+            "import onnxq.graph",
+            "import json, onnxq.graph as g",
+            "from onnxq import graph",
+            "from . import graph",
+            "from .graph import Model",
+            "def late():\n    from onnxq.graph import Model",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from onnxq.graph import Model",
+            "try:\n    import json\nexcept ImportError:\n    from onnxq.graph import Model",
+        ],
+    )
+    def test_an_import_that_points_up_in_whatever_way_it_is_written(self, faults_of, text):
+        assert faults_of({"onnxq/errors.py": text}) == ["onnxq.errors imports onnxq.graph, which is above it"]
+
+    def test_an_import_of_the_whole_package(self, faults_of):
+        assert faults_of({"onnxq/graph.py": "from onnxq import run"}) == [
+            "onnxq.graph imports onnxq, which is above it"
+        ]
+
+    @pytest.mark.parametrize("text", ["from onnxq.passes import default", "from . import default"])
+    def test_a_pass_that_imports_the_order_of_passes(self, faults_of, text):
+        assert faults_of({"passes/fold.py": text}) == ["onnxq.passes.fold imports onnxq.passes, which is above it"]
+
+    def test_a_relative_import_from_the_package_above(self, faults_of):
+        assert faults_of({"passes/fold.py": "from ..top import run\nfrom ..errors import ModelError"}) == [
+            "onnxq.passes.fold may not import onnxq.top",
+            "onnxq.passes.fold imports onnxq.top, which is above it",
+        ]
+
+    def test_an_import_of_a_module_beside_it_unless_it_is_meant(self, faults_of):
+        layers, changed = {**GOOD_LAYERS, "onnxq.files": 1}, {"onnxq/files.py": "from onnxq.graph import Model"}
+        assert faults_of(changed, layers) == ["onnxq.files imports onnxq.graph, which is beside it"]
+        assert faults_of(changed, layers, frozenset({("onnxq.files", "onnxq.graph")})) == []
+        assert faults_of(changed, layers, frozenset({("onnxq.graph", "onnxq.files")})) == [
+            "onnxq.files imports onnxq.graph, which is beside it"
+        ]
+
+    def test_a_new_module_must_be_placed(self, faults_of):
+        assert faults_of({"passes/new.py": "import json"}) == ["onnxq.passes.new has no layer"]
+        assert faults_of({"passes/new.py": "", "passes/fold.py": "import onnxq.passes.new"}) == [
+            "onnxq.passes.new has no layer",
+            "onnxq.passes.fold imports onnxq.passes.new, which has no layer",
+        ]
+
+    def test_a_module_that_is_gone_must_be_struck_out(self, faults_of):
+        assert "onnxq.errors has a layer but no file" in faults_of({"onnxq/errors.py": None})
+
+    @pytest.mark.parametrize(
+        ("text", "module"),
+        [("import rich", "rich"), ("from rich import box", "rich"), ("from rich.table import Table", "rich.table")],
+    )
+    def test_a_library_that_only_some_may_import(self, faults_of, text, module):
+        assert faults_of({"onnxq/graph.py": text}) == [f"onnxq.graph may not import {module}"]
+
+    def test_a_module_that_only_some_may_import(self, faults_of):
+        changed = {"onnxq/over.py": "from onnxq import top"}
+        assert faults_of(changed, {**GOOD_LAYERS, "onnxq.over": 9}) == ["onnxq.over may not import onnxq.top"]
