@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import logging
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from onnxq.facts import Checked, Plan, Statistics
 from onnxq.files import check_writable
 from onnxq.hooks import log_passes, save_each
 from onnxq.targets import TARGETS
-from onnxq.terminal import ERR, OUT, ProgressBar, guarded
+from onnxq.terminal import ERR, OUT, ProgressBar, guarded, image_size
 from onnxq.version import VERSION
 
 _EXAMPLES = """\
@@ -85,7 +84,7 @@ def _add_config(group: "argparse._ArgumentGroup") -> None:
         elif field.default == ():
             group.add_argument(flag, action="extend", nargs="+", default=[], metavar=metavar, help=help_text)
         elif field.name == "image_size":
-            group.add_argument(flag, type=_size, metavar=metavar, help=help_text)
+            group.add_argument(flag, type=image_size, metavar=metavar, help=help_text)
         else:
             kind, default = type(field.default), field.default
             help_text = f"{help_text} ({default})"
@@ -96,13 +95,6 @@ def _config(args: argparse.Namespace) -> Config:
     values: dict[str, Any] = {field.name: getattr(args, field.name) for field in dataclasses.fields(Config)}
     values["exclude"] = tuple(values["exclude"])
     return Config(**values)
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match or not int(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no image size; give 640, or height x width as 384x640")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def _log_to_terminal(verbose: bool, quiet: bool) -> None:

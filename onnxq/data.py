@@ -3,8 +3,6 @@
 `open_samples` finds out what there is and chooses; a sample is read when its loader is called, and not kept.
 """
 
-import glob
-import json
 import logging
 import operator
 import os
@@ -25,6 +23,7 @@ from numpy.typing import DTypeLike, NDArray
 from onnxq.errors import ConfigError, DataError
 from onnxq.images import Preprocess, read_image
 from onnxq.scenes import SCENES, scene
+from onnxq.sources import ARRAYS, find_files, paths_of, place, plural, some
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +33,6 @@ Feed = dict[str, NDArray[Any]]
 Inputs = Mapping[str, tuple[Sequence[int | None], DTypeLike]]
 """Input name -> shape (None: dynamic) and dtype."""
 
-IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-ARRAYS = frozenset({".npy", ".npz"})
-_NAMED = 3  # of many files, in a message
 
 T = TypeVar("T")
 
@@ -150,7 +146,7 @@ def open_samples(
     reader = _FileReader(model, size, preprocess)
     if source is None:
         return _open_scenes(reader, SCENES if count is None else min(count, SCENES))
-    paths = _paths(source)
+    paths = paths_of(source)
     if paths is None:
         return _open_feeds(model, source)
     return _open_files(reader, paths, count)
@@ -159,11 +155,11 @@ def open_samples(
 def _open_scenes(reader: "_FileReader", count: int) -> Samples:
     reader.check_images("no data is given, and synthetic scenes")
     loaders = reader.model.batches([partial(reader.scene, index) for index in range(count)])
-    return Samples(loaders, count, f"{count} synthetic scene{_s(count)}", synthetic=True)
+    return Samples(loaders, count, f"{count} synthetic scene{plural(count)}", synthetic=True)
 
 
 def _open_files(reader: "_FileReader", paths: Sequence[str], count: int | None) -> Samples:
-    found = [_find(path) for path in paths]
+    found = [find_files(path) for path in paths]
     files = {os.path.abspath(file): file for each in found for file in each.files}
     loads = [load for name in sorted(files) for load in reader.open(files[name])]
     chosen = _spread(loads, count)
@@ -172,7 +168,7 @@ def _open_files(reader: "_FileReader", paths: Sequence[str], count: int | None) 
     return Samples(
         loaders=reader.model.batches(chosen),
         count=len(chosen),
-        description=f"{number} {noun}{_s(len(loads))} in {_some(list(dict.fromkeys(map(_place, paths))))}",
+        description=f"{number} {noun}{plural(len(loads))} in {some(list(dict.fromkeys(map(place, paths))))}",
         missing={name: reason for each in found for name, reason in each.missing.items()},
         unreadable=reader.unreadable,
     )
@@ -194,15 +190,6 @@ def _spread(items: Sequence[T], count: int | None) -> Sequence[T]:
     if count is None or count >= total:
         return items
     return [items[(2 * k + 1) * total // (2 * count)] for k in range(count)]
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 # --- what the model takes ---------------------------------------------------------------------------------------------
@@ -469,109 +456,3 @@ def _reading(file: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{file}: cannot be read as arrays ({error}); write it with numpy.save or savez") from None
-
-
-# --- from what the user names to files --------------------------------------------------------------------------------
-
-
-class _Found(NamedTuple):
-    files: Sequence[Path]
-    missing: Mapping[str, str] = {}
-
-
-def _paths(source: object) -> list[str] | None:
-    """The paths that a source consists of, or None if it is something else."""
-    if isinstance(source, str | os.PathLike):
-        return [os.fsdecode(source)]
-    if isinstance(source, Sequence) and source and all(isinstance(each, str | os.PathLike) for each in source):
-        return [os.fsdecode(each) for each in source]
-    return None
-
-
-def _find(source: str) -> _Found:
-    path = Path(source)
-    if os.path.isdir(source):
-        return _Found(_in_folder(path))
-    if not os.path.exists(source):
-        if _is_pattern(source):
-            return _Found(_matching(source))
-        raise DataError(f"{source}: no such file or folder; check the path")
-    suffix = path.suffix.lower()
-    if suffix == ".txt":
-        return _listed(path)
-    if suffix == ".json":
-        return _in_coco(path)
-    if suffix in IMAGES | ARRAYS:
-        return _Found([path])
-    known = ", ".join(sorted(IMAGES | ARRAYS | {".txt", ".json"}))
-    raise DataError(f"{source}: files of this kind are not known; give a folder or one of {known}")
-
-
-def _is_pattern(source: str) -> bool:
-    return any(letter in source for letter in "*?[") and not os.path.exists(source)
-
-
-def _in_folder(folder: Path) -> list[Path]:
-    """Its images, else those of its subfolders, else its arrays. Hidden files and folders do not count."""
-    for pattern, suffixes in (("*", IMAGES), ("**/*", IMAGES), ("*", ARRAYS)):
-        files = [
-            file
-            for file in folder.glob(pattern)
-            if file.suffix.lower() in suffixes
-            and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-            and file.is_file()
-        ]
-        if files:
-            return files
-    raise DataError(f"{folder}: has no images ({', '.join(sorted(IMAGES))}), .npy or .npz files; give another folder")
-
-
-def _matching(pattern: str) -> list[Path]:
-    matches = [Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match)]
-    files = [file for file in matches if file.suffix.lower() in IMAGES | ARRAYS]
-    if not files:
-        raise DataError(f"{pattern}: matches no image, .npy or .npz file; check the pattern")
-    return files
-
-
-def _listed(path: Path) -> _Found:
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a list of files ({error}); write one path per line") from None
-    return _existing(path, [line for line in lines if line and not line.startswith("#")], [path.parent, Path()])
-
-
-def _in_coco(path: Path) -> _Found:
-    try:
-        names = [str(image["file_name"]) for image in json.loads(path.read_text("utf-8"))["images"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: has no images with a file_name; give annotations in COCO's format") from None
-    folder = Path(os.path.abspath(path)).parent
-    split = path.stem.rpartition("_")[2]
-    places = [base / inner for base in (folder, folder.parent) for inner in ("", split, "images", f"images/{split}")]
-    return _existing(path, names, [place for place in places if place.is_dir()])
-
-
-def _existing(source: Path, names: Sequence[str], folders: Sequence[Path]) -> _Found:
-    """Look for each name in the folders, the first one that has it."""
-    if not names:
-        raise DataError(f"{source}: names no files; write one path per line")
-    found = {name: next((folder / name for folder in folders if os.path.isfile(folder / name)), None) for name in names}
-    files = [file for file in found.values() if file is not None]
-    missing = [name for name, file in found.items() if file is None]
-    if not files:
-        where = ", ".join(map(str, dict.fromkeys(folders)))
-        names_what = f"names {len(found)} file{_s(len(found))} and none exists, such as {missing[0]}"
-        raise DataError(f"{source}: {names_what}; put them in one of these folders: {where}")
-    if missing:
-        log.warning("%s: %d of its %d files do not exist: %s", source, len(missing), len(found), _some(missing))
-    return _Found(files, {name: f"{source} names it, and it does not exist" for name in missing})
-
-
-def _place(source: str) -> str:
-    """Short for a source: a pattern as it is, of a path the last part, of an image the folder's."""
-    path = Path(os.path.abspath(source))
-    if _is_pattern(source):
-        return source
-    return (path.parent if path.suffix.lower() in IMAGES else path).name or source

@@ -6,11 +6,9 @@ class by class, mapped back and scored by pycocotools, as YOLOv5 and Ultralytics
 
 import argparse
 import contextlib
-import io
 import json
 import logging
 import math
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -21,29 +19,22 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from onnxq.detector import FAMILIES, RAW_STRIDES, UNKNOWN, Detector, detect
-from onnxq.errors import ConfigError, DataError, ModelError, OnnxqError
+from onnxq.coco import METRICS, GroundTruth, average_precisions
+from onnxq.decode import MOST_DETECTIONS, class_count, decode, suppress
+from onnxq.detector import FAMILIES, UNKNOWN, Detector, detect
+from onnxq.errors import ConfigError, ModelError, OnnxqError
 from onnxq.files import check_writable, replace_file
 from onnxq.graph import load_proto
 from onnxq.images import PREPROCESSES, read_image
 from onnxq.progress import Progress, silent
-from onnxq.session import cores, run
-from onnxq.terminal import ERR, OUT, ProgressBar, guarded
-
-MOST_CANDIDATES = 30_000
-"""Boxes of one picture that duplicates are looked for among; those of the least score are left out."""
-MOST_DETECTIONS = 300
-"""Boxes of one picture that are scored."""
+from onnxq.session import cores, open_session, run
+from onnxq.terminal import ERR, OUT, ProgressBar, guarded, image_size
 
 _MOST_THREADS = 16  # each holds the activations of one run
-_GREATEST_LOG_SIZE = 20.0  # exp of more cells than any picture has; keeps exp finite
-_METRICS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
 
 _log = logging.getLogger(__name__)
 
@@ -98,95 +89,6 @@ class Scores:
     detector: Detector
 
 
-@dataclass(frozen=True)
-class GroundTruth:
-    """The objects on those pictures that are there.
-
-    Attributes:
-        coco: pycocotools' index of these pictures and their objects.
-        paths: the picture's file by its id, in the order of ids.
-        categories: name by category id, in the order of ids.
-    """
-
-    coco: Any
-    paths: dict[int, Path]
-    categories: dict[int, str]
-
-    @classmethod
-    def load(cls, annotations: Path, images: Path, max_images: int | None = None) -> "GroundTruth":
-        """Read a COCO detection file; pictures that are missing are logged and left out.
-
-        Args:
-            annotations: JSON with `images`, `annotations` and `categories`.
-            images: the folder that the `file_name`s are in.
-            max_images: keep so many pictures, those of the lowest ids.
-
-        Raises:
-            DataError: the file is missing or not of that kind, or no picture is there.
-        """
-        dataset = _read_annotations(annotations)
-        listed = {image["id"]: images / image["file_name"] for image in sorted(dataset["images"], key=_id_of)}
-        paths = {number: path for number, path in listed.items() if path.is_file()}
-        missing = [path.name for number, path in listed.items() if number not in paths]
-        if not paths:
-            raise DataError(f"{images}: none of the {len(listed)} images of {annotations} is there")
-        if missing:
-            names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            _log.warning("%d of %d images are missing in %s: %s", len(missing), len(listed), images, names)
-        paths = dict(list(paths.items())[:max_images])
-        categories = {category["id"]: category["name"] for category in sorted(dataset["categories"], key=_id_of)}
-        return cls(_index(paths, categories, dataset["annotations"]), paths, categories)
-
-
-def _id_of(entry: dict[str, Any]) -> int:
-    return int(entry["id"])
-
-
-def _read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
-    try:
-        dataset = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON: {error}") from error
-    try:
-        return {
-            "images": [{"id": int(image["id"]), "file_name": str(image["file_name"])} for image in dataset["images"]],
-            "categories": [{"id": int(entry["id"]), "name": str(entry["name"])} for entry in dataset["categories"]],
-            "annotations": [_annotation(entry) for entry in dataset["annotations"]],
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        cause = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{path}: is not a COCO detection file: {cause}") from error
-
-
-def _annotation(entry: dict[str, Any]) -> dict[str, Any]:
-    x, y, width, height = map(float, entry["bbox"])
-    return {
-        "image_id": int(entry["image_id"]),
-        "category_id": int(entry["category_id"]),
-        "bbox": [x, y, width, height],
-        "area": float(entry.get("area", width * height)),
-        "iscrowd": int(entry.get("iscrowd", 0)),
-    }
-
-
-def _index(paths: dict[int, Path], categories: dict[int, str], annotations: list[dict[str, Any]]) -> Any:
-    """pycocotools' index; ids start at 1 because it takes a match with object 0 for none."""
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": number} for number in paths],
-        "categories": [{"id": number, "name": name} for number, name in categories.items()],
-        "annotations": [
-            {**entry, "id": number}
-            for number, entry in enumerate((e for e in annotations if e["image_id"] in paths), start=1)
-        ],
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
-
-
 def evaluate(
     model: str | Path | onnx.ModelProto,
     annotations: str | Path,
@@ -232,7 +134,7 @@ def measure(
             progress("evaluating", done, len(truth.paths))
     finally:
         executor.shutdown(cancel_futures=True)
-    ap, ap50, ap75, ap_small, ap_medium, ap_large = _average_precisions(truth, detections)
+    ap, ap50, ap75, ap_small, ap_medium, ap_large = average_precisions(truth, detections)
     return Scores(ap, ap50, ap75, ap_small, ap_medium, ap_large, len(truth.paths), network.detector)
 
 
@@ -253,16 +155,6 @@ def _records(
         }
         for left, top, right, bottom, score, label in found.astype(float).tolist()
     ]
-
-
-def _average_precisions(truth: GroundTruth, detections: list[dict[str, Any]]) -> list[float]:
-    found = _index(truth.paths, truth.categories, detections)
-    with contextlib.redirect_stdout(io.StringIO()):
-        judge = COCOeval(truth.coco, found, "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return [100.0 * float(value) if value >= 0 else math.nan for value in judge.stats[: len(_METRICS)]]
 
 
 def _category_ids(network: "Network", categories: dict[int, str]) -> tuple[int, ...]:
@@ -319,7 +211,8 @@ class Network:
 
         with _named(name):
             guess = recognise(None)
-            session = _open_session(model)
+            # A picture at a time in each of many threads scales better than many threads within a picture.
+            session = open_session(model, threads=1)
             declared = session.get_inputs()[0].shape[0]
             batch = declared if isinstance(declared, int) else 1
             outputs = run(session, {guess.input_name: np.zeros((batch, 3, *guess.size), np.float32)})
@@ -327,7 +220,7 @@ class Network:
             detector = recognise(shapes)
             if detector.family == UNKNOWN:
                 raise ModelError(f"is not recognised ({detector.why}): give --family, one of {', '.join(FAMILIES)}")
-            classes = _class_count(detector, shapes[detector.output_name])
+            classes = class_count(detector, shapes[detector.output_name])
         return cls(name, session, batch, detector, classes)
 
     def find(self, image: NDArray[np.uint8], settings: Settings) -> NDArray[np.float32]:
@@ -374,134 +267,6 @@ def _named(model: str) -> Iterator[None]:
         raise type(error)(f"{model}: {error}") from error
 
 
-def _open_session(model: Path | onnx.ModelProto) -> ort.InferenceSession:
-    """A session for many pictures at a time, each in one thread: that scales better than threads within a picture.
-
-    Unlike `session.open_session` it keeps the memory arena: few tensors live at a time, and asking the system for their
-    memory anew in each run makes threads wait for each other.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong is raised, too
-    source = str(model) if isinstance(model, Path) else model.SerializeToString()
-    try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no narrower base
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"onnxruntime cannot load the model: {reason}") from error
-
-
-def _class_count(detector: Detector, shape: tuple[int, ...]) -> int | None:
-    """How many classes an output of this shape (batch, rows, columns) has; None where it does not show.
-
-    Raises:
-        ModelError: the family's outputs do not look like this.
-    """
-    unfit = ModelError(f"output {detector.output_name} {shape} is not one of family {detector.family}")
-    if len(shape) != 3:
-        raise unfit
-    if detector.family == "end2end":
-        if shape[2] < 6:
-            raise unfit
-        return len(detector.names) or None
-    if detector.family == "yolox-raw" and max(shape[1:]) != len(_cells(detector.size)):
-        raise unfit
-    room = min(shape[1:]) - _first_score(detector.family)
-    if room < max(len(detector.names), 1):
-        raise unfit
-    return len(detector.names) or room
-
-
-def _first_score(family: str) -> int:
-    return 4 if family == "v8" else 5
-
-
-def decode(
-    table: NDArray[np.float32], detector: Detector, confidence: float, classes: int | None
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
-    """Turn a model's output for one picture into boxes.
-
-    Args:
-        table: float32 (boxes, columns) or (columns, boxes), as the family has them.
-        detector: its family and input size count.
-        confidence: each (box, class) pair of a score above this gives a box.
-        classes: how many columns are class scores; not needed for end2end.
-
-    Returns:
-        Boxes, float32 (n, 4), xyxy in px of the model's input; scores, float32 (n,); classes, intp (n,).
-    """
-    if detector.family == "end2end":
-        finished = table[table[:, 4] > confidence]
-        return finished[:, :4], finished[:, 4], finished[:, 5].astype(np.intp)
-    if table.shape[0] < table.shape[1]:
-        table = table.T
-    if detector.family == "yolox-raw":
-        table = _decode_cells(table, detector.size)
-    first = _first_score(detector.family)
-    if first == 5:
-        table = table[table[:, 4] > confidence]  # no class score is above 1, and this spares most of the work
-    scores = table[:, first : first + (classes or 0)]
-    if first == 5:
-        scores = scores * table[:, 4:5]
-    rows, labels = np.nonzero(scores > confidence)
-    centres, halves = table[rows, 0:2], table[rows, 2:4] / 2
-    return np.concatenate([centres - halves, centres + halves], axis=1), scores[rows, labels], labels
-
-
-def _decode_cells(table: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """YOLOX (Ge et al. 2021): centre = (p + cell) * stride, size = exp(p) * stride."""
-    cells = _cells(size)
-    strides = cells[:, 2:]
-    centres = (table[:, 0:2] + cells[:, :2]) * strides
-    sizes = np.exp(np.minimum(table[:, 2:4], _GREATEST_LOG_SIZE)) * strides
-    return np.concatenate([centres, sizes, table[:, 4:]], axis=1)
-
-
-def _cells(size: tuple[int, int]) -> NDArray[np.float32]:
-    """The cells of YOLOX's grids, float32 (N, 3): column, row, stride in px; row by row, scale by scale."""
-    grids = []
-    for stride in RAW_STRIDES:
-        rows, columns = np.mgrid[: size[0] // stride, : size[1] // stride].reshape(2, -1)
-        grids.append(np.stack([columns, rows, np.full_like(rows, stride)], axis=1))
-    return np.concatenate(grids).astype(np.float32)
-
-
-def suppress(
-    boxes: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[np.intp], iou: float
-) -> NDArray[np.intp]:
-    """Class-wise non-maximum suppression: from the best on, a box goes that overlaps a better one of its class.
-
-    Args:
-        boxes: float32 (n, 4), xyxy.
-        scores: float32 (n,).
-        labels: intp (n,), the class of each box.
-        iou: more intersection over union than this is an overlap.
-
-    Returns:
-        Indices of the boxes that stay, best first; at most `MOST_DETECTIONS`, among the best `MOST_CANDIDATES`.
-    """
-    best = np.argsort(-scores, kind="stable")[:MOST_CANDIDATES]
-    # Each class stands in one piece, best first, so that the boxes which a box can suppress are one slice.
-    order = best[np.argsort(labels[best], kind="stable")]
-    x1, y1, x2, y2 = np.ascontiguousarray(boxes[order].T)
-    areas = (x2 - x1) * (y2 - y1)
-    ends = np.searchsorted(labels[order], labels[order], side="right")
-    alive = np.ones(len(order), bool)
-    kept: list[int] = []
-    for here in np.argsort(-scores[order], kind="stable").tolist():
-        if not alive[here]:
-            continue
-        kept.append(here)
-        if len(kept) == MOST_DETECTIONS:
-            break
-        worse = slice(here + 1, ends[here])
-        width = np.minimum(x2[here], x2[worse]) - np.maximum(x1[here], x1[worse])
-        height = np.minimum(y2[here], y2[worse]) - np.maximum(y1[here], y1[worse])
-        overlap = width.clip(0) * height.clip(0)
-        alive[worse] &= overlap <= iou * (areas[here] + areas[worse] - overlap)
-    return order[kept]
-
-
 # The command line
 
 
@@ -527,7 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers and settings to this file as well")
     parser.add_argument("--family", choices=("auto", *FAMILIES), default=default.family, help="how outputs are decoded")
     parser.add_argument("--preprocess", choices=("auto", *PREPROCESSES), default=default.preprocess)
-    parser.add_argument("--image-size", metavar="N|HxW", type=_image_size, help="for models that take any size")
+    parser.add_argument("--image-size", metavar="N|HxW", type=image_size, help="for models that take any size")
     parser.add_argument("--conf", dest="confidence", metavar="SCORE", type=float, default=default.confidence)
     parser.add_argument("--iou", type=float, default=default.iou, help="boxes that overlap more are duplicates")
     parser.add_argument("--max-images", metavar="N", type=int, help="evaluate on the first N pictures")
@@ -535,13 +300,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-q", "--quiet", action="store_true", help="print the table and nothing else")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     return parser
-
-
-def _image_size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 640 or 480x640")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def _evaluate_all(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -571,10 +329,10 @@ def _table(results: list[tuple[Path, Scores]]) -> Table:
     first = results[0][1]
     table = Table(box=box.SIMPLE_HEAD, caption=f"COCO AP in percent, {first.images} images", caption_justify="left")
     table.add_column("model", overflow="fold")
-    for title in (*_METRICS.values(), "change"):
+    for title in (*METRICS.values(), "change"):
         table.add_column(title, justify="right", no_wrap=True)
     for model, scores in results:
-        numbers = [getattr(scores, metric) for metric in _METRICS]
+        numbers = [getattr(scores, metric) for metric in METRICS]
         change = "" if scores is first else f"{scores.ap - first.ap:+.2f}"
         table.add_row(Text(model.name), *("-" if math.isnan(n) else f"{n:.2f}" for n in numbers), change)
     return table
@@ -593,7 +351,7 @@ def _summary(results: list[tuple[Path, Scores]], annotations: Path, settings: Se
                 "family": scores.detector.family,
                 "preprocess": scores.detector.preprocess.name,
                 "image_size": scores.detector.size,
-                **{title: _number(getattr(scores, metric)) for metric, title in _METRICS.items()},
+                **{title: _number(getattr(scores, metric)) for metric, title in METRICS.items()},
                 "change": _number(scores.ap - first.ap),
             }
             for model, scores in results

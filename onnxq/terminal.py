@@ -1,5 +1,7 @@
 """What the command lines of onnxq share: the two consoles, the progress bar, and errors turned into exit codes."""
 
+import argparse
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -79,3 +81,11 @@ class ProgressBar:
         elif done == total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_PLAIN_LINES:
             self._last_line = time.monotonic()
             print(f"{task}: {done}/{total or '?'}", file=sys.stderr)
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Parse the value of an `--image-size` option, `640` or height x width as `384x640`, for argparse."""
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no image size; give 640, or height x width as 384x640")
+    return int(match[1]), int(match[2] or match[1])

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
 
-from onnxq import evaluate as module
+from onnxq import decode as decode_module
+from onnxq.coco import GroundTruth
+from onnxq.decode import decode, suppress
 from onnxq.detector import Detector
 from onnxq.errors import ConfigError, DataError, ModelError
-from onnxq.evaluate import GroundTruth, Scores, Settings, decode, evaluate, main, suppress
+from onnxq.evaluate import Scores, Settings, evaluate, main
 from onnxq.images import YOLO
 
 DATA = Path(os.environ.get("ONNXQ_DATA", Path(__file__).parents[2] / "shared"))
@@ -234,9 +236,9 @@ class TestSuppress:
         boxes = np.arange(10, dtype=np.float32)[:, None] * 10 + np.array([0, 0, 5, 5], np.float32)
         confidences, labels = np.linspace(0.1, 0.9, 10, dtype=np.float32), np.arange(10) % 2
         assert suppress(boxes, confidences, labels, 0.5).tolist() == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
-        monkeypatch.setattr(module, "MOST_DETECTIONS", 3)
+        monkeypatch.setattr(decode_module, "MOST_DETECTIONS", 3)
         assert suppress(boxes, confidences, labels, 0.5).tolist() == [9, 8, 7]
-        monkeypatch.setattr(module, "MOST_CANDIDATES", 2)
+        monkeypatch.setattr(decode_module, "MOST_CANDIDATES", 2)
         assert suppress(boxes, confidences, labels, 0.5).tolist() == [9, 8]
 
     def test_a_box_on_the_threshold_stays(self) -> None:
@@ -556,8 +558,8 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--image-size", "64x"], "'64x' is not like 640 or 480x640"),
-            (["--image-size", "0"], "'0' is not like"),
+            (["--image-size", "64x"], "'64x' is no image size"),
+            (["--image-size", "0"], "'0' is no image size"),
             (["--conf", "2"], "confidence 2.0 is not in"),
             (["--iou", "high"], "invalid float value"),
             (["--family", "v9"], "invalid choice: 'v9'"),

@@ -1,0 +1,120 @@
+"""COCO ground truth and average precision, by pycocotools."""
+
+import contextlib
+import io
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from onnxq.errors import DataError
+
+METRICS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
+"""COCO's averages: our name of each -> its heading, in the order in which pycocotools gives them."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The objects on those pictures that are there.
+
+    Attributes:
+        coco: pycocotools' index of these pictures and their objects.
+        paths: the picture's file by its id, in the order of ids.
+        categories: name by category id, in the order of ids.
+    """
+
+    coco: Any
+    paths: dict[int, Path]
+    categories: dict[int, str]
+
+    @classmethod
+    def load(cls, annotations: Path, images: Path, max_images: int | None = None) -> "GroundTruth":
+        """Read a COCO detection file; pictures that are missing are logged and left out.
+
+        Args:
+            annotations: JSON with `images`, `annotations` and `categories`.
+            images: the folder that the `file_name`s are in.
+            max_images: keep so many pictures, those of the lowest ids.
+
+        Raises:
+            DataError: the file is missing or not of that kind, or no picture is there.
+        """
+        dataset = _read_annotations(annotations)
+        listed = {image["id"]: images / image["file_name"] for image in sorted(dataset["images"], key=_id_of)}
+        paths = {number: path for number, path in listed.items() if path.is_file()}
+        missing = [path.name for number, path in listed.items() if number not in paths]
+        if not paths:
+            raise DataError(f"{images}: none of the {len(listed)} images of {annotations} is there")
+        if missing:
+            names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            _log.warning("%d of %d images are missing in %s: %s", len(missing), len(listed), images, names)
+        paths = dict(list(paths.items())[:max_images])
+        categories = {category["id"]: category["name"] for category in sorted(dataset["categories"], key=_id_of)}
+        return cls(_index(paths, categories, dataset["annotations"]), paths, categories)
+
+
+def _id_of(entry: dict[str, Any]) -> int:
+    return int(entry["id"])
+
+
+def _read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        dataset = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: is not JSON: {error}") from error
+    try:
+        return {
+            "images": [{"id": int(image["id"]), "file_name": str(image["file_name"])} for image in dataset["images"]],
+            "categories": [{"id": int(entry["id"]), "name": str(entry["name"])} for entry in dataset["categories"]],
+            "annotations": [_annotation(entry) for entry in dataset["annotations"]],
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        cause = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{path}: is not a COCO detection file: {cause}") from error
+
+
+def _annotation(entry: dict[str, Any]) -> dict[str, Any]:
+    x, y, width, height = map(float, entry["bbox"])
+    return {
+        "image_id": int(entry["image_id"]),
+        "category_id": int(entry["category_id"]),
+        "bbox": [x, y, width, height],
+        "area": float(entry.get("area", width * height)),
+        "iscrowd": int(entry.get("iscrowd", 0)),
+    }
+
+
+def _index(paths: dict[int, Path], categories: dict[int, str], annotations: list[dict[str, Any]]) -> Any:
+    """pycocotools' index; ids start at 1 because it takes a match with object 0 for none."""
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": number} for number in paths],
+        "categories": [{"id": number, "name": name} for number, name in categories.items()],
+        "annotations": [
+            {**entry, "id": number}
+            for number, entry in enumerate((e for e in annotations if e["image_id"] in paths), start=1)
+        ],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def average_precisions(truth: GroundTruth, detections: list[dict[str, Any]]) -> list[float]:
+    """Score detections, given as COCO result records; percent, in the order of `METRICS`, nan where undefined."""
+    found = _index(truth.paths, truth.categories, detections)
+    with contextlib.redirect_stdout(io.StringIO()):
+        judge = COCOeval(truth.coco, found, "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return [100.0 * float(value) if value >= 0 else math.nan for value in judge.stats[: len(METRICS)]]
