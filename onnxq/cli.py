@@ -173,7 +173,7 @@ def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, out
         table.add_row("", f"{len(samples.skipped)} left out, such as {next(iter(samples.skipped))}")
     if checked.fused is not None:
         wanted = len(quantized.facts[Plan].layers)
-        table.add_row("onnxruntime", f"runs {checked.fused} of {wanted} integer Convs as QLinearConv")
+        table.add_row("onnxruntime", f"runs {checked.fused} of these {wanted} as QLinearConv")
     for name, sqnr in checked.sqnr.items():
         table.add_row("SQNR", f"{sqnr:.1f} dB in output {name}")
     before, after = args.input.stat().st_size, output.stat().st_size
@@ -191,12 +191,15 @@ def _say_detector(table: Table, detector: Detector) -> None:
 
 
 def _say_plan(table: Table, chosen: Plan, config: Config) -> None:
-    floats = Counter(chosen.skipped.values())
+    convs = [name for name, op in chosen.ops.items() if op in ("Conv", "ConvTranspose")]
+    floats = Counter(chosen.skipped[name] for name in convs if name in chosen.skipped)
     bits = f"W{config.weight_bits}A{config.act_bits}"
     table.add_row("target", f"{config.target} ({TARGETS[config.target].title}), {config.method}, {bits}")
-    table.add_row("layers", f"{len(chosen.layers)} on integers")
+    table.add_row("Convs", f"{len(convs) - floats.total()} of {len(convs)} on integers")
     for reason, count in floats.most_common():
-        table.add_row("", f"{count} nodes float: {reason}")
+        table.add_row("", f"{count} float: {reason}")
+    others = len(chosen.skipped) - floats.total()
+    table.add_row("other nodes", f"{others} of {len(chosen.ops) - len(convs)} float (-v says which and why)")
 
 
 def _list_float(chosen: Plan) -> None:

@@ -5,7 +5,7 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ class Plan:
         integer: names of the nodes meant to run on integers.
         layers: those of them that have weights, with quantized weights.
         skipped: name -> reason, for every other node.
+        ops: name -> operator, for every node.
     """
 
     points: tuple[Point, ...]
@@ -93,6 +94,7 @@ class Plan:
     integer: frozenset[str]
     layers: tuple[str, ...]
     skipped: Mapping[str, str]
+    ops: Mapping[str, str] = field(default_factory=dict)
 
     def observed(self) -> dict[str, Point]:
         """Tensors of which a histogram is needed, each with its own point."""

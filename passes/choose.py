@@ -79,6 +79,7 @@ class Choose(Analysis[Plan]):
             integer=frozenset(choice.integer),
             layers=tuple(node.name for node in choice.layers),
             skipped=choice.skipped,
+            ops={node.name: node.op for node in model.graph.nodes},
         )
 
 
