@@ -9,6 +9,7 @@ what is quantized and how fast it is, never to judge accuracy.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,18 +27,21 @@ class Builder:
         self.weights: list[onnx.TensorProto] = []
         self._random = np.random.default_rng(seed)
 
-    def node(self, op: str, *inputs: str, outputs: int = 1, **attributes: object) -> str | list[str]:
+    def node(self, op: str, *inputs: str, outputs: int = 1, **attributes: object) -> Any:
+        """Add a node; several outputs come as a list."""
         name = f"{op}_{len(self.nodes)}"
         made = [f"{name}_out{k}" if outputs > 1 else f"{name}_out" for k in range(outputs)]
         self.nodes.append(helper.make_node(op, list(inputs), made, name, **attributes))
         return made if outputs > 1 else made[0]
 
     def constant(self, values: object, dtype: type = np.float32) -> str:
+        """Add a weight or setting."""
         name = f"constant_{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
 
     def conv(self, x: str, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, silu: bool = True) -> str:
+        """Conv, and SiLU as Sigmoid and Mul."""
         spread = np.sqrt(2.6 / (inputs * kernel * kernel))
         weight = self.constant(self._random.normal(0, spread, (outputs, inputs, kernel, kernel)))
         bias = self.constant(self._random.normal(0, 0.1, outputs))
@@ -53,14 +57,17 @@ class Builder:
         return self.conv(self.node("Concat", left, right, deeper, axis=1), 3 * half, outputs)
 
     def sppf(self, x: str, channels: int) -> str:
+        """Pools of growing reach, side by side."""
         parts = [self.conv(x, channels, channels // 2)]
         for _ in range(3):
             parts.append(self.node("MaxPool", parts[-1], kernel_shape=[5, 5], pads=[2] * 4, strides=[1, 1]))
         return self.conv(self.node("Concat", *parts, axis=1), 2 * channels, channels)
 
     def upsample(self, x: str) -> str:
+        """Twice the height and width, by repetition."""
         scales = self.constant([1, 1, 2, 2])
-        return self.node("Resize", x, "", scales, mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric")
+        grid = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return self.node("Resize", x, "", scales, mode="nearest", **grid)
 
     def head(self, x: str, channels: int, cells: int) -> tuple[str, str]:
         """Box distributions (1, 64, cells) and class scores (1, classes, cells) before the decode."""
@@ -71,6 +78,7 @@ class Builder:
         return made[0], made[1]
 
     def decode(self, boxes: str, scores: str, cells: int) -> str:
+        """Distributions to boxes (the mean of each side's), scores to 0-1, both in one tensor."""
         spread = self.node("Reshape", boxes, self.constant([1, 4, BINS, cells], np.int64))
         spread = self.node("Softmax", self.node("Transpose", spread, perm=[0, 2, 1, 3]), axis=1)
         sides = self.node("Conv", spread, self.constant(np.arange(BINS).reshape(1, BINS, 1, 1)), kernel_shape=[1, 1])

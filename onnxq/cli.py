@@ -3,25 +3,26 @@
 import argparse
 import dataclasses
 import logging
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.logging import RichHandler
 from rich.table import Table
+from rich.text import Text
 
 from onnxq import report
-from onnxq.api import Quantized, plan, quantize
+from onnxq.api import Quantized, load, plan, quantize
 from onnxq.config import Config
-from onnxq.detector import Detector
+from onnxq.detector import UNKNOWN, Detector
 from onnxq.errors import ConfigError
 from onnxq.facts import Checked, Plan, Statistics
 from onnxq.files import check_writable
 from onnxq.hooks import log_passes, save_each
 from onnxq.targets import TARGETS
-from onnxq.terminal import ERR, OUT, ProgressBar, guarded, image_size
+from onnxq.terminal import OUT, LogHandler, ProgressBar, guarded, image_size, warn
 from onnxq.version import VERSION
 
 _EXAMPLES = """\
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="onnxq",
+        usage="onnxq INPUT.onnx [-o OUT] [--calib PATH ...] [options]   (-h lists them)",
         description="Quantize an exported YOLO detector: a float .onnx in, a fast QDQ .onnx out that keeps its mAP.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -99,8 +101,7 @@ def _config(args: argparse.Namespace) -> Config:
 
 def _log_to_terminal(verbose: bool, quiet: bool) -> None:
     level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
-    handler = RichHandler(console=ERR, show_time=False, show_path=False, show_level=not verbose, markup=False)
-    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[LogHandler()], force=True)
 
 
 def _plan(args: argparse.Namespace, config: Config) -> None:
@@ -116,12 +117,13 @@ def _plan(args: argparse.Namespace, config: Config) -> None:
 
 def _quantize(args: argparse.Namespace, config: Config) -> None:
     start = time.perf_counter()
+    model = load(args.input)
     output = _output(args, config)
     _check_files(args, output)
     given = [Statistics.load(args.calibration)] if args.calibration else []
     hooks = [log_passes] + ([save_each(args.save_each)] if args.save_each else [])
     with ProgressBar(args.quiet) as progress:
-        quantized = quantize(args.input, args.calib, config, facts=given, hooks=hooks, progress=progress)
+        quantized = quantize(model, args.calib, config, facts=given, hooks=hooks, progress=progress)
     quantized.save(output)
     if args.save_calibration:
         quantized.facts[Statistics].save(args.save_calibration)
@@ -138,21 +140,28 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
 
 
 def _output(args: argparse.Namespace, config: Config) -> Path:
-    output: Path = args.output or args.input.with_name(f"{args.input.stem}.{config.suffix}.onnx")
+    output: Path = args.output or args.input.parent / f"{args.input.stem}.{config.suffix}.onnx"
     return output
 
 
 def _check_files(args: argparse.Namespace, output: Path) -> None:
-    """Refuse names that cannot be written before the work is done, not after."""
-    if output.resolve() == args.input.resolve():
-        raise ConfigError(f"{output}: is the input; give another name with -o")
+    """Refuse names that cannot be written, or would replace what is read, before the work is done, not after."""
     if args.calibration and args.calib:
         raise ConfigError("--calib and --calibration: give one of the two")
     if args.report:
         report.check_name(args.report)
-    for path in (output, args.save_calibration, args.report):
-        if path is not None:
-            check_writable(path)
+    if args.save_each and args.save_each.exists() and not args.save_each.is_dir():
+        raise ConfigError(f"--save-each {args.save_each}: is a file; give the name of a folder")
+    taken = {args.input.resolve(): "the input"}
+    if args.calibration:
+        taken[args.calibration.resolve()] = "the given calibration"
+    for option, path in (("-o", output), ("--save-calibration", args.save_calibration), ("--report", args.report)):
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            raise ConfigError(f"{path}: is {taken[path.resolve()]}; give another name with {option}")
+        taken[path.resolve()] = f"written by {option} already"
+        check_writable(path)
 
 
 def _table() -> Table:
@@ -170,7 +179,8 @@ def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, out
     samples = quantized.samples
     table.add_row("calibration", samples.description if samples else f"from {args.calibration}")
     if samples and samples.skipped:
-        table.add_row("", f"{len(samples.skipped)} left out, such as {next(iter(samples.skipped))}")
+        such_as = "," if len(samples.skipped) == 1 else ", such as"
+        table.add_row("", f"{len(samples.skipped)} left out{such_as} {next(iter(samples.skipped))}")
     if checked.fused is not None:
         wanted = len(quantized.facts[Plan].layers)
         table.add_row("onnxruntime", f"runs {checked.fused} of these {wanted} as QLinearConv")
@@ -179,8 +189,10 @@ def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, out
     before, after = args.input.stat().st_size, output.stat().st_size
     table.add_row("size", f"{before / 1e6:.2f} MB -> {after / 1e6:.2f} MB")
     table.add_row("time", f"{seconds:.1f} s, calibration {quantized.timings.get('observe', 0.0):.1f} s of it")
-    table.add_row("output", f"[bold green]{output}[/]")
-    table.add_row("next", "python -m onnxq.evaluate FLOAT QUANTIZED --annotations A.json --images DIR")
+    table.add_row("output", Text(str(output), "bold green"))
+    if quantized.detector.family != UNKNOWN:
+        models = shlex.join([str(args.input), str(output)])
+        table.add_row("next", f"python -m onnxq.evaluate {models} --annotations A.json --images DIR")
     return table
 
 
@@ -203,15 +215,16 @@ def _say_plan(table: Table, chosen: Plan, config: Config) -> None:
 
 
 def _list_float(chosen: Plan) -> None:
-    for name, reason in chosen.skipped.items():
-        OUT.print(f"float: {name}: {reason}", markup=False)
+    for name, op in chosen.ops.items():
+        if name in chosen.skipped:
+            OUT.print(f"float: {name} ({op}): {chosen.skipped[name]}")
 
 
 def _say_warnings(quantized: Quantized) -> None:
     if quantized.samples and quantized.samples.synthetic:
-        ERR.print(
-            "[yellow]warning:[/] calibrated on synthetic scenes, as no data was given; "
+        warn(
+            "calibrated on synthetic scenes, as no data was given; "
             "for the best accuracy give some 100 images of the kind the model will see with --calib"
         )
     for warning in quantized.facts[Checked].warnings:
-        ERR.print(f"[yellow]warning:[/] {warning}")
+        warn(warning)

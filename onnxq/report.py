@@ -98,6 +98,7 @@ def to_json(report: Report) -> str:
 def to_markdown(report: Report) -> str:
     """The report as Markdown: what was done, what stayed float and why, and each tensor's range, worst first."""
     layers, sizes, detector = report["layers"], report["bytes"], report["detector"]
+    accuracy = ", ".join(f"{name} {_dash(value)}" for name, value in report["sqnr"].items())
     worst_first = sorted(report["activations"], key=lambda a: math.inf if a["sqnr"] is None else a["sqnr"])
     parts = [
         f"# {report['model']}",
@@ -111,7 +112,7 @@ def to_markdown(report: Report) -> str:
             ("layers on integers", len(layers["integer"])),
             ("of these fused by onnxruntime", "not asked" if layers["fused"] is None else layers["fused"]),
             ("size in bytes", f"{sizes['before']} before, {sizes['after']} after"),
-            ("SQNR of outputs in dB", ", ".join(f"{k} {v}" for k, v in report["sqnr"].items()) or "not measured"),
+            ("SQNR of outputs in dB", accuracy or "not measured"),
         ]),
         "## Float, and why",
         _table(("reason", "nodes"), Counter(report["float"].values()).most_common()),
@@ -120,7 +121,7 @@ def to_markdown(report: Report) -> str:
             ("tensor", "method", "low", "high", "bits", "SQNR dB", "clipped"),
             [
                 (f"`{a['tensor']}`", a["method"], f"{a['low']:.4g}", f"{a['high']:.4g}", a["bits"],
-                 "-" if a["sqnr"] is None else f"{a['sqnr']:.1f}", f"{100 * a['clipped']:.3f} %")
+                 _dash(a["sqnr"]), f"{100 * a['clipped']:.3f} %")
                 for a in worst_first
             ],
         ),
@@ -128,6 +129,10 @@ def to_markdown(report: Report) -> str:
         _table(("pass", "seconds"), list(report["seconds"].items())),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def _dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:

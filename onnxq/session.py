@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
@@ -72,8 +73,8 @@ Job = Callable[[], tuple[Feed, int] | None]
 
 
 def workers() -> int:
-    """How many samples are run at once: one per core, but at most four, as each holds its tensors in memory."""
-    return max(1, min(4, cores()))
+    """How many samples are in work at once; no more, whatever the machine, as each holds its tensors in memory."""
+    return min(2, cores())
 
 
 def cores() -> int:
@@ -101,14 +102,17 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
         ModelError: onnxruntime cannot load or run the model.
     """
     names = [output.name for output in model.graph.output]
-    session = open_session(model, threads=max(1, cores() // workers()))
+    own = threading.local()
 
     def work(job: Job) -> int:
         loaded = job()
         if loaded is None:
             return 0
+        if not hasattr(own, "session"):
+            # Runs that share a session share its memory, which grows with the ways in which they happen to overlap.
+            own.session = open_session(model, threads=max(1, cores() // workers()))
         feed, valid = loaded
-        arrays = run(session, feed, names)
+        arrays = run(own.session, feed, names)
         padded = valid < next(iter(feed.values())).shape[0]
         for name in reversed(names):
             array = arrays.pop()

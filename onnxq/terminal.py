@@ -1,6 +1,7 @@
 """What the command lines of onnxq share: the two consoles, the progress bar, and errors turned into exit codes."""
 
 import argparse
+import logging
 import re
 import sys
 import time
@@ -10,11 +11,13 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from onnxq.errors import OnnxqError
 
-OUT = Console(highlight=False, soft_wrap=False)
-ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+# Names of files and nodes may look like rich's markup or emoji codes; they are shown as they are.
+OUT = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+ERR = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
 
 INTERRUPTED = 130
 _SECONDS_BETWEEN_PLAIN_LINES = 5.0
@@ -30,18 +33,30 @@ def guarded(body: Callable[[], None], debug: bool = False) -> int:
     except OnnxqError as error:
         if debug:
             raise
-        ERR.print(f"[bold red]error:[/] {_escape(str(error))}")
+        ERR.print(Text.assemble(("error:", "bold red"), f" {error}"))
         return 1
     except KeyboardInterrupt:
         if debug:
             raise
-        ERR.print("interrupted, nothing was written")
+        ERR.print("interrupted; no file is half-written")
         return INTERRUPTED
     return 0
 
 
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+def warn(message: str) -> None:
+    """Show a warning on stderr."""
+    ERR.print(Text.assemble(("warning:", "yellow"), f" {message}"))
+
+
+class LogHandler(logging.Handler):
+    """Shows log records on stderr: warnings and worse as `warn` does, others plain."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record."""
+        if record.levelno >= logging.WARNING:
+            warn(record.getMessage())
+        else:
+            ERR.print(record.getMessage())
 
 
 class ProgressBar:
@@ -57,7 +72,7 @@ class ProgressBar:
             console=ERR, transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._last_line = 0.0
+        self._last_line = time.monotonic()
 
     def __enter__(self) -> "ProgressBar":
         if ERR.is_terminal and not self._quiet:

@@ -154,10 +154,12 @@ class _Choice:
         return activation is not None and activation.name in self.integer
 
     def fused_activation(self, node: Node) -> Node | None:
-        """The activation that is one with this node, so that the Q stands behind both."""
+        """The activation that is one with this node, which computes, so that the Q stands behind both."""
+        rule = self.target.rules.get(node.op)
         readers = _readers(node.outputs[0])
-        fused = len(readers) == 1 and readers[0].op in self.target.fused_activations
-        return readers[0] if fused and node.outputs[0].name not in self.outputs else None
+        if rule is None or rule.role is Role.CARRIER or len(readers) != 1 or node.outputs[0].name in self.outputs:
+            return None
+        return readers[0] if readers[0].op in self.target.fused_activations else None
 
     def is_fused(self, node: Node) -> bool:
         """Whether this node is an activation that is one with the integer node before it."""

@@ -189,7 +189,13 @@ class Net:
         scales = self.const([1, 1, 2, 2])
         region = "" if self.opset >= 13 else self.const([])
         return self.add(
-            "Resize", x, region, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+            "Resize",
+            x,
+            region,
+            scales,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
         )
 
     def slice(self, x: str, axis: int, start: int, step: int = 1, end: int = 2**31 - 1) -> str:
@@ -255,7 +261,7 @@ class Net:
         return made
 
 
-# --- backbones and necks ------------------------------------------------------------------------------------------------
+# --- backbones and necks ----------------------------------------------------------------------------------------------
 
 
 def silu_chain(layers: int = 3, act: str = "silu", **options: object) -> onnx.ModelProto:
@@ -371,6 +377,7 @@ def dropout_chain(**options: object) -> onnx.ModelProto:
     net = Net(**options)
     x = net.add("Identity", "images")
     x = net.add("Identity", net.add("Dropout", net.add("Identity", net.block(x, 8))))
+    x = net.block(x, 8)
     return net.model(net.add("Identity", net.conv(x, 4, name="last")))
 
 
@@ -393,7 +400,7 @@ def conditional(**options: object) -> onnx.ModelProto:
     return net.model(net.conv(chosen, 4, name="last"))
 
 
-# --- detectors ----------------------------------------------------------------------------------------------------------
+# --- detectors --------------------------------------------------------------------------------------------------------
 
 
 def _anchor_convs(net: Net, act: str) -> list[str]:
@@ -575,7 +582,7 @@ DETECTORS: dict[str, Callable[..., onnx.ModelProto]] = {
 }
 
 
-# --- real exports -------------------------------------------------------------------------------------------------------
+# --- real exports -----------------------------------------------------------------------------------------------------
 
 DATA = Path(os.environ.get("ONNXQ_DATA", Path(__file__).parents[2] / "shared"))
 
@@ -592,7 +599,7 @@ def exported(name: str) -> onnx.ModelProto:
     return model
 
 
-# --- other ways to write the same ---------------------------------------------------------------------------------------
+# --- other ways to write the same -------------------------------------------------------------------------------------
 
 
 def copy(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -660,7 +667,7 @@ def with_metadata(model: onnx.ModelProto, metadata: Mapping[str, str] = ULTRALYT
     return model
 
 
-# --- running ------------------------------------------------------------------------------------------------------------
+# --- running ----------------------------------------------------------------------------------------------------------
 
 SIZES = {"batch": 2, "height": 32, "width": 64}
 
@@ -723,7 +730,7 @@ def sqnr(expected: np.ndarray, actual: np.ndarray) -> float:
     return 10 * float(np.log10(np.square(expected, dtype=np.float64).sum() / noise))
 
 
-# --- passes -------------------------------------------------------------------------------------------------------------
+# --- passes -----------------------------------------------------------------------------------------------------------
 
 
 def rewrite(step: Rewrite, model: onnx.ModelProto, facts: Facts | None = None) -> tuple[onnx.ModelProto, int]:
@@ -799,7 +806,11 @@ def samples(feeds: Iterable[Mapping[str, np.ndarray] | None]) -> Samples:
 
 
 def quantizing(
-    model: onnx.ModelProto, target: Target = ORT, method: str = "minmax", weight_method: str = "minmax", **options: object
+    model: onnx.ModelProto,
+    target: Target = ORT,
+    method: str = "minmax",
+    weight_method: str = "minmax",
+    **options: object,
 ) -> list[Pass]:
     """All passes but verify; the options are those of Choose. Calibrated on the feeds with seeds 0 to 3."""
     data = samples([feed(model, seed) for seed in range(4)])

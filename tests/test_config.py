@@ -26,8 +26,7 @@ def actions():
 
 def parsed(*arguments):
     """The Config that a command line makes."""
-    args = cli._parser().parse_args(["model.onnx", *arguments])
-    return Config(**{name: getattr(args, name) for name in FIELDS})
+    return cli._config(cli._parser().parse_args(["model.onnx", *arguments]))
 
 
 class TestConfig:
@@ -96,10 +95,9 @@ class TestFlags:
         assert set(actions()) == set(FIELDS) | NOT_CONFIG
 
     @pytest.mark.parametrize("name", FIELDS)
-    def test_a_flag_has_the_name_default_choices_and_help_of_its_field(self, name):
+    def test_a_flag_has_the_name_choices_and_help_of_its_field(self, name):
         action, field = actions()[name], FIELDS[name]
         assert action.option_strings == ["--" + name.replace("_", "-")]
-        assert Config(**{name: action.default}) == Config()
         choices = field.metadata["choices"]
         assert (action.choices and tuple(action.choices)) == choices
         assert action.help.startswith(field.metadata["help"])
@@ -116,6 +114,10 @@ class TestFlags:
     def test_other_options_can_be_given(self):
         assert parsed("--symmetric") == Config(symmetric=True)
         assert parsed("--count", "7") == Config(count=7)
+
+    def test_exclude_takes_several_and_may_be_repeated(self):
+        expected = Config(exclude=("a", "op:Add", "re:b"))
+        assert parsed("--exclude", "a", "op:Add", "--exclude", "re:b") == expected
 
     @pytest.mark.parametrize(("text", "size"), [("640", (640, 640)), ("384x640", (384, 640))])
     def test_image_size(self, text, size):

@@ -744,4 +744,4 @@ def test_a_count_below_one(count, folder):
 def test_warnings_name_their_module(folder, caplog):
     (folder / "03.png").write_bytes(b"no image")
     drawn(opened(folder))
-    assert [(record.name, record.levelno) for record in caplog.records] == [("onnxq.sources", logging.WARNING)]
+    assert [(record.name, record.levelno) for record in caplog.records] == [("onnxq.data", logging.WARNING)]

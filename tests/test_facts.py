@@ -26,13 +26,7 @@ def statistics(order=1):
         "größe": histogram(-1e-20, 1e20),
         "never seen": Histogram(),
     }
-    channels = {
-        "b": np.float32([[-1, 0.1, -3], [1, 2, 3]]),
-        "a": np.float32([[-0.25], [0.5]]),
-    }
-    return Statistics(
-        dict(list(histograms.items())[::order]), dict(list(channels.items())[::order]), samples=17, digest="abc123"
-    )
+    return Statistics(dict(list(histograms.items())[::order]), samples=17, digest="abc123")
 
 
 def same(first, second):
@@ -41,11 +35,6 @@ def same(first, second):
         and first.digest == second.digest
         and first.histograms.keys() == second.histograms.keys()
         and all(vars_of(h) == vars_of(second.histograms[n]) for n, h in first.histograms.items())
-        and first.channels.keys() == second.channels.keys()
-        and all(
-            a.dtype == second.channels[n].dtype and np.array_equal(a, second.channels[n])
-            for n, a in first.channels.items()
-        )
     )
 
 
@@ -82,9 +71,8 @@ class TestStatistics:
         changed = statistics()
         changed.histograms["images"].add(np.float32([0.5]))
         assert not same(changed, statistics())
-        changed = statistics()
-        changed.channels["a"][0, 0] = 0
-        assert not same(changed, statistics())
+        assert not same(Statistics(statistics().histograms, 17, "other"), statistics())
+        assert not same(Statistics({}, 17, "abc123"), statistics())
 
     def test_without_any_tensor(self, tmp_path):
         Statistics({}, digest="x").save(tmp_path / "a.npz")
@@ -169,7 +157,6 @@ class TestStatistics:
         [
             {"counts": None},
             {"header": None},
-            {"channels_0": None},
             {"counts": np.zeros((2, 2048), np.int64)},
             {"header": as_bytes([1, 2])},
             {"header": as_bytes({})},
@@ -202,24 +189,21 @@ class TestStatistics:
             statistics().save(tmp_path / "none" / "a.npz")
 
 
-def point(tensor, group=None, sources=None, axis=None, **more):
-    sources = (tensor,) if sources is None else sources
-    return Point(tensor, Scheme(axis=axis), group or tensor, ("user",), sources, **more)
+def point(tensor, group=None, sources=None, **more):
+    return Point(tensor, Scheme(), group or tensor, ("user",), (tensor,) if sources is None else sources, **more)
 
 
 class TestPlan:
-    def test_observed_are_the_sources_of_what_has_one_scale(self):
+    def test_observed_are_the_sources_of_what_is_not_known(self):
         points = (
             point("a"),
             point("b"),
             point("pooled", group="a", sources=("a",)),
             point("joined", sources=("a", "b")),
             point("gate", sources=(), known=Range(0, 1)),
-            point("images", axis=1),
         )
         plan = Plan(points, (), frozenset(), (), {})
         assert {name: p.tensor for name, p in plan.observed().items()} == {"a": "a", "b": "b"}
-        assert plan.observed_by_channel() == ["images"]
 
     def test_groups_keep_the_order_of_the_plan(self):
         points = (point("c"), point("a", group="g"), point("b"), point("d", group="g"))
@@ -228,7 +212,3 @@ class TestPlan:
             "c": ["c"], "g": ["a", "d"], "b": ["b"]
         }  # fmt: skip
         assert list(groups) == ["c", "g", "b"]
-
-    def test_a_point_per_channel_has_a_name_of_its_own(self):
-        assert point("x").name == "x"
-        assert point("x", axis=1).name == "x_per_channel"

@@ -20,6 +20,7 @@ from onnxq.graph import (
     replace_uses,
 )
 
+WEIGHT = np.arange(16, dtype=np.float32).reshape(4, 4)
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 
 
@@ -35,7 +36,6 @@ def imported(body, *signature):
 
 def weighted():
     """A small model with weights and all that can stand beside a graph."""
-    weight = np.arange(16, dtype=np.float32).reshape(4, 4)
     graph = helper.make_graph(
         [
             helper.make_node("MatMul", ["x", "w"], ["m"], "first", doc_string="as exported"),
@@ -45,7 +45,7 @@ def weighted():
         "net",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
-        [numpy_helper.from_array(weight, "w")],
+        [numpy_helper.from_array(WEIGHT, "w")],
         doc_string="the graph",
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
@@ -78,7 +78,7 @@ class TestLoad:
         loaded = load_proto(tmp_path / "a.onnx")
         weight = loaded.graph.initializer[0]
         assert not external_data_helper.uses_external_data(weight)
-        np.testing.assert_array_equal(numpy_helper.to_array(weight), np.arange(16).reshape(4, 4))
+        np.testing.assert_array_equal(numpy_helper.to_array(weight), WEIGHT)
 
     def test_missing_external_data(self, tmp_path):
         onnx.save(weighted(), tmp_path / "a.onnx", save_as_external_data=True, location="a.bin", size_threshold=0)
@@ -251,8 +251,8 @@ class TestDigest:
         [
             lambda graph: setattr(graph.nodes[1], "op", "Sigmoid"),
             lambda graph: setattr(graph.nodes[0].inputs[1], "values", np.ones((4, 4), np.float32)),
-            lambda graph: setattr(graph.nodes[0].inputs[1], "values", np.arange(16, dtype=np.float64).reshape(4, 4)),
-            lambda graph: setattr(graph.nodes[0].inputs[1], "values", np.arange(16, dtype=np.float32).reshape(2, 8)),
+            lambda graph: setattr(graph.nodes[0].inputs[1], "values", WEIGHT.view(np.int32)),
+            lambda graph: setattr(graph.nodes[0].inputs[1], "values", WEIGHT.reshape(2, 8)),
             lambda graph: setattr(graph.nodes[0].outputs[0], "name", "other"),
             lambda graph: remove(graph, graph.nodes[2:]),
             lambda graph: graph.nodes.reverse(),
@@ -278,7 +278,7 @@ class TestTensors:
     def test_constants_inputs_and_products(self):
         model = Model(weighted())
         matmul, relu, _ = model.graph.nodes
-        np.testing.assert_array_equal(constant(matmul.inputs[1]), np.arange(16).reshape(4, 4))
+        np.testing.assert_array_equal(constant(matmul.inputs[1]), WEIGHT)
         assert constant(matmul.inputs[0]) is None
         assert producer(matmul.inputs[0]) is None
         assert producer(matmul.inputs[1]) is None

@@ -16,11 +16,13 @@ LAYERS = {
     "onnxq.scenes": 0,
     "onnxq.version": 0,
     # Knows the errors.
+    "onnxq.coco": 1,
     "onnxq.files": 1,
     "onnxq.graph": 1,
     "onnxq.images": 1,
     "onnxq.scheme": 1,
     "onnxq.session": 1,
+    "onnxq.sources": 1,
     # What passes are made of.
     "onnxq.data": 2,
     "onnxq.detector": 2,
@@ -30,6 +32,7 @@ LAYERS = {
     "onnxq.targets": 2,
     # What chooses among them, and hangs on them.
     "onnxq.config": 3,
+    "onnxq.decode": 3,
     "onnxq.hooks": 3,
     # The passes, which do not know each other, and their order.
     "onnxq.passes.choose": 4,
@@ -50,6 +53,7 @@ LAYERS = {
     "onnxq": 7,
     "onnxq.report": 7,
     "onnxq.terminal": 7,
+    "onnxq.benchmark": 8,
     "onnxq.cli": 8,
     "onnxq.evaluate": 8,
     "onnxq.__main__": 9,
@@ -60,10 +64,12 @@ SAME_LAYER: frozenset[tuple[str, str]] = frozenset()
 
 ONLY_IMPORTED_BY = {
     "onnxq.report": {"onnxq.cli"},
+    "onnxq.benchmark": set(),
     "onnxq.evaluate": set(),
     "onnxq.cli": {"onnxq.__main__"},
-    "rich": {"onnxq.cli", "onnxq.terminal", "onnxq.evaluate"},
+    "rich": {"onnxq.cli", "onnxq.terminal", "onnxq.evaluate", "onnxq.benchmark"},
     "onnx_graphsurgeon": {"onnxq.graph"},
+    "pycocotools": {"onnxq.coco"},
     "passes": set(),
 }
 """Modules and libraries that only these may import."""

@@ -182,7 +182,9 @@ class TestUh:
     @pytest.mark.parametrize("name", ["normal", "behind SiLU", "heavy tails", "outliers above", "above zero"])
     def test_the_upper_bound_is_as_good_as_the_best_of_all_edges(self, scheme, name):
         h = HISTOGRAMS[name]
-        assert cost(h, scheme, uh(h, scheme)) <= self.best_of_all_edges(h, scheme, h.low) * 1.01
+        # On fine grids the error goes up and down a little from edge to edge.
+        tolerance = 1.01 if scheme.bits > 4 else 1.0001
+        assert cost(h, scheme, uh(h, scheme)) <= self.best_of_all_edges(h, scheme, h.low) * tolerance
 
     @each_asymmetric
     def test_takes_the_lower_bound_that_is_known(self, scheme):
@@ -348,6 +350,24 @@ class TestBeforeSilu:
         best = min(self.measured(x, scheme, Range(low, high)) for low in lows for high in highs)
         own = self.measured(x, scheme, before_silu(histogram(x, SILU_FLAT_BELOW), scheme))
         assert own <= 1.15 * best
+
+    @pytest.mark.parametrize("bits", [3, 6, 8])
+    @pytest.mark.parametrize("mean", MEANS)
+    def test_has_the_least_error_to_first_order(self, bits, mean):
+        h, scheme = histogram(self.pre_activations(mean), SILU_FLAT_BELOW), Scheme(bits)
+        counts, edges = h.occupied()
+        x = (edges[:-1] + edges[1:]) / 2
+        slope = (silu(x + 1e-5) - silu(x - 1e-5)) / 2e-5
+
+        def expected(low, high):
+            low, high, step = scheme.reach(low, high)
+            inside = (x >= low) & (x < high)
+            clipped = (silu(x) - silu(np.clip(x, low, high))) ** 2
+            return np.sum(counts * np.where(inside, slope**2 * step**2 / 12, clipped))
+
+        least = min(expected(low, high) for low in np.linspace(h.low, 0, 64) for high in np.linspace(0, h.high, 65)[1:])
+        bounds = before_silu(h, scheme)
+        assert expected(bounds.low, bounds.high) <= least * 1.005
 
     @each_scheme
     def test_values_below_the_floor_make_no_difference(self, scheme):

@@ -82,7 +82,7 @@ def test_rounding_is_half_to_even():
     np.testing.assert_array_equal(qparams.quantize(x), [8, 10, 10, 12, 12, 13])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(schemes, ranges)
 def test_zero_is_exact_on_every_grid(scheme, bounds):
     qparams = scheme.qparams(bounds)
@@ -92,7 +92,7 @@ def test_zero_is_exact_on_every_grid(scheme, bounds):
     assert qparams.low <= 0 <= qparams.high
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(schemes, ranges)
 def test_the_scale_is_positive_and_finite(scheme, bounds):
     scale = scheme.qparams(bounds).scale
@@ -100,7 +100,7 @@ def test_the_scale_is_positive_and_finite(scheme, bounds):
     assert np.isfinite(scale)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(schemes, ranges, between)
 def test_inside_the_grid_the_error_is_at_most_half_a_step(scheme, bounds, shares):
     qparams = scheme.qparams(bounds)
@@ -109,7 +109,7 @@ def test_inside_the_grid_the_error_is_at_most_half_a_step(scheme, bounds, shares
     assert np.all(error <= float(qparams.scale) * (0.5 + SLACK))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(schemes, ranges, st.lists(st.floats(-2, 3), min_size=1, max_size=20))
 def test_integers_stay_within_qmin_and_qmax_and_saturate(scheme, bounds, shares):
     qparams = scheme.qparams(bounds)
@@ -123,7 +123,7 @@ def test_integers_stay_within_qmin_and_qmax_and_saturate(scheme, bounds, shares)
     assert np.all(q[x < qparams.low - step] == scheme.qmin)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(2, 8), st.booleans(), ranges)
 def test_symmetric_grids_have_the_zero_point_in_the_middle_and_cover_the_range(bits, signed, bounds):
     scheme = Scheme(bits, signed, symmetric=True)
@@ -135,7 +135,7 @@ def test_symmetric_grids_have_the_zero_point_in_the_middle_and_cover_the_range(b
     assert qparams.high >= reach * (1 - 1e-6) - 1e-42
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(2, 8), st.booleans(), ranges)
 def test_asymmetric_grids_cover_the_range_but_for_half_a_step(bits, signed, bounds):
     qparams = Scheme(bits, signed).qparams(bounds)

@@ -1,0 +1,263 @@
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from graphs import csp, feed, pan, planned, quantized, quantizing, samples, silu_chain, v8, yolox
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxq.errors import DataError
+from onnxq.facts import Grid, Plan, Point, Ranges, Statistics
+from onnxq.graph import Model
+from onnxq.histogram import Histogram
+from onnxq.passes.choose import Choose
+from onnxq.passes.find_head import FindHead
+from onnxq.passes.fit_ranges import FitRanges
+from onnxq.passes.observe import Observe
+from onnxq.pipeline import Facts, Pipeline
+from onnxq.ranges import METHODS, SILU_MINIMUM, before_silu
+from onnxq.scheme import Range, Scheme
+from onnxq.targets import OPENVINO, ORT, TARGETS
+
+MODEL = Model(silu_chain())
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def histogram_of(values, floor=-math.inf):
+    histogram = Histogram(floor)
+    histogram.add(np.asarray(values, np.float32))
+    return histogram
+
+
+def fit(points, values, method="minmax"):
+    """The ranges of points, given the values of tensors or their histograms."""
+    histograms = {n: v if isinstance(v, Histogram) else histogram_of(v) for n, v in values.items()}
+    plan = Plan(tuple(points), (), frozenset(), (), {})
+    facts = Facts([plan, Statistics(histograms, 1, MODEL.digest())])
+    return FitRanges(method).run(MODEL, facts).groups
+
+
+def alone(tensor="x", **marks):
+    """A point with a grid of its own."""
+    return Point(tensor, Scheme(), tensor, (), (tensor,), **marks)
+
+
+def drawn(seed, size=4000, low=-0.27846454):
+    """Values like those behind a SiLU: crowded at the lower bound, with a long tail."""
+    x = np.random.default_rng(seed).exponential(1.0, size).astype(np.float32)
+    return np.maximum(x - 0.5, low)
+
+
+# --- what is known or fixed -------------------------------------------------------------------------------------------
+
+
+@every_method
+@pytest.mark.parametrize("target", ["ort", "generic"])
+def test_a_sigmoid_has_the_scale_1_256_and_the_zero_point_0(method, target):
+    _, facts = quantized(csp(), TARGETS[target], method=method)
+    sigmoids = [p for p in facts[Plan].points if p.tensor.startswith("sigmoid")]
+    assert sigmoids
+    for point in sigmoids:
+        grid = facts[Grid].activations[point.tensor]
+        assert (float(grid.scale), int(grid.zero_point)) == (1 / 256, 0)
+        assert facts[Ranges].groups[point.group].method == "known"
+
+
+def test_a_range_that_is_known_needs_no_statistics():
+    known = replace(alone(), sources=(), known=Range(-1.0, 2.0))
+    fitted = fit([known], {})["x"]
+    assert (fitted.bounds, fitted.method) == (Range(-1.0, 2.0), "known")
+    assert math.isnan(fitted.sqnr)
+
+
+def test_behind_a_silu_uh_takes_the_lower_bound_of_silu():
+    fitted = fit([alone(silu_output=True)], {"x": drawn(0)}, "uh")["x"]
+    assert fitted.bounds.low == -0.27846454
+    assert fitted.method == "uh"
+    assert 0 < fitted.bounds.high <= drawn(0).max()
+
+
+def test_elsewhere_uh_takes_the_observed_minimum():
+    values = drawn(0, low=-0.2)
+    assert fit([alone()], {"x": values}, "uh")["x"].bounds.low == float(values.min())
+
+
+def test_the_bounds_of_a_network_are_those_of_silu():
+    _, facts = quantized(v8(), method="uh")
+    marked = [p for p in facts[Plan].points if p.silu_output]
+    assert len(marked) >= 5
+    assert all(facts[Ranges].groups[p.group].bounds.low == SILU_MINIMUM for p in marked)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"uh"}))
+def test_behind_a_silu_other_methods_look_at_the_values_alone(method):
+    values = drawn(0, low=-0.2)
+    fitted = fit([alone(silu_output=True)], {"x": values}, method)["x"]
+    assert fitted.bounds == METHODS[method](histogram_of(values), Scheme())
+
+
+@every_method
+def test_the_input_takes_the_observed_minimum_and_maximum(method):
+    values = np.append(np.full(5000, 0.5), [0.0, 1.0])
+    fitted = fit([alone("images")], {"images": values}, method)["images"]
+    assert (fitted.bounds, fitted.method, fitted.clipped) == (Range(0.0, 1.0), "minmax", 0)
+
+
+@every_method
+def test_the_input_of_a_model_takes_minimum_and_maximum_of_the_feeds(method):
+    model = csp()
+    _, facts = quantized(model, OPENVINO, method=method)
+    images = np.stack([feed(model, seed)["images"] for seed in range(4)])
+    assert facts[Ranges].groups["images"].bounds == Range(float(images.min()), float(images.max()))
+
+
+@every_method
+def test_a_group_with_the_input_takes_minimum_and_maximum(method):
+    _, facts = quantized(yolox(), method=method)
+    assert facts[Ranges].groups["images"].method == "minmax"
+    assert "concat0_out" in {p.tensor for p in facts[Plan].groups()["images"]}
+
+
+@every_method
+def test_the_input_of_a_silu_is_judged_by_the_error_behind_it(method):
+    histogram = histogram_of(np.random.default_rng(0).normal(0, 4, 5000), floor=-10)
+    fitted = fit([alone(silu_input=True)], {"x": histogram}, method)["x"]
+    assert fitted.bounds == before_silu(histogram, Scheme())
+    assert fitted.method == "error behind SiLU"
+
+
+# --- methods and groups -----------------------------------------------------------------------------------------------
+
+
+@every_method
+def test_everything_else_is_fitted_by_the_method(method):
+    values = np.random.default_rng(0).normal(0, 1, 5000)
+    scheme = Scheme(bits=6, signed=True, symmetric=True)
+    fitted = fit([replace(alone(), scheme=scheme)], {"x": values}, method)["x"]
+    assert fitted.bounds == METHODS[method](histogram_of(values), scheme)
+    assert fitted.method == method
+    assert fitted.sqnr > 20
+
+
+@every_method
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 1000), shift=st.floats(-3, 3), scale=st.floats(0.1, 10))
+def test_a_group_is_fitted_to_the_values_of_all_its_sources(method, seed, shift, scale):
+    rng = np.random.default_rng(seed)
+    one, other = rng.normal(0, 1, 1000), rng.normal(shift, scale, 3000)
+    points = [
+        Point("one", Scheme(), "one", (), ("one",)),
+        Point("moved", Scheme(), "one", (), ("one",)),
+        Point("joined", Scheme(), "one", (), ("one", "other")),
+    ]
+    fitted = fit(points, {"one": one, "other": other}, method)
+    assert fitted.keys() == {"one"}
+    union = histogram_of(np.concatenate([one, other]))
+    assert fitted["one"].bounds == METHODS[method](union, Scheme())
+
+
+def test_a_source_of_several_members_of_a_group_counts_once():
+    common, rare = np.zeros(100) + 0.1, np.linspace(0, 4, 100)
+    points = [Point(f"p{k}", Scheme(), "p0", (), ("common",)) for k in range(5)]
+    points.append(Point("rare", Scheme(), "p0", (), ("rare",)))
+    fitted = fit(points, {"common": common, "rare": rare}, "percentile")["p0"]
+    assert fitted.bounds == METHODS["percentile"](histogram_of(np.concatenate([common, rare])), Scheme())
+
+
+def test_histograms_of_a_group_are_not_written_to():
+    one, other = histogram_of([0, 1]), histogram_of([2, 3])
+    fit([Point("x", Scheme(), "x", (), ("one", "other"))], {"one": one, "other": other})
+    assert (one.total, one.high, other.total, other.low) == (2, 1, 2, 2)
+
+
+def test_each_group_has_one_range():
+    _, facts = quantized(pan())
+    assert facts[Ranges].groups.keys() == facts[Plan].groups().keys()
+
+
+def test_minmax_covers_all_that_was_seen():
+    model = pan()
+    _, facts = quantized(model, method="minmax")
+    for group, points in facts[Plan].groups().items():
+        fitted = facts[Ranges].groups[group]
+        if fitted.method == "minmax":
+            seen = [facts[Statistics].histograms[s] for p in points for s in p.sources]
+            assert fitted.bounds == Range(min(h.low for h in seen), max(h.high for h in seen))
+            assert fitted.clipped == 0
+
+
+def test_what_a_range_leaves_out_is_said():
+    values = np.append(np.random.default_rng(0).normal(0, 1, 99_000), np.full(1000, 50.0))
+    scheme = Scheme(bits=2)
+    fitted = fit([replace(alone(), scheme=scheme)], {"x": values}, "percentile")["x"]
+    assert fitted.clipped == 0
+    values = np.append(np.random.default_rng(0).normal(0, 1, 99_995), np.full(5, 500.0))
+    fitted = fit([alone()], {"x": values}, "percentile")["x"]
+    assert fitted.bounds.high < 10
+    assert 0 < fitted.clipped < 3e-4
+
+
+def test_two_fits_are_equal():
+    for method in METHODS:
+        first, second = (quantized(csp(), method=method)[1][Ranges].groups for _ in range(2))
+        assert {g: f.bounds for g, f in first.items()} == {g: f.bounds for g, f in second.items()}
+
+
+# --- statistics from elsewhere ----------------------------------------------------------------------------------------
+
+
+def statistics_of(model, target=ORT):
+    working, plan = planned(model, target)
+    return Pipeline([Observe(samples([feed(model)]))], pinned=[plan]).run(working)[Statistics]
+
+
+def test_statistics_of_the_same_model_are_taken():
+    model = csp()
+    given_ones = statistics_of(model)
+    _, facts = quantized(model, facts=[given_ones])
+    assert facts[Statistics] is given_ones
+
+
+def test_statistics_of_another_model_are_refused():
+    other = statistics_of(csp(seed=1))
+    with pytest.raises(DataError, match="the calibration was made with another model; calibrate this one with --calib"):
+        quantized(csp(), facts=[other])
+
+
+def test_statistics_that_were_found_on_the_way_are_not_asked_where_they_come_from():
+    working, plan = planned(csp())
+    steps = quantizing(csp())
+    observe, fit_ranges = steps[6], steps[7]
+    assert (observe.name, fit_ranges.name) == ("observe", "fit-ranges")
+    facts = Pipeline([observe, fit_ranges], pinned=[plan]).run(working)
+    assert facts[Ranges].groups
+
+
+def test_statistics_for_another_target_are_refused_by_the_tensor_that_they_lack():
+    model = csp()
+    for_openvino = statistics_of(model, OPENVINO)
+    message = (
+        "the calibration holds nothing of tensor 'conv1_out': it was made for another target or with other options"
+    )
+    with pytest.raises(DataError, match=re.escape(message)):
+        quantized(model, ORT, facts=[for_openvino])
+
+
+def test_a_lacking_tensor_is_named():
+    with pytest.raises(DataError, match="holds nothing of tensor 'other'"):
+        fit([Point("x", Scheme(), "x", (), ("x", "other"))], {"x": [0, 1]})
+
+
+def test_the_graph_is_not_touched():
+    working, plan = planned(csp())
+    facts = Pipeline([Observe(samples([feed(csp())]))], pinned=[plan]).run(working)
+    before = working.to_proto().SerializeToString(deterministic=True)
+    assert isinstance(FitRanges().run(working, facts), Ranges)
+    assert working.to_proto().SerializeToString(deterministic=True) == before
+
+
+def test_without_a_plan_there_is_nothing_to_fit():
+    assert FitRanges.needs == (Plan, Statistics)
+    assert Pipeline([FindHead(), Choose(ORT), Observe(samples([feed(csp())])), FitRanges()]).passes

@@ -1,0 +1,240 @@
+import math
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+from graphs import (
+    Net,
+    attention,
+    csp,
+    feed,
+    leaky_net,
+    pan,
+    planned,
+    run,
+    samples,
+    silu_chain,
+    sppf,
+    v8,
+    yolox,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxq.data import Sample, Samples
+from onnxq.errors import DataError
+from onnxq.facts import Plan, Statistics
+from onnxq.histogram import BINS
+from onnxq.passes.observe import Observe
+from onnxq.pipeline import Facts, Pipeline
+from onnxq.ranges import SILU_FLAT_BELOW
+from onnxq.targets import OPENVINO, ORT, TARGETS
+
+
+def observe(model, data, target=ORT, progress=None):
+    """The plan of a model and the statistics of the data, feeds or Samples."""
+    working, plan = planned(model, target)
+    data = data if isinstance(data, Samples) or data is None else samples(data)
+    step = Observe(data) if progress is None else Observe(data, progress)
+    return plan, Pipeline([step], pinned=[plan]).run(working)[Statistics]
+
+
+def summary(statistics):
+    """Everything in the histograms, to compare bit for bit."""
+    return {
+        name: (h.counts.tobytes(), h.exponent, h.start, h.low, h.high, h.floor)
+        for name, h in statistics.histograms.items()
+    }
+
+
+def values_of(model, plan, feeds, target):
+    """What the observed tensors hold over all feeds."""
+    prepared = planned(model, target)[0].to_proto()
+    runs = [run(prepared, values, outputs=list(plan.observed()), optimised=True) for values in feeds]
+    return {name: np.concatenate([each[name].ravel() for each in runs]) for name in plan.observed()}
+
+
+# --- what is counted --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("build", [csp, sppf, pan, leaky_net, attention, v8, yolox])
+def test_histograms_are_those_of_the_tensors_values(build, target):
+    model = build()
+    feeds = [feed(model, seed) for seed in range(3)]
+    plan, statistics = observe(model, feeds, target)
+    assert statistics.histograms.keys() == plan.observed().keys()
+    assert statistics.samples == 3
+    for name, values in values_of(model, plan, feeds, target).items():
+        histogram = statistics.histograms[name]
+        floored = np.maximum(values, SILU_FLAT_BELOW) if plan.observed()[name].silu_input else values
+        assert (histogram.low, histogram.high) == (float(floored.min()), float(floored.max())), name
+        counts, _ = np.histogram(floored.astype(np.float64), histogram.edges)
+        assert np.array_equal(histogram.counts, counts), name
+        assert histogram.total == values.size
+
+
+def test_inputs_of_silu_are_counted_from_where_silu_is_flat():
+    _, statistics = observe(csp(), [feed(csp())])
+    floors = {name: h.floor for name, h in statistics.histograms.items()}
+    assert {name for name, floor in floors.items() if floor == SILU_FLAT_BELOW} == {f"conv{k}_out" for k in range(1, 5)}
+    assert {floor for name, floor in floors.items() if not name.startswith("conv")} == {-math.inf}
+
+
+def test_of_a_large_tensor_evenly_spaced_values_are_counted_and_extremes_are_those_of_all():
+    net = Net(size=512)
+    model = net.model(net.conv(net.block("images", 4, stride=16), 4))
+    values = feed(model)
+    image = values["images"].reshape(-1)
+    image[1], image[2] = -3, 5
+    _, statistics = observe(model, [values, values], OPENVINO)
+    histogram = statistics.histograms["images"]
+    assert (histogram.low, histogram.high) == (-3, 5)
+    spacing = round(2 * image.size / histogram.total)
+    assert spacing > 4  # so that the extremes are not among the values counted
+    counted = image[::spacing]
+    assert np.array_equal(histogram.counts, 2 * np.histogram(counted.astype(np.float64), histogram.edges)[0])
+
+
+def test_a_small_tensor_is_counted_whole():
+    _, statistics = observe(silu_chain(), [feed(silu_chain())], OPENVINO)
+    assert statistics.histograms["images"].total == 3 * 32 * 32
+    assert statistics.histograms["images"].counts.size == BINS
+
+
+# --- order and batches ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.permutations(range(6)))
+def test_the_order_of_samples_makes_no_difference(order):
+    model = csp()
+    feeds = [feed(model, seed) for seed in range(6)]
+    assert summary(observe(model, [feeds[k] for k in order])[1]) == summary(observe(model, feeds)[1])
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_how_samples_are_batched_makes_no_difference(batches):
+    model = csp(dynamic=True)
+    images = np.random.default_rng(0).random((sum(batches), 3, 32, 32), np.float32)
+    together = [{"images": part} for part in np.split(images, np.cumsum(batches)[:-1])]
+    one_by_one = [{"images": image[None]} for image in images]
+    assert summary(observe(model, together)[1]) == summary(observe(model, one_by_one)[1])
+
+
+def test_two_runs_are_equal_bit_for_bit():
+    feeds = [feed(v8(), seed) for seed in range(8)]
+    assert summary(observe(v8(), feeds)[1]) == summary(observe(v8(), feeds)[1])
+
+
+def test_samples_that_only_fill_a_batch_do_not_count():
+    model = csp(batch=2)
+    values = feed(model)
+    padded = {"images": values["images"].copy()}
+    padded["images"][1] = 100
+    whole = Samples((partial(Sample, values, 2), partial(Sample, padded, 1)), 3, "made up")
+    _, statistics = observe(model, whole)
+    assert statistics.samples == 3
+    single = csp(dynamic=True)
+    images = [values["images"][:1], values["images"][1:], padded["images"][:1]]
+    assert summary(statistics) == summary(observe(single, [{"images": image} for image in images])[1])
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def assert_names_a_bad_tensor(model, feeds, bad, target=ORT):
+    """Assert that the data is refused, and that the message names a tensor which really holds such values."""
+    with pytest.raises(
+        DataError, match=r"holds NaN or infinite values for a calibration sample; check the mo"
+    ) as caught:
+        observe(model, feeds, target)
+    named = re.match(r"tensor '(\w+)' holds", str(caught.value)).group(1)
+    working, plan = planned(model, target)
+    assert named in plan.observed()
+    assert not np.isfinite(run(working.to_proto(), bad, outputs=[named])[named]).all()
+
+
+@pytest.mark.parametrize("target", [ORT, OPENVINO], ids=lambda t: t.name)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_sample_that_holds_no_number_is_refused_with_a_tensor_it_reaches(value, target):
+    model = silu_chain()
+    bad = feed(model)
+    bad["images"][0, 0, 0, 0] = value
+    assert_names_a_bad_tensor(model, [feed(model), bad, feed(model)], bad, target)
+
+
+def test_the_input_is_named_where_nothing_else_is_observed():
+    net = Net()
+    model = net.model(net.conv("images", 4))
+    bad = feed(model)
+    bad["images"][0, 0, 0, 0] = np.nan
+    with pytest.raises(DataError, match="tensor 'images' holds NaN or infinite values for a calibration sample"):
+        observe(model, [bad], OPENVINO)
+
+
+def test_a_model_that_makes_nan_of_good_data_is_refused_with_a_tensor_that_holds_it():
+    net = Net()
+    x = net.add("Sqrt", net.add("Sub", net.block("images", 8), net.const(1)))
+    net.channels[x] = 8
+    model = net.model(net.conv(net.block(x, 8), 4))
+    assert_names_a_bad_tensor(model, [feed(model)], feed(model))
+
+
+def test_data_of_which_nothing_can_be_read_is_refused():
+    with pytest.raises(DataError, match=re.escape("none of the 2 images could be read; first: 0.jpg is cut short")):
+        observe(csp(), [None, None])
+
+
+def test_a_sample_that_cannot_be_read_is_left_out():
+    good = feed(csp())
+    _, statistics = observe(csp(), [None, good, None])
+    assert statistics.samples == 1
+    assert summary(statistics) == summary(observe(csp(), [good])[1])
+
+
+def test_no_data_at_all_is_refused():
+    with pytest.raises(DataError, match="there is no calibration data; give some, or statistics that were saved"):
+        observe(csp(), None)
+
+
+def test_an_empty_generator_is_refused():
+    with pytest.raises(DataError, match="the calibration data is empty; a generator or reader can be read only once"):
+        observe(csp(), [])
+
+
+# --- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_that_needs_no_data_gets_none():
+    working, plan = planned(csp())
+    nothing = Plan((), (), frozenset(), (), {})
+    statistics = Observe(None).run(working, Facts([nothing]))
+    assert (statistics.histograms, statistics.samples) == ({}, 0)
+    assert statistics.digest == working.digest()
+    assert plan.observed()
+
+
+def test_statistics_carry_the_digest_of_the_prepared_graph():
+    first = observe(csp(), [feed(csp())])[1].digest
+    assert first == planned(csp())[0].digest()
+    assert first != observe(csp(seed=1), [feed(csp())])[1].digest
+    assert first != observe(pan(), [feed(csp())])[1].digest
+
+
+def test_progress_is_told_after_each_run():
+    told = []
+    observe(csp(), [feed(csp(), seed) for seed in range(5)], progress=lambda *what: told.append(what))
+    assert {(what, steps) for what, _, steps in told} == {("calibrating", 5)}
+    done = [count for _, count, _ in told]
+    assert done == sorted(done)
+    assert done[-1] == 5
+
+
+def test_the_graph_is_not_touched():
+    working, plan = planned(csp())
+    before = working.to_proto().SerializeToString(deterministic=True)
+    Observe(samples([feed(csp())])).run(working, Facts([plan]))
+    assert working.to_proto().SerializeToString(deterministic=True) == before

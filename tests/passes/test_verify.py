@@ -1,0 +1,417 @@
+import math
+import re
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from graphs import (
+    Net,
+    attention,
+    copy,
+    csp,
+    depthwise_net,
+    feed,
+    initializers,
+    leaky_net,
+    nodes,
+    ops,
+    pan,
+    quantized,
+    quantizing,
+    relu_net,
+    run,
+    shared_weights,
+    silu_chain,
+    sppf,
+    sqnr,
+    v5,
+    v7_end2end,
+    v8,
+    v10,
+    with_initializers_as_inputs,
+    with_metadata,
+    with_node_names,
+    yolox,
+)
+from onnx import TensorProto, numpy_helper
+
+from onnxq.errors import ModelError
+from onnxq.facts import Checked, Plan
+from onnxq.graph import Model
+from onnxq.passes.choose import Choose
+from onnxq.passes.clean_up import CleanUp
+from onnxq.passes.insert import Insert
+from onnxq.passes.verify import Verify
+from onnxq.pipeline import Analysis, Facts, Pipeline
+from onnxq.session import open_session
+from onnxq.targets import GENERIC, OPENVINO, ORT, TARGETS, TENSORRT
+
+
+def verify(original, result, facts, target=ORT, feeds=None):
+    """What is found of a result, given the facts from its making."""
+    step = Verify(original, target, [feed(original)] if feeds is None else feeds)
+    return step.run(Model(result), Facts([facts[Plan]]))
+
+
+def verified(model, target=ORT, feeds=None, **options):
+    """Quantize a model and check it."""
+    after, facts = quantized(model, target, **options)
+    return after, facts[Plan], verify(model, after, facts, target, feeds)
+
+
+def edited(model, edit):
+    """The quantized model after an edit of the file."""
+    after, facts = quantized(model)
+    edit(after)
+    return after, facts
+
+
+def really_run(model):
+    """The graph that onnxruntime runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimised.onnx"
+        open_session(model, optimised_path=path)
+        return onnx.load(path)
+
+
+# --- what onnxruntime fuses -------------------------------------------------------------------------------------------
+
+FUSED = {
+    "silu_chain": (silu_chain, {}, 2),
+    "csp": (csp, {}, 4),
+    "csp with BatchNormalization": (csp, {"batch_norm": True}, 4),
+    "csp at opset 11": (csp, {"opset": 11}, 4),
+    "csp of dynamic size": (csp, {"dynamic": True}, 4),
+    "sppf": (sppf, {}, 1),
+    "pan": (pan, {}, 4),
+    "relu": (relu_net, {}, 2),
+    "leaky": (leaky_net, {}, 3),
+    "depthwise": (depthwise_net, {}, 1),
+    "attention": (attention, {}, 3),
+    "shared weights": (shared_weights, {}, 2),
+    "v5": (v5, {}, 4),
+    "v8": (v8, {}, 10),
+    "v10": (v10, {}, 10),
+}
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_every_planned_layer_is_one_that_onnxruntime_runs_on_integers(kind):
+    build, options, layers = FUSED[kind]
+    after, plan, checked = verified(build(**options))
+    assert len(plan.layers) == layers
+    assert (checked.fused, checked.unfused, checked.warnings) == (layers, (), ())
+    assert ops(really_run(after)).count("QLinearConv") == layers
+
+
+def test_every_planned_layer_of_yolox_is_fused():
+    after, plan, checked = verified(yolox())
+    assert (checked.fused, checked.unfused) == (len(plan.layers), ())
+    assert ops(really_run(after)).count("QLinearConv") == len(plan.layers) > 4
+
+
+@pytest.mark.parametrize("bits", [4, 6])
+@pytest.mark.parametrize("build", [csp, sppf, pan, relu_net])
+def test_narrow_grids_are_fused_as_well(build, bits):
+    after, plan, checked = verified(build(), act_bits=bits, weight_bits=bits)
+    assert "Clip" in ops(after)
+    assert (checked.fused, checked.unfused) == (len(plan.layers), ())
+
+
+def test_symmetric_activations_are_fused_as_well():
+    assert verified(csp(), symmetric=True)[2].unfused == ()
+
+
+EXCLUDABLE = [
+    (build, name)
+    for build in (csp, pan, leaky_net)
+    for name, node in nodes(build()).items()
+    if node.op_type == "Conv" and not name.startswith(("conv0", "last"))
+]
+
+
+@pytest.mark.parametrize(("build", "name"), EXCLUDABLE, ids=lambda value: getattr(value, "__name__", value))
+def test_a_layer_kept_float_is_one_that_onnxruntime_runs_in_float(build, name):
+    after, plan, checked = verified(build(), exclude=[name])
+    assert name not in plan.layers
+    assert checked.unfused == ()
+    assert ops(really_run(after)).count("QLinearConv") == len(plan.layers)
+
+
+def reading_integers(follow):
+    """A layer `float` whose input others read as integers, and what `follow` makes of its output."""
+    net = Net()
+    x = net.block(net.block("images", 8), 8)
+    y = follow(net, net.conv(x, 8, 3, name="float"))
+    net.channels[y] = 8
+    z = net.add("Add", net.silu(net.conv(y, 8, name="behind")), net.silu(net.conv(x, 8, name="beside")))
+    net.channels[z] = 8
+    return net.model(net.conv(z, 4, name="last"))
+
+
+@pytest.mark.parametrize(
+    "follow",
+    [
+        lambda net, y: y,
+        lambda net, y: net.add("Relu", y),
+        lambda net, y: net.add("Clip", y, net.const(0), net.const(6)),
+        lambda net, y: net.pool(y),
+        lambda net, y: net.add("Transpose", y, perm=[0, 1, 3, 2]),
+        lambda net, y: net.reshape(net.reshape(y, 1, 8, 1024), 1, 8, 32, 32),
+        lambda net, y: net.slice(y, 2, 0, end=16) and net.pool(net.silu(y)),
+    ],
+    ids=["Conv", "Relu", "Clip", "MaxPool", "Transpose", "Reshape", "SiLU"],
+)
+def test_a_layer_kept_float_stays_float_whatever_follows(follow):
+    after, plan, _ = verified(reading_integers(follow), exclude=["float"])
+    assert "float" in plan.skipped
+    assert ops(really_run(after)).count("QLinearConv") == len(plan.layers)
+
+
+def test_the_qkv_conv_of_an_attention_block_can_be_kept_float():
+    after, plan, _ = verified(attention(), exclude=["conv1"])
+    assert ops(really_run(after)).count("QLinearConv") == len(plan.layers)
+
+
+class Forgetful(Analysis[Plan]):
+    """The plan of another pass, without one of its points."""
+
+    name = "forgetful"
+    gives = Plan
+
+    def __init__(self, tensor, choose):
+        self._tensor, self._choose = tensor, choose
+        self.needs = choose.needs
+
+    def run(self, model, facts):
+        plan = self._choose.run(model, facts)
+        return replace(plan, points=tuple(p for p in plan.points if p.tensor != self._tensor))
+
+
+@pytest.mark.parametrize("name", ["conv1", "conv3"])
+def test_a_layer_that_is_not_fused_is_named(name):
+    model = csp()
+    steps = [
+        Forgetful(f"{name}_out", step) if isinstance(step, Choose) else step
+        for step in [*quantizing(model), Verify(model, ORT, [feed(model)])]
+    ]
+    checked = Pipeline(steps).run(Model(copy(model)))[Checked]
+    assert checked.unfused == (name,)
+    assert checked.fused == 3
+    assert checked.warnings == (f"onnxruntime runs these layers in float: {name}",)
+
+
+def test_all_layers_that_are_not_fused_are_named_in_order():
+    model = pan()
+    after, facts = quantized(model)
+    for k in (1, 3):
+        made = nodes(after)[f"conv{k}_out_DequantizeLinear"].output[0]
+        for reader in after.graph.node:
+            reader.input[:] = [f"conv{k}_out" if tensor == made else tensor for tensor in reader.input]
+    checked = verify(model, after, facts)
+    assert checked.unfused == ("conv1", "conv3")
+    assert "conv1, conv3" in checked.warnings[0]
+
+
+@pytest.mark.parametrize("target", [OPENVINO, TENSORRT, GENERIC], ids=lambda t: t.name)
+def test_fusions_are_not_counted_for_other_runtimes(target):
+    _, _, checked = verified(csp(), target)
+    assert (checked.fused, checked.unfused, checked.warnings) == (None, (), ())
+
+
+# --- the outputs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_the_outputs_are_compared_over_all_feeds(target):
+    model = pan()
+    feeds = [feed(model, seed) for seed in range(3)]
+    after, _, checked = verified(model, target, feeds)
+    assert list(checked.sqnr) == ["output0", "output1"]
+    for name, decibels in checked.sqnr.items():
+        one = np.stack([run(model, values, optimised=True)[name] for values in feeds])
+        other = np.stack([run(after, values, optimised=True)[name] for values in feeds])
+        assert abs(decibels - sqnr(one, other)) < 0.1
+        assert decibels > 20
+
+
+def test_equal_outputs_have_no_noise():
+    model = csp()
+    _, facts = quantized(model)
+    assert verify(model, model, facts, OPENVINO).sqnr == {"output": math.inf}
+
+
+def test_outputs_that_are_integers_are_not_compared():
+    assert verified(v7_end2end())[2].sqnr == {}
+
+
+def test_an_output_that_is_zero_is_not_compared():
+    net = Net()
+    x = net.conv(net.block("images", 8), 4)
+    model = net.model(x, net.add("Mul", net.conv(net.block("images", 8), 4), net.const(0)))
+    assert list(verified(model, OPENVINO)[2].sqnr) == ["output0"]
+
+
+def test_without_feeds_nothing_is_compared_but_the_model_is_loaded():
+    model = csp()
+    after, facts = quantized(model)
+    checked = verify(model, after, facts, feeds=[])
+    assert (checked.sqnr, checked.fused) == ({}, 4)
+    nodes(after)["conv1"].op_type = "NoSuchOperator"
+    nodes(after)["conv1"].domain = "not.there"
+    after.opset_import.append(onnx.helper.make_opsetid("not.there", 1))
+    with pytest.raises(ModelError, match=r"onnxruntime cannot load the model: .*NoSuchOperator"):
+        verify(model, after, facts, feeds=[])
+
+
+def test_feeds_may_be_gathered_after_the_pass_was_made():
+    model = csp()
+    after, facts = quantized(model)
+    feeds = []
+    step = Verify(model, ORT, feeds)
+    feeds.append(feed(model))
+    assert step.run(Model(after), Facts([facts[Plan]])).sqnr["output"] > 20
+
+
+def test_nan_of_the_float_model_is_refused():
+    model = csp()
+    after, facts = quantized(model)
+    bad = feed(model)
+    bad["images"][:] = np.nan
+    with pytest.raises(
+        ModelError, match="the float model gives NaN in output 'output'; check the model and its prepro"
+    ):
+        verify(model, after, facts, feeds=[feed(model), bad])
+
+
+def test_nan_of_the_quantized_model_is_refused():
+    def spoil(after):
+        bias = next(w for w in after.graph.initializer if w.name == "last_bias")
+        bias.CopyFrom(numpy_helper.from_array(np.full(4, np.nan, np.float32), "last_bias"))
+
+    model = csp()
+    after, facts = edited(model, spoil)
+    assert np.isnan(initializers(after)["last_bias"]).all()
+    with pytest.raises(ModelError, match="the quantized model gives NaN in output 'output'"):
+        verify(model, after, facts)
+
+
+# --- inputs, outputs, metadata ----------------------------------------------------------------------------------------
+
+
+def refused(model, edit, message):
+    after, facts = edited(model, edit)
+    with pytest.raises(ModelError, match=re.escape(message)):
+        verify(model, after, facts)
+
+
+def test_an_output_of_another_type_is_refused():
+    def edit(after):
+        after.graph.node.append(onnx.helper.make_node("Cast", ["almost"], ["output"], "cast", to=TensorProto.DOUBLE))
+        nodes(after)["last"].output[0] = "almost"
+        after.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+
+    refused(csp(), edit, "the outputs of the quantized model differ from the original's")
+
+
+def test_an_output_of_another_name_is_refused():
+    def edit(after):
+        nodes(after)["last"].output[0] = after.graph.output[0].name = "renamed"
+
+    refused(csp(), edit, "the outputs of the quantized model differ from the original's")
+
+
+def test_an_output_more_is_refused():
+    def edit(after):
+        after.graph.output.append(onnx.helper.make_tensor_value_info("mul4_out", TensorProto.FLOAT, [1, 8, 16, 16]))
+
+    refused(csp(), edit, "the outputs of the quantized model differ from the original's")
+
+
+def test_an_output_of_another_shape_is_refused():
+    def edit(after):
+        after.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+
+    refused(csp(), edit, "the outputs of the quantized model differ from the original's")
+
+
+def test_an_input_more_is_refused():
+    def edit(after):
+        after.graph.input.append(onnx.helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
+
+    refused(csp(), edit, "the inputs of the quantized model differ from the original's")
+
+
+def test_an_input_of_another_shape_is_refused():
+    def edit(after):
+        after.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+
+    refused(csp(), edit, "the inputs of the quantized model differ from the original's")
+
+
+@pytest.mark.parametrize("change", ["lost", "altered"])
+def test_metadata_that_is_lost_or_altered_is_refused(change):
+    def edit(after):
+        if change == "lost":
+            del after.metadata_props[0]
+        else:
+            after.metadata_props[0].value = "another"
+
+    refused(with_metadata(csp()), edit, "the metadata of the quantized model differs from the original's")
+
+
+def test_metadata_may_be_added():
+    model = with_metadata(csp())
+    after, facts = edited(model, lambda after: after.metadata_props.add(key="onnxq.version", value="0"))
+    assert verify(model, after, facts).unfused == ()
+
+
+def test_initializers_that_the_original_lists_as_inputs_are_no_inputs():
+    model = with_initializers_as_inputs(csp())
+    assert len(model.graph.input) > 1
+    _, _, checked = verified(model)
+    assert checked.fused == 4
+
+
+def test_an_original_with_nodes_of_one_name_can_be_compared():
+    model = with_node_names(csp(), ["same"] * 3 + [f"node{k}" for k in range(20)])
+    _, _, checked = verified(model, feeds=[feed(csp())])
+    assert checked.sqnr["output"] > 20
+
+
+# --- validity ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_graph_that_is_no_valid_onnx_is_refused():
+    def edit(after):
+        nodes(after)["conv1"].attribute.append(onnx.helper.make_attribute("no_such_attribute", 1))
+
+    refused(csp(), edit, "the quantized model is not valid ONNX: Unrecognized attribute: no_such_attribute")
+
+
+def test_shapes_that_contradict_each_other_are_refused():
+    def edit(after):
+        weight = next(w for w in after.graph.initializer if w.name == "conv1_weight_quantized")
+        weight.CopyFrom(numpy_helper.from_array(np.zeros((8, 5, 1, 1), np.int8), weight.name))
+
+    after, facts = edited(csp(), edit)
+    with pytest.raises(ModelError, match=r"the quantized model is not valid ONNX|onnxruntime cannot"):
+        verify(csp(), after, facts)
+
+
+def test_the_graph_is_not_touched():
+    model = csp()
+    working = Model(copy(model))
+    facts = Pipeline(quantizing(model)).run(working)
+    before = working.to_proto().SerializeToString(deterministic=True)
+    assert isinstance(Verify(model, ORT, [feed(model)]).run(working, facts), Checked)
+    assert working.to_proto().SerializeToString(deterministic=True) == before
+
+
+def test_rewrites_in_front_keep_what_verify_needs():
+    steps = [*quantizing(csp()), Verify(csp(), ORT)]
+    assert [type(step) for step in steps[-3:]] == [Insert, CleanUp, Verify]
+    assert Pipeline(steps).passes == tuple(steps)

@@ -1,0 +1,225 @@
+import json
+import math
+import os
+import re
+from dataclasses import replace
+
+import pytest
+from graphs import feed, initializers, v8, yolox
+
+from onnxq import Config, quantize
+from onnxq.errors import ConfigError
+from onnxq.facts import Checked, Grid, Plan, Ranges
+from onnxq.pipeline import Facts
+from onnxq.report import build, check_name, to_json, to_markdown, write
+from onnxq.version import VERSION
+
+CONFIG = Config(method="mse", weight_bits=4, act_bits=6, exclude=("conv3", "re:^conv4$"), target="generic")
+
+
+@pytest.fixture(scope="module")
+def result():
+    model = v8()
+    return quantize(model, [feed(model, seed) for seed in range(3)], CONFIG)
+
+
+@pytest.fixture
+def report(result):
+    return build(result, CONFIG, source="net.onnx", before=1000, after=300)
+
+
+def with_checked(result, **changes):
+    """The result, had the check found something else."""
+    facts = [replace(fact, **changes) if isinstance(fact, Checked) else fact for fact in result.facts]
+    return replace(result, facts=Facts(facts))
+
+
+def sections(text):
+    """Markdown as heading -> rows of its table, without the head."""
+    found = {}
+    for part in re.split("^#+ ", text, flags=re.MULTILINE)[1:]:
+        title, _, body = part.partition("\n")
+        rows = [line for line in body.splitlines() if line]
+        assert all(line.startswith("| ") and line.endswith(" |") for line in rows)
+        found[title] = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+    return found
+
+
+class TestBuild:
+    def test_says_what_was_made_and_how(self, report):
+        expected = {
+            "onnxq": VERSION,
+            "model": "net.onnx",
+            "target": "generic",
+            "method": "mse",
+            "weight_method": "minmax",
+            "weight_bits": 4,
+            "act_bits": 6,
+            "symmetric": False,
+            "exclude": ["conv3", "re:^conv4$"],
+            "bytes": {"before": 1000, "after": 300},
+        }
+        assert {key: report[key] for key in expected} == expected
+
+    def test_says_what_the_model_was_taken_for(self, report, result):
+        assert report["detector"] == {
+            "family": "v8",
+            "size": [32, 32],
+            "preprocess": "RGB, 0-1, letterbox centred",
+            "why": result.detector.why,
+        }
+
+    def test_gives_each_node_integers_or_a_reason(self, report, result):
+        layers, floats = report["layers"]["integer"], report["float"]
+        assert tuple(layers) == result.facts[Plan].layers
+        assert floats == result.facts[Plan].skipped
+        assert floats["conv3"] == "excluded by conv3"
+        assert not set(layers) & set(floats)
+
+    def test_has_the_grid_and_range_of_each_activation(self, report, result):
+        plan, ranges, grid = (result.facts[kind] for kind in (Plan, Ranges, Grid))
+        assert [entry["tensor"] for entry in report["activations"]] == [point.tensor for point in plan.points]
+        for entry, point in zip(report["activations"], plan.points, strict=True):
+            fit, qparams = ranges.groups[point.group], grid.activations[point.tensor]
+            assert entry["group"] == point.group
+            assert (entry["low"], entry["high"]) == (fit.bounds.low, fit.bounds.high)
+            assert (entry["method"], entry["clipped"]) == (fit.method, fit.clipped)
+            assert entry["bits"] == point.scheme.bits
+            assert entry["scale"] == [float(qparams.scale)] * 2
+            assert entry["zero_point"] == [int(qparams.zero_point)]
+        assert {entry["bits"] for entry in report["activations"]} == {6, 8}
+        assert {entry["method"] for entry in report["activations"]} >= {"mse", "minmax", "known"}
+
+    def test_has_the_grid_of_each_weight(self, report, result):
+        stored = initializers(result.model)
+        assert [name for entry in report["weights"] for name in entry["layers"]] == report["layers"]["integer"]
+        for entry in report["weights"]:
+            scales = stored[f"{entry['tensor']}_scale"]
+            assert entry["scale"] == [float(scales.min()), float(scales.max())]
+            assert entry["zero_point"] == [0]
+            assert (entry["bits"], entry["axis"]) in ((4, 0), (8, 0))
+        assert entry["scale"][0] < entry["scale"][1]
+
+    def test_has_the_seconds_of_each_pass(self, report, result):
+        assert list(report["seconds"]) == list(result.timings)
+        for name, seconds in result.timings.items():
+            assert report["seconds"][name] == pytest.approx(seconds, abs=0.001)
+
+    def test_has_the_accuracy_of_each_output(self, report, result):
+        assert report["sqnr"] == {"output": pytest.approx(result.facts[Checked].sqnr["output"], abs=0.001)}
+
+    def test_describes_the_data(self, report):
+        assert report["calibration"] == "samples of a Python list"
+
+    def test_says_so_where_statistics_were_given(self, result):
+        report = build(replace(result, samples=None), CONFIG, source="net.onnx", before=1, after=1)
+        assert report["calibration"] == "given statistics"
+
+    def test_tells_what_onnxruntime_fused_only_where_it_was_asked(self, report):
+        assert report["layers"]["fused"] is None
+        model = v8()
+        asked = build(quantize(model, [feed(model)]), Config(), source="net.onnx", before=1, after=1)
+        assert (asked["layers"]["fused"], asked["layers"]["unfused"]) == (10, [])
+
+    def test_is_the_same_for_equal_runs_but_for_the_seconds(self, report, result):
+        model = yolox()
+        first, second = (
+            build(quantize(model, [feed(model)]), Config(), source="net.onnx", before=1, after=1) for _ in range(2)
+        )
+        assert first.pop("seconds").keys() == second.pop("seconds").keys()
+        assert first == second
+
+
+class TestJson:
+    def test_is_the_report(self, report):
+        assert json.loads(to_json(report)) == report
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_what_is_not_finite_is_null(self, result, value):
+        report = build(with_checked(result, sqnr={"output": value}), CONFIG, source="net.onnx", before=1, after=1)
+        text = to_json(report)
+        assert not re.search("NaN|Infinity", text)
+        assert json.loads(text)["sqnr"] == {"output": None}
+
+    def test_known_ranges_have_no_accuracy(self, report):
+        known = [entry for entry in json.loads(to_json(report))["activations"] if entry["method"] == "known"]
+        assert known
+        assert {entry["sqnr"] for entry in known} == {None}
+
+
+class TestMarkdown:
+    def test_is_headed_by_the_model(self, report):
+        text = to_markdown(report)
+        assert text.startswith("# net.onnx\n\n|")
+        assert text.endswith(" |\n")
+        assert list(sections(text)) == ["net.onnx", "Float, and why", "Activations, worst first", "Seconds"]
+
+    def test_says_what_was_made_and_how(self, report):
+        facts = dict(sections(to_markdown(report))["net.onnx"])
+        assert facts["target"] == "generic"
+        assert facts["method"] == "mse, W4A6"
+        assert facts["detector"] == "v8, 32 x 32"
+        assert facts["layers on integers"] == str(len(report["layers"]["integer"]))
+        assert facts["of these fused by onnxruntime"] == "not asked"
+        assert facts["size in bytes"] == "1000 before, 300 after"
+        assert facts["SQNR of outputs in dB"] == f"output {report['sqnr']['output']:.1f}"
+
+    @pytest.mark.parametrize(("sqnr", "shown"), [({}, "not measured"), ({"a": math.inf, "b": 31.25}, "a -, b 31.2")])
+    def test_accuracy_that_is_not_known_is_a_dash(self, result, sqnr, shown):
+        report = build(with_checked(result, sqnr=sqnr), CONFIG, source="net.onnx", before=1, after=1)
+        assert dict(sections(to_markdown(report))["net.onnx"])["SQNR of outputs in dB"] == shown
+
+    def test_counts_float_nodes_by_reason(self, report):
+        head, rule, *rows = sections(to_markdown(report))["Float, and why"]
+        assert head == ["reason", "nodes"]
+        assert set("".join(rule)) == {"-"}
+        counts = [int(count) for _, count in rows]
+        assert sum(counts) == len(report["float"])
+        assert counts == sorted(counts, reverse=True)
+        assert ["excluded by conv3", "1"] in rows
+
+    def test_lists_the_activations_worst_first(self, report):
+        _, _, *rows = sections(to_markdown(report))["Activations, worst first"]
+        assert sorted(row[0].strip("`") for row in rows) == sorted(entry["tensor"] for entry in report["activations"])
+        accuracies = [row[5] for row in rows]
+        known = [float(text) for text in accuracies if text != "-"]
+        assert known == sorted(known)
+        assert accuracies[len(known) :] == ["-"] * (len(rows) - len(known))
+
+    def test_bars_in_names_do_not_break_its_tables(self, report):
+        report["model"] = "a|b.onnx"
+        report["float"] = {"x": "excluded by re:a|b"}
+        report["activations"][0]["tensor"] = "a|b"
+        tables = sections(to_markdown(report))
+        assert [r"excluded by re:a\|b", "1"] in tables["Float, and why"]
+        for rows in tables.values():
+            assert len({len(row) for row in rows}) == 1
+
+
+class TestWrite:
+    @pytest.mark.parametrize(("name", "text"), [("r.json", to_json), ("r.md", to_markdown)])
+    def test_chooses_by_the_ending(self, tmp_path, report, name, text):
+        write(report, tmp_path / name)
+        assert (tmp_path / name).read_text(encoding="utf-8") == text(report)
+
+    @pytest.mark.parametrize("name", ["r.txt", "r", "r.json.gz", ".json"])
+    def test_refuses_other_endings(self, tmp_path, report, name):
+        for attempt in (lambda path: write(report, path), check_name):
+            with pytest.raises(ConfigError, match=rf"--report .*{re.escape(name)}: the name must end in \.json or"):
+                attempt(tmp_path / name)
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("name", ["r.json", "r.md"])
+    def test_names_in_any_script_are_written(self, tmp_path, report, name):
+        report["model"] = "сеть 检测.onnx"
+        write(report, tmp_path / name)
+        text = (tmp_path / name).read_bytes().decode("utf-8")
+        assert (json.loads(text)["model"] if name == "r.json" else text.splitlines()[0][2:]) == "сеть 检测.onnx"
+
+    def test_leaves_the_old_file_after_an_error(self, tmp_path, report):
+        (tmp_path / "r.json").write_text("old")
+        report["float"] = {"x": object()}
+        with pytest.raises(TypeError):
+            write(report, tmp_path / "r.json")
+        assert (tmp_path / "r.json").read_text() == "old"
+        assert os.listdir(tmp_path) == ["r.json"]
