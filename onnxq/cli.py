@@ -137,6 +137,10 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
         OUT.print(_summary(args, config, quantized, output, time.perf_counter() - start))
     if args.verbose:
         _list_float(quantized.facts[Plan])
+    if not args.quiet and quantized.detector.family != UNKNOWN:
+        models = shlex.join([str(args.input), str(output)])
+        # Not wrapped, to be copied.
+        OUT.print(f"next: python -m onnxq.evaluate {models} --annotations A.json --images DIR", soft_wrap=True)
 
 
 def _output(args: argparse.Namespace, config: Config) -> Path:
@@ -185,14 +189,11 @@ def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, out
         wanted = len(quantized.facts[Plan].layers)
         table.add_row("onnxruntime", f"runs {checked.fused} of these {wanted} as QLinearConv")
     for name, sqnr in checked.sqnr.items():
-        table.add_row("SQNR", f"{sqnr:.1f} dB in output {name}")
+        table.add_row("SQNR", f"{sqnr:.1f} dB in {name}")
     before, after = args.input.stat().st_size, output.stat().st_size
     table.add_row("size", f"{before / 1e6:.2f} MB -> {after / 1e6:.2f} MB")
     table.add_row("time", f"{seconds:.1f} s, calibration {quantized.timings.get('observe', 0.0):.1f} s of it")
     table.add_row("output", Text(str(output), "bold green"))
-    if quantized.detector.family != UNKNOWN:
-        models = shlex.join([str(args.input), str(output)])
-        table.add_row("next", f"python -m onnxq.evaluate {models} --annotations A.json --images DIR")
     return table
 
 

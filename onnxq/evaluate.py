@@ -327,7 +327,10 @@ def _evaluate_all(arguments: argparse.Namespace, settings: Settings) -> None:
 
 def _table(results: list[tuple[Path, Scores]]) -> Table:
     first = results[0][1]
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, caption=f"COCO AP in percent, {first.images} images", caption_justify="left")
+    caption = f"COCO AP in percent, {first.images} images"
+    table = Table(
+        box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, caption=caption, caption_justify="left"
+    )
     table.add_column("model", overflow="fold")
     for title in (*METRICS.values(), "change"):
         table.add_column(title, justify="right", no_wrap=True)

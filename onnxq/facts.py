@@ -156,17 +156,20 @@ class Statistics:
             DataError: no such file, or not a calibration of this version of onnxq.
         """
         try:
-            with np.load(path) as archive:
+            with Path(path).open("rb") as file, np.load(file) as archive:
                 header = json.loads(archive["header"].tobytes())
                 counts = archive["counts"]
             if header["format"] != _FORMAT:
                 raise DataError(f"{path}: is {header['format']!r}, this onnxq reads {_FORMAT!r}; calibrate again")
             histograms = {t["name"]: _histogram(t, c) for t, c in zip(header["tensors"], counts, strict=True)}
+            samples, digest = int(header["samples"]), str(header["digest"])
         except FileNotFoundError:
             raise DataError(f"{path}: no such calibration file; make one with --save-calibration") from None
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except DataError:
+            raise
+        except Exception as error:  # on broken files numpy, zipfile and zlib let out all kinds
             raise DataError(f"{path}: not a calibration file written by --save-calibration ({error})") from None
-        return cls(histograms, header["samples"], header["digest"])
+        return cls(histograms, samples, digest)
 
 
 def _histogram(header: dict[str, float], counts: NDArray[np.int64]) -> Histogram:

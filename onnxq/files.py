@@ -17,7 +17,7 @@ def replace_file(path: Path) -> Iterator[Path]:
         ConfigError: the folder does not exist or cannot be written to, or `path` is a folder.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ConfigError(f"{path}: is a folder; give the name of a file")
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -42,7 +42,7 @@ def check_writable(path: Path) -> None:
     Raises:
         ConfigError: it cannot.
     """
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         raise ConfigError(f"{path}: is a folder; give the name of a file")
     try:
         with tempfile.NamedTemporaryFile(dir=Path(path).parent, prefix=f".{Path(path).name}."):

@@ -6,6 +6,7 @@ graph stays in the shell, and what the graph loses is put back when it is stored
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -37,6 +38,10 @@ QDQ_OPS = frozenset({
 })  # fmt: skip
 
 
+_PLAIN = (int, float, str, bytes, list, tuple)
+"""Attributes that are no tensors and no graphs."""
+
+
 class Model:
     """A model being rewritten.
 
@@ -57,7 +62,8 @@ class Model:
                 getattr(self._shell, field.name).extend(value)
             else:
                 setattr(self._shell, field.name, value)
-        self._docs = {n.name: n for n in map(_documentation, proto.graph.node) if n.name and n.ByteSize() > len(n.name)}
+        documented = (n for n in proto.graph.node if n.name and (n.doc_string or n.metadata_props))
+        self._docs = {n.name: _documentation(n) for n in documented}
         self._graph_metadata = list(proto.graph.metadata_props)
         self.graph: gs.Graph = gs.import_onnx(proto)
 
@@ -89,7 +95,8 @@ class Model:
         proto.graph.metadata_props.extend(self._graph_metadata)
         for node in proto.graph.node:
             if node.name in self._docs:
-                node.doc_string = self._docs[node.name].doc_string
+                if self._docs[node.name].doc_string:
+                    node.doc_string = self._docs[node.name].doc_string
                 node.metadata_props.extend(self._docs[node.name].metadata_props)
         return proto
 
@@ -117,6 +124,7 @@ class Model:
         constants: dict[str, Constant] = {}
         for node in self.graph.nodes:
             sha.update(repr((node.op, [t.name for t in node.inputs], [t.name for t in node.outputs])).encode())
+            sha.update(repr(sorted((k, v) for k, v in node.attrs.items() if isinstance(v, _PLAIN))).encode())
             constants.update({t.name: t for t in node.inputs if isinstance(t, Constant)})
         for name in sorted(constants):
             values = np.ascontiguousarray(constants[name].values)
@@ -136,10 +144,12 @@ def load_proto(path: Path) -> onnx.ModelProto:
         ModelError: the file is missing, is not an ONNX file, or is cut short.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file" if not path.exists() else f"{path}: is a folder, not an ONNX file")
+    if not os.path.isfile(path):
+        raise ModelError(f"{path}: is a folder, not an ONNX file" if os.path.isdir(path) else f"{path}: no such file")
     try:
-        proto = onnx.load(path, load_external_data=False)
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
     except DecodeError:
         raise ModelError(f"{path}: not an ONNX file, or cut short; export or copy it again") from None
     if not proto.graph.node:
@@ -178,7 +188,7 @@ def ancestors(nodes: Iterable[Node]) -> Iterator[Node]:
         stack.extend(p for t in node.inputs for p in t.inputs)
         for subgraph in node.attrs.values():
             if isinstance(subgraph, gs.Graph):
-                stack.extend(p for inner in subgraph.nodes for t in inner.inputs for p in t.inputs)
+                stack.extend(subgraph.nodes)
 
 
 def is_silu(mul: Node) -> bool:

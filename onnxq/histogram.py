@@ -79,14 +79,17 @@ class Histogram:
         if not (math.isfinite(low) and math.isfinite(high)):
             raise FloatingPointError("NaN or infinite values")
         self._cover(max(low, self.floor), max(high, self.floor))
-        per_bin = np.float32(math.ldexp(1.0, -self.exponent))
+        # Values are scaled up without loss; scaled down, small ones would underflow, and lose their sign, in float32.
+        kind = np.float32 if self.exponent <= 0 else np.float64
+        per_bin = kind(math.ldexp(1.0, -self.exponent))
         least = np.float32(max(self.floor // self.width, self.start))
         flat = flat[::every]
-        scaled, index = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.int64)
+        scaled, index = np.empty(_CHUNK, kind), np.empty(_CHUNK, np.int64)
         for at in range(0, flat.size, _CHUNK):
             chunk = flat[at : at + _CHUNK]
             n = chunk.size
-            np.multiply(chunk, per_bin, out=scaled[:n])
+            with np.errstate(over="ignore"):  # far below the floor
+                np.multiply(chunk, per_bin, out=scaled[:n])
             # Floor before anything is subtracted: every step up to here is exact in float32, so that a value
             # falls into the same bin whatever else has been counted.
             np.floor(scaled[:n], out=scaled[:n])
@@ -106,7 +109,7 @@ class Histogram:
 
     def _cover(self, low: float, high: float) -> None:
         """Grow so that `low` and `high` have a bin."""
-        low, high = min(low, self.low), max(high, self.high)
+        low, high = min(low, self.low) + 0.0, max(high, self.high) + 0.0  # no negative zeros
         if (low, high) != (self.low, self.high):
             self._widen(_exponent(low, high), low)
             self.low, self.high = low, high

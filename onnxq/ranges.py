@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.histogram import Histogram
+from onnxq.histogram import BINS, Histogram
 from onnxq.scheme import Range, Scheme
 
 Array = NDArray[np.float64]
@@ -53,20 +53,27 @@ def uh(histogram: Histogram, scheme: Scheme, lower: float | None = None) -> Rang
     """
     low, high = _observed(histogram)
     low = low if lower is None else lower
-    return Range(low, _best_high(histogram, scheme, low, high))
+    bound = _best_high(histogram, scheme, low, high)
+    return Range(max(low, -bound) if scheme.symmetric else low, bound)
 
 
 def mse(histogram: Histogram, scheme: Scheme) -> Range:
-    """Both bounds have the least squared error |x - x'|^2: searched in turn until neither moves."""
+    """Both bounds have the least squared error |x - x'|^2.
+
+    They are searched in turn until neither moves, from the observed bounds; and once more from the best of what is left
+    when both shrink together, where that is better: with outliers on both sides neither bound gains by moving alone.
+    On a symmetric grid there is one bound only, and `uh` finds it.
+    """
+    if scheme.symmetric:
+        return uh(histogram, scheme)
     low, high = _observed(histogram)
-    for _ in range(8):
-        before = (low, high)
-        high = _best_high(histogram, scheme, low, _observed(histogram)[1])
-        if not scheme.symmetric:
-            low = _best_low(histogram, scheme, _observed(histogram)[0], high)
-        if (low, high) == before:
-            break
-    return Range(low, high)
+    found = _in_turn(histogram, scheme, low, high)
+    shares = np.linspace(1, 0, _CANDIDATES, endpoint=False)
+    costs = squared_error(histogram, scheme, low * shares, high * shares)
+    best = int(np.argmin(costs))
+    if costs[best] < squared_error(histogram, scheme, np.asarray(found.low), np.asarray(found.high))[0]:
+        return _in_turn(histogram, scheme, low * shares[best], high * shares[best])
+    return found
 
 
 def entropy(histogram: Histogram, scheme: Scheme) -> Range:
@@ -79,8 +86,10 @@ def entropy(histogram: Histogram, scheme: Scheme) -> Range:
     """
     low, high = _observed(histogram)
     counts, edges = histogram.occupied()
+    if high <= low:
+        return Range(low, high)
     if scheme.symmetric:
-        counts, edges = _folded(counts, edges)
+        counts, edges = _folded(counts, edges, histogram.width)
     levels = 2 ** (scheme.bits - 1) if scheme.symmetric else 2**scheme.bits
     if counts.size <= levels:
         return Range(low, high)
@@ -151,14 +160,16 @@ def squared_error(histogram: Histogram, scheme: Scheme, low: Array, high: Array)
     reach_low, reach_high, step = (np.atleast_1d(a)[:, None] for a in scheme.reach(low, high))
     filled = counts > 0
     widths = np.diff(edges)
-    points = np.flatnonzero(filled & (widths == 0))
-    density = np.divide(counts, widths, out=np.zeros(len(counts)), where=widths > 0)
+    # In a bin that is very narrow beside a step, the integral would be the difference of two equal numbers.
+    narrow = widths <= 1e-6 * step.min()
+    points = np.flatnonzero(filled & narrow)
+    density = np.divide(counts, widths, out=np.zeros(len(counts)), where=~narrow)
     # sum_i d_i (F(e_{i+1}) - F(e_i)), gathered by edge so that F is evaluated once.
     jumps = np.concatenate([[0.0], density]) - np.concatenate([density, [0.0]])
     used = np.flatnonzero(jumps)
     integral = _error_integral(edges[used][None, :], reach_low, reach_high, step) @ jumps[used]
-    for i in points:
-        integral += counts[i] * _error(edges[i], reach_low, reach_high, step)[:, 0] ** 2
+    if points.size:
+        integral += _error(edges[points][None, :], reach_low, reach_high, step) ** 2 @ counts[points]
     return np.asarray(integral)
 
 
@@ -182,7 +193,7 @@ def clipped_share(histogram: Histogram, scheme: Scheme, bounds: Range) -> float:
     return float(counts[outside].sum() / max(1, counts.sum()))
 
 
-def _error(x: float, low: Array, high: Array, step: Array) -> Array:
+def _error(x: Array, low: Array, high: Array, step: Array) -> Array:
     inside = np.clip(x, low, high)
     return np.asarray(x - (low + np.rint((inside - low) / step) * step))
 
@@ -218,10 +229,21 @@ def _best_low(histogram: Histogram, scheme: Scheme, low: float, high: float) -> 
     return _search(candidates, lambda lows: squared_error(histogram, scheme, lows, np.full(lows.shape, high)))
 
 
+def _in_turn(histogram: Histogram, scheme: Scheme, low: float, high: float) -> Range:
+    """Search one bound, then the other, until neither moves."""
+    for _ in range(8):
+        before = (low, high)
+        high = _best_high(histogram, scheme, low, high)
+        low = _best_low(histogram, scheme, low, high)
+        if (low, high) == before:
+            break
+    return Range(float(low), float(high))
+
+
 def _search(candidates: Array, cost: Callable[[Array], Array]) -> float:
     """The candidate of least cost: every n-th first, then all near the best of these."""
     stride = max(1, len(candidates) // _CANDIDATES)
-    coarse = np.unique(np.append(np.arange(len(candidates) - 1, -1, -stride), len(candidates) - 1))
+    coarse = np.unique(np.append(np.arange(len(candidates) - 1, -1, -stride), 0))
     best = coarse[np.argmin(cost(candidates[coarse]))]
     if stride > 1:
         near = np.arange(max(0, best - stride), min(len(candidates), best + stride + 1))
@@ -238,12 +260,13 @@ def _running(values: NDArray[np.generic]) -> Array:
     return np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
 
 
-def _folded(counts: NDArray[np.int64], edges: Array) -> tuple[NDArray[np.int64], Array]:
-    """The histogram of |x|, on bins of the same width."""
-    width = float(np.diff(edges).max())
-    bins = math.ceil(max(-edges[0], edges[-1]) / width)
+def _folded(counts: NDArray[np.int64], edges: Array, width: float) -> tuple[NDArray[np.int64], Array]:
+    """The histogram of |x|, on bins of the same width, or of twice it, ... where they would be more than `BINS`."""
+    reach = float(max(-edges[0], edges[-1]))
+    width = math.ldexp(width, max(0, math.ceil(math.log2(reach / (width * BINS)))))
+    bins = math.ceil(reach / width)
     index = np.minimum((np.abs((edges[:-1] + edges[1:]) / 2) / width).astype(np.int64), bins - 1)
-    return np.bincount(index, counts, bins).astype(np.int64), np.arange(bins + 1) * width
+    return np.bincount(index, counts, bins).astype(np.int64), np.arange(bins + 1, dtype=np.float64) * width
 
 
 def _least_divergence(counts: Array, levels: int) -> int:

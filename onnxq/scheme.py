@@ -94,7 +94,7 @@ class Scheme:
     def qparams(self, bounds: Range) -> "QParams":
         """The grid that covers `bounds`, as it is stored in a model."""
         scale, zero_point = self.grid(bounds.low, bounds.high)
-        return QParams(scale.astype(np.float32), zero_point.astype(self.dtype), self)
+        return QParams(np.asarray(scale, np.float32), np.asarray(zero_point).astype(self.dtype), self)
 
 
 @dataclass(frozen=True)

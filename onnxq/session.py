@@ -113,7 +113,7 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
             own.session = open_session(model, threads=max(1, cores() // workers()))
         feed, valid = loaded
         arrays = run(own.session, feed, names)
-        padded = valid < next(iter(feed.values())).shape[0]
+        padded = valid < next((array.shape[0] for array in feed.values() if array.ndim), valid)
         for name in reversed(names):
             array = arrays.pop()
             sink(name, array[:valid] if padded else array)
@@ -123,12 +123,12 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
     with ThreadPoolExecutor(workers()) as pool:
         pending: set[Future[int]] = set()
         for job in jobs:
+            pending.add(pool.submit(work, job))
             if len(pending) == workers():
                 ready, pending = wait(pending, return_when=FIRST_COMPLETED)
                 samples += sum(future.result() for future in ready)
                 done += len(ready)
                 finished(done)
-            pending.add(pool.submit(work, job))
         for future in as_completed(pending):
             samples += future.result()
             done += 1

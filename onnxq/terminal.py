@@ -1,6 +1,7 @@
 """What the command lines of onnxq share: the two consoles, the progress bar, and errors turned into exit codes."""
 
 import argparse
+import io
 import logging
 import re
 import sys
@@ -28,6 +29,8 @@ def guarded(body: Callable[[], None], debug: bool = False) -> int:
 
     With `debug` the error keeps its traceback. Other exceptions are bugs and pass through.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: no name may keep a result from being told
     try:
         body()
     except OnnxqError as error:

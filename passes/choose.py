@@ -128,6 +128,7 @@ class _Choice:
     def __init__(self, model: Model, head: Head, target: Target, excluded: Mapping[str, str]) -> None:
         self.target = target
         self.outputs = model.output_names
+        self.own = {id(node) for node in model.graph.nodes}
         self.integer: set[str] = set()
         self.layers: list[Node] = []
         self.skipped: dict[str, str] = {}
@@ -342,8 +343,8 @@ def _is_silu_output(tensor: Tensor) -> bool:
 
 
 def _users(choice: _Choice, tensor: Tensor) -> tuple[str, ...]:
-    """The readers that get the dequantized tensor."""
-    readers = _readers(tensor)
+    """The readers that get the dequantized tensor; those within a subgraph are left alone."""
+    readers = [node for node in _readers(tensor) if id(node) in choice.own]
     if choice.target.float_readers:
         readers = [node for node in readers if node.name in choice.integer]
     return tuple(node.name for node in readers)

@@ -25,6 +25,7 @@ from onnxq.errors import ModelError
 from onnxq.images import YOLO, read_image
 from onnxq.ranges import METHODS
 from onnxq.targets import TARGETS
+from onnxq.terminal import ERR, OUT
 from onnxq.version import VERSION
 
 ROOT = Path(__file__).parents[1]
@@ -44,9 +45,12 @@ class Ran(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """The working directory, and the root logger as it was."""
+    """The working directory; consoles whatever the environment says of them; the root logger as it was."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FORCE_COLOR", raising=False)
+    for console in (OUT, ERR):
+        monkeypatch.setattr(console, "_color_system", None)
+        monkeypatch.setattr(console, "_width", 80)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield tmp_path
@@ -116,6 +120,7 @@ def runs(name, size=(1, 3, 32, 32)):
 def spawn(*argv, seed="0", **environment):
     """`python -m onnxq` in a process of its own."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed, "COLUMNS": "100", **environment}
+    env.pop("FORCE_COLOR", None)
     command = [sys.executable, "-m", "onnxq", *map(str, argv)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     return Ran(done.returncode, done.stdout, done.stderr)
@@ -181,9 +186,15 @@ class TestOutput:
 
     def test_the_command_that_is_proposed_next_names_both_models(self, onnxq, model):
         save(onnx.load(model), "my net.onnx")
-        words = shlex.split(onnxq("my net.onnx", "--calib", "calib").table.partition(" next ")[2])
-        assert words[:3] == ["python", "-m", "onnxq.evaluate"]
-        assert words[3:5] == ["my net.onnx", "my net.int8.onnx"]
+        last = onnxq("my net.onnx", "--calib", "calib").out.splitlines()[-1]
+        words = shlex.split(last.removeprefix("next: "))
+        assert words[:5] == ["python", "-m", "onnxq.evaluate", "my net.onnx", "my net.int8.onnx"]
+
+    def test_nothing_is_proposed_for_what_cannot_be_evaluated(self, onnxq):
+        save(silu_chain())
+        ran = onnxq("model.onnx", "--count", 2)
+        assert "model unknown, " in ran.table
+        assert "onnxq.evaluate" not in ran.out
 
 
 class TestSameInputSameBytes:
@@ -622,6 +633,16 @@ class TestTalk:
         assert ran.code == 0
         assert "\x1b" not in ran.out + ran.err
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+    @pytest.mark.parametrize(
+        "name", ["\u043c\u043e\u0434\u0435\u043b\u044c", "model\udcff"], ids=["Cyrillic", "no text"]
+    )
+    def test_names_that_the_terminal_cannot_show_are_no_error(self, model, name):
+        save(onnx.load(model), f"{name}.onnx")
+        ran = spawn(f"{name}.onnx", "--calib", "calib", PYTHONIOENCODING="ascii")
+        assert ran.code == 0, ran.err
+        assert f"output {name.encode('ascii', 'backslashreplace').decode()}.int8.onnx" in ran.table
+
     def test_as_a_module(self, model):
         ran = spawn(model, "--calib", "calib")
         assert ran.code == 0
@@ -944,7 +965,9 @@ class TestBadCalibration:
         message = refused(onnxq, model, "--calibration", "none.npz")
         assert "none.npz: no such calibration file; make one with --save-calibration" in message
 
-    @pytest.mark.parametrize("content", [b"garbage", b"\x93NUMPY\x01\x00"], ids=["text", "npy"])
+    @pytest.mark.parametrize(
+        "content", [b"", b"garbage", b"PK\x03\x04garbage", b"\x93NUMPY\x01\x00"], ids=["empty", "text", "zip", "npy"]
+    )
     def test_garbage(self, onnxq, model, content):
         Path("seen.npz").write_bytes(content)
         message = refused(onnxq, model, "--calibration", "seen.npz")
@@ -954,6 +977,16 @@ class TestBadCalibration:
         _write_npz(images=SAMPLE)
         message = refused(onnxq, model, "--calibration", "data.npz")
         assert "data.npz: not a calibration file written by --save-calibration" in message
+
+    @pytest.mark.parametrize("damage", ["cut", "flipped"])
+    def test_damaged(self, onnxq, model, damage):
+        assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz").code == 0
+        whole = Path("seen.npz").read_bytes()
+        middle = len(whole) // 2
+        broken = whole[:middle] if damage == "cut" else whole[:middle] + bytes(50) + whole[middle + 50 :]
+        Path("seen.npz").write_bytes(broken)
+        message = refused(onnxq, model, "--calibration", "seen.npz")
+        assert "seen.npz: not a calibration file written by --save-calibration" in message
 
     def test_of_another_model(self, onnxq, model):
         save(v8(seed=1), "other.onnx")

@@ -142,6 +142,28 @@ class TestStatistics:
         with pytest.raises(DataError, match="not a calibration file"):
             Statistics.load(tmp_path / "a.npz")
 
+    def test_a_file_cut_short_is_refused(self, tmp_path):
+        path = tmp_path / "a.npz"
+        statistics().save(path)
+        content = path.read_bytes()
+        for length in range(0, len(content), 23):
+            path.write_bytes(content[:length])
+            with pytest.raises(DataError, match="not a calibration file"):
+                Statistics.load(path)
+
+    def test_a_damaged_file_is_refused_or_the_damage_does_no_harm(self, tmp_path):
+        path = tmp_path / "a.npz"
+        statistics().save(path)
+        content = path.read_bytes()
+        refused = 0
+        for at in range(0, len(content), 11):
+            path.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+            try:
+                assert same(Statistics.load(path), statistics())
+            except DataError:
+                refused += 1
+        assert refused > 50
+
     def test_another_format_asks_for_a_new_calibration(self, tmp_path):
         path = tmp_path / "a.npz"
         statistics().save(path)

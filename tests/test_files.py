@@ -101,6 +101,10 @@ class TestPlacesThatCannotBeWrittenTo:
         with pytest.raises(ConfigError, match=r"file.a\.txt: cannot be written"):
             attempt(tmp_path / "file" / "a.txt")
 
+    def test_a_name_too_long(self, tmp_path, attempt):
+        with pytest.raises(ConfigError, match="cannot be written"):
+            attempt(tmp_path / ("a" * 300))
+
 
 def test_check_writable_leaves_no_trace(tmp_path):
     (tmp_path / "old.txt").write_text("old")

@@ -106,6 +106,18 @@ class TestLoad:
         with pytest.raises(ModelError, match=f"{name}: not an ONNX file"):
             load_proto(tmp_path / name)
 
+    @pytest.mark.parametrize("name", ["a.json", "a.textproto", "a.onnxtxt"])
+    def test_the_extension_does_not_stand_for_another_format(self, tmp_path, name):
+        (tmp_path / name).write_bytes(b"hello, world")
+        with pytest.raises(ModelError, match=f"{name}: not an ONNX file"):
+            load_proto(tmp_path / name)
+        onnx.save(weighted(), tmp_path / name, format="protobuf")
+        assert load_proto(tmp_path / name) == weighted()
+
+    def test_a_name_too_long(self, tmp_path):
+        with pytest.raises(ModelError, match=r"a: no such file$"):
+            load_proto(tmp_path / ("a" * 300))
+
     def test_cut_short_anywhere_in_the_graph(self, tmp_path):
         content = weighted().SerializeToString()
         graph = weighted().graph.SerializeToString()
@@ -148,6 +160,10 @@ class TestModel:
         ]  # fmt: skip
         x = np.float32([[1, -2, 3, 4], [0, 1, -1, 0]])
         np.testing.assert_array_equal(run(after, x), run(before, x))
+
+    def test_nodes_without_documentation_get_none(self):
+        after = Model(weighted()).to_proto().graph
+        assert [node.HasField("doc_string") for node in after.node] == [True, False, True]
 
     def test_a_second_round_trip_changes_nothing(self):
         once = Model(weighted()).to_proto()
@@ -264,6 +280,10 @@ class TestDigest:
         edit(model.graph)
         assert model.digest() != Model(weighted()).digest()
 
+    def test_depends_on_attributes(self):
+        slight, same, steep = (Model(parsed(f"y = LeakyRelu<alpha={alpha}>(x)")).digest() for alpha in (0.1, 0.1, 0.2))
+        assert slight == same != steep
+
     def test_constants_may_be_empty_or_scalars(self):
         empty = numpy_helper.from_array(np.zeros((0,), np.float32), "roi")
         scalar = numpy_helper.from_array(np.float32(3), "three")
@@ -328,6 +348,24 @@ class TestAncestors:
         found = self.names([nodes["y"]])
         assert {"outer", "side", "m", "flag", "y"} <= set(found)
         assert "unused" not in found
+
+    def test_what_a_subgraph_within_a_subgraph_reads_counts(self):
+        body = """
+            outer = Relu(x)
+            m = ReduceMax<keepdims=0>(x)
+            flag = Cast<to=9>(m)
+            y = If(flag) <
+                then_branch = yes () => (float[1,4] p) {
+                    p = If(flag) <
+                        then_branch = deeper () => (float[1,4] p2) { p2 = Neg(outer) },
+                        else_branch = not () => (float[1,4] q2) { q2 = Exp(x) }
+                    >
+                },
+                else_branch = no () => (float[1,4] q) { q = Neg(x) }
+            >
+        """
+        _, nodes = imported(body)
+        assert "outer" in self.names([nodes["y"]])
 
 
 class TestSilu:

@@ -128,6 +128,27 @@ def test_nan_among_values_that_are_not_counted_is_refused():
     assert state(h) == state(Histogram())
 
 
+def test_the_farthest_magnitudes_in_one_tensor():
+    parts = [[1e30], [-1e30], [-1e-20], [-1e-45], [1e-30]]
+    together = np.float32(np.concatenate(parts))
+    h = histogram(together)
+    assert state(histogram(*parts)) == state(h)
+    assert state(histogram(*parts[::-1])) == state(h)
+    np.testing.assert_array_equal(h.counts, np.histogram(together.astype(np.float64), h.edges)[0])
+
+
+@pytest.mark.parametrize("floor", [-10.0, 0.0, 1e-9])
+def test_values_far_below_the_floor(floor):
+    h = histogram([-3e38, floor - 1], floor=floor)
+    assert (h.low, h.high, h.total) == (floor, floor, 2)
+
+
+def test_a_negative_zero_is_zero():
+    expected = state(histogram([0.0, 0.0]))
+    for parts in ([[0.0], [-0.0]], [[-0.0], [0.0]], [[0.0, -0.0]], [[-0.0, 0.0]]):
+        assert state(histogram(*parts)) == expected
+
+
 def test_growth_doubles_the_width_and_adds_neighbours():
     x = np.random.default_rng(1).uniform(-1, 1, 10_000).astype(np.float32)
     h = histogram(x)

@@ -177,6 +177,14 @@ def test_each_channel_has_the_grid_that_it_would_have_alone(scheme, bounds, axis
     assert qparams.high == max(one.high for one in alone)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_scale_and_zero_point_are_arrays(symmetric):
+    qparams = Scheme(8, symmetric=symmetric).qparams(Range(-1.0, 1.0))
+    for array in (qparams.scale, qparams.zero_point):
+        assert isinstance(array, np.ndarray)
+        assert array.shape == ()
+
+
 def test_a_grid_cannot_be_changed():
     qparams = Scheme(axis=0).qparams(Range(np.array([-1.0, -2.0]), np.array([1.0, 2.0])))
     with pytest.raises(ValueError, match="read-only"):

@@ -15,8 +15,11 @@ LITERAL = ["[red]x[/]", "a[0].b[-1]", "[/", r"re:\[x", "[link=http://x]y", ":car
 
 
 @pytest.fixture(autouse=True)
-def _no_forced_colour(monkeypatch):
+def _no_terminal(monkeypatch):
+    """Whatever the environment says."""
     monkeypatch.delenv("FORCE_COLOR", raising=False)
+    for console in (OUT, ERR):
+        monkeypatch.setattr(console, "_color_system", None)
 
 
 def failing(error):
