@@ -35,6 +35,7 @@ class Config:
     weight_bits: int = _option(8, "width of weights", _WIDTHS, "2..8")
     act_bits: int = _option(8, "width of activations", _WIDTHS, "2..8")
     symmetric: bool = _option(False, "zero points of activations in the middle of the grid")
+    keep_bias: bool = _option(False, "do not correct biases for the rounding of the weights")
     exclude: tuple[str, ...] = _option((), "nodes to keep float: a name, op:TYPE or re:REGEX", None, "NODE")
     count: int = _option(100, "calibration images to take, evenly spaced, of a longer list", None, "N")
     preprocess: str = _option(AUTO, "how images become inputs", (AUTO, *PREPROCESSES))

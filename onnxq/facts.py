@@ -120,11 +120,13 @@ class Statistics:
         histograms: tensor -> histogram of its values over all samples.
         samples: how many samples were run.
         digest: of the prepared graph they were run through.
+        means: tensor -> mean of each channel over all samples, float64 (channels,).
     """
 
     histograms: Mapping[str, Histogram]
     samples: int = 0
     digest: str = ""
+    means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write to an `.npz` file, whole or not at all; same statistics, same bytes."""
@@ -137,9 +139,11 @@ class Statistics:
                 {"name": n, "exponent": h.exponent, "start": h.start, "low": h.low, "high": h.high, "floor": h.floor}
                 for n, h in ((n, self.histograms[n]) for n in names)
             ],
+            "means": sorted(self.means),
         }
         arrays: dict[str, NDArray[Any]] = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
         arrays["counts"] = np.stack([self.histograms[n].counts for n in names]) if names else np.zeros((0, 1), np.int64)
+        arrays.update({f"mean_{k}": self.means[n] for k, n in enumerate(sorted(self.means))})
         with replace_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             for key, array in arrays.items():
                 # numpy.savez stamps the time of day; a fixed date keeps the bytes the same.
@@ -159,6 +163,7 @@ class Statistics:
             with Path(path).open("rb") as file, np.load(file) as archive:
                 header = json.loads(archive["header"].tobytes())
                 counts = archive["counts"]
+                means = {str(n): np.asarray(archive[f"mean_{k}"]) for k, n in enumerate(header["means"])}
             if header["format"] != _FORMAT:
                 raise DataError(f"{path}: is {header['format']!r}, this onnxq reads {_FORMAT!r}; calibrate again")
             histograms = {t["name"]: _histogram(t, c) for t, c in zip(header["tensors"], counts, strict=True)}
@@ -169,7 +174,7 @@ class Statistics:
             raise
         except Exception as error:  # on broken files numpy, zipfile and zlib let out all kinds
             raise DataError(f"{path}: not a calibration file written by --save-calibration ({error})") from None
-        return cls(histograms, samples, digest)
+        return cls(histograms, samples, digest, means)
 
 
 def _histogram(header: dict[str, float], counts: NDArray[np.int64]) -> Histogram:
@@ -215,6 +220,13 @@ class Grid:
 
     activations: Mapping[str, QParams]
     weights: Mapping[str, QParams]
+
+
+@dataclass(frozen=True)
+class Biases:
+    """Layer -> the bias that it is to have, float32 (output channels,); other layers keep theirs."""
+
+    layers: Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)

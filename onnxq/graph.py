@@ -22,7 +22,7 @@ from onnxq.errors import ModelError
 
 __all__ = [
     "IR_VERSION", "QDQ_OPS", "Constant", "Model", "Node", "Tensor", "Variable", "ancestors", "constant", "data_inputs",
-    "feeds_silu_only", "gs", "is_float", "is_silu", "load_proto", "producer", "remove", "replace_uses",
+    "feeds_silu_only", "gs", "is_float", "is_silu", "load_proto", "producer", "remove", "replace_uses", "set_bias",
 ]  # fmt: skip
 
 # graphsurgeon logs what it then raises.
@@ -229,6 +229,14 @@ def replace_uses(old: Tensor, new: Tensor, users: Iterable[Node] | None = None) 
                 node.inputs[index] = new
                 edits += 1
     return edits
+
+
+def set_bias(conv: Node, bias: Constant) -> None:
+    """Give a Conv, ConvTranspose or Gemm another bias, or its first."""
+    if len(conv.inputs) > 2:
+        conv.inputs[2] = bias
+    else:
+        conv.inputs.append(bias)
 
 
 def remove(graph: gs.Graph, nodes: Iterable[Node]) -> int:

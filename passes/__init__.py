@@ -8,6 +8,7 @@ from onnxq.config import Config
 from onnxq.data import Samples
 from onnxq.passes.choose import Choose
 from onnxq.passes.clean_up import CleanUp
+from onnxq.passes.correct_bias import CorrectBias
 from onnxq.passes.find_head import FindHead
 from onnxq.passes.fit_ranges import FitRanges
 from onnxq.passes.fit_weights import FitWeights
@@ -68,6 +69,7 @@ def default(
         Observe(samples, progress),
         FitRanges(config.method),
         FitWeights(config.weight_method),
+        *([] if config.keep_bias else [CorrectBias()]),
         Insert(),
         CleanUp(),
         Verify(original, TARGETS[config.target], checked_on),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.graph import Constant, Model, Node, Tensor, Variable, constant, producer, remove
+from onnxq.graph import Constant, Model, Node, Tensor, Variable, constant, producer, remove, set_bias
 from onnxq.pipeline import Facts, Rewrite
 
 Array = NDArray[np.float64]
@@ -130,8 +130,7 @@ def _fold(conv: Node, affine: _Affine) -> None:
     bias_tensor = conv.inputs[2] if _has_bias(conv) else None
     conv.inputs[1] = _with_values(weight_tensor, new_weight, conv)
     new = Constant(f"{conv.name}_bias", new_bias) if bias_tensor is None else _with_values(bias_tensor, new_bias, conv)
-    del conv.inputs[2:]
-    conv.inputs.append(new)
+    set_bias(conv, new)
 
 
 def _with_values(tensor: Constant, values: NDArray[np.float32], user: Node) -> Constant:

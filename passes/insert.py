@@ -1,9 +1,12 @@
 """insert: the planned Q/DQ pairs and the integer weights go into the graph."""
 
-import numpy as np
+from collections.abc import Mapping
 
-from onnxq.facts import Grid, Plan, Point, Ranges, Weight
-from onnxq.graph import Constant, Model, Node, Tensor, Variable, constant, replace_uses
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.facts import Biases, Grid, Plan, Point, Ranges, Weight
+from onnxq.graph import Constant, Model, Node, Tensor, Variable, constant, replace_uses, set_bias
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 from onnxq.scheme import MAX_BITS, QParams
 
@@ -12,7 +15,7 @@ class Insert(Rewrite):
     """Puts one QuantizeLinear and one DequantizeLinear (ONNX, opset 13) on every planned tensor.
 
     - the planned users read the dequantized tensor; outputs of the model stay what they are
-    - weights are stored as int8 behind one DequantizeLinear, biases stay float
+    - weights are stored as int8 behind one DequantizeLinear, biases stay float; corrected ones replace the model's
     - points of one group share one scale and one zero point, named after the group's first tensor
     - grids narrower than 8 bits live in 8-bit integers: weights use the levels that they have, activations pass
       through a Clip between Q and DQ, which every runtime computes exactly
@@ -25,14 +28,18 @@ class Insert(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of nodes inserted."""
-        return _Insertion(model, facts[Plan], facts[Grid]).run()
+        biases = facts.get(Biases)
+        return _Insertion(model, facts[Plan], facts[Grid], biases.layers if biases else {}).run()
 
 
 class _Insertion:
-    def __init__(self, model: Model, plan: Plan, grid: Grid) -> None:
+    def __init__(
+        self, model: Model, plan: Plan, grid: Grid, biases: Mapping[str, NDArray[np.float32]]
+    ) -> None:
         self._model = model
         self._plan = plan
         self._grid = grid
+        self._biases = biases
         self._tensors = model.graph.tensors()
         self._nodes = model.nodes
         self._names = _Names(model.taken_names())
@@ -48,6 +55,8 @@ class _Insertion:
         for weight in self._plan.weights:
             before.setdefault(weight.users[0], []).append(self._weight(weight))
 
+        for name, bias in self._biases.items():
+            self._set_bias(self._nodes[name], bias)
         nodes = behind.pop("", [])
         for node in self._model.graph.nodes:
             nodes += [*before.get(node.name, []), node, *behind.get(node.name, [])]
@@ -90,6 +99,10 @@ class _Insertion:
         return self._node(
             "DequantizeLinear", weight.tensor, [stored, *self._parameters(weight.tensor, grid)], dequantized, grid
         )
+
+    def _set_bias(self, layer: Node, bias: NDArray[np.float32]) -> None:
+        old = layer.inputs[2].name if len(layer.inputs) > 2 else ""
+        set_bias(layer, Constant(self._names.fresh(f"{old or layer.name + '_bias'}_corrected"), bias))
 
     def _parameters(self, name: str, grid: QParams) -> list[Constant]:
         if name not in self._shared:

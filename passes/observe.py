@@ -21,12 +21,16 @@ from onnxq.session import stream
 _COUNTED = 1 << 16
 """Values of one tensor and sample that are counted; extremes are taken of all."""
 
+_IMAGE_RANK = 4
+_MEAN_STEP = 2.0**-24
+
 
 class Observe(Analysis[Statistics]):
     """Runs the data through the float graph and counts the values of the tensors that the plan needs to know.
 
     The graph ends at these tensors and is otherwise optimised by onnxruntime as ever. Each sample is forgotten once
     it is counted, so that memory does not grow with their number, and the result does not depend on their order.
+    Beside the histograms, the mean of each channel is kept.
     The extremes are those of all values; of large tensors only evenly spaced values are counted: to count every one
     of the many millions would take as long as to run the network, and move no range.
 
@@ -64,7 +68,7 @@ class Observe(Analysis[Statistics]):
         if count == 0:
             self._samples.require_any()
             raise DataError("the calibration data is empty; a generator or reader can be read only once")
-        return Statistics(tally.histograms, count, digest)
+        return Statistics(tally.histograms, count, digest, tally.means(count))
 
 
 class _Tally:
@@ -74,6 +78,7 @@ class _Tally:
         self.histograms = {
             name: Histogram(SILU_FLAT_BELOW if point.silu_input else -math.inf) for name, point in points.items()
         }
+        self._sums: dict[str, NDArray[np.int64]] = {}
         self._locks = {name: threading.Lock() for name in points}
 
     def count(self, tensor: str, values: NDArray[np.generic]) -> None:
@@ -82,10 +87,22 @@ class _Tally:
         with self._locks[tensor]:
             try:
                 self.histograms[tensor].add(floats, _spacing(floats.size))
+                self._sum_channels(tensor, floats)
             except FloatingPointError as error:
                 raise DataError(
                     f"tensor {tensor!r} holds {error} for a calibration sample; check the model and its preprocessing"
                 ) from None
+
+    def _sum_channels(self, tensor: str, values: NDArray[np.float32]) -> None:
+        """Add each sample's mean of each channel, in fixed point, so that the sum does not depend on the order."""
+        if values.ndim == _IMAGE_RANK and values.size:
+            per_sample = values.reshape(*values.shape[:2], -1).mean(axis=2)
+            sums = np.rint(per_sample.astype(np.float64) / _MEAN_STEP).astype(np.int64).sum(axis=0)
+            self._sums[tensor] = self._sums.get(tensor, 0) + sums
+
+    def means(self, samples: int) -> dict[str, NDArray[np.float64]]:
+        """Mean of each channel over all samples, float64 (channels,), of the tensors that have channels."""
+        return {name: sums.astype(np.float64) * (_MEAN_STEP / samples) for name, sums in self._sums.items()}
 
 
 def _spacing(values: int) -> int:

@@ -269,13 +269,21 @@ def test_what_a_model_says_of_itself_is_kept(opset):
     before.producer_name, before.producer_version, before.doc_string = "pytorch", "2.4", "a detector"
     before.graph.doc_string = "its graph"
     before.graph.node[-1].doc_string = "the last layer"
-    before.graph.node[-1].metadata_props.add(key="pkg.torch.onnx.name_scopes", value="model.22")
     after, edits = rewrite(STEP, before)
     assert edits > 0
     assert {p.key: p.value for p in after.metadata_props} == ULTRALYTICS
     assert (after.producer_name, after.producer_version, after.doc_string) == ("pytorch", "2.4", "a detector")
     assert after.graph.doc_string == "its graph"
     assert after.graph.node[-1].doc_string == "the last layer"
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_metadata_of_nodes_and_of_the_graph_are_kept(opset):
+    before = with_constant_nodes(csp(opset=opset))
+    before.graph.metadata_props.add(key="exporter", value="dynamo")
+    before.graph.node[-1].metadata_props.add(key="pkg.torch.onnx.name_scopes", value="model.22")
+    after, _ = rewrite(STEP, before)
+    assert [(p.key, p.value) for p in after.graph.metadata_props] == [("exporter", "dynamo")]
     assert [p.value for p in after.graph.node[-1].metadata_props] == ["model.22"]
 
 

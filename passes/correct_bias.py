@@ -1,0 +1,75 @@
+"""correct-bias: rounding weights shifts what a Conv gives on average; its bias takes the shift back."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.facts import Biases, Grid, Plan, Statistics
+from onnxq.graph import Model, Node, Tensor, constant, producer
+from onnxq.pipeline import Analysis, Facts
+
+Array = NDArray[np.float64]
+
+
+class CorrectBias(Analysis[Biases]):
+    """Finds the biases with which the Convs give, on average, what they gave before their weights were rounded.
+
+    With W' the rounded weight and E[x] the mean of each input channel over the calibration data, the output is shifted
+    by sum over c and k of (W' - W)[o, c, k] E[x_c] (Nagel et al., arXiv 1906.04721, section 4.2, for the error of the
+    weights). The shift is the same at every position, so that it adds up where other errors average out. Borders, where
+    a Conv reads its padding, are taken as if they were not there.
+
+    Convs whose input has no known mean keep their bias, and so do ConvTransposes.
+    """
+
+    name = "correct-bias"
+    gives = Biases
+    needs = (Plan, Statistics, Grid)
+
+    def run(self, model: Model, facts: Facts) -> Biases:
+        """Find the fact; the graph is not touched."""
+        nodes, weights, means = model.nodes, facts[Grid].weights, facts[Statistics].means
+        biases = {}
+        for weight in facts[Plan].weights:
+            for node in (nodes[name] for name in weight.users):
+                mean = _mean(node.inputs[0], means)
+                if node.op != "Conv" or mean is None:
+                    continue
+                values = np.asarray(constant(node.inputs[1]), np.float32)
+                grid = weights[weight.tensor]
+                error = np.asarray(grid.dequantize(grid.quantize(values)) - values, np.float64)
+                biases[node.name] = (_bias(node) - _shift(error, mean)).astype(np.float32)
+        return Biases(biases)
+
+
+def _mean(tensor: Tensor, means: Mapping[str, Array]) -> Array | None:
+    """Mean of each channel, float64 (channels,): observed, or of the tensors that a Concat or Resize has it from."""
+    if tensor.name in means:
+        return means[tensor.name]
+    made_by = producer(tensor)
+    if made_by is None or made_by.op not in ("Concat", "Resize") or made_by.attrs.get("axis", 1) != 1:
+        return None
+    parts = [_mean(t, means) for t in (made_by.inputs if made_by.op == "Concat" else made_by.inputs[:1])]
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None
+
+
+def _bias(conv: Node) -> Array:
+    """The Conv's bias, float64 (output channels,); zeros where it has none."""
+    bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 else None
+    channels = np.asarray(constant(conv.inputs[1])).shape[0]
+    return np.zeros(channels) if bias is None else np.asarray(bias, np.float64)
+
+
+def _shift(error: Array, mean: Array) -> Array:
+    """Mean shift of each output channel, float64 (output channels,).
+
+    Args:
+        error: of the weight, float64 (output channels, input channels of a group, *kernel).
+        mean: of the input, float64 (input channels,).
+    """
+    outputs, inputs = error.shape[:2]
+    groups = mean.size // inputs
+    summed = error.reshape(groups, outputs // groups, inputs, -1).sum(axis=3)
+    return np.asarray(np.einsum("goi,gi->go", summed, mean.reshape(groups, inputs)).reshape(-1))
