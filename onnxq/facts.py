@@ -66,16 +66,12 @@ class Weight:
     Attributes:
         tensor: its name.
         scheme: the integers that stand for it.
-        users: names of the nodes that read it.
-        input: name of the data tensor that meets it in the first of these nodes.
-        bias: name of the bias in the first of these nodes, or None.
+        users: names of the layers that read it.
     """
 
     tensor: str
     scheme: Scheme
     users: tuple[str, ...]
-    input: str
-    bias: str | None = None
 
 
 @dataclass(frozen=True)

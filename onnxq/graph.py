@@ -21,16 +21,21 @@ from onnx_graphsurgeon import Constant, Node, Tensor, Variable
 from onnxq.errors import ModelError
 
 __all__ = [
-    "IR_VERSION", "QDQ_OPS", "Constant", "Model", "Node", "Tensor", "Variable", "ancestors", "constant", "data_inputs",
-    "feeds_silu_only", "gs", "is_float", "is_silu", "load_proto", "producer", "remove", "replace_uses", "set_bias",
+    "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node", "Tensor", "Variable", "ancestors",
+    "constant", "data_inputs", "feeds_silu_only", "gs", "is_float", "is_silu", "load_proto", "producer", "remove",
+    "replace_uses", "set_bias",
 ]  # fmt: skip
 
 # graphsurgeon logs what it then raises.
 logging.getLogger("onnx_graphsurgeon").setLevel(logging.CRITICAL)
 gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
 
+LEAST_IR_VERSION = 7
 IR_VERSION = 10
 """Of models that are made here: newer ones are refused by runtimes a year old."""
+
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators that networks have their weights in."""
 
 QDQ_OPS = frozenset({
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
@@ -50,6 +55,8 @@ class Model:
     """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
+        self._docs: dict[str, onnx.NodeProto] = {}
+        self._graph_metadata: list[onnx.StringStringEntryProto] = []
         self.replace(proto)
 
     def replace(self, proto: onnx.ModelProto) -> None:
@@ -62,9 +69,12 @@ class Model:
                 getattr(self._shell, field.name).extend(value)
             else:
                 setattr(self._shell, field.name, value)
+        # Before IR version 4 every initializer had to be an input; opset 13 came with version 7.
+        self._shell.ir_version = max(proto.ir_version, LEAST_IR_VERSION)
         documented = (n for n in proto.graph.node if n.name and (n.doc_string or n.metadata_props))
-        self._docs = {n.name: _documentation(n) for n in documented}
-        self._graph_metadata = list(proto.graph.metadata_props)
+        # What a converter drops is kept from before.
+        self._docs = {**self._docs, **{n.name: _documentation(n) for n in documented}}
+        self._graph_metadata = list(proto.graph.metadata_props) or self._graph_metadata
         self.graph: gs.Graph = gs.import_onnx(proto)
 
     @property
@@ -229,6 +239,22 @@ def replace_uses(old: Tensor, new: Tensor, users: Iterable[Node] | None = None) 
                 node.inputs[index] = new
                 edits += 1
     return edits
+
+
+class FreshNames:
+    """Names that nothing in the graph has yet."""
+
+    def __init__(self, taken: set[str]) -> None:
+        self._taken = taken
+
+    def fresh(self, name: str) -> str:
+        """The name, or with a number behind it where it is taken."""
+        base, number = name, 1
+        while name in self._taken:
+            number += 1
+            name = f"{base}_{number}"
+        self._taken.add(name)
+        return name
 
 
 def set_bias(conv: Node, bias: Constant) -> None:

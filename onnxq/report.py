@@ -40,6 +40,7 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         "weight_bits": config.weight_bits,
         "act_bits": config.act_bits,
         "symmetric": config.symmetric,
+        "keep_bias": config.keep_bias,
         "exclude": list(config.exclude),
         "detector": {
             "family": quantized.detector.family,

@@ -10,6 +10,7 @@ import numpy as np
 from onnxq.errors import ConfigError, ModelError
 from onnxq.facts import Head, Plan, Point, Weight
 from onnxq.graph import (
+    LAYERS,
     Constant,
     Model,
     Node,
@@ -132,7 +133,7 @@ class _Choice:
         self.integer: set[str] = set()
         self.layers: list[Node] = []
         self.skipped: dict[str, str] = {}
-        self.first = {n.name for t in model.graph.inputs for n in t.outputs}
+        self.behind_layers = _behind_layers(model.graph.nodes)
         self.last = frozenset(head.last)
         for node in reversed(model.graph.nodes):
             reason = head.tail.get(node.name) or self._excluded(node, excluded) or self._refusal(node)
@@ -199,13 +200,21 @@ class _Choice:
         if node.name in self.last and not self.target.last_layers:
             return "last layer of its branch"
         if is_depthwise(node):
-            if self.target.float_depthwise:
+            if self.target.float_depthwise and not self._quantized_anyway(node, rule):
                 return "depthwise Conv"
         elif node.op == "Conv" and weight.shape[1] < self.target.least_channels:
             return "Conv of too few input channels to gain from integers"
         if rule.output and node.outputs[0].name in self.outputs:
             return "makes an output of the model"
         return None
+
+    def _quantized_anyway(self, node: Node, rule: Rule) -> bool:
+        """Whether a Q would stand directly behind it all the same, so that the target makes an integer layer of it."""
+        return rule.output and any(
+            reader.op in self.target.fused_activations or self.target.rules[reader.op].role is not Role.ELEMENTWISE
+            for reader in _readers(node.outputs[0])
+            if reader.op in self.target.rules
+        )
 
     def _withdraw_behind_float_layers(self, model: Model) -> None:
         """Where targets fuse the Q behind a layer, a layer kept float must have none directly behind it.
@@ -224,6 +233,16 @@ class _Choice:
     def _is_float_layer(self, node: Node) -> bool:
         rule = self.target.rules.get(node.op)
         return rule is not None and rule.role is Role.LAYER and rule.output and node.name not in self.integer
+
+
+def _behind_layers(nodes: Sequence[Node]) -> set[str]:
+    """Names of the nodes, given in topological order, that depend on a layer."""
+    behind: set[str] = set()
+    for node in nodes:
+        before = [p for t in node.inputs for p in t.inputs]
+        if any(p.op in LAYERS or p.name in behind for p in before):
+            behind.add(node.name)
+    return behind
 
 
 def is_depthwise(node: Node) -> bool:
@@ -332,7 +351,8 @@ def _hull(ranges: Sequence[Range]) -> Range:
 def _bits(choice: _Choice, tensor: Tensor, bits: int) -> int:
     """Width of a tensor's integers: 8 at both ends of the network, and inside SiLU, where levels cost no speed."""
     made_by = producer(tensor)
-    at_an_end = made_by is None or any(reader.name in choice.last for reader in _readers(tensor))
+    before_all = made_by is None or (made_by.op not in LAYERS and made_by.name not in choice.behind_layers)
+    at_an_end = before_all or any(reader.name in choice.last for reader in _readers(tensor))
     inside_silu = feeds_silu_only(tensor) or (made_by is not None and made_by.op == "Sigmoid")
     return MAX_BITS if at_an_end or inside_silu else bits
 
@@ -359,12 +379,10 @@ def _weights(choice: _Choice, scheme: Scheme) -> tuple[Weight, ...]:
             shared = weights[tensor.name]
             weights[tensor.name] = replace(shared, users=(*shared.users, node.name))
             continue
-        at_an_end = node.name in choice.first or node.name in choice.last
+        at_an_end = node.name not in choice.behind_layers or node.name in choice.last
         weights[tensor.name] = Weight(
             tensor=tensor.name,
             scheme=replace(scheme, bits=MAX_BITS if at_an_end else scheme.bits, axis=choice.rule(node).weight_axis),
             users=(node.name,),
-            input=node.inputs[0].name,
-            bias=node.inputs[2].name if len(node.inputs) > 2 and node.inputs[2].name else None,
         )
     return tuple(weights.values())

@@ -4,10 +4,8 @@ import math
 
 from onnxq.errors import ModelError
 from onnxq.facts import Head
-from onnxq.graph import Model, Node, ancestors, constant, data_inputs, producer
+from onnxq.graph import LAYERS, Model, Node, ancestors, constant, data_inputs, producer
 from onnxq.pipeline import Analysis, Facts
-
-LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 _SOFTMAX_CARRIERS = frozenset({
     "Transpose", "Reshape", "Split", "Slice", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten",

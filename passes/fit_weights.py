@@ -1,13 +1,12 @@
 """fit-weights: the grids of the weights, and so of everything."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.facts import Grid, Plan, Ranges, Weight
-from onnxq.graph import Model, Tensor, constant
+from onnxq.facts import Grid, Plan, Ranges
+from onnxq.graph import Model, Node, constant
 from onnxq.pipeline import Analysis, Facts
 from onnxq.scheme import QParams, Range, Scheme
 
@@ -37,34 +36,32 @@ class FitWeights(Analysis[Grid]):
         """Find the fact; the graph is not touched."""
         plan, ranges = facts[Plan], facts[Ranges]
         activations = {point.tensor: point.scheme.qparams(ranges.groups[point.group].bounds) for point in plan.points}
-        finest = {point.tensor: float(activations[point.tensor].scale) for point in plan.points}
-        tensors = model.graph.tensors()
-        weights = {
-            weight.tensor: self._fit(
-                weight, _values(tensors, weight.tensor), _values(tensors, weight.bias), finest[weight.input]
-            )
-            for weight in plan.weights
-        }
+        tensors, nodes = model.graph.tensors(), model.nodes
+        weights = {}
+        for weight in plan.weights:
+            values = np.asarray(constant(tensors[weight.tensor]), np.float32)
+            layers = [nodes[name] for name in weight.users]
+            # Runtimes hold the bias in int32 steps of input scale * weight scale: a channel whose weights are almost
+            # zero must not get a scale so small that its bias overflows.
+            bias_steps = [_bias(node) / float(activations[node.inputs[0].name].scale) for node in layers]
+            least = np.max([np.broadcast_to(steps, bias_steps[0].shape) for steps in bias_steps], axis=0)
+            weights[weight.tensor] = self._fit(weight.scheme, values, least / _MOST_BIAS_STEPS)
         return Grid(activations, weights)
 
-    def _fit(self, weight: Weight, values: Array, bias: Array, input_scale: float) -> QParams:
-        assert weight.scheme.axis is not None
-        channels = np.moveaxis(values, weight.scheme.axis, 0).reshape(values.shape[weight.scheme.axis], -1)
+    def _fit(self, scheme: Scheme, values: Array, least_scale: NDArray[np.float64]) -> QParams:
+        assert scheme.axis is not None
+        channels = np.moveaxis(values, scheme.axis, 0).reshape(values.shape[scheme.axis], -1)
         bound = np.abs(channels).max(axis=1, initial=0.0).astype(np.float64)
         if self._method == "mse":
-            bound *= _best_shrink(channels, bound, weight.scheme)
-        # Runtimes hold the bias in int32 steps of input scale * weight scale: a channel whose weights are almost
-        # zero must not get a scale so small that its bias overflows.
-        per_bound = weight.scheme.steps / 2
-        least = (np.abs(bias) if bias.size == bound.size else 0.0) / (input_scale * _MOST_BIAS_STEPS) * per_bound
-        bound = np.maximum(bound, least)
-        return weight.scheme.qparams(Range(-bound, bound))
+            bound *= _best_shrink(channels, bound, scheme)
+        bound = np.maximum(bound, least_scale * (scheme.steps / 2))
+        return scheme.qparams(Range(-bound, bound))
 
 
-def _values(tensors: Mapping[str, Tensor], name: str | None) -> Array:
-    """The values of a constant; none of a tensor that is not there or not constant."""
-    values = constant(tensors[name]) if name else None
-    return np.zeros(0, np.float32) if values is None else np.asarray(values, np.float32)
+def _bias(layer: Node) -> NDArray[np.float64]:
+    """Magnitudes of a layer's bias, float64 (output channels,); zero where it has none or one that is computed."""
+    bias = constant(layer.inputs[2]) if len(layer.inputs) > 2 else None
+    return np.zeros(1) if bias is None else np.abs(np.asarray(bias, np.float64))
 
 
 def _best_shrink(channels: Array, bound: NDArray[np.float64], scheme: Scheme) -> NDArray[np.float64]:

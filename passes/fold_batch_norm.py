@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.graph import Constant, Model, Node, Tensor, Variable, constant, producer, remove, set_bias
+from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, constant, producer, remove, set_bias
 from onnxq.pipeline import Facts, Rewrite
 
 Array = NDArray[np.float64]
@@ -30,6 +30,7 @@ class FoldBatchNorm(Rewrite):
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of nodes folded away."""
         outputs = model.output_names
+        names = FreshNames(model.taken_names())
         folded = []
         for node in model.graph.nodes:
             affine = _affine(node)
@@ -38,7 +39,7 @@ class FoldBatchNorm(Rewrite):
             conv = producer(affine.data)
             if conv is None or not _can_take(conv, affine, outputs):
                 continue
-            _fold(conv, affine)
+            _fold(conv, affine, names)
             _take_output(conv, node)
             folded.append(node)
         return remove(model.graph, folded)
@@ -116,7 +117,7 @@ def _has_bias(conv: Node) -> bool:
     return len(conv.inputs) > 2 and bool(conv.inputs[2].name)
 
 
-def _fold(conv: Node, affine: _Affine) -> None:
+def _fold(conv: Node, affine: _Affine, names: FreshNames) -> None:
     axis = _CHANNEL_AXIS[conv.op]
     weight_tensor = conv.inputs[1]
     weight = np.asarray(constant(weight_tensor), np.float64)
@@ -128,16 +129,18 @@ def _fold(conv: Node, affine: _Affine) -> None:
     new_weight = (weight * scale.reshape(spread)).astype(np.float32)
     new_bias = (bias * scale + affine.shift).astype(np.float32)
     bias_tensor = conv.inputs[2] if _has_bias(conv) else None
-    conv.inputs[1] = _with_values(weight_tensor, new_weight, conv)
-    new = Constant(f"{conv.name}_bias", new_bias) if bias_tensor is None else _with_values(bias_tensor, new_bias, conv)
-    set_bias(conv, new)
+    conv.inputs[1] = _with_values(weight_tensor, new_weight, names)
+    if bias_tensor is None:
+        set_bias(conv, Constant(names.fresh(f"{conv.name}_bias"), new_bias))
+    else:
+        set_bias(conv, _with_values(bias_tensor, new_bias, names))
 
 
-def _with_values(tensor: Constant, values: NDArray[np.float32], user: Node) -> Constant:
-    """The constant with other values for this one user: itself where nothing else reads it."""
+def _with_values(tensor: Constant, values: NDArray[np.float32], names: FreshNames) -> Constant:
+    """A constant of other values in the place of one, under its name where nothing else reads it."""
     if len(tensor.outputs) == 1:
         return Constant(tensor.name, values)
-    return Constant(f"{tensor.name}_{user.name}", values)
+    return Constant(names.fresh(tensor.name), values)
 
 
 def _take_output(conv: Node, folded: Node) -> None:

@@ -52,11 +52,10 @@ def _fold(node: Node, model: Model, outputs: frozenset[str]) -> bool:
         values = _computed(node, model)
     if values is None or sum(v.size for v in values) > _LARGEST:
         return False
-    made = list(node.outputs)
+    made = [t for t in node.outputs if t.name]
     node.outputs.clear()
     for tensor, array in zip(made, values, strict=True):
-        if tensor.name:
-            tensor.to_constant(array)
+        tensor.to_constant(array)
     return True
 
 

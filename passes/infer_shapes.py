@@ -32,7 +32,8 @@ class InferShapes(Rewrite):
             log.warning("shapes could not be inferred: %s", str(error).strip().splitlines()[0])
             return 0
         tensors = model.graph.tensors()
-        return sum(_learn(tensors.get(info.name), info.type.tensor_type) for info in inferred.graph.value_info)
+        named = {dim for t in model.graph.inputs for dim in t.shape or () if isinstance(dim, str)}
+        return sum(_learn(tensors.get(info.name), info.type.tensor_type, named) for info in inferred.graph.value_info)
 
 
 def _outline(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -52,16 +53,19 @@ def _outline(proto: onnx.ModelProto) -> onnx.ModelProto:
     return outline
 
 
-def _learn(tensor: Variable | None, inferred: onnx.TypeProto.Tensor) -> int:
+def _learn(tensor: Variable | None, inferred: onnx.TypeProto.Tensor, named: set[str]) -> int:
     if not isinstance(tensor, Variable) or not inferred.elem_type:
         return 0
     dtype = onnx.helper.tensor_dtype_to_np_dtype(inferred.elem_type)
-    shape = [_dim(dim) for dim in inferred.shape.dim] if inferred.HasField("shape") else tensor.shape
+    shape = [_dim(dim, named) for dim in inferred.shape.dim] if inferred.HasField("shape") else tensor.shape
     if (tensor.dtype, tensor.shape) == (dtype, shape):
         return 0
     tensor.dtype, tensor.shape = dtype, shape
     return 1
 
 
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
-    return dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+def _dim(dim: onnx.TensorShapeProto.Dimension, named: set[str]) -> int | str | None:
+    """A length, the name of an input's dimension, or None: names that the inference makes up mean nothing."""
+    if dim.HasField("dim_value"):
+        return dim.dim_value
+    return dim.dim_param if dim.dim_param in named else None

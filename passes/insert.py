@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.facts import Biases, Grid, Plan, Point, Ranges, Weight
-from onnxq.graph import Constant, Model, Node, Tensor, Variable, constant, replace_uses, set_bias
+from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, constant, replace_uses, set_bias
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 from onnxq.scheme import MAX_BITS, QParams
 
@@ -42,8 +42,9 @@ class _Insertion:
         self._biases = biases
         self._tensors = model.graph.tensors()
         self._nodes = model.nodes
-        self._names = _Names(model.taken_names())
+        self._names = FreshNames(model.taken_names())
         self._shared: dict[str, list[Constant]] = {}
+        self._limits_of: dict[str, list[Constant]] = {}
 
     def run(self) -> int:
         behind: dict[str, list[Node]] = {}
@@ -53,7 +54,9 @@ class _Insertion:
                 behind.setdefault(self._maker(point.tensor), []).extend(made)
         before: dict[str, list[Node]] = {}
         for weight in self._plan.weights:
-            before.setdefault(weight.users[0], []).append(self._weight(weight))
+            tensor = self._tensors.get(weight.tensor)
+            if tensor is not None and any(_reads(self._nodes[name], tensor) for name in weight.users):
+                before.setdefault(weight.users[0], []).append(self._weight(weight))
 
         for name, bias in self._biases.items():
             self._set_bias(self._nodes[name], bias)
@@ -71,7 +74,7 @@ class _Insertion:
 
     def _activation(self, point: Point) -> list[Node]:
         tensor = self._tensors[point.tensor]
-        users = [self._nodes[name] for name in point.users]
+        users = [node for node in map(self._nodes.__getitem__, point.users) if _reads(node, tensor)]
         if not users:
             return []
         grid = self._grid.activations[point.tensor]
@@ -102,6 +105,8 @@ class _Insertion:
 
     def _set_bias(self, layer: Node, bias: NDArray[np.float32]) -> None:
         old = layer.inputs[2].name if len(layer.inputs) > 2 else ""
+        if old and np.array_equal(layer.inputs[2].values, bias):
+            return
         set_bias(layer, Constant(self._names.fresh(f"{old or layer.name + '_bias'}_corrected"), bias))
 
     def _parameters(self, name: str, grid: QParams) -> list[Constant]:
@@ -113,13 +118,12 @@ class _Insertion:
         return self._shared[name]
 
     def _limits(self, name: str, grid: QParams) -> list[Constant]:
-        key = f"{name}_limits"
-        if key not in self._shared:
-            self._shared[key] = [
+        if name not in self._limits_of:
+            self._limits_of[name] = [
                 Constant(self._names.fresh(f"{name}_qmin"), np.array(grid.scheme.qmin, grid.scheme.dtype)),
                 Constant(self._names.fresh(f"{name}_qmax"), np.array(grid.scheme.qmax, grid.scheme.dtype)),
             ]
-        return self._shared[key]
+        return self._limits_of[name]
 
     def _variable(self, name: str, dtype: "np.dtype[np.generic]", shape: list[int | str] | None) -> Variable:
         return Variable(self._names.fresh(name), dtype, shape)
@@ -129,16 +133,5 @@ class _Insertion:
         return Node(op, self._names.fresh(f"{name}_{op}"), attrs, list(inputs), [output])
 
 
-class _Names:
-    """Names that nothing in the graph has yet."""
-
-    def __init__(self, taken: set[str]) -> None:
-        self._taken = taken
-
-    def fresh(self, name: str) -> str:
-        base, number = name, 1
-        while name in self._taken:
-            number += 1
-            name = f"{base}_{number}"
-        self._taken.add(name)
-        return name
+def _reads(node: Node, tensor: Tensor) -> bool:
+    return any(t is tensor for t in node.inputs)

@@ -21,14 +21,17 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
 
 from onnxq.cli import main
+from onnxq.config import Config
 from onnxq.errors import ModelError
 from onnxq.images import YOLO, read_image
+from onnxq.passes import default
 from onnxq.ranges import METHODS
 from onnxq.targets import TARGETS
 from onnxq.terminal import ERR, OUT
 from onnxq.version import VERSION
 
 ROOT = Path(__file__).parents[1]
+PASSES = [step.name for step in default(Config(), silu_chain(), None)]
 SENTINEL = b"what was here before"
 
 
@@ -177,12 +180,18 @@ class TestOutput:
         assert len(int8) == 10
         assert ops(after).count("QuantizeLinear") > 10
 
-    def test_brackets_and_colons_of_its_name_are_shown_literally(self, onnxq, model):
-        save(onnx.load(model), "[bold]a :car: [/b].onnx")
-        ran = onnxq("[bold]a :car: [/b].onnx", "--calib", "calib")
+    def test_brackets_and_colons_of_names_are_shown_literally(self, onnxq, model):
+        changed = onnx.load(model)
+        nodes(changed)["cls0"].name = "[red]cls:x:[/red]"
+        save(changed, "[red]a :car: [b].onnx")
+        Path("calib").rename("[i]calib")
+        ran = onnxq("[red]a :car: [b].onnx", "--calib", "[i]calib", "-v")
         assert ran.code == 0
-        assert "output [bold]a :car: [/b].int8.onnx" in ran.table
-        assert Path("[bold]a :car: [/b].int8.onnx").is_file()
+        assert "output [red]a :car: [b].int8.onnx" in ran.table
+        assert "calibration 3 images in [i]calib" in ran.table
+        assert "float: [red]cls:x:[/red] (Conv): last layer of its branch" in ran.table
+        assert "'[red]a :car: [b].onnx' '[red]a :car: [b].int8.onnx'" in ran.out.splitlines()[-1]
+        assert Path("[red]a :car: [b].int8.onnx").is_file()
 
     def test_the_command_that_is_proposed_next_names_both_models(self, onnxq, model):
         save(onnx.load(model), "my net.onnx")
@@ -396,6 +405,7 @@ class TestOptions:
         }
         [(low, high)] = limits
         assert high - low == 15
+        assert 0 < ops(after).count("Clip") < ops(after).count("QuantizeLinear")  # both ends keep 8 bits
         assert {int(np.abs(weight).max()) for weight in integer_layers("model.w8a4.onnx").values()} == {127}
         runs("model.w8a4.onnx")
 
@@ -407,6 +417,18 @@ class TestOptions:
             stored.append(integer_layers(f"{method}.onnx"))
         assert stored[0].keys() == stored[1].keys()
         assert any((stored[0][name] != stored[1][name]).any() for name in stored[0])
+
+    def test_keep_bias(self, onnxq, model):
+        before = initializers(onnx.load(model))
+        arguments = [model, "--calib", "calib", "--target", "openvino", "--weight-bits", 4]
+        for options, kept in ([], False), (["--keep-bias"], True):
+            assert onnxq(*arguments, *options).code == 0
+            after = onnx.load("model.w4a8.onnx")
+            values, convs = initializers(after), nodes(after)
+            biases = {name: values[convs[name].input[2]] for name in integer_layers("model.w4a8.onnx")}
+            assert len(biases) == 17
+            assert all((biases[name] == before[f"{name}_bias"]).all() == kept for name in biases)
+            runs("model.w4a8.onnx")
 
     @pytest.mark.parametrize(("target", "middle"), [("ort", 128), ("openvino", 128), ("tensorrt", 0)])
     def test_symmetric(self, onnxq, model, target, middle):
@@ -503,7 +525,15 @@ class TestSaveEach:
     def test_the_numbers_are_the_places_of_the_passes(self, onnxq):
         save(v8(opset=11))
         assert onnxq("model.onnx", "--count", 2, "--save-each", "steps").code == 0
-        assert sorted(os.listdir("steps")) == ["01-normalise.onnx", "10-insert.onnx"]
+        place = PASSES.index("insert") + 1
+        assert sorted(os.listdir("steps")) == ["01-normalise.onnx", f"{place:02}-insert.onnx"]
+
+    def test_folding_is_an_edit(self, onnxq):
+        save(v8(batch_norm=True))
+        assert onnxq("model.onnx", "--count", 2, "--save-each", "steps").code == 0
+        before, after = onnx.load("steps/02-infer-shapes.onnx"), onnx.load("steps/04-fold-batch-norm.onnx")
+        assert "BatchNormalization" in ops(before)
+        assert "BatchNormalization" not in ops(after)
 
 
 class TestDryRun:
@@ -594,9 +624,7 @@ class TestTalk:
 
     def test_v_gives_a_line_per_pass_and_the_reason_of_each_float_node(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "-v")
-        steps = "normalise infer-shapes fold-constants fold-batch-norm find-head choose observe fit-ranges fit-weights"
-        for step in [*steps.split(), "insert", "clean-up", "verify"]:
-            assert len(re.findall(rf"^{step} .* s$", ran.err, re.MULTILINE)) == 1
+        assert re.findall(r"^([a-z-]+) .* s$", ran.err, re.MULTILINE) == PASSES
         assert "\nfloat: cls1 (Conv): last layer of its branch\n" in ran.out
 
     def test_without_v_no_pass_is_named(self, onnxq, model):
@@ -623,8 +651,10 @@ class TestTalk:
     def test_help_names_every_option(self, onnxq):
         ran = onnxq("--help")
         assert ran.code == 0
-        options = "output calib target method weight-method weight-bits act-bits symmetric exclude count preprocess"
-        options += " image-size save-calibration calibration save-each report dry-run verbose quiet debug version"
+        options = "output calib target method weight-method weight-bits act-bits symmetric exclude count"
+        options += (
+            " keep-bias image-size save-calibration calibration save-each report dry-run verbose quiet debug version"
+        )
         for option in options.split():
             assert f"--{option}" in ran.out
 

@@ -56,6 +56,7 @@ class TestBuild:
             "weight_bits": 4,
             "act_bits": 6,
             "symmetric": False,
+            "keep_bias": False,
             "exclude": ["conv3", "re:^conv4$"],
             "bytes": {"before": 1000, "after": 300},
         }

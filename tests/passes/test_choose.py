@@ -79,7 +79,8 @@ def assert_complete(model, plan):
     assert len({p.tensor for p in plan.points}) == len(plan.points)
     assert {w.tensor for w in plan.weights} == {model.nodes[n].inputs[1].name for n in plan.layers}
     for w in plan.weights:
-        assert any(p.tensor == w.input for p in plan.points)
+        inputs = {model.nodes[name].inputs[0].name for name in w.users}
+        assert inputs <= {p.tensor for p in plan.points}
     for members in plan.groups().values():
         assert len({(p.scheme, p.known) for p in members}) == 1
 
@@ -259,8 +260,9 @@ def test_what_only_moves_values_stays_on_the_grid_of_its_input(carry):
     x = net.reshape(x, 1, 8, 32, -1)
     net.channels[x] = 8
     plan = plan_of(ending(net, x))
-    assert "mul0_out" in group(plan, plan.weights[0].input)
-    assert point(plan, plan.weights[0].input).sources == ("mul0_out",)
+    moved = point(plan, x)
+    assert "mul0_out" in group(plan, moved.tensor)
+    assert moved.sources == ("mul0_out",)
 
 
 def test_openvino_has_no_groups():
@@ -343,13 +345,13 @@ def test_every_node_runs_on_integers_or_has_a_reason(name, target):
     target=st.sampled_from(sorted(TARGETS)),
     bits=st.tuples(st.integers(2, 8), st.integers(2, 8)),
     symmetric=st.booleans(),
-    excluded=st.sets(st.sampled_from(["op:Mul", "op:Concat", "op:Sigmoid", "re:[02]$", "conv0", "conv1"]), max_size=2),
+    excluded=st.sets(st.sampled_from(["re:[02]$", "re:^(mul|sigmoid)0$|relu|concat", "conv0"]), max_size=2),
 )
 def test_every_plan_is_complete(name, target, bits, symmetric, excluded):
     options = {"weight_bits": bits[0], "act_bits": bits[1], "symmetric": symmetric, "exclude": sorted(excluded)}
     try:
         model, plan = planned(ALL[name](), TARGETS[target], **options)
-    except (ConfigError, ModelError):  # the network has no such node, or no layer is left
+    except ModelError:  # no layer is left
         reject()
     assert_complete(model, plan)
 
@@ -652,14 +654,14 @@ def shared():
 def test_a_shared_weight_is_listed_once_with_all_its_users():
     plan = plan_of(shared())
     weight = next(w for w in plan.weights if w.tensor == "weight")
-    assert (weight.users, weight.input, weight.bias) == (("left", "right"), "mul0_out", "left_bias")
+    assert weight.users == ("left", "right")
     assert [w.tensor for w in plan.weights].count("weight") == 1
 
 
 def test_a_weight_shared_with_an_excluded_layer_is_quantized_for_the_other_alone():
     plan = plan_of(shared(), exclude=["left"])
     weight = next(w for w in plan.weights if w.tensor == "weight")
-    assert (weight.users, weight.bias) == (("right",), None)
+    assert weight.users == ("right",)
 
 
 # --- layers that stay float because integers lose ---------------------------------------------------------------------

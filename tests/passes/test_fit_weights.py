@@ -24,9 +24,7 @@ def weights_grid(weight, bias=None, method="minmax", axis=0, bits=8, input_range
     op = "Conv" if axis == 0 else "ConvTranspose"
     model = Model(net.model(net.add(op, *inputs, name="layer")))
     point = Point("images", Scheme(), "images", ("layer",), (), known=Range(*input_range))
-    planned = Weight(
-        "weight", Scheme(bits, True, True, axis), ("layer",), "images", "bias" if bias is not None else None
-    )
+    planned = Weight("weight", Scheme(bits, True, True, axis), ("layer",))
     plan = Plan((point,), (planned,), frozenset({"layer"}), ("layer",), {})
     facts = Facts([plan, Ranges({"images": Fit(point.known)})])
     return FitWeights(method).run(model, facts).weights["weight"]

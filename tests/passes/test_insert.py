@@ -352,7 +352,7 @@ def test_a_single_conv_equals_the_simulation_in_numpy(signed, symmetric, seed, b
     weight_grid = weight_scheme.qparams(Range(-bound, bound))
     plan = Plan(
         points=(Point("images", scheme, "images", ("c",), ("images",)),),
-        weights=(Weight("w", weight_scheme, ("c",), "images", "b"),),
+        weights=(Weight("w", weight_scheme, ("c",)),),
         integer=frozenset({"c"}),
         layers=("c",),
         skipped={},
