@@ -154,8 +154,10 @@ def _check_files(args: argparse.Namespace, output: Path) -> None:
         raise ConfigError("--calib and --calibration: give one of the two")
     if args.report:
         report.check_name(args.report)
-    if args.save_each and args.save_each.exists() and not args.save_each.is_dir():
-        raise ConfigError(f"--save-each {args.save_each}: is a file; give the name of a folder")
+    if args.save_each:
+        there = next(path for path in (args.save_each, *args.save_each.parents) if path.exists())
+        if not there.is_dir():
+            raise ConfigError(f"--save-each {args.save_each}: {there} is a file; give the name of a folder")
     taken = {args.input.resolve(): "the input"}
     if args.calibration:
         taken[args.calibration.resolve()] = "the given calibration"

@@ -91,6 +91,18 @@ def test_a_valid_model_comes_out_that_computes_nearly_the_same(model, feeds, tar
         assert sqnr(run(model, values)["output"], run(quantized, values)["output"]) > 20
 
 
+def test_correcting_biases_takes_away_the_shift_of_the_outputs():
+    given = silu_chain()
+    many = [feed(given, seed) for seed in range(8)]
+    shifts = []
+    for keep_bias in (True, False):
+        options = Config(target="openvino", weight_bits=3, keep_bias=keep_bias)
+        quantized = quantize(given, many, options).model
+        errors = [run(quantized, values)["output"] - run(given, values)["output"] for values in many]
+        shifts.append(np.abs(np.mean(errors, axis=(0, 1, 3, 4))).mean())
+    assert shifts[1] < 0.5 * shifts[0]
+
+
 @pytest.mark.parametrize("build", [v8, v5, yolox, lambda: v8(masks=True)])
 def test_inputs_and_outputs_are_those_of_the_float_model(build):
     given = build()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -218,6 +219,8 @@ class TestSameInputSameBytes:
             assert ran.code == 0, ran.err
         assert Path("1.onnx").read_bytes() == Path("2.onnx").read_bytes()
         assert Path("1.npz").read_bytes() == Path("2.npz").read_bytes()
+        with zipfile.ZipFile("1.npz") as archive:  # two seconds apart they would differ
+            assert {member.date_time[0] for member in archive.infolist()} == {1980}
 
     def test_with_shuffled_rows(self, onnxq, model):
         rng = np.random.default_rng(0)
@@ -981,9 +984,10 @@ class TestBadOptions:
         message = refused(onnxq, model, "--calib", "nowhere", "--report", "r.txt")
         assert "--report r.txt: the name must end in .json or .md" in message
 
-    def test_a_file_where_each_step_should_go(self, onnxq, model):
-        message = refused(onnxq, model, "--calib", "calib", "--save-each", "model.onnx")
-        assert "--save-each model.onnx: is a file; give the name of a folder" in message
+    @pytest.mark.parametrize("name", ["model.onnx", "model.onnx/a/b"])
+    def test_a_file_where_each_step_should_go(self, onnxq, model, name):
+        message = refused(onnxq, model, "--calib", "calib", "--save-each", name)
+        assert f"--save-each {name}: model.onnx is a file; give the name of a folder" in message
 
 
 class TestBadCalibration:

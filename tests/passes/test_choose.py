@@ -680,6 +680,24 @@ def test_depthwise_convs_run_on_integers_elsewhere(target):
     assert {"conv1", "conv3"} <= set(plan_of(depthwise_net(), target).layers)
 
 
+@pytest.mark.parametrize(
+    ("follow", "integer"),
+    [
+        (lambda net, x: net.silu(x), False),
+        (lambda net, x: net.add("LeakyRelu", x), False),
+        (lambda net, x: net.add("Relu", x), True),
+        (lambda net, x: net.pool(x), True),
+        (lambda net, x: x, True),
+    ],
+    ids=["SiLU", "LeakyRelu", "Relu", "MaxPool", "Conv"],
+)
+def test_a_depthwise_conv_that_onnxruntime_would_quantize_anyway_runs_on_integers(follow, integer):
+    net = Net()
+    x = follow(net, net.conv(net.block("images", 8), 8, 3, group=8, name="depthwise"))
+    net.channels[x] = 8
+    assert ("depthwise" in plan_of(ending(net, x)).layers) == integer
+
+
 def test_convs_in_a_few_groups_are_not_depthwise():
     net = Net()
     x = net.conv(net.block("images", 8), 8, group=2, name="grouped")

@@ -33,6 +33,7 @@ from graphs import (
     v10,
     with_initializers_as_inputs,
     with_metadata,
+    with_node_names,
     yolox,
 )
 from onnx import TensorProto, numpy_helper
@@ -152,9 +153,31 @@ def reading_integers(follow):
 
 
 def test_a_layer_kept_float_that_reads_integers_stays_float_in_front_of_a_silu():
-    after, plan, _ = verified(reading_integers(lambda net, y: net.pool(net.silu(y))), exclude=["float"])
+    after, plan, checked = verified(reading_integers(lambda net, y: net.pool(net.silu(y))), exclude=["float"])
     assert "float" in plan.skipped
+    assert checked.warnings == ()
     assert ops(really_run(after)).count("QLinearConv") == len(plan.layers)
+
+
+@pytest.mark.parametrize(
+    "follow",
+    [
+        lambda net, y: y,
+        lambda net, y: net.add("Relu", y),
+        lambda net, y: net.add("Clip", y, net.const(0), net.const(6)),
+        lambda net, y: net.pool(y),
+        lambda net, y: net.add("Transpose", y, perm=[0, 1, 3, 2]),
+        lambda net, y: net.reshape(net.reshape(y, 1, 8, 1024), 1, 8, 32, 32),
+    ],
+    ids=["Conv", "Relu", "Clip", "MaxPool", "Transpose", "Reshape"],
+)
+def test_a_layer_kept_float_that_onnxruntime_quantizes_by_itself_is_told(follow):
+    after, plan, checked = verified(reading_integers(follow), exclude=["float"])
+    assert "float" in plan.skipped
+    assert checked.unfused == ()
+    assert ops(really_run(after)).count("QLinearConv") == len(plan.layers) + 1
+    assert len(checked.warnings) == 1
+    assert "onnxruntime quantizes 1 layer" in checked.warnings[0]
 
 
 def test_the_qkv_conv_of_an_attention_block_can_be_kept_float():
@@ -361,6 +384,14 @@ def test_initializers_that_the_original_lists_as_inputs_are_no_inputs():
     assert len(model.graph.input) > 1
     _, _, checked = verified(model)
     assert checked.fused == 4
+
+
+def test_an_original_that_onnxruntime_refuses_is_not_compared(caplog):
+    model = with_node_names(csp(), ["same"] * 3 + [f"node{k}" for k in range(20)])
+    _, plan, checked = verified(model, feeds=[feed(csp())])
+    assert checked.sqnr == {}
+    assert checked.fused == len(plan.layers) == 4
+    assert "the float model cannot be compared with: onnxruntime cannot load the model" in caplog.text
 
 
 # --- validity ---------------------------------------------------------------------------------------------------------
