@@ -32,7 +32,7 @@ from onnxq.graph import load_proto
 from onnxq.images import PREPROCESSES, read_image
 from onnxq.progress import Progress, silent
 from onnxq.session import cores, open_session, run
-from onnxq.terminal import ERR, OUT, ProgressBar, guarded, image_size
+from onnxq.terminal import ERR, OUT, LogHandler, ProgressBar, guarded, image_size
 
 _MOST_THREADS = 16  # each holds the activations of one run
 
@@ -303,7 +303,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate_all(arguments: argparse.Namespace, settings: Settings) -> None:
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.basicConfig(format="%(message)s", handlers=[LogHandler()], force=True)
     if arguments.json is not None:
         check_writable(arguments.json)
     truth = GroundTruth.load(arguments.annotations, arguments.images, settings.max_images)

@@ -169,7 +169,8 @@ class Statistics:
         except DataError:
             raise
         except Exception as error:  # on broken files numpy, zipfile and zlib let out all kinds
-            raise DataError(f"{path}: not a calibration file written by --save-calibration ({error})") from None
+            cause = "not a calibration file written by --save-calibration; make one with it"
+            raise DataError(f"{path}: {cause}") from error
         return cls(histograms, samples, digest, means)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import onnx
 
+from onnxq.errors import ConfigError
 from onnxq.files import replace_file
 from onnxq.graph import Model
 from onnxq.pipeline import Hook, Pass, Rewrite
@@ -35,7 +36,10 @@ def save_each(folder: Path) -> Hook:
         nonlocal number
         number += 1
         if isinstance(step, Rewrite) and result:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another place") from None
             with replace_file(folder / f"{number:02}-{step.name}.onnx") as temporary:
                 onnx.save(model.to_proto(), temporary)
 

@@ -114,7 +114,8 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
         feed, valid = loaded
         arrays = run(own.session, feed, names)
         padded = valid < next((array.shape[0] for array in feed.values() if array.ndim), valid)
-        for name in reversed(names):
+        arrays.reverse()
+        for name in names:
             array = arrays.pop()
             sink(name, array[:valid] if padded else array)
         return valid

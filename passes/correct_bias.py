@@ -20,7 +20,7 @@ class CorrectBias(Analysis[Biases]):
     weights). The shift is the same at every position, so that it adds up where other errors average out. Borders, where
     a Conv reads its padding, are taken as if they were not there.
 
-    Convs whose input has no known mean keep their bias, and so do ConvTransposes.
+    Convs whose input has no known mean or whose bias is computed keep it, and so do ConvTransposes.
     """
 
     name = "correct-bias"
@@ -34,7 +34,7 @@ class CorrectBias(Analysis[Biases]):
         for weight in facts[Plan].weights:
             for node in (nodes[name] for name in weight.users):
                 mean = _mean(node.inputs[0], means)
-                if node.op != "Conv" or mean is None:
+                if node.op != "Conv" or mean is None or not _bias_is_constant(node):
                     continue
                 values = np.asarray(constant(node.inputs[1]), np.float32)
                 grid = weights[weight.tensor]
@@ -55,9 +55,13 @@ def _mean(tensor: Tensor, means: Mapping[str, Array]) -> Array | None:
     return np.concatenate(known) if len(known) == len(parts) else None
 
 
+def _bias_is_constant(conv: Node) -> bool:
+    return all(constant(t) is not None for t in conv.inputs[2:] if t.name)
+
+
 def _bias(conv: Node) -> Array:
     """The Conv's bias, float64 (output channels,); zeros where it has none."""
-    bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 else None
+    bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 and conv.inputs[2].name else None
     channels = np.asarray(constant(conv.inputs[1])).shape[0]
     return np.zeros(channels) if bias is None else np.asarray(bias, np.float64)
 

@@ -16,6 +16,7 @@ from onnxq.facts import Checked, Plan
 from onnxq.graph import Model
 from onnxq.pipeline import Analysis, Facts
 from onnxq.session import Feed, open_session, run
+from onnxq.sources import plural
 from onnxq.targets import Target
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ class Verify(Analysis[Checked]):
         warnings = [f"onnxruntime runs these layers in float: {', '.join(unfused)}"] if unfused else []
         if others:
             warnings.append(
-                f"onnxruntime quantizes {others} layers by itself that were to stay float, as integers are wanted directly "
-                "behind them; exclude what follows them too"
+                f"onnxruntime quantizes {others} layer{plural(others)} by itself that should stay float, as integers are "
+                "wanted directly behind; exclude what follows too"
             )
         return Checked(sqnr, len(fused), unfused, tuple(warnings))
 
@@ -107,7 +108,7 @@ def _outputs_sqnr(original: onnx.ModelProto, proto: onnx.ModelProto, feeds: Sequ
         for name, a, b in zip(names, run(plain, feed, names), run(quantized, feed, names), strict=True):
             _refuse_nan("float", name, a)
             _refuse_nan("quantized", name, b)
-            if a.shape == b.shape and np.issubdtype(a.dtype, np.floating):
+            if a.shape == b.shape and np.issubdtype(a.dtype, np.floating) and np.isfinite(a).all():
                 signal[name] += float(np.sum(np.square(a, dtype=np.float64)))
                 noise[name] += float(np.sum(np.square(np.subtract(a, b, dtype=np.float64))))
     return {name: _decibels(signal[name], noise[name]) for name in names if signal[name] > 0}
@@ -123,7 +124,7 @@ def _refuse_nan(kind: str, name: str, values: NDArray[np.generic]) -> None:
 
 
 def _integer_layers(proto: onnx.ModelProto, layers: Sequence[str]) -> tuple[list[str], int]:
-    """Which of the layers onnxruntime runs as QLinearConv, and how many others, read from the graph that it really runs.
+    """Which of the layers onnxruntime runs as QLinearConv, and how many others, by the graph that it really runs.
 
     It renames the nodes but not their weights, so a layer is known by its integer weight.
     """

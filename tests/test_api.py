@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import ULTRALYTICS, copy, feed, initializers, ops, run, silu_chain, sqnr, v5, v8, with_metadata, yolox
+from graphs import ULTRALYTICS, Net, copy, feed, initializers, ops, run, silu_chain, sqnr, v5, v8, with_metadata, yolox
 from PIL import Image
 
 import onnxq
@@ -538,3 +538,15 @@ def test_memory_does_not_grow_with_the_number_of_samples():
         samples, peaks[count] = json.loads(done.stdout)
         assert int(samples) == count
     assert peaks[80] < 1.1 * peaks[20]
+
+
+@pytest.mark.parametrize("target", ["ort", "openvino"])
+def test_a_bias_that_is_computed_stays(target):
+    net = Net()
+    x = net.block("images", 8)
+    y = net.conv(x, 8, 3, name="computed")
+    net.nodes[-1].input[2] = net.add("Squeeze", net.add("ReduceMean", x, axes=[2, 3], keepdims=0), net.ints(0))
+    net.nodes.append(net.nodes.pop(-3))  # the Conv behind its bias
+    given = net.model(net.conv(net.block(net.silu(y), 8), 4, name="last"))
+    quantized = quantize(given, [feed(given, k) for k in range(4)], Config(target=target)).model
+    assert sqnr(run(given)["output"], run(quantized)["output"]) > 20
