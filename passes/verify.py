@@ -65,8 +65,8 @@ class Verify(Analysis[Checked]):
         warnings = [f"onnxruntime runs these layers in float: {', '.join(unfused)}"] if unfused else []
         if others:
             warnings.append(
-                f"onnxruntime quantizes {others} layer{plural(others)} by itself that should stay float, as integers are "
-                "wanted directly behind; exclude what follows too"
+                f"onnxruntime quantizes {others} layer{plural(others)} by itself that should stay float, as "
+                "integers are wanted directly behind; exclude what follows too"
             )
         return Checked(sqnr, len(fused), unfused, tuple(warnings))
 

@@ -545,7 +545,8 @@ def test_a_bias_that_is_computed_stays(target):
     net = Net()
     x = net.block("images", 8)
     y = net.conv(x, 8, 3, name="computed")
-    net.nodes[-1].input[2] = net.add("Squeeze", net.add("ReduceMean", x, axes=[2, 3], keepdims=0), net.ints(0))
+    conv = net.nodes[-1]
+    conv.input[2] = net.add("Squeeze", net.add("ReduceMean", x, axes=[2, 3], keepdims=0), net.ints(0))
     net.nodes.append(net.nodes.pop(-3))  # the Conv behind its bias
     given = net.model(net.conv(net.block(net.silu(y), 8), 4, name="last"))
     quantized = quantize(given, [feed(given, k) for k in range(4)], Config(target=target)).model

@@ -98,7 +98,10 @@ def test_means_come_through_concat_and_resize():
     [
         ([], {}),
         ([helper.make_node("Concat", ["left", "right"], ["x"], "concat", axis=1)], {"left": np.ones(2)}),
-        ([helper.make_node("Concat", ["left", "right"], ["x"], "concat", axis=2)], {"left": np.ones(6), "right": np.ones(6)}),
+        (
+            [helper.make_node("Concat", ["left", "right"], ["x"], "concat", axis=2)],
+            {"left": np.ones(6), "right": np.ones(6)},
+        ),
         ([helper.make_node("MaxPool", ["left"], ["x"], "pool", kernel_shape=[1, 1])], {"left": np.ones(6)}),
     ],
     ids=["not observed", "a part not observed", "Concat of heights", "MaxPool"],
