@@ -203,9 +203,10 @@ def _error_integral(x: Array, low: Array, high: Array, step: Array) -> Array:
     inside = np.clip(x, low, high)
     cells = (inside - low) / step
     whole = np.rint(cells)
-    # Each whole cell around a grid point adds step^3 / 12, the rest of the last cell (cells - whole)^3 / 3.
-    integral = step**3 * (whole / 12 + (cells - whole) ** 3 / 3)
-    return np.asarray(integral + (x - inside) ** 3 / 3)
+    rest, beyond = cells - whole, x - inside
+    # Each whole cell around a grid point adds step^3 / 12, the rest of the last cell rest^3 / 3. Products, as numpy
+    # takes ten times as long for a power.
+    return np.asarray(step * step * step * (whole / 12 + rest * rest * rest / 3) + beyond * beyond * beyond / 3)
 
 
 def _best_high(histogram: Histogram, scheme: Scheme, low: float, high: float) -> float:

@@ -78,6 +78,8 @@ class _Tally:
         self.histograms = {
             name: Histogram(SILU_FLAT_BELOW if point.silu_input else -math.inf) for name, point in points.items()
         }
+        # What a SiLU reads is no layer's input.
+        self._averaged = {name for name, point in points.items() if not point.silu_input}
         self._sums: dict[str, NDArray[np.int64]] = {}
         self._locks = {name: threading.Lock() for name in points}
 
@@ -95,7 +97,7 @@ class _Tally:
 
     def _sum_channels(self, tensor: str, values: NDArray[np.float32]) -> None:
         """Add each sample's mean of each channel, in fixed point, so that the sum does not depend on the order."""
-        if values.ndim == _IMAGE_RANK and values.size:
+        if tensor in self._averaged and values.ndim == _IMAGE_RANK and values.size:
             per_sample = values.reshape(*values.shape[:2], -1).mean(axis=2)
             sums = np.rint(per_sample.astype(np.float64) / _MEAN_STEP).astype(np.int64).sum(axis=0)
             self._sums[tensor] = self._sums.get(tensor, 0) + sums
