@@ -1,4 +1,4 @@
-"""observe: one run over the data, from which only histograms are kept."""
+"""observe: one run over the data, from which only histograms and means are kept."""
 
 import math
 import threading
@@ -30,9 +30,9 @@ class Observe(Analysis[Statistics]):
 
     The graph ends at these tensors and is otherwise optimised by onnxruntime as ever. Each sample is forgotten once
     it is counted, so that memory does not grow with their number, and the result does not depend on their order.
-    Beside the histograms, the mean of each channel is kept.
     The extremes are those of all values; of large tensors only evenly spaced values are counted: to count every one
-    of the many millions would take as long as to run the network, and move no range.
+    of the many millions would take almost as long as to run the network, and tell little more. Beside the histograms,
+    the mean of each channel is kept.
 
     Args:
         samples: the data; None only where statistics are given.
