@@ -22,8 +22,8 @@ from onnxq.errors import ModelError
 
 __all__ = [
     "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node", "Tensor", "Variable", "ancestors",
-    "constant", "data_inputs", "feeds_silu_only", "gs", "is_float", "is_silu", "load_proto", "producer", "remove",
-    "replace_uses", "set_bias",
+    "bias_of", "constant", "data_inputs", "feeds_silu_only", "gs", "is_float", "is_silu", "load_proto", "producer",
+    "remove", "replace_uses", "set_bias",
 ]  # fmt: skip
 
 # graphsurgeon logs what it then raises.
@@ -255,6 +255,11 @@ class FreshNames:
             name = f"{base}_{number}"
         self._taken.add(name)
         return name
+
+
+def bias_of(layer: Node) -> Tensor | None:
+    """The bias of a Conv, ConvTranspose or Gemm, constant or computed; None where it has none."""
+    return layer.inputs[2] if len(layer.inputs) > 2 and layer.inputs[2].name else None
 
 
 def set_bias(conv: Node, bias: Constant) -> None:

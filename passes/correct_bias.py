@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.facts import Biases, Grid, Plan, Statistics
-from onnxq.graph import Model, Node, Tensor, constant, producer
+from onnxq.graph import Model, Node, Tensor, bias_of, constant, producer
 from onnxq.pipeline import Analysis, Facts
 
 Array = NDArray[np.float64]
@@ -56,14 +56,15 @@ def _mean(tensor: Tensor, means: Mapping[str, Array]) -> Array | None:
 
 
 def _bias_is_constant(conv: Node) -> bool:
-    return all(constant(t) is not None for t in conv.inputs[2:] if t.name)
+    bias = bias_of(conv)
+    return bias is None or constant(bias) is not None
 
 
 def _bias(conv: Node) -> Array:
     """The Conv's bias, float64 (output channels,); zeros where it has none."""
-    bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 and conv.inputs[2].name else None
+    bias = bias_of(conv)
     channels = np.asarray(constant(conv.inputs[1])).shape[0]
-    return np.zeros(channels) if bias is None else np.asarray(bias, np.float64)
+    return np.zeros(channels) if bias is None else np.asarray(constant(bias), np.float64)
 
 
 def _shift(error: Array, mean: Array) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.facts import Grid, Plan, Ranges
-from onnxq.graph import Model, Node, constant
+from onnxq.graph import Model, Node, bias_of, constant
 from onnxq.pipeline import Analysis, Facts
 from onnxq.scheme import QParams, Range, Scheme
 
@@ -60,7 +60,8 @@ class FitWeights(Analysis[Grid]):
 
 def _bias(layer: Node) -> NDArray[np.float64]:
     """Magnitudes of a layer's bias, float64 (output channels,); zero where it has none or one that is computed."""
-    bias = constant(layer.inputs[2]) if len(layer.inputs) > 2 else None
+    tensor = bias_of(layer)
+    bias = None if tensor is None else constant(tensor)
     return np.zeros(1) if bias is None else np.abs(np.asarray(bias, np.float64))
 
 

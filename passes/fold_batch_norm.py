@@ -5,7 +5,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, constant, producer, remove, set_bias
+from onnxq.graph import (
+    Constant,
+    FreshNames,
+    Model,
+    Node,
+    Tensor,
+    Variable,
+    bias_of,
+    constant,
+    producer,
+    remove,
+    set_bias,
+)
 from onnxq.pipeline import Facts, Rewrite
 
 Array = NDArray[np.float64]
@@ -107,14 +119,11 @@ def _can_take(conv: Node, affine: _Affine, outputs: frozenset[str]) -> bool:
     if conv.op == "ConvTranspose" and conv.attrs.get("group", 1) != 1:
         return False
     weight = constant(conv.inputs[1])
-    bias = constant(conv.inputs[2]) if _has_bias(conv) else np.zeros(0, np.float32)
+    bias_tensor = bias_of(conv)
+    bias = np.zeros(0, np.float32) if bias_tensor is None else constant(bias_tensor)
     if weight is None or bias is None or weight.dtype != np.float32 or weight.ndim != 4:
         return False
     return affine.channels in (1, weight.shape[_CHANNEL_AXIS[conv.op]])
-
-
-def _has_bias(conv: Node) -> bool:
-    return len(conv.inputs) > 2 and bool(conv.inputs[2].name)
 
 
 def _fold(conv: Node, affine: _Affine, names: FreshNames) -> None:
@@ -122,13 +131,13 @@ def _fold(conv: Node, affine: _Affine, names: FreshNames) -> None:
     weight_tensor = conv.inputs[1]
     weight = np.asarray(constant(weight_tensor), np.float64)
     channels = weight.shape[axis]
-    bias = np.asarray(constant(conv.inputs[2]), np.float64) if _has_bias(conv) else np.zeros(channels)
+    bias_tensor = bias_of(conv)
+    bias = np.zeros(channels) if bias_tensor is None else np.asarray(constant(bias_tensor), np.float64)
     spread = [1] * weight.ndim
     spread[axis] = -1
     scale = np.broadcast_to(affine.scale, (channels,))
     new_weight = (weight * scale.reshape(spread)).astype(np.float32)
     new_bias = (bias * scale + affine.shift).astype(np.float32)
-    bias_tensor = conv.inputs[2] if _has_bias(conv) else None
     conv.inputs[1] = _with_values(weight_tensor, new_weight, names)
     if bias_tensor is None:
         set_bias(conv, Constant(names.fresh(f"{conv.name}_bias"), new_bias))

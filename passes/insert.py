@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.facts import Biases, Grid, Plan, Point, Ranges, Weight
-from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, constant, replace_uses, set_bias
+from onnxq.facts import Biases, Grid, Plan, Point, Weight
+from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, bias_of, constant, replace_uses, set_bias
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 from onnxq.scheme import MAX_BITS, QParams
 
@@ -23,7 +23,7 @@ class Insert(Rewrite):
     """
 
     name = "insert"
-    needs = (Plan, Ranges, Grid)
+    needs = (Plan, Grid)
     keeps = EVERYTHING
 
     def run(self, model: Model, facts: Facts) -> int:
@@ -104,10 +104,11 @@ class _Insertion:
         )
 
     def _set_bias(self, layer: Node, bias: NDArray[np.float32]) -> None:
-        old = layer.inputs[2].name if len(layer.inputs) > 2 else ""
-        if old and np.array_equal(layer.inputs[2].values, bias):
+        old = bias_of(layer)
+        if old is not None and np.array_equal(old.values, bias):
             return
-        set_bias(layer, Constant(self._names.fresh(f"{old or layer.name + '_bias'}_corrected"), bias))
+        name = f"{layer.name}_bias" if old is None else old.name
+        set_bias(layer, Constant(self._names.fresh(f"{name}_corrected"), bias))
 
     def _parameters(self, name: str, grid: QParams) -> list[Constant]:
         if name not in self._shared:
