@@ -332,13 +332,19 @@ def _tail(graph: onnx.GraphProto, output: str) -> _Tail:
         if step in seen or node is None or node.op_type == "Shape":
             continue
         seen.add(step)
-        if node.op_type in _LAYERS:
+        if node.op_type in _LAYERS or _is_bias(node, producers):
             is_raw |= unchanged
             continue
         has_exp |= node.op_type == "Exp"
         unchanged = unchanged and node.op_type in _MOVES
         pending += [(name, unchanged) for name in node.input]
     return _Tail(is_raw, has_exp)
+
+
+def _is_bias(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether the node adds its bias to a MatMul, which has no input for one."""
+    made_by = [producers[name].op_type for name in node.input if name in producers]
+    return node.op_type == "Add" and "MatMul" in made_by
 
 
 def _likely_output(shapes: Mapping[str, _Shape], graph: onnx.GraphProto) -> str:

@@ -22,8 +22,8 @@ from onnxq.errors import ModelError
 
 __all__ = [
     "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node", "Tensor", "Variable", "ancestors",
-    "bias_of", "constant", "data_inputs", "feeds_silu_only", "gs", "is_float", "is_silu", "load_proto", "producer",
-    "remove", "replace_uses", "set_bias",
+    "bias_of", "constant", "data_inputs", "feeds_silu_only", "gs", "is_float", "is_pointwise", "is_silu", "load_proto",
+    "producer", "remove", "replace_uses", "set_bias",
 ]  # fmt: skip
 
 # graphsurgeon logs what it then raises.
@@ -199,6 +199,18 @@ def ancestors(nodes: Iterable[Node]) -> Iterator[Node]:
         for subgraph in node.attrs.values():
             if isinstance(subgraph, gs.Graph):
                 stack.extend(subgraph.nodes)
+
+
+def is_pointwise(node: Node) -> bool:
+    """Whether the node is a 1x1 Conv over images that gives each position from the same position and all channels."""
+    shape = node.inputs[1].shape if node.op == "Conv" else None
+    return (
+        shape is not None
+        and list(shape[2:]) == [1, 1]
+        and node.attrs.get("group", 1) == 1
+        and all(stride == 1 for stride in node.attrs.get("strides", []))
+        and not any(node.attrs.get("pads", []))
+    )
 
 
 def is_silu(mul: Node) -> bool:

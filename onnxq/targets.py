@@ -46,11 +46,13 @@ class Target:
         rules: operator -> rule. Operators without a rule stay float.
         signed: activations are int8 rather than uint8.
         symmetric: activations have their zero point in the middle.
-        last_layers: the last Convs run on integers (their outputs are float in any case).
+        last_layers: the last Convs run on integers.
+        pointwise_matmul: 1x1 Convs among the last ones do so as MatMuls of integers with a float output.
         fused_activations: operators that are one with the Conv before them when the Q stands behind both.
         float_depthwise: depthwise Convs stay float. Each convolves a channel by itself, so that channels of small
             values drown in a scale shared with those of large ones; and they gain little, as they wait for memory.
-        least_channels: Convs of fewer input channels stay float, but for depthwise ones.
+        first_layers: the Convs on the image run on integers. They have few channels to gain from, and what they give,
+            of unlike channels, is the costliest to put on one grid.
         float_readers: nodes that stay float go on reading the float tensor, not the dequantized one.
         checks_fusion: onnxruntime is what it runs on, so that its fusions can be counted.
     """
@@ -61,9 +63,10 @@ class Target:
     signed: bool = False
     symmetric: bool = False
     last_layers: bool = True
+    pointwise_matmul: bool = False
     fused_activations: frozenset[str] = frozenset()
     float_depthwise: bool = False
-    least_channels: int = 1
+    first_layers: bool = True
     float_readers: bool = False
     checks_fusion: bool = False
 
@@ -94,9 +97,10 @@ ORT = Target(
     title="onnxruntime on CPUs",
     rules={**_CONV_IN_OUT, **_ELEMENTWISE, **_RELU, **_CARRIERS},
     last_layers=False,
+    pointwise_matmul=True,
     fused_activations=frozenset({"Relu", "Clip"}),
     float_depthwise=True,
-    least_channels=4,
+    first_layers=False,
     checks_fusion=True,
 )
 

@@ -18,6 +18,7 @@ from onnxq.passes.infer_shapes import InferShapes
 from onnxq.passes.insert import Insert
 from onnxq.passes.normalise import Normalise
 from onnxq.passes.observe import Observe
+from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
 from onnxq.passes.verify import Verify
 from onnxq.pipeline import Pass
 from onnxq.progress import Progress, silent
@@ -64,6 +65,7 @@ def default(
         checked_on: samples to compare the result on; may be filled while the passes before run.
         progress: told how far the calibration is.
     """
+    target = TARGETS[config.target]
     return [
         *planning(config),
         Observe(samples, progress),
@@ -71,6 +73,7 @@ def default(
         FitWeights(config.weight_method),
         *([] if config.keep_bias else [CorrectBias()]),
         Insert(),
+        *([PointwiseToMatmul()] if target.pointwise_matmul else []),
         CleanUp(),
-        Verify(original, TARGETS[config.target], checked_on),
+        Verify(original, target, checked_on),
     ]

@@ -18,6 +18,7 @@ from onnxq.graph import (
     constant,
     feeds_silu_only,
     is_float,
+    is_pointwise,
     is_silu,
     producer,
 )
@@ -150,8 +151,15 @@ class _Choice:
         """The rule of an integer node."""
         return self.target.rules[node.op]
 
-    def has_fused_activation(self, node: Node) -> bool:
-        """Whether the Q of this integer node stands behind the activation that follows."""
+    def has_float_output(self, node: Node) -> bool:
+        """Whether no Q stands directly behind this integer node."""
+        return not self.rule(node).output or self._runs_as_matmul(node) or self._has_fused_activation(node)
+
+    def _runs_as_matmul(self, node: Node) -> bool:
+        return self.target.pointwise_matmul and node.name in self.last and is_pointwise(node)
+
+    def _has_fused_activation(self, node: Node) -> bool:
+        """Whether the Q of this node stands behind the activation that follows."""
         activation = self.fused_activation(node)
         return activation is not None and activation.name in self.integer
 
@@ -194,17 +202,16 @@ class _Choice:
         return rule is not None and rule.role is Role.LAYER and self.fused_activation(before) is node
 
     def _layer_refusal(self, node: Node, rule: Rule) -> str | None:
-        weight = constant(node.inputs[1])
-        if weight is None:
+        if constant(node.inputs[1]) is None:
             return "its weight is not constant"
-        if node.name in self.last and not self.target.last_layers:
+        if node.name in self.last and not (self.target.last_layers or self._runs_as_matmul(node)):
             return "last layer of its branch"
         if is_depthwise(node):
             if self.target.float_depthwise and not self._quantized_anyway(node, rule):
                 return "depthwise Conv"
-        elif node.op == "Conv" and weight.shape[1] < self.target.least_channels:
-            return "Conv of too few input channels to gain from integers"
-        if rule.output and node.outputs[0].name in self.outputs:
+        elif node.name not in self.behind_layers and not self.target.first_layers:
+            return "first layer, on the image"
+        if rule.output and not self._runs_as_matmul(node) and node.outputs[0].name in self.outputs:
             return "makes an output of the model"
         return None
 
@@ -291,7 +298,7 @@ def _tensors(choice: _Choice, model: Model) -> dict[str, Tensor]:
             continue
         if not choice.is_fused(node):
             tensors.update({t.name: t for t in _operands(node)})
-        if choice.rule(node).output and not choice.has_fused_activation(node):
+        if not choice.has_float_output(node):
             tensors.update({t.name: t for t in node.outputs})
     return tensors
 

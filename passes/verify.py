@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 _LARGEST_CHECKED = 2**31 - 1
 """Bytes up to which the checker takes a model that is not in a file."""
 
+_INTEGER_LAYERS = {"QLinearConv": 3, "MatMulIntegerToFloat": 1}
+"""onnxruntime's operators for layers that run on integers, and which of their inputs is the weight."""
+
 
 class Verify(Analysis[Checked]):
     """Checks the finished model.
@@ -31,7 +34,7 @@ class Verify(Analysis[Checked]):
     - onnx.checker with full type and shape checks
     - inputs, outputs and metadata are those of the original
     - onnxruntime loads it, runs it on a few samples without NaN, and its outputs are compared with the float model's
-    - where the target is onnxruntime: each layer meant for integers is a QLinearConv in the graph it really runs
+    - where the target is onnxruntime: each layer meant for integers is one in the graph that it really runs
 
     Args:
         original: the float model.
@@ -124,7 +127,7 @@ def _refuse_nan(kind: str, name: str, values: NDArray[np.generic]) -> None:
 
 
 def _integer_layers(proto: onnx.ModelProto, layers: Sequence[str]) -> tuple[list[str], int]:
-    """Which of the layers onnxruntime runs as QLinearConv, and how many others, by the graph that it really runs.
+    """Which of the layers onnxruntime runs on integers, and how many others, by the graph that it really runs.
 
     It renames the nodes but not their weights, so a layer is known by its integer weight.
     """
@@ -132,7 +135,7 @@ def _integer_layers(proto: onnx.ModelProto, layers: Sequence[str]) -> tuple[list
         path = Path(folder) / "optimised.onnx"
         open_session(proto, optimised_path=path)
         optimised = onnx.load(path, load_external_data=False)
-    found = Counter(node.input[3] for node in optimised.graph.node if node.op_type == "QLinearConv")
+    found = Counter(n.input[_INTEGER_LAYERS[n.op_type]] for n in optimised.graph.node if n.op_type in _INTEGER_LAYERS)
     stored = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
     wanted = frozenset(layers)
     fused = []

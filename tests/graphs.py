@@ -29,6 +29,7 @@ from onnxq.passes.infer_shapes import InferShapes
 from onnxq.passes.insert import Insert
 from onnxq.passes.normalise import Normalise
 from onnxq.passes.observe import Observe
+from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
 from onnxq.pipeline import Facts, Pass, Pipeline, Rewrite
 from onnxq.targets import ORT, Target
 
@@ -810,9 +811,13 @@ def quantizing(
     target: Target = ORT,
     method: str = "minmax",
     weight_method: str = "minmax",
+    matmul: bool = True,
     **options: object,
 ) -> list[Pass]:
-    """All passes but verify; the options are those of Choose. Calibrated on the feeds with seeds 0 to 3."""
+    """All passes but correct-bias and verify, calibrated on the feeds with seeds 0 to 3.
+
+    Without `matmul` 1x1 Convs stay Convs for every target; further options are those of Choose.
+    """
     data = samples([feed(model, seed) for seed in range(4)])
     return [
         *preparing(),
@@ -822,6 +827,7 @@ def quantizing(
         FitRanges(method),
         FitWeights(weight_method),
         Insert(),
+        *([PointwiseToMatmul()] if matmul and target.pointwise_matmul else []),
         CleanUp(),
     ]
 

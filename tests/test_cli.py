@@ -177,20 +177,20 @@ class TestOutput:
         before, after = onnx.load(model), onnx.load("model.int8.onnx")
         assert list(after.graph.input) == list(before.graph.input)
         assert list(after.graph.output) == list(before.graph.output)
-        int8 = [name for name, values in initializers(after).items() if values.dtype == np.int8 and values.ndim == 4]
-        assert len(int8) == 10
+        int8 = [name for name, values in initializers(after).items() if values.dtype == np.int8 and values.ndim >= 2]
+        assert len(int8) == 16
         assert ops(after).count("QuantizeLinear") > 10
 
     def test_brackets_and_colons_of_names_are_shown_literally(self, onnxq, model):
         changed = onnx.load(model)
-        nodes(changed)["cls0"].name = "[red]cls:x:[/red]"
+        nodes(changed)["conv0"].name = "[red]conv:x:[/red]"
         save(changed, "[red]a :car: [b].onnx")
         Path("calib").rename("[i]calib")
         ran = onnxq("[red]a :car: [b].onnx", "--calib", "[i]calib", "-v")
         assert ran.code == 0
         assert "output [red]a :car: [b].int8.onnx" in ran.table
         assert "calibration 3 images in [i]calib" in ran.table
-        assert "float: [red]cls:x:[/red] (Conv): last layer of its branch" in ran.table
+        assert "float: [red]conv:x:[/red] (Conv): first layer, on the image" in ran.table
         assert "'[red]a :car: [b].onnx' '[red]a :car: [b].int8.onnx'" in ran.out.splitlines()[-1]
         assert Path("[red]a :car: [b].int8.onnx").is_file()
 
@@ -351,7 +351,8 @@ def integer_layers(name):
     model = onnx.load(name)
     values = initializers(model)
     stored = {n.output[0]: values.get(n.input[0]) for n in model.graph.node if n.op_type == "DequantizeLinear"}
-    return {n.name: stored[n.input[1]] for n in model.graph.node if n.op_type == "Conv" and n.input[1] in stored}
+    layers = (n for n in model.graph.node if n.op_type in ("Conv", "MatMul"))
+    return {n.name: stored[n.input[1]] for n in layers if n.input[1] in stored}
 
 
 class TestOptions:
@@ -384,7 +385,8 @@ class TestOptions:
         kinds = {values.dtype for values in zero_points("model.int8.onnx")}
         assert kinds == {np.dtype(np.int8 if target == "tensorrt" else np.uint8)}
         assert bool(sigmoids & scales("model.int8.onnx").keys()) == (target in ("ort", "generic"))
-        assert ("cls0" in integer_layers("model.int8.onnx")) == (target != "ort")
+        assert ("conv0" in integer_layers("model.int8.onnx")) == (target != "ort")
+        assert ("MatMul" in ops(after)) == (target == "ort")
         assert ("onnxruntime runs" in ran.table) == (target == "ort")
 
     def test_weight_bits(self, onnxq, model):
@@ -519,7 +521,7 @@ class TestSaveEach:
         assert onnxq(model, "--calib", "calib", "--save-each", "deep/steps").code == 0
         names = sorted(os.listdir("deep/steps"))
         assert all(re.fullmatch(r"\d\d-[a-z-]+\.onnx", name) for name in names)
-        assert [name[3:-5] for name in names] == ["infer-shapes", "insert"]
+        assert [name[3:-5] for name in names] == ["infer-shapes", "insert", "pointwise-to-matmul", "clean-up"]
         for name in names:
             runs(f"deep/steps/{name}")
         assert "QuantizeLinear" not in ops(onnx.load(f"deep/steps/{names[0]}"))
@@ -528,8 +530,8 @@ class TestSaveEach:
     def test_the_numbers_are_the_places_of_the_passes(self, onnxq):
         save(v8(opset=11))
         assert onnxq("model.onnx", "--count", 2, "--save-each", "steps").code == 0
-        place = PASSES.index("insert") + 1
-        assert sorted(os.listdir("steps")) == ["01-normalise.onnx", f"{place:02}-insert.onnx"]
+        editing = ("normalise", "insert", "pointwise-to-matmul", "clean-up")
+        assert sorted(os.listdir("steps")) == [f"{PASSES.index(name) + 1:02}-{name}.onnx" for name in editing]
 
     def test_folding_is_an_edit(self, onnxq):
         save(v8(batch_norm=True))
@@ -552,8 +554,8 @@ class TestDryRun:
 
     def test_counts_the_float_convs_by_reason(self, onnxq, model):
         table = onnxq(model, "--dry-run").table
-        assert "Convs 10 of 18 on integers" in table
-        assert "6 float: last layer of its branch" in table
+        assert "Convs 16 of 18 on integers" in table
+        assert "1 float: first layer, on the image" in table
         assert "model v8, 32 x 32" in table
 
     def test_needs_no_data(self, onnxq, model):
@@ -564,7 +566,7 @@ class TestDryRun:
         listed = onnxq(model, "--dry-run", "-v", "--exclude", "conv3").out
         reasons = dict(re.findall(r"^float: (\S+) \(\w+\): (.+)$", listed, re.MULTILINE))
         assert reasons["conv3"] == "excluded by conv3"
-        assert reasons["cls1"] == "last layer of its branch"
+        assert reasons["conv0"] == "first layer, on the image"
         assert reasons["decode_dfl"] == "decode behind the last layers"
         assert "conv4" not in reasons
         counted = re.search(r"other nodes +(\d+) of", listed)
@@ -607,7 +609,7 @@ class TestReport:
         assert onnxq(model, "--calib", "calib", "--report", "r.md").code == 0
         text = Path("r.md").read_text()
         assert text.startswith("# model.onnx\n")
-        assert "| last layer of its branch | 6 |" in text
+        assert "| first layer, on the image | 1 |" in text
 
     def test_of_a_given_calibration(self, onnxq, model):
         assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz").code == 0
@@ -621,14 +623,14 @@ class TestReport:
 class TestTalk:
     def test_the_table_goes_to_stdout_and_progress_to_stderr(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib")
-        for row in ("model v8", "images RGB", "target ort", "Convs 10 of", "SQNR ", "size ", "time ", "output "):
+        for row in ("model v8", "images RGB", "target ort", "Convs 16 of", "SQNR ", "size ", "time ", "output "):
             assert row in ran.table
         assert ran.err == "calibrating: 3/3\n"
 
     def test_v_gives_a_line_per_pass_and_the_reason_of_each_float_node(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "-v")
         assert re.findall(r"^([a-z-]+) .* s$", ran.err, re.MULTILINE) == PASSES
-        assert "\nfloat: cls1 (Conv): last layer of its branch\n" in ran.out
+        assert "\nfloat: conv0 (Conv): first layer, on the image\n" in ran.out
 
     def test_without_v_no_pass_is_named(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib")

@@ -131,6 +131,12 @@ class TestFamily:
         nodes = RAW.replace("box =", "wide =") + "q = QuantizeLinear (wide, s)  box = DequantizeLinear (q, s)"
         assert detect(model(nodes, "float[1,84,8] out")).family == "yolox-raw"
 
+    def test_a_matmul_with_its_bias_is_a_layer(self) -> None:
+        nodes = RAW.replace("box =", "wide =") + "product = MatMul (wide, w)  box = Add (product, s)"
+        assert detect(model(nodes, "float[1,84,8] out")).family == "yolox-raw"
+        other = RAW.replace("box =", "wide =") + "box = Add (wide, s)"
+        assert detect(model(other, "float[1,84,8] out")).family != "yolox-raw"
+
     def test_dynamic_shape_is_inferred(self) -> None:
         nodes = """
             three = Conv <strides = [8, 8]> (images, w)

@@ -47,6 +47,7 @@ LAYERS = {
     "onnxq.passes.insert": 4,
     "onnxq.passes.normalise": 4,
     "onnxq.passes.observe": 4,
+    "onnxq.passes.pointwise_to_matmul": 4,
     "onnxq.passes.verify": 4,
     "onnxq.passes": 5,
     # The two doors, and what stands beside them.

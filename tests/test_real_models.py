@@ -32,8 +32,8 @@ CALIBRATED_ON = 16
 
 # name -> target -> (Convs, of these on integers, AP that may be lost at most)
 EXPECTED = {
-    "yolov5n": {"ort": (60, 56, 3.0), "openvino": (60, 60, 2.5)},
-    "yolox_nano": {"ort": (113, 74, 9.0), "openvino": (113, 83, 3.0)},
+    "yolov5n": {"ort": (60, 59, 3.0), "openvino": (60, 60, 2.5)},
+    "yolox_nano": {"ort": (113, 82, 3.0), "openvino": (113, 83, 3.0)},
 }
 RUNS = [(name, target) for name, targets in EXPECTED.items() for target in targets]
 
@@ -60,12 +60,12 @@ def float_precision(name):
 
 
 def integer_convs(model):
-    """Names of the Convs both of whose operands come from a DequantizeLinear."""
+    """Names of the Convs, and of the MatMuls in their place, whose weight comes from a DequantizeLinear."""
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     return {
         node.name
         for node in model.graph.node
-        if node.op_type == "Conv" and all(made_by.get(name) == "DequantizeLinear" for name in node.input[:2])
+        if node.op_type in ("Conv", "MatMul") and made_by.get(node.input[1]) == "DequantizeLinear"
     }
 
 
@@ -74,7 +74,7 @@ class TestQuantizedDetectors:
     def test_convs_are_on_integers(self, name, target):
         convs, on_integers, _ = EXPECTED[name][target]
         result = quantized(name, target)
-        assert sum(node.op_type == "Conv" for node in result.model.graph.node) == convs
+        assert sum(op == "Conv" for op in result.facts[Plan].ops.values()) == convs
         assert integer_convs(result.model) == set(result.facts[Plan].layers)
         assert len(result.facts[Plan].layers) == on_integers
 
@@ -121,15 +121,15 @@ def test_onnxruntime_fuses_every_integer_conv(tmp_path, name, target):
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     ort.InferenceSession(result.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     optimised = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
-    assert optimised["QLinearConv"] == len(result.facts[Plan].layers)
+    assert optimised["QLinearConv"] + optimised["MatMulIntegerToFloat"] == len(result.facts[Plan].layers)
     assert result.facts[Checked].fused == len(result.facts[Plan].layers)
     assert not result.facts[Checked].warnings
 
 
-def test_the_float_convs_of_yolov5n_on_onnxruntime_are_the_first_and_the_three_last():
+def test_the_one_float_conv_of_yolov5n_on_onnxruntime_is_the_first():
     chosen = quantized("yolov5n", "ort").facts[Plan]
     reasons = Counter(reason for name, reason in chosen.skipped.items() if chosen.ops[name] == "Conv")
-    assert reasons == {"last layer of its branch": 3, "Conv of too few input channels to gain from integers": 1}
+    assert reasons == {"first layer, on the image": 1}
 
 
 def test_the_float_model_is_as_precise_as_it_is_known_to_be():
@@ -178,4 +178,4 @@ def test_a_plan_gives_each_node_of_an_export_integers_or_a_reason(name):
             assert detector.family != "unknown"
             assert "decode behind the last layers" in chosen.skipped.values()
         counts[target] = on_integers
-    assert counts["ort"] < counts["openvino"] <= counts["tensorrt"]
+    assert max(counts["ort"], counts["openvino"]) <= counts["tensorrt"]

@@ -26,7 +26,6 @@ from graphs import (
     silu_chain,
     sppf,
     v5,
-    v5_raw,
     v8,
     yolox,
 )
@@ -92,7 +91,7 @@ CSP_EVERYWHERE = {
     "split0_out1", "conv2_out", "sigmoid2_out", "mul2_out", "conv3_out", "sigmoid3_out", "mul3_out", "add0_out",
     "concat0_out", "conv4_out",
 }  # fmt: skip
-CSP_ON_ORT = CSP_EVERYWHERE - {"images", "conv0_out", "sigmoid0_out"}
+CSP_ON_ORT = CSP_EVERYWHERE - {"images", "conv0_out", "sigmoid0_out"} | {"sigmoid4_out", "mul4_out"}
 CSP_CONV_INPUTS = {"images", "mul0_out", "split0_out1", "mul2_out", "concat0_out", "mul4_out"}
 
 
@@ -124,7 +123,7 @@ def test_relu_has_its_pair_behind_and_none_between_it_and_the_conv(target, expec
 @pytest.mark.parametrize(
     ("target", "layers"),
     [
-        (ORT, ["conv1", "conv2"]),
+        (ORT, ["conv1", "conv2", "last"]),
         (OPENVINO, ["conv0", "conv1", "conv2", "last"]),
         (TENSORRT, ["conv0", "conv1", "upsample", "conv2", "last"]),
         (GENERIC, ["conv0", "conv1", "upsample", "conv2"]),
@@ -150,7 +149,9 @@ def test_a_relu_behind_an_add_is_one_with_it():
     x = net.block("images", 8)
     x = net.add("Relu", net.add("Add", net.conv(x, 8), net.conv(x, 8)))
     net.channels[x] = 8
-    assert tensors(plan_of(ending(net, x))) == {"mul0_out", "conv1_out", "conv2_out", "relu0_out", "behind_out"}
+    found = tensors(plan_of(ending(net, x)))
+    assert found >= {"mul0_out", "conv1_out", "conv2_out", "relu0_out", "behind_out"}
+    assert not found & {"add0_out", "last_out"}
 
 
 @pytest.mark.parametrize(
@@ -310,14 +311,14 @@ def test_a_group_that_is_known_in_part_is_observed_whole():
 
 
 def test_only_tensors_that_come_from_somewhere_else_are_observed():
-    assert plan_of(sppf()).observed().keys() == {"mul0_out", "conv1_out"}
+    assert plan_of(sppf()).observed().keys() == {"mul0_out", "conv1_out", "mul1_out"}
 
 
 def test_both_sides_of_a_silu_are_marked():
     plan = plan_of(csp())
     assert [p.tensor for p in plan.points if p.silu_input] == [f"conv{k}_out" for k in range(1, 5)]
     # mul1_out is split and joined with other tensors, whose grid it shares.
-    assert [p.tensor for p in plan.points if p.silu_output] == ["mul0_out", "mul2_out", "mul3_out"]
+    assert [p.tensor for p in plan.points if p.silu_output] == ["mul0_out", "mul2_out", "mul3_out", "mul4_out"]
 
 
 def test_a_silu_whose_input_others_read_is_not_marked():
@@ -371,7 +372,9 @@ def test_every_node_of_a_real_export_runs_on_integers_or_has_a_reason(name, targ
     assert_complete(model, plan)
     convs = [n for n, node in model.nodes.items() if node.op == "Conv" and n in facts[Head].body]
     last = set(facts[Head].last)
-    expected = {n for n in convs if not (target is ORT and (n in last or n == convs[0]))}
+    expected = set(convs)
+    if target is ORT:
+        expected -= {convs[0], *(n for n in last if tuple(model.nodes[n].inputs[1].shape[2:]) != (1, 1))}
     if target in (ORT, OPENVINO):
         expected = {n for n in expected if model.nodes[n].attrs.get("group", 1) == 1}
     assert {n for n in plan.layers if model.nodes[n].op == "Conv"} == expected
@@ -380,9 +383,7 @@ def test_every_node_of_a_real_export_runs_on_integers_or_has_a_reason(name, targ
 def test_reasons_of_a_detector_on_onnxruntime():
     plan = plan_of(v8())
     assert {name: reason for name, reason in plan.skipped.items() if not name.startswith("decode_")} == {
-        **{f"{kind}{k}": "last layer of its branch" for kind in ("box", "cls") for k in range(3)},
-        **{f"{op}{k}": "nothing behind it runs on integers" for op in ("mul", "sigmoid") for k in range(5, 11)},
-        "conv0": "Conv of too few input channels to gain from integers",
+        "conv0": "first layer, on the image",
         "sigmoid0": "follows a layer kept in float",
         "mul0": "follows a layer kept in float",
     }
@@ -409,16 +410,18 @@ def test_the_decode_stays_float(target):
         assert not plan.integer & set(decode)
 
 
-def test_last_layers_stay_float_on_onnxruntime_and_have_no_pair_behind():
-    plan = plan_of(v5_raw())
-    for k in range(3):
-        assert plan.skipped[f"detect{k}"] == "last layer of its branch"
-        assert f"detect{k}_weight" not in {w.tensor for w in plan.weights}
-    assert not tensors(plan) & {"output0", "output1", "output2"}
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_last_layers_run_on_integers_in_onnxruntime_where_they_can_have_a_float_output(kernel):
+    net = Net()
+    x = net.block("images", 8)
+    plan = plan_of(net.model(net.conv(net.block(x, 8), 4, kernel, name="last")))
+    assert ("last" in plan.layers) == ("last_weight" in {w.tensor for w in plan.weights}) == (kernel == 1)
+    assert plan.skipped.get("last") == (None if kernel == 1 else "last layer of its branch")
+    assert "last_out" not in tensors(plan)
 
 
-@pytest.mark.parametrize("target", [OPENVINO, TENSORRT], ids=lambda t: t.name)
-def test_last_layers_run_on_integers_elsewhere_and_have_no_pair_behind(target):
+@pytest.mark.parametrize("target", [ORT, OPENVINO, TENSORRT], ids=lambda t: t.name)
+def test_last_layers_run_on_integers_and_have_no_pair_behind(target):
     plan = plan_of(v8(), target)
     last = {f"{kind}{k}" for kind in ("box", "cls") for k in range(3)}
     assert last <= set(plan.layers)
@@ -506,13 +509,13 @@ def test_nodes_can_be_excluded_by_operator():
     plan = plan_of(csp(), exclude=["op:Concat", "op:Add"])
     assert plan.skipped["concat0"] == "excluded by op:Concat"
     assert plan.skipped["add0"] == "excluded by op:Add"
-    assert plan.layers == ("conv1", "conv2", "conv3", "conv4")
+    assert plan.layers == ("conv1", "conv2", "conv3", "conv4", "last")
 
 
 def test_nodes_can_be_excluded_by_a_regular_expression_found_anywhere_in_the_name():
     plan = plan_of(csp(), exclude=[r"re:nv[13]$"])
     assert plan.skipped["conv1"] == plan.skipped["conv3"] == r"excluded by re:nv[13]$"
-    assert plan.layers == ("conv2", "conv4")
+    assert plan.layers == ("conv2", "conv4", "last")
 
 
 def test_a_name_is_not_taken_for_a_part_of_a_name():
@@ -592,8 +595,8 @@ def test_first_and_last_layers_keep_8_bits():
 def test_levels_inside_silu_and_of_the_input_stay_8_bits():
     plan = plan_of(csp(), act_bits=4)
     for p in plan.points:
-        inside = p.tensor.startswith(("conv", "sigmoid"))
-        assert p.scheme.bits == (8 if inside else 4), p.tensor
+        wide = p.tensor.startswith(("conv", "sigmoid")) or "last" in p.users
+        assert p.scheme.bits == (8 if wide else 4), p.tensor
 
 
 def test_a_group_has_the_width_of_its_widest_member():
@@ -607,7 +610,7 @@ def test_a_group_has_the_width_of_its_widest_member():
 
 
 def test_first_layers_behind_focus_slices_keep_8_bits():
-    for target in TARGETS.values():
+    for target in (OPENVINO, TENSORRT, GENERIC):
         plan = plan_of(yolox(), target, weight_bits=4, act_bits=4)
         assert {w.tensor: w.scheme.bits for w in plan.weights}["conv0_weight"] == 8
         assert point(plan, "concat0_out").scheme.bits == 8
@@ -704,15 +707,13 @@ def test_convs_in_a_few_groups_are_not_depthwise():
     assert "grouped" in plan_of(ending(net, x)).layers
 
 
-@pytest.mark.parametrize(("channels", "integer"), [(3, False), (4, True)])
-def test_convs_of_few_input_channels_stay_float_on_onnxruntime(channels, integer):
+def test_layers_on_the_image_stay_float_on_onnxruntime():
     net = Net()
-    model = ending(net, net.conv(net.block("images", channels), 8, name="narrow"))
+    model = ending(net, net.concat(net.conv("images", 4, name="left"), net.conv("images", 4, name="right")))
     plan = plan_of(model)
-    assert ("narrow" in plan.layers) == integer
-    reason = "Conv of too few input channels to gain from integers"
-    assert (plan.skipped.get("narrow") == reason) != integer
-    assert "narrow" in plan_of(model, OPENVINO).layers
+    assert {plan.skipped["left"], plan.skipped["right"]} == {"first layer, on the image"}
+    assert "behind" in plan.layers
+    assert {"left", "right"} <= set(plan_of(model, OPENVINO).layers)
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from onnxq.passes.observe import Observe
 from onnxq.pipeline import Facts, Pipeline
 from onnxq.ranges import METHODS, SILU_MINIMUM, before_silu
 from onnxq.scheme import Range, Scheme
-from onnxq.targets import OPENVINO, ORT, TARGETS
+from onnxq.targets import GENERIC, OPENVINO, ORT, TARGETS
 
 MODEL = Model(silu_chain())
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -115,7 +115,7 @@ def test_the_input_of_a_model_takes_minimum_and_maximum_of_the_feeds(method):
 
 @every_method
 def test_a_group_with_the_input_takes_minimum_and_maximum(method):
-    _, facts = quantized(yolox(), method=method)
+    _, facts = quantized(yolox(), GENERIC, method=method)
     assert facts[Ranges].groups["images"].method == "minmax"
     assert "concat0_out" in {p.tensor for p in facts[Plan].groups()["images"]}
 

@@ -151,7 +151,7 @@ def test_a_channel_of_almost_no_weights_keeps_its_bias_in_onnxruntime(method, bi
     expected = run(model, values)["output"]
     for optimised in (False, True):
         actual = run(after, values, optimised=optimised)["output"]
-        assert np.abs(actual - expected).max() < 0.02 * np.abs(expected).max()
+        assert np.abs(actual - expected).max() < 0.04 * np.abs(expected).max()
 
 
 def test_a_weight_that_layers_share_lets_no_bias_of_them_overflow():

@@ -56,7 +56,7 @@ def inserted(model, plan, activations, weights):
 @cache
 def result(name, target):
     """A network, quantized, and the facts found on the way; not to be edited."""
-    return quantized(ALL[name](), TARGETS[target])
+    return quantized(ALL[name](), TARGETS[target], matmul=False)
 
 
 def makers(model):
@@ -144,7 +144,7 @@ def test_pairs_stand_directly_behind_what_makes_the_tensor():
 def test_the_number_of_edits_is_that_of_inserted_nodes():
     model = csp()
     working = Model(model)
-    steps = quantizing(model)
+    steps = quantizing(model, matmul=False)
     facts = Pipeline(steps[:-2]).run(working)
     before = len(working.graph.nodes)
     edits = Insert().run(working, facts)
@@ -232,7 +232,7 @@ def test_a_model_of_dynamic_size_takes_any_size(build):
 @pytest.mark.parametrize("build", [csp, relu_net, depthwise_net, attention])
 def test_weights_are_int8_and_biases_float(build, target):
     model = build()
-    after, facts = quantized(model, target)
+    after, facts = quantized(model, target, matmul=False)
     stored, made_by = initializers(after), makers(after)
     before = initializers(prepared(model).to_proto())
     for name in facts[Plan].layers:
