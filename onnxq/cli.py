@@ -189,7 +189,7 @@ def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, out
         table.add_row("", f"{len(samples.skipped)} left out{such_as} {next(iter(samples.skipped))}")
     if checked.fused is not None:
         wanted = len(quantized.facts[Plan].layers)
-        table.add_row("onnxruntime", f"runs {checked.fused} of these {wanted} on integers")
+        table.add_row(checked.runtime, f"runs {checked.fused} of these {wanted} on integers")
     for name, sqnr in checked.sqnr.items():
         table.add_row("SQNR", f"{sqnr:.1f} dB in {name}")
     before, after = args.input.stat().st_size, output.stat().st_size

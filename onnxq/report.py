@@ -52,8 +52,10 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         "bytes": {"before": before, "after": after},
         "seconds": {name: round(seconds, 3) for name, seconds in quantized.timings.items()},
         "layers": {"integer": list(plan.layers), "fused": checked.fused, "unfused": list(checked.unfused)},
+        "runtime": checked.runtime,
         "float": dict(sorted(plan.skipped.items())),
         "sqnr": {name: _finite(value) for name, value in checked.sqnr.items()},
+        "simulated_sqnr": {name: _finite(value) for name, value in checked.simulated.items()},
         "activations": list(_activations(plan, facts[Ranges], facts[Grid])),
         "weights": [
             {"tensor": weight.tensor, "layers": list(weight.users), **_grid(facts[Grid].weights[weight.tensor])}

@@ -54,7 +54,7 @@ class Target:
         first_layers: the Convs on the image run on integers. They have few channels to gain from, and what they give,
             of unlike channels, is the costliest to put on one grid.
         float_readers: nodes that stay float go on reading the float tensor, not the dequantized one.
-        checks_fusion: onnxruntime is what it runs on, so that its fusions can be counted.
+        runtime: what runs it, of those that may be on this machine, so that its work can be checked.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Target:
     float_depthwise: bool = False
     first_layers: bool = True
     float_readers: bool = False
-    checks_fusion: bool = False
+    runtime: str | None = None
 
     def scheme(self, bits: int, symmetric: bool = False) -> Scheme:
         """Scheme of this target's activations."""
@@ -101,7 +101,7 @@ ORT = Target(
     fused_activations=frozenset({"Relu", "Clip"}),
     float_depthwise=True,
     first_layers=False,
-    checks_fusion=True,
+    runtime="ort",
 )
 
 OPENVINO = Target(
@@ -109,6 +109,7 @@ OPENVINO = Target(
     title="OpenVINO",
     rules=_CONV_IN,
     float_depthwise=True,
+    runtime="openvino",
 )
 
 TENSORRT = Target(

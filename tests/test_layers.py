@@ -34,6 +34,7 @@ LAYERS = {
     "onnxq.config": 3,
     "onnxq.decode": 3,
     "onnxq.hooks": 3,
+    "onnxq.runtimes": 3,
     # The passes, which do not know each other, and their order.
     "onnxq.passes.choose": 4,
     "onnxq.passes.clean_up": 4,
