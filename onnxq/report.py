@@ -64,6 +64,12 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
     }
 
 
+def ranges(quantized: Quantized) -> Report:
+    """The range of every tensor that was quantized, for tools that take ranges, ready for JSON."""
+    activations = _activations(quantized.facts[Plan], quantized.facts[Ranges], quantized.facts[Grid])
+    return {a["tensor"]: {"low": a["low"], "high": a["high"]} for a in activations}
+
+
 def _activations(plan: Plan, ranges: Ranges, grid: Grid) -> Iterable[Report]:
     for point in plan.points:
         fit = ranges.groups[point.group]

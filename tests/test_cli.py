@@ -620,6 +620,36 @@ class TestReport:
 # --- what it says -----------------------------------------------------------------------------------------------------
 
 
+class TestCutHead:
+    def test_writes_the_float_model_without_decode_and_its_ranges(self, onnxq, model):
+        ran = onnxq(model, "--calib", "calib", "--target", "generic", "--cut-head", "cut.onnx", "--report", "r.json")
+        assert ran.code == 0, ran.err
+        cut = onnx.load("cut.onnx")
+        runs("cut.onnx")
+        assert len(cut.graph.output) == 6
+        assert not {"QuantizeLinear", "Softmax"} & set(ops(cut))
+        ranges = json.loads(Path("cut.json").read_text())
+        tensors = {name for node in cut.graph.node for name in (*node.input, *node.output)}
+        assert {output.name for output in cut.graph.output} <= ranges.keys() <= tensors
+        assert all(bounds["low"] < bounds["high"] for bounds in ranges.values())
+        reported = json.loads(Path("r.json").read_text())["activations"]
+        assert {a["tensor"]: {"low": a["low"], "high": a["high"]} for a in reported} == ranges
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--cut-head", "cut.txt"], "--cut-head cut.txt: the name must end in .onnx"),
+            (["--cut-head", "model.onnx"], "model.onnx: is the input; give another name with --cut-head"),
+            (["--cut-head", "r.onnx", "--report", "r.json"], "r.json: is written by --report already; give another"),
+        ],
+    )
+    def test_names_that_cannot_be(self, onnxq, model, options, message):
+        ran = onnxq(model, "--calib", "calib", *options)
+        assert ran.code == 1
+        assert message in " ".join(ran.err.split())
+        assert not Path("model.int8.onnx").exists()
+
+
 class TestTalk:
     def test_the_table_goes_to_stdout_and_progress_to_stderr(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib")

@@ -39,6 +39,7 @@ LAYERS = {
     "onnxq.passes.choose": 4,
     "onnxq.passes.clean_up": 4,
     "onnxq.passes.correct_bias": 4,
+    "onnxq.passes.cut_head": 4,
     "onnxq.passes.find_head": 4,
     "onnxq.passes.fit_ranges": 4,
     "onnxq.passes.fit_weights": 4,
