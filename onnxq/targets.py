@@ -51,8 +51,9 @@ class Target:
         fused_activations: operators that are one with the Conv before them when the Q stands behind both.
         float_depthwise: depthwise Convs stay float. Each convolves a channel by itself, so that channels of small
             values drown in a scale shared with those of large ones; and they gain little, as they wait for memory.
-        first_layers: the Convs on the image run on integers. They have few channels to gain from, and what they give,
-            of unlike channels, is the costliest to put on one grid.
+        stem_channels: the Convs on the image stay float, and those behind them as long as none has given more channels
+            than this; None: they do not. So near the image a Conv waits for memory, and saves less time on integers
+            than it takes to make them; and its outputs are the costliest to put on one grid.
         float_readers: nodes that stay float go on reading the float tensor, not the dequantized one.
         runtime: what runs it, of those that may be on this machine, so that its work can be checked.
     """
@@ -66,7 +67,7 @@ class Target:
     pointwise_matmul: bool = False
     fused_activations: frozenset[str] = frozenset()
     float_depthwise: bool = False
-    first_layers: bool = True
+    stem_channels: int | None = None
     float_readers: bool = False
     runtime: str | None = None
 
@@ -100,7 +101,7 @@ ORT = Target(
     pointwise_matmul=True,
     fused_activations=frozenset({"Relu", "Clip"}),
     float_depthwise=True,
-    first_layers=False,
+    stem_channels=32,
     runtime="ort",
 )
 

@@ -64,13 +64,16 @@ def test_the_models_run_in_turn_on_the_same_image(models, monkeypatch):
     assert told[-1] == ("measuring", 2, 2)
 
 
-def test_the_tables(models, capsys):
-    assert main([*map(str, models), "--rounds", "2", "--threads", "1"]) == 0
+def test_the_tables(models, tmp_path, capsys):
+    target = tmp_path / "b.json"
+    assert main([*map(str, models), "--rounds", "2", "--threads", "1", "--json", str(target)]) == 0
+    numbers = json.loads(target.read_text())["models"]
     out, err = capsys.readouterr()
     rows = [line.split() for line in out.splitlines()]
     first, second = (next(row for row in rows if row and row[0] == path.name) for path in models)
     assert first[2] == first[4] == "1.00"
-    assert float(second[2]) == pytest.approx(float(first[1]) / float(second[1]), abs=0.5)
+    assert second[2] == f"{numbers[0]['least'] / numbers[1]['least']:.2f}"
+    assert second[4] == f"{numbers[0]['median'] / numbers[1]['median']:.2f}"
     assert any(row and row[0] == "all" for row in rows)
     assert re.search(r"QLinearConv +\d+\.\d\d \(10\)", out)
     assert "onnxruntime, 1 threads, 2 rounds after 3 to warm up" in err

@@ -190,7 +190,7 @@ class TestOutput:
         assert ran.code == 0
         assert "output [red]a :car: [b].int8.onnx" in ran.table
         assert "calibration 3 images in [i]calib" in ran.table
-        assert "float: [red]conv:x:[/red] (Conv): first layer, on the image" in ran.table
+        assert "float: [red]conv:x:[/red] (Conv): near the image, with few channels" in ran.table
         assert "'[red]a :car: [b].onnx' '[red]a :car: [b].int8.onnx'" in ran.out.splitlines()[-1]
         assert Path("[red]a :car: [b].int8.onnx").is_file()
 
@@ -555,7 +555,7 @@ class TestDryRun:
     def test_counts_the_float_convs_by_reason(self, onnxq, model):
         table = onnxq(model, "--dry-run").table
         assert "Convs 16 of 18 on integers" in table
-        assert "1 float: first layer, on the image" in table
+        assert "1 float: near the image, with few channels" in table
         assert "model v8, 32 x 32" in table
 
     def test_needs_no_data(self, onnxq, model):
@@ -566,7 +566,7 @@ class TestDryRun:
         listed = onnxq(model, "--dry-run", "-v", "--exclude", "conv3").out
         reasons = dict(re.findall(r"^float: (\S+) \(\w+\): (.+)$", listed, re.MULTILINE))
         assert reasons["conv3"] == "excluded by conv3"
-        assert reasons["conv0"] == "first layer, on the image"
+        assert reasons["conv0"] == "near the image, with few channels"
         assert reasons["decode_dfl"] == "decode behind the last layers"
         assert "conv4" not in reasons
         counted = re.search(r"other nodes +(\d+) of", listed)
@@ -609,7 +609,7 @@ class TestReport:
         assert onnxq(model, "--calib", "calib", "--report", "r.md").code == 0
         text = Path("r.md").read_text()
         assert text.startswith("# model.onnx\n")
-        assert "| first layer, on the image | 1 |" in text
+        assert "| near the image, with few channels | 1 |" in text
 
     def test_of_a_given_calibration(self, onnxq, model):
         assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz").code == 0
@@ -660,7 +660,7 @@ class TestTalk:
     def test_v_gives_a_line_per_pass_and_the_reason_of_each_float_node(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "-v")
         assert re.findall(r"^([a-z-]+) .* s$", ran.err, re.MULTILINE) == PASSES
-        assert "\nfloat: conv0 (Conv): first layer, on the image\n" in ran.out
+        assert "\nfloat: conv0 (Conv): near the image, with few channels\n" in ran.out
 
     def test_without_v_no_pass_is_named(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib")
