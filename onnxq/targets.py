@@ -28,12 +28,14 @@ class Rule:
         output: a Q stands behind the node.
         weight_axis: axis of the output channels of a constant weight (ONNX Conv: 0, ConvTranspose: 1).
         shared: input and output are on one grid; a Concat's inputs only where nothing else reads them.
+        behind_integers: stays float where what it reads is made by a float node, as it is no slower then.
     """
 
     role: Role
     output: bool = True
     weight_axis: int | None = None
     shared: bool = False
+    behind_integers: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Target:
         signed: activations are int8 rather than uint8.
         symmetric: activations have their zero point in the middle.
         last_layers: the last Convs run on integers.
-        pointwise_matmul: 1x1 Convs among the last ones do so as MatMuls of integers with a float output.
+        pointwise_matmul: 1x1 Convs run as MatMuls of integers with a float output, where it is the model's or goes into
+            a SiLU. Then it need not stand on a grid, which is the costliest of all to accuracy and saves no time.
         fused_activations: operators that are one with the Conv before them when the Q stands behind both.
         expand_softmax: a Softmax over another axis than the last is faster in the steps that it is defined by.
         upsample_to_concat: a nearest Resize of integers is faster as copies of rows and columns.
@@ -100,7 +103,13 @@ _RELU = {op: Rule(Role.ELEMENTWISE) for op in ("Relu", "Clip")}
 ORT = Target(
     name="ort",
     title="onnxruntime on CPUs",
-    rules={**_CONV_IN_OUT, **_ELEMENTWISE, **_RELU, **_CARRIERS},
+    rules={
+        **_CONV_IN_OUT,
+        **_ELEMENTWISE,
+        **_RELU,
+        **_CARRIERS,
+        "MaxPool": Rule(Role.CARRIER, shared=True, behind_integers=True),
+    },
     last_layers=False,
     pointwise_matmul=True,
     expand_softmax=True,

@@ -147,7 +147,7 @@ class _Choice:
             if self.rule(node).role is Role.LAYER:
                 self.layers.append(node)
         self.layers.reverse()
-        self._withdraw_behind_float_layers(model)
+        self._withdraw_behind_floats(model)
 
     def rule(self, node: Node) -> Rule:
         """The rule of an integer node."""
@@ -158,7 +158,11 @@ class _Choice:
         return not self.rule(node).output or self._runs_as_matmul(node) or self._has_fused_activation(node)
 
     def _runs_as_matmul(self, node: Node) -> bool:
-        return self.target.pointwise_matmul and node.name in self.last and is_pointwise(node)
+        """Whether it is a product at every position of which nobody wants integers, or only a SiLU would."""
+        if not self.target.pointwise_matmul or not is_pointwise(node):
+            return False
+        readers = _readers(node.outputs[0])
+        return feeds_silu_only(node.outputs[0]) or all(reader.name not in self.integer for reader in readers)
 
     def _has_fused_activation(self, node: Node) -> bool:
         """Whether the Q of this node stands behind the activation that follows."""
@@ -225,23 +229,31 @@ class _Choice:
             if reader.op in self.target.rules
         )
 
-    def _withdraw_behind_float_layers(self, model: Model) -> None:
-        """Where targets fuse the Q behind a layer, a layer kept float must have none directly behind it.
+    def _withdraw_behind_floats(self, model: Model) -> None:
+        """Take back from the integers what should not stand behind floats.
 
-        onnxruntime would quantize such a layer by itself, with one scale for the whole weight.
+        Where targets fuse the Q behind a layer, what follows a layer with a float output must not start with a Q:
+        onnxruntime would quantize a float layer by itself, with one scale for the whole weight.
         """
         for node in model.graph.nodes:
             rule = self.target.rules.get(node.op)
             if node.name not in self.integer or rule is None or rule.role is Role.LAYER:
                 continue
-            before = [producer(t) for t in _operands(node)]
-            if any(p is not None and self._is_float_layer(p) for p in before):
-                self.integer.discard(node.name)
-                self.skipped[node.name] = "follows a layer kept in float"
+            before = [made_by for t in _operands(node) if (made_by := producer(t)) is not None]
+            if any(self._is_float_layer(made_by) for made_by in before):
+                self._withdraw(node, "reads the float output of a layer")
+            elif rule.behind_integers and not any(made_by.name in self.integer for made_by in before):
+                self._withdraw(node, "reads floats")
+
+    def _withdraw(self, node: Node, reason: str) -> None:
+        self.integer.discard(node.name)
+        self.skipped[node.name] = reason
 
     def _is_float_layer(self, node: Node) -> bool:
         rule = self.target.rules.get(node.op)
-        return rule is not None and rule.role is Role.LAYER and rule.output and node.name not in self.integer
+        if rule is None or rule.role is not Role.LAYER or not rule.output:
+            return False
+        return node.name not in self.integer or self._runs_as_matmul(node)
 
 
 def _behind_layers(nodes: Sequence[Node]) -> set[str]:

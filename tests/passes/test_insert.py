@@ -166,7 +166,7 @@ def test_names_that_are_taken_are_given_a_number():
     for tensor in ("mul0_out_scale", "conv1_weight_quantized", "mul0_out_QuantizeLinear"):
         model.graph.node.append(onnx.helper.make_node("Sigmoid", ["images"], [tensor], f"{tensor}_node"))
         model.graph.output.append(onnx.helper.make_tensor_value_info(tensor, 1, [1, 3, 32, 32]))
-    after, _ = quantized(model)
+    after, _ = quantized(model, matmul=False)
     onnx.checker.check_model(after, full_check=True)
     by_name = nodes(after)
     assert by_name["mul0_out_QuantizeLinear_2"].input[1] == "mul0_out_scale_2"
@@ -284,7 +284,7 @@ def test_a_shared_weight_is_stored_once():
     ends = [net.silu(net.add("Conv", x, weight, name=name)) for name in ("left", "right")]
     y = net.add("Add", *ends)
     net.channels[y] = 8
-    after, _ = quantized(net.model(net.conv(net.silu(net.conv(y, 8)), 4)))
+    after, _ = quantized(net.model(net.conv(net.silu(net.conv(y, 8)), 4)), matmul=False)
     assert nodes(after)["left"].input[1] == nodes(after)["right"].input[1] == "weight_dequantized"
     assert "weight" not in initializers(after)
     assert list(initializers(after)).count("weight_quantized") == 1
@@ -298,7 +298,7 @@ def test_a_weight_that_a_float_layer_reads_too_stays_as_it_is_for_that_one():
     y = net.add("Add", net.silu(left), net.silu(right))
     net.channels[y] = 8
     model = net.model(net.conv(net.silu(net.conv(y, 8)), 4))
-    after, _ = quantized(model, exclude=["left"])
+    after, _ = quantized(model, matmul=False, exclude=["left"])
     assert nodes(after)["left"].input[1] == "weight"
     assert nodes(after)["right"].input[1] == "weight_dequantized"
     assert np.array_equal(initializers(after)["weight"], initializers(model)["weight"])

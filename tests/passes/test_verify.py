@@ -469,8 +469,8 @@ def test_a_graph_that_is_no_valid_onnx_is_refused():
 
 def test_shapes_that_contradict_each_other_are_refused():
     def edit(after):
-        weight = next(w for w in after.graph.initializer if w.name == "conv1_weight_quantized")
-        weight.CopyFrom(numpy_helper.from_array(np.zeros((8, 5, 1, 1), np.int8), weight.name))
+        weight = next(w for w in after.graph.initializer if w.name == "conv2_weight_quantized")
+        weight.CopyFrom(numpy_helper.from_array(np.zeros((4, 5, 3, 3), np.int8), weight.name))
 
     after, facts = edited(csp(), edit)
     with pytest.raises(ModelError, match=r"the quantized model is not valid ONNX|onnxruntime cannot"):
