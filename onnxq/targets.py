@@ -4,11 +4,15 @@ A target is a table of rules by operator. The placement of each follows what its
 pair that is not fused away costs a pass over memory, and one that is missing leaves the node in float.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from onnxq.scheme import Scheme
+from onnxq.errors import ConfigError
+from onnxq.scheme import MAX_BITS, Scheme
+
+_CHANNELS_AT_ONCE = 8
+"""TensorRT's integer kernels for few channels take them in bundles of this many."""
 
 
 class Role(Enum):
@@ -25,15 +29,22 @@ class Rule:
 
     Attributes:
         role: see `Role`.
+        input: a Q stands in front of the node. Without one, and without one behind, it rides along: the runtime moves
+            the Q of others across it.
         output: a Q stands behind the node.
         weight_axis: axis of the output channels of a constant weight (ONNX Conv: 0, ConvTranspose: 1).
         shared: input and output are on one grid; a Concat's inputs only where nothing else reads them.
+        binding: a Concat's inputs are on its grid also where others read them.
+        residual: an Add that is one with the layer of one of its inputs; a Q stands in front of the other one only.
     """
 
     role: Role
+    input: bool = True
     output: bool = True
     weight_axis: int | None = None
     shared: bool = False
+    binding: bool = False
+    residual: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,7 @@ class Target:
         rules: operator -> rule. Operators without a rule stay float.
         signed: activations are int8 rather than uint8.
         symmetric: activations have their zero point in the middle.
+        narrow_activations: activations can have fewer than 8 bits, for which integers pass through a Clip.
         last_layers: the last Convs run on integers.
         pointwise_matmul: 1x1 Convs among the last ones do so as MatMuls of integers with a float output.
         fused_activations: operators that are one with the Conv before them when the Q stands behind both.
@@ -53,8 +65,11 @@ class Target:
             values drown in a scale shared with those of large ones; and they gain little, as they wait for memory.
         first_layers: the Convs on the image run on integers. They have few channels to gain from, and what they give,
             of unlike channels, is the costliest to put on one grid.
-        float_readers: nodes that stay float go on reading the float tensor, not the dequantized one.
+        least_channels: Convs with fewer input or output channels stay float where they have no kernel: `is_too_narrow`.
+        float_readers: operators whose nodes, where they stay float, go on reading the float tensor, not the
+            dequantized one.
         checks_fusion: onnxruntime is what it runs on, so that its fusions can be counted.
+        checks_parser: onnx-tensorrt is what reads it, so that the file is held against its rules.
     """
 
     name: str
@@ -62,17 +77,50 @@ class Target:
     rules: Mapping[str, Rule]
     signed: bool = False
     symmetric: bool = False
+    narrow_activations: bool = True
     last_layers: bool = True
     pointwise_matmul: bool = False
     fused_activations: frozenset[str] = frozenset()
     float_depthwise: bool = False
     first_layers: bool = True
-    float_readers: bool = False
+    least_channels: int = 0
+    float_readers: frozenset[str] = frozenset()
     checks_fusion: bool = False
+    checks_parser: bool = False
 
     def scheme(self, bits: int, symmetric: bool = False) -> Scheme:
-        """Scheme of this target's activations."""
+        """Scheme of this target's activations.
+
+        Raises:
+            ConfigError: the target cannot have activations of so few bits.
+        """
+        if bits < MAX_BITS and not self.narrow_activations:
+            raise ConfigError(
+                f"--act-bits {bits}: {self.title} has no Clip of integers, which narrow activations need; "
+                f"use --act-bits {MAX_BITS} (--weight-bits can be less)"
+            )
         return Scheme(bits, self.signed, self.symmetric or symmetric)
+
+    def is_too_narrow(self, weight: Sequence[int], group: int, first: bool) -> bool:
+        """Whether a Conv has so few channels that there is no good integer kernel for it.
+
+        NVIDIA's rule for INT8 (Model-Optimizer, `find_nodes_from_convs_to_exclude`): of the narrow Convs those without
+        groups need a square kernel, a multiple of 8 channels on one side, and enough channels on one side unless they
+        are the first ones; those with groups, as depthwise ones, 8 k output channels and a kernel of at least 3.
+
+        Args:
+            weight: its shape, (output channels, input channels / group, kernel...).
+            group: number of groups.
+            first: no layer stands before it.
+        """
+        outputs, inputs, *kernel = weight
+        if min(outputs, inputs) >= self.least_channels:
+            return False
+        if group > 1:
+            return outputs % _CHANNELS_AT_ONCE != 0 or min(kernel) < 3
+        wide = first or max(outputs, inputs) >= self.least_channels
+        bundled = outputs % _CHANNELS_AT_ONCE == 0 or inputs % _CHANNELS_AT_ONCE == 0
+        return not (wide and bundled and len(set(kernel)) == 1)
 
 
 _CONV_IN_OUT = {
@@ -111,12 +159,32 @@ OPENVINO = Target(
     float_depthwise=True,
 )
 
+# TensorRT moves a Q backwards and a DQ forwards across what only moves values, so that one Q behind a Concat is enough:
+# it ends up in the layers whose outputs are joined. Where one of these is read as integers anyway, the Q that arrives
+# meets its DQ, and both vanish if they have one scale; with two scales each such input costs a pass over memory. So a
+# Concat binds its inputs to its own grid. Resize alone has a Q in front: it is not known to let one pass, is known to
+# take int8, and its input is the smaller side.
+# ConvTranspose stays float: its integer kernels have one scale per input channel (NVIDIA/TensorRT issues 1694 and
+# 2380), with which the scale of a sum over the input channels does not exist.
 TENSORRT = Target(
     name="tensorrt",
     title="TensorRT",
-    rules={**_CONV_IN, "ConvTranspose": Rule(Role.LAYER, output=False, weight_axis=1)},
+    rules={
+        **_CONV_IN,
+        "Add": Rule(Role.ELEMENTWISE, output=False, residual=True),
+        **{op: replace(rule, input=False, output=False, binding=op == "Concat") for op, rule in _CARRIERS.items()},
+        "Resize": Rule(Role.CARRIER, output=False, shared=True),
+    },
     signed=True,
     symmetric=True,
+    narrow_activations=False,
+    # What Ultralytics and yolo_deepstream keep float too; NVIDIA's tools let such layers read float tensors.
+    last_layers=False,
+    fused_activations=frozenset({"Relu", "Clip", "LeakyRelu", "HardSwish", "Sigmoid"}),
+    float_depthwise=True,
+    least_channels=16,
+    float_readers=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    checks_parser=True,
 )
 
 GENERIC = Target(

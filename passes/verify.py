@@ -18,11 +18,15 @@ from onnxq.pipeline import Analysis, Facts
 from onnxq.session import Feed, open_session, run
 from onnxq.sources import plural
 from onnxq.targets import Target
+from onnxq.tensorrt import violations
 
 log = logging.getLogger(__name__)
 
 _LARGEST_CHECKED = 2**31 - 1
 """Bytes up to which the checker takes a model that is not in a file."""
+
+_MOST_SHOWN = 3
+"""Faults of a file that are spelt out; the others are counted."""
 
 _INTEGER_LAYERS = {"QLinearConv": 3, "MatMulIntegerToFloat": 1}
 """onnxruntime's operators for layers that run on integers, and which of their inputs is the weight."""
@@ -34,6 +38,7 @@ class Verify(Analysis[Checked]):
     - onnx.checker with full type and shape checks
     - inputs, outputs and metadata are those of the original
     - onnxruntime loads it, runs it on a few samples without NaN, and its outputs are compared with the float model's
+    - where the target is TensorRT: its parser reads the file
     - where the target is onnxruntime: each layer meant for integers is one in the graph that it really runs
 
     Args:
@@ -42,7 +47,8 @@ class Verify(Analysis[Checked]):
         feeds: a few samples; may be empty.
 
     Raises:
-        ModelError: the model is invalid or cannot be loaded; outputs of the float or of the quantized model are NaN.
+        ModelError: the model is invalid or cannot be loaded; TensorRT's parser would not read it as it is meant;
+            outputs of the float or of the quantized model are NaN.
     """
 
     name = "verify"
@@ -59,6 +65,8 @@ class Verify(Analysis[Checked]):
         proto = model.to_proto()
         _check_model(proto)
         _check_interface(self._original, proto)
+        if self._target.checks_parser:
+            _check_parser(proto)
         sqnr = _outputs_sqnr(self._original, proto, self._feeds)
         if not self._target.checks_fusion:
             return Checked(sqnr)
@@ -93,6 +101,15 @@ def _check_interface(original: onnx.ModelProto, proto: onnx.ModelProto) -> None:
     kept = {p.key: p.value for p in proto.metadata_props}
     if any(kept.get(p.key) != p.value for p in original.metadata_props):
         raise ModelError("the metadata of the quantized model differs from the original's")
+
+
+def _check_parser(proto: onnx.ModelProto) -> None:
+    found = violations(proto)
+    if found:
+        lines = found[:_MOST_SHOWN]
+        if len(found) > _MOST_SHOWN:
+            lines.append(f"and {len(found) - _MOST_SHOWN} more")
+        raise ModelError("\n".join(["TensorRT would not read the quantized model as it is meant:", *lines]))
 
 
 def _outputs_sqnr(original: onnx.ModelProto, proto: onnx.ModelProto, feeds: Sequence[Feed]) -> dict[str, float]:
