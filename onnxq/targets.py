@@ -1,7 +1,8 @@
 """Where each runtime wants its Q/DQ pairs, as data.
 
 A target is a table of rules by operator. The placement of each follows what its runtime was measured to fuse: a Q/DQ
-pair that is not fused away costs a pass over memory, and one that is missing leaves the node in float.
+pair that is not fused away costs a pass over memory, and one that is missing leaves the node in float. TensorRT was
+not measured: its placement is from NVIDIA's documentation ("Explicit Quantization") and tools (Model-Optimizer).
 """
 
 from collections.abc import Mapping, Sequence
@@ -159,13 +160,13 @@ OPENVINO = Target(
     float_depthwise=True,
 )
 
-# TensorRT moves a Q backwards and a DQ forwards across what only moves values, so that one Q behind a Concat is enough:
+# One Q behind a Concat is enough: TensorRT moves a Q backwards, and a DQ forwards, across what only moves values, so that
 # it ends up in the layers whose outputs are joined. Where one of these is read as integers anyway, the Q that arrives
-# meets its DQ, and both vanish if they have one scale; with two scales each such input costs a pass over memory. So a
-# Concat binds its inputs to its own grid. Resize alone has a Q in front: it is not known to let one pass, is known to
-# take int8, and its input is the smaller side.
-# ConvTranspose stays float: its integer kernels have one scale per input channel (NVIDIA/TensorRT issues 1694 and
-# 2380), with which the scale of a sum over the input channels does not exist.
+# meets its DQ; with one scale both vanish, with two each such input costs a pass over memory. So a Concat binds its
+# inputs to its own grid. Of the others only Resize has a Q in front: it is not known to let one pass, and its input is
+# the smaller side.
+# ConvTranspose stays float: its integer kernels have a scale per input channel (NVIDIA/TensorRT, issues 1694 and 2380),
+# which the sum over these channels cannot have.
 TENSORRT = Target(
     name="tensorrt",
     title="TensorRT",
@@ -178,11 +179,13 @@ TENSORRT = Target(
     signed=True,
     symmetric=True,
     narrow_activations=False,
-    # What Ultralytics and yolo_deepstream keep float too; NVIDIA's tools let such layers read float tensors.
+    # Ultralytics and NVIDIA's yolo_deepstream keep them float as well.
     last_layers=False,
     fused_activations=frozenset({"Relu", "Clip", "LeakyRelu", "HardSwish", "Sigmoid"}),
+    # Model-Optimizer would quantize them, at the cost of two thirds of the AP of YOLOX-Nano.
     float_depthwise=True,
     least_channels=16,
+    # So does Model-Optimizer: a layer that stays float gains nothing from rounded inputs.
     float_readers=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
     checks_parser=True,
 )

@@ -36,8 +36,8 @@ _SIGMOID = Range(0.0, 255 / 256)
 class Choose(Analysis[Plan]):
     """Plans the quantization.
 
-    Layers with constant weights run on integers unless they are excluded or stand last where the target keeps these
-    float. Other nodes of the body follow by demand, from the outputs backwards: one runs on integers where its target
+    Layers with constant weights run on integers unless they are excluded or the target keeps their like float: the
+    last ones, depthwise or narrow ones. Other nodes of the body follow by demand, from the outputs backwards: one runs on integers where its target
     has a rule for it and an integer node reads what it makes. Each node that stays float gets its reason.
 
     Args:
@@ -47,7 +47,8 @@ class Choose(Analysis[Plan]):
         exclude: nodes to keep float: a name, `op:TYPE` or `re:REGEX` (searched in the names).
 
     Raises:
-        ConfigError: a pattern in `exclude` matches no node, or is no regular expression.
+        ConfigError: a pattern in `exclude` matches no node, or is no regular expression; the target cannot have
+            activations of so few bits.
         ModelError: no layer at all can be quantized.
     """
 
@@ -226,7 +227,7 @@ class _Choice:
         if any(t.name in self.outputs for t in node.outputs):
             return "makes an output of the model"
         if rule.residual and self.residual_layer(node) is None:
-            return "one with no layer on integers"
+            return "fuses with no layer on integers"
         if not self._is_wanted(node, rule) and not self._closes_a_layer(node):
             return "nothing behind it runs on integers"
         return None

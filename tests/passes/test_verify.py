@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from graphs import (
+    NARROW_TENSORRT,
     Net,
     attention,
     copy,
@@ -235,6 +236,36 @@ def test_all_layers_that_are_not_fused_are_named_in_order():
 def test_fusions_are_not_counted_for_other_runtimes(target):
     _, _, checked = verified(csp(), target)
     assert (checked.fused, checked.unfused, checked.warnings) == (None, (), ())
+
+
+# --- TensorRT's parser ------------------------------------------------------------------------------------------------
+
+
+def test_what_tensorrt_would_not_read_is_refused_with_the_first_faults_and_their_number():
+    after, facts = quantized(csp(), OPENVINO)
+    with pytest.raises(ModelError) as caught:
+        verify(csp(), after, facts, TENSORRT)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "TensorRT would not read the quantized model as it is meant:"
+    assert lines[1].startswith("QuantizeLinear images_QuantizeLinear: its integers are UINT8")
+    assert len(lines) == 5
+    assert re.fullmatch(r"and \d+ more", lines[4])
+    assert verify(csp(), after, facts, OPENVINO).sqnr["output"] > 20
+
+
+def test_a_single_fault_is_told_alone():
+    after, facts = quantized(csp(), NARROW_TENSORRT)
+    nodes(after)["conv1"].input[0] = "mul0_out"
+    with pytest.raises(ModelError) as caught:
+        verify(csp(), after, facts, NARROW_TENSORRT)
+    assert str(caught.value).splitlines()[1:] == [
+        "Conv conv1: its weight is quantized, its data is not; put Q/DQ in front of it too, or exclude it"
+    ]
+
+
+@pytest.mark.parametrize("build", [csp, sppf, pan, attention, relu_net, leaky_net, depthwise_net, v8, yolox])
+def test_what_is_made_for_tensorrt_is_read_by_it(build):
+    assert min(verified(build(), NARROW_TENSORRT)[2].sqnr.values()) > 15
 
 
 # --- the outputs ------------------------------------------------------------------------------------------------------
