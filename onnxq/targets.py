@@ -160,11 +160,11 @@ OPENVINO = Target(
     float_depthwise=True,
 )
 
-# One Q behind a Concat is enough: TensorRT moves a Q backwards, and a DQ forwards, across what only moves values, so that
-# it ends up in the layers whose outputs are joined. Where one of these is read as integers anyway, the Q that arrives
-# meets its DQ; with one scale both vanish, with two each such input costs a pass over memory. So a Concat binds its
-# inputs to its own grid. Of the others only Resize has a Q in front: it is not known to let one pass, and its input is
-# the smaller side.
+# One Q behind a Concat is enough: TensorRT moves a Q backwards, and a DQ forwards, across what only moves values, so
+# that it ends up in the layers whose outputs are joined. Where one of these is read as integers anyway, the Q that
+# arrives meets its DQ; with one scale both vanish, with two each such input costs a pass over memory. So a Concat binds
+# its inputs to its own grid. Of the others only Resize has a Q in front: it is not known to let one pass, and its input
+# is the smaller side.
 # ConvTranspose stays float: its integer kernels have a scale per input channel (NVIDIA/TensorRT, issues 1694 and 2380),
 # which the sum over these channels cannot have.
 TENSORRT = Target(

@@ -37,8 +37,9 @@ class Choose(Analysis[Plan]):
     """Plans the quantization.
 
     Layers with constant weights run on integers unless they are excluded or the target keeps their like float: the
-    last ones, depthwise or narrow ones. Other nodes of the body follow by demand, from the outputs backwards: one runs on integers where its target
-    has a rule for it and an integer node reads what it makes. Each node that stays float gets its reason.
+    last ones, depthwise or narrow ones. Other nodes of the body follow by demand, from the outputs backwards: one runs
+    on integers where its target has a rule for it and an integer node reads what it makes. Each node that stays float
+    gets its reason.
 
     Args:
         target: its rules.
