@@ -306,7 +306,7 @@ def _depth(nodes: Sequence[Node]) -> dict[str, int]:
     """Node -> how many layers lead to it on the longest way, itself included; nodes in topological order."""
     depth: dict[str, int] = {}
     for node in nodes:
-        before = [depth[p.name] for t in node.inputs for p in t.inputs]
+        before = [depth.get(p.name, 0) for t in node.inputs for p in t.inputs]
         depth[node.name] = max(before, default=0) + (node.op in LAYERS)
     return depth
 
