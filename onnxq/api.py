@@ -17,7 +17,7 @@ from onnxq.facts import Plan, Statistics
 from onnxq.files import replace_file
 from onnxq.graph import Model, load_proto
 from onnxq.hooks import time_passes
-from onnxq.passes import default, planning
+from onnxq.passes import cutting, default, planning
 from onnxq.pipeline import Facts, Hook, Pass, Pipeline
 from onnxq.progress import Progress, silent
 from onnxq.session import Feed
@@ -115,6 +115,20 @@ def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> t
     original = load(model)
     detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
     return Pipeline(planning(config)).run(Model(original))[Plan], detector
+
+
+def cut_head(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
+    """The float model, prepared as `quantize` does it, that ends at its last layers, without the decode.
+
+    That is what toolchains of NPUs take which quantize by themselves. Tensors have the names that they have in the
+    facts of `quantize`.
+
+    Raises:
+        ModelError: the model cannot be read, or has no layers.
+    """
+    working = Model(load(model))
+    Pipeline(cutting()).run(working)
+    return working.to_proto()
 
 
 def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:

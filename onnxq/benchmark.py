@@ -5,9 +5,12 @@ trust the ratios, not the milliseconds.
 """
 
 import argparse
+import json
+import multiprocessing
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,75 +21,116 @@ from rich.text import Text
 
 from onnxq.detector import detect
 from onnxq.errors import ConfigError
+from onnxq.files import replace_file
 from onnxq.graph import load_proto
-from onnxq.session import open_session, run
+from onnxq.progress import Progress
+from onnxq.runtimes import RUNTIMES, OperatorTime, Runtime
+from onnxq.session import Feed
 from onnxq.terminal import ERR, OUT, ProgressBar, guarded, image_size
 
 _WARM_UP = 3
+_PROFILED = 15
+_SMALL_SHARE = 0.01
+"""Of the time of every model, below which an operator has no row of its own."""
 
 
 @dataclass(frozen=True)
-class Runner:
-    """A model that is ready to run on a fixed input."""
+class Measured:
+    """What one model takes.
+
+    Attributes:
+        path: its file.
+        bytes: size of the file, without external data.
+        peak_memory: bytes that a process of its own needs to load and run it; None where the system does not tell.
+        least, median, p90: milliseconds of a run.
+        operators: operator, as the runtime calls it -> what it takes.
+    """
 
     path: Path
-    infer: Callable[[], object]
+    bytes: int
+    peak_memory: int | None
+    least: float
+    median: float
+    p90: float
+    operators: Mapping[str, OperatorTime]
 
 
-def on_onnxruntime(path: Path, threads: int, size: tuple[int, int] | None) -> Runner:
-    """Open a model in onnxruntime's CPU provider.
+def measure(
+    models: Sequence[Path],
+    runtime: type[Runtime],
+    *,
+    threads: int,
+    rounds: int,
+    size: tuple[int, int] | None = None,
+    progress: Progress,
+) -> list[Measured]:
+    """Run models in turn on the same random image.
+
+    Args:
+        threads: within a run.
+        rounds: counted runs of each.
+        size: (height, width) in px, for models that take any.
 
     Raises:
-        ModelError: it cannot be read or loaded.
+        ModelError: a model cannot be read, loaded or run.
+        ConfigError: the runtime is not installed.
     """
-    name, feed = _random_input(path, size)
-    session = open_session(path, threads=threads)
-    return Runner(path, lambda: run(session, {name: feed}))
+    feeds = [_random_feed(path, size) for path in models]
+    peaks = [_peak_memory(runtime, path, feed, threads) for path, feed in zip(models, feeds, strict=True)]
+    loaded = [runtime(path, threads=threads) for path in models]
+    milliseconds = 1e3 * _in_turn(loaded, feeds, rounds, progress)
+    del loaded
+    return [
+        Measured(
+            path=path,
+            bytes=path.stat().st_size,
+            peak_memory=peak,
+            least=float(row.min()),
+            median=float(np.median(row)),
+            p90=float(np.percentile(row, 90)),
+            operators=runtime.operator_times(path, feed, threads=threads, rounds=_PROFILED),
+        )
+        for path, feed, peak, row in zip(models, feeds, peaks, milliseconds, strict=True)
+    ]
 
 
-def on_openvino(path: Path, threads: int, size: tuple[int, int] | None) -> Runner:
-    """Open a model in OpenVINO's CPU plugin, in float32 where it is not quantized.
-
-    Raises:
-        ConfigError: OpenVINO is not installed.
-        ModelError: the model cannot be read.
-    """
-    try:
-        import openvino
-    except ImportError:
-        raise ConfigError("--runtime openvino: it is not installed; pip install 'onnxq[openvino]'") from None
-    name, feed = _random_input(path, size)
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
-    return Runner(path, lambda: request.infer({name: feed}))
-
-
-RUNTIMES: dict[str, Callable[[Path, int, tuple[int, int] | None], Runner]] = {
-    "ort": on_onnxruntime,
-    "openvino": on_openvino,
-}
-
-
-def _random_input(path: Path, size: tuple[int, int] | None) -> tuple[str, NDArray[np.float32]]:
-    """Name and values, float32 (1, 3, height, width), of the image input; the same values for all models."""
+def _random_feed(path: Path, size: tuple[int, int] | None) -> Feed:
+    """The image input, float32 (1, 3, height, width); the same values for all models of one size."""
     detector = detect(load_proto(path), image_size=size)
     high = detector.preprocess.value_range[1]
-    return detector.input_name, high * np.random.default_rng(0).random((1, 3, *detector.size), dtype=np.float32)
+    values = np.random.default_rng(0).random((1, 3, *detector.size), dtype=np.float32)
+    return {detector.input_name: high * values}
 
 
-def measure(runners: Sequence[Runner], rounds: int, progress: Callable[[str, int, int], None]) -> NDArray[np.float64]:
+def _in_turn(
+    loaded: Sequence[Runtime], feeds: Sequence[Feed], rounds: int, progress: Progress
+) -> NDArray[np.float64]:
     """Seconds of each run, float64 (models, rounds)."""
-    for runner in runners:
-        for _ in range(_WARM_UP):
-            runner.infer()
-    seconds = np.empty((len(runners), rounds))
-    for turn in range(rounds):
-        for row, runner in enumerate(runners):
+    seconds = np.empty((len(loaded), _WARM_UP + rounds))
+    for turn in range(_WARM_UP + rounds):
+        for row, (model, feed) in enumerate(zip(loaded, feeds, strict=True)):
             start = time.perf_counter()
-            runner.infer()
+            model.run(feed)
             seconds[row, turn] = time.perf_counter() - start
-        progress("measuring", turn + 1, rounds)
-    return seconds
+        progress("measuring", max(0, turn + 1 - _WARM_UP), rounds)
+    return seconds[:, _WARM_UP:]
+
+
+def _peak_memory(runtime: type[Runtime], path: Path, feed: Feed, threads: int) -> int | None:
+    """Peak of the resident memory, bytes, of a new process that loads the model and runs it."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_run_alone, (runtime, path, feed, threads))
+
+
+def _run_alone(runtime: type[Runtime], path: Path, feed: Feed, threads: int) -> int | None:
+    model = runtime(path, threads=threads)
+    for _ in range(_WARM_UP):
+        model.run(feed)
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,7 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads within a run (2)")
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help="counted runs of each model (30)")
     parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="for models that take any size")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print the table and nothing else")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to a file too")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print the tables and nothing else")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     args = parser.parse_args(argv)
     if args.rounds < 1 or args.threads < 1:
@@ -106,31 +151,77 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _benchmark(args: argparse.Namespace) -> None:
-    runners = [RUNTIMES[args.runtime](path, args.threads, args.image_size) for path in args.models]
+    runtime = RUNTIMES[args.runtime]
+    if not runtime.is_installed():
+        raise ConfigError(f"--runtime {args.runtime}: it is not installed; pip install 'onnxq[{args.runtime}]'")
     with ProgressBar(args.quiet) as progress:
-        seconds = measure(runners, args.rounds, progress)
-    OUT.print(_table(runners, seconds))
+        results = measure(
+            args.models, runtime, threads=args.threads, rounds=args.rounds, size=args.image_size, progress=progress
+        )
+    OUT.print(_latency_table(results))
+    OUT.print(_operator_table(results))
     if not args.quiet:
-        ERR.print(f"{args.runtime}, {args.threads} threads, {args.rounds} rounds after {_WARM_UP} to warm up")
+        ERR.print(f"{runtime.title}, {args.threads} threads, {args.rounds} rounds after {_WARM_UP} to warm up")
+    if args.json is not None:
+        settings = {"runtime": args.runtime, "threads": args.threads, "rounds": args.rounds}
+        with replace_file(args.json) as temporary:
+            temporary.write_text(json.dumps({**settings, "models": [_as_json(r) for r in results]}, indent=2) + "\n")
 
 
-def _table(runners: Sequence[Runner], seconds: NDArray[np.float64]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
+def _as_json(result: Measured) -> dict[str, object]:
+    return {**asdict(result), "path": str(result.path)}
+
+
+def _latency_table(results: Sequence[Measured]) -> Table:
+    caption = "milliseconds, times the first; MB of file and of memory"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     table.add_column("model", overflow="fold")
-    for title in ("least ms", "ratio", "median ms", "ratio", "MB"):
+    for title in ("least", "ratio", "median", "ratio", "p90", "file", "peak"):
         table.add_column(title, justify="right", no_wrap=True)
-    least, median = seconds.min(axis=1) * 1e3, np.median(seconds, axis=1) * 1e3
-    for row, runner in enumerate(runners):
+    first = results[0]
+    for result in results:
         table.add_row(
-            Text(runner.path.name),
-            f"{least[row]:.1f}",
-            f"{least[0] / least[row]:.2f}",
-            f"{median[row]:.1f}",
-            f"{median[0] / median[row]:.2f}",
-            f"{runner.path.stat().st_size / 1e6:.2f}",
+            Text(result.path.name),
+            f"{result.least:.1f}",
+            f"{first.least / result.least:.2f}",
+            f"{result.median:.1f}",
+            f"{first.median / result.median:.2f}",
+            f"{result.p90:.1f}",
+            f"{result.bytes / 1e6:.2f}",
+            "" if result.peak_memory is None else f"{result.peak_memory / 1e6:.0f}",
         )
     return table
 
 
+def _operator_table(results: Sequence[Measured]) -> Table:
+    """Milliseconds of each operator in each model, and how many of it run; those of little time in one last row."""
+    totals = [sum(o.seconds for o in result.operators.values()) for result in results]
+    names = dict.fromkeys(name for result in results for name in result.operators)
+    shares = {
+        name: max(_seconds(result, name) / total for result, total in zip(results, totals, strict=True))
+        for name in names
+    }
+    caption = "milliseconds by operator (and how many of it)"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    table.add_column("operator", overflow="fold")
+    for result in results:
+        table.add_column(Text(result.path.name), justify="right", overflow="fold")
+    for name in (name for name in names if shares[name] >= _SMALL_SHARE):
+        table.add_row(name, *(_operator_cell(result.operators.get(name)) for result in results))
+    small = [name for name in names if shares[name] < _SMALL_SHARE]
+    if small:
+        table.add_row("others", *(f"{1e3 * sum(_seconds(result, name) for name in small):.2f}" for result in results))
+    table.add_row("all", *(f"{1e3 * total:.2f}" for total in totals))
+    return table
+
+
+def _seconds(result: Measured, operator: str) -> float:
+    return result.operators[operator].seconds if operator in result.operators else 0.0
+
+
+def _operator_cell(operator: OperatorTime | None) -> str:
+    return "" if operator is None else f"{1e3 * operator.seconds:.2f} ({operator.count})"
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

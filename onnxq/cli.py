@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 from rich.table import Table
 from rich.text import Text
 
 from onnxq import report
-from onnxq.api import Quantized, load, plan, quantize
+from onnxq.api import Quantized, cut_head, load, plan, quantize
 from onnxq.config import Config
 from onnxq.detector import UNKNOWN, Detector
 from onnxq.errors import ConfigError
 from onnxq.facts import Checked, Plan, Statistics
-from onnxq.files import check_writable
+from onnxq.files import check_writable, replace_file
 from onnxq.hooks import log_passes, save_each
 from onnxq.targets import TARGETS
 from onnxq.terminal import OUT, LogHandler, ProgressBar, guarded, image_size, warn
@@ -65,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument("--save-calibration", type=Path, metavar="FILE", help="keep what was observed, as .npz")
     files.add_argument("--calibration", type=Path, metavar="FILE", help="use what was kept instead of running data")
     files.add_argument("--save-each", type=Path, metavar="DIR", help="save the model after each pass that edits it")
+    files.add_argument(
+        "--cut-head", type=Path, metavar="FILE",
+        help="save the float model without its decode, as .onnx, and the ranges of its tensors beside it, as .json",
+    )  # fmt: skip
     files.add_argument("--report", type=Path, metavar="FILE", help="write every range and reason, as .json or .md")
     talk = parser.add_argument_group("what to say")
     talk.add_argument("--dry-run", action="store_true", help="only say what would be quantized, and why the rest not")
@@ -127,6 +132,8 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
     quantized.save(output)
     if args.save_calibration:
         quantized.facts[Statistics].save(args.save_calibration)
+    if args.cut_head:
+        _save_cut(model, quantized, args.cut_head)
     if args.report:
         made = report.build(
             quantized, config, source=args.input.name, before=args.input.stat().st_size, after=output.stat().st_size
@@ -141,6 +148,13 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
         models = shlex.join([str(args.input), str(output)])
         # Not wrapped, to be copied.
         OUT.print(f"next: python -m onnxq.evaluate {models} --annotations A.json --images DIR", soft_wrap=True)
+
+
+def _save_cut(model: onnx.ModelProto, quantized: Quantized, path: Path) -> None:
+    with replace_file(path) as temporary:
+        onnx.save(cut_head(model), temporary)
+    with replace_file(path.with_suffix(".json")) as temporary:
+        temporary.write_text(report.to_json(report.ranges(quantized)))
 
 
 def _output(args: argparse.Namespace, config: Config) -> Path:
@@ -161,7 +175,12 @@ def _check_files(args: argparse.Namespace, output: Path) -> None:
     taken = {args.input.resolve(): "the input"}
     if args.calibration:
         taken[args.calibration.resolve()] = "the given calibration"
-    for option, path in (("-o", output), ("--save-calibration", args.save_calibration), ("--report", args.report)):
+    written = [("-o", output), ("--save-calibration", args.save_calibration), ("--report", args.report)]
+    if args.cut_head:
+        if args.cut_head.suffix != ".onnx":
+            raise ConfigError(f"--cut-head {args.cut_head}: the name must end in .onnx")
+        written += [("--cut-head", args.cut_head), ("--cut-head", args.cut_head.with_suffix(".json"))]
+    for option, path in written:
         if path is None:
             continue
         if path.resolve() in taken:
@@ -189,7 +208,7 @@ def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, out
         table.add_row("", f"{len(samples.skipped)} left out{such_as} {next(iter(samples.skipped))}")
     if checked.fused is not None:
         wanted = len(quantized.facts[Plan].layers)
-        table.add_row("onnxruntime", f"runs {checked.fused} of these {wanted} on integers")
+        table.add_row(checked.runtime, f"runs {checked.fused} of these {wanted} on integers")
     for name, sqnr in checked.sqnr.items():
         table.add_row("SQNR", f"{sqnr:.1f} dB in {name}")
     before, after = args.input.stat().st_size, output.stat().st_size

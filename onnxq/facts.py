@@ -231,13 +231,18 @@ class Checked:
     """What the finished model was checked for, and found.
 
     Attributes:
-        sqnr: output -> dB between the float and the quantized model over a few samples.
-        fused: how many of the layers onnxruntime runs on integers; None where the target does not run there.
+        sqnr: output -> dB between the float and the quantized model over a few samples, where the target runs if that
+            is on this machine, else in onnxruntime.
+        simulated: the same with each node computed as the file says, without any optimisation.
+        runtime: where the target runs; empty where that is not on this machine.
+        fused: how many of the layers run on integers there; None where `runtime` is empty.
         unfused: the layers that should run on integers there and do not.
         warnings: what the user should know, a sentence each.
     """
 
     sqnr: Mapping[str, float]
+    simulated: Mapping[str, float] = field(default_factory=dict)
+    runtime: str = ""
     fused: int | None = None
     unfused: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

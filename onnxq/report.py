@@ -52,14 +52,22 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         "bytes": {"before": before, "after": after},
         "seconds": {name: round(seconds, 3) for name, seconds in quantized.timings.items()},
         "layers": {"integer": list(plan.layers), "fused": checked.fused, "unfused": list(checked.unfused)},
+        "runtime": checked.runtime,
         "float": dict(sorted(plan.skipped.items())),
         "sqnr": {name: _finite(value) for name, value in checked.sqnr.items()},
+        "simulated_sqnr": {name: _finite(value) for name, value in checked.simulated.items()},
         "activations": list(_activations(plan, facts[Ranges], facts[Grid])),
         "weights": [
             {"tensor": weight.tensor, "layers": list(weight.users), **_grid(facts[Grid].weights[weight.tensor])}
             for weight in plan.weights
         ],
     }
+
+
+def ranges(quantized: Quantized) -> Report:
+    """The range of every tensor that was quantized, for tools that take ranges, ready for JSON."""
+    activations = _activations(quantized.facts[Plan], quantized.facts[Ranges], quantized.facts[Grid])
+    return {a["tensor"]: {"low": a["low"], "high": a["high"]} for a in activations}
 
 
 def _activations(plan: Plan, ranges: Ranges, grid: Grid) -> Iterable[Report]:

@@ -26,6 +26,8 @@ def open_session(
     threads: int = 0,
     optimised: bool = True,
     optimised_path: Path | None = None,
+    profile_prefix: Path | None = None,
+    resting: bool = False,
 ) -> ort.InferenceSession:
     """Load a model into onnxruntime's CPU provider.
 
@@ -34,6 +36,8 @@ def open_session(
         threads: intra-op threads; 0 lets onnxruntime choose.
         optimised: with all graph optimisations, or with none.
         optimised_path: where onnxruntime is to write the graph that it really runs.
+        profile_prefix: first part of the path where it is to write the time of every node.
+        resting: its threads rest between runs; else they spin for the next one, and slow down what runs meanwhile.
 
     Raises:
         ModelError: onnxruntime cannot load the model; with its reason.
@@ -45,11 +49,16 @@ def open_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimised_path is not None:
         options.optimized_model_filepath = str(optimised_path)
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_prefix)
+    if resting:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no narrower base
-        raise ModelError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
+        raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
 
 
 def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None = None) -> list[NDArray[np.generic]]:
@@ -61,10 +70,11 @@ def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None
     try:
         return list(session.run(outputs, dict(feed)))
     except Exception as error:
-        raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
+        raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what a runtime says, which is followed by its own stack."""
     return str(error).strip().splitlines()[0]
 
 

@@ -64,13 +64,14 @@ class Target:
         fused_activations: operators that are one with the Conv before them when the Q stands behind both.
         float_depthwise: depthwise Convs stay float. Each convolves a channel by itself, so that channels of small
             values drown in a scale shared with those of large ones; and they gain little, as they wait for memory.
-        first_layers: the Convs on the image run on integers. They have few channels to gain from, and what they give,
-            of unlike channels, is the costliest to put on one grid.
+        stem_channels: the Convs on the image stay float, and those behind them as long as none has given more channels
+            than this; None: they do not. So near the image a Conv waits for memory, and saves less time on integers
+            than it takes to make them; and its outputs are the costliest to put on one grid.
         least_channels: Convs with fewer input or output channels stay float where they have no kernel: `is_too_narrow`.
         float_readers: operators whose nodes, where they stay float, go on reading the float tensor, not the
             dequantized one.
-        checks_fusion: onnxruntime is what it runs on, so that its fusions can be counted.
         checks_parser: onnx-tensorrt is what reads it, so that the file is held against its rules.
+        runtime: what runs it, of those that may be on this machine, so that its work can be checked.
     """
 
     name: str
@@ -83,11 +84,11 @@ class Target:
     pointwise_matmul: bool = False
     fused_activations: frozenset[str] = frozenset()
     float_depthwise: bool = False
-    first_layers: bool = True
+    stem_channels: int | None = None
     least_channels: int = 0
     float_readers: frozenset[str] = frozenset()
-    checks_fusion: bool = False
     checks_parser: bool = False
+    runtime: str | None = None
 
     def scheme(self, bits: int, symmetric: bool = False) -> Scheme:
         """Scheme of this target's activations.
@@ -149,8 +150,8 @@ ORT = Target(
     pointwise_matmul=True,
     fused_activations=frozenset({"Relu", "Clip"}),
     float_depthwise=True,
-    first_layers=False,
-    checks_fusion=True,
+    stem_channels=32,
+    runtime="ort",
 )
 
 OPENVINO = Target(
@@ -158,6 +159,7 @@ OPENVINO = Target(
     title="OpenVINO",
     rules=_CONV_IN,
     float_depthwise=True,
+    runtime="openvino",
 )
 
 # One Q behind a Concat is enough: TensorRT moves a Q backwards, and a DQ forwards, across what only moves values, so

@@ -9,6 +9,7 @@ from onnxq.data import Samples
 from onnxq.passes.choose import Choose
 from onnxq.passes.clean_up import CleanUp
 from onnxq.passes.correct_bias import CorrectBias
+from onnxq.passes.cut_head import CutHead
 from onnxq.passes.find_head import FindHead
 from onnxq.passes.fit_ranges import FitRanges
 from onnxq.passes.fit_weights import FitWeights
@@ -30,14 +31,19 @@ if __name__ != "onnxq.passes":
     raise ImportError("import onnxq.passes, not passes")
 
 
+def _preparing() -> list[Pass]:
+    return [Normalise(), InferShapes(), FoldConstants(), FoldBatchNorm(), FindHead()]
+
+
+def cutting() -> list[Pass]:
+    """The passes that make a float model without its decode."""
+    return [*_preparing(), CutHead()]
+
+
 def planning(config: Config) -> list[Pass]:
     """The passes that decide what will be quantized, for which no data is needed."""
     return [
-        Normalise(),
-        InferShapes(),
-        FoldConstants(),
-        FoldBatchNorm(),
-        FindHead(),
+        *_preparing(),
         Choose(
             TARGETS[config.target],
             weight_bits=config.weight_bits,

@@ -1,6 +1,7 @@
 """choose: which tensors get a Q/DQ pair and which nodes stay float, from the rules of the target."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -137,6 +138,7 @@ class _Choice:
         self.layers: list[Node] = []
         self.skipped: dict[str, str] = {}
         self.behind_layers = _behind_layers(model.graph.nodes)
+        self.stem = _stem(model.graph.nodes, head, target.stem_channels)
         self.last = frozenset(head.last)
         self._tail = head.tail
         self._excluded = excluded
@@ -253,8 +255,8 @@ class _Choice:
         if is_depthwise(node):
             if self.target.float_depthwise and not self._quantized_anyway(node, rule):
                 return "depthwise Conv"
-        elif node.name not in self.behind_layers and not self.target.first_layers:
-            return "first layer, on the image"
+        elif node.name in self.stem:
+            return "near the image, with few channels"
         if node.op == "Conv" and self._is_too_narrow(node):
             return "too few channels for integers"
         if rule.output and not self._runs_as_matmul(node) and node.outputs[0].name in self.outputs:
@@ -309,6 +311,37 @@ def _depth(nodes: Sequence[Node]) -> dict[str, int]:
         before = [depth.get(p.name, 0) for t in node.inputs for p in t.inputs]
         depth[node.name] = max(before, default=0) + (node.op in LAYERS)
     return depth
+
+
+def _stem(nodes: Sequence[Node], head: Head, channels: int | None) -> set[str]:
+    """Names of the Convs, of nodes in topological order, that no Conv of more output channels stands before or is.
+
+    Those on the image are among them in any case. Where the whole network is so narrow, they are all; without a limit
+    there are none.
+    """
+    if channels is None:
+        return set()
+    convs = {node.name: _output_channels(node) for node in nodes if node.op in ("Conv", "ConvTranspose")}
+    first, wide, behind = set[str](), set[str](), set[str]()
+    for node in nodes:
+        before = {p.name for t in node.inputs for p in t.inputs}
+        is_behind = not behind.isdisjoint(before)
+        if node.name in convs and not is_behind:
+            first.add(node.name)
+        if not wide.isdisjoint(before) or (is_behind and convs.get(node.name, 0) > channels):
+            wide.add(node.name)
+        if is_behind or node.name in convs:
+            behind.add(node.name)
+    is_narrow_throughout = not wide & convs.keys() & head.body - set(head.last)
+    return first if is_narrow_throughout else convs.keys() - wide
+
+
+def _output_channels(conv: Node) -> float:
+    """Of a Conv or ConvTranspose; infinitely many where the weight is computed."""
+    weight = constant(conv.inputs[1])
+    if weight is None:
+        return math.inf
+    return float(weight.shape[0] if conv.op == "Conv" else weight.shape[1] * conv.attrs.get("group", 1))
 
 
 def is_depthwise(node: Node) -> bool:

@@ -2,10 +2,8 @@
 
 import logging
 import math
-import tempfile
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -15,6 +13,7 @@ from onnxq.errors import ModelError
 from onnxq.facts import Checked, Plan
 from onnxq.graph import Model
 from onnxq.pipeline import Analysis, Facts
+from onnxq.runtimes import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.session import Feed, open_session, run
 from onnxq.sources import plural
 from onnxq.targets import Target
@@ -28,8 +27,10 @@ _LARGEST_CHECKED = 2**31 - 1
 _MOST_SHOWN = 3
 """Faults of a file that are spelt out; the others are counted."""
 
-_INTEGER_LAYERS = {"QLinearConv": 3, "MatMulIntegerToFloat": 1}
-"""onnxruntime's operators for layers that run on integers, and which of their inputs is the weight."""
+_TOLERATED_LOSS = 3.0
+"""dB by which a runtime may lie below the exact computation: its integers round differently here and there."""
+
+_Outputs = Mapping[str, NDArray[np.generic]]
 
 
 class Verify(Analysis[Checked]):
@@ -37,9 +38,10 @@ class Verify(Analysis[Checked]):
 
     - onnx.checker with full type and shape checks
     - inputs, outputs and metadata are those of the original
-    - onnxruntime loads it, runs it on a few samples without NaN, and its outputs are compared with the float model's
     - where the target is TensorRT: its parser reads the file
-    - where the target is onnxruntime: each layer meant for integers is one in the graph that it really runs
+    - it loads and runs on a few samples without NaN: where the target runs if that is on this machine, else in
+      onnxruntime; its outputs are compared with the float model's and with the exact computation of the file
+    - where the target runs on this machine: each layer meant for integers is one in the graph that it really runs
 
     Args:
         original: the float model.
@@ -67,19 +69,50 @@ class Verify(Analysis[Checked]):
         _check_interface(self._original, proto)
         if self._target.checks_parser:
             _check_parser(proto)
-        sqnr = _outputs_sqnr(self._original, proto, self._feeds)
-        if not self._target.checks_fusion:
-            return Checked(sqnr)
+        runtime = _runtime(self._target)
+        opened = (runtime or OnnxRuntime)(proto)
+        sqnr, simulated = _outputs_sqnr(self._original, proto, opened, self._feeds)
+        if runtime is None:
+            return Checked(sqnr, simulated)
         layers = facts[Plan].layers
-        fused, others = _integer_layers(proto, layers)
-        unfused = tuple(name for name in layers if name not in fused)
-        warnings = [f"onnxruntime runs these layers in float: {', '.join(unfused)}"] if unfused else []
-        if others:
-            warnings.append(
-                f"onnxruntime quantizes {others} layer{plural(others)} by itself that should stay float, as "
-                "integers are wanted directly behind; exclude what follows too"
+        found = runtime.integer_layers(proto, layers)
+        unfused = tuple(name for name in layers if name not in found.wanted)
+        return Checked(
+            sqnr=sqnr,
+            simulated=simulated,
+            runtime=runtime.title,
+            fused=len(found.wanted),
+            unfused=unfused,
+            warnings=tuple(_warnings(runtime, unfused, found.others, sqnr, simulated)),
+        )
+
+
+def _runtime(target: Target) -> type[Runtime] | None:
+    """What runs the target on this machine."""
+    runtime = RUNTIMES[target.runtime] if target.runtime is not None else None
+    return runtime if runtime is not None and runtime.is_installed() else None
+
+
+def _warnings(
+    runtime: type[Runtime],
+    unfused: Sequence[str],
+    others: int,
+    sqnr: Mapping[str, float],
+    simulated: Mapping[str, float],
+) -> Iterator[str]:
+    if unfused:
+        yield f"{runtime.title} runs these layers in float: {', '.join(unfused)}"
+    if others:
+        yield (
+            f"{runtime.title} quantizes {others} layer{plural(others)} by itself that should stay float, as integers "
+            "are wanted directly behind; exclude what follows too"
+        )
+    for name, exact in simulated.items():
+        if sqnr[name] < exact - _TOLERATED_LOSS:
+            yield (
+                f"{runtime.title} gives {name!r} with {sqnr[name]:.1f} dB where the file, computed exactly, has "
+                f"{exact:.1f} dB: one of its kernels errs; try another version of it"
             )
-        return Checked(sqnr, len(fused), unfused, tuple(warnings))
 
 
 def _check_model(proto: onnx.ModelProto) -> None:
@@ -112,53 +145,53 @@ def _check_parser(proto: onnx.ModelProto) -> None:
         raise ModelError("\n".join(["TensorRT would not read the quantized model as it is meant:", *lines]))
 
 
-def _outputs_sqnr(original: onnx.ModelProto, proto: onnx.ModelProto, feeds: Sequence[Feed]) -> dict[str, float]:
-    """SQNR in dB of each float output over all feeds."""
-    quantized = open_session(proto)
+def _outputs_sqnr(
+    original: onnx.ModelProto, proto: onnx.ModelProto, opened: Runtime, feeds: Sequence[Feed]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """SQNR in dB of each float output over all feeds: as it runs, and as the file says exactly."""
     if not feeds:
-        return {}
+        return {}, {}
     try:
         plain = open_session(original)
     except ModelError as error:
         log.warning("the float model cannot be compared with: %s", error)
-        return {}
+        return {}, {}
     names = [output.name for output in plain.get_outputs()]
-    signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    exact = open_session(proto, optimised=False)
+    running, simulated = _Sqnr(), _Sqnr()
     for feed in feeds:
-        for name, a, b in zip(names, run(plain, feed, names), run(quantized, feed, names), strict=True):
-            _refuse_nan("float", name, a)
-            _refuse_nan("quantized", name, b)
+        expected = dict(zip(names, run(plain, feed, names), strict=True))
+        _refuse_nan("float", expected)
+        as_it_runs, as_it_says = opened.run(feed), dict(zip(names, run(exact, feed, names), strict=True))
+        for sums, outputs in ((running, as_it_runs), (simulated, as_it_says)):
+            _refuse_nan("quantized", outputs)
+            sums.add(expected, outputs)
+    return running.decibels(), simulated.decibels()
+
+
+class _Sqnr:
+    """Sums the signal and the noise of float outputs over many samples."""
+
+    def __init__(self) -> None:
+        self._signal: defaultdict[str, float] = defaultdict(float)
+        self._noise: defaultdict[str, float] = defaultdict(float)
+
+    def add(self, expected: _Outputs, actual: _Outputs) -> None:
+        for name, a in expected.items():
+            b = actual[name]
             if a.shape == b.shape and np.issubdtype(a.dtype, np.floating) and np.isfinite(a).all():
-                signal[name] += float(np.sum(np.square(a, dtype=np.float64)))
-                noise[name] += float(np.sum(np.square(np.subtract(a, b, dtype=np.float64))))
-    return {name: _decibels(signal[name], noise[name]) for name in names if signal[name] > 0}
+                self._signal[name] += float(np.sum(np.square(a, dtype=np.float64)))
+                self._noise[name] += float(np.sum(np.square(np.subtract(a, b, dtype=np.float64))))
+
+    def decibels(self) -> dict[str, float]:
+        return {name: _decibels(signal, self._noise[name]) for name, signal in self._signal.items() if signal > 0}
 
 
 def _decibels(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if noise > 0 else math.inf
 
 
-def _refuse_nan(kind: str, name: str, values: NDArray[np.generic]) -> None:
-    if np.issubdtype(values.dtype, np.floating) and np.isnan(values).any():
-        raise ModelError(f"the {kind} model gives NaN in output {name!r}; check the model and its preprocessing")
-
-
-def _integer_layers(proto: onnx.ModelProto, layers: Sequence[str]) -> tuple[list[str], int]:
-    """Which of the layers onnxruntime runs on integers, and how many others, by the graph that it really runs.
-
-    It renames the nodes but not their weights, so a layer is known by its integer weight.
-    """
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-        path = Path(folder) / "optimised.onnx"
-        open_session(proto, optimised_path=path)
-        optimised = onnx.load(path, load_external_data=False)
-    found = Counter(n.input[_INTEGER_LAYERS[n.op_type]] for n in optimised.graph.node if n.op_type in _INTEGER_LAYERS)
-    stored = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
-    wanted = frozenset(layers)
-    fused = []
-    for node in proto.graph.node:
-        weight = stored.get(node.input[1]) if node.name in wanted else None
-        if weight is not None and found[weight] > 0:
-            found[weight] -= 1
-            fused.append(node.name)
-    return fused, found.total()
+def _refuse_nan(kind: str, outputs: _Outputs) -> None:
+    for name, values in outputs.items():
+        if np.issubdtype(values.dtype, np.floating) and np.isnan(values).any():
+            raise ModelError(f"the {kind} model gives NaN in output {name!r}; check the model and its preprocessing")

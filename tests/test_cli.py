@@ -190,7 +190,7 @@ class TestOutput:
         assert ran.code == 0
         assert "output [red]a :car: [b].int8.onnx" in ran.table
         assert "calibration 3 images in [i]calib" in ran.table
-        assert "float: [red]conv:x:[/red] (Conv): first layer, on the image" in ran.table
+        assert "float: [red]conv:x:[/red] (Conv): near the image, with few channels" in ran.table
         assert "'[red]a :car: [b].onnx' '[red]a :car: [b].int8.onnx'" in ran.out.splitlines()[-1]
         assert Path("[red]a :car: [b].int8.onnx").is_file()
 
@@ -555,7 +555,7 @@ class TestDryRun:
     def test_counts_the_float_convs_by_reason(self, onnxq, model):
         table = onnxq(model, "--dry-run").table
         assert "Convs 16 of 18 on integers" in table
-        assert "1 float: first layer, on the image" in table
+        assert "1 float: near the image, with few channels" in table
         assert "model v8, 32 x 32" in table
 
     def test_needs_no_data(self, onnxq, model):
@@ -566,7 +566,7 @@ class TestDryRun:
         listed = onnxq(model, "--dry-run", "-v", "--exclude", "conv3").out
         reasons = dict(re.findall(r"^float: (\S+) \(\w+\): (.+)$", listed, re.MULTILINE))
         assert reasons["conv3"] == "excluded by conv3"
-        assert reasons["conv0"] == "first layer, on the image"
+        assert reasons["conv0"] == "near the image, with few channels"
         assert reasons["decode_dfl"] == "decode behind the last layers"
         assert "conv4" not in reasons
         counted = re.search(r"other nodes +(\d+) of", listed)
@@ -609,7 +609,7 @@ class TestReport:
         assert onnxq(model, "--calib", "calib", "--report", "r.md").code == 0
         text = Path("r.md").read_text()
         assert text.startswith("# model.onnx\n")
-        assert "| first layer, on the image | 1 |" in text
+        assert "| near the image, with few channels | 1 |" in text
 
     def test_of_a_given_calibration(self, onnxq, model):
         assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz").code == 0
@@ -618,6 +618,36 @@ class TestReport:
 
 
 # --- what it says -----------------------------------------------------------------------------------------------------
+
+
+class TestCutHead:
+    def test_writes_the_float_model_without_decode_and_its_ranges(self, onnxq, model):
+        ran = onnxq(model, "--calib", "calib", "--target", "generic", "--cut-head", "cut.onnx", "--report", "r.json")
+        assert ran.code == 0, ran.err
+        cut = onnx.load("cut.onnx")
+        runs("cut.onnx")
+        assert len(cut.graph.output) == 6
+        assert not {"QuantizeLinear", "Softmax"} & set(ops(cut))
+        ranges = json.loads(Path("cut.json").read_text())
+        tensors = {name for node in cut.graph.node for name in (*node.input, *node.output)}
+        assert {output.name for output in cut.graph.output} <= ranges.keys() <= tensors
+        assert all(bounds["low"] < bounds["high"] for bounds in ranges.values())
+        reported = json.loads(Path("r.json").read_text())["activations"]
+        assert {a["tensor"]: {"low": a["low"], "high": a["high"]} for a in reported} == ranges
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--cut-head", "cut.txt"], "--cut-head cut.txt: the name must end in .onnx"),
+            (["--cut-head", "model.onnx"], "model.onnx: is the input; give another name with --cut-head"),
+            (["--cut-head", "r.onnx", "--report", "r.json"], "r.json: is written by --report already; give another"),
+        ],
+    )
+    def test_names_that_cannot_be(self, onnxq, model, options, message):
+        ran = onnxq(model, "--calib", "calib", *options)
+        assert ran.code == 1
+        assert message in " ".join(ran.err.split())
+        assert not Path("model.int8.onnx").exists()
 
 
 class TestTalk:
@@ -630,7 +660,7 @@ class TestTalk:
     def test_v_gives_a_line_per_pass_and_the_reason_of_each_float_node(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "-v")
         assert re.findall(r"^([a-z-]+) .* s$", ran.err, re.MULTILINE) == PASSES
-        assert "\nfloat: conv0 (Conv): first layer, on the image\n" in ran.out
+        assert "\nfloat: conv0 (Conv): near the image, with few channels\n" in ran.out
 
     def test_without_v_no_pass_is_named(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib")

@@ -12,7 +12,7 @@ from onnxq.targets import TARGETS
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 NOT_CONFIG = {
-    "input", "output", "calib", "calibration", "save_calibration", "save_each", "report",
+    "input", "output", "calib", "calibration", "cut_head", "save_calibration", "save_each", "report",
     "dry_run", "verbose", "quiet", "debug", "version", "help",
 }  # fmt: skip
 """What the command line takes besides: which files to read and write, and what to say."""

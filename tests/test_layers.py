@@ -35,10 +35,12 @@ LAYERS = {
     "onnxq.config": 3,
     "onnxq.decode": 3,
     "onnxq.hooks": 3,
+    "onnxq.runtimes": 3,
     # The passes, which do not know each other, and their order.
     "onnxq.passes.choose": 4,
     "onnxq.passes.clean_up": 4,
     "onnxq.passes.correct_bias": 4,
+    "onnxq.passes.cut_head": 4,
     "onnxq.passes.find_head": 4,
     "onnxq.passes.fit_ranges": 4,
     "onnxq.passes.fit_weights": 4,

@@ -377,7 +377,10 @@ def test_every_node_of_a_real_export_runs_on_integers_or_has_a_reason(name, targ
     last = set(facts[Head].last)
     expected = set(convs)
     if target is ORT:
-        expected -= {convs[0], *(n for n in last if tuple(model.nodes[n].inputs[1].shape[2:]) != (1, 1))}
+        near = {n for n in convs if plan.skipped.get(n) == "near the image, with few channels"}
+        assert convs[0] in near <= set(convs[:8])
+        assert all(model.nodes[n].inputs[1].shape[0] <= 32 for n in near - {convs[0]})
+        expected -= near | {n for n in last if tuple(model.nodes[n].inputs[1].shape[2:]) != (1, 1)}
     if target is TENSORRT:
         expected -= last
     if target is not GENERIC:
@@ -388,7 +391,7 @@ def test_every_node_of_a_real_export_runs_on_integers_or_has_a_reason(name, targ
 def test_reasons_of_a_detector_on_onnxruntime():
     plan = plan_of(v8())
     assert {name: reason for name, reason in plan.skipped.items() if not name.startswith("decode_")} == {
-        "conv0": "first layer, on the image",
+        "conv0": "near the image, with few channels",
         "sigmoid0": "follows a layer kept in float",
         "mul0": "follows a layer kept in float",
     }
@@ -711,13 +714,45 @@ def test_convs_in_a_few_groups_are_not_depthwise():
     assert "grouped" in plan_of(ending(net, x)).layers
 
 
+NEAR = "near the image, with few channels"
+
+
 def test_layers_on_the_image_stay_float_on_onnxruntime():
     net = Net()
-    model = ending(net, net.concat(net.conv("images", 4, name="left"), net.conv("images", 4, name="right")))
+    model = ending(net, net.concat(net.conv("images", 40, name="left"), net.conv("images", 4, name="right")))
     plan = plan_of(model)
-    assert {plan.skipped["left"], plan.skipped["right"]} == {"first layer, on the image"}
+    assert {plan.skipped["left"], plan.skipped["right"]} == {NEAR}
     assert "behind" in plan.layers
     assert {"left", "right"} <= set(plan_of(model, OPENVINO).layers)
+
+
+def stems(*channels):
+    """The layers of a chain of blocks of these channels, by number, that are near the image."""
+    net = Net()
+    x = "images"
+    for count in channels:
+        x = net.block(x, count)
+    plan = plan_of(net.model(net.conv(x, 4, name="last")))
+    assert "last" in plan.layers
+    return [k for k in range(len(channels)) if plan.skipped.get(f"conv{k}") == NEAR]
+
+
+def test_narrow_layers_stay_float_on_onnxruntime_until_one_is_wider():
+    assert stems(16, 32, 33, 16) == [0, 1]
+    assert stems(40, 32, 64) == [0, 1]
+    assert stems(16, 64, 16) == [0]
+
+
+def test_a_network_without_wider_layers_is_not_left_whole_in_float():
+    assert stems(16, 32, 32) == [0]
+
+
+def test_every_branch_of_the_stem_counts():
+    net = Net()
+    x = net.block("images", 16)
+    both = net.concat(net.block(x, 48), net.block(x, 16))
+    plan = plan_of(net.model(net.conv(net.block(both, 16), 4, name="last")))
+    assert [plan.skipped.get(f"conv{k}") == NEAR for k in range(4)] == [True, False, True, False]
 
 
 # --- TensorRT ---------------------------------------------------------------------------------------------------------
