@@ -755,6 +755,14 @@ def test_every_branch_of_the_stem_counts():
     assert [plan.skipped.get(f"conv{k}") == NEAR for k in range(4)] == [True, False, True, False]
 
 
+def test_an_add_in_front_of_a_relu_kept_float_stays_float_on_onnxruntime():
+    net = Net()
+    x = net.block("images", 8)
+    x = net.add("Relu", net.add("Add", net.conv(x, 8), net.conv(x, 8), name="add"), name="relu")
+    net.channels[x] = 8
+    assert plan_of(ending(net, x), exclude=["relu"]).skipped["add"] == "nothing behind it runs on integers"
+
+
 # --- TensorRT ---------------------------------------------------------------------------------------------------------
 
 
@@ -780,8 +788,9 @@ def bottleneck(follow=lambda net, x: net.silu(x), shortcut=lambda net, x: x):
         lambda net, x: net.add("Clip", x, net.const(0), net.const(6)),
         lambda net, x: net.add("LeakyRelu", x),
         lambda net, x: net.add("HardSwish", x),
+        lambda net, x: net.add("Sigmoid", x),
     ],
-    ids=["none", "SiLU", "Relu", "Clip", "LeakyRelu", "HardSwish"],
+    ids=["none", "SiLU", "Relu", "Clip", "LeakyRelu", "HardSwish", "Sigmoid"],
 )
 def test_of_a_residual_add_the_branch_of_the_conv_stays_float_on_tensorrt(follow):
     model, x, y = bottleneck(follow)
@@ -819,9 +828,51 @@ def test_a_residual_add_with_its_relu_has_its_pair_behind_both():
     assert not tensors(plan) & {"add_out", "fused_out"}
 
 
+def seen(inner, follow):
+    """A residual Add to a Conv, of which `inner`, its own output or that of its activation, is an output as well."""
+    net = Net()
+    x = net.block("images", 8)
+    conv = net.conv(net.block(x, 8), 8, name="fused")
+    y = follow(net, conv)
+    z = net.add("Add", x, y, name="add")
+    net.channels[z] = 8
+    last = net.conv(net.silu(net.conv(z, 8, name="behind")), 4, name="last")
+    return net.model(last, conv if inner else y)
+
+
+def doubled():
+    """A Conv's output added to itself."""
+    net = Net()
+    x = net.conv(net.block("images", 8), 8, name="fused")
+    z = net.add("Add", x, x, name="add")
+    net.channels[z] = 8
+    return ending(net, z)
+
+
+def read_before_its_activation():
+    """A residual Add to a Conv with Relu, whose output before the Relu is read as well."""
+    net = Net()
+    x = net.block("images", 8)
+    y = net.conv(net.block(x, 8), 8, name="fused")
+    z = net.add("Mul", net.add("Add", x, net.add("Relu", y), name="add"), y)
+    net.channels[z] = 8
+    return ending(net, z)
+
+
 @pytest.mark.parametrize(
     ("build", "exclude", "reason"),
     [
+        (doubled, [], "fuses with no layer on integers"),
+        (read_before_its_activation, [], "fuses with no layer on integers"),
+        (lambda: seen(True, lambda net, x: net.add("Relu", x)), [], "fuses with no layer on integers"),
+        (lambda: seen(True, lambda net, x: net.silu(x)), [], "fuses with no layer on integers"),
+        (lambda: seen(False, lambda net, x: net.silu(x)), [], "fuses with no layer on integers"),
+        (lambda: seen(False, lambda net, x: x), [], "fuses with no layer on integers"),
+        (
+            lambda: bottleneck(shortcut=lambda net, x: net.add("GlobalAveragePool", x))[0],
+            [],
+            "fuses with no layer on integers",
+        ),
         (lambda: bottleneck()[0], ["fused"], "fuses with no layer on integers"),
         (lambda: bottleneck()[0], ["add"], "excluded by add"),
         (lambda: bottleneck()[0], ["behind"], "nothing behind it runs on integers"),
@@ -832,7 +883,10 @@ def test_a_residual_add_with_its_relu_has_its_pair_behind_both():
             "fuses with no layer on integers",
         ),
     ],
-    ids=["layer excluded", "itself excluded", "no reader", "MaxPool between", "constant"],
+    ids=[
+        "to itself", "read before Relu", "output before Relu", "output before SiLU", "output", "output of the Conv",
+        "broadcast", "layer excluded", "itself excluded", "no reader", "MaxPool between", "constant",
+    ],
 )
 def test_adds_that_fuse_with_no_layer_stay_float(build, exclude, reason):
     plan = plan_of(build(), NARROW_TENSORRT, exclude=exclude)
@@ -875,7 +929,7 @@ def test_one_pair_is_enough_for_pools_and_their_concat_on_tensorrt():
 def test_values_are_not_observed_again_behind_what_moves_them_on_tensorrt():
     net = Net()
     x = net.block("images", 8)
-    moved = net.upsample(x)
+    moved = net.pool(net.upsample(x))
     model = net.model(net.conv(net.silu(net.conv(moved, 8, name="reads")), 4, name="last"))
     plan = plan_of(model, NARROW_TENSORRT)
     assert group(plan, x) == {x, moved}
