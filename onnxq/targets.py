@@ -62,6 +62,8 @@ class Target:
         last_layers: the last Convs run on integers.
         pointwise_matmul: 1x1 Convs among the last ones do so as MatMuls of integers with a float output.
         fused_activations: operators that are one with the Conv before them when the Q stands behind both.
+        expand_softmax: a Softmax over another axis than the last is faster in the steps that it is defined by.
+        upsample_to_concat: a nearest Resize of integers is faster as copies of rows and columns.
         float_depthwise: depthwise Convs stay float. Each convolves a channel by itself, so that channels of small
             values drown in a scale shared with those of large ones; and they gain little, as they wait for memory.
         stem_channels: the Convs on the image stay float, and those behind them as long as none has given more channels
@@ -83,6 +85,8 @@ class Target:
     last_layers: bool = True
     pointwise_matmul: bool = False
     fused_activations: frozenset[str] = frozenset()
+    expand_softmax: bool = False
+    upsample_to_concat: bool = False
     float_depthwise: bool = False
     stem_channels: int | None = None
     least_channels: int = 0
@@ -148,6 +152,8 @@ ORT = Target(
     rules={**_CONV_IN_OUT, **_ELEMENTWISE, **_RELU, **_CARRIERS},
     last_layers=False,
     pointwise_matmul=True,
+    expand_softmax=True,
+    upsample_to_concat=True,
     fused_activations=frozenset({"Relu", "Clip"}),
     float_depthwise=True,
     stem_channels=32,

@@ -10,6 +10,7 @@ from onnxq.passes.choose import Choose
 from onnxq.passes.clean_up import CleanUp
 from onnxq.passes.correct_bias import CorrectBias
 from onnxq.passes.cut_head import CutHead
+from onnxq.passes.expand_softmax import ExpandSoftmax
 from onnxq.passes.find_head import FindHead
 from onnxq.passes.fit_ranges import FitRanges
 from onnxq.passes.fit_weights import FitWeights
@@ -20,6 +21,7 @@ from onnxq.passes.insert import Insert
 from onnxq.passes.normalise import Normalise
 from onnxq.passes.observe import Observe
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
+from onnxq.passes.upsample_to_concat import UpsampleToConcat
 from onnxq.passes.verify import Verify
 from onnxq.pipeline import Pass
 from onnxq.progress import Progress, silent
@@ -80,6 +82,8 @@ def default(
         *([] if config.keep_bias else [CorrectBias()]),
         Insert(),
         *([PointwiseToMatmul()] if target.pointwise_matmul else []),
+        *([UpsampleToConcat()] if target.upsample_to_concat else []),
+        *([ExpandSoftmax()] if target.expand_softmax else []),
         CleanUp(),
         Verify(original, target, checked_on),
     ]

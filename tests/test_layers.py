@@ -41,6 +41,7 @@ LAYERS = {
     "onnxq.passes.clean_up": 4,
     "onnxq.passes.correct_bias": 4,
     "onnxq.passes.cut_head": 4,
+    "onnxq.passes.expand_softmax": 4,
     "onnxq.passes.find_head": 4,
     "onnxq.passes.fit_ranges": 4,
     "onnxq.passes.fit_weights": 4,
@@ -51,6 +52,7 @@ LAYERS = {
     "onnxq.passes.normalise": 4,
     "onnxq.passes.observe": 4,
     "onnxq.passes.pointwise_to_matmul": 4,
+    "onnxq.passes.upsample_to_concat": 4,
     "onnxq.passes.verify": 4,
     "onnxq.passes": 5,
     # The two doors, and what stands beside them.

@@ -1,0 +1,57 @@
+"""expand-softmax: a Softmax over another axis than the last becomes the steps that it is defined by."""
+
+import numpy as np
+
+from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable
+from onnxq.pipeline import EVERYTHING, Facts, Rewrite
+
+_AXES_ARE_AN_INPUT_OF_REDUCE_MAX = 18
+"""The opset since which they are no attribute."""
+
+
+class ExpandSoftmax(Rewrite):
+    """Turns Softmax(x) over an axis in the middle into exp(x - max x) / sum exp(x - max x), as ONNX defines it.
+
+    onnxruntime computes a Softmax row by row, and moves the axis to the end and back for that; the integral over box
+    distributions of a detector has many short columns instead. The steps one by one take a fifth of the time or less.
+    Those over the last axis, as in attention, stay.
+    """
+
+    name = "expand-softmax"
+    keeps = EVERYTHING
+
+    def run(self, model: Model, facts: Facts) -> int:
+        """Edit the graph and return the number of Softmaxes expanded."""
+        names = FreshNames(model.taken_names())
+        found = {id(node): node for node in model.graph.nodes if node.op == "Softmax" and _is_over_columns(node)}
+        expanded = {key: _expand(node, names, model.opset) for key, node in found.items()}
+        model.graph.nodes = [step for node in model.graph.nodes for step in expanded.get(id(node), [node])]
+        return len(found)
+
+
+def _is_over_columns(softmax: Node) -> bool:
+    shape = softmax.inputs[0].shape
+    axis = softmax.attrs.get("axis", -1)
+    return shape is not None and axis % len(shape) != len(shape) - 1
+
+
+def _expand(softmax: Node, names: FreshNames, opset: int) -> list[Node]:
+    """The nodes that take its place; it is cut from its tensors."""
+    x, y, axis, name = softmax.inputs[0], softmax.outputs[0], softmax.attrs.get("axis", -1), softmax.name
+    softmax.inputs.clear()
+    softmax.outputs.clear()
+    axes = Constant(names.fresh(f"{name}_axes"), np.array([axis], np.int64))
+
+    def step(op: str, inputs: list[Tensor], output: Tensor | None = None, **attrs: object) -> Tensor:
+        made = output or Variable(names.fresh(f"{name}_{op}_output"), x.dtype)
+        nodes.append(Node(op, names.fresh(f"{name}_{op}"), attrs, inputs, [made]))
+        return made
+
+    nodes: list[Node] = []
+    if opset < _AXES_ARE_AN_INPUT_OF_REDUCE_MAX:
+        greatest = step("ReduceMax", [x], axes=[axis], keepdims=1)
+    else:
+        greatest = step("ReduceMax", [x, axes], keepdims=1)
+    powers = step("Exp", [step("Sub", [x, greatest])])
+    step("Div", [powers, step("ReduceSum", [powers, axes], keepdims=1)], y)
+    return nodes
