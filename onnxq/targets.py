@@ -1,14 +1,19 @@
 """Where each runtime wants its Q/DQ pairs, as data.
 
 A target is a table of rules by operator. The placement of each follows what its runtime was measured to fuse: a Q/DQ
-pair that is not fused away costs a pass over memory, and one that is missing leaves the node in float.
+pair that is not fused away costs a pass over memory, and one that is missing leaves the node in float. TensorRT was
+not measured: its placement is from NVIDIA's documentation ("Explicit Quantization") and tools (Model-Optimizer).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from onnxq.scheme import Scheme
+from onnxq.errors import ConfigError
+from onnxq.scheme import MAX_BITS, Scheme
+
+_CHANNELS_AT_ONCE = 8
+"""TensorRT's integer kernels for few channels take them in bundles of this many."""
 
 
 class Role(Enum):
@@ -25,17 +30,24 @@ class Rule:
 
     Attributes:
         role: see `Role`.
+        input: a Q stands in front of the node. Without one, and without one behind, it rides along: the runtime moves
+            the Q of others across it.
         output: a Q stands behind the node.
         weight_axis: axis of the output channels of a constant weight (ONNX Conv: 0, ConvTranspose: 1).
         shared: input and output are on one grid; a Concat's inputs only where nothing else reads them.
         behind_integers: stays float where what it reads is made by a float node, as it is no slower then.
+        binding: a Concat's inputs are on its grid also where others read them.
+        residual: an Add that is one with the layer of one of its inputs; a Q stands in front of the other one only.
     """
 
     role: Role
+    input: bool = True
     output: bool = True
     weight_axis: int | None = None
     shared: bool = False
     behind_integers: bool = False
+    binding: bool = False
+    residual: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,7 @@ class Target:
         rules: operator -> rule. Operators without a rule stay float.
         signed: activations are int8 rather than uint8.
         symmetric: activations have their zero point in the middle.
+        narrow_activations: activations can have fewer than 8 bits, for which integers pass through a Clip.
         last_layers: the last Convs run on integers.
         pointwise_matmul: 1x1 Convs run as MatMuls of integers with a float output, where it is the model's or goes into
             a SiLU. Then it need not stand on a grid, which is the costliest of all to accuracy and saves no time.
@@ -59,7 +72,10 @@ class Target:
         stem_channels: the Convs on the image stay float, and those behind them as long as none has given more channels
             than this; None: they do not. So near the image a Conv waits for memory, and saves less time on integers
             than it takes to make them; and its outputs are the costliest to put on one grid.
-        float_readers: nodes that stay float go on reading the float tensor, not the dequantized one.
+        least_channels: Convs with fewer input or output channels stay float where they have no kernel: `is_too_narrow`.
+        float_readers: operators whose nodes, where they stay float, go on reading the float tensor, not the
+            dequantized one.
+        checks_parser: onnx-tensorrt is what reads it, so that the file is held against its rules.
         runtime: what runs it, of those that may be on this machine, so that its work can be checked.
     """
 
@@ -68,6 +84,7 @@ class Target:
     rules: Mapping[str, Rule]
     signed: bool = False
     symmetric: bool = False
+    narrow_activations: bool = True
     last_layers: bool = True
     pointwise_matmul: bool = False
     fused_activations: frozenset[str] = frozenset()
@@ -75,12 +92,44 @@ class Target:
     upsample_to_concat: bool = False
     float_depthwise: bool = False
     stem_channels: int | None = None
-    float_readers: bool = False
+    least_channels: int = 0
+    float_readers: frozenset[str] = frozenset()
+    checks_parser: bool = False
     runtime: str | None = None
 
     def scheme(self, bits: int, symmetric: bool = False) -> Scheme:
-        """Scheme of this target's activations."""
+        """Scheme of this target's activations.
+
+        Raises:
+            ConfigError: the target cannot have activations of so few bits.
+        """
+        if bits < MAX_BITS and not self.narrow_activations:
+            raise ConfigError(
+                f"--act-bits {bits}: {self.title} has no Clip of integers, which narrow activations need; "
+                f"use --act-bits {MAX_BITS} (--weight-bits can be less)"
+            )
         return Scheme(bits, self.signed, self.symmetric or symmetric)
+
+    def is_too_narrow(self, weight: Sequence[int], group: int, first: bool) -> bool:
+        """Whether a Conv has so few channels that there is no good integer kernel for it.
+
+        NVIDIA's rule for INT8 (Model-Optimizer, `find_nodes_from_convs_to_exclude`): of the narrow Convs those without
+        groups need a square kernel, a multiple of 8 channels on one side, and enough channels on one side unless they
+        are the first ones; those with groups, as depthwise ones, 8 k output channels and a kernel of at least 3.
+
+        Args:
+            weight: its shape, (output channels, input channels / group, kernel...).
+            group: number of groups.
+            first: no layer stands before it.
+        """
+        outputs, inputs, *kernel = weight
+        if min(outputs, inputs) >= self.least_channels:
+            return False
+        if group > 1:
+            return outputs % _CHANNELS_AT_ONCE != 0 or min(kernel) < 3
+        wide = first or max(outputs, inputs) >= self.least_channels
+        bundled = outputs % _CHANNELS_AT_ONCE == 0 or inputs % _CHANNELS_AT_ONCE == 0
+        return not (wide and bundled and len(set(kernel)) == 1)
 
 
 _CONV_IN_OUT = {
@@ -128,12 +177,34 @@ OPENVINO = Target(
     runtime="openvino",
 )
 
+# One Q behind a Concat is enough: TensorRT moves a Q backwards, and a DQ forwards, across what only moves values, so
+# that it ends up in the layers whose outputs are joined. Where one of these is read as integers anyway, the Q that
+# arrives meets its DQ; with one scale both vanish, with two each such input costs a pass over memory. So a Concat binds
+# its inputs to its own grid. Of the others only Resize has a Q in front: it is not known to let one pass, and its input
+# is the smaller side.
+# ConvTranspose stays float: its integer kernels have a scale per input channel (NVIDIA/TensorRT, issues 1694 and 2380),
+# which the sum over these channels cannot have.
 TENSORRT = Target(
     name="tensorrt",
     title="TensorRT",
-    rules={**_CONV_IN, "ConvTranspose": Rule(Role.LAYER, output=False, weight_axis=1)},
+    rules={
+        **_CONV_IN,
+        "Add": Rule(Role.ELEMENTWISE, output=False, residual=True),
+        **{op: replace(rule, input=False, output=False, binding=op == "Concat") for op, rule in _CARRIERS.items()},
+        "Resize": Rule(Role.CARRIER, output=False, shared=True),
+    },
     signed=True,
     symmetric=True,
+    narrow_activations=False,
+    # Ultralytics and NVIDIA's yolo_deepstream keep them float as well.
+    last_layers=False,
+    fused_activations=frozenset({"Relu", "Clip", "LeakyRelu", "HardSwish", "Sigmoid"}),
+    # Model-Optimizer would quantize them, which costs YOLOX-Nano three quarters of its AP (simulated in onnxruntime).
+    float_depthwise=True,
+    least_channels=16,
+    # So does Model-Optimizer: a layer that stays float gains nothing from rounded inputs.
+    float_readers=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    checks_parser=True,
 )
 
 GENERIC = Target(

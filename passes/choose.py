@@ -37,9 +37,10 @@ _SIGMOID = Range(0.0, 255 / 256)
 class Choose(Analysis[Plan]):
     """Plans the quantization.
 
-    Layers with constant weights run on integers unless they are excluded or stand last where the target keeps these
-    float. Other nodes of the body follow by demand, from the outputs backwards: one runs on integers where its target
-    has a rule for it and an integer node reads what it makes. Each node that stays float gets its reason.
+    Layers with constant weights run on integers unless they are excluded or the target keeps their like float: the
+    last ones, depthwise or narrow ones. Other nodes of the body follow by demand, from the outputs backwards: one runs
+    on integers where its target has a rule for it and an integer node reads what it makes. Each node that stays float
+    gets its reason.
 
     Args:
         target: its rules.
@@ -48,7 +49,8 @@ class Choose(Analysis[Plan]):
         exclude: nodes to keep float: a name, `op:TYPE` or `re:REGEX` (searched in the names).
 
     Raises:
-        ConfigError: a pattern in `exclude` matches no node, or is no regular expression.
+        ConfigError: a pattern in `exclude` matches no node, or is no regular expression; the target cannot have
+            activations of so few bits.
         ModelError: no layer at all can be quantized.
     """
 
@@ -138,8 +140,11 @@ class _Choice:
         self.behind_layers = _behind_layers(model.graph.nodes)
         self.stem = _stem(model.graph.nodes, head, target.stem_channels)
         self.last = frozenset(head.last)
+        self._tail = head.tail
+        self._excluded = excluded
+        self._depth = _depth(model.graph.nodes)
         for node in reversed(model.graph.nodes):
-            reason = head.tail.get(node.name) or self._excluded(node, excluded) or self._refusal(node)
+            reason = self._reason(node)
             if reason:
                 self.skipped[node.name] = reason
                 continue
@@ -182,11 +187,43 @@ class _Choice:
         before = producer(node.inputs[0]) if node.op in self.target.fused_activations else None
         return before is not None and before.name in self.integer and self.fused_activation(before) is node
 
-    def _excluded(self, node: Node, excluded: Mapping[str, str]) -> str | None:
-        return f"excluded by {excluded[node.name]}" if node.name in excluded else None
+    def residual_layer(self, add: Node) -> Node | None:
+        """The integer layer that is one with an Add: of two the one further behind, as the other is there before."""
+        one, other = add.inputs
+        if isinstance(one, Constant) or isinstance(other, Constant) or one.shape != other.shape or one is other:
+            return None
+        layers = [layer for layer in map(self._own_layer, add.inputs) if layer is not None]
+        return max(layers, key=lambda layer: self._depth[layer.name], default=None)
+
+    def identity(self, add: Node) -> list[Tensor]:
+        """The input of a residual Add that is not its layer's."""
+        layer = self.residual_layer(add)
+        return [t for t in add.inputs if self._own_layer(t) is not layer]
+
+    def _own_layer(self, tensor: Tensor) -> Node | None:
+        """The integer layer that a tensor comes from, directly or through its activation, and that is for it alone."""
+        if len(_readers(tensor)) != 1 or tensor.name in self.outputs:
+            return None
+        made_by = producer(tensor)
+        if made_by is not None and is_silu(made_by):
+            return self._layer_before(next((t for t in made_by.inputs if feeds_silu_only(t)), None))
+        if made_by is not None and made_by.op in self.target.fused_activations:
+            return self._layer_before(made_by.inputs[0]) if len(_readers(made_by.inputs[0])) == 1 else None
+        return self._layer_before(tensor)
+
+    def _layer_before(self, tensor: Tensor | None) -> Node | None:
+        made_by = producer(tensor) if tensor is not None and tensor.name not in self.outputs else None
+        rule = self.target.rules.get(made_by.op) if made_by is not None else None
+        return made_by if rule is not None and rule.role is Role.LAYER and self._reason(made_by) is None else None
+
+    def _reason(self, node: Node) -> str | None:
+        """Why a node stays float, or None; nodes come from the last to the first, but layers in any order."""
+        if node.name in self._tail:
+            return self._tail[node.name]
+        return f"excluded by {self._excluded[node.name]}" if node.name in self._excluded else self._refusal(node)
 
     def _refusal(self, node: Node) -> str | None:
-        """Why a node of the body stays float, or None; nodes come from the last to the first."""
+        """Why a node of the body stays float, or None."""
         rule = self.target.rules.get(node.op)
         if not node.inputs or not all(is_float(t) for t in [*_operands(node), *node.outputs]):
             return "does not compute on float32"
@@ -196,10 +233,17 @@ class _Choice:
             return self._layer_refusal(node, rule)
         if any(t.name in self.outputs for t in node.outputs):
             return "makes an output of the model"
-        behind = [reader for t in node.outputs for reader in _readers(t)]
-        if not any(reader.name in self.integer for reader in behind) and not self._closes_a_layer(node):
+        if rule.residual and self.residual_layer(node) is None:
+            return "fuses with no layer on integers"
+        if not self._is_wanted(node, rule) and not self._closes_a_layer(node):
             return "nothing behind it runs on integers"
         return None
+
+    def _is_wanted(self, node: Node, rule: Rule) -> bool:
+        """Whether an integer node reads what this node makes, or what the activation makes that is one with it."""
+        activation = self.fused_activation(node) if rule.residual else None
+        made = activation.outputs if activation is not None else node.outputs
+        return any(reader.name in self.integer for t in made for reader in _readers(t))
 
     def _closes_a_layer(self, node: Node) -> bool:
         """Whether it is the activation of a layer that needs its Q behind the activation."""
@@ -217,9 +261,15 @@ class _Choice:
                 return "depthwise Conv"
         elif node.name in self.stem:
             return "near the image, with few channels"
+        if node.op == "Conv" and self._is_too_narrow(node):
+            return "too few channels for integers"
         if rule.output and not self._runs_as_matmul(node) and node.outputs[0].name in self.outputs:
             return "makes an output of the model"
         return None
+
+    def _is_too_narrow(self, conv: Node) -> bool:
+        first = conv.name not in self.behind_layers
+        return self.target.is_too_narrow(conv.inputs[1].shape, conv.attrs.get("group", 1), first)
 
     def _quantized_anyway(self, node: Node, rule: Rule) -> bool:
         """Whether a Q would stand directly behind it all the same, so that the target makes an integer layer of it."""
@@ -264,6 +314,15 @@ def _behind_layers(nodes: Sequence[Node]) -> set[str]:
         if any(p.op in LAYERS or p.name in behind for p in before):
             behind.add(node.name)
     return behind
+
+
+def _depth(nodes: Sequence[Node]) -> dict[str, int]:
+    """Node -> how many layers lead to it on the longest way, itself included; nodes in topological order."""
+    depth: dict[str, int] = {}
+    for node in nodes:
+        before = [depth.get(p.name, 0) for t in node.inputs for p in t.inputs]
+        depth[node.name] = max(before, default=0) + (node.op in LAYERS)
+    return depth
 
 
 def _stem(nodes: Sequence[Node], head: Head, channels: int | None) -> set[str]:
@@ -341,7 +400,9 @@ def _tensors(choice: _Choice, model: Model) -> dict[str, Tensor]:
     for node in model.graph.nodes:
         if node.name not in choice.integer:
             continue
-        if not choice.is_fused(node):
+        if choice.rule(node).residual:
+            tensors.update({t.name: t for t in choice.identity(node)})
+        elif choice.rule(node).input and not choice.is_fused(node):
             tensors.update({t.name: t for t in _operands(node)})
         if not choice.has_float_output(node):
             tensors.update({t.name: t for t in node.outputs})
@@ -349,11 +410,14 @@ def _tensors(choice: _Choice, model: Model) -> dict[str, Tensor]:
 
 
 def _groups(choice: _Choice, model: Model, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Tensor -> name of the first tensor of its group, by union-find over the nodes that share a grid."""
-    parent = {name: name for name in tensors}
+    """Tensor -> name of the first tensor of its group, by union-find over the nodes that share a grid.
+
+    Tensors without a Q, between nodes that ride along, lead from one to the next.
+    """
+    parent: dict[str, str] = {}
 
     def find(name: str) -> str:
-        while parent[name] != name:
+        while parent.setdefault(name, name) != name:
             parent[name] = parent[parent[name]]
             name = parent[name]
         return name
@@ -363,23 +427,25 @@ def _groups(choice: _Choice, model: Model, tensors: Mapping[str, Tensor]) -> dic
         if node.name not in choice.integer or not choice.rule(node).shared:
             continue
         tied = [t.name for t in node.outputs]
-        tied += [t.name for t in _operands(node) if node.op != "Concat" or _reads_alone(node, t)]
-        roots = sorted({find(name) for name in tied}, key=order.__getitem__)
-        for root in roots[1:]:
+        tied += [t.name for t in _operands(node) if node.op != "Concat" or _binds(choice, node, t)]
+        roots = sorted(map(find, tied), key=lambda name: order.get(name, len(order)))
+        for root in roots:
             parent[root] = roots[0]
     return {name: find(name) for name in tensors}
 
 
-def _reads_alone(concat: Node, tensor: Tensor) -> bool:
-    """Whether a Concat may dictate the grid of an input: it costs nothing where nobody else reads it."""
-    return not isinstance(tensor, Constant) and _readers(tensor) == [concat]
+def _binds(choice: _Choice, concat: Node, tensor: Tensor) -> bool:
+    """Whether a Concat dictates the grid of an input: it costs nothing where nobody else reads it."""
+    return not isinstance(tensor, Constant) and (choice.rule(concat).binding or _readers(tensor) == [concat])
 
 
 def _sources(choice: _Choice, model: Model, tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     """Tensor -> the tensors whose values it holds: what only moves values needs no look of its own."""
     sources: dict[str, tuple[str, ...]] = {name: (name,) for name in tensors}
     for node in model.graph.nodes:
-        if node.name in choice.integer and choice.rule(node).role is Role.CARRIER:
+        if node.name not in choice.integer or choice.rule(node).role is not Role.CARRIER:
+            continue
+        if all(t.name in sources for t in _operands(node)):
             came_from = tuple(dict.fromkeys(s for t in _operands(node) for s in sources[t.name]))
             sources.update({t.name: came_from for t in node.outputs})
     return sources
@@ -417,8 +483,8 @@ def _is_silu_output(tensor: Tensor) -> bool:
 def _users(choice: _Choice, tensor: Tensor) -> tuple[str, ...]:
     """The readers that get the dequantized tensor; those within a subgraph are left alone."""
     readers = [node for node in _readers(tensor) if id(node) in choice.own]
-    if choice.target.float_readers:
-        readers = [node for node in readers if node.name in choice.integer]
+    floats = choice.target.float_readers
+    readers = [node for node in readers if node.name in choice.integer or node.op not in floats]
     return tuple(node.name for node in readers)
 
 

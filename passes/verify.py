@@ -17,11 +17,15 @@ from onnxq.runtimes import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.session import Feed, open_session, run
 from onnxq.sources import plural
 from onnxq.targets import Target
+from onnxq.tensorrt import violations
 
 log = logging.getLogger(__name__)
 
 _LARGEST_CHECKED = 2**31 - 1
 """Bytes up to which the checker takes a model that is not in a file."""
+
+_MOST_SHOWN = 3
+"""Faults of a file that are spelt out; the others are counted."""
 
 _TOLERATED_LOSS = 3.0
 """dB by which a runtime may lie below the exact computation: its integers round differently here and there."""
@@ -34,6 +38,7 @@ class Verify(Analysis[Checked]):
 
     - onnx.checker with full type and shape checks
     - inputs, outputs and metadata are those of the original
+    - where the target is TensorRT: its parser reads the file
     - it loads and runs on a few samples without NaN: where the target runs if that is on this machine, else in
       onnxruntime; its outputs are compared with the float model's and with the exact computation of the file
     - where the target runs on this machine: each layer meant for integers is one in the graph that it really runs
@@ -44,7 +49,8 @@ class Verify(Analysis[Checked]):
         feeds: a few samples; may be empty.
 
     Raises:
-        ModelError: the model is invalid or cannot be loaded; outputs of the float or of the quantized model are NaN.
+        ModelError: the model is invalid or cannot be loaded; TensorRT's parser would not read it as it is meant;
+            outputs of the float or of the quantized model are NaN.
     """
 
     name = "verify"
@@ -61,6 +67,8 @@ class Verify(Analysis[Checked]):
         proto = model.to_proto()
         _check_model(proto)
         _check_interface(self._original, proto)
+        if self._target.checks_parser:
+            _check_parser(proto)
         runtime = _runtime(self._target)
         opened = (runtime or OnnxRuntime)(proto)
         sqnr, simulated = _outputs_sqnr(self._original, proto, opened, self._feeds)
@@ -126,6 +134,15 @@ def _check_interface(original: onnx.ModelProto, proto: onnx.ModelProto) -> None:
     kept = {p.key: p.value for p in proto.metadata_props}
     if any(kept.get(p.key) != p.value for p in original.metadata_props):
         raise ModelError("the metadata of the quantized model differs from the original's")
+
+
+def _check_parser(proto: onnx.ModelProto) -> None:
+    found = violations(proto)
+    if found:
+        lines = found[:_MOST_SHOWN]
+        if len(found) > _MOST_SHOWN:
+            lines.append(f"and {len(found) - _MOST_SHOWN} more")
+        raise ModelError("\n".join(["TensorRT would not read the quantized model as it is meant:", *lines]))
 
 
 def _outputs_sqnr(

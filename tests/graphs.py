@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,10 @@ from onnxq.passes.normalise import Normalise
 from onnxq.passes.observe import Observe
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
 from onnxq.pipeline import Facts, Pass, Pipeline, Rewrite
-from onnxq.targets import ORT, Target
+from onnxq.targets import ORT, TENSORRT, Target
+
+NARROW_TENSORRT = replace(TENSORRT, least_channels=0)
+"""As TensorRT, and Convs may have the 4 and 8 channels that they have here."""
 
 CLASSES = 3
 ULTRALYTICS = {

@@ -142,9 +142,9 @@ def test_what_else_a_file_says_of_itself_is_kept(model, result):
 
 
 def test_the_keys_tell_the_options(model, feeds):
-    options = Config(target="tensorrt", method="mse", weight_bits=4, act_bits=6)
+    options = Config(target="openvino", method="mse", weight_bits=4, act_bits=6)
     told = metadata(quantize(model, feeds[:3], options).model)
-    assert (told["onnxq.target"], told["onnxq.method"]) == ("tensorrt", "mse")
+    assert (told["onnxq.target"], told["onnxq.method"]) == ("openvino", "mse")
     assert (told["onnxq.bits"], told["onnxq.samples"]) == ("W4A6", "3")
 
 

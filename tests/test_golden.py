@@ -2,13 +2,13 @@ import numpy as np
 import onnx
 import pytest
 from golden import assert_golden, text
-from graphs import csp, initializers, nodes, quantized, v8
+from graphs import NARROW_TENSORRT, csp, initializers, nodes, quantized, v8
 from onnx import numpy_helper
 
 from onnxq.targets import OPENVINO, ORT
 
 
-@pytest.mark.parametrize("target", [ORT, OPENVINO], ids=lambda t: t.name)
+@pytest.mark.parametrize("target", [ORT, OPENVINO, NARROW_TENSORRT], ids=lambda t: t.name)
 @pytest.mark.parametrize("build", [csp, v8], ids=lambda b: b.__name__)
 def test_quantized_graphs_look_as_they_did(build, target):
     assert_golden(quantized(build(), target)[0], f"{build.__name__}-{target.name}")

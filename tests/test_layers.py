@@ -30,6 +30,7 @@ LAYERS = {
     "onnxq.pipeline": 2,
     "onnxq.ranges": 2,
     "onnxq.targets": 2,
+    "onnxq.tensorrt": 2,
     # What chooses among them, and hangs on them.
     "onnxq.config": 3,
     "onnxq.decode": 3,

@@ -7,6 +7,7 @@ import pytest
 from graphs import (
     BACKBONES,
     DETECTORS,
+    NARROW_TENSORRT,
     Net,
     attention,
     conditional,
@@ -95,11 +96,12 @@ CSP_EVERYWHERE = {
 CSP_FLOAT_ON_ORT = {"images", *(f"{op}{k}_out" for op in ("conv", "sigmoid") for k in (0, 1, 4))}
 CSP_ON_ORT = CSP_EVERYWHERE - CSP_FLOAT_ON_ORT | {"mul4_out"}
 CSP_CONV_INPUTS = {"images", "mul0_out", "split0_out1", "mul2_out", "concat0_out", "mul4_out"}
+CSP_ON_TENSORRT = CSP_CONV_INPUTS - {"mul4_out"}
 
 
 @pytest.mark.parametrize(
     ("target", "expected"),
-    [(ORT, CSP_ON_ORT), (GENERIC, CSP_EVERYWHERE), (OPENVINO, CSP_CONV_INPUTS), (TENSORRT, CSP_CONV_INPUTS)],
+    [(ORT, CSP_ON_ORT), (GENERIC, CSP_EVERYWHERE), (OPENVINO, CSP_CONV_INPUTS), (NARROW_TENSORRT, CSP_ON_TENSORRT)],
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_tensors_of_a_csp_block(target, expected):
@@ -112,7 +114,7 @@ def test_tensors_of_a_csp_block(target, expected):
         (ORT, {"relu0_out", "relu1_out", "upsample_out", "concat0_out", "relu2_out"}),
         (GENERIC, {"images", "relu0_out", "relu1_out", "upsample_out", "concat0_out", "relu2_out"}),
         (OPENVINO, {"images", "relu0_out", "concat0_out", "relu2_out"}),
-        (TENSORRT, {"images", "relu0_out", "relu1_out", "concat0_out", "relu2_out"}),
+        (NARROW_TENSORRT, {"images", "relu0_out", "concat0_out"}),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -127,7 +129,7 @@ def test_relu_has_its_pair_behind_and_none_between_it_and_the_conv(target, expec
     [
         (ORT, ["conv1", "conv2", "last"]),
         (OPENVINO, ["conv0", "conv1", "conv2", "last"]),
-        (TENSORRT, ["conv0", "conv1", "upsample", "conv2", "last"]),
+        (NARROW_TENSORRT, ["conv0", "conv1", "conv2"]),
         (GENERIC, ["conv0", "conv1", "upsample", "conv2"]),
     ],
     ids=lambda value: getattr(value, "name", ""),
@@ -196,13 +198,13 @@ def test_all_readers_of_a_tensor_read_one_pair():
 
 
 def test_where_the_target_says_so_nodes_in_float_go_on_reading_float():
-    plan = plan_of(csp(), replace(OPENVINO, float_readers=True))
+    plan = plan_of(csp(), replace(OPENVINO, float_readers=frozenset({"Add", "Concat"})))
     assert point(plan, "split0_out1").users == ("conv2",)
     assert tensors(plan) == CSP_CONV_INPUTS
 
 
 def test_readers_within_a_subgraph_go_on_reading_float():
-    for target in TARGETS.values():
+    for target in (ORT, OPENVINO, NARROW_TENSORRT, GENERIC):
         model, plan = planned(conditional(), target)
         assert_complete(model, plan)
         assert point(plan, "mul0_out").users == ("read_inside",)
@@ -360,7 +362,8 @@ def test_every_node_runs_on_integers_or_has_a_reason(name, target):
     excluded=st.sets(st.sampled_from(["re:[02]$", "re:^(mul|sigmoid)0$|relu|concat", "conv0"]), max_size=2),
 )
 def test_every_plan_is_complete(name, target, bits, symmetric, excluded):
-    options = {"weight_bits": bits[0], "act_bits": bits[1], "symmetric": symmetric, "exclude": sorted(excluded)}
+    act_bits = bits[1] if TARGETS[target].narrow_activations else 8
+    options = {"weight_bits": bits[0], "act_bits": act_bits, "symmetric": symmetric, "exclude": sorted(excluded)}
     try:
         model, plan = planned(ALL[name](), TARGETS[target], **options)
     except ModelError:  # no layer is left
@@ -389,7 +392,9 @@ def test_every_node_of_a_real_export_runs_on_integers_or_has_a_reason(name, targ
         assert convs[0] in near <= set(convs[:8])
         assert all(model.nodes[n].inputs[1].shape[0] <= 32 for n in near - {convs[0]})
         expected -= near | {n for n in last if tuple(model.nodes[n].inputs[1].shape[2:]) != (1, 1)}
-    if target in (ORT, OPENVINO):
+    if target is TENSORRT:
+        expected -= last
+    if target is not GENERIC:
         expected = {n for n in expected if model.nodes[n].attrs.get("group", 1) == 1}
     assert {n for n in plan.layers if model.nodes[n].op == "Conv"} == expected
 
@@ -434,7 +439,7 @@ def test_last_layers_run_on_integers_in_onnxruntime_where_they_can_have_a_float_
     assert "last_out" not in tensors(plan)
 
 
-@pytest.mark.parametrize("target", [ORT, OPENVINO, TENSORRT], ids=lambda t: t.name)
+@pytest.mark.parametrize("target", [ORT, OPENVINO], ids=lambda t: t.name)
 def test_last_layers_run_on_integers_and_have_no_pair_behind(target):
     plan = plan_of(v8(), target)
     last = {f"{kind}{k}" for kind in ("box", "cls") for k in range(3)}
@@ -624,7 +629,7 @@ def test_a_group_has_the_width_of_its_widest_member():
 
 
 def test_first_layers_behind_focus_slices_keep_8_bits():
-    for target in (OPENVINO, TENSORRT, GENERIC):
+    for target in (OPENVINO, GENERIC):
         plan = plan_of(yolox(), target, weight_bits=4, act_bits=4)
         assert {w.tensor: w.scheme.bits for w in plan.weights}["conv0_weight"] == 8
         assert point(plan, "concat0_out").scheme.bits == 8
@@ -684,7 +689,7 @@ def test_a_weight_shared_with_an_excluded_layer_is_quantized_for_the_other_alone
 # --- layers that stay float because integers lose ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", [ORT, OPENVINO], ids=lambda t: t.name)
+@pytest.mark.parametrize("target", [ORT, OPENVINO, NARROW_TENSORRT], ids=lambda t: t.name)
 def test_depthwise_convs_stay_float_where_they_lose(target):
     plan = plan_of(depthwise_net(), target)
     assert plan.skipped["conv1"] == plan.skipped["conv3"] == "depthwise Conv"
@@ -692,9 +697,8 @@ def test_depthwise_convs_stay_float_where_they_lose(target):
     assert "mul0_out" not in tensors(plan)
 
 
-@pytest.mark.parametrize("target", [TENSORRT, GENERIC], ids=lambda t: t.name)
-def test_depthwise_convs_run_on_integers_elsewhere(target):
-    assert {"conv1", "conv3"} <= set(plan_of(depthwise_net(), target).layers)
+def test_depthwise_convs_run_on_integers_elsewhere():
+    assert {"conv1", "conv3"} <= set(plan_of(depthwise_net(), GENERIC).layers)
 
 
 @pytest.mark.parametrize(
@@ -762,6 +766,243 @@ def test_every_branch_of_the_stem_counts():
     assert [plan.skipped.get(f"conv{k}") == NEAR for k in range(4)] == [True, False, True, False]
 
 
+def test_an_add_in_front_of_a_relu_kept_float_stays_float_on_onnxruntime():
+    net = Net()
+    x = net.block("images", 8)
+    x = net.add("Relu", net.add("Add", net.conv(x, 8), net.conv(x, 8), name="add"), name="relu")
+    net.channels[x] = 8
+    assert plan_of(ending(net, x), exclude=["relu"]).skipped["add"] == "nothing behind it runs on integers"
+
+
+# --- TensorRT ---------------------------------------------------------------------------------------------------------
+
+
+def bottleneck(follow=lambda net, x: net.silu(x), shortcut=lambda net, x: x):
+    """An Add of what two Convs make, with `follow` behind the second, and of their input after `shortcut`.
+
+    Also the names of these two.
+    """
+    net = Net(opset=14)
+    x = net.block("images", 8)
+    y = follow(net, net.conv(net.block(x, 8), 8, name="fused"))
+    z = net.add("Add", shortcut(net, x), y, name="add")
+    net.channels[z] = 8
+    return ending(net, z), x, y
+
+
+@pytest.mark.parametrize(
+    "follow",
+    [
+        lambda net, x: x,
+        lambda net, x: net.silu(x),
+        lambda net, x: net.add("Relu", x),
+        lambda net, x: net.add("Clip", x, net.const(0), net.const(6)),
+        lambda net, x: net.add("LeakyRelu", x),
+        lambda net, x: net.add("HardSwish", x),
+        lambda net, x: net.add("Sigmoid", x),
+    ],
+    ids=["none", "SiLU", "Relu", "Clip", "LeakyRelu", "HardSwish", "Sigmoid"],
+)
+def test_of_a_residual_add_the_branch_of_the_conv_stays_float_on_tensorrt(follow):
+    model, x, y = bottleneck(follow)
+    plan = plan_of(model, NARROW_TENSORRT)
+    assert "add" in plan.integer
+    assert y not in tensors(plan)
+    assert "add" in point(plan, x).users
+    assert point(plan, "add_out").users == ("behind",)
+
+
+def test_the_identity_of_a_residual_add_gets_a_pair_of_its_own_where_no_layer_reads_it():
+    model, _, y = bottleneck(shortcut=lambda net, x: net.pool(x, kernel=3))
+    plan = plan_of(model, NARROW_TENSORRT)
+    assert point(plan, "maxpool0_out").users == ("add",)
+    assert y not in tensors(plan)
+
+
+def test_where_both_branches_end_with_a_conv_the_one_further_behind_stays_float():
+    model, x, y = bottleneck(shortcut=lambda net, x: net.conv(x, 8, name="shortcut"))
+    plan = plan_of(model, NARROW_TENSORRT)
+    assert point(plan, "shortcut_out").users == ("add",)
+    assert y not in tensors(plan)
+    assert set(point(plan, x).users) == {"shortcut", "conv1"}
+
+
+def test_a_residual_add_with_its_relu_has_its_pair_behind_both():
+    net = Net()
+    x = net.block("images", 8)
+    z = net.add("Relu", net.add("Add", net.conv(net.block(x, 8), 8, name="fused"), x, name="add"), name="relu")
+    net.channels[z] = 8
+    plan = plan_of(ending(net, z), NARROW_TENSORRT)
+    assert "add" in plan.integer
+    assert "add" in point(plan, x).users
+    assert "relu_out" in tensors(plan)
+    assert not tensors(plan) & {"add_out", "fused_out"}
+
+
+def seen(inner, follow):
+    """A residual Add to a Conv, of which `inner`, its own output or that of its activation, is an output as well."""
+    net = Net()
+    x = net.block("images", 8)
+    conv = net.conv(net.block(x, 8), 8, name="fused")
+    y = follow(net, conv)
+    z = net.add("Add", x, y, name="add")
+    net.channels[z] = 8
+    last = net.conv(net.silu(net.conv(z, 8, name="behind")), 4, name="last")
+    return net.model(last, conv if inner else y)
+
+
+def doubled():
+    """A Conv's output added to itself."""
+    net = Net()
+    x = net.conv(net.block("images", 8), 8, name="fused")
+    z = net.add("Add", x, x, name="add")
+    net.channels[z] = 8
+    return ending(net, z)
+
+
+def read_before_its_activation():
+    """A residual Add to a Conv with Relu, whose output before the Relu is read as well."""
+    net = Net()
+    x = net.block("images", 8)
+    y = net.conv(net.block(x, 8), 8, name="fused")
+    z = net.add("Mul", net.add("Add", x, net.add("Relu", y), name="add"), y)
+    net.channels[z] = 8
+    return ending(net, z)
+
+
+@pytest.mark.parametrize(
+    ("build", "exclude", "reason"),
+    [
+        (doubled, [], "fuses with no layer on integers"),
+        (read_before_its_activation, [], "fuses with no layer on integers"),
+        (lambda: seen(True, lambda net, x: net.add("Relu", x)), [], "fuses with no layer on integers"),
+        (lambda: seen(True, lambda net, x: net.silu(x)), [], "fuses with no layer on integers"),
+        (lambda: seen(False, lambda net, x: net.silu(x)), [], "fuses with no layer on integers"),
+        (lambda: seen(False, lambda net, x: x), [], "fuses with no layer on integers"),
+        (
+            lambda: bottleneck(shortcut=lambda net, x: net.add("GlobalAveragePool", x))[0],
+            [],
+            "fuses with no layer on integers",
+        ),
+        (lambda: bottleneck()[0], ["fused"], "fuses with no layer on integers"),
+        (lambda: bottleneck()[0], ["add"], "excluded by add"),
+        (lambda: bottleneck()[0], ["behind"], "nothing behind it runs on integers"),
+        (lambda: bottleneck(follow=lambda net, x: net.pool(net.silu(x)))[0], [], "fuses with no layer on integers"),
+        (
+            lambda: bottleneck(shortcut=lambda net, x: net.const(net.normal(8, 1, 1)))[0],
+            [],
+            "fuses with no layer on integers",
+        ),
+    ],
+    ids=[
+        "to itself", "read before Relu", "output before Relu", "output before SiLU", "output", "output of the Conv",
+        "broadcast", "layer excluded", "itself excluded", "no reader", "MaxPool between", "constant",
+    ],
+)
+def test_adds_that_fuse_with_no_layer_stay_float(build, exclude, reason):
+    plan = plan_of(build(), NARROW_TENSORRT, exclude=exclude)
+    assert plan.skipped["add"] == reason
+
+
+def test_an_add_of_what_others_read_too_adds_what_they_read():
+    net = Net()
+    x = net.block("images", 8)
+    y = net.block(x, 8)
+    z = net.add("Add", net.add("Add", x, y, name="add"), net.block(y, 8))
+    net.channels[z] = 8
+    plan = plan_of(ending(net, z), NARROW_TENSORRT)
+    assert plan.skipped["add"] == "fuses with no layer on integers"
+    assert "add" in point(plan, x).users
+    assert "add" in point(plan, y).users
+
+
+def test_a_concat_dictates_the_grid_of_all_that_it_joins_on_tensorrt():
+    plan = plan_of(pan(), NARROW_TENSORRT)
+    # mul1 is resized into the first Concat, mul0 and mul1 are read by layers or the second Concat too.
+    assert group(plan, "concat0_out") == {"mul0_out", "mul1_out", "concat0_out", "concat1_out"}
+    assert not tensors(plan) & {"resize0_out", "mul3_out"}
+    assert set(point(plan, "mul1_out").users) == {"resize0", "concat1"}
+
+
+def test_grids_are_shared_across_what_rides_along_on_tensorrt():
+    plan = plan_of(csp(), NARROW_TENSORRT)
+    assert group(plan, "concat0_out") == {"split0_out1", "concat0_out"}
+    assert point(plan, "concat0_out").sources == ("concat0_out",)
+    assert {"split0", "concat0", "add0"} <= plan.integer
+
+
+def test_one_pair_is_enough_for_pools_and_their_concat_on_tensorrt():
+    plan = plan_of(sppf(), NARROW_TENSORRT)
+    assert tensors(plan) == {"images", "concat0_out"}
+    assert {"maxpool0", "maxpool1", "maxpool2", "concat0"} <= plan.integer
+
+
+def test_values_are_not_observed_again_behind_what_moves_them_on_tensorrt():
+    net = Net()
+    x = net.block("images", 8)
+    moved = net.pool(net.upsample(x))
+    model = net.model(net.conv(net.silu(net.conv(moved, 8, name="reads")), 4, name="last"))
+    plan = plan_of(model, NARROW_TENSORRT)
+    assert group(plan, x) == {x, moved}
+    assert point(plan, moved).sources == (x,)
+
+
+def test_last_layers_stay_float_and_read_float_on_tensorrt():
+    model, plan = planned(v5(), NARROW_TENSORRT)
+    assert {plan.skipped[f"detect{k}"] for k in range(3)} == {"last layer of its branch"}
+    read = model.nodes["detect0"].inputs[0].name
+    assert point(plan, read).users == ("conv3",)  # the next stage reads integers
+
+
+def test_layers_kept_float_read_float_on_tensorrt():
+    plan = plan_of(csp(), NARROW_TENSORRT, exclude=["conv2"])
+    assert point(plan, "split0_out1").users == ("add0", "concat0")
+
+
+NARROW = [
+    # weight, groups, first: whether it stays float
+    ((16, 16, 3, 3), 1, False, False),
+    ((64, 255, 1, 1), 1, False, False),
+    ((16, 3, 6, 6), 1, True, False),
+    ((8, 3, 3, 3), 1, True, False),
+    ((9, 3, 3, 3), 1, True, True),
+    ((16, 8, 3, 3), 1, False, False),
+    ((8, 16, 3, 3), 1, False, False),
+    ((16, 4, 3, 3), 1, False, False),
+    ((17, 12, 3, 3), 1, False, True),
+    ((8, 8, 3, 3), 1, False, True),
+    ((8, 8, 3, 3), 1, True, False),
+    ((16, 8, 1, 3), 1, False, True),
+    ((16, 8, 3), 1, False, False),
+    ((32, 1, 3, 3), 32, False, False),
+    ((32, 1, 1, 1), 32, False, True),
+    ((30, 1, 3, 3), 30, False, True),
+    ((64, 16, 1, 1), 4, False, False),
+]
+
+
+@pytest.mark.parametrize(("weight", "group", "first", "narrow"), NARROW)
+def test_convs_are_too_narrow_by_nvidias_rule(weight, group, first, narrow):
+    assert TENSORRT.is_too_narrow(weight, group, first) == narrow
+    assert not OPENVINO.is_too_narrow(weight, group, first)
+
+
+def test_narrow_convs_stay_float_on_tensorrt():
+    net = Net()
+    x = net.block(net.block(net.block("images", 8), 8), 16)
+    plan = plan_of(net.model(net.conv(x, 4, name="last")), TENSORRT)
+    assert plan.layers == ("conv0", "conv2")
+    assert plan.skipped["conv1"] == "too few channels for integers"
+
+
+@pytest.mark.parametrize("bits", [2, 7])
+def test_narrow_activations_are_refused_where_the_runtime_cannot_clip_integers(bits):
+    message = f"--act-bits {bits}: TensorRT has no Clip of integers, which narrow activations need; use --act-bits 8"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Choose(TENSORRT, act_bits=bits)
+    assert {w.scheme.bits for w in plan_of(csp(), NARROW_TENSORRT, weight_bits=bits).weights} == {bits, 8}
+
+
 # --- the rest ---------------------------------------------------------------------------------------------------------
 
 
@@ -773,7 +1014,7 @@ def test_the_graph_is_not_touched(target):
     assert model.to_proto().SerializeToString(deterministic=True) == before
 
 
-@every_target
+@pytest.mark.parametrize("target", [ORT, OPENVINO, NARROW_TENSORRT, GENERIC], ids=lambda t: t.name)
 def test_attention_stays_float_between_its_convs(target):
     plan = plan_of(attention(), target)
     assert {"matmul0", "softmax0", "matmul1"} <= plan.skipped.keys()

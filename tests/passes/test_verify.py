@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from graphs import (
+    NARROW_TENSORRT,
     Net,
     attention,
     copy,
@@ -285,6 +286,36 @@ def test_wrong_numbers_of_openvino_are_told(build):
         assert warning.startswith(f"OpenVINO gives {name!r} with {checked.sqnr[name]:.1f} dB where the file, computed")
     if openvino.__version__.startswith("2026.4"):
         assert told
+
+
+# --- TensorRT's parser ------------------------------------------------------------------------------------------------
+
+
+def test_what_tensorrt_would_not_read_is_refused_with_the_first_faults_and_their_number():
+    after, facts = quantized(csp(), OPENVINO)
+    with pytest.raises(ModelError) as caught:
+        verify(csp(), after, facts, TENSORRT)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "TensorRT would not read the quantized model as it is meant:"
+    assert lines[1].startswith("QuantizeLinear images_QuantizeLinear: its integers are UINT8")
+    assert len(lines) == 5
+    assert re.fullmatch(r"and \d+ more", lines[4])
+    assert verify(csp(), after, facts, OPENVINO).sqnr["output"] > 20
+
+
+def test_a_single_fault_is_told_alone():
+    after, facts = quantized(csp(), NARROW_TENSORRT)
+    nodes(after)["conv1"].input[0] = "mul0_out"
+    with pytest.raises(ModelError) as caught:
+        verify(csp(), after, facts, NARROW_TENSORRT)
+    assert str(caught.value).splitlines()[1:] == [
+        "Conv conv1: its weight is quantized, its data is not; put Q/DQ in front of it too, or exclude it"
+    ]
+
+
+@pytest.mark.parametrize("build", [csp, sppf, pan, attention, relu_net, leaky_net, depthwise_net, v8, yolox])
+def test_what_is_made_for_tensorrt_is_read_by_it(build):
+    assert min(verified(build(), NARROW_TENSORRT)[2].sqnr.values()) > 15
 
 
 # --- the outputs ------------------------------------------------------------------------------------------------------
