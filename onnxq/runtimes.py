@@ -107,7 +107,7 @@ class OnnxRuntime(Runtime):
     """onnxruntime's CPU provider with all optimisations."""
 
     title = "onnxruntime"
-    _INTEGER_LAYERS: ClassVar[Mapping[str, int]] = {"QLinearConv": 3, "MatMulIntegerToFloat": 1}
+    _INTEGER_LAYERS: ClassVar[Mapping[str, int]] = {"QLinearConv": 3, "QGemm": 3, "MatMulIntegerToFloat": 1}
     """Its operators for layers on integers, and which of their inputs is the weight."""
 
     def __init__(self, model: Source, *, threads: int = 0) -> None:

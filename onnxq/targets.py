@@ -62,8 +62,8 @@ class Target:
         symmetric: activations have their zero point in the middle.
         narrow_activations: activations can have fewer than 8 bits, for which integers pass through a Clip.
         last_layers: the last Convs run on integers.
-        pointwise_matmul: 1x1 Convs run as MatMuls of integers with a float output, where it is the model's or goes into
-            a SiLU. Then it need not stand on a grid, which is the costliest of all to accuracy and saves no time.
+        pointwise_matmul: 1x1 Convs run as products of integers with a float output, where it goes into a SiLU or nobody
+            wants it as integers. To put it on a grid costs the most accuracy of all, and saves no time.
         fused_activations: operators that are one with the Conv before them when the Q stands behind both.
         expand_softmax: a Softmax over another axis than the last is faster in the steps that it is defined by.
         upsample_to_concat: a nearest Resize of integers is faster as copies of rows and columns.

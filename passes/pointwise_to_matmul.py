@@ -1,4 +1,4 @@
-"""pointwise-to-matmul: 1x1 Convs of integers with a float output become MatMuls, which onnxruntime runs as such."""
+"""pointwise-to-matmul: 1x1 Convs of integers with a float output become products that onnxruntime runs as such."""
 
 import numpy as np
 
@@ -10,15 +10,18 @@ _CHANNELS_FIRST = [0, 3, 1, 2]
 
 
 class PointwiseToMatmul(Rewrite):
-    """Turns Conv(x, W) + b of dequantized x and W, where the result is not quantized, into MatMuls.
+    """Turns Conv(x, W) + b of dequantized x and W, where the result is not quantized, into products of matrices.
 
-        x_dequantized -> Transpose -> MatMul(W as (channels, outputs)) -> Add(b) -> Transpose -> y
+        x_dequantized -> Transpose -> Reshape -> Gemm(W as (channels, outputs), b) -> Reshape -> Transpose -> y
 
     A 1x1 Conv is the same product at every position. onnxruntime computes a Conv on integers only where its output is
-    quantized again, but a MatMul in any case (MatMulIntegerToFloat). What the last layers of a detector give are boxes
-    and scores, for which 8 bits are too coarse.
+    quantized again, but these products in any case (QGemm). What the last layers of a detector give are boxes and
+    scores, for which 8 bits are too coarse; and so is what goes into a SiLU.
 
-    The Transposes cancel against those that onnxruntime puts around its integer Convs. The MatMul has the Conv's name.
+    The bias becomes int32 on the grid of the products, where the integer kernel adds it. Where height or width are not
+    known, so that there is no shape to go back to, a MatMul (MatMulIntegerToFloat) and an Add take the Gemm's place.
+
+    The Transposes cancel against those that onnxruntime puts around its integer Convs. The product has the Conv's name.
     """
 
     name = "pointwise-to-matmul"
@@ -47,6 +50,11 @@ def _is_dequantized(tensor: Tensor) -> bool:
     return made_by is not None and made_by.op == "DequantizeLinear"
 
 
+def _has_known_image(x: Tensor) -> bool:
+    """Whether channels, height and width are numbers."""
+    return x.shape is not None and len(x.shape) == 4 and all(isinstance(size, int) for size in x.shape[1:])
+
+
 class _Products:
     """Makes the nodes that do the work of Convs; a weight that several of them read is stored once."""
 
@@ -60,22 +68,60 @@ class _Products:
         (x, weight), bias, y = conv.inputs[:2], bias_of(conv), conv.outputs[0]
         conv.inputs.clear()
         conv.outputs.clear()
-
         if weight.name not in self._matrices:
             nodes.append(self._dequantize_matrix(weight))
             self._matrices[weight.name] = nodes[-1].outputs[0]
-        transposed = self._variable(f"{x.name}_channels_last")
-        product = self._variable(f"{y.name}_product")
-        nodes.append(self._node("Transpose", f"{conv.name}_channels_last", [x], transposed, perm=_CHANNELS_LAST))
-        nodes.append(Node("MatMul", conv.name, {}, [transposed, self._matrices[weight.name]], [product]))
-        if bias is not None:
-            # As a vector, onnxruntime would make a float Gemm of the MatMul and the Add.
-            values = np.asarray(constant(bias)).reshape(1, 1, 1, -1)
-            row, shifted = self._constant(f"{bias.name}_channels_last", values), self._variable(f"{y.name}_shifted")
-            nodes.append(self._node("Add", f"{conv.name}_Add", [product, row], shifted))
-            product = shifted
+        matrix = self._matrices[weight.name]
+
+        last = self._variable(f"{x.name}_channels_last")
+        product = self._variable(f"{y.name}_channels_last")
+        nodes.append(self._node("Transpose", f"{conv.name}_channels_last", [x], last, perm=_CHANNELS_LAST))
+        integers = self._dequantize_bias(bias, x, weight) if bias is not None else None
+        if _has_known_image(x) and (bias is None or integers is not None):
+            nodes += self._gemm(conv.name, last, matrix, integers, product, x.shape)
+        else:
+            nodes += self._matmul(conv.name, last, matrix, bias, product)
         nodes.append(self._node("Transpose", f"{conv.name}_channels_first", [product], y, perm=_CHANNELS_FIRST))
         return nodes
+
+    def _gemm(
+        self, name: str, x: Tensor, matrix: Tensor, bias: Node | None, product: Tensor, shape: list[int]
+    ) -> list[Node]:
+        """Gemm over the rows of all positions."""
+        _, channels, height, width = shape
+        outputs = matrix.shape[1]
+        rows, made = self._variable(f"{name}_rows"), self._variable(f"{name}_products")
+        to_rows = self._constant(f"{name}_rows_shape", np.array([-1, channels], np.int64))
+        to_image = self._constant(f"{name}_image_shape", np.array([-1, height, width, outputs], np.int64))
+        return [
+            *([bias] if bias is not None else []),
+            self._node("Reshape", f"{name}_rows", [x, to_rows], rows),
+            Node("Gemm", name, {}, [rows, matrix, *(bias.outputs if bias is not None else [])], [made]),
+            self._node("Reshape", f"{name}_image", [made, to_image], product),
+        ]
+
+    def _matmul(self, name: str, x: Tensor, matrix: Tensor, bias: Tensor | None, product: Tensor) -> list[Node]:
+        """MatMul over the last axis of any image."""
+        if bias is None:
+            return [Node("MatMul", name, {}, [x, matrix], [product])]
+        # As a vector, onnxruntime would make a float Gemm of the MatMul and the Add.
+        values = np.asarray(constant(bias)).reshape(1, 1, 1, -1)
+        made, row = self._variable(f"{name}_products"), self._constant(f"{bias.name}_channels_last", values)
+        return [
+            Node("MatMul", name, {}, [x, matrix], [made]),
+            self._node("Add", f"{name}_Add", [made, row], product),
+        ]
+
+    def _dequantize_bias(self, bias: Tensor, x: Tensor, weight: Tensor) -> Node | None:
+        """DequantizeLinear of a bias on the grid of the products of x and W; None where int32 cannot hold it."""
+        scale = np.asarray(constant(x.inputs[0].inputs[1])) * np.asarray(constant(weight.inputs[0].inputs[1]))
+        levels = np.rint(np.asarray(constant(bias), np.float64) / scale)
+        if np.abs(levels).max() > np.iinfo(np.int32).max:
+            return None
+        stored = self._constant(f"{bias.name}_quantized", levels.astype(np.int32))
+        steps = self._constant(f"{bias.name}_scale", np.asarray(scale, np.float32))
+        made = self._variable(f"{bias.name}_dequantized")
+        return self._node("DequantizeLinear", f"{bias.name}_DequantizeLinear", [stored, steps], made, axis=0)
 
     def _dequantize_matrix(self, weight: Tensor) -> Node:
         """DequantizeLinear of the integers of a weight (outputs, channels, 1, 1) as a matrix (channels, outputs)."""
@@ -83,10 +129,8 @@ class _Products:
         stored, scale, zero_point = dequantize.inputs
         values = np.ascontiguousarray(np.asarray(constant(stored))[:, :, 0, 0].T)
         matrix = self._constant(f"{stored.name}_matrix", values)
-        return self._node(
-            "DequantizeLinear", f"{dequantize.name}_matrix", [matrix, scale, zero_point],
-            self._variable(f"{weight.name}_matrix"), axis=1,
-        )  # fmt: skip
+        made = Variable(self._names.fresh(f"{weight.name}_matrix"), np.dtype(np.float32), list(values.shape))
+        return self._node("DequantizeLinear", f"{dequantize.name}_matrix", [matrix, scale, zero_point], made, axis=1)
 
     def _node(self, op: str, name: str, inputs: list[Tensor], output: Tensor, **attrs: object) -> Node:
         return Node(op, self._names.fresh(name), attrs, inputs, [output])

@@ -394,7 +394,7 @@ def test_passes_of_ones_own(model, feeds, result):
     passes = [*default(config, model, None), CountNodes()]
     again = quantize(model, None, config, passes=passes, facts=[result.facts[Statistics]])
     assert again.facts[Counter]["Conv"] == 12
-    assert again.facts[Counter]["MatMul"] == 6
+    assert again.facts[Counter]["Gemm"] == 6
     assert list(again.timings) == [name for name in [*PASSES, "count-nodes"] if name != "observe"]
     assert content(again) == content(result)
 

@@ -351,7 +351,7 @@ def integer_layers(name):
     model = onnx.load(name)
     values = initializers(model)
     stored = {n.output[0]: values.get(n.input[0]) for n in model.graph.node if n.op_type == "DequantizeLinear"}
-    layers = (n for n in model.graph.node if n.op_type in ("Conv", "MatMul"))
+    layers = (n for n in model.graph.node if n.op_type in ("Conv", "Gemm"))
     return {n.name: stored[n.input[1]] for n in layers if n.input[1] in stored}
 
 
@@ -386,7 +386,7 @@ class TestOptions:
         assert kinds == {np.dtype(np.int8 if target == "tensorrt" else np.uint8)}
         assert bool(sigmoids & scales("model.int8.onnx").keys()) == (target in ("ort", "generic"))
         assert ("conv0" in integer_layers("model.int8.onnx")) == (target != "ort")
-        assert ("MatMul" in ops(after)) == (target == "ort")
+        assert ("Gemm" in ops(after)) == (target == "ort")
         assert ("onnxruntime runs" in ran.table) == (target == "ort")
 
     def test_weight_bits(self, onnxq, model):

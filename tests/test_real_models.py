@@ -60,12 +60,12 @@ def float_precision(name):
 
 
 def integer_convs(model):
-    """Names of the Convs, and of the MatMuls in their place, whose weight comes from a DequantizeLinear."""
+    """Names of the Convs, and of the Gemms in their place, whose weight comes from a DequantizeLinear."""
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     return {
         node.name
         for node in model.graph.node
-        if node.op_type in ("Conv", "MatMul") and made_by.get(node.input[1]) == "DequantizeLinear"
+        if node.op_type in ("Conv", "Gemm") and made_by.get(node.input[1]) == "DequantizeLinear"
     }
 
 
@@ -121,7 +121,7 @@ def test_onnxruntime_fuses_every_integer_conv(tmp_path, name, target):
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     ort.InferenceSession(result.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     optimised = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
-    assert optimised["QLinearConv"] + optimised["MatMulIntegerToFloat"] == len(result.facts[Plan].layers)
+    assert optimised["QLinearConv"] + optimised["QGemm"] == len(result.facts[Plan].layers)
     assert result.facts[Checked].fused == len(result.facts[Plan].layers)
     assert not result.facts[Checked].warnings
 

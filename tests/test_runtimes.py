@@ -62,7 +62,7 @@ def test_every_conv_is_timed(runtime):
 def test_times_of_a_quantized_model_show_its_integers(runtime, target):
     model = csp()
     times = runtime.operator_times(quantized(model, target)[0], feed(model), rounds=2)
-    on_integers = ("QLinearConv", "MatMulIntegerToFloat", "Convolution I8")
+    on_integers = ("QLinearConv", "QGemm", "Convolution I8")
     assert sum(time.count for name, time in times.items() if name in on_integers) >= 4
 
 

@@ -88,7 +88,7 @@ def really_run(model):
 
 def integer_layers(model):
     """How many layers onnxruntime runs on integers."""
-    return sum(op in ("QLinearConv", "MatMulIntegerToFloat") for op in ops(really_run(model)))
+    return sum(op in ("QLinearConv", "QGemm", "MatMulIntegerToFloat") for op in ops(really_run(model)))
 
 
 # --- what onnxruntime fuses -------------------------------------------------------------------------------------------
@@ -388,12 +388,12 @@ def test_nan_of_the_float_model_is_refused():
 
 def test_nan_of_the_quantized_model_is_refused():
     def spoil(after):
-        bias = next(w for w in after.graph.initializer if w.name == "last_bias_channels_last")
-        bias.CopyFrom(numpy_helper.from_array(np.full((1, 1, 1, 4), np.nan, np.float32), bias.name))
+        scale = next(w for w in after.graph.initializer if w.name == "last_bias_scale")
+        scale.CopyFrom(numpy_helper.from_array(np.full(4, np.nan, np.float32), scale.name))
 
     model = csp()
     after, facts = edited(model, spoil)
-    assert np.isnan(initializers(after)["last_bias_channels_last"]).all()
+    assert np.isnan(initializers(after)["last_bias_scale"]).all()
     with pytest.raises(ModelError, match="the quantized model gives NaN in output 'output'"):
         verify(model, after, facts)
 
