@@ -62,8 +62,10 @@ class Target:
         symmetric: activations have their zero point in the middle.
         narrow_activations: activations can have fewer than 8 bits, for which integers pass through a Clip.
         last_layers: the last Convs run on integers.
-        pointwise_matmul: 1x1 Convs run as products of integers with a float output, where it goes into a SiLU or nobody
-            wants it as integers. To put it on a grid costs the most accuracy of all, and saves no time.
+        least_stride: 1x1 Convs run as products of integers with a float output where nobody wants it as integers; and
+            where it goes into a SiLU, if the image is down to this fraction of its height there or a last layer is
+            next. To put what goes into a SiLU on a grid costs the most accuracy of all; so far down the network it
+            saves no time. None: they run as Convs.
         fused_activations: operators that are one with the Conv before them when the Q stands behind both.
         expand_softmax: a Softmax over another axis than the last is faster in the steps that it is defined by.
         upsample_to_concat: a nearest Resize of integers is faster as copies of rows and columns.
@@ -86,7 +88,7 @@ class Target:
     symmetric: bool = False
     narrow_activations: bool = True
     last_layers: bool = True
-    pointwise_matmul: bool = False
+    least_stride: int | None = None
     fused_activations: frozenset[str] = frozenset()
     expand_softmax: bool = False
     upsample_to_concat: bool = False
@@ -160,7 +162,7 @@ ORT = Target(
         "MaxPool": Rule(Role.CARRIER, shared=True, behind_integers=True),
     },
     last_layers=False,
-    pointwise_matmul=True,
+    least_stride=16,
     expand_softmax=True,
     upsample_to_concat=True,
     fused_activations=frozenset({"Relu", "Clip"}),

@@ -81,7 +81,7 @@ def default(
         FitWeights(config.weight_method),
         *([] if config.keep_bias else [CorrectBias()]),
         Insert(),
-        *([PointwiseToMatmul()] if target.pointwise_matmul else []),
+        *([PointwiseToMatmul()] if target.least_stride else []),
         *([UpsampleToConcat()] if target.upsample_to_concat else []),
         *([ExpandSoftmax()] if target.expand_softmax else []),
         CleanUp(),

@@ -141,6 +141,7 @@ class _Choice:
         self.stem = _stem(model.graph.nodes, head, target.stem_channels)
         self.last = frozenset(head.last)
         self._tail = head.tail
+        self._image = next((found for t in model.graph.inputs if (found := _positions(t)) is not None), None)
         self._excluded = excluded
         self._depth = _depth(model.graph.nodes)
         for node in reversed(model.graph.nodes):
@@ -163,11 +164,24 @@ class _Choice:
         return not self.rule(node).output or self._runs_as_matmul(node) or self._has_fused_activation(node)
 
     def _runs_as_matmul(self, node: Node) -> bool:
-        """Whether it is a product at every position of which nobody wants integers, or only a SiLU would."""
-        if not self.target.pointwise_matmul or not is_pointwise(node):
+        """Whether it is a product at every position with a float output: as nobody wants integers, or only a SiLU."""
+        if self.target.least_stride is None or not is_pointwise(node):
             return False
-        readers = _readers(node.outputs[0])
-        return feeds_silu_only(node.outputs[0]) or all(reader.name not in self.integer for reader in readers)
+        y = node.outputs[0]
+        if all(reader.name not in self.integer for reader in _readers(y)):
+            return True
+        return feeds_silu_only(y) and (self._is_coarse(y) or self._leads_to_a_last_layer(y))
+
+    def _is_coarse(self, tensor: Tensor) -> bool:
+        """Whether it has so few positions that it does not matter that floats are four times as long."""
+        positions = _positions(tensor)
+        if positions is None or self._image is None or self.target.least_stride is None:
+            return False
+        return positions * self.target.least_stride**2 <= self._image
+
+    def _leads_to_a_last_layer(self, silu_input: Tensor) -> bool:
+        ends = [t for node in _readers(silu_input) if is_silu(node) for t in node.outputs]
+        return any(reader.name in self.last for t in ends for reader in _readers(t))
 
     def _has_fused_activation(self, node: Node) -> bool:
         """Whether the Q of this node stands behind the activation that follows."""
@@ -304,6 +318,12 @@ class _Choice:
         if rule is None or rule.role is not Role.LAYER or not rule.output:
             return False
         return node.name not in self.integer or self._runs_as_matmul(node)
+
+
+def _positions(tensor: Tensor) -> int | None:
+    """Height times width of images (batch, channels, height, width); None where they are not known."""
+    _, _, *image = tensor.shape if tensor.shape is not None and len(tensor.shape) == 4 else (0, 0, None)
+    return math.prod(image) if all(isinstance(size, int) for size in image) else None
 
 
 def _behind_layers(nodes: Sequence[Node]) -> set[str]:

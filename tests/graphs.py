@@ -831,7 +831,7 @@ def quantizing(
         FitRanges(method),
         FitWeights(weight_method),
         Insert(),
-        *([PointwiseToMatmul()] if matmul and target.pointwise_matmul else []),
+        *([PointwiseToMatmul()] if matmul and target.least_stride else []),
         CleanUp(),
     ]
 

@@ -92,8 +92,8 @@ CSP_EVERYWHERE = {
     "split0_out1", "conv2_out", "sigmoid2_out", "mul2_out", "conv3_out", "sigmoid3_out", "mul3_out", "add0_out",
     "concat0_out", "conv4_out",
 }  # fmt: skip
-# conv1 and conv4 are 1x1: they have a float output into a float SiLU.
-CSP_FLOAT_ON_ORT = {"images", *(f"{op}{k}_out" for op in ("conv", "sigmoid") for k in (0, 1, 4))}
+# conv4 is 1x1 and just before the last layer: it has a float output into a float SiLU.
+CSP_FLOAT_ON_ORT = {"images", *(f"{op}{k}_out" for op in ("conv", "sigmoid") for k in (0, 4))}
 CSP_ON_ORT = CSP_EVERYWHERE - CSP_FLOAT_ON_ORT | {"mul4_out"}
 CSP_CONV_INPUTS = {"images", "mul0_out", "split0_out1", "mul2_out", "concat0_out", "mul4_out"}
 CSP_ON_TENSORRT = CSP_CONV_INPUTS - {"mul4_out"}
@@ -272,11 +272,40 @@ def test_what_only_moves_values_stays_on_the_grid_of_its_input(carry):
 @pytest.mark.parametrize(("kernel", "integer"), [(3, True), (1, False)])
 def test_max_pools_of_floats_stay_float_on_onnxruntime(kernel, integer):
     net = Net()
-    x = net.pool(net.pool(net.block(net.block("images", 8), 8, kernel=kernel)))
+    x = net.block("images", 8, stride=16)
+    x = net.pool(net.pool(net.block(x, 8, kernel=kernel)))
     plan = plan_of(ending(net, x))
     assert ({"maxpool0", "maxpool1"} <= plan.integer) == integer
     assert plan.skipped.get("maxpool1") == (None if integer else "reads floats")
     assert "maxpool1_out" in tensors(plan)  # what reads it runs on integers
+
+
+@pytest.mark.parametrize(
+    ("stride", "kernel", "act", "dynamic", "is_float"),
+    [
+        (16, 1, "silu", False, True),
+        (8, 1, "silu", False, False),
+        (16, 3, "silu", False, False),
+        (16, 1, "Relu", False, False),
+        (16, 1, "LeakyRelu", False, False),
+        (16, 1, "silu", True, False),
+    ],
+)
+def test_deep_1x1_convs_into_a_silu_have_a_float_output_on_onnxruntime(stride, kernel, act, dynamic, is_float):
+    net = Net(size=64, dynamic=dynamic)
+    x = net.block(net.block("images", 8, stride=stride), 8, kernel=kernel, act=act)
+    plan = plan_of(ending(net, net.block(x, 8)))
+    assert "conv1" in plan.layers
+    on_a_grid = "conv1_out" if act == "silu" else f"{act.lower()}0_out"
+    assert (on_a_grid not in tensors(plan)) == is_float
+    if act == "silu":
+        assert (plan.skipped.get("mul1") == "reads the float output of a layer") == is_float
+
+
+def test_a_1x1_conv_of_which_nobody_wants_integers_has_a_float_output_on_onnxruntime():
+    plan = plan_of(attention())
+    assert "conv1" in plan.layers
+    assert "conv1_out" not in tensors(plan)
 
 
 def test_openvino_has_no_groups():
@@ -328,7 +357,7 @@ def test_only_tensors_that_come_from_somewhere_else_are_observed():
 
 
 def test_both_sides_of_a_silu_are_marked():
-    plan = plan_of(csp(), replace(ORT, pointwise_matmul=False))
+    plan = plan_of(csp(), replace(ORT, least_stride=None))
     assert [p.tensor for p in plan.points if p.silu_input] == [f"conv{k}_out" for k in range(1, 5)]
     # mul1_out is split and joined with other tensors, whose grid it shares.
     assert [p.tensor for p in plan.points if p.silu_output] == ["mul0_out", "mul2_out", "mul3_out"]

@@ -239,7 +239,7 @@ def test_statistics_for_another_target_are_refused_by_the_tensor_that_they_lack(
     model = csp()
     for_openvino = statistics_of(model, OPENVINO)
     message = (
-        "the calibration holds nothing of tensor 'mul1_out': it was made for another target or with other options"
+        "the calibration holds nothing of tensor 'conv1_out': it was made for another target or with other options"
     )
     with pytest.raises(DataError, match=re.escape(message)):
         quantized(model, ORT, facts=[for_openvino])
