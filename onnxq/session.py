@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
 
@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 Feed = Mapping[str, NDArray[np.generic]]
 _FATAL_ONLY = 4
 
+_LARGE = 100_000_000
+"""Bytes of a model of which each session's copies, and the tensors of a sample, are better in memory only once."""
+
 
 def open_session(
     model: onnx.ModelProto | Path,
@@ -28,6 +31,7 @@ def open_session(
     optimised_path: Path | None = None,
     profile_prefix: Path | None = None,
     resting: bool = False,
+    frugal: bool = False,
 ) -> ort.InferenceSession:
     """Load a model into onnxruntime's CPU provider.
 
@@ -38,6 +42,7 @@ def open_session(
         optimised_path: where onnxruntime is to write the graph that it really runs.
         profile_prefix: first part of the path where it is to write the time of every node.
         resting: its threads rest between runs; else they spin for the next one, and slow down what runs meanwhile.
+        frugal: memory is taken where it is needed, not planned ahead for all that a run needs at once.
 
     Raises:
         ModelError: onnxruntime cannot load the model; with its reason.
@@ -52,6 +57,7 @@ def open_session(
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
+    options.enable_mem_pattern = not frugal
     if resting:
         options.add_session_config_entry("session.force_spinning_stop", "1")
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
@@ -73,6 +79,25 @@ def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None
         raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
 
 
+def _run_one_by_one(
+    session: ort.InferenceSession, feed: Feed, names: Sequence[str]
+) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """Run one feed and give its outputs one after the other, each forgotten before the next is made an array.
+
+    onnxruntime copies what it hands to numpy, so that all of them at once would be there twice.
+
+    Raises:
+        ModelError: as from `run`.
+    """
+    try:
+        values = session.run_with_ort_values(names, {k: ort.OrtValue.ortvalue_from_numpy(v) for k, v in feed.items()})
+    except Exception as error:
+        raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
+    values.reverse()
+    for name in names:
+        yield name, values.pop().numpy()
+
+
 def first_line(error: Exception) -> str:
     """The first line of what a runtime says, which is followed by its own stack."""
     return str(error).strip().splitlines()[0]
@@ -82,9 +107,9 @@ Sink = Callable[[str, NDArray[np.generic]], None]
 Job = Callable[[], tuple[Feed, int] | None]
 
 
-def workers() -> int:
+def workers(model: onnx.ModelProto) -> int:
     """How many samples are in work at once; no more, whatever the machine, as each holds its tensors in memory."""
-    return min(2, cores())
+    return 1 if model.ByteSize() > _LARGE else min(2, cores())
 
 
 def cores() -> int:
@@ -113,6 +138,7 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
     """
     names = [output.name for output in model.graph.output]
     own = threading.local()
+    at_once = workers(model)
 
     def work(job: Job) -> int:
         loaded = job()
@@ -120,22 +146,19 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
             return 0
         if not hasattr(own, "session"):
             # Runs that share a session share its memory, which grows with the ways in which they happen to overlap.
-            own.session = open_session(model, threads=max(1, cores() // workers()))
+            own.session = open_session(model, threads=max(1, cores() // at_once), frugal=True)
         feed, valid = loaded
-        arrays = run(own.session, feed, names)
         padded = valid < next((array.shape[0] for array in feed.values() if array.ndim), valid)
-        arrays.reverse()
-        for name in names:
-            array = arrays.pop()
+        for name, array in _run_one_by_one(own.session, feed, names):
             sink(name, array[:valid] if padded else array)
         return valid
 
     samples = done = 0
-    with ThreadPoolExecutor(workers()) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         pending: set[Future[int]] = set()
         for job in jobs:
             pending.add(pool.submit(work, job))
-            if len(pending) == workers():
+            if len(pending) == at_once:
                 ready, pending = wait(pending, return_when=FIRST_COMPLETED)
                 samples += sum(future.result() for future in ready)
                 done += len(ready)

@@ -121,10 +121,18 @@ class TestRun:
         assert "\n" not in str(caught.value)
 
 
+def test_of_a_large_model_one_sample_is_in_work_at_once(monkeypatch):
+    monkeypatch.setattr(session, "cores", lambda: 8)
+    large = onnx.ModelProto()
+    large.graph.initializer.add(name="weight", raw_data=bytes(100_000_001))
+    assert workers(large) == 1
+    assert workers(DOUBLE) > 1
+
+
 def test_workers_are_at_most_one_per_core_and_never_many(monkeypatch):
     for cores in (1, 2, 3, 4, 64):
         monkeypatch.setattr(session, "cores", lambda cores=cores: cores)
-        assert min(2, cores) <= workers() <= min(4, cores)
+        assert min(2, cores) <= workers(DOUBLE) <= min(4, cores)
     monkeypatch.undo()
     assert session.cores() >= 1
 
@@ -198,7 +206,7 @@ class TestStream:
 
         stream(DOUBLE, jobs(), slow, ignored)
         assert len(drawn) == len(counted) == 20
-        assert max(ahead) <= workers()
+        assert max(ahead) <= workers(DOUBLE)
 
     def test_at_most_as_many_samples_as_workers_are_in_flight(self, cores):
         lock, flying, most = threading.Lock(), 0, 0
@@ -218,9 +226,9 @@ class TestStream:
 
         stream(DOUBLE, (lambda n=n: load(n) for n in range(30)), sink, ignored)
         assert flying == 0
-        assert most <= workers()
+        assert most <= workers(DOUBLE)
         # And they do run side by side.
-        assert most >= min(2, workers())
+        assert most >= min(2, workers(DOUBLE))
 
     def test_no_feed_is_kept_once_its_sample_is_done(self, cores):
         alive, most = weakref.WeakSet(), []
@@ -237,7 +245,7 @@ class TestStream:
             return feed, 1
 
         stream(DOUBLE, (lambda n=n: load(n) for n in range(30)), ignored, ignored)
-        assert max(most) <= workers()
+        assert max(most) <= workers(DOUBLE)
         assert len(alive) == 0
 
     def test_no_output_is_kept_once_it_is_counted(self, monkeypatch):
