@@ -170,7 +170,7 @@ class OpenVino(Runtime):
             found = self._request.infer(dict(feed), share_inputs=True)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot run the model: {first_line(error)}") from error
-        return {port.any_name: np.asarray(values) for port, values in found.items()}
+        return {name: np.asarray(values) for port, values in found.items() for name in port.names}
 
     @classmethod
     def is_installed(cls) -> bool:

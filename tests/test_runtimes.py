@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from graphs import assert_same_numbers, copy, csp, feed, ops, quantized, run, sqnr, v8
+from onnx import helper
 
 from onnxq.errors import ModelError
 from onnxq.facts import Plan
@@ -28,6 +29,15 @@ def test_the_outputs_are_those_of_the_model(runtime):
     expected = run(model, values)
     assert found.keys() == expected.keys()
     assert all(sqnr(expected[name], found[name]) > 80 for name in expected)
+
+
+def test_outputs_that_are_one_tensor_have_each_its_name(runtime):
+    model = copy(csp())
+    model.graph.node.append(helper.make_node("Identity", ["output"], ["again"], "identity"))
+    model.graph.output.append(helper.make_tensor_value_info("again", 1, [1, 4, 16, 16]))
+    found = runtime(model).run(feed(model))
+    assert {"output", "again"} <= found.keys()
+    assert np.array_equal(found["output"], found["again"])
 
 
 def test_a_model_is_also_loaded_from_a_file(runtime, tmp_path):
