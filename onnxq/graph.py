@@ -7,7 +7,7 @@ graph stays in the shell, and what the graph loses is put back when it is stored
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from onnxq.errors import ModelError
 __all__ = [
     "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node", "Tensor", "Variable", "ancestors",
     "bias_of", "constant", "data_inputs", "feeds_silu_only", "gs", "is_float", "is_pointwise", "is_silu", "load_proto",
-    "producer", "remove", "replace_uses", "set_bias",
+    "producer", "remove", "replace_nodes", "replace_uses", "set_bias",
 ]  # fmt: skip
 
 # graphsurgeon logs what it then raises.
@@ -280,6 +280,11 @@ def set_bias(conv: Node, bias: Constant) -> None:
         conv.inputs[2] = bias
     else:
         conv.inputs.append(bias)
+
+
+def replace_nodes(graph: gs.Graph, replacements: Mapping[int, Sequence[Node]]) -> None:
+    """Put other nodes, or none, in the places of nodes, given by their id() and cut from their tensors already."""
+    graph.nodes = [new for node in graph.nodes for new in replacements.get(id(node), [node])]
 
 
 def remove(graph: gs.Graph, nodes: Iterable[Node]) -> int:

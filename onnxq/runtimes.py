@@ -90,12 +90,12 @@ class Runtime(ABC):
             ModelError: as from the constructor and `run`.
         """
 
-    @classmethod
     @abstractmethod
-    def integer_layers(cls, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
+    def integer_layers(self, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
         """Which of the layers run on integers in the graph that the runtime makes of the model.
 
         Args:
+            model: the one that is loaded.
             layers: names of Convs and MatMuls with weights behind a DequantizeLinear.
 
         Raises:
@@ -136,17 +136,16 @@ class OnnxRuntime(Runtime):
         runs = (e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time"))
         return _summed((e["args"]["op_name"], e["name"], e["dur"] * 1e-6) for e in runs)
 
-    @classmethod
-    def integer_layers(cls, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
+    def integer_layers(self, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
         """By the optimised graph, where nodes are renamed but weights are not: a layer is known by its integers."""
         with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
             path = Path(folder) / "optimised.onnx"
             open_session(model, optimised_path=path)
             nodes = onnx.load(path, load_external_data=False).graph.node
-        found = Counter(n.input[cls._INTEGER_LAYERS[n.op_type]] for n in nodes if n.op_type in cls._INTEGER_LAYERS)
+        found = Counter(n.input[self._INTEGER_LAYERS[n.op_type]] for n in nodes if n.op_type in self._INTEGER_LAYERS)
         stored = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-        wanted = []
-        for node in (n for n in model.graph.node if n.name in frozenset(layers)):
+        asked, wanted = frozenset(layers), []
+        for node in (n for n in model.graph.node if n.name in asked):
             weight = stored.get(node.input[1])
             if weight is not None and found[weight] > 0:
                 found[weight] -= 1
@@ -162,7 +161,8 @@ class OpenVino(Runtime):
     _INTEGERS: ClassVar[frozenset[str]] = frozenset({"i8", "u8"})
 
     def __init__(self, model: Source, *, threads: int = 0) -> None:
-        self._request = _compiled(model, threads).create_infer_request()
+        self._compiled = _compiled(model, threads)
+        self._request = self._compiled.create_infer_request()
 
     def run(self, feed: Feed) -> dict[str, NDArray[np.generic]]:
         """Run one feed."""
@@ -190,13 +190,12 @@ class OpenVino(Runtime):
             spans += [(_operator(node), node.node_name, node.real_time.total_seconds()) for node in executed]
         return _summed(spans)
 
-    @classmethod
-    def integer_layers(cls, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
+    def integer_layers(self, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
         """By the runtime model, whose nodes list the names of what they were made of."""
         executed = [
             frozenset(_text(node, "originalLayersNames").split(","))
-            for node in _compiled(model, 0).get_runtime_model().get_ordered_ops()
-            if _text(node, "layerType") in cls._LAYERS and _text(node, "runtimePrecision") in cls._INTEGERS
+            for node in self._compiled.get_runtime_model().get_ordered_ops()
+            if _text(node, "layerType") in self._LAYERS and _text(node, "runtimePrecision") in self._INTEGERS
         ]
         # A layer with a bias is two of OpenVINO's nodes, of which the Convolution itself has a suffix.
         wanted = tuple(n for n in layers if any({n, f"{n}/WithoutBiases"} & names for names in executed))

@@ -138,7 +138,7 @@ class _Choice:
         self.layers: list[Node] = []
         self.skipped: dict[str, str] = {}
         self.behind_layers = _behind_layers(model.graph.nodes)
-        self.stem = _stem(model.graph.nodes, head, target.stem_channels)
+        self.stem = _stem(model.graph.nodes, head, self.behind_layers, target.stem_channels)
         self.last = frozenset(head.last)
         self._tail = head.tail
         self._image = next((found for t in model.graph.inputs if (found := _positions(t)) is not None), None)
@@ -345,7 +345,7 @@ def _depth(nodes: Sequence[Node]) -> dict[str, int]:
     return depth
 
 
-def _stem(nodes: Sequence[Node], head: Head, channels: int | None) -> set[str]:
+def _stem(nodes: Sequence[Node], head: Head, behind_layers: set[str], channels: int | None) -> set[str]:
     """Names of the Convs, of nodes in topological order, that no Conv of more output channels stands before or is.
 
     Those on the image are among them in any case. Where the whole network is so narrow, they are all; without a limit
@@ -354,18 +354,13 @@ def _stem(nodes: Sequence[Node], head: Head, channels: int | None) -> set[str]:
     if channels is None:
         return set()
     convs = {node.name: _output_channels(node) for node in nodes if node.op in ("Conv", "ConvTranspose")}
-    first, wide, behind = set[str](), set[str](), set[str]()
+    wide = set[str]()
     for node in nodes:
-        before = {p.name for t in node.inputs for p in t.inputs}
-        is_behind = not behind.isdisjoint(before)
-        if node.name in convs and not is_behind:
-            first.add(node.name)
-        if not wide.isdisjoint(before) or (is_behind and convs.get(node.name, 0) > channels):
+        is_wide = node.name in behind_layers and convs.get(node.name, 0) > channels
+        if is_wide or any(p.name in wide for t in node.inputs for p in t.inputs):
             wide.add(node.name)
-        if is_behind or node.name in convs:
-            behind.add(node.name)
     is_narrow_throughout = not wide & convs.keys() & head.body - set(head.last)
-    return first if is_narrow_throughout else convs.keys() - wide
+    return convs.keys() - (behind_layers if is_narrow_throughout else wide)
 
 
 def _output_channels(conv: Node) -> float:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable
+from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, replace_nodes
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 
 _AXES_ARE_AN_INPUT_OF_REDUCE_MAX = 18
@@ -23,9 +23,8 @@ class ExpandSoftmax(Rewrite):
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of Softmaxes expanded."""
         names = FreshNames(model.taken_names())
-        found = {id(node): node for node in model.graph.nodes if node.op == "Softmax" and _is_over_columns(node)}
-        expanded = {key: _expand(node, names, model.opset) for key, node in found.items()}
-        model.graph.nodes = [step for node in model.graph.nodes for step in expanded.get(id(node), [node])]
+        found = [node for node in model.graph.nodes if node.op == "Softmax" and _is_over_columns(node)]
+        replace_nodes(model.graph, {id(node): _expand(node, names, model.opset) for node in found})
         return len(found)
 
 

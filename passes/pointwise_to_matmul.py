@@ -2,7 +2,19 @@
 
 import numpy as np
 
-from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, bias_of, constant, is_pointwise, producer
+from onnxq.graph import (
+    Constant,
+    FreshNames,
+    Model,
+    Node,
+    Tensor,
+    Variable,
+    bias_of,
+    constant,
+    is_pointwise,
+    producer,
+    replace_nodes,
+)
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 
 _CHANNELS_LAST = [0, 2, 3, 1]
@@ -31,8 +43,7 @@ class PointwiseToMatmul(Rewrite):
         """Edit the graph and return the number of Convs replaced."""
         products = _Products(FreshNames(model.taken_names()))
         convs = [node for node in model.graph.nodes if _is_float_from_integers(node)]
-        replacements = {id(conv): products.of(conv) for conv in convs}
-        model.graph.nodes = [n for node in model.graph.nodes for n in replacements.get(id(node), [node])]
+        replace_nodes(model.graph, {id(conv): products.of(conv) for conv in convs})
         return len(convs)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, constant, producer
+from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, constant, producer, replace_nodes
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 
 _ALIKE = {
@@ -29,11 +29,10 @@ class UpsampleToConcat(Rewrite):
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of Resizes replaced."""
         names = FreshNames(model.taken_names())
-        copies: dict[int, list[Node]] = {}
-        for resize in [node for node in model.graph.nodes if _doubles_integers(node)]:
-            copies[id(resize)] = _copies(resize, names)
-        model.graph.nodes = [n for node in model.graph.nodes for n in copies.get(id(node), [node]) if n.outputs]
-        return len(copies)
+        found = [node for node in model.graph.nodes if _doubles_integers(node)]
+        quantized_again = {id(node.outputs[0].outputs[0]): list[Node]() for node in found}
+        replace_nodes(model.graph, {id(node): _copies(node, names) for node in found} | quantized_again)
+        return len(found)
 
 
 def _doubles_integers(node: Node) -> bool:

@@ -75,7 +75,7 @@ class Verify(Analysis[Checked]):
         if runtime is None:
             return Checked(sqnr, simulated)
         layers = facts[Plan].layers
-        found = runtime.integer_layers(proto, layers)
+        found = opened.integer_layers(proto, layers)
         unfused = tuple(name for name in layers if name not in found.wanted)
         return Checked(
             sqnr=sqnr,

@@ -79,17 +79,19 @@ def test_times_of_a_quantized_model_show_its_integers(runtime, target):
 def test_layers_on_integers(runtime, target):
     model = v8()
     after, facts = quantized(model, target)
-    found = runtime.integer_layers(after, facts[Plan].layers)
+    loaded = runtime(after)
+    found = loaded.integer_layers(after, facts[Plan].layers)
     assert (found.wanted, found.others) == (facts[Plan].layers, 0)
     first, *others = facts[Plan].layers
-    assert runtime.integer_layers(after, others).others == 1
-    assert runtime.integer_layers(model, [first]).wanted == ()
+    assert loaded.integer_layers(after, others).others == 1
+    assert runtime(model).integer_layers(model, [first]).wanted == ()
 
 
 def test_no_runtime_changes_the_model(runtime):
     model = csp()
     before = copy(model)
-    runtime(model).run(feed(model))
-    runtime.integer_layers(model, [])
+    loaded = runtime(model)
+    loaded.run(feed(model))
+    loaded.integer_layers(model, [])
     assert_same_numbers(before, model)
     assert before == model
