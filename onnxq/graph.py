@@ -7,7 +7,7 @@ graph stays in the shell, and what the graph loses is put back when it is stored
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +199,23 @@ def ancestors(nodes: Iterable[Node]) -> Iterator[Node]:
         for subgraph in node.attrs.values():
             if isinstance(subgraph, gs.Graph):
                 stack.extend(subgraph.nodes)
+
+
+def behind(nodes: Iterable[Node], is_start: Callable[[Node], bool]) -> set[str]:
+    """Names of the nodes, given in topological order, that depend on one for which `is_start` holds."""
+    found: set[str] = set()
+    for node in nodes:
+        if any(is_start(p) or p.name in found for t in node.inputs for p in t.inputs):
+            found.add(node.name)
+    return found
+
+
+def is_depthwise(node: Node) -> bool:
+    """Whether every channel of a Conv is convolved by itself."""
+    if node.op != "Conv" or node.attrs.get("group", 1) == 1:
+        return False
+    weight = constant(node.inputs[1])
+    return weight is not None and weight.shape[1] == 1
 
 
 def is_pointwise(node: Node) -> bool:

@@ -11,6 +11,7 @@ from enum import Enum
 
 from onnxq.errors import ConfigError
 from onnxq.scheme import MAX_BITS, Scheme
+from onnxq.stem import Stem
 
 _CHANNELS_AT_ONCE = 8
 """TensorRT's integer kernels for few channels take them in bundles of this many."""
@@ -71,9 +72,7 @@ class Target:
         upsample_to_concat: a nearest Resize of integers is faster as copies of rows and columns.
         float_depthwise: depthwise Convs stay float. Each convolves a channel by itself, so that channels of small
             values drown in a scale shared with those of large ones; and they gain little, as they wait for memory.
-        stem_channels: the Convs on the image stay float, and those behind them as long as none has given more channels
-            than this; None: they do not. So near the image a Conv waits for memory, and saves less time on integers
-            than it takes to make them; and its outputs are the costliest to put on one grid.
+        stem: which Convs near the image stay float; None: none.
         least_channels: Convs with fewer input or output channels stay float where they have no kernel: `is_too_narrow`.
         float_readers: operators whose nodes, where they stay float, go on reading the float tensor, not the
             dequantized one.
@@ -93,7 +92,7 @@ class Target:
     expand_softmax: bool = False
     upsample_to_concat: bool = False
     float_depthwise: bool = False
-    stem_channels: int | None = None
+    stem: Stem | None = None
     least_channels: int = 0
     float_readers: frozenset[str] = frozenset()
     checks_parser: bool = False
@@ -167,7 +166,7 @@ ORT = Target(
     upsample_to_concat=True,
     fused_activations=frozenset({"Relu", "Clip"}),
     float_depthwise=True,
-    stem_channels=32,
+    stem=Stem(channels=32, products=64),
     runtime="ort",
 )
 

@@ -1,7 +1,6 @@
 """choose: which tensors get a Q/DQ pair and which nodes stay float, from the rules of the target."""
 
 import difflib
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,8 +15,10 @@ from onnxq.graph import (
     Model,
     Node,
     Tensor,
+    behind,
     constant,
     feeds_silu_only,
+    is_depthwise,
     is_float,
     is_pointwise,
     is_silu,
@@ -25,6 +26,7 @@ from onnxq.graph import (
 )
 from onnxq.pipeline import Analysis, Facts
 from onnxq.scheme import MAX_BITS, Range, Scheme
+from onnxq.stem import positions
 from onnxq.targets import Role, Rule, Target
 
 _ALL_OPERANDS = frozenset({"Add", "Mul", "Concat"})
@@ -137,11 +139,12 @@ class _Choice:
         self.integer: set[str] = set()
         self.layers: list[Node] = []
         self.skipped: dict[str, str] = {}
-        self.behind_layers = _behind_layers(model.graph.nodes)
-        self.stem = _stem(model.graph.nodes, head, self.behind_layers, target.stem_channels)
+        self.behind_layers = behind(model.graph.nodes, lambda node: node.op in LAYERS)
         self.last = frozenset(head.last)
         self._tail = head.tail
-        self._image = next((found for t in model.graph.inputs if (found := _positions(t)) is not None), None)
+        self._image = next((found for t in model.graph.inputs if (found := positions(t)) is not None), None)
+        inner = head.body - self.last
+        self.stem = target.stem.convs(model.graph.nodes, self._image, inner) if target.stem else set[str]()
         self._excluded = excluded
         self._depth = _depth(model.graph.nodes)
         for node in reversed(model.graph.nodes):
@@ -174,10 +177,10 @@ class _Choice:
 
     def _is_coarse(self, tensor: Tensor) -> bool:
         """Whether it has so few positions that it does not matter that floats are four times as long."""
-        positions = _positions(tensor)
-        if positions is None or self._image is None or self.target.least_stride is None:
+        count = positions(tensor)
+        if count is None or self._image is None or self.target.least_stride is None:
             return False
-        return positions * self.target.least_stride**2 <= self._image
+        return count * self.target.least_stride**2 <= self._image
 
     def _leads_to_a_last_layer(self, silu_input: Tensor) -> bool:
         ends = [t for node in _readers(silu_input) if is_silu(node) for t in node.outputs]
@@ -320,22 +323,6 @@ class _Choice:
         return node.name not in self.integer or self._runs_as_matmul(node)
 
 
-def _positions(tensor: Tensor) -> int | None:
-    """Height times width of images (batch, channels, height, width); None where they are not known."""
-    _, _, *image = tensor.shape if tensor.shape is not None and len(tensor.shape) == 4 else (0, 0, None)
-    return math.prod(image) if all(isinstance(size, int) for size in image) else None
-
-
-def _behind_layers(nodes: Sequence[Node]) -> set[str]:
-    """Names of the nodes, given in topological order, that depend on a layer."""
-    behind: set[str] = set()
-    for node in nodes:
-        before = [p for t in node.inputs for p in t.inputs]
-        if any(p.op in LAYERS or p.name in behind for p in before):
-            behind.add(node.name)
-    return behind
-
-
 def _depth(nodes: Sequence[Node]) -> dict[str, int]:
     """Node -> how many layers lead to it on the longest way, itself included; nodes in topological order."""
     depth: dict[str, int] = {}
@@ -343,40 +330,6 @@ def _depth(nodes: Sequence[Node]) -> dict[str, int]:
         before = [depth.get(p.name, 0) for t in node.inputs for p in t.inputs]
         depth[node.name] = max(before, default=0) + (node.op in LAYERS)
     return depth
-
-
-def _stem(nodes: Sequence[Node], head: Head, behind_layers: set[str], channels: int | None) -> set[str]:
-    """Names of the Convs, of nodes in topological order, that no Conv of more output channels stands before or is.
-
-    Those on the image are among them in any case. Where the whole network is so narrow, they are all; without a limit
-    there are none.
-    """
-    if channels is None:
-        return set()
-    convs = {node.name: _output_channels(node) for node in nodes if node.op in ("Conv", "ConvTranspose")}
-    wide = set[str]()
-    for node in nodes:
-        is_wide = node.name in behind_layers and convs.get(node.name, 0) > channels
-        if is_wide or any(p.name in wide for t in node.inputs for p in t.inputs):
-            wide.add(node.name)
-    is_narrow_throughout = not wide & convs.keys() & head.body - set(head.last)
-    return convs.keys() - (behind_layers if is_narrow_throughout else wide)
-
-
-def _output_channels(conv: Node) -> float:
-    """Of a Conv or ConvTranspose; infinitely many where the weight is computed."""
-    weight = constant(conv.inputs[1])
-    if weight is None:
-        return math.inf
-    return float(weight.shape[0] if conv.op == "Conv" else weight.shape[1] * conv.attrs.get("group", 1))
-
-
-def is_depthwise(node: Node) -> bool:
-    """Whether every channel of a Conv is convolved by itself."""
-    if node.op != "Conv" or node.attrs.get("group", 1) == 1:
-        return False
-    weight = constant(node.inputs[1])
-    return weight is not None and weight.shape[1] == 1
 
 
 def _points(choice: _Choice, model: Model, scheme: Scheme) -> tuple[Point, ...]:

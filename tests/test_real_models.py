@@ -32,7 +32,7 @@ CALIBRATED_ON = 16
 
 # name -> target -> (Convs, of these on integers, AP that may be lost at most)
 EXPECTED = {
-    "yolov5n": {"ort": (60, 53, 2.5), "openvino": (60, 60, 2.5), "tensorrt": (60, 57, 2.5)},
+    "yolov5n": {"ort": (60, 55, 2.5), "openvino": (60, 60, 2.5), "tensorrt": (60, 57, 2.5)},
     "yolox_nano": {"ort": (113, 76, 2.5), "openvino": (113, 83, 3.0), "tensorrt": (113, 74, 3.0)},
 }
 RUNS = [(name, target) for name, targets in EXPECTED.items() for target in targets]
@@ -129,7 +129,7 @@ def test_onnxruntime_fuses_every_integer_conv(tmp_path, name, target):
 def test_the_float_convs_of_yolov5n_on_onnxruntime_are_those_near_the_image():
     chosen = quantized("yolov5n", "ort").facts[Plan]
     reasons = Counter(reason for name, reason in chosen.skipped.items() if chosen.ops[name] == "Conv")
-    assert reasons == {"near the image, with few channels": 7}
+    assert reasons == {"near the image, with few channels": 5}
 
 
 def test_the_float_model_is_as_precise_as_it_is_known_to_be():
