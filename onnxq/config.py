@@ -11,6 +11,8 @@ from onnxq.scheme import MAX_BITS, MIN_BITS
 from onnxq.targets import TARGETS
 
 AUTO = "auto"
+HALF = "fp16"
+RESTS = ("fp32", HALF)
 WEIGHT_METHODS = ("minmax", "mse")
 
 
@@ -36,6 +38,7 @@ class Config:
     act_bits: int = _option(8, "width of activations", _WIDTHS, "2..8")
     symmetric: bool = _option(False, "zero points of activations in the middle of the grid")
     keep_bias: bool = _option(False, "do not correct biases for the rounding of the weights")
+    rest: str = _option("fp32", "type of what stays float, up to the decode", RESTS)
     exclude: tuple[str, ...] = _option((), "nodes to keep float: a name, op:TYPE or re:REGEX", None, "NODE")
     count: int = _option(100, "calibration images to take, evenly spaced, of a longer list", None, "N")
     preprocess: str = _option(AUTO, "how images become inputs", (AUTO, *PREPROCESSES))
@@ -47,8 +50,19 @@ class Config:
             value = getattr(self, field.name)
             if choices is not None and value not in choices:
                 raise ConfigError(f"{field.name}: {value!r} is not one of {', '.join(map(str, choices))}")
+        if self.is_half and not TARGETS[self.target].takes_half:
+            takers = ", ".join(name for name, target in TARGETS.items() if target.takes_half)
+            raise ConfigError(
+                f"rest: {TARGETS[self.target].title} chooses the type of what stays float by itself; "
+                f"{HALF} is for --target {takers}"
+            )
         if self.count < 1:
             raise ConfigError(f"count: {self.count} is less than 1")
+
+    @property
+    def is_half(self) -> bool:
+        """Whether what stays float is computed in float16."""
+        return self.rest == HALF
 
     @property
     def suffix(self) -> str:

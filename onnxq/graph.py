@@ -181,6 +181,11 @@ def producer(tensor: Tensor) -> Node | None:
     return tensor.inputs[0] if tensor.inputs else None
 
 
+def readers(tensor: Tensor) -> list[Node]:
+    """The nodes that read a tensor, each once; those of subgraphs among them."""
+    return list({id(node): node for node in tensor.outputs}.values())
+
+
 def data_inputs(node: Node) -> list[Tensor]:
     """Inputs that are computed, not constant and not left out."""
     return [t for t in node.inputs if isinstance(t, Variable) and t.name]
@@ -239,7 +244,7 @@ def is_silu(mul: Node) -> bool:
 
 def feeds_silu_only(tensor: Tensor) -> bool:
     """Whether x is used as x * Sigmoid(x) and for nothing else."""
-    users = {id(node): node for node in tensor.outputs}.values()
+    users = readers(tensor)
     mul = [node for node in users if node.op == "Mul"]
     return (
         len(users) == 2

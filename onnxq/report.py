@@ -41,6 +41,7 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         "act_bits": config.act_bits,
         "symmetric": config.symmetric,
         "keep_bias": config.keep_bias,
+        "rest": config.rest,
         "exclude": list(config.exclude),
         "detector": {
             "family": quantized.detector.family,

@@ -30,12 +30,14 @@ class Scheme:
         signed: int8 rather than uint8.
         symmetric: the zero point stands in the middle (0 for signed, 2^(bits-1) for unsigned).
         axis: one scale per index along this axis, or None for one scale for the whole tensor.
+        half: scales are numbers that float16 holds too, rather than any of float32.
     """
 
     bits: int = 8
     signed: bool = False
     symmetric: bool = False
     axis: int | None = None
+    half: bool = False
 
     def __post_init__(self) -> None:
         if not MIN_BITS <= self.bits <= MAX_BITS:
@@ -73,12 +75,14 @@ class Scheme:
 
         Asymmetric: s = (u - l) / (2^b - 1), z = qmin + round(-l / s); symmetric: s = max(|l|, |u|) / (2^(b-1) - 1),
         z in the middle (Q-YOLO, arXiv 2307.04816, section 3). The interval is widened to hold zero, which is always
-        exactly on the grid. The interval [0, 0] gets the scale 1. Scales are rounded to float32, as they are stored.
+        exactly on the grid. The interval [0, 0] gets the scale 1, and so does one whose scale would be stored as 0.
+        Scales are rounded as they are stored.
         """
         low = np.minimum(np.asarray(low, np.float64), 0.0)
         high = np.maximum(np.asarray(high, np.float64), 0.0)
         span = 2 * np.maximum(-low, high) if self.symmetric else high - low
-        scale = (span / self.steps).astype(np.float32).astype(np.float64)
+        stored = np.float16 if self.half else np.float32
+        scale = np.minimum(span / self.steps, np.finfo(stored).max).astype(stored).astype(np.float64)
         scale = np.where(scale > 0, scale, 1.0)
         if self.symmetric:
             zero_point = np.full(scale.shape, float(self.middle))

@@ -61,6 +61,7 @@ class Target:
         rules: operator -> rule. Operators without a rule stay float.
         signed: activations are int8 rather than uint8.
         symmetric: activations have their zero point in the middle.
+        takes_half: it keeps to the types in the file, which can be float16 where nothing is on integers.
         narrow_activations: activations can have fewer than 8 bits, for which integers pass through a Clip.
         last_layers: the last Convs run on integers.
         least_stride: 1x1 Convs run as products of integers with a float output where nobody wants it as integers; and
@@ -85,6 +86,7 @@ class Target:
     rules: Mapping[str, Rule]
     signed: bool = False
     symmetric: bool = False
+    takes_half: bool = False
     narrow_activations: bool = True
     last_layers: bool = True
     least_stride: int | None = None
@@ -196,6 +198,7 @@ TENSORRT = Target(
     },
     signed=True,
     symmetric=True,
+    takes_half=True,
     narrow_activations=False,
     # Ultralytics and NVIDIA's yolo_deepstream keep them float as well.
     last_layers=False,

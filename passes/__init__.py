@@ -6,6 +6,7 @@ import onnx
 
 from onnxq.config import Config
 from onnxq.data import Samples
+from onnxq.passes import normalise, to_half
 from onnxq.passes.choose import Choose
 from onnxq.passes.clean_up import CleanUp
 from onnxq.passes.correct_bias import CorrectBias
@@ -21,6 +22,7 @@ from onnxq.passes.insert import Insert
 from onnxq.passes.normalise import Normalise
 from onnxq.passes.observe import Observe
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
+from onnxq.passes.to_half import ToHalf
 from onnxq.passes.upsample_to_concat import UpsampleToConcat
 from onnxq.passes.verify import Verify
 from onnxq.pipeline import Pass
@@ -33,8 +35,8 @@ if __name__ != "onnxq.passes":
     raise ImportError("import onnxq.passes, not passes")
 
 
-def _preparing() -> list[Pass]:
-    return [Normalise(), InferShapes(), FoldConstants(), FoldBatchNorm(), FindHead()]
+def _preparing(least_opset: int = normalise.LEAST_OPSET) -> list[Pass]:
+    return [Normalise(least_opset), InferShapes(), FoldConstants(), FoldBatchNorm(), FindHead()]
 
 
 def cutting() -> list[Pass]:
@@ -45,13 +47,14 @@ def cutting() -> list[Pass]:
 def planning(config: Config) -> list[Pass]:
     """The passes that decide what will be quantized, for which no data is needed."""
     return [
-        *_preparing(),
+        *_preparing(to_half.LEAST_OPSET if config.is_half else normalise.LEAST_OPSET),
         Choose(
             TARGETS[config.target],
             weight_bits=config.weight_bits,
             act_bits=config.act_bits,
             symmetric=config.symmetric,
             exclude=config.exclude,
+            half=config.is_half,
         ),
     ]
 
@@ -81,6 +84,7 @@ def default(
         FitWeights(config.weight_method),
         *([] if config.keep_bias else [CorrectBias()]),
         Insert(),
+        *([ToHalf()] if config.is_half else []),
         *([PointwiseToMatmul()] if target.least_stride else []),
         *([UpsampleToConcat()] if target.upsample_to_concat else []),
         *([ExpandSoftmax()] if target.expand_softmax else []),

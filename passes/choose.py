@@ -23,6 +23,7 @@ from onnxq.graph import (
     is_pointwise,
     is_silu,
     producer,
+    readers,
 )
 from onnxq.pipeline import Analysis, Facts
 from onnxq.scheme import MAX_BITS, Range, Scheme
@@ -49,6 +50,7 @@ class Choose(Analysis[Plan]):
         weight_bits, act_bits: widths; the first and the last layers keep 8 bits.
         symmetric: zero points of activations in the middle also where the target does not ask for it.
         exclude: nodes to keep float: a name, `op:TYPE` or `re:REGEX` (searched in the names).
+        half: scales are to be float16 numbers.
 
     Raises:
         ConfigError: a pattern in `exclude` matches no node, or is no regular expression; the target cannot have
@@ -68,10 +70,11 @@ class Choose(Analysis[Plan]):
         act_bits: int = 8,
         symmetric: bool = False,
         exclude: Sequence[str] = (),
+        half: bool = False,
     ) -> None:
         self._target = target
-        self._weights = Scheme(weight_bits, signed=True, symmetric=True)
-        self._activations = target.scheme(act_bits, symmetric)
+        self._weights = Scheme(weight_bits, signed=True, symmetric=True, half=half)
+        self._activations = replace(target.scheme(act_bits, symmetric), half=half)
         self._exclude = tuple(exclude)
 
     def run(self, model: Model, facts: Facts) -> Plan:
@@ -125,10 +128,6 @@ def _operands(node: Node) -> list[Tensor]:
     return list(node.inputs) if node.op in _ALL_OPERANDS else list(node.inputs[:1])
 
 
-def _readers(tensor: Tensor) -> list[Node]:
-    return list({id(node): node for node in tensor.outputs}.values())
-
-
 class _Choice:
     """Which nodes run on integers, and why the others do not."""
 
@@ -171,7 +170,7 @@ class _Choice:
         if self.target.least_stride is None or not is_pointwise(node):
             return False
         y = node.outputs[0]
-        if all(reader.name not in self.integer for reader in _readers(y)):
+        if all(reader.name not in self.integer for reader in readers(y)):
             return True
         return feeds_silu_only(y) and (self._is_coarse(y) or self._leads_to_a_last_layer(y))
 
@@ -183,8 +182,8 @@ class _Choice:
         return count * self.target.least_stride**2 <= self._image
 
     def _leads_to_a_last_layer(self, silu_input: Tensor) -> bool:
-        ends = [t for node in _readers(silu_input) if is_silu(node) for t in node.outputs]
-        return any(reader.name in self.last for t in ends for reader in _readers(t))
+        ends = [t for node in readers(silu_input) if is_silu(node) for t in node.outputs]
+        return any(reader.name in self.last for t in ends for reader in readers(t))
 
     def _has_fused_activation(self, node: Node) -> bool:
         """Whether the Q of this node stands behind the activation that follows."""
@@ -194,10 +193,10 @@ class _Choice:
     def fused_activation(self, node: Node) -> Node | None:
         """The activation that is one with this node, which computes, so that the Q stands behind both."""
         rule = self.target.rules.get(node.op)
-        readers = _readers(node.outputs[0])
-        if rule is None or rule.role is Role.CARRIER or len(readers) != 1 or node.outputs[0].name in self.outputs:
+        following = readers(node.outputs[0])
+        if rule is None or rule.role is Role.CARRIER or len(following) != 1 or node.outputs[0].name in self.outputs:
             return None
-        return readers[0] if readers[0].op in self.target.fused_activations else None
+        return following[0] if following[0].op in self.target.fused_activations else None
 
     def is_fused(self, node: Node) -> bool:
         """Whether this node is an activation that is one with the integer node before it."""
@@ -219,13 +218,13 @@ class _Choice:
 
     def _own_layer(self, tensor: Tensor) -> Node | None:
         """The integer layer that a tensor comes from, directly or through its activation, and that is for it alone."""
-        if len(_readers(tensor)) != 1 or tensor.name in self.outputs:
+        if len(readers(tensor)) != 1 or tensor.name in self.outputs:
             return None
         made_by = producer(tensor)
         if made_by is not None and is_silu(made_by):
             return self._layer_before(next((t for t in made_by.inputs if feeds_silu_only(t)), None))
         if made_by is not None and made_by.op in self.target.fused_activations:
-            return self._layer_before(made_by.inputs[0]) if len(_readers(made_by.inputs[0])) == 1 else None
+            return self._layer_before(made_by.inputs[0]) if len(readers(made_by.inputs[0])) == 1 else None
         return self._layer_before(tensor)
 
     def _layer_before(self, tensor: Tensor | None) -> Node | None:
@@ -260,7 +259,7 @@ class _Choice:
         """Whether an integer node reads what this node makes, or what the activation makes that is one with it."""
         activation = self.fused_activation(node) if rule.residual else None
         made = activation.outputs if activation is not None else node.outputs
-        return any(reader.name in self.integer for t in made for reader in _readers(t))
+        return any(reader.name in self.integer for t in made for reader in readers(t))
 
     def _closes_a_layer(self, node: Node) -> bool:
         """Whether it is the activation of a layer that needs its Q behind the activation."""
@@ -292,7 +291,7 @@ class _Choice:
         """Whether a Q would stand directly behind it all the same, so that the target makes an integer layer of it."""
         return rule.output and any(
             reader.op in self.target.fused_activations or self.target.rules[reader.op].role is not Role.ELEMENTWISE
-            for reader in _readers(node.outputs[0])
+            for reader in readers(node.outputs[0])
             if reader.op in self.target.rules
         )
 
@@ -404,7 +403,7 @@ def _groups(choice: _Choice, model: Model, tensors: Mapping[str, Tensor]) -> dic
 
 def _binds(choice: _Choice, concat: Node, tensor: Tensor) -> bool:
     """Whether a Concat dictates the grid of an input: it costs nothing where nobody else reads it."""
-    return not isinstance(tensor, Constant) and (choice.rule(concat).binding or _readers(tensor) == [concat])
+    return not isinstance(tensor, Constant) and (choice.rule(concat).binding or readers(tensor) == [concat])
 
 
 def _sources(choice: _Choice, model: Model, tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
@@ -438,7 +437,7 @@ def _bits(choice: _Choice, tensor: Tensor, bits: int) -> int:
     """Width of a tensor's integers: 8 at both ends of the network, and inside SiLU, where levels cost no speed."""
     made_by = producer(tensor)
     before_all = made_by is None or (made_by.op not in LAYERS and made_by.name not in choice.behind_layers)
-    at_an_end = before_all or any(reader.name in choice.last for reader in _readers(tensor))
+    at_an_end = before_all or any(reader.name in choice.last for reader in readers(tensor))
     inside_silu = feeds_silu_only(tensor) or (made_by is not None and made_by.op == "Sigmoid")
     return MAX_BITS if at_an_end or inside_silu else bits
 
@@ -450,10 +449,9 @@ def _is_silu_output(tensor: Tensor) -> bool:
 
 def _users(choice: _Choice, tensor: Tensor) -> tuple[str, ...]:
     """The readers that get the dequantized tensor; those within a subgraph are left alone."""
-    readers = [node for node in _readers(tensor) if id(node) in choice.own]
     floats = choice.target.float_readers
-    readers = [node for node in readers if node.name in choice.integer or node.op not in floats]
-    return tuple(node.name for node in readers)
+    users = [node for node in readers(tensor) if id(node) in choice.own]
+    return tuple(node.name for node in users if node.name in choice.integer or node.op not in floats)
 
 
 def _weights(choice: _Choice, scheme: Scheme) -> tuple[Weight, ...]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import version_converter
+from onnx import helper, version_converter
 
 from onnxq.errors import ModelError
 from onnxq.graph import QDQ_OPS, Constant, Model, Node, Variable, gs, remove, replace_uses
@@ -22,10 +22,13 @@ _PLAIN_CONSTANTS = {
 class Normalise(Rewrite):
     """Brings a model into the form that the other passes expect.
 
-    - operator set 13 at least, by conversion
+    - a new enough operator set, by conversion
     - Constant nodes become initializers, and initializers are no inputs
     - no Identity stands on the way of data
     - every node has a name of its own
+
+    Args:
+        least_opset: version of the operator set that the model must have at least.
 
     Raises:
         ModelError: the model already holds quantized nodes, or cannot be converted.
@@ -33,11 +36,14 @@ class Normalise(Rewrite):
 
     name = "normalise"
 
+    def __init__(self, least_opset: int = LEAST_OPSET) -> None:
+        self._least_opset = least_opset
+
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of edits."""
         _refuse_quantized(model.graph)
         return (
-            _convert(model)
+            _convert(model, self._least_opset)
             + _initializers_are_no_inputs(model.graph)
             + _constants_to_initializers(model.graph)
             + _bypass_identities(model.graph)
@@ -54,23 +60,24 @@ def _refuse_quantized(graph: gs.Graph) -> None:
             )
 
 
-def _convert(model: Model) -> int:
-    if model.opset >= LEAST_OPSET:
+def _convert(model: Model, least_opset: int) -> int:
+    if model.opset >= least_opset:
         return 0
     proto = model.to_proto()
     try:
-        converted = version_converter.convert_version(proto, LEAST_OPSET)
+        converted = version_converter.convert_version(proto, least_opset)
     except RuntimeError as error:
         cause = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"the model cannot be converted from opset {model.opset} to {LEAST_OPSET} ({cause}); "
-            f"export it again with opset {LEAST_OPSET} to 17"
+            f"the model cannot be converted from opset {model.opset} to {least_opset} ({cause}); "
+            f"export it again with opset {max(least_opset, 17)}"
         ) from None
     # The converter loses metadata; of its result only the graph and the operator set are wanted.
     proto.graph.CopyFrom(converted.graph)
     for entry in proto.opset_import:
         if entry.domain in ("", "ai.onnx"):
-            entry.version = LEAST_OPSET
+            entry.version = least_opset
+    proto.ir_version = max(proto.ir_version, helper.find_min_ir_version_for(proto.opset_import, ignore_unknown=True))
     model.replace(proto)
     return 1
 

@@ -1,7 +1,6 @@
 """verify: the finished model does what the float one did, where it is to run."""
 
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -9,6 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxq.divergence import decibels, first_wrong
 from onnxq.errors import ModelError
 from onnxq.facts import Checked, Plan
 from onnxq.graph import Model
@@ -83,8 +83,32 @@ class Verify(Analysis[Checked]):
             runtime=runtime.title,
             fused=len(found.wanted),
             unfused=unfused,
-            warnings=tuple(_warnings(runtime, unfused, found.others, sqnr, simulated)),
+            warnings=(
+                *_unlike_the_plan(runtime, unfused, found.others),
+                *self._errors(proto, runtime, layers, sqnr, simulated),
+            ),
         )
+
+    def _errors(
+        self,
+        proto: onnx.ModelProto,
+        runtime: type[Runtime],
+        layers: Sequence[str],
+        sqnr: Mapping[str, float],
+        simulated: Mapping[str, float],
+    ) -> Iterator[str]:
+        for name, exact in simulated.items():
+            if name in sqnr and sqnr[name] < exact - _TOLERATED_LOSS:
+                layer = first_wrong(proto, name, layers, runtime, self._feeds[0])
+                cause = (
+                    "one of its kernels errs; try another version of it"
+                    if layer is None
+                    else f"it errs at {layer!r} first; --exclude that, or try another version of it"
+                )
+                yield (
+                    f"{runtime.title} gives {name!r} with {sqnr[name]:.1f} dB where the file, computed exactly, has "
+                    f"{exact:.1f} dB: {cause}"
+                )
 
 
 def _runtime(target: Target) -> type[Runtime] | None:
@@ -93,13 +117,7 @@ def _runtime(target: Target) -> type[Runtime] | None:
     return runtime if runtime is not None and runtime.is_installed() else None
 
 
-def _warnings(
-    runtime: type[Runtime],
-    unfused: Sequence[str],
-    others: int,
-    sqnr: Mapping[str, float],
-    simulated: Mapping[str, float],
-) -> Iterator[str]:
+def _unlike_the_plan(runtime: type[Runtime], unfused: Sequence[str], others: int) -> Iterator[str]:
     if unfused:
         yield f"{runtime.title} runs these layers in float: {', '.join(unfused)}"
     if others:
@@ -107,12 +125,6 @@ def _warnings(
             f"{runtime.title} quantizes {others} layer{plural(others)} by itself that should stay float, as integers "
             "are wanted directly behind; exclude what follows too"
         )
-    for name, exact in simulated.items():
-        if name in sqnr and sqnr[name] < exact - _TOLERATED_LOSS:
-            yield (
-                f"{runtime.title} gives {name!r} with {sqnr[name]:.1f} dB where the file, computed exactly, has "
-                f"{exact:.1f} dB: one of its kernels errs; try another version of it"
-            )
 
 
 def _check_model(proto: onnx.ModelProto) -> None:
@@ -184,11 +196,7 @@ class _Sqnr:
                 self._noise[name] += float(np.sum(np.square(np.subtract(a, b, dtype=np.float64))))
 
     def decibels(self) -> dict[str, float]:
-        return {name: _decibels(signal, self._noise[name]) for name, signal in self._signal.items() if signal > 0}
-
-
-def _decibels(signal: float, noise: float) -> float:
-    return 10 * math.log10(signal / noise) if noise > 0 else math.inf
+        return {name: decibels(signal, self._noise[name]) for name, signal in self._signal.items() if signal > 0}
 
 
 def _refuse_nan(kind: str, outputs: _Outputs) -> None:

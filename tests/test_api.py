@@ -8,7 +8,22 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import ULTRALYTICS, Net, copy, feed, initializers, ops, run, silu_chain, sqnr, v5, v8, with_metadata, yolox
+from graphs import (
+    NARROW_TENSORRT,
+    ULTRALYTICS,
+    Net,
+    copy,
+    feed,
+    initializers,
+    ops,
+    run,
+    silu_chain,
+    sqnr,
+    v5,
+    v8,
+    with_metadata,
+    yolox,
+)
 from PIL import Image
 
 import onnxq
@@ -89,6 +104,20 @@ def test_a_valid_model_comes_out_that_computes_nearly_the_same(model, feeds, tar
     assert sum(values.dtype == np.int8 and values.ndim == 4 for values in initializers(quantized).values()) >= 10
     for values in (feeds[0], feed(model, 99)):
         assert sqnr(run(model, values)["output"], run(quantized, values)["output"]) > 20
+
+
+def test_what_stays_float_can_be_float16_for_tensorrt(model, feeds):
+    narrow = {**TARGETS, "tensorrt": NARROW_TENSORRT}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxq.passes.TARGETS", narrow)
+        whole, half = (quantize(model, feeds, Config(target="tensorrt", rest=rest)).model for rest in ("fp32", "fp16"))
+    assert half.opset_import[0].version == 19
+    assert half.ir_version >= 9
+    assert ops(half).count("DequantizeLinear") == ops(whole).count("DequantizeLinear") > 10
+    assert "float16" in {values.dtype.name for values in initializers(half).values()}
+    for values in (feeds[0], feed(model, 99)):
+        assert sqnr(run(whole, values)["output"], run(half, values)["output"]) > 20
+        assert sqnr(run(model, values)["output"], run(half, values)["output"]) > 20
 
 
 def test_correcting_biases_takes_away_the_shift_of_the_outputs():

@@ -38,7 +38,8 @@ class TestConfig:
 
     @pytest.mark.parametrize(("name", "choice"), CHOICES)
     def test_every_choice_is_accepted(self, name, choice):
-        assert getattr(Config(**{name: choice}), name) == choice
+        target = {"target": "tensorrt"} if choice == "fp16" else {}
+        assert getattr(Config(**target, **{name: choice}), name) == choice
 
     def test_choices_are_what_there_is(self):
         def choices(name):
@@ -109,7 +110,10 @@ class TestFlags:
 
     @pytest.mark.parametrize(("name", "choice"), CHOICES)
     def test_every_choice_can_be_given(self, name, choice):
-        assert parsed("--" + name.replace("_", "-"), str(choice)) == Config(**{name: choice})
+        target = {"target": "tensorrt"} if choice == "fp16" else {}
+        flags = [text for key, value in target.items() for text in (f"--{key}", value)]
+        expected = Config(**target, **{name: choice})
+        assert parsed(*flags, "--" + name.replace("_", "-"), str(choice)) == expected
 
     def test_other_options_can_be_given(self):
         assert parsed("--symmetric") == Config(symmetric=True)
@@ -143,3 +147,10 @@ class TestFlags:
 
     def test_config_has_no_field_that_python_alone_can_set(self):
         assert list(inspect.signature(Config).parameters) == list(FIELDS)
+
+
+def test_half_floats_are_for_targets_that_take_them():
+    assert Config(target="tensorrt", rest="fp16").is_half
+    for target in set(TARGETS) - {"tensorrt"}:
+        with pytest.raises(ConfigError, match=r"rest: .+ by itself; fp16 is for --target tensorrt"):
+            Config(target=target, rest="fp16")

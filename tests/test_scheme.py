@@ -266,3 +266,16 @@ def test_equal_to_onnxruntime_per_channel(reference, signed, axis):
     q, y = reference(qparams, x)
     np.testing.assert_array_equal(qparams.quantize(x), q)
     np.testing.assert_array_equal(qparams.dequantize(q), y)
+
+
+@given(high=st.floats(1e-3, 1e6), bits=st.integers(2, 8), symmetric=st.booleans())
+def test_half_scales_are_numbers_of_float16(high, bits, symmetric):
+    whole, half = Scheme(bits, symmetric=symmetric), Scheme(bits, symmetric=symmetric, half=True)
+    exact, rounded = (float(scheme.qparams(Range(-high / 3, high)).scale) for scheme in (whole, half))
+    assert float(np.float16(rounded)) == rounded
+    assert rounded == pytest.approx(min(exact, 65504.0), rel=1e-3, abs=2.0**-25)
+    assert half.qparams(Range(-high / 3, high)).scale.dtype == np.float32
+
+
+def test_a_scale_that_float16_would_store_as_zero_is_one():
+    assert float(Scheme(half=True).qparams(Range(0.0, 1e-9)).scale) == 1.0

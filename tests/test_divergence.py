@@ -1,0 +1,61 @@
+import math
+
+import numpy as np
+import pytest
+from graphs import copy, csp, feed, pan, planned, quantized, silu_chain, v8
+from onnx import numpy_helper
+
+from onnxq.divergence import decibels, first_wrong
+from onnxq.facts import Plan
+from onnxq.runtimes import OnnxRuntime
+from onnxq.targets import OPENVINO
+
+
+def erring(*names):
+    """onnxruntime, but with the weights (or other constants) of these names doubled."""
+
+    class Erring(OnnxRuntime):
+        def __init__(self, model, **options):
+            changed = copy(model)
+            for tensor in changed.graph.initializer:
+                if tensor.name in names:
+                    tensor.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(tensor), tensor.name))
+            super().__init__(changed, **options)
+
+    return Erring
+
+
+def found(build, *names, output="output"):
+    model, facts = quantized(build(), OPENVINO)
+    return first_wrong(model, output, facts[Plan].layers, erring(*names), feed(model))
+
+
+@pytest.mark.parametrize("layer", range(6))
+def test_the_layer_is_found_wherever_it_stands(layer):
+    name = f"conv{layer}" if layer < 5 else "last"
+    assert found(csp, f"{name}_weight_scale") == name
+
+
+def test_of_several_it_is_the_first():
+    assert found(silu_chain, "conv1_weight_scale", "conv2_weight_scale") == "conv1"
+
+
+def test_only_layers_before_the_output_count():
+    scales = [f"{name}_weight_scale" for name in ("last0", "conv3")]
+    assert found(pan, *scales, output="output0") == "last0"
+    assert found(pan, *scales, output="output1") == "conv3"
+
+
+def test_branches_are_followed():
+    layers = planned(v8(), OPENVINO)[1].layers
+    assert all(found(v8, f"{name}_weight_scale") == name for name in layers)
+
+
+def test_an_error_behind_the_layers_is_nobodys():
+    assert found(silu_chain) is None
+
+
+def test_decibels():
+    assert decibels(100.0, 1.0) == pytest.approx(20)
+    assert math.isinf(decibels(1.0, 0.0))
+    assert np.isclose(decibels(1.0, 2.0), -3.0103)
