@@ -18,7 +18,7 @@ from onnxq.progress import Progress, silent
 from onnxq.ranges import SILU_FLAT_BELOW
 from onnxq.session import stream
 
-_COUNTED = 1 << 16
+_COUNTED = 1 << 14
 """Values of one tensor and sample that are counted; extremes are taken of all."""
 
 _IMAGE_RANK = 4

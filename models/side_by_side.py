@@ -1,0 +1,235 @@
+"""Quantize models with onnxq and with other tools, and print what comes out as Markdown, each model in one run.
+
+    python models/side_by_side.py yolov5n.onnx yolov8n.onnx --calib coco/train2017 \\
+        --trained yolov5n.onnx --annotations coco/instances_val2017.json --images coco/val2017
+
+The other tools get help that their users must find out for themselves: opset 13, names for nodes that have none,
+everything behind the last layers excluded, weights per channel. NNCF takes part where it is installed
+(`pip install nncf`), onnxruntime's quantizer needs sympy. Each tool is a process of its own, whose seconds and peak
+memory are the whole command's.
+"""
+
+import argparse
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+
+from onnxq.api import plan
+from onnxq.benchmark import measure as measure_latency
+from onnxq.data import open_samples
+from onnxq.detector import detect
+from onnxq.evaluate import GroundTruth, Settings
+from onnxq.evaluate import measure as measure_precision
+from onnxq.graph import Model, load_proto
+from onnxq.passes.normalise import Normalise
+from onnxq.pipeline import Pipeline
+from onnxq.progress import silent
+from onnxq.runtimes import RUNTIMES
+
+_THREADS = (1, 2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file of a model, and what was measured of it."""
+
+    title: str
+    runtime: str | None
+    path: Path
+    seconds: float | None = None
+    peak_megabytes: float | None = None
+
+
+def _named(path: Path, folder: Path) -> Path:
+    """The model as the other tools can take it: opset 13 at least, and a name for every node."""
+    working = Model(load_proto(path))
+    Pipeline([Normalise()]).run(working)
+    named = folder / f"{path.stem}.named.onnx"
+    onnx.save(working.to_proto(), named)
+    return named
+
+
+def _decode(path: Path) -> list[str]:
+    """Names of the nodes behind the last layers."""
+    chosen, _ = plan(path)
+    names = {node.name for node in load_proto(path).graph.node}
+    return [name for name, reason in chosen.skipped.items() if reason.startswith("decode") and name in names]
+
+
+def _feeds(path: Path, calib: Path, count: int) -> Iterator[dict[str, object]]:
+    """The same images in the same form for all tools."""
+    model = load_proto(path)
+    detector = detect(model)
+    shape = [dim.dim_value or None for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    samples = open_samples(
+        str(calib),
+        inputs={detector.input_name: (shape, onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.FLOAT))},
+        image_input=detector.input_name,
+        size=detector.size,
+        preprocess=detector.preprocess,
+        count=count,
+    )
+    for load in samples.loaders:
+        sample = load()
+        if sample is not None:
+            yield dict(sample.feed)
+
+
+def _quantize_with_onnxruntime(path: Path, output: Path, calib: Path, count: int) -> None:
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._feeds = _feeds(path, calib, count)
+
+        def get_next(self) -> dict[str, object] | None:
+            return next(self._feeds, None)
+
+    prepared = output.with_suffix(".prepared.onnx")
+    quant_pre_process(path, prepared, skip_symbolic_shape=True)
+    quantization.quantize_static(
+        prepared,
+        output,
+        Reader(),
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        calibrate_method=quantization.CalibrationMethod.MinMax,
+        nodes_to_exclude=_decode(path),
+    )
+
+
+def _quantize_with_nncf(path: Path, output: Path, calib: Path, count: int) -> None:
+    import nncf
+
+    made = nncf.quantize(
+        load_proto(path),
+        nncf.Dataset(_feeds(path, calib, count)),
+        subset_size=count,
+        preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(names=_decode(path)),
+    )
+    onnx.save(made, output)
+
+
+_OTHERS: dict[str, tuple[str, str, Callable[[Path, Path, Path, int], None]]] = {
+    "onnxruntime": ("ort", "onnxruntime's quantizer, MinMax", _quantize_with_onnxruntime),
+    "nncf": ("openvino", "NNCF", _quantize_with_nncf),
+}
+"""Module -> runtime that its files are for, title, and what quantizes."""
+
+
+def _timed(command: list[str], log: Path) -> tuple[float, float] | None:
+    """Seconds and peak memory (MB) of a command; None where it failed."""
+    start = time.perf_counter()
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    return (seconds, usage.ru_maxrss / 1024) if os.waitstatus_to_exitcode(status) == 0 else None
+
+
+def _rows(path: Path, folder: Path, calib: Path, count: int) -> Iterator[Row]:
+    """The float model and each tool's file; a tool that fails has no row, but a line on standard error."""
+    yield Row("float", None, path)
+    settings = ["--calib", str(calib), "--count", str(count)]
+    named = str(_named(path, folder))
+    commands = [
+        (f"onnxq, `--target {name}`", name, ["-m", "onnxq", str(path), "--target", name, *settings, "-q"])
+        for name, runtime in RUNTIMES.items()
+        if runtime.is_installed()
+    ]
+    commands += [
+        (title, name, [__file__, named, "--with", tool, *settings])
+        for tool, (name, title, _) in _OTHERS.items()
+        if importlib.util.find_spec(tool) is not None and RUNTIMES[name].is_installed()
+    ]
+    for number, (title, name, command) in enumerate(commands):
+        output, log = folder / f"{path.stem}.{number}.onnx", folder / f"{path.stem}.{number}.txt"
+        took = _timed([sys.executable, *command, "-o", str(output)], log)
+        if took is None:
+            print(f"{path.name}: {title} failed: {log.read_text().strip().splitlines()[-1:]}", file=sys.stderr)
+        else:
+            yield Row(title, name, output, *took)
+
+
+def _ratios(rows: list[Row], rounds: int) -> dict[Path, list[str]]:
+    """File -> for each number of threads the ratio to the float model by least time, and by the median."""
+    cells: dict[Path, list[str]] = {}
+    for name, runtime in RUNTIMES.items():
+        paths = [rows[0].path, *(row.path for row in rows if row.runtime == name)]
+        for threads in _THREADS if len(paths) > 1 else ():
+            first, *others = measure_latency(paths, runtime, threads=threads, rounds=rounds, progress=silent)
+            for found in others:
+                ratio = f"{first.least / found.least:.2f} ({first.median / found.median:.2f})"
+                cells.setdefault(found.path, []).append(ratio)
+    return cells
+
+
+def _table(path: Path, rows: list[Row], ratios: dict[Path, list[str]], precisions: dict[Path, float]) -> Iterator[str]:
+    yield f"\n**{path.name}**\n"
+    threads = " | ".join(f"{n} thread{'s' * (n > 1)}" for n in _THREADS)
+    yield f"| file | {threads} | AP | change | MB | seconds | peak MB |"
+    yield "| --- " * (len(_THREADS) + 6) + "|"
+    base = precisions.get(path)
+    for row in rows:
+        precision = precisions.get(row.path)
+        yield "| " + " | ".join([
+            row.title,
+            *ratios.get(row.path, ["1"] * len(_THREADS) if row.runtime is None else [""] * len(_THREADS)),
+            "" if precision is None else f"{precision:.2f}",
+            "" if precision is None or base is None or row.runtime is None else f"{precision - base:+.2f}",
+            f"{row.path.stat().st_size / 1e6:.2f}",
+            "" if row.seconds is None else f"{row.seconds:.1f}",
+            "" if row.peak_megabytes is None else f"{row.peak_megabytes:.0f}",
+        ]) + " |"  # fmt: skip
+
+
+def _versions() -> str:
+    names = ["onnx", "onnxruntime", "openvino", "nncf", "numpy"]
+    found = [f"{name} {version(name)}" for name in names if importlib.util.find_spec(name) is not None]
+    return f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {', '.join(found)}"
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
+    parser.add_argument("--calib", type=Path, required=True, metavar="DIR", help="calibration images")
+    parser.add_argument("--count", type=int, default=100, metavar="N", help="how many of them (100)")
+    parser.add_argument("--rounds", type=int, default=40, metavar="N", help="counted runs of each file (40)")
+    parser.add_argument("--trained", nargs="*", type=Path, default=[], metavar="MODEL", help="whose AP is measured")
+    parser.add_argument("--annotations", type=Path, metavar="JSON", help="COCO detection file, for AP")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="the folder with its pictures")
+    parser.add_argument("--with", choices=tuple(_OTHERS), dest="tool", help=argparse.SUPPRESS)
+    parser.add_argument("-o", "--output", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.tool is not None:
+        _OTHERS[args.tool][2](args.models[0], args.output, args.calib, args.count)
+        return
+    if args.trained and None in (args.annotations, args.images):
+        parser.error("--trained needs --annotations and --images")
+    truth = GroundTruth.load(args.annotations, args.images) if args.trained else None
+    print(_versions())
+    with tempfile.TemporaryDirectory() as folder:
+        for path in args.models:
+            rows = list(_rows(path, Path(folder), args.calib, args.count))
+            ratios = _ratios(rows, args.rounds)
+            measured = rows if truth is not None and path in args.trained else []
+            precisions = {row.path: measure_precision(row.path, truth, Settings()).ap for row in measured if truth}
+            print("\n".join(_table(path, rows, ratios, precisions)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
