@@ -11,12 +11,11 @@ memory are the whole command's.
 
 import argparse
 import importlib.util
-import os
+import json
 import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -130,14 +129,21 @@ _OTHERS: dict[str, tuple[str, str, Callable[[Path, Path, Path, int], None]]] = {
 """Module -> runtime that its files are for, title, and what quantizes."""
 
 
+_MEASURE = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+code = subprocess.call(sys.argv[2:], stdout=open(sys.argv[1], "w"), stderr=subprocess.STDOUT)
+seconds = time.perf_counter() - start
+print(json.dumps([code, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))
+"""
+"""Run a command from a small process: what a child is said to need at most includes what its parent has."""
+
+
 def _timed(command: list[str], log: Path) -> tuple[float, float] | None:
     """Seconds and peak memory (MB) of a command; None where it failed."""
-    start = time.perf_counter()
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    return (seconds, usage.ru_maxrss / 1024) if os.waitstatus_to_exitcode(status) == 0 else None
+    done = subprocess.run([sys.executable, "-c", _MEASURE, log, *command], capture_output=True, text=True, check=True)
+    code, seconds, peak = json.loads(done.stdout)
+    return (seconds, peak) if code == 0 else None
 
 
 def _rows(path: Path, folder: Path, calib: Path, count: int) -> Iterator[Row]:

@@ -169,7 +169,7 @@ class _Remembering:
 
     def _load(self, loader: Loader) -> Sample | None:
         sample = loader()
-        if sample is not None:
+        if sample is not None and len(self.feeds) < _CHECKED_ON:
             self.feeds.append(sample.feed)
         return sample
 

@@ -88,6 +88,8 @@ def _add_config(group: "argparse._ArgumentGroup") -> None:
         help_text, choices, metavar = (field.metadata[key] for key in ("help", "choices", "metavar"))
         if isinstance(field.default, bool):
             group.add_argument(flag, action="store_true", help=help_text)
+        elif field.type == bool | None:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
         elif field.default == ():
             group.add_argument(flag, action="extend", nargs="+", default=[], metavar=metavar, help=help_text)
         elif field.name == "image_size":

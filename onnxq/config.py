@@ -37,6 +37,9 @@ class Config:
     weight_bits: int = _option(8, "width of weights", _WIDTHS, "2..8")
     act_bits: int = _option(8, "width of activations", _WIDTHS, "2..8")
     symmetric: bool = _option(False, "zero points of activations in the middle of the grid")
+    reconstruct: bool | None = _option(
+        None, "fit each layer to what quantization made of its input; default: below 8 bits (needs --calib)"
+    )
     keep_bias: bool = _option(False, "do not correct biases for the rounding of the weights")
     rest: str = _option("fp32", "type of what stays float, up to the decode", RESTS)
     exclude: tuple[str, ...] = _option((), "nodes to keep float: a name, op:TYPE or re:REGEX", None, "NODE")
@@ -58,6 +61,12 @@ class Config:
             )
         if self.count < 1:
             raise ConfigError(f"count: {self.count} is less than 1")
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether layers are reconstructed."""
+        narrow = min(self.weight_bits, self.act_bits) < MAX_BITS
+        return narrow if self.reconstruct is None else self.reconstruct
 
     @property
     def is_half(self) -> bool:

@@ -227,6 +227,19 @@ class Biases:
 
 
 @dataclass(frozen=True)
+class Rebuilt:
+    """Parameters with which layers make up for the rounding of what they read and of their own weights.
+
+    Attributes:
+        weights: name of a weight -> its grid and its integers, which need not be the nearest ones.
+        biases: layer -> its bias, float32 (output channels,).
+    """
+
+    weights: Mapping[str, tuple[QParams, NDArray[np.generic]]]
+    biases: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
 class Checked:
     """What the finished model was checked for, and found.
 

@@ -12,8 +12,9 @@ import numpy as np
 from onnxq.api import Quantized
 from onnxq.config import Config
 from onnxq.errors import ConfigError
-from onnxq.facts import Checked, Grid, Plan, Ranges
+from onnxq.facts import Checked, Grid, Plan, Ranges, Rebuilt
 from onnxq.files import replace_file
+from onnxq.pipeline import Facts
 from onnxq.scheme import QParams
 from onnxq.version import VERSION
 
@@ -40,6 +41,7 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         "weight_bits": config.weight_bits,
         "act_bits": config.act_bits,
         "symmetric": config.symmetric,
+        "reconstruct": config.reconstructs,
         "keep_bias": config.keep_bias,
         "rest": config.rest,
         "exclude": list(config.exclude),
@@ -59,7 +61,7 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         "simulated_sqnr": {name: _finite(value) for name, value in checked.simulated.items()},
         "activations": list(_activations(plan, facts[Ranges], facts[Grid])),
         "weights": [
-            {"tensor": weight.tensor, "layers": list(weight.users), **_grid(facts[Grid].weights[weight.tensor])}
+            {"tensor": weight.tensor, "layers": list(weight.users), **_grid(_weight_grid(facts, weight.tensor))}
             for weight in plan.weights
         ],
     }
@@ -69,6 +71,11 @@ def ranges(quantized: Quantized) -> Report:
     """The range of every tensor that was quantized, for tools that take ranges, ready for JSON."""
     activations = _activations(quantized.facts[Plan], quantized.facts[Ranges], quantized.facts[Grid])
     return {a["tensor"]: {"low": a["low"], "high": a["high"]} for a in activations}
+
+
+def _weight_grid(facts: Facts, weight: str) -> QParams:
+    rebuilt = facts.get(Rebuilt)
+    return rebuilt.weights[weight][0] if rebuilt and weight in rebuilt.weights else facts[Grid].weights[weight]
 
 
 def _activations(plan: Plan, ranges: Ranges, grid: Grid) -> Iterable[Report]:

@@ -22,6 +22,7 @@ from onnxq.passes.insert import Insert
 from onnxq.passes.normalise import Normalise
 from onnxq.passes.observe import Observe
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
+from onnxq.passes.reconstruct import Reconstruct
 from onnxq.passes.to_half import ToHalf
 from onnxq.passes.upsample_to_concat import UpsampleToConcat
 from onnxq.passes.verify import Verify
@@ -82,7 +83,7 @@ def default(
         Observe(samples, progress),
         FitRanges(config.method),
         FitWeights(config.weight_method),
-        *([] if config.keep_bias else [CorrectBias()]),
+        *([Reconstruct(samples, progress)] if config.reconstructs else [] if config.keep_bias else [CorrectBias()]),
         Insert(),
         *([ToHalf()] if config.is_half else []),
         *([PointwiseToMatmul()] if target.least_stride else []),

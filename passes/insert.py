@@ -1,21 +1,16 @@
 """insert: the planned Q/DQ pairs and the integer weights go into the graph."""
 
-from collections.abc import Mapping
-
-import numpy as np
-from numpy.typing import NDArray
-
-from onnxq.facts import Biases, Grid, Plan, Point, Weight
-from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, bias_of, constant, replace_uses, set_bias
+from onnxq.facts import Biases, Grid, Plan, Rebuilt
+from onnxq.graph import Model
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
-from onnxq.scheme import MAX_BITS, QParams
+from onnxq.qdq import insert_qdq
 
 
 class Insert(Rewrite):
     """Puts one QuantizeLinear and one DequantizeLinear (ONNX, opset 13) on every planned tensor.
 
     - the planned users read the dequantized tensor; outputs of the model stay what they are
-    - weights are stored as int8 behind one DequantizeLinear, biases stay float; corrected ones replace the model's
+    - weights are stored as int8 behind one DequantizeLinear, biases stay float, corrected or rebuilt ones
     - points of one group share one scale and one zero point, named after the group's first tensor
     - grids narrower than 8 bits live in 8-bit integers: weights use the levels that they have, activations pass
       through a Clip between Q and DQ, which every runtime computes exactly
@@ -28,111 +23,4 @@ class Insert(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of nodes inserted."""
-        biases = facts.get(Biases)
-        return _Insertion(model, facts[Plan], facts[Grid], biases.layers if biases else {}).run()
-
-
-class _Insertion:
-    def __init__(
-        self, model: Model, plan: Plan, grid: Grid, biases: Mapping[str, NDArray[np.float32]]
-    ) -> None:
-        self._model = model
-        self._plan = plan
-        self._grid = grid
-        self._biases = biases
-        self._tensors = model.graph.tensors()
-        self._nodes = model.nodes
-        self._names = FreshNames(model.taken_names())
-        self._shared: dict[str, list[Constant]] = {}
-        self._limits_of: dict[str, list[Constant]] = {}
-
-    def run(self) -> int:
-        behind: dict[str, list[Node]] = {}
-        for point in self._plan.points:
-            made = self._activation(point)
-            if made:
-                behind.setdefault(self._maker(point.tensor), []).extend(made)
-        before: dict[str, list[Node]] = {}
-        for weight in self._plan.weights:
-            tensor = self._tensors.get(weight.tensor)
-            if tensor is not None and any(_reads(self._nodes[name], tensor) for name in weight.users):
-                before.setdefault(weight.users[0], []).append(self._weight(weight))
-
-        for name, bias in self._biases.items():
-            self._set_bias(self._nodes[name], bias)
-        nodes = behind.pop("", [])
-        for node in self._model.graph.nodes:
-            nodes += [*before.get(node.name, []), node, *behind.get(node.name, [])]
-        inserted = len(nodes) - len(self._model.graph.nodes)
-        self._model.graph.nodes = nodes
-        return inserted
-
-    def _maker(self, tensor: str) -> str:
-        """Name of the node that makes a tensor; "" of inputs and constants."""
-        makers = self._tensors[tensor].inputs
-        return makers[0].name if makers else ""
-
-    def _activation(self, point: Point) -> list[Node]:
-        tensor = self._tensors[point.tensor]
-        users = [node for node in map(self._nodes.__getitem__, point.users) if _reads(node, tensor)]
-        if not users:
-            return []
-        grid = self._grid.activations[point.tensor]
-        name = point.tensor
-        quantized = self._variable(f"{name}_quantized", grid.scheme.dtype, tensor.shape)
-        dequantized = self._variable(f"{name}_dequantized", np.dtype(np.float32), tensor.shape)
-        replace_uses(tensor, dequantized, users)
-        parameters = self._parameters(point.group, grid)
-        nodes = [self._node("QuantizeLinear", name, [tensor, *parameters], quantized, grid)]
-        if grid.scheme.bits < MAX_BITS:
-            clipped = self._variable(f"{name}_clipped", grid.scheme.dtype, tensor.shape)
-            limits = self._limits(point.group, grid)
-            nodes.append(self._node("Clip", name, [quantized, *limits], clipped, None))
-            quantized = clipped
-        nodes.append(self._node("DequantizeLinear", name, [quantized, *parameters], dequantized, grid))
-        return nodes
-
-    def _weight(self, weight: Weight) -> Node:
-        tensor = self._tensors[weight.tensor]
-        grid = self._grid.weights[weight.tensor]
-        values = np.asarray(constant(tensor), np.float32)
-        stored = Constant(self._names.fresh(f"{weight.tensor}_quantized"), grid.quantize(values))
-        dequantized = self._variable(f"{weight.tensor}_dequantized", np.dtype(np.float32), list(values.shape))
-        replace_uses(tensor, dequantized, [self._nodes[name] for name in weight.users])
-        return self._node(
-            "DequantizeLinear", weight.tensor, [stored, *self._parameters(weight.tensor, grid)], dequantized, grid
-        )
-
-    def _set_bias(self, layer: Node, bias: NDArray[np.float32]) -> None:
-        old = bias_of(layer)
-        if old is not None and np.array_equal(old.values, bias):
-            return
-        name = f"{layer.name}_bias" if old is None else old.name
-        set_bias(layer, Constant(self._names.fresh(f"{name}_corrected"), bias))
-
-    def _parameters(self, name: str, grid: QParams) -> list[Constant]:
-        if name not in self._shared:
-            self._shared[name] = [
-                Constant(self._names.fresh(f"{name}_scale"), np.array(grid.scale)),
-                Constant(self._names.fresh(f"{name}_zero_point"), np.array(grid.zero_point)),
-            ]
-        return self._shared[name]
-
-    def _limits(self, name: str, grid: QParams) -> list[Constant]:
-        if name not in self._limits_of:
-            self._limits_of[name] = [
-                Constant(self._names.fresh(f"{name}_qmin"), np.array(grid.scheme.qmin, grid.scheme.dtype)),
-                Constant(self._names.fresh(f"{name}_qmax"), np.array(grid.scheme.qmax, grid.scheme.dtype)),
-            ]
-        return self._limits_of[name]
-
-    def _variable(self, name: str, dtype: "np.dtype[np.generic]", shape: list[int | str] | None) -> Variable:
-        return Variable(self._names.fresh(name), dtype, shape)
-
-    def _node(self, op: str, name: str, inputs: list[Tensor], output: Variable, grid: QParams | None) -> Node:
-        attrs = {"axis": grid.scheme.axis} if grid is not None and grid.scheme.axis is not None else {}
-        return Node(op, self._names.fresh(f"{name}_{op}"), attrs, list(inputs), [output])
-
-
-def _reads(node: Node, tensor: Tensor) -> bool:
-    return any(t is tensor for t in node.inputs)
+        return insert_qdq(model, facts[Plan], facts[Grid], facts.get(Biases), facts.get(Rebuilt))

@@ -125,7 +125,7 @@ def test_correcting_biases_takes_away_the_shift_of_the_outputs():
     many = [feed(given, seed) for seed in range(8)]
     shifts = []
     for keep_bias in (True, False):
-        options = Config(target="openvino", weight_bits=3, keep_bias=keep_bias)
+        options = Config(target="openvino", weight_bits=3, keep_bias=keep_bias, reconstruct=False)
         quantized = quantize(given, many, options).model
         errors = [run(quantized, values)["output"] - run(given, values)["output"] for values in many]
         shifts.append(np.abs(np.mean(errors, axis=(0, 1, 3, 4))).mean())
@@ -325,7 +325,7 @@ def test_given_statistics_spare_the_data(model, result):
 def test_saved_statistics_do_as_well_and_serve_any_method(tmp_path, model, feeds, result):
     result.facts[Statistics].save(tmp_path / "seen.npz")
     seen = Statistics.load(tmp_path / "seen.npz")
-    for config in (Config(), Config(method="minmax"), Config(act_bits=4, symmetric=True)):
+    for config in (Config(), Config(method="minmax"), Config(act_bits=4, symmetric=True, reconstruct=False)):
         assert content(quantize(model, facts=[seen], config=config)) == content(quantize(model, feeds, config))
 
 

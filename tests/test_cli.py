@@ -307,7 +307,7 @@ class TestData:
 
 
 class TestSavedCalibration:
-    @pytest.mark.parametrize("options", [["--method", "mse"], ["--act-bits", "5", "--symmetric"]])
+    @pytest.mark.parametrize("options", [["--method", "mse"], ["--act-bits", "5", "--symmetric", "--no-reconstruct"]])
     def test_gives_the_bytes_that_a_direct_run_with_other_options_gives(self, onnxq, model, options):
         assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz", "-o", "uh.onnx").code == 0
         ran = onnxq(model, "--calibration", "seen.npz", *options, "-o", "later.onnx")
@@ -417,15 +417,37 @@ class TestOptions:
     def test_weight_method(self, onnxq, model):
         stored = []
         for method in ("minmax", "mse"):
-            arguments = ["--calib", "calib", "--weight-bits", 4, "--weight-method", method, "-o", f"{method}.onnx"]
+            arguments = ["--calib", "calib", "--weight-bits", 4, "--weight-method", method, "--no-reconstruct"]
+            arguments += ["-o", f"{method}.onnx"]
             assert onnxq(model, *arguments).code == 0
             stored.append(integer_layers(f"{method}.onnx"))
         assert stored[0].keys() == stored[1].keys()
         assert any((stored[0][name] != stored[1][name]).any() for name in stored[0])
 
+    def test_below_8_bits_layers_are_reconstructed_from_images(self, onnxq, model):
+        narrow = [model, "--weight-bits", 4]
+        ran = onnxq(*narrow)
+        assert ran.code == 1
+        assert "reconstruction needs real images" in ran.err
+        assert not Path("model.w4a8.onnx").exists()
+        stored = []
+        for options in ([], ["--no-reconstruct"]):
+            ran = onnxq(*narrow, "--calib", "calib", *options)
+            assert ran.code == 0
+            assert ("reconstructing: " in ran.err) == (not options)
+            stored.append(integer_layers("model.w4a8.onnx"))
+        assert stored[0].keys() == stored[1].keys()
+        assert any((stored[0][name] != stored[1][name]).any() for name in stored[0])
+
+    def test_8_bits_are_reconstructed_on_demand(self, onnxq, model):
+        ran = onnxq(model, "--calib", "calib", "--reconstruct")
+        assert ran.code == 0
+        assert "reconstructing: " in ran.err
+        runs("model.int8.onnx")
+
     def test_keep_bias(self, onnxq, model):
         before = initializers(onnx.load(model))
-        arguments = [model, "--calib", "calib", "--target", "openvino", "--weight-bits", 4]
+        arguments = [model, "--calib", "calib", "--target", "openvino", "--weight-bits", 4, "--no-reconstruct"]
         for options, kept in ([], False), (["--keep-bias"], True):
             assert onnxq(*arguments, *options).code == 0
             after = onnx.load("model.w4a8.onnx")

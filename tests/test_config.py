@@ -98,7 +98,9 @@ class TestFlags:
     @pytest.mark.parametrize("name", FIELDS)
     def test_a_flag_has_the_name_choices_and_help_of_its_field(self, name):
         action, field = actions()[name], FIELDS[name]
-        assert action.option_strings == ["--" + name.replace("_", "-")]
+        flag = name.replace("_", "-")
+        negated = [f"--no-{flag}"] if name == "reconstruct" else []
+        assert action.option_strings == [f"--{flag}", *negated]
         choices = field.metadata["choices"]
         assert (action.choices and tuple(action.choices)) == choices
         assert action.help.startswith(field.metadata["help"])
@@ -117,6 +119,8 @@ class TestFlags:
 
     def test_other_options_can_be_given(self):
         assert parsed("--symmetric") == Config(symmetric=True)
+        assert parsed("--reconstruct") == Config(reconstruct=True)
+        assert parsed("--no-reconstruct") == Config(reconstruct=False)
         assert parsed("--count", "7") == Config(count=7)
 
     def test_exclude_takes_several_and_may_be_repeated(self):

@@ -38,7 +38,12 @@ LAYERS = {
     "onnxq.decode": 4,
     "onnxq.hooks": 4,
     "onnxq.runtimes": 4,
-    # What is found out by them.
+    # What is found out by them, and what several passes need.
+    "onnxq.least_squares": 0,
+    "onnxq.qdq": 5,
+    "onnxq.sweep": 5,
+    "onnxq.unfold": 5,
+    "onnxq.weights": 5,
     "onnxq.divergence": 5,
     # The passes, which do not know each other, and their order.
     "onnxq.passes.choose": 6,
@@ -56,6 +61,7 @@ LAYERS = {
     "onnxq.passes.normalise": 6,
     "onnxq.passes.observe": 6,
     "onnxq.passes.pointwise_to_matmul": 6,
+    "onnxq.passes.reconstruct": 6,
     "onnxq.passes.to_half": 6,
     "onnxq.passes.upsample_to_concat": 6,
     "onnxq.passes.verify": 6,

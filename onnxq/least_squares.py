@@ -1,0 +1,138 @@
+"""Weights that give, from quantized inputs, what the float layer gave: least squares, and rounding with error feedback.
+
+Everything is batched over the groups of a layer: g groups, c outputs of a group, k inputs of a group.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+_BLOCK = 128
+"""Columns whose errors are passed on one by one; to those behind them they go all at once."""
+
+
+@dataclass
+class Moments:
+    """Sums over positions of the products of inputs a and wanted outputs t, and of these.
+
+    Attributes:
+        aa: (g, k, k).
+        ta: (g, c, k).
+        tt: (g, c).
+        a, t: (g, k) and (g, c).
+        count: number of positions.
+    """
+
+    aa: Array
+    ta: Array
+    tt: Array
+    a: Array
+    t: Array
+    count: int = 0
+
+    @classmethod
+    def zeros(cls, groups: int, outputs: int, inputs: int) -> "Moments":
+        """Of no positions."""
+        return cls(
+            aa=np.zeros((groups, inputs, inputs)),
+            ta=np.zeros((groups, outputs, inputs)),
+            tt=np.zeros((groups, outputs)),
+            a=np.zeros((groups, inputs)),
+            t=np.zeros((groups, outputs)),
+        )
+
+    def add(self, a: NDArray[np.float32], t: NDArray[np.float32]) -> None:
+        """Add positions: a float32 (g, k, n), t float32 (g, c, n)."""
+        self.aa += a @ a.swapaxes(1, 2)
+        self.ta += t @ a.swapaxes(1, 2)
+        self.tt += np.square(t, dtype=np.float64).sum(axis=2)
+        self.a += a.sum(axis=2, dtype=np.float64)
+        self.t += t.sum(axis=2, dtype=np.float64)
+        self.count += a.shape[2]
+
+    def centred(self) -> "Moments":
+        """Of the deviations from the means, which are kept: `a` and `t` become them."""
+        a, t = self.a / self.count, self.t / self.count
+        return Moments(
+            self.aa - self.count * a[:, :, None] * a[:, None, :],
+            self.ta - self.count * t[:, :, None] * a[:, None, :],
+            self.tt - self.count * t * t,
+            a,
+            t,
+            self.count,
+        )
+
+    def error(self, weight: Array) -> Array:
+        """Squared error of W a against t, (g, c), summed over all positions; with the best bias if centred.
+
+        Args:
+            weight: (g, c, k).
+        """
+        return np.asarray(((weight @ self.aa - 2 * self.ta) * weight).sum(axis=2) + self.tt)
+
+
+def damped(aa: Array, share: float) -> Array:
+    """With a share of the mean of its diagonal added to the diagonal; inputs that are always zero count as any other.
+
+    Args:
+        aa: (g, k, k).
+        share: of the mean.
+    """
+    diagonal = np.diagonal(aa, axis1=1, axis2=2)
+    mean = np.maximum(diagonal.mean(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    added = share * mean + np.where(diagonal <= 0, mean, 0.0)
+    return np.asarray(aa + added[:, :, None] * np.eye(aa.shape[1]))
+
+
+def refit(moments: Moments, weight: Array, share: float) -> Array:
+    """The weight with the least squared error, drawn towards the one it was: (ta + d W)(aa + d I)^-1.
+
+    Args:
+        moments: centred.
+        weight: (g, c, k).
+        share: of the mean of aa's diagonal that d is.
+    """
+    to_invert = damped(moments.aa, share)
+    pull = to_invert - moments.aa
+    return np.asarray(np.linalg.solve(to_invert, (moments.ta + weight @ pull).swapaxes(1, 2)).swapaxes(1, 2))
+
+
+def round_with_feedback(weight: Array, aa: Array, scale: Array, limit: int, share: float) -> Array:
+    """Integers for a weight, where the inputs that come later make up for the rounding of those before.
+
+    Column by column, in falling order of the inputs' energy, each error is passed on to the columns not yet rounded,
+    through the upper Cholesky factor of aa^-1 (GPTQ: Frantar et al., arXiv 2210.17323, section 3).
+
+    Args:
+        weight: (g, c, k).
+        aa: (g, k, k), second moments of the inputs.
+        scale: (g, c), of the grids.
+        limit: greatest magnitude of the integers.
+        share: of the mean of aa's diagonal that is added to it.
+
+    Returns:
+        float64 (g, c, k) of whole numbers.
+    """
+    order = np.argsort(-np.diagonal(aa, axis1=1, axis2=2), axis=1, kind="stable")
+    rows = np.arange(len(order))[:, None]
+    ordered = damped(aa, share)[rows[:, :, None], order[:, :, None], order[:, None, :]]
+    factor = np.linalg.cholesky(np.linalg.inv(ordered)).swapaxes(1, 2)
+    left = np.take_along_axis(weight, order[:, None, :], axis=2)
+    integers = np.empty_like(left)
+    k = left.shape[2]
+    for start in range(0, k, _BLOCK):
+        end = min(start + _BLOCK, k)
+        errors = np.empty((*left.shape[:2], end - start))
+        for column in range(start, end):
+            whole = np.clip(np.rint(left[:, :, column] / scale), -limit, limit)
+            integers[:, :, column] = whole
+            error = (left[:, :, column] - whole * scale) / factor[:, None, column, column]
+            errors[:, :, column - start] = error
+            left[:, :, column + 1 : end] -= error[:, :, None] * factor[:, None, column, column + 1 : end]
+        left[:, :, end:] -= errors @ factor[:, start:end, end:]
+    back = np.empty_like(integers)
+    np.put_along_axis(back, order[:, None, :], integers, axis=2)
+    return back

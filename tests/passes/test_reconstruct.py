@@ -1,0 +1,177 @@
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from graphs import (
+    Net,
+    attention,
+    copy,
+    csp,
+    depthwise_net,
+    feed,
+    pan,
+    prepared,
+    quantizing,
+    run,
+    samples,
+    silu_chain,
+    sqnr,
+    v8,
+)
+
+from onnxq.errors import DataError
+from onnxq.facts import Grid, Plan, Rebuilt, Statistics
+from onnxq.graph import Model
+from onnxq.passes.insert import Insert
+from onnxq.passes.reconstruct import Reconstruct
+from onnxq.pipeline import Pipeline
+from onnxq.targets import GENERIC, OPENVINO, ORT
+
+COUNT = 8
+
+
+def data_of(model, count=COUNT):
+    return samples([feed(model, seed) for seed in range(count)])
+
+
+def rebuilt(model, target=OPENVINO, bits=4, data=None, **options):
+    """The models quantized without and with reconstruction, and the facts of the latter."""
+    made = []
+    for reconstruct in (False, True):
+        working = Model(copy(model))
+        steps = quantizing(model, target, weight_bits=bits, act_bits=bits, **options)
+        at = next(k for k, step in enumerate(steps) if isinstance(step, Insert))
+        extra = [Reconstruct(data or data_of(model))] if reconstruct else []
+        facts = Pipeline([*steps[:at], *extra, *steps[at:]]).run(working)
+        made.append(working.to_proto())
+    return *made, facts
+
+
+def noise(model, quantized):
+    """SQNR over images that nothing was fitted to, dB, of the first output."""
+    unseen = [feed(model, seed) for seed in range(100, 106)]
+    name = model.graph.output[0].name
+    expected, found = (np.stack([run(m, values)[name] for values in unseen]) for m in (model, quantized))
+    return sqnr(expected, found)
+
+
+@pytest.mark.parametrize("build", [silu_chain, csp, pan, depthwise_net, attention], ids=lambda b: b.__name__)
+@pytest.mark.parametrize("bits", [3, 4])
+def test_narrow_networks_gain_on_images_that_were_not_seen(build, bits):
+    model = build()
+    before, after, _ = rebuilt(model, bits=bits)
+    assert noise(model, after) > noise(model, before) + 1.5
+
+
+@pytest.mark.parametrize("target", [ORT, OPENVINO, GENERIC], ids=lambda t: t.name)
+def test_in_every_placement(target):
+    model = csp()
+    before, after, facts = rebuilt(model, target)
+    assert noise(model, after) > noise(model, before) + 1
+    assert set(facts[Rebuilt].biases) == set(facts[Plan].layers)
+
+
+def test_transposed_convs_too():
+    net = Net()
+    x = net.block("images", 8, stride=2)
+    y = net.add("ConvTranspose", x, net.const(net.normal(8, 8, 2, 2, scale=0.3)), name="up", strides=[2, 2])
+    net.channels[y] = 8
+    model = net.model(net.conv(net.silu(y), 4, name="last"))
+    before, after, facts = rebuilt(model, GENERIC, bits=3)
+    assert "up" in facts[Rebuilt].biases
+    assert noise(model, after) > noise(model, before) + 0.3
+
+
+def test_one_layer_gives_what_least_squares_and_rounding_can():
+    """A single Conv of few levels: what it gives is nearer to the float one than with the nearest weights."""
+    net = Net(size=16)
+    model = net.model(net.conv("images", 6, kernel=3, name="only"))
+    before, after, facts = rebuilt(model, OPENVINO, bits=8, symmetric=False)
+    assert facts[Plan].layers == ("only",)
+    assert noise(model, after) >= noise(model, before) - 0.1
+
+
+def test_weights_are_on_the_grid_they_are_stored_with():
+    _, _, facts = rebuilt(csp(), bits=4)
+    for weight in facts[Plan].weights:
+        grid, integers = facts[Rebuilt].weights[weight.tensor]
+        assert integers.dtype == np.int8
+        assert np.abs(integers).max() <= weight.scheme.qmax
+        assert grid.scale.shape == (integers.shape[weight.scheme.axis],)
+
+
+def test_mean_outputs_are_kept():
+    model = silu_chain()
+    before, after, _ = rebuilt(model, bits=3)
+    many = [feed(model, seed) for seed in range(COUNT)]
+    shifts = [
+        np.abs(np.mean([run(m, v)["output"] - run(model, v)["output"] for v in many], axis=(0, 1, 3, 4))).mean()
+        for m in (before, after)
+    ]
+    assert shifts[1] < 0.3 * shifts[0]
+
+
+def test_it_is_the_same_every_time():
+    first, second = (rebuilt(csp())[1].SerializeToString(deterministic=True) for _ in range(2))
+    assert first == second
+
+
+def test_shared_weights_stay_as_they_are():
+    net = Net()
+    x = net.block("images", 8)
+    weight = net.const(net.normal(8, 8, 3, 3, scale=0.2))
+    sides = [net.silu(net.add("Conv", x, weight, pads=[1] * 4)) for _ in range(2)]
+    net.channels[y := net.add("Add", *sides)] = 8
+    _, _, facts = rebuilt(net.model(net.conv(y, 4, name="last")))
+    shared = {w.tensor for w in facts[Plan].weights if len(w.users) > 1}
+    assert shared
+    assert not shared & facts[Rebuilt].weights.keys()
+
+
+def test_only_the_real_samples_of_a_batch_count():
+    model = silu_chain(batch=2)
+    whole = [feed(model, seed) for seed in range(2)]
+    spoilt = [{"images": np.concatenate([v["images"][:1], 1e3 + v["images"][1:]])} for v in whole]
+    found = []
+    for feeds in (whole, spoilt):
+        data = samples(feeds)
+        data = replace(data, loaders=[partial(_one_of_two, load) for load in data.loaders])
+        found.append(Reconstruct(data).run(prepared(model), facts_of(model)))
+    for name, bias in found[0].biases.items():
+        assert np.array_equal(bias, found[1].biases[name])
+
+
+def _one_of_two(load):
+    return load()._replace(valid=1)
+
+
+@pytest.mark.parametrize("data", [None, "synthetic"])
+def test_real_images_are_needed(data):
+    model = silu_chain()
+    given = None if data is None else replace(data_of(model), synthetic=True)
+    with pytest.raises(DataError, match=r"needs real images.+give --calib, or --no-reconstruct"):
+        Reconstruct(given).run(prepared(model), facts_of(model))
+
+
+def test_a_generator_can_be_read_only_once():
+    model = silu_chain()
+    data = replace(data_of(model), loaders=iter(()))
+    with pytest.raises(DataError, match=r"read only once.+give a list or a folder"):
+        Reconstruct(data).run(prepared(model), facts_of(model))
+
+
+def facts_of(model):
+    working = Model(copy(model))
+    steps = [s for s in quantizing(model, OPENVINO) if not isinstance(s, Insert)]
+    facts = Pipeline(steps).run(working)
+    assert all(kind in facts for kind in (Plan, Grid, Statistics))
+    return facts
+
+
+def test_progress_is_told():
+    model = v8()
+    told = []
+    Reconstruct(data_of(model, 2), lambda *step: told.append(step)).run(prepared(model), facts_of(model))
+    layers = len(facts_of(model)[Plan].layers)
+    assert told == [("reconstructing", k + 1, layers) for k in range(layers)]
