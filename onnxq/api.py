@@ -179,7 +179,7 @@ def _metadata(config: Config, facts: Facts) -> dict[str, str]:
     return {
         "onnxq.version": VERSION,
         "onnxq.target": config.target,
-        "onnxq.method": config.method,
+        "onnxq.method": config.chosen_method,
         "onnxq.bits": f"W{config.weight_bits}A{config.act_bits}",
         "onnxq.samples": str(facts[Statistics].samples),
     }

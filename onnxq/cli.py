@@ -102,8 +102,7 @@ def _add_config(group: "argparse._ArgumentGroup") -> None:
 
 def _config(args: argparse.Namespace) -> Config:
     values: dict[str, Any] = {field.name: getattr(args, field.name) for field in dataclasses.fields(Config)}
-    values["exclude"] = tuple(values["exclude"])
-    return Config(**values)
+    return Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def _log_to_terminal(verbose: bool, quiet: bool) -> None:
@@ -230,7 +229,7 @@ def _say_plan(table: Table, chosen: Plan, config: Config) -> None:
     convs = [name for name, op in chosen.ops.items() if op in ("Conv", "ConvTranspose")]
     floats = Counter(chosen.skipped[name] for name in convs if name in chosen.skipped)
     bits = f"W{config.weight_bits}A{config.act_bits}"
-    table.add_row("target", f"{config.target} ({TARGETS[config.target].title}), {config.method}, {bits}")
+    table.add_row("target", f"{config.target} ({TARGETS[config.target].title}), {config.chosen_method}, {bits}")
     table.add_row("Convs", f"{len(convs) - floats.total()} of {len(convs)} on integers")
     for reason, count in floats.most_common():
         table.add_row("", f"{count} float: {reason}")

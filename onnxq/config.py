@@ -1,6 +1,7 @@
 """Every option that decides what is written, once: the command line's flags are made from these fields."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnxq.targets import TARGETS
 AUTO = "auto"
 HALF = "fp16"
 RESTS = ("fp32", HALF)
+BY_OUTPUTS = "output-error"
 WEIGHT_METHODS = ("minmax", "mse")
 
 
@@ -32,10 +34,15 @@ class Config:
     """
 
     target: str = _option("ort", "runtime that the result is for", tuple(TARGETS))
-    method: str = _option("uh", "how the ranges of activations are chosen", tuple(METHODS))
+    method: str = _option(
+        AUTO,
+        f"how the ranges of activations are chosen; auto: uh, with reconstruction {BY_OUTPUTS}",
+        (AUTO, *METHODS, BY_OUTPUTS),
+    )
     weight_method: str = _option("minmax", "how the ranges of weights are chosen", WEIGHT_METHODS)
     weight_bits: int = _option(8, "width of weights", _WIDTHS, "2..8")
     act_bits: int = _option(8, "width of activations", _WIDTHS, "2..8")
+    bits: tuple[str, ...] = _option((), "widths of single nodes, of weight and input", None, "NODE=W/A")
     symmetric: bool = _option(False, "zero points of activations in the middle of the grid")
     reconstruct: bool | None = _option(
         None, "fit each layer to what quantization made of its input; default: below 8 bits (needs --calib)"
@@ -53,20 +60,44 @@ class Config:
             value = getattr(self, field.name)
             if choices is not None and value not in choices:
                 raise ConfigError(f"{field.name}: {value!r} is not one of {', '.join(map(str, choices))}")
+        _ = self.widths
         if self.is_half and not TARGETS[self.target].takes_half:
             takers = ", ".join(name for name, target in TARGETS.items() if target.takes_half)
             raise ConfigError(
                 f"rest: {TARGETS[self.target].title} chooses the type of what stays float by itself; "
                 f"{HALF} is for --target {takers}"
             )
+        if self.method == BY_OUTPUTS and not self.reconstructs:
+            raise ConfigError(f"method: {BY_OUTPUTS} is part of the reconstruction; add --reconstruct")
         if self.count < 1:
             raise ConfigError(f"count: {self.count} is less than 1")
 
     @property
+    def widths(self) -> tuple[tuple[str, tuple[int, int]], ...]:
+        """`bits`, read: patterns, and the widths of weight and input of the nodes that match."""
+        return tuple(map(_parsed_widths, self.bits))
+
+    @property
     def reconstructs(self) -> bool:
         """Whether layers are reconstructed."""
-        narrow = min(self.weight_bits, self.act_bits) < MAX_BITS
+        widths = [self.weight_bits, self.act_bits, *(width for _, pair in self.widths for width in pair)]
+        narrow = min(widths) < MAX_BITS
         return narrow if self.reconstruct is None else self.reconstruct
+
+    @property
+    def ranges_by_outputs(self) -> bool:
+        """Whether reconstruction adjusts ranges by the error of the layers' outputs."""
+        return self.method == BY_OUTPUTS or (self.method == AUTO and self.reconstructs)
+
+    @property
+    def range_method(self) -> str:
+        """What ranges are fitted by, before they are adjusted: a key of `ranges.METHODS`."""
+        return self.method if self.method in METHODS else "mse" if self.ranges_by_outputs else "uh"
+
+    @property
+    def chosen_method(self) -> str:
+        """The method, where it was left open too."""
+        return BY_OUTPUTS if self.ranges_by_outputs else self.range_method
 
     @property
     def is_half(self) -> bool:
@@ -78,3 +109,15 @@ class Config:
         """What the name of the result ends with: `int8`, or the widths, as `w4a8`."""
         plain = self.weight_bits == self.act_bits == MAX_BITS
         return "int8" if plain else f"w{self.weight_bits}a{self.act_bits}"
+
+
+def _parsed_widths(text: str) -> tuple[str, tuple[int, int]]:
+    """Pattern, and widths of weight and input, of `PATTERN=W/A`."""
+    pattern, _, widths = text.rpartition("=")
+    found = re.fullmatch(r"(\d+)/(\d+)", widths)
+    if not pattern or found is None:
+        raise ConfigError(f"bits: {text}: give PATTERN=W/A, as in re:model.0/=8/8 or op:Conv=4/8")
+    weight, activation = int(found[1]), int(found[2])
+    if not all(MIN_BITS <= width <= MAX_BITS for width in (weight, activation)):
+        raise ConfigError(f"bits: {text}: widths are {MIN_BITS} to {MAX_BITS}; exclude what is to stay float")
+    return pattern, (weight, activation)

@@ -233,10 +233,17 @@ class Rebuilt:
     Attributes:
         weights: name of a weight -> its grid and its integers, which need not be the nearest ones.
         biases: layer -> its bias, float32 (output channels,).
+        activations: tensor -> its grid, where that was found better than the fitted one.
     """
 
-    weights: Mapping[str, tuple[QParams, NDArray[np.generic]]]
-    biases: Mapping[str, NDArray[np.float32]]
+    weights: dict[str, tuple[QParams, NDArray[np.generic]]]
+    biases: dict[str, NDArray[np.float32]]
+    activations: dict[str, QParams]
+
+    def over(self, grid: Grid) -> Grid:
+        """The grids as they are in the end."""
+        weights = {name: found for name, (found, _) in self.weights.items()}
+        return Grid({**grid.activations, **self.activations}, {**grid.weights, **weights})
 
 
 @dataclass(frozen=True)

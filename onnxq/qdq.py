@@ -22,7 +22,7 @@ def insert_qdq(
         biases: of layers, in the place of the model's.
         rebuilt: weights and biases of layers, in the place of the rounded ones and of all others.
     """
-    return _Insertion(model, plan, grid, biases or Biases({}), rebuilt or Rebuilt({}, {})).run()
+    return _Insertion(model, plan, grid, biases or Biases({}), rebuilt or Rebuilt({}, {}, {})).run()
 
 
 class _Insertion:
@@ -31,7 +31,7 @@ class _Insertion:
     ) -> None:
         self._model = model
         self._plan = plan
-        self._grid = grid
+        self._grid = rebuilt.over(grid)
         self._biases = {**biases.layers, **rebuilt.biases}
         self._rebuilt: Mapping[str, tuple[QParams, NDArray[np.generic]]] = rebuilt.weights
         self._tensors = model.graph.tensors()
@@ -88,10 +88,10 @@ class _Insertion:
 
     def _weight(self, weight: Weight) -> Node:
         tensor = self._tensors[weight.tensor]
+        grid = self._grid.weights[weight.tensor]
         if weight.tensor in self._rebuilt:
-            grid, integers = self._rebuilt[weight.tensor]
+            _, integers = self._rebuilt[weight.tensor]
         else:
-            grid = self._grid.weights[weight.tensor]
             integers = grid.quantize(np.asarray(constant(tensor), np.float32))
         stored = Constant(self._names.fresh(f"{weight.tensor}_quantized"), integers)
         dequantized = self._variable(f"{weight.tensor}_dequantized", np.dtype(np.float32), list(integers.shape))

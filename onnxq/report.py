@@ -12,10 +12,10 @@ import numpy as np
 from onnxq.api import Quantized
 from onnxq.config import Config
 from onnxq.errors import ConfigError
-from onnxq.facts import Checked, Grid, Plan, Ranges, Rebuilt
+from onnxq.facts import Checked, Fit, Grid, Plan, Ranges, Rebuilt
 from onnxq.files import replace_file
 from onnxq.pipeline import Facts
-from onnxq.scheme import QParams
+from onnxq.scheme import QParams, Range
 from onnxq.version import VERSION
 
 Report = dict[str, Any]
@@ -36,10 +36,11 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         "onnxq": VERSION,
         "model": source,
         "target": config.target,
-        "method": config.method,
+        "method": config.chosen_method,
         "weight_method": config.weight_method,
         "weight_bits": config.weight_bits,
         "act_bits": config.act_bits,
+        "bits": list(config.bits),
         "symmetric": config.symmetric,
         "reconstruct": config.reconstructs,
         "keep_bias": config.keep_bias,
@@ -59,9 +60,9 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         "float": dict(sorted(plan.skipped.items())),
         "sqnr": {name: _finite(value) for name, value in checked.sqnr.items()},
         "simulated_sqnr": {name: _finite(value) for name, value in checked.simulated.items()},
-        "activations": list(_activations(plan, facts[Ranges], facts[Grid])),
+        "activations": list(_activations(facts)),
         "weights": [
-            {"tensor": weight.tensor, "layers": list(weight.users), **_grid(_weight_grid(facts, weight.tensor))}
+            {"tensor": weight.tensor, "layers": list(weight.users), **_grid(_final_grid(facts).weights[weight.tensor])}
             for weight in plan.weights
         ],
     }
@@ -69,18 +70,21 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
 
 def ranges(quantized: Quantized) -> Report:
     """The range of every tensor that was quantized, for tools that take ranges, ready for JSON."""
-    activations = _activations(quantized.facts[Plan], quantized.facts[Ranges], quantized.facts[Grid])
-    return {a["tensor"]: {"low": a["low"], "high": a["high"]} for a in activations}
+    return {a["tensor"]: {"low": a["low"], "high": a["high"]} for a in _activations(quantized.facts)}
 
 
-def _weight_grid(facts: Facts, weight: str) -> QParams:
+def _final_grid(facts: Facts) -> Grid:
     rebuilt = facts.get(Rebuilt)
-    return rebuilt.weights[weight][0] if rebuilt and weight in rebuilt.weights else facts[Grid].weights[weight]
+    return facts[Grid] if rebuilt is None else rebuilt.over(facts[Grid])
 
 
-def _activations(plan: Plan, ranges: Ranges, grid: Grid) -> Iterable[Report]:
-    for point in plan.points:
-        fit = ranges.groups[point.group]
+def _activations(facts: Facts) -> Iterable[Report]:
+    grid = _final_grid(facts)
+    for point in facts[Plan].points:
+        fit = facts[Ranges].groups[point.group]
+        if grid.activations[point.tensor] is not facts[Grid].activations[point.tensor]:
+            adjusted = grid.activations[point.tensor]
+            fit = Fit(Range(adjusted.low, adjusted.high), method="error of outputs")
         yield {
             "tensor": point.tensor,
             "group": point.group,

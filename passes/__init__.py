@@ -55,9 +55,17 @@ def planning(config: Config) -> list[Pass]:
             act_bits=config.act_bits,
             symmetric=config.symmetric,
             exclude=config.exclude,
+            bits=config.widths,
             half=config.is_half,
         ),
     ]
+
+
+def _parameters(config: Config, samples: Samples | None, progress: Progress) -> list[Pass]:
+    """What finds weights and biases other than the model's own, rounded."""
+    if config.reconstructs:
+        return [Reconstruct(samples, ranges=config.ranges_by_outputs, progress=progress)]
+    return [] if config.keep_bias else [CorrectBias()]
 
 
 def default(
@@ -81,9 +89,9 @@ def default(
     return [
         *planning(config),
         Observe(samples, progress),
-        FitRanges(config.method),
+        FitRanges(config.range_method),
         FitWeights(config.weight_method),
-        *([Reconstruct(samples, progress)] if config.reconstructs else [] if config.keep_bias else [CorrectBias()]),
+        *(_parameters(config, samples, progress)),
         Insert(),
         *([ToHalf()] if config.is_half else []),
         *([PointwiseToMatmul()] if target.least_stride else []),

@@ -50,11 +50,13 @@ class Choose(Analysis[Plan]):
         weight_bits, act_bits: widths; the first and the last layers keep 8 bits.
         symmetric: zero points of activations in the middle also where the target does not ask for it.
         exclude: nodes to keep float: a name, `op:TYPE` or `re:REGEX` (searched in the names).
+        bits: patterns as in `exclude`, and the widths of the nodes that match: of the weight, and of what is read; of
+            several patterns the last one counts.
         half: scales are to be float16 numbers.
 
     Raises:
-        ConfigError: a pattern in `exclude` matches no node, or is no regular expression; the target cannot have
-            activations of so few bits.
+        ConfigError: a pattern in `exclude` or `bits` matches no node, or is no regular expression; the target cannot
+            have activations of so few bits.
         ModelError: no layer at all can be quantized.
     """
 
@@ -70,18 +72,24 @@ class Choose(Analysis[Plan]):
         act_bits: int = 8,
         symmetric: bool = False,
         exclude: Sequence[str] = (),
+        bits: Sequence[tuple[str, tuple[int, int]]] = (),
         half: bool = False,
     ) -> None:
         self._target = target
         self._weights = Scheme(weight_bits, signed=True, symmetric=True, half=half)
         self._activations = replace(target.scheme(act_bits, symmetric), half=half)
         self._exclude = tuple(exclude)
+        self._bits = tuple(bits)
+        for _, (_, width) in self._bits:
+            target.scheme(width)
 
     def run(self, model: Model, facts: Facts) -> Plan:
         """Find the fact; the graph is not touched."""
-        choice = _Choice(model, facts[Head], self._target, matches(self._exclude, model.graph.nodes))
+        nodes = model.graph.nodes
+        widths = {name: w for pattern, w in self._bits for name in matches([pattern], nodes, "--bits")}
+        choice = _Choice(model, facts[Head], self._target, matches(self._exclude, nodes), widths)
         if not choice.layers:
-            reasons = sorted({choice.skipped[n.name] for n in model.graph.nodes if n.op == "Conv"})
+            reasons = sorted({choice.skipped[n.name] for n in nodes if n.op == "Conv"})
             raise ModelError(f"no Conv can be quantized: {'; '.join(reasons)}")
         return Plan(
             points=_points(choice, model, self._activations),
@@ -89,12 +97,17 @@ class Choose(Analysis[Plan]):
             integer=frozenset(choice.integer),
             layers=tuple(node.name for node in choice.layers),
             skipped=choice.skipped,
-            ops={node.name: node.op for node in model.graph.nodes},
+            ops={node.name: node.op for node in nodes},
         )
 
 
-def matches(patterns: Iterable[str], nodes: Iterable[Node]) -> dict[str, str]:
+def matches(patterns: Iterable[str], nodes: Iterable[Node], option: str = "--exclude") -> dict[str, str]:
     """Names of the nodes that match a pattern, each with the pattern.
+
+    Args:
+        patterns: a name, `op:TYPE` or `re:REGEX`.
+        nodes: of a graph.
+        option: what to call it in errors.
 
     Raises:
         ConfigError: a pattern matches nothing, or is no regular expression.
@@ -109,7 +122,7 @@ def matches(patterns: Iterable[str], nodes: Iterable[Node]) -> dict[str, str]:
             try:
                 hits = [node.name for node in nodes if re.search(pattern[3:], node.name)]
             except re.error as error:
-                raise ConfigError(f"--exclude {pattern}: not a regular expression ({error})") from None
+                raise ConfigError(f"{option} {pattern}: not a regular expression ({error})") from None
             known = []
         else:
             hits = [node.name for node in nodes if node.name == pattern]
@@ -118,7 +131,7 @@ def matches(patterns: Iterable[str], nodes: Iterable[Node]) -> dict[str, str]:
             wanted = pattern.removeprefix("op:")
             near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
             hint = f"; did you mean {', '.join(near)}?" if near else "; -v lists the nodes and why each stays float"
-            raise ConfigError(f"--exclude {pattern}: no node of the model matches{hint}")
+            raise ConfigError(f"{option} {pattern}: no node of the model matches{hint}")
         found.update(dict.fromkeys(hits, pattern))
     return found
 
@@ -131,8 +144,16 @@ def _operands(node: Node) -> list[Tensor]:
 class _Choice:
     """Which nodes run on integers, and why the others do not."""
 
-    def __init__(self, model: Model, head: Head, target: Target, excluded: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        head: Head,
+        target: Target,
+        excluded: Mapping[str, str],
+        widths: Mapping[str, tuple[int, int]],
+    ) -> None:
         self.target = target
+        self.widths = widths
         self.outputs = model.output_names
         self.own = {id(node) for node in model.graph.nodes}
         self.integer: set[str] = set()
@@ -434,12 +455,19 @@ def _hull(ranges: Sequence[Range]) -> Range:
 
 
 def _bits(choice: _Choice, tensor: Tensor, bits: int) -> int:
-    """Width of a tensor's integers: 8 at both ends of the network, and inside SiLU, where levels cost no speed."""
+    """Width of a tensor's integers: 8 at both ends of the network, and inside SiLU, where levels cost no speed.
+
+    Where readers are given widths of their own, the widest that one of them wants.
+    """
     made_by = producer(tensor)
     before_all = made_by is None or (made_by.op not in LAYERS and made_by.name not in choice.behind_layers)
     at_an_end = before_all or any(reader.name in choice.last for reader in readers(tensor))
     inside_silu = feeds_silu_only(tensor) or (made_by is not None and made_by.op == "Sigmoid")
-    return MAX_BITS if at_an_end or inside_silu else bits
+    if inside_silu:
+        return MAX_BITS
+    default = MAX_BITS if at_an_end else bits
+    users = [node for node in readers(tensor) if node.name in choice.integer]
+    return max((choice.widths.get(node.name, (0, default))[1] for node in users), default=default)
 
 
 def _is_silu_output(tensor: Tensor) -> bool:
@@ -464,9 +492,10 @@ def _weights(choice: _Choice, scheme: Scheme) -> tuple[Weight, ...]:
             weights[tensor.name] = replace(shared, users=(*shared.users, node.name))
             continue
         at_an_end = node.name not in choice.behind_layers or node.name in choice.last
+        bits, _ = choice.widths.get(node.name, (MAX_BITS if at_an_end else scheme.bits, 0))
         weights[tensor.name] = Weight(
             tensor=tensor.name,
-            scheme=replace(scheme, bits=MAX_BITS if at_an_end else scheme.bits, axis=choice.rule(node).weight_axis),
+            scheme=replace(scheme, bits=bits, axis=choice.rule(node).weight_axis),
             users=(node.name,),
         )
     return tuple(weights.values())

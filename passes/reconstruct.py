@@ -1,6 +1,6 @@
 """reconstruct: each layer gets the weights and the bias that give, from quantized inputs, what it gave in float."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from onnxq.data import Sample, Samples
 from onnxq.errors import DataError
 from onnxq.facts import Grid, Plan, Rebuilt, Weight
-from onnxq.graph import Model, Node, bias_of, constant
+from onnxq.graph import Model, Node, Tensor, bias_of, constant
 from onnxq.least_squares import Moments, refit, round_with_feedback
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.qdq import insert_qdq
-from onnxq.scheme import QParams
+from onnxq.scheme import MAX_BITS, QParams, Range
 from onnxq.sweep import Sweep
 from onnxq.unfold import Positions, Unfolding
 from onnxq.weights import fit_weight, least_scale
@@ -26,6 +26,13 @@ _AT_ONCE = 1 << 14
 
 _PULL = 0.01
 """Towards the float weights, as a share of the inputs' mean energy."""
+
+_HIGHS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 1.15, 1.3)
+_LOWS = (1.0, 0.5, 0.0)
+"""Shares of the fitted bounds that are tried where the range is to be found by the layer's outputs."""
+
+_LEAST_FOR_RANGE = 2048
+"""Positions that are looked at for this, and three for each input at least."""
 
 
 class Reconstruct(Analysis[Rebuilt]):
@@ -42,6 +49,8 @@ class Reconstruct(Analysis[Rebuilt]):
 
     Args:
         samples: the data, which is read a second time.
+        ranges: the input of a layer, if it has fewer than 8 bits and a grid of its own, gets the range with which the
+            layer's outputs can be had best, of some around the one that was fitted.
         progress: told after each layer.
 
     Raises:
@@ -52,30 +61,43 @@ class Reconstruct(Analysis[Rebuilt]):
     gives = Rebuilt
     needs = (Plan, Grid)
 
-    def __init__(self, samples: Samples | None, progress: Progress = silent) -> None:
+    def __init__(self, samples: Samples | None, *, ranges: bool = False, progress: Progress = silent) -> None:
         self._samples = samples
+        self._ranges = ranges
         self._progress = progress
 
     def run(self, model: Model, facts: Facts) -> Rebuilt:
         """Find the fact; the graph is not touched."""
         plan, grid = facts[Plan], facts[Grid]
-        walk = _Walk(model, plan, grid, _load(self._samples))
         nodes, tensors = model.nodes, model.graph.tensors()
         weight_of = {w.users[0]: w for w in plan.weights if len(w.users) == 1}
-        weights: dict[str, tuple[QParams, NDArray[np.generic]]] = {}
-        biases: dict[str, NDArray[np.float32]] = {}
+        adjusting = _adjusting(plan, nodes) if self._ranges else set()
+        walk = _Walk(model, plan, grid, adjusting, _load(self._samples))
+        found = Rebuilt({}, {}, {})
         for number, name in enumerate(plan.layers):
             node, weight = nodes[name], weight_of.get(name)
             unfolding = Unfolding.of(node)
             if weight is not None and unfolding is not None and _has_plain_bias(node):
                 values = np.asarray(constant(tensors[weight.tensor]), np.float32)
-                moments = walk.moments(number, node, unfolding)
-                rebuilt = _Layer(weight, values, unfolding, moments, grid, least_scale([node], grid.activations))
-                made = rebuilt.grid.dequantize(rebuilt.integers)
-                weights[weight.tensor], biases[name] = (rebuilt.grid, rebuilt.integers), rebuilt.bias
-                walk.replace(name, made, rebuilt.bias)
+                walk.draw(number, node, unfolding)
+                if name in adjusting:
+                    found.activations[node.inputs[0].name] = walk.fit_range(node, unfolding, values)
+                least = least_scale([node], {**grid.activations, **found.activations})
+                layer = _Layer(weight, values, unfolding, walk.moments(node, unfolding), grid, least)
+                found.weights[weight.tensor], found.biases[name] = (layer.grid, layer.integers), layer.bias
+                walk.replace(name, layer.grid.dequantize(layer.integers), layer.bias)
             self._progress("reconstructing", number + 1, len(plan.layers))
-        return Rebuilt(weights, biases)
+        return found
+
+
+def _adjusting(plan: Plan, nodes: Mapping[str, Node]) -> set[str]:
+    """The first layer that reads each tensor of few levels whose grid is its own and not known without data."""
+    groups = plan.groups().values()
+    own = {p.tensor for p, *more in groups if not more and p.known is None and p.scheme.bits < MAX_BITS}
+    first: dict[str, str] = {}
+    for name in plan.layers:
+        first.setdefault(nodes[name].inputs[0].name, name)
+    return {name for tensor, name in first.items() if tensor in own}
 
 
 def _load(samples: Samples | None) -> list[Sample]:
@@ -103,47 +125,97 @@ def _has_plain_bias(layer: Node) -> bool:
 class _Walk:
     """The float graph and the quantized one, side by side."""
 
-    def __init__(self, model: Model, plan: Plan, grid: Grid, samples: Sequence[Sample]) -> None:
+    def __init__(
+        self, model: Model, plan: Plan, grid: Grid, adjusting: Collection[str], samples: Sequence[Sample]
+    ) -> None:
         quantized = Model(model.to_proto())
         insert_qdq(quantized, plan, grid)
         now = quantized.nodes
         self._samples = samples
-        self._inputs = {name: now[name].inputs[0].name for name in plan.layers}
+        self._grids = grid.activations
+        self._inputs = {name: now[name].inputs[0] for name in plan.layers}
+        looks = [x.name for x in self._inputs.values()] + [_unrounded(self._inputs[name]) for name in adjusting]
         self._float = Sweep(model.to_proto(), [model.nodes[name].outputs[0].name for name in plan.layers])
-        self._quantized = Sweep(quantized.to_proto(), self._inputs.values())
+        self._quantized = Sweep(quantized.to_proto(), looks)
         for sweep in (self._float, self._quantized):
             sweep.start([sample.feed for sample in samples])
 
-    def moments(self, number: int, node: Node, unfolding: Unfolding) -> Moments:
-        """What the float layer gives at some positions, and what it reads there in the quantized graph; centred."""
-        wanted: dict[int, tuple[list[Positions], NDArray[np.float32]]] = {}
+    def draw(self, number: int, node: Node, unfolding: Unfolding) -> None:
+        """Draw positions of a layer's output, and take what the float layer gives there."""
+        self._drawn: dict[int, tuple[list[Positions], NDArray[np.float32]]] = {}
 
-        def draw(index: int, y: NDArray[np.generic]) -> None:
+        def look(index: int, y: NDArray[np.generic]) -> None:
             rng = np.random.default_rng((number, index))
             positions = [_draw(rng, unfolding.size(y.shape)) for _ in range(self._samples[index].valid)]
             found = [unfolding.outputs(image, places) for image, places in zip(y, positions, strict=False)]
-            wanted[index] = positions, np.concatenate(found, axis=2)
+            self._drawn[index] = positions, np.concatenate(found, axis=2)
 
-        self._float.compute(node.outputs[0].name, draw)
-        self._quantized.compute(self._inputs[node.name])
-        groups, outputs = wanted[0][1].shape[:2]
+        self._float.compute(node.outputs[0].name, look)
+
+    def fit_range(self, node: Node, unfolding: Unfolding, weight: NDArray[np.float32]) -> QParams:
+        """The grid of the layer's input with which a refit errs least; it holds from now on."""
+        unrounded = _unrounded(self._inputs[node.name])
+        self._quantized.compute(unrounded)
+        count = sum(target.shape[2] for _, target in self._drawn.values())
+        every = max(1, count // max(_LEAST_FOR_RANGE, 3 * unfolding.inputs))
+        looked_at = [(a[:, :, ::every], t[:, :, ::every]) for a, t in self._columns(unfolding, unrounded)]
+        columns, targets = (np.concatenate(parts, axis=2) for parts in zip(*looked_at, strict=True))
+        fitted = self._grids[node.inputs[0].name]
+
+        def cost(low: float, high: float) -> float:
+            grid = fitted.scheme.qparams(Range(fitted.low * low, fitted.high * high))
+            moments = Moments.zeros(len(columns), targets.shape[1], columns.shape[1])
+            moments.add(grid.dequantize(grid.quantize(columns)), targets)
+            moments = moments.centred()
+            return float(moments.error(refit(moments, unfolding.matrix(weight), _PULL)).sum())
+
+        high = min(_HIGHS, key=lambda share: cost(1.0, share))
+        low = min(_LOWS if fitted.low < 0 and not fitted.scheme.symmetric else _LOWS[:1], key=lambda s: cost(s, high))
+        found = fitted.scheme.qparams(Range(fitted.low * low, fitted.high * high))
+        dequantize = self._inputs[node.name].inputs[0]
+        for step in (_quantizes(dequantize), dequantize):
+            self._quantized.set_constant(step.name, 1, found.scale)
+            self._quantized.set_constant(step.name, 2, found.zero_point)
+        return found
+
+    def moments(self, node: Node, unfolding: Unfolding) -> Moments:
+        """What the float layer gives at the positions drawn, and what the quantized one reads there; centred."""
+        x = self._inputs[node.name].name
+        self._quantized.compute(x)
+        groups, outputs = self._drawn[0][1].shape[:2]
         moments = Moments.zeros(groups, outputs, unfolding.inputs)
-        columns: list[NDArray[np.generic]] = []
-        targets: list[NDArray[np.float32]] = []
-        for index in range(len(self._samples)):
-            positions, target = wanted.pop(index)
-            x = self._quantized.read(self._inputs[node.name], index)
-            columns += [unfolding.columns(image, places) for image, places in zip(x, positions, strict=False)]
-            targets.append(target)
-            if sum(t.shape[2] for t in targets) >= _AT_ONCE or not wanted:
-                moments.add(np.concatenate(columns, axis=2), np.concatenate(targets, axis=2))
-                columns, targets = [], []
+        gathered: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        for index, part in enumerate(self._columns(unfolding, x)):
+            gathered.append(part)
+            if sum(t.shape[2] for _, t in gathered) >= _AT_ONCE or index == len(self._drawn) - 1:
+                moments.add(*(np.concatenate(parts, axis=2) for parts in zip(*gathered, strict=True)))
+                gathered = []
         return moments.centred()
+
+    def _columns(
+        self, unfolding: Unfolding, tensor: str
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Of each sample the layer's inputs, of this tensor, and the float layer's outputs at the positions drawn."""
+        for index, (positions, target) in sorted(self._drawn.items()):
+            x = np.asarray(self._quantized.read(tensor, index), np.float32)
+            found = [unfolding.columns(image, places) for image, places in zip(x, positions, strict=False)]
+            yield np.asarray(np.concatenate(found, axis=2)), target
 
     def replace(self, layer: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
         """Let a layer of the quantized graph have these parameters from now on."""
         self._quantized.set_constant(layer, 1, weight)
         self._quantized.set_constant(layer, 2, bias)
+
+
+def _quantizes(dequantize: Node) -> Node:
+    """The QuantizeLinear of a DequantizeLinear; a Clip may stand between them."""
+    before = dequantize.inputs[0].inputs[0]
+    return before if before.op == "QuantizeLinear" else before.inputs[0].inputs[0]
+
+
+def _unrounded(dequantized: Tensor) -> str:
+    """Name of the tensor that a dequantized one was before."""
+    return str(_quantizes(dequantized.inputs[0]).inputs[0].name)
 
 
 def _draw(rng: np.random.Generator, size: tuple[int, int]) -> Positions:

@@ -17,6 +17,9 @@ NOT_CONFIG = {
 }  # fmt: skip
 """What the command line takes besides: which files to read and write, and what to say."""
 
+MORE = {"fp16": {"target": "tensorrt"}, "output-error": {"weight_bits": 4}}
+"""What a choice needs beside it."""
+
 CHOICES = [(name, choice) for name, field in FIELDS.items() for choice in field.metadata["choices"] or ()]
 
 
@@ -32,21 +35,21 @@ def parsed(*arguments):
 class TestConfig:
     def test_defaults(self):
         config = Config()
-        assert (config.target, config.method, config.weight_bits, config.act_bits) == ("ort", "uh", 8, 8)
+        assert (config.target, config.chosen_method, config.weight_bits, config.act_bits) == ("ort", "uh", 8, 8)
         assert config.exclude == ()
         assert not config.symmetric
 
     @pytest.mark.parametrize(("name", "choice"), CHOICES)
     def test_every_choice_is_accepted(self, name, choice):
-        target = {"target": "tensorrt"} if choice == "fp16" else {}
-        assert getattr(Config(**target, **{name: choice}), name) == choice
+        more = MORE.get(choice, {})
+        assert getattr(Config(**{**more, name: choice}), name) == choice
 
     def test_choices_are_what_there_is(self):
         def choices(name):
             return set(FIELDS[name].metadata["choices"])
 
         assert choices("target") == set(TARGETS)
-        assert choices("method") == set(METHODS)
+        assert choices("method") == {"auto", *METHODS, "output-error"}
         assert choices("preprocess") == {"auto", *PREPROCESSES}
         assert choices("weight_bits") == choices("act_bits") == set(range(2, 9))
 
@@ -73,8 +76,8 @@ class TestConfig:
             Config().target = "openvino"
 
     def test_unknown_options_are_refused(self):
-        with pytest.raises(TypeError, match="bits"):
-            Config(bits=4)
+        with pytest.raises(TypeError, match="width"):
+            Config(width=4)
 
     @pytest.mark.parametrize(
         ("weights", "activations", "suffix"), [(8, 8, "int8"), (4, 8, "w4a8"), (8, 4, "w8a4"), (2, 2, "w2a2")]
@@ -112,9 +115,9 @@ class TestFlags:
 
     @pytest.mark.parametrize(("name", "choice"), CHOICES)
     def test_every_choice_can_be_given(self, name, choice):
-        target = {"target": "tensorrt"} if choice == "fp16" else {}
-        flags = [text for key, value in target.items() for text in (f"--{key}", value)]
-        expected = Config(**target, **{name: choice})
+        more = MORE.get(choice, {})
+        flags = [text for key, value in more.items() for text in (f"--{key.replace('_', '-')}", str(value))]
+        expected = Config(**{**more, name: choice})
         assert parsed(*flags, "--" + name.replace("_", "-"), str(choice)) == expected
 
     def test_other_options_can_be_given(self):
@@ -158,3 +161,36 @@ def test_half_floats_are_for_targets_that_take_them():
     for target in set(TARGETS) - {"tensorrt"}:
         with pytest.raises(ConfigError, match=r"rest: .+ by itself; fp16 is for --target tensorrt"):
             Config(target=target, rest="fp16")
+
+
+def test_widths_of_nodes_are_read():
+    config = Config(bits=("re:a=b/=4/8", "op:Conv=8/6"))
+    assert config.widths == (("re:a=b/", (4, 8)), ("op:Conv", (8, 6)))
+    assert config.reconstructs
+    assert not Config(bits=("conv=8/8",)).reconstructs
+
+
+@pytest.mark.parametrize("text", ["conv", "conv=4", "=4/4", "conv=4/4/4", "conv=a/b"])
+def test_other_texts_are_no_widths(text):
+    with pytest.raises(ConfigError, match=r"^bits: .*: give PATTERN=W/A, as in"):
+        Config(bits=(text,))
+
+
+@pytest.mark.parametrize("text", ["conv=1/8", "conv=8/16"])
+def test_widths_beyond_2_to_8_are_refused(text):
+    with pytest.raises(ConfigError, match="widths are 2 to 8; exclude what is to stay float"):
+        Config(bits=(text,))
+
+
+def test_the_method_is_chosen_where_it_is_left_open():
+    def methods(**options):
+        config = Config(**options)
+        return config.chosen_method, config.range_method
+
+    assert methods() == ("uh", "uh")
+    assert methods(weight_bits=4) == ("output-error", "mse")
+    assert methods(weight_bits=4, method="uh") == ("uh", "uh")
+    assert methods(weight_bits=4, reconstruct=False) == ("uh", "uh")
+    assert methods(method="output-error", reconstruct=True) == ("output-error", "mse")
+    with pytest.raises(ConfigError, match="output-error is part of the reconstruction; add --reconstruct"):
+        Config(method="output-error")

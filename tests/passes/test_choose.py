@@ -1057,3 +1057,49 @@ def test_each_layer_reads_a_point_and_no_two_points_of_a_tensor_share_a_user(tar
     for name in plan.layers:
         read = [p for p in plan.points if name in p.users and p.tensor == model.nodes[name].inputs[0].name]
         assert len(read) == 1
+
+
+# --- widths of single nodes -------------------------------------------------------------------------------------------
+
+
+def widths_of(plan, layer):
+    """Widths of a layer's weight and of what it reads."""
+    weight = next(w for w in plan.weights if layer in w.users)
+    read = [p for p in plan.points if layer in p.users]
+    return weight.scheme.bits, *(p.scheme.bits for p in read)
+
+
+def test_nodes_can_have_widths_of_their_own():
+    model = csp()
+    plan = plan_of(model, OPENVINO, weight_bits=4, act_bits=4, bits=[("conv2", (6, 5)), ("re:conv[34]", (3, 7))])
+    assert widths_of(plan, "conv1") == (4, 4)
+    assert widths_of(plan, "conv2") == (6, 5)
+    assert widths_of(plan, "conv3") == (3, 7)
+
+
+def test_the_last_pattern_counts_also_at_the_ends():
+    plan = plan_of(csp(), OPENVINO, weight_bits=4, act_bits=4, bits=[("op:Conv", (5, 5)), ("last", (2, 3))])
+    assert widths_of(plan, "conv0") == (5, 5)
+    assert widths_of(plan, "last") == (2, 3)
+
+
+def test_of_several_readers_the_widest_wish_counts():
+    net = Net()
+    x = net.block("images", 8)
+    both = net.concat(net.conv(x, 8, name="left"), net.conv(x, 8, name="right"))
+    model = ending(net, both)
+    for left, expected in ((3, 6), (7, 7)):
+        plan = plan_of(model, OPENVINO, act_bits=6, bits=[("left", (8, left))])
+        assert widths_of(plan, "left") == (8, expected)
+    plan = plan_of(model, OPENVINO, act_bits=6, bits=[("left", (8, 3)), ("right", (8, 4))])
+    assert widths_of(plan, "right") == (8, 4)
+
+
+def test_widths_of_no_node_are_an_error():
+    with pytest.raises(ConfigError, match=r"--bits conv99: no node of the model matches; did you mean conv"):
+        plan_of(csp(), bits=[("conv99", (4, 4))])
+
+
+def test_narrow_inputs_need_a_target_that_has_them():
+    with pytest.raises(ConfigError, match="--act-bits 4: TensorRT has no Clip"):
+        plan_of(csp(), NARROW_TENSORRT, bits=[("conv2", (8, 4))])

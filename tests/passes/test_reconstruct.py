@@ -10,6 +10,7 @@ from graphs import (
     csp,
     depthwise_net,
     feed,
+    initializers,
     pan,
     prepared,
     quantizing,
@@ -172,6 +173,34 @@ def facts_of(model):
 def test_progress_is_told():
     model = v8()
     told = []
-    Reconstruct(data_of(model, 2), lambda *step: told.append(step)).run(prepared(model), facts_of(model))
+    Reconstruct(data_of(model, 2), progress=lambda *step: told.append(step)).run(prepared(model), facts_of(model))
     layers = len(facts_of(model)[Plan].layers)
     assert told == [("reconstructing", k + 1, layers) for k in range(layers)]
+
+
+def test_ranges_by_the_outputs_err_less():
+    model = csp()
+    data = data_of(model)
+    made = []
+    for ranges in (False, True):
+        working = Model(copy(model))
+        steps = quantizing(model, OPENVINO, method="minmax", weight_bits=8, act_bits=3)
+        at = next(k for k, step in enumerate(steps) if isinstance(step, Insert))
+        facts = Pipeline([*steps[:at], Reconstruct(data, ranges=ranges), *steps[at:]]).run(working)
+        made.append((working.to_proto(), facts))
+    (plain, _), (adjusted, facts) = made
+    assert noise(model, adjusted) > noise(model, plain) + 0.5
+    found = facts[Rebuilt].activations
+    assert found
+    points = {p.tensor: p for p in facts[Plan].points}
+    assert all(points[name].scheme.bits == 3 for name in found)
+    assert not made[0][1][Rebuilt].activations
+    stored = initializers(adjusted)
+    for name, grid in found.items():
+        assert stored[f"{points[name].group}_scale"] == grid.scale
+
+
+def test_ranges_of_8_bits_are_not_adjusted():
+    model = silu_chain()
+    facts = facts_of(model)
+    assert not Reconstruct(data_of(model), ranges=True).run(prepared(model), facts).activations
