@@ -102,7 +102,8 @@ def _add_config(group: "argparse._ArgumentGroup") -> None:
 
 def _config(args: argparse.Namespace) -> Config:
     values: dict[str, Any] = {field.name: getattr(args, field.name) for field in dataclasses.fields(Config)}
-    return Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return Config(**values)
 
 
 def _log_to_terminal(verbose: bool, quiet: bool) -> None:

@@ -118,6 +118,11 @@ class QParams:
         self.scale.setflags(write=False)
         self.zero_point.setflags(write=False)
 
+    def rescaled(self, scale: NDArray[np.floating]) -> "QParams":
+        """The same integers with other scales, rounded as they are stored."""
+        stored = np.float16 if self.scheme.half else np.float32
+        return QParams(scale.astype(stored).astype(np.float32), self.zero_point, self.scheme)
+
     def quantize(self, x: NDArray[np.float32]) -> NDArray[np.generic]:
         """Integers for `x`: round half to even, then saturate (ONNX QuantizeLinear, opset 13)."""
         scale, zero_point = self._spread(x.ndim)

@@ -1,6 +1,7 @@
 """reconstruct: each layer gets the weights and the bias that give, from quantized inputs, what it gave in float."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from onnxq.data import Sample, Samples
 from onnxq.errors import DataError
 from onnxq.facts import Grid, Plan, Rebuilt, Weight
 from onnxq.graph import Model, Node, Tensor, bias_of, constant
-from onnxq.least_squares import Moments, refit, round_with_feedback
+from onnxq.least_squares import Moments, best_scale, damped, descend, refit, round_with_feedback
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.qdq import insert_qdq
@@ -26,6 +27,9 @@ _AT_ONCE = 1 << 14
 
 _PULL = 0.01
 """Towards the float weights, as a share of the inputs' mean energy."""
+
+_ROUNDS, _SWEEPS = 2, 3
+"""How often scales are fitted to the integers, and how often before each time the integers to the scales."""
 
 _HIGHS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 1.15, 1.3)
 _LOWS = (1.0, 0.5, 0.0)
@@ -254,6 +258,14 @@ class _Layer:
         )
         scale = np.asarray(unfolding.per_output(found.scale), np.float64)
         integers = round_with_feedback(aimed, moments.aa, scale, weight.scheme.qmax, _PULL)
+        pulled = _pulled(moments, unfolding.matrix(values))
+        for _ in range(_ROUNDS):
+            integers = descend(integers, scale, pulled, weight.scheme.qmax, _SWEEPS)
+            if unfolding.transposed:  # several outputs share a scale
+                break
+            fitted = unfolding.per_channel(best_scale(integers, pulled, scale))
+            found = found.rescaled(np.maximum(fitted, least))
+            scale = np.asarray(unfolding.per_output(found.scale), np.float64)
         matrix = integers * scale[:, :, None]
         self.grid, self.integers = found, unfolding.weight(integers).astype(weight.scheme.dtype)
         nearest = grid.weights[weight.tensor]
@@ -262,3 +274,9 @@ class _Layer:
             self.grid, self.integers, matrix = nearest, nearest.quantize(values), rounded
         means = moments.t - (matrix @ moments.a[:, :, None])[:, :, 0]
         self.bias = np.asarray(unfolding.per_channel(means), np.float32)
+
+
+def _pulled(moments: Moments, weight: NDArray[np.float64]) -> Moments:
+    """The moments as they are with some positions more, of all inputs alike, where the float weight is right."""
+    aa = damped(moments.aa, _PULL)
+    return replace(moments, aa=aa, ta=moments.ta + weight @ (aa - moments.aa))

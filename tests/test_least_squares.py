@@ -1,9 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxq.least_squares import Moments, damped, refit, round_with_feedback
+from onnxq.least_squares import Moments, best_scale, damped, descend, refit, round_with_feedback
 
 
 def drawn(groups=1, outputs=4, inputs=12, count=400, seed=0, rank=None):
@@ -97,3 +99,51 @@ def test_independent_inputs_are_rounded_to_the_nearest():
     scale = np.full((1, 4), 0.1)
     integers = round_with_feedback(weight, np.eye(20)[None], scale, 127, 1e-9)
     assert np.array_equal(integers, np.rint(weight / 0.1))
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_descending_errs_less_with_every_sweep(groups):
+    _, _, weight, moments = drawn(groups, inputs=40, count=1000, rank=15)
+    centred = moments.centred()
+    scale = np.abs(weight).max(axis=2) / 7
+    integers = np.rint(weight / scale[:, :, None])
+    errors = [centred.error(integers * scale[:, :, None]).sum()]
+    for _ in range(4):
+        integers = descend(integers, scale, centred, 7, 1)
+        assert np.array_equal(integers, np.rint(integers))
+        assert np.abs(integers).max() <= 7
+        errors.append(centred.error(integers * scale[:, :, None]).sum())
+    assert all(later <= earlier * (1 + 1e-9) for earlier, later in itertools.pairwise(errors))
+    assert errors[-1] < 0.5 * errors[0]
+
+
+def test_sweeps_end_where_nothing_changes():
+    _, _, weight, moments = drawn(inputs=10)
+    scale = np.abs(weight).max(axis=2) / 7
+    settled = descend(np.rint(weight / scale[:, :, None]), scale, moments.centred(), 7, 50)
+    assert np.array_equal(descend(settled, scale, moments.centred(), 7, 1), settled)
+
+
+def test_no_single_integer_could_be_better():
+    _, _, weight, moments = drawn(inputs=6)
+    centred = moments.centred()
+    scale = np.abs(weight).max(axis=2) / 3
+    settled = descend(np.zeros_like(weight), scale, centred, 3, 50)
+    least = centred.error(settled * scale[:, :, None])
+    for column in range(6):
+        for step in (-1, 1):
+            other = settled.copy()
+            other[:, :, column] = np.clip(other[:, :, column] + step, -3, 3)
+            assert (centred.error(other * scale[:, :, None]) >= least - 1e-6 * moments.tt).all()
+
+
+def test_the_best_scale_is_where_the_error_is_least():
+    _, _, weight, moments = drawn()
+    centred = moments.centred()
+    start = np.abs(weight).max(axis=2) / 3
+    integers = np.rint(weight / start[:, :, None])
+    found = best_scale(integers, centred, start)
+    least = centred.error(integers * found[:, :, None])
+    for factor in (0.9, 0.99, 1.01, 1.1):
+        assert (centred.error(integers * (factor * found)[:, :, None]) > least).all()
+    assert np.array_equal(best_scale(np.zeros_like(integers), centred, start), start)

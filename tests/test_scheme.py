@@ -279,3 +279,13 @@ def test_half_scales_are_numbers_of_float16(high, bits, symmetric):
 
 def test_a_scale_that_float16_would_store_as_zero_is_one():
     assert float(Scheme(half=True).qparams(Range(0.0, 1e-9)).scale) == 1.0
+
+
+@pytest.mark.parametrize(("half", "stored"), [(False, np.float32), (True, np.float16)])
+def test_a_grid_can_have_other_scales(half, stored):
+    grid = Scheme(4, signed=True, symmetric=True, axis=0, half=half).qparams(Range(np.full(2, -1.0), np.ones(2)))
+    other = grid.rescaled(np.array([0.1, 0.3]))
+    assert other.scale.dtype == np.float32
+    assert other.scale.tolist() == [float(stored(0.1)), float(stored(0.3))]
+    assert np.array_equal(other.zero_point, grid.zero_point)
+    assert other.scheme == grid.scheme

@@ -79,9 +79,9 @@ def test_transposed_convs_too():
     y = net.add("ConvTranspose", x, net.const(net.normal(8, 8, 2, 2, scale=0.3)), name="up", strides=[2, 2])
     net.channels[y] = 8
     model = net.model(net.conv(net.silu(y), 4, name="last"))
-    before, after, facts = rebuilt(model, GENERIC, bits=3)
+    before, after, facts = rebuilt(model, GENERIC, bits=8)
     assert "up" in facts[Rebuilt].biases
-    assert noise(model, after) > noise(model, before) + 0.3
+    assert noise(model, after) > noise(model, before)
 
 
 def test_one_layer_gives_what_least_squares_and_rounding_can():
