@@ -87,9 +87,10 @@ class Reconstruct(Analysis[Rebuilt]):
                 if name in adjusting:
                     found.activations[node.inputs[0].name] = walk.fit_range(node, unfolding, values)
                 least = least_scale([node], {**grid.activations, **found.activations})
-                layer = _Layer(weight, values, unfolding, walk.moments(node, unfolding), grid, least)
-                found.weights[weight.tensor], found.biases[name] = (layer.grid, layer.integers), layer.bias
-                walk.replace(name, layer.grid.dequantize(layer.integers), layer.bias)
+                moments, rounded = walk.moments(node, unfolding), grid.weights[weight.tensor]
+                fitted, integers, bias = _fit_layer(weight, values, unfolding, moments, rounded, least)
+                found.weights[weight.tensor], found.biases[name] = (fitted, integers), bias
+                walk.replace(name, fitted.dequantize(integers), bias)
             self._progress("reconstructing", number + 1, len(plan.layers))
         return found
 
@@ -229,51 +230,50 @@ def _draw(rng: np.random.Generator, size: tuple[int, int]) -> Positions:
     return np.stack(np.divmod(flat, size[1]))
 
 
-class _Layer:
-    """The parameters found for one layer.
+def _fit_layer(
+    weight: Weight,
+    values: NDArray[np.float32],
+    unfolding: Unfolding,
+    moments: Moments,
+    rounded: QParams,
+    least: NDArray[np.float64],
+) -> tuple[QParams, NDArray[np.generic], NDArray[np.float32]]:
+    """Grid and integers of a layer's weight, and its bias, float32 (output channels,).
 
-    Attributes:
-        grid, integers: of the weight.
-        bias: float32 (output channels,).
+    Args:
+        weight: its scheme is what the integers are of.
+        values: the float weight.
+        unfolding: of the layer.
+        moments: of what it reads and should give.
+        rounded: the grid on which the nearest integers are taken, where they err less.
+        least: scales of the channels that the new grid must not fall below.
     """
-
-    def __init__(
-        self,
-        weight: Weight,
-        values: NDArray[np.float32],
-        unfolding: Unfolding,
-        moments: Moments,
-        grid: Grid,
-        least: NDArray[np.float64],
-    ) -> None:
-        aimed = refit(moments, unfolding.matrix(values), _PULL)
-        energy = np.diagonal(moments.aa, axis1=1, axis2=2)[:, None, :]
-        importance = unfolding.weight(np.broadcast_to(energy, aimed.shape))
-        found = fit_weight(
-            weight.scheme,
-            unfolding.weight(aimed).astype(np.float32),
-            least_scale=least,
-            shrink=True,
-            importance=np.asarray(importance, np.float64),
-        )
-        scale = np.asarray(unfolding.per_output(found.scale), np.float64)
-        integers = round_with_feedback(aimed, moments.aa, scale, weight.scheme.qmax, _PULL)
-        pulled = _pulled(moments, unfolding.matrix(values))
-        for _ in range(_ROUNDS):
-            integers = descend(integers, scale, pulled, weight.scheme.qmax, _SWEEPS)
-            if unfolding.transposed:  # several outputs share a scale
-                break
-            fitted = unfolding.per_channel(best_scale(integers, pulled, scale))
-            found = found.rescaled(np.maximum(fitted, least))
-            scale = np.asarray(unfolding.per_output(found.scale), np.float64)
-        matrix = integers * scale[:, :, None]
-        self.grid, self.integers = found, unfolding.weight(integers).astype(weight.scheme.dtype)
-        nearest = grid.weights[weight.tensor]
-        rounded = unfolding.matrix(nearest.dequantize(nearest.quantize(values)))
-        if moments.error(rounded).sum() <= moments.error(matrix).sum():
-            self.grid, self.integers, matrix = nearest, nearest.quantize(values), rounded
-        means = moments.t - (matrix @ moments.a[:, :, None])[:, :, 0]
-        self.bias = np.asarray(unfolding.per_channel(means), np.float32)
+    exact = unfolding.matrix(values)
+    aimed = refit(moments, exact, _PULL)
+    energy = np.diagonal(moments.aa, axis1=1, axis2=2)[:, None, :]
+    grid = fit_weight(
+        weight.scheme,
+        unfolding.weight(aimed).astype(np.float32),
+        least_scale=least,
+        shrink=True,
+        importance=np.asarray(unfolding.weight(np.broadcast_to(energy, aimed.shape)), np.float64),
+    )
+    scale = np.asarray(unfolding.per_output(grid.scale), np.float64)
+    integers = round_with_feedback(aimed, moments.aa, scale, weight.scheme.qmax, _PULL)
+    pulled = _pulled(moments, exact)
+    for _ in range(_ROUNDS):
+        integers = descend(integers, scale, pulled, weight.scheme.qmax, _SWEEPS)
+        if unfolding.transposed:  # several outputs share a scale
+            break
+        grid = grid.rescaled(np.maximum(unfolding.per_channel(best_scale(integers, pulled, scale)), least))
+        scale = np.asarray(unfolding.per_output(grid.scale), np.float64)
+    stored = unfolding.weight(integers).astype(weight.scheme.dtype)
+    nearest = rounded.quantize(values)
+    candidates = [(grid, stored), (rounded, nearest)]
+    matrices = [unfolding.matrix(g.dequantize(q)) for g, q in candidates]
+    best = int(np.argmin([moments.error(matrix).sum() for matrix in matrices]))
+    means = moments.t - (matrices[best] @ moments.a[:, :, None])[:, :, 0]
+    return *candidates[best], np.asarray(unfolding.per_channel(means), np.float32)
 
 
 def _pulled(moments: Moments, weight: NDArray[np.float64]) -> Moments:
