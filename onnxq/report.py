@@ -119,6 +119,7 @@ def to_json(report: Report) -> str:
 def to_markdown(report: Report) -> str:
     """The report as Markdown: what was done, what stayed float and why, and each tensor's range, worst first."""
     layers, sizes, detector = report["layers"], report["bytes"], report["detector"]
+    fused = layers["fused"]
     accuracy = ", ".join(f"{name} {_dash(value)}" for name, value in report["sqnr"].items())
     worst_first = sorted(report["activations"], key=lambda a: math.inf if a["sqnr"] is None else a["sqnr"])
     parts = [
@@ -131,7 +132,7 @@ def to_markdown(report: Report) -> str:
             ("images", detector["preprocess"]),
             ("calibration", report["calibration"]),
             ("layers on integers", len(layers["integer"])),
-            ("of these fused by onnxruntime", "not asked" if layers["fused"] is None else layers["fused"]),
+            (f"of these run so by {report['runtime'] or 'its runtime'}", "not asked" if fused is None else fused),
             ("size in bytes", f"{sizes['before']} before, {sizes['after']} after"),
             ("SQNR of outputs in dB", accuracy or "not measured"),
         ]),

@@ -66,6 +66,11 @@ class Reconstruct(Analysis[Rebuilt]):
     needs = (Plan, Grid)
 
     def __init__(self, samples: Samples | None, *, ranges: bool = False, progress: Progress = silent) -> None:
+        if samples is None or samples.synthetic:
+            raise DataError(
+                "reconstruction needs real images, which statistics and synthetic scenes cannot stand for: "
+                "give --calib, or --no-reconstruct"
+            )
         self._samples = samples
         self._ranges = ranges
         self._progress = progress
@@ -105,12 +110,7 @@ def _adjusting(plan: Plan, nodes: Mapping[str, Node]) -> set[str]:
     return {name for tensor, name in first.items() if tensor in own}
 
 
-def _load(samples: Samples | None) -> list[Sample]:
-    if samples is None or samples.synthetic:
-        raise DataError(
-            "reconstruction needs real images, which statistics and synthetic scenes cannot stand for: give --calib, "
-            "or --no-reconstruct"
-        )
+def _load(samples: Samples) -> list[Sample]:
     loaded = []
     for load in samples.loaders:
         sample = load()

@@ -161,7 +161,7 @@ class TestMarkdown:
         assert facts["method"] == "mse, W4A6"
         assert facts["detector"] == "v8, 32 x 32"
         assert facts["layers on integers"] == str(len(report["layers"]["integer"]))
-        assert facts["of these fused by onnxruntime"] == "not asked"
+        assert facts["of these run so by its runtime"] == "not asked"
         assert facts["size in bytes"] == "1000 before, 300 after"
         assert facts["SQNR of outputs in dB"] == f"output {report['sqnr']['output']:.1f}"
 

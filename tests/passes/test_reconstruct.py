@@ -152,7 +152,7 @@ def test_real_images_are_needed(data):
     model = silu_chain()
     given = None if data is None else replace(data_of(model), synthetic=True)
     with pytest.raises(DataError, match=r"needs real images.+give --calib, or --no-reconstruct"):
-        Reconstruct(given).run(prepared(model), facts_of(model))
+        Reconstruct(given)
 
 
 def test_a_generator_can_be_read_only_once():
