@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from graphs import copy, csp, feed, pan, planned, quantized, silu_chain, v8
+from graphs import Net, copy, csp, feed, pan, planned, quantized, silu_chain, v8
 from onnx import numpy_helper
 
 from onnxq.divergence import decibels, first_wrong
@@ -49,6 +49,17 @@ def test_only_layers_before_the_output_count():
 def test_branches_are_followed():
     layers = planned(v8(), OPENVINO)[1].layers
     assert all(found(v8, f"{name}_weight_scale") == name for name in layers)
+
+
+def test_a_wrong_layer_before_right_ones_of_another_branch_is_found():
+    def build():
+        net = Net()
+        x = net.block("images", 8)
+        side = net.silu(net.conv(x, 8, name="side"))
+        late = net.block(net.block(x, 8), 8)
+        return net.model(net.conv(net.silu(net.conv(net.concat(side, late), 8, name="join")), 4, name="last"))
+
+    assert found(build, "side_weight_scale") == "side"
 
 
 def test_an_error_behind_the_layers_is_nobodys():
