@@ -23,9 +23,9 @@ from pathlib import Path
 
 import onnx
 
-from onnxq.api import plan
+from onnxq.api import open_data, plan
 from onnxq.benchmark import measure as measure_latency
-from onnxq.data import open_samples
+from onnxq.config import Config
 from onnxq.detector import detect
 from onnxq.evaluate import GroundTruth, Settings
 from onnxq.evaluate import measure as measure_precision
@@ -68,16 +68,7 @@ def _decode(path: Path) -> list[str]:
 def _feeds(path: Path, calib: Path, count: int) -> Iterator[dict[str, object]]:
     """The same images in the same form for all tools."""
     model = load_proto(path)
-    detector = detect(model)
-    shape = [dim.dim_value or None for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    samples = open_samples(
-        str(calib),
-        inputs={detector.input_name: (shape, onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.FLOAT))},
-        image_input=detector.input_name,
-        size=detector.size,
-        preprocess=detector.preprocess,
-        count=count,
-    )
+    samples = open_data(str(calib), model, detect(model), Config(count=count))
     for load in samples.loaders:
         sample = load()
         if sample is not None:
@@ -88,7 +79,7 @@ def _quantize_with_onnxruntime(path: Path, output: Path, calib: Path, count: int
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self._feeds = _feeds(path, calib, count)
 

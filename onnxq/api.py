@@ -92,7 +92,7 @@ def quantize(
     samples: Samples | None = None
     checked_on: list[Feed] = []
     if not any(isinstance(fact, Statistics) for fact in pinned):
-        samples = _open(data, original, detector, config)
+        samples = open_data(data, original, detector, config)
         samples = replace(samples, loaders=_Remembering(samples.loaders, checked_on))
     if passes is None:
         passes = default(config, original, samples, checked_on=checked_on, progress=progress)
@@ -136,7 +136,12 @@ def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
     return model if isinstance(model, onnx.ModelProto) else load_proto(Path(model))
 
 
-def _open(data: object, original: onnx.ModelProto, detector: Detector, config: Config) -> Samples:
+def open_data(data: object, original: onnx.ModelProto, detector: Detector, config: Config) -> Samples:
+    """The calibration data of a model; for what it may be see `quantize`.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
     initializers = {t.name for t in original.graph.initializer}
     inputs = {t.name: _shape_and_dtype(t.type.tensor_type) for t in original.graph.input if t.name not in initializers}
     return open_samples(

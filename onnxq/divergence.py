@@ -1,6 +1,5 @@
 """Where a runtime leaves the exact computation of a quantized model."""
 
-import math
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -8,16 +7,12 @@ from functools import cache
 import numpy as np
 import onnx
 
+from onnxq.ranges import decibels
 from onnxq.runtimes import Runtime
 from onnxq.session import Feed, open_session, run
 
 _DIFFERENT = 25.0
 """dB below which two results differ by more than the rounding of kernels, which gives 40 and more."""
-
-
-def decibels(signal: float, noise: float) -> float:
-    """Ratio of a signal's energy to that of noise, dB; infinite without noise."""
-    return 10 * math.log10(signal / noise) if noise > 0 else math.inf
 
 
 def first_wrong(

@@ -22,8 +22,9 @@ from onnxq.errors import ModelError
 
 __all__ = [
     "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node", "Tensor", "Variable", "ancestors",
-    "bias_of", "constant", "data_inputs", "feeds_silu_only", "gs", "is_float", "is_pointwise", "is_silu", "load_proto",
-    "producer", "remove", "replace_nodes", "replace_uses", "set_bias",
+    "behind", "bias_of", "constant", "data_inputs", "feeds_silu_only", "gs", "has_plain_bias", "is_depthwise",
+    "is_float", "is_pointwise", "is_silu", "load_proto", "producer", "readers", "remove", "replace_nodes",
+    "replace_uses", "set_bias",
 ]  # fmt: skip
 
 # graphsurgeon logs what it then raises.
@@ -294,6 +295,12 @@ class FreshNames:
 def bias_of(layer: Node) -> Tensor | None:
     """The bias of a Conv, ConvTranspose or Gemm, constant or computed; None where it has none."""
     return layer.inputs[2] if len(layer.inputs) > 2 and layer.inputs[2].name else None
+
+
+def has_plain_bias(layer: Node) -> bool:
+    """Whether the bias of a Conv, ConvTranspose or Gemm is constant, or there is none."""
+    bias = bias_of(layer)
+    return bias is None or constant(bias) is not None
 
 
 def set_bias(conv: Node, bias: Constant) -> None:

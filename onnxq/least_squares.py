@@ -3,7 +3,7 @@
 Everything is batched over the groups of a layer: g groups, c outputs of a group, k inputs of a group.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,17 +87,25 @@ def damped(aa: Array, share: float) -> Array:
     return np.asarray(aa + added[:, :, None] * np.eye(aa.shape[1]))
 
 
-def refit(moments: Moments, weight: Array, share: float) -> Array:
-    """The weight with the least squared error, drawn towards the one it was: (ta + d W)(aa + d I)^-1.
+def pulled(moments: Moments, weight: Array, share: float) -> Moments:
+    """With some positions more, of all inputs alike, where this weight is right: aa + d I, ta + d W.
 
     Args:
         moments: centred.
         weight: (g, c, k).
-        share: of the mean of aa's diagonal that d is.
+        share: of the mean of aa's diagonal that d is, as in `damped`.
     """
-    to_invert = damped(moments.aa, share)
-    pull = to_invert - moments.aa
-    return np.asarray(np.linalg.solve(to_invert, (moments.ta + weight @ pull).swapaxes(1, 2)).swapaxes(1, 2))
+    aa = damped(moments.aa, share)
+    return replace(moments, aa=aa, ta=moments.ta + weight @ (aa - moments.aa))
+
+
+def refit(moments: Moments) -> Array:
+    """The weight with the least squared error, (g, c, k): ta aa^-1.
+
+    Args:
+        moments: centred, and pulled towards the weight as it was.
+    """
+    return np.asarray(np.linalg.solve(moments.aa, moments.ta.swapaxes(1, 2)).swapaxes(1, 2))
 
 
 def round_with_feedback(weight: Array, aa: Array, scale: Array, limit: int, share: float) -> Array:

@@ -181,6 +181,11 @@ def sqnr(histogram: Histogram, scheme: Scheme, bounds: Range) -> float:
     noise = float(squared_error(histogram, scheme, np.asarray(bounds.low), np.asarray(bounds.high))[0])
     if signal <= 0:
         return math.nan
+    return decibels(signal, noise)
+
+
+def decibels(signal: float, noise: float) -> float:
+    """Ratio of a signal's energy to that of noise, dB; infinite without noise."""
     return 10 * math.log10(signal / noise) if noise > 0 else math.inf
 
 

@@ -31,7 +31,7 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         before, after: sizes of the files in bytes.
     """
     facts = quantized.facts
-    plan, checked = facts[Plan], facts[Checked]
+    plan, checked, grid = facts[Plan], facts[Checked], _final_grid(facts)
     return {
         "onnxq": VERSION,
         "model": source,
@@ -62,7 +62,7 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         "simulated_sqnr": {name: _finite(value) for name, value in checked.simulated.items()},
         "activations": list(_activations(facts)),
         "weights": [
-            {"tensor": weight.tensor, "layers": list(weight.users), **_grid(_final_grid(facts).weights[weight.tensor])}
+            {"tensor": weight.tensor, "layers": list(weight.users), **_grid(grid.weights[weight.tensor])}
             for weight in plan.weights
         ],
     }

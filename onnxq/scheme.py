@@ -81,14 +81,18 @@ class Scheme:
         low = np.minimum(np.asarray(low, np.float64), 0.0)
         high = np.maximum(np.asarray(high, np.float64), 0.0)
         span = 2 * np.maximum(-low, high) if self.symmetric else high - low
-        stored = np.float16 if self.half else np.float32
-        scale = np.minimum(span / self.steps, np.finfo(stored).max).astype(stored).astype(np.float64)
-        scale = np.where(scale > 0, scale, 1.0)
+        scale = self.stored(span / self.steps)
         if self.symmetric:
             zero_point = np.full(scale.shape, float(self.middle))
         else:
             zero_point = np.clip(self.qmin + np.rint(-low / scale), self.qmin, self.qmax)
         return scale, zero_point
+
+    def stored(self, scale: ArrayLike) -> Array:
+        """Scales as a model holds them, float64: rounded; 1 where that would be 0."""
+        kind = np.float16 if self.half else np.float32
+        rounded = np.minimum(scale, np.finfo(kind).max).astype(kind).astype(np.float64)
+        return np.where(rounded > 0, rounded, 1.0)
 
     def reach(self, low: ArrayLike, high: ArrayLike) -> tuple[Array, Array, Array]:
         """The grids' least value, greatest value and step, once zero has been put on the grid (float64)."""
@@ -120,8 +124,7 @@ class QParams:
 
     def rescaled(self, scale: NDArray[np.floating]) -> "QParams":
         """The same integers with other scales, rounded as they are stored."""
-        stored = np.float16 if self.scheme.half else np.float32
-        return QParams(scale.astype(stored).astype(np.float32), self.zero_point, self.scheme)
+        return QParams(self.scheme.stored(scale).astype(np.float32), self.zero_point, self.scheme)
 
     def quantize(self, x: NDArray[np.float32]) -> NDArray[np.generic]:
         """Integers for `x`: round half to even, then saturate (ONNX QuantizeLinear, opset 13)."""

@@ -1,5 +1,6 @@
 """Run graphs through onnxruntime, and stream chosen tensors of many samples with bounded memory."""
 
+import contextlib
 import logging
 import os
 import threading
@@ -73,10 +74,8 @@ def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None
     Raises:
         ModelError: onnxruntime refuses the feed or fails; with its reason.
     """
-    try:
+    with _naming_errors():
         return list(session.run(outputs, dict(feed)))
-    except Exception as error:
-        raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
 
 
 def _run_one_by_one(
@@ -89,13 +88,19 @@ def _run_one_by_one(
     Raises:
         ModelError: as from `run`.
     """
-    try:
+    with _naming_errors():
         values = session.run_with_ort_values(names, {k: ort.OrtValue.ortvalue_from_numpy(v) for k, v in feed.items()})
-    except Exception as error:
-        raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
     values.reverse()
     for name in names:
         yield name, values.pop().numpy()
+
+
+@contextlib.contextmanager
+def _naming_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base
+        raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:

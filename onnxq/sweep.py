@@ -62,7 +62,7 @@ class Sweep:
         for name in feeds[0] if feeds else ():
             if self._readers.get(name):
                 half = name in self._floats
-                self._keep(name, [feed[name].astype(np.float16) if half else feed[name] for feed in feeds])
+                self._keep(name, [feed[name].astype(np.float16, copy=False) if half else feed[name] for feed in feeds])
 
     def set_constant(self, node: str, index: int, values: NDArray[np.generic]) -> None:
         """Let a node that has not run yet read other values; inputs that it lacks up to there are left out."""

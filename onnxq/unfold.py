@@ -72,13 +72,12 @@ class Unfolding:
         """Of (groups, outputs of a group): the mean over those of each of the layer's output channels, (channels,)."""
         return outputs.reshape(self.shape[1], -1).mean(axis=1) if self.transposed else outputs.reshape(-1)
 
-    def columns(self, x: NDArray[np.generic], positions: Positions, fill: float = 0) -> NDArray[np.generic]:
-        """The inputs at output positions, (groups, inputs, n), of the type of x.
+    def columns(self, x: NDArray[np.generic], positions: Positions) -> NDArray[np.generic]:
+        """The inputs at output positions, (groups, inputs, n), of the type of x; zero beyond the borders.
 
         Args:
             x: one image, (channels, height, width).
             positions: rows and columns of the output, int64 (2, n); of the input of a ConvTranspose.
-            fill: what stands beyond the borders.
         """
         channels, height, width = x.shape
         if self.transposed or (self.shape[2:] == (1, 1) and not any(self.pads)):
@@ -90,7 +89,7 @@ class Unfolding:
         inside = ((rows >= 0) & (rows < height))[:, None, :] & ((columns >= 0) & (columns < width))[None, :, :]
         flat = np.clip(rows, 0, height - 1)[:, None, :] * width + np.clip(columns, 0, width - 1)[None, :, :]
         taken = x.reshape(channels, -1)[:, flat]
-        taken[:, ~inside] = fill
+        taken[:, ~inside] = 0
         return taken.reshape(self.group, -1, positions.shape[1])
 
     def outputs(self, y: NDArray[np.generic], positions: Positions) -> NDArray[np.generic]:

@@ -91,7 +91,7 @@ def default(
         Observe(samples, progress),
         FitRanges(config.range_method),
         FitWeights(config.weight_method),
-        *(_parameters(config, samples, progress)),
+        *_parameters(config, samples, progress),
         Insert(),
         *([ToHalf()] if config.is_half else []),
         *([PointwiseToMatmul()] if target.least_stride else []),

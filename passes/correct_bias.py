@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.facts import Biases, Grid, Plan, Statistics
-from onnxq.graph import Model, Node, Tensor, bias_of, constant, producer
+from onnxq.graph import Model, Node, Tensor, bias_of, constant, has_plain_bias, producer
 from onnxq.pipeline import Analysis, Facts
 
 Array = NDArray[np.float64]
@@ -34,7 +34,7 @@ class CorrectBias(Analysis[Biases]):
         for weight in facts[Plan].weights:
             for node in (nodes[name] for name in weight.users):
                 mean = _mean(node.inputs[0], means)
-                if node.op != "Conv" or mean is None or not _bias_is_constant(node):
+                if node.op != "Conv" or mean is None or not has_plain_bias(node):
                     continue
                 values = np.asarray(constant(node.inputs[1]), np.float32)
                 grid = weights[weight.tensor]
@@ -53,11 +53,6 @@ def _mean(tensor: Tensor, means: Mapping[str, Array]) -> Array | None:
     parts = [_mean(t, means) for t in (made_by.inputs if made_by.op == "Concat" else made_by.inputs[:1])]
     known = [part for part in parts if part is not None]
     return np.concatenate(known) if len(known) == len(parts) else None
-
-
-def _bias_is_constant(conv: Node) -> bool:
-    bias = bias_of(conv)
-    return bias is None or constant(bias) is not None
 
 
 def _bias(conv: Node) -> Array:

@@ -11,6 +11,7 @@ from onnxq.graph import (
     Variable,
     bias_of,
     constant,
+    has_plain_bias,
     is_pointwise,
     producer,
     replace_nodes,
@@ -51,9 +52,7 @@ def _is_float_from_integers(node: Node) -> bool:
     """Whether it is a 1x1 Conv of which the data and the weight are dequantized and the output is not quantized."""
     if not is_pointwise(node) or not all(_is_dequantized(t) for t in node.inputs[:2]):
         return False
-    bias = bias_of(node)
-    has_plain_bias = bias is None or constant(bias) is not None
-    return has_plain_bias and all(reader.op != "QuantizeLinear" for reader in node.outputs[0].outputs)
+    return has_plain_bias(node) and all(reader.op != "QuantizeLinear" for reader in node.outputs[0].outputs)
 
 
 def _is_dequantized(tensor: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """reconstruct: each layer gets the weights and the bias that give, from quantized inputs, what it gave in float."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from onnxq.data import Sample, Samples
 from onnxq.errors import DataError
 from onnxq.facts import Grid, Plan, Rebuilt, Weight
-from onnxq.graph import Model, Node, Tensor, bias_of, constant
-from onnxq.least_squares import Moments, best_scale, damped, descend, refit, round_with_feedback
+from onnxq.graph import Model, Node, Tensor, constant, has_plain_bias
+from onnxq.least_squares import Moments, best_scale, descend, pulled, refit, round_with_feedback
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.qdq import insert_qdq
@@ -86,7 +86,7 @@ class Reconstruct(Analysis[Rebuilt]):
         for number, name in enumerate(plan.layers):
             node, weight = nodes[name], weight_of.get(name)
             unfolding = Unfolding.of(node)
-            if weight is not None and unfolding is not None and _has_plain_bias(node):
+            if weight is not None and unfolding is not None and has_plain_bias(node):
                 values = np.asarray(constant(tensors[weight.tensor]), np.float32)
                 walk.draw(number, node, unfolding)
                 if name in adjusting:
@@ -122,11 +122,6 @@ def _load(samples: Samples) -> list[Sample]:
     return loaded
 
 
-def _has_plain_bias(layer: Node) -> bool:
-    bias = bias_of(layer)
-    return bias is None or constant(bias) is not None
-
-
 class _Walk:
     """The float graph and the quantized one, side by side."""
 
@@ -136,7 +131,8 @@ class _Walk:
         quantized = Model(model.to_proto())
         insert_qdq(quantized, plan, grid)
         now = quantized.nodes
-        self._samples = samples
+        # The pictures themselves are for the sweeps alone, which forget them.
+        self._valid = [sample.valid for sample in samples]
         self._grids = grid.activations
         self._inputs = {name: now[name].inputs[0] for name in plan.layers}
         looks = [x.name for x in self._inputs.values()] + [_unrounded(self._inputs[name]) for name in adjusting]
@@ -151,7 +147,7 @@ class _Walk:
 
         def look(index: int, y: NDArray[np.generic]) -> None:
             rng = np.random.default_rng((number, index))
-            positions = [_draw(rng, unfolding.size(y.shape)) for _ in range(self._samples[index].valid)]
+            positions = [_draw(rng, unfolding.size(y.shape)) for _ in range(self._valid[index])]
             found = [unfolding.outputs(image, places) for image, places in zip(y, positions, strict=False)]
             self._drawn[index] = positions, np.concatenate(found, axis=2)
 
@@ -167,16 +163,20 @@ class _Walk:
         columns, targets = (np.concatenate(parts, axis=2) for parts in zip(*looked_at, strict=True))
         fitted = self._grids[node.inputs[0].name]
 
+        def grid_of(low: float, high: float) -> QParams:
+            return fitted.scheme.qparams(Range(fitted.low * low, fitted.high * high))
+
+        @cache
         def cost(low: float, high: float) -> float:
-            grid = fitted.scheme.qparams(Range(fitted.low * low, fitted.high * high))
+            grid = grid_of(low, high)
             moments = Moments.zeros(len(columns), targets.shape[1], columns.shape[1])
             moments.add(grid.dequantize(grid.quantize(columns)), targets)
             moments = moments.centred()
-            return float(moments.error(refit(moments, unfolding.matrix(weight), _PULL)).sum())
+            return float(moments.error(refit(pulled(moments, unfolding.matrix(weight), _PULL))).sum())
 
         high = min(_HIGHS, key=lambda share: cost(1.0, share))
         low = min(_LOWS if fitted.low < 0 and not fitted.scheme.symmetric else _LOWS[:1], key=lambda s: cost(s, high))
-        found = fitted.scheme.qparams(Range(fitted.low * low, fitted.high * high))
+        found = grid_of(low, high)
         dequantize = self._inputs[node.name].inputs[0]
         for step in (_quantizes(dequantize), dequantize):
             self._quantized.set_constant(step.name, 1, found.scale)
@@ -249,7 +249,8 @@ def _fit_layer(
         least: scales of the channels that the new grid must not fall below.
     """
     exact = unfolding.matrix(values)
-    aimed = refit(moments, exact, _PULL)
+    towards = pulled(moments, exact, _PULL)
+    aimed = refit(towards)
     energy = np.diagonal(moments.aa, axis1=1, axis2=2)[:, None, :]
     grid = fit_weight(
         weight.scheme,
@@ -260,12 +261,11 @@ def _fit_layer(
     )
     scale = np.asarray(unfolding.per_output(grid.scale), np.float64)
     integers = round_with_feedback(aimed, moments.aa, scale, weight.scheme.qmax, _PULL)
-    pulled = _pulled(moments, exact)
     for _ in range(_ROUNDS):
-        integers = descend(integers, scale, pulled, weight.scheme.qmax, _SWEEPS)
+        integers = descend(integers, scale, towards, weight.scheme.qmax, _SWEEPS)
         if unfolding.transposed:  # several outputs share a scale
             break
-        grid = grid.rescaled(np.maximum(unfolding.per_channel(best_scale(integers, pulled, scale)), least))
+        grid = grid.rescaled(np.maximum(unfolding.per_channel(best_scale(integers, towards, scale)), least))
         scale = np.asarray(unfolding.per_output(grid.scale), np.float64)
     stored = unfolding.weight(integers).astype(weight.scheme.dtype)
     nearest = rounded.quantize(values)
@@ -274,9 +274,3 @@ def _fit_layer(
     best = int(np.argmin([moments.error(matrix).sum() for matrix in matrices]))
     means = moments.t - (matrices[best] @ moments.a[:, :, None])[:, :, 0]
     return *candidates[best], np.asarray(unfolding.per_channel(means), np.float32)
-
-
-def _pulled(moments: Moments, weight: NDArray[np.float64]) -> Moments:
-    """The moments as they are with some positions more, of all inputs alike, where the float weight is right."""
-    aa = damped(moments.aa, _PULL)
-    return replace(moments, aa=aa, ta=moments.ta + weight @ (aa - moments.aa))

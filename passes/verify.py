@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxq.divergence import decibels, first_wrong
+from onnxq.divergence import first_wrong
 from onnxq.errors import ModelError
 from onnxq.facts import Checked, Plan
 from onnxq.graph import Model
 from onnxq.pipeline import Analysis, Facts
+from onnxq.ranges import decibels
 from onnxq.runtimes import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.session import Feed, open_session, run
 from onnxq.sources import plural

@@ -5,8 +5,9 @@ import pytest
 from graphs import Net, copy, csp, feed, pan, planned, quantized, silu_chain, v8
 from onnx import numpy_helper
 
-from onnxq.divergence import decibels, first_wrong
+from onnxq.divergence import first_wrong
 from onnxq.facts import Plan
+from onnxq.ranges import decibels
 from onnxq.runtimes import OnnxRuntime
 from onnxq.targets import OPENVINO
 

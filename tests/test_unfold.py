@@ -96,8 +96,8 @@ def test_channels_of_a_transposed_conv_are_repeated_for_its_taps_and_averaged_ba
     assert np.array_equal(unfolding.per_channel(spread), np.arange(5))
 
 
-def test_what_lies_beyond_the_border_can_be_another_value():
+def test_beyond_the_border_there_are_zeros():
     unfolding = Unfolding.of(layer("Conv", np.zeros((1, 1, 3, 3), np.float32), pads=[1, 1, 1, 1])[1])
-    corner = unfolding.columns(np.zeros((1, 4, 4), np.uint8), np.zeros((2, 1), np.int64), fill=7)
+    corner = unfolding.columns(np.full((1, 4, 4), 7, np.uint8), np.zeros((2, 1), np.int64))
     assert corner.dtype == np.uint8
-    assert corner.reshape(3, 3).tolist() == [[7, 7, 7], [7, 0, 0], [7, 0, 0]]
+    assert corner.reshape(3, 3).tolist() == [[0, 0, 0], [0, 7, 7], [0, 7, 7]]
