@@ -95,7 +95,7 @@ def quantize(
         samples = open_data(data, original, detector, config)
         samples = replace(samples, loaders=_Remembering(samples.loaders, checked_on))
     if passes is None:
-        passes = default(config, original, samples, checked_on=checked_on, progress=progress)
+        passes = default(config, original, samples, detector=detector, checked_on=checked_on, progress=progress)
     timings: dict[str, float] = {}
     working = Model(original)
     found = Pipeline(passes, pinned=pinned, hooks=[time_passes(timings), *hooks]).run(working)

@@ -6,6 +6,7 @@ import onnx
 
 from onnxq.config import Config
 from onnxq.data import Samples
+from onnxq.detector import Detector
 from onnxq.passes import normalise, to_half
 from onnxq.passes.choose import Choose
 from onnxq.passes.clean_up import CleanUp
@@ -61,10 +62,12 @@ def planning(config: Config) -> list[Pass]:
     ]
 
 
-def _parameters(config: Config, samples: Samples | None, progress: Progress) -> list[Pass]:
+def _parameters(
+    config: Config, samples: Samples | None, detector: Detector | None, progress: Progress
+) -> list[Pass]:
     """What finds weights and biases other than the model's own, rounded."""
     if config.reconstructs:
-        return [Reconstruct(samples, ranges=config.ranges_by_outputs, progress=progress)]
+        return [Reconstruct(samples, detector=detector, ranges=config.ranges_by_outputs, progress=progress)]
     return [] if config.keep_bias else [CorrectBias()]
 
 
@@ -73,6 +76,7 @@ def default(
     original: onnx.ModelProto,
     samples: Samples | None,
     *,
+    detector: Detector | None = None,
     checked_on: Sequence[Feed] = (),
     progress: Progress = silent,
 ) -> list[Pass]:
@@ -82,6 +86,7 @@ def default(
         config: the options.
         original: the float model, to compare the result with.
         samples: the calibration data; None where `Statistics` will be given.
+        detector: what the model was taken for; reconstruction looks where it sees objects.
         checked_on: samples to compare the result on; may be filled while the passes before run.
         progress: told how far the calibration is.
     """
@@ -91,7 +96,7 @@ def default(
         Observe(samples, progress),
         FitRanges(config.range_method),
         FitWeights(config.weight_method),
-        *_parameters(config, samples, progress),
+        *_parameters(config, samples, detector, progress),
         Insert(),
         *([ToHalf()] if config.is_half else []),
         *([PointwiseToMatmul()] if target.least_stride else []),

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.data import Sample, Samples
+from onnxq.detector import Detector
 from onnxq.errors import DataError
 from onnxq.facts import Grid, Plan, Rebuilt, Weight
 from onnxq.graph import Model, Node, Tensor, constant, has_plain_bias
@@ -15,6 +16,7 @@ from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.qdq import insert_qdq
 from onnxq.scheme import MAX_BITS, QParams, Range
+from onnxq.sightings import Sightings, sight
 from onnxq.sweep import Sweep
 from onnxq.unfold import Positions, Unfolding
 from onnxq.weights import fit_weight, least_scale
@@ -42,17 +44,19 @@ _LEAST_FOR_RANGE = 2048
 class Reconstruct(Analysis[Rebuilt]):
     """Fits the layers one after the other, in the graph's order.
 
-    Of each layer, at positions drawn at random, the inputs A are what the graph quantized so far gives, and the outputs
-    T what the float graph gives. Least squares find the weights that make T of A, pulled towards the float ones; they
-    are rounded so that later inputs make up for the errors of earlier ones; the bias takes what is left of the mean.
-    So each layer undoes what it can of the rounding before it (GPTQ: Frantar et al., arXiv 2210.17323; the targets are
-    those of AdaRound's asymmetric reconstruction: Nagel et al., arXiv 2004.10568, section 3.4).
+    Of each layer, at positions drawn at random, half of them where the float network sees objects (most of a picture is
+    background, and precision hangs on the rest), the inputs A are what the graph quantized so far gives, and the
+    outputs T what the float graph gives. Least squares find the weights that make T of A, pulled towards the float
+    ones; they are rounded so that later inputs make up for the errors of earlier ones; the bias takes what is left of
+    the mean. So each layer undoes what it can of the rounding before it (GPTQ: Frantar et al., arXiv 2210.17323; the
+    targets are those of AdaRound's asymmetric reconstruction: Nagel et al., arXiv 2004.10568, section 3.4).
 
     Both graphs are walked once, all samples side by side. Layers whose weights others share, or whose bias is computed,
     keep their rounded weights.
 
     Args:
         samples: the data, which is read a second time.
+        detector: tells where the network sees objects; None, or of no known family: positions are drawn anywhere.
         ranges: the input of a layer, if it has fewer than 8 bits and a grid of its own, gets the range with which the
             layer's outputs can be had best, of some around the one that was fitted.
         progress: told after each layer.
@@ -65,13 +69,21 @@ class Reconstruct(Analysis[Rebuilt]):
     gives = Rebuilt
     needs = (Plan, Grid)
 
-    def __init__(self, samples: Samples | None, *, ranges: bool = False, progress: Progress = silent) -> None:
+    def __init__(
+        self,
+        samples: Samples | None,
+        *,
+        detector: Detector | None = None,
+        ranges: bool = False,
+        progress: Progress = silent,
+    ) -> None:
         if samples is None or samples.synthetic:
             raise DataError(
                 "reconstruction needs real images, which statistics and synthetic scenes cannot stand for: "
                 "give --calib, or --no-reconstruct"
             )
         self._samples = samples
+        self._detector = detector
         self._ranges = ranges
         self._progress = progress
 
@@ -81,7 +93,9 @@ class Reconstruct(Analysis[Rebuilt]):
         nodes, tensors = model.nodes, model.graph.tensors()
         weight_of = {w.users[0]: w for w in plan.weights if len(w.users) == 1}
         adjusting = _adjusting(plan, nodes) if self._ranges else set()
-        walk = _Walk(model, plan, grid, adjusting, _load(self._samples))
+        samples = _load(self._samples)
+        seen = _sight(model, self._detector, samples)
+        walk = _Walk(model, plan, grid, adjusting, samples, seen)
         found = Rebuilt({}, {}, {})
         for number, name in enumerate(plan.layers):
             node, weight = nodes[name], weight_of.get(name)
@@ -122,17 +136,33 @@ def _load(samples: Samples) -> list[Sample]:
     return loaded
 
 
+def _sight(model: Model, detector: Detector | None, samples: Sequence[Sample]) -> list[list[Sightings]]:
+    """What the float network sees, of each sample and picture; nothing where its outputs are not understood."""
+    if detector is None:
+        return [[] for _ in samples]
+    return sight(model.to_proto(), detector, [sample.feed for sample in samples])
+
+
 class _Walk:
     """The float graph and the quantized one, side by side."""
 
     def __init__(
-        self, model: Model, plan: Plan, grid: Grid, adjusting: Collection[str], samples: Sequence[Sample]
+        self,
+        model: Model,
+        plan: Plan,
+        grid: Grid,
+        adjusting: Collection[str],
+        samples: Sequence[Sample],
+        seen: Sequence[Sequence[Sightings]],
     ) -> None:
         quantized = Model(model.to_proto())
         insert_qdq(quantized, plan, grid)
         now = quantized.nodes
         # The pictures themselves are for the sweeps alone, which forget them.
-        self._valid = [sample.valid for sample in samples]
+        self._seen = [
+            [pictures[k] if k < len(pictures) else None for k in range(sample.valid)]
+            for sample, pictures in zip(samples, seen, strict=True)
+        ]
         self._grids = grid.activations
         self._inputs = {name: now[name].inputs[0] for name in plan.layers}
         looks = [x.name for x in self._inputs.values()] + [_unrounded(self._inputs[name]) for name in adjusting]
@@ -147,7 +177,7 @@ class _Walk:
 
         def look(index: int, y: NDArray[np.generic]) -> None:
             rng = np.random.default_rng((number, index))
-            positions = [_draw(rng, unfolding.size(y.shape)) for _ in range(self._valid[index])]
+            positions = [_draw(rng, unfolding.size(y.shape), picture) for picture in self._seen[index]]
             found = [unfolding.outputs(image, places) for image, places in zip(y, positions, strict=False)]
             self._drawn[index] = positions, np.concatenate(found, axis=2)
 
@@ -223,11 +253,12 @@ def _unrounded(dequantized: Tensor) -> str:
     return str(_quantizes(dequantized.inputs[0]).inputs[0].name)
 
 
-def _draw(rng: np.random.Generator, size: tuple[int, int]) -> Positions:
-    """Some rows and columns of an image of this height and width, int64 (2, n), each position at most once."""
-    count = size[0] * size[1]
-    flat = np.sort(rng.choice(count, min(count, _POSITIONS), replace=False))
-    return np.stack(np.divmod(flat, size[1]))
+def _draw(rng: np.random.Generator, size: tuple[int, int], seen: Sightings | None) -> Positions:
+    """Some rows and columns of a picture of this height and width, int64 (2, n); half of them on its objects."""
+    count = min(size[0] * size[1], _POSITIONS)
+    on_objects = np.zeros(0, np.int64) if seen is None else seen.draw(rng, size, count // 2)
+    anywhere = rng.choice(size[0] * size[1], count - len(on_objects), replace=False)
+    return np.stack(np.divmod(np.sort(np.concatenate([on_objects, anywhere])), size[1]))
 
 
 def _fit_layer(

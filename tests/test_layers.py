@@ -41,6 +41,7 @@ LAYERS = {
     # What is found out by them, and what several passes need.
     "onnxq.least_squares": 0,
     "onnxq.qdq": 5,
+    "onnxq.sightings": 5,
     "onnxq.sweep": 5,
     "onnxq.unfold": 5,
     "onnxq.weights": 5,

@@ -1,0 +1,96 @@
+"""Where a detector sees objects, by its own account: the places of a picture that its precision hangs on."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxq.decode import class_count, decode, suppress
+from onnxq.detector import UNKNOWN, Detector
+from onnxq.errors import ModelError
+from onnxq.session import Feed, cores, open_session, run, workers
+
+_CONFIDENCE = 0.01
+"""Least score of an object. Much of the average precision is among those that are seen with little confidence."""
+
+_IOU = 0.65
+"""Boxes of a class that overlap more are one object."""
+
+
+@dataclass(frozen=True)
+class Sightings:
+    """The objects on one picture.
+
+    Attributes:
+        boxes: float32 (n, 4), left, top, right, bottom, as shares of the model's input.
+        scores: float32 (n,).
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+    def draw(self, rng: np.random.Generator, size: tuple[int, int], count: int) -> NDArray[np.int64]:
+        """Draw cells of a grid that is laid over the picture: near the middle of objects more, beyond them none.
+
+        An object is drawn as often as its score says that it is one, whatever its size.
+
+        Args:
+            rng: draws.
+            size: (rows, columns) of the grid.
+            count: how many cells; the same one may come more than once.
+
+        Returns:
+            int64 (count,), row * columns + column; of no cells where there are no objects.
+        """
+        if not len(self.scores):
+            return np.zeros(0, np.int64)
+        chosen = rng.choice(len(self.scores), count, p=self.scores / self.scores.sum(dtype=np.float64))
+        low, high = self.boxes[chosen, :2], self.boxes[chosen, 2:]
+        spread = rng.random((count, 1)) * (rng.random((count, 2)) - 0.5)
+        x, y = ((low + high) / 2 + spread * (high - low)).T
+        rows, columns = size
+        return np.asarray(
+            np.clip((y * rows).astype(np.int64), 0, rows - 1) * columns
+            + np.clip((x * columns).astype(np.int64), 0, columns - 1)
+        )
+
+
+def sight(model: onnx.ModelProto, detector: Detector, feeds: Sequence[Feed]) -> list[list[Sightings]]:
+    """What a model sees, of each feed and picture of its batch; nothing at all where its outputs are not understood.
+
+    Args:
+        model: with the outputs that `detector` tells of.
+        detector: how to read them.
+        feeds: one per run; float32 may come as float16.
+
+    Raises:
+        ModelError: onnxruntime cannot run the model.
+    """
+    if detector.family == UNKNOWN:
+        return [[] for _ in feeds]
+    at_once = workers(model)
+    session = open_session(model, threads=max(1, cores() // at_once), frugal=True)
+
+    def one(feed: Feed) -> list[Sightings]:
+        wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in feed.items()}
+        [tables] = run(session, wide, [detector.output_name])
+        try:
+            classes = class_count(detector, tables.shape)
+        except ModelError:
+            return []
+        return [_seen(np.asarray(table, np.float32), detector, classes) for table in tables]
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(one, feeds))
+
+
+def _seen(table: NDArray[np.float32], detector: Detector, classes: int | None) -> Sightings:
+    boxes, scores, labels = decode(table, detector, _CONFIDENCE, classes)
+    if detector.family != "end2end":
+        kept = suppress(boxes, scores, labels, _IOU)
+        boxes, scores = boxes[kept], scores[kept]
+    height, width = detector.size
+    return Sightings(np.divide(boxes, (width, height, width, height), dtype=np.float32), scores)
