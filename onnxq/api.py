@@ -63,6 +63,7 @@ def quantize(
     passes: Sequence[Pass] | None = None,
     facts: Iterable[object] = (),
     hooks: Sequence[Hook] = (),
+    sensitivity: bool = False,
     progress: Progress = silent,
 ) -> Quantized:
     """Quantize an exported detector.
@@ -77,7 +78,9 @@ def quantize(
         facts: given from outside, in the place of the analyses that would find them: `Statistics.load(path)` skips the
             calibration.
         hooks: called after each pass.
-        progress: told how far the calibration is.
+        sensitivity: also measure what each piece of the network costs when it alone is quantized; the data is read
+            again. The result's facts then hold `Sensitivities`.
+        progress: told how far the work is.
 
     Raises:
         ModelError: the model cannot be read or quantized.
@@ -95,7 +98,15 @@ def quantize(
         samples = open_data(data, original, detector, config)
         samples = replace(samples, loaders=_Remembering(samples.loaders, checked_on))
     if passes is None:
-        passes = default(config, original, samples, detector=detector, checked_on=checked_on, progress=progress)
+        passes = default(
+            config,
+            original,
+            samples,
+            detector=detector,
+            checked_on=checked_on,
+            sensitivity=sensitivity,
+            progress=progress,
+        )
     timings: dict[str, float] = {}
     working = Model(original)
     found = Pipeline(passes, pinned=pinned, hooks=[time_passes(timings), *hooks]).run(working)

@@ -3,25 +3,33 @@
 import argparse
 import dataclasses
 import logging
+import math
 import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from onnxq import report
 from onnxq.api import Quantized, cut_head, load, plan, quantize
+from onnxq.budget import Found, Judge, NoiseJudge, PrecisionJudge, search
+from onnxq.coco import GroundTruth
 from onnxq.config import Config
 from onnxq.detector import UNKNOWN, Detector
 from onnxq.errors import ConfigError
-from onnxq.facts import Checked, Plan, Statistics
+from onnxq.evaluate import Settings
+from onnxq.facts import Checked, Plan, Sensitivities, Statistics
 from onnxq.files import check_writable, replace_file
 from onnxq.hooks import log_passes, save_each
+from onnxq.pipeline import Hook
+from onnxq.progress import Progress
+from onnxq.scheme import MAX_BITS
 from onnxq.targets import TARGETS
 from onnxq.terminal import OUT, LogHandler, ProgressBar, guarded, image_size, warn
 from onnxq.version import VERSION
@@ -33,6 +41,9 @@ examples:
   python -m onnxq yolov8n.onnx --calib train.txt --save-calibration yolov8n.npz
   python -m onnxq yolov8n.onnx --calibration yolov8n.npz --method mse
 """
+
+_MOST_SHOWN = 10
+"""Pieces of the network whose sensitivity is shown without -v."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +73,17 @@ def _parser() -> argparse.ArgumentParser:
         help="what to calibrate with: image folder, glob, .txt list, .npz, .npy, COCO .json; default: synthetic scenes",
     )  # fmt: skip
     _add_config(parser.add_argument_group("how to quantize"))
+    good = parser.add_argument_group("how good it has to be")
+    good.add_argument("--sensitivity", action="store_true", help="measure what each piece of the network costs")
+    limit = good.add_mutually_exclusive_group()
+    limit.add_argument(
+        "--max-drop", type=float, metavar="AP",
+        help="keep the most sensitive pieces at a higher precision until no more than these points are lost",
+    )  # fmt: skip
+    limit.add_argument("--min-sqnr", type=float, metavar="DB", help="the same without labels, by noise in the outputs")
+    good.add_argument("--annotations", type=Path, metavar="JSON", help="COCO file that --max-drop measures by")
+    good.add_argument("--images", type=Path, metavar="DIR", help="its pictures; others than are calibrated with")
+    good.add_argument("--on-calibration", action="store_true", help="measure on pictures that are calibrated with too")
     files = parser.add_argument_group("other files")
     files.add_argument("--save-calibration", type=Path, metavar="FILE", help="keep what was observed, as .npz")
     files.add_argument("--calibration", type=Path, metavar="FILE", help="use what was kept instead of running data")
@@ -129,8 +151,15 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
     _check_files(args, output)
     given = [Statistics.load(args.calibration)] if args.calibration else []
     hooks = [log_passes] + ([save_each(args.save_each)] if args.save_each else [])
+    found = None
     with ProgressBar(args.quiet) as progress:
-        quantized = quantize(model, args.calib, config, facts=given, hooks=hooks, progress=progress)
+        if _limit(args) is None:
+            quantized = quantize(
+                model, args.calib, config, facts=given, hooks=hooks, sensitivity=args.sensitivity, progress=progress
+            )
+        else:
+            found = _search(args, config, model, output, hooks, progress)
+            quantized, config = found.quantized, found.config
     quantized.save(output)
     if args.save_calibration:
         quantized.facts[Statistics].save(args.save_calibration)
@@ -143,13 +172,79 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
         report.write(made, args.report)
     if not args.quiet:
         _say_warnings(quantized)
-        OUT.print(_summary(args, config, quantized, output, time.perf_counter() - start))
+        summary = _summary(args, config, quantized, output, time.perf_counter() - start)
+        if found is not None:
+            _say_found(summary, found)
+        OUT.print(summary)
+        if Sensitivities in quantized.facts:
+            OUT.print(_sensitivities(quantized.facts[Sensitivities], None if args.verbose else _MOST_SHOWN))
     if args.verbose:
         _list_float(quantized.facts[Plan])
     if not args.quiet and quantized.detector.family != UNKNOWN:
         models = shlex.join([str(args.input), str(output)])
         # Not wrapped, to be copied.
         OUT.print(f"next: python -m onnxq.evaluate {models} --annotations A.json --images DIR", soft_wrap=True)
+
+
+def _limit(args: argparse.Namespace) -> float | None:
+    """The greatest loss, as the judge has it."""
+    return cast("float | None", args.max_drop if args.min_sqnr is None else -args.min_sqnr)
+
+
+def _search(
+    args: argparse.Namespace,
+    config: Config,
+    model: onnx.ModelProto,
+    output: Path,
+    hooks: Sequence[Hook],
+    progress: Progress,
+) -> Found:
+    judge: Judge
+    if args.min_sqnr is not None:
+        judge = NoiseJudge(model, args.images, config)
+    else:
+        settings = Settings(preprocess=config.preprocess, image_size=config.image_size)
+        judge = PrecisionJudge(model, GroundTruth.load(args.annotations, args.images), settings)
+    return search(
+        model,
+        args.calib,
+        config,
+        judge,
+        cast("float", _limit(args)),
+        cache=_search_record(output),
+        on_calibration=args.on_calibration,
+        hooks=hooks,
+        progress=progress,
+    )
+
+
+def _search_record(output: Path) -> Path:
+    return output.with_suffix(".search.json")
+
+
+def _say_found(table: Table, found: Found) -> None:
+    wide = [piece.nodes[0] for piece in found.kept if piece.bits is not None]
+    floats = [piece.nodes[0] for piece in found.kept if piece.bits is None]
+    table.add_row("lost", f"{found.said} on {found.pictures} pictures, after {found.trials} trials")
+    for names, what in ((wide, f"at {MAX_BITS} bits"), (floats, "float")):
+        if names:
+            table.add_row("kept" if names is wide or not wide else "", f"{len(names)} {what}: {', '.join(names)}")
+
+
+def _sensitivities(found: Sensitivities, most: int | None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=_sensitivity_title(found, most), title_justify="left")
+    table.add_column("alone on integers", overflow="fold")
+    table.add_column("SQNR dB", justify="right")
+    table.add_column("boxes moved %", justify="right")
+    for piece in found.worst_first()[:most]:
+        moved = "-" if math.isnan(piece.moved) else f"{100 * piece.moved:.2f}"
+        table.add_row(Text(piece.nodes[0]), f"{piece.sqnr:.1f}", moved)
+    return table
+
+
+def _sensitivity_title(found: Sensitivities, most: int | None) -> str:
+    shown = f"the {most} worst of {len(found.pieces)} (-v: all)" if most and most < len(found.pieces) else "all"
+    return f"sensitivity, {shown}, over {found.samples} pictures"
 
 
 def _save_cut(model: onnx.ModelProto, quantized: Quantized, path: Path) -> None:
@@ -168,6 +263,7 @@ def _check_files(args: argparse.Namespace, output: Path) -> None:
     """Refuse names that cannot be written, or would replace what is read, before the work is done, not after."""
     if args.calibration and args.calib:
         raise ConfigError("--calib and --calibration: give one of the two")
+    _check_limit(args)
     if args.report:
         report.check_name(args.report)
     if args.save_each:
@@ -178,6 +274,8 @@ def _check_files(args: argparse.Namespace, output: Path) -> None:
     if args.calibration:
         taken[args.calibration.resolve()] = "the given calibration"
     written = [("-o", output), ("--save-calibration", args.save_calibration), ("--report", args.report)]
+    if _limit(args) is not None:
+        written.append(("-o", _search_record(output)))
     if args.cut_head:
         if args.cut_head.suffix != ".onnx":
             raise ConfigError(f"--cut-head {args.cut_head}: the name must end in .onnx")
@@ -189,6 +287,18 @@ def _check_files(args: argparse.Namespace, output: Path) -> None:
             raise ConfigError(f"{path}: is {taken[path.resolve()]}; give another name with {option}")
         taken[path.resolve()] = f"written by {option} already"
         check_writable(path)
+
+
+def _check_limit(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    if args.max_drop is not None and not (args.annotations and args.images):
+        raise ConfigError("--max-drop measures AP, for which it needs --annotations JSON and --images DIR")
+    if args.min_sqnr is not None and not args.images:
+        raise ConfigError("--min-sqnr compares outputs, for which it needs --images DIR")
+    if args.calibration and (args.sensitivity or _limit(args) is not None):
+        raise ConfigError("--calibration keeps no pictures, which --sensitivity and limits need; give --calib")
+    if _limit(args) is None and (args.annotations or args.images or args.on_calibration):
+        raise ConfigError("--annotations, --images, --on-calibration: for --max-drop or --min-sqnr; give one of these")
 
 
 def _table() -> Table:

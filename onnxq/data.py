@@ -74,6 +74,7 @@ class Samples:
         synthetic: no data was given, these are synthetic scenes.
         missing: file -> reason, for files that a list names and that do not exist.
         unreadable: file -> reason, for images that turn out to be unreadable; it grows while the loaders are called.
+        files: where the samples are from; empty of data that is in no file.
     """
 
     loaders: Iterable[Loader]
@@ -82,6 +83,7 @@ class Samples:
     synthetic: bool = False
     missing: Mapping[str, str] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -161,16 +163,17 @@ def _open_scenes(reader: "_FileReader", count: int) -> Samples:
 def _open_files(reader: "_FileReader", paths: Sequence[str], count: int | None) -> Samples:
     found = [find_files(path) for path in paths]
     files = {os.path.abspath(file): file for each in found for file in each.files}
-    loads = [load for name in sorted(files) for load in reader.open(files[name])]
-    chosen = _spread(loads, count)
+    loads = [(files[name], load) for name in sorted(files) for load in reader.open(files[name])]
+    chosen = spread(loads, count)
     number = f"{len(loads)}" if len(chosen) == len(loads) else f"{len(chosen)} of {len(loads)}"
     noun = "sample" if any(_is_array(file) for file in files.values()) else "image"
     return Samples(
-        loaders=reader.model.batches(chosen),
+        loaders=reader.model.batches([load for _, load in chosen]),
         count=len(chosen),
         description=f"{number} {noun}{plural(len(loads))} in {some(list(dict.fromkeys(map(place, paths))))}",
         missing={name: reason for each in found for name, reason in each.missing.items()},
         unreadable=reader.unreadable,
+        files=tuple(dict.fromkeys(file for file, _ in chosen)),
     )
 
 
@@ -184,7 +187,7 @@ def _open_feeds(model: "_Model", source: object) -> Samples:
     return Samples(_FeedStream(model, source), None, f"samples of a Python {kind}")
 
 
-def _spread(items: Sequence[T], count: int | None) -> Sequence[T]:
+def spread(items: Sequence[T], count: int | None) -> Sequence[T]:
     """Evenly spaced items, from the middle of each of `count` equal stretches."""
     total = len(items)
     if count is None or count >= total:

@@ -1,6 +1,6 @@
 """Where a detector sees objects, by its own account: the places of a picture that its precision hangs on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,6 +16,9 @@ from onnxq.session import Feed, cores, open_session, run, workers
 _CONFIDENCE = 0.01
 """Least score of an object. Much of the average precision is among those that are seen with little confidence."""
 
+_COUNTED = 0.1
+"""Least score of an object that is to be found again; what is found may have less."""
+
 _IOU = 0.65
 """Boxes of a class that overlap more are one object."""
 
@@ -27,10 +30,12 @@ class Sightings:
     Attributes:
         boxes: float32 (n, 4), left, top, right, bottom, as shares of the model's input.
         scores: float32 (n,).
+        labels: intp (n,), the class of each.
     """
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
+    labels: NDArray[np.intp]
 
     def draw(self, rng: np.random.Generator, size: tuple[int, int], count: int) -> NDArray[np.int64]:
         """Draw cells of a grid that is laid over the picture: near the middle of objects more, beyond them none.
@@ -58,6 +63,23 @@ class Sightings:
         )
 
 
+def read(outputs: Mapping[str, NDArray[np.generic]], detector: Detector) -> list[Sightings]:
+    """What a model saw, of each picture of a batch; nothing where its outputs are not understood.
+
+    Args:
+        outputs: by name, of one run.
+        detector: what the model was taken for.
+    """
+    if detector.family == UNKNOWN:
+        return []
+    tables = np.asarray(outputs[detector.output_name], np.float32)
+    try:
+        classes = class_count(detector, tables.shape)
+    except ModelError:
+        return []
+    return [_seen(table, detector, classes) for table in tables]
+
+
 def sight(model: onnx.ModelProto, detector: Detector, feeds: Sequence[Feed]) -> list[list[Sightings]]:
     """What a model sees, of each feed and picture of its batch; nothing at all where its outputs are not understood.
 
@@ -76,21 +98,41 @@ def sight(model: onnx.ModelProto, detector: Detector, feeds: Sequence[Feed]) -> 
 
     def one(feed: Feed) -> list[Sightings]:
         wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in feed.items()}
-        [tables] = run(session, wide, [detector.output_name])
-        try:
-            classes = class_count(detector, tables.shape)
-        except ModelError:
-            return []
-        return [_seen(np.asarray(table, np.float32), detector, classes) for table in tables]
+        [table] = run(session, wide, [detector.output_name])
+        return read({detector.output_name: table}, detector)
 
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(one, feeds))
+
+
+def overlap(wanted: Sightings, found: Sightings, least: float = _COUNTED) -> tuple[float, float]:
+    """How well objects were found again: each by the box of its class that covers it best.
+
+    Args:
+        wanted: the objects; each counts by its score, those below `least` not at all.
+        found: the boxes.
+        least: score.
+
+    Returns:
+        The sum over objects of score times intersection over union, and the sum of scores.
+    """
+    counted = wanted.scores >= least
+    a, scores = wanted.boxes[counted], wanted.scores[counted].astype(np.float64)
+    if not len(found.scores):
+        return 0.0, float(scores.sum())
+    b = found.boxes
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    common = sides.clip(0).prod(axis=2)
+    areas = (a[:, 2:] - a[:, :2]).prod(axis=1)[:, None] + (b[:, 2:] - b[:, :2]).prod(axis=1)[None]
+    iou = common / np.maximum(areas - common, np.finfo(np.float32).tiny)
+    iou[wanted.labels[counted][:, None] != found.labels[None]] = 0
+    return float(scores @ iou.max(axis=1)), float(scores.sum())
 
 
 def _seen(table: NDArray[np.float32], detector: Detector, classes: int | None) -> Sightings:
     boxes, scores, labels = decode(table, detector, _CONFIDENCE, classes)
     if detector.family != "end2end":
         kept = suppress(boxes, scores, labels, _IOU)
-        boxes, scores = boxes[kept], scores[kept]
+        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
     height, width = detector.size
-    return Sightings(np.divide(boxes, (width, height, width, height), dtype=np.float32), scores)
+    return Sightings(np.divide(boxes, (width, height, width, height), dtype=np.float32), scores, labels)

@@ -24,6 +24,7 @@ from onnxq.passes.normalise import Normalise
 from onnxq.passes.observe import Observe
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
 from onnxq.passes.reconstruct import Reconstruct
+from onnxq.passes.sensitivity import Sensitivity
 from onnxq.passes.to_half import ToHalf
 from onnxq.passes.upsample_to_concat import UpsampleToConcat
 from onnxq.passes.verify import Verify
@@ -78,6 +79,7 @@ def default(
     *,
     detector: Detector | None = None,
     checked_on: Sequence[Feed] = (),
+    sensitivity: bool = False,
     progress: Progress = silent,
 ) -> list[Pass]:
     """All passes, in order.
@@ -86,9 +88,10 @@ def default(
         config: the options.
         original: the float model, to compare the result with.
         samples: the calibration data; None where `Statistics` will be given.
-        detector: what the model was taken for; reconstruction looks where it sees objects.
+        detector: what the model was taken for; reconstruction looks where it sees objects, and so does sensitivity.
         checked_on: samples to compare the result on; may be filled while the passes before run.
-        progress: told how far the calibration is.
+        sensitivity: measure what each piece of the network costs.
+        progress: told how far the work is.
     """
     target = TARGETS[config.target]
     return [
@@ -97,6 +100,7 @@ def default(
         FitRanges(config.range_method),
         FitWeights(config.weight_method),
         *_parameters(config, samples, detector, progress),
+        *([Sensitivity(samples, target, detector, progress)] if sensitivity else []),
         Insert(),
         *([ToHalf()] if config.is_half else []),
         *([PointwiseToMatmul()] if target.least_stride else []),

@@ -1,19 +1,17 @@
 """verify: the finished model does what the float one did, where it is to run."""
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnxq.divergence import first_wrong
 from onnxq.errors import ModelError
 from onnxq.facts import Checked, Plan
 from onnxq.graph import Model
+from onnxq.noise import Noise, Outputs
 from onnxq.pipeline import Analysis, Facts
-from onnxq.ranges import decibels
 from onnxq.runtimes import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.session import Feed, open_session, run
 from onnxq.sources import plural
@@ -30,8 +28,6 @@ _MOST_SHOWN = 3
 
 _TOLERATED_LOSS = 3.0
 """dB by which a runtime may lie below the exact computation: its integers round differently here and there."""
-
-_Outputs = Mapping[str, NDArray[np.generic]]
 
 
 class Verify(Analysis[Checked]):
@@ -171,7 +167,7 @@ def _outputs_sqnr(
         return {}, {}
     names = [output.name for output in plain.get_outputs()]
     exact = open_session(proto, optimised=False)
-    running, simulated = _Sqnr(), _Sqnr()
+    running, simulated = Noise(), Noise()
     for feed in feeds:
         expected = dict(zip(names, run(plain, feed, names), strict=True))
         _refuse_nan("float", expected)
@@ -182,25 +178,7 @@ def _outputs_sqnr(
     return running.decibels(), simulated.decibels()
 
 
-class _Sqnr:
-    """Sums the signal and the noise of float outputs over many samples."""
-
-    def __init__(self) -> None:
-        self._signal: defaultdict[str, float] = defaultdict(float)
-        self._noise: defaultdict[str, float] = defaultdict(float)
-
-    def add(self, expected: _Outputs, actual: _Outputs) -> None:
-        for name, a in expected.items():
-            b = actual[name]
-            if a.shape == b.shape and np.issubdtype(a.dtype, np.floating) and np.isfinite(a).all():
-                self._signal[name] += float(np.sum(np.square(a, dtype=np.float64)))
-                self._noise[name] += float(np.sum(np.square(np.subtract(a, b, dtype=np.float64))))
-
-    def decibels(self) -> dict[str, float]:
-        return {name: decibels(signal, self._noise[name]) for name, signal in self._signal.items() if signal > 0}
-
-
-def _refuse_nan(kind: str, outputs: _Outputs) -> None:
+def _refuse_nan(kind: str, outputs: Outputs) -> None:
     for name, values in outputs.items():
         if np.issubdtype(values.dtype, np.floating) and np.isnan(values).any():
             raise ModelError(f"the {kind} model gives NaN in output {name!r}; check the model and its preprocessing")

@@ -96,8 +96,8 @@ def test_no_count_takes_all(folder):
 
 
 @given(total=st.integers(1, 400), count=st.integers(1, 400))
-def test_a_spread_is_even(total, count):
-    chosen = data._spread(range(total), count)
+def test_aspread_is_even(total, count):
+    chosen = data.spread(range(total), count)
     assert len(chosen) == min(total, count)
     gaps = np.diff([-1, *chosen, total])
     if len(chosen) < total:

@@ -32,6 +32,7 @@ LAYERS = {
     "onnxq.stem": 2,
     "onnxq.tensorrt": 2,
     # The runtimes, as data.
+    "onnxq.noise": 3,
     "onnxq.targets": 3,
     # What chooses among them, and hangs on them.
     "onnxq.config": 4,
@@ -63,6 +64,7 @@ LAYERS = {
     "onnxq.passes.observe": 6,
     "onnxq.passes.pointwise_to_matmul": 6,
     "onnxq.passes.reconstruct": 6,
+    "onnxq.passes.sensitivity": 6,
     "onnxq.passes.to_half": 6,
     "onnxq.passes.upsample_to_concat": 6,
     "onnxq.passes.verify": 6,
@@ -73,9 +75,10 @@ LAYERS = {
     "onnxq.report": 9,
     "onnxq.terminal": 9,
     "onnxq.benchmark": 10,
-    "onnxq.cli": 10,
     "onnxq.evaluate": 10,
-    "onnxq.__main__": 11,
+    "onnxq.budget": 11,
+    "onnxq.cli": 12,
+    "onnxq.__main__": 13,
 }
 
 SAME_LAYER: frozenset[tuple[str, str]] = frozenset()
@@ -84,7 +87,8 @@ SAME_LAYER: frozenset[tuple[str, str]] = frozenset()
 ONLY_IMPORTED_BY = {
     "onnxq.report": {"onnxq.cli"},
     "onnxq.benchmark": set(),
-    "onnxq.evaluate": set(),
+    "onnxq.evaluate": {"onnxq.budget", "onnxq.cli"},
+    "onnxq.budget": {"onnxq.cli"},
     "onnxq.cli": {"onnxq.__main__"},
     "rich": {"onnxq.cli", "onnxq.terminal", "onnxq.evaluate", "onnxq.benchmark"},
     "onnx_graphsurgeon": {"onnxq.graph"},

@@ -1,0 +1,348 @@
+"""The fewest pieces of a network to keep at a higher precision, so that what is lost stays within a budget.
+
+The pieces are taken from the most sensitive on; how many are needed is found by bisection, each trial by quantizing the
+model anew and measuring what it lost, on data that it was not calibrated with.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxq.api import Quantized, load, open_data, quantize
+from onnxq.coco import GroundTruth
+from onnxq.config import Config
+from onnxq.detector import detect
+from onnxq.errors import ConfigError, DataError
+from onnxq.evaluate import Settings, measure
+from onnxq.facts import Plan, Sensitivities, Statistics
+from onnxq.files import replace_file
+from onnxq.noise import Noise
+from onnxq.pipeline import Hook
+from onnxq.progress import Progress, silent
+from onnxq.scheme import MAX_BITS
+from onnxq.session import Feed, open_session, run
+from onnxq.version import VERSION
+
+_SQNR_SAMPLES = 64
+"""Pictures that signal and noise are summed over, evenly spaced ones of all."""
+
+
+class Judge(ABC):
+    """Says what a quantized model has lost.
+
+    Attributes:
+        files: the pictures that it looks at.
+    """
+
+    files: Sequence[Path]
+
+    @abstractmethod
+    def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
+        """What a model has lost, the less the better."""
+
+    @abstractmethod
+    def identity(self) -> str:
+        """Differs where the same model would be judged otherwise."""
+
+    @abstractmethod
+    def say(self, loss: float) -> str:
+        """A loss in words."""
+
+
+class PrecisionJudge(Judge):
+    """COCO average precision, percent: what the float model has and the quantized one has not.
+
+    Args:
+        original: the float model.
+        truth: pictures and their boxes.
+        settings: of the evaluation.
+
+    Raises:
+        ModelError, DataError, ConfigError: as `evaluate.measure` does.
+    """
+
+    def __init__(self, original: onnx.ModelProto, truth: GroundTruth, settings: Settings) -> None:
+        self._original = original
+        self._truth = truth
+        self._settings = settings
+        self.files = list(truth.paths.values())
+
+    @cached_property
+    def _whole(self) -> float:
+        return measure(self._original, self._truth, self._settings).ap
+
+    def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
+        """Points of AP, which may be negative."""
+        return self._whole - measure(model, self._truth, self._settings, progress).ap
+
+    def identity(self) -> str:
+        """The pictures and how they are looked at."""
+        return f"AP {self._settings} {sorted(self._truth.paths)} {len(self._truth.coco.anns)}"
+
+    def say(self, loss: float) -> str:
+        """AP before and after."""
+        return f"{-loss:+.2f} AP"
+
+
+class NoiseJudge(Judge):
+    """Signal-to-quantization-noise ratio of the output that has the least, dB, over pictures without labels.
+
+    Args:
+        original: the float model.
+        images: a folder, or whatever else calibration data may be.
+        config: tells how pictures become inputs.
+
+    Raises:
+        DataError: there are no pictures.
+    """
+
+    def __init__(self, original: onnx.ModelProto, images: object, config: Config) -> None:
+        detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
+        samples = open_data(images, original, detector, replace(config, count=_SQNR_SAMPLES))
+        self._feeds: list[Feed] = [sample.feed for loader in samples.loaders if (sample := loader()) is not None]
+        samples.require_any()
+        self.files = samples.files
+        self._original = original
+
+    @cached_property
+    def _expected(self) -> list[dict[str, NDArray[np.generic]]]:
+        return self._run(self._original, silent)
+
+    def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
+        """Minus the decibels."""
+        noise = Noise()
+        for expected, found in zip(self._expected, self._run(model, progress), strict=True):
+            noise.add(expected, found)
+        return -min(noise.decibels().values(), default=np.inf)
+
+    def identity(self) -> str:
+        """The pictures."""
+        return f"SQNR {len(self._feeds)} {[str(file) for file in self.files]}"
+
+    def say(self, loss: float) -> str:
+        """The decibels."""
+        return f"{-loss:.1f} dB"
+
+    def _run(self, model: onnx.ModelProto, progress: Progress) -> list[dict[str, NDArray[np.generic]]]:
+        session = open_session(model)
+        names = [output.name for output in session.get_outputs()]
+        outputs = []
+        for number, feed in enumerate(self._feeds, start=1):
+            outputs.append(dict(zip(names, run(session, feed, names), strict=True)))
+            progress("comparing", number, len(self._feeds))
+        return outputs
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A piece of the network at a higher precision than the options say.
+
+    Attributes:
+        nodes: its names, the layer first.
+        bits: of its weights and inputs; None: it stays float.
+    """
+
+    nodes: tuple[str, ...]
+    bits: int | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search ends with.
+
+    Attributes:
+        quantized: the model.
+        config: with which `quantize` makes it at once.
+        kept: what was kept at a higher precision, the most sensitive first.
+        loss: of the model, as the judge has it.
+        said: the same in words.
+        pictures: how many the judge looked at.
+        trials: how many models were judged.
+    """
+
+    quantized: Quantized
+    config: Config
+    kept: tuple[Kept, ...]
+    loss: float
+    said: str
+    pictures: int
+    trials: int
+
+
+def search(
+    model: str | Path | onnx.ModelProto,
+    data: object,
+    config: Config,
+    judge: Judge,
+    limit: float,
+    *,
+    cache: Path | None = None,
+    on_calibration: bool = False,
+    hooks: Sequence[Hook] = (),
+    progress: Progress = silent,
+) -> Found:
+    """Find the fewest pieces to keep at a higher precision, so that no more than `limit` is lost.
+
+    Pieces of fewer than 8 bits first get 8, from the most sensitive on; where all of them do not suffice, pieces stay
+    float, in the same order. A piece more is taken for a model that loses no more, which measurements confirm but for
+    their noise: what is found is within the limit, and with one piece less it was not.
+
+    Args:
+        model: float.
+        data: to calibrate with, as for `quantize`; it is read several times.
+        config: the options to start from.
+        judge: says what was lost.
+        limit: how much may be.
+        cache: file that every result goes to at once, and from which a search that was interrupted goes on.
+        on_calibration: the judge may look at pictures that the model was calibrated with.
+        hooks: called after each pass.
+        progress: told how far the work is.
+
+    Raises:
+        ConfigError: the judge looks at pictures of the calibration; the limit cannot be kept.
+        ModelError, DataError: as from `quantize` and the judge.
+    """
+    original = load(model)
+    plain = quantize(original, data, config, hooks=hooks, progress=progress)
+    if not on_calibration:
+        _refuse_shared(plain.samples.files if plain.samples else (), judge.files)
+    results = _Results.open(cache, _digest(original, config, plain.facts[Statistics], judge))
+    made: dict[int, Quantized] = {0: plain}
+    kept: list[Kept] = []
+
+    def settings(count: int) -> Config:
+        return _with(config, kept[:count])
+
+    def loss(count: int) -> float:
+        known = results.losses.get(count)
+        if known is None:
+            if count not in made:
+                made.clear()
+                made[count] = quantize(original, data, settings(count), hooks=hooks, progress=progress)
+            known = judge.loss(made[count].model, progress)
+            results.add(count, known)
+        tried.append(count)
+        return known
+
+    tried: list[int] = []
+    best = 0
+    if loss(0) > limit:
+        if not results.order:
+            measured = quantize(original, data, config, hooks=hooks, sensitivity=True, progress=progress)
+            results.rank([piece.nodes for piece in measured.facts[Sensitivities].worst_first()])
+        kept += _steps(results.order, plain.facts[Plan])
+        best = _least(loss, limit, len(kept))
+        if loss(best) > limit:
+            raise ConfigError(
+                f"the limit cannot be kept: with every piece at a higher precision the model still has "
+                f"{judge.say(loss(best))}; allow more, or give better calibration data"
+            )
+    final = made.get(best) or quantize(original, data, settings(best), hooks=hooks, progress=progress)
+    lost = loss(best)
+    return Found(final, settings(best), tuple(kept[:best]), lost, judge.say(lost), len(judge.files), len(set(tried)))
+
+
+def _least(loss: Callable[[int], float], limit: float, most: int) -> int:
+    """The least count with a loss within the limit, if fewer are always worse; `most` where none is."""
+    low, high = 0, 1
+    while high < most and loss(high) > limit:
+        low, high = high, 2 * high
+    high = min(high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if loss(middle) > limit:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _steps(order: Iterable[tuple[str, ...]], plan: Plan) -> list[Kept]:
+    """What to keep, in this order: narrow pieces at 8 bits, then pieces in float; but for the last, which is left."""
+    pieces = list(order)
+    narrow = {name for weight in plan.weights if weight.scheme.bits < MAX_BITS for name in weight.users}
+    narrow |= {name for point in plan.points if point.scheme.bits < MAX_BITS for name in point.users}
+    widened = [Kept(nodes, MAX_BITS) for nodes in pieces if narrow & set(nodes)]
+    return widened + [Kept(nodes, None) for nodes in pieces[:-1]]
+
+
+def _with(config: Config, kept: Sequence[Kept]) -> Config:
+    """The options with which these pieces are kept."""
+    floats = {name for piece in kept if piece.bits is None for name in piece.nodes}
+    widths = [f"{n}={piece.bits}/{piece.bits}" for piece in kept if piece.bits is not None for n in piece.nodes]
+    return replace(
+        config,
+        exclude=(*config.exclude, *(name for piece in kept if piece.bits is None for name in piece.nodes)),
+        bits=(*config.bits, *(text for text in widths if text.rpartition("=")[0] not in floats)),
+    )
+
+
+def _refuse_shared(calibrated: Sequence[Path], judged: Sequence[Path]) -> None:
+    """Raises ConfigError where a picture is among both, under whatever name."""
+    known = {_content(file): file for file in calibrated}
+    for file in judged:
+        if file.is_file() and (twin := known.get(_content(file))) is not None:
+            raise ConfigError(
+                f"--images: {file} is calibrated with too, as {twin}; what was fitted to a picture looks better on it "
+                "than on others: give other pictures, or --on-calibration if that is meant"
+            )
+
+
+def _content(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _digest(original: onnx.ModelProto, config: Config, statistics: Statistics, judge: Judge) -> str:
+    """Of everything that the results of a search depend on."""
+    digest = hashlib.sha256(original.SerializeToString(deterministic=True))
+    for name in sorted(statistics.histograms):
+        digest.update(name.encode() + statistics.histograms[name].counts.tobytes())
+    digest.update(f"{VERSION} {config} {statistics.samples} {judge.identity()}".encode())
+    return digest.hexdigest()
+
+
+class _Results:
+    """What a search has found so far, in a file."""
+
+    def __init__(self, path: Path | None, key: str, order: list[tuple[str, ...]], losses: dict[int, float]) -> None:
+        self._path = path
+        self._key = key
+        self.order = order
+        self.losses = losses
+
+    @classmethod
+    def open(cls, path: Path | None, key: str) -> "_Results":
+        """Results of the same search, if the file has any; none if it is of another one."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else {}
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: is no record of a search ({error}); remove it") from error
+        if not isinstance(found, Mapping) or found.get("key") != key:
+            return cls(path, key, [], {})
+        order = [tuple(nodes) for nodes in found["order"]]
+        return cls(path, key, order, {int(count): float(loss) for count, loss in found["losses"].items()})
+
+    def rank(self, order: list[tuple[str, ...]]) -> None:
+        """Keep the order of the pieces."""
+        self.order = order
+        self._write()
+
+    def add(self, count: int, loss: float) -> None:
+        """Keep what was lost with so many steps."""
+        self.losses[count] = loss
+        self._write()
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        found = {"key": self._key, "order": self.order, "losses": {str(k): v for k, v in self.losses.items()}}
+        with replace_file(self._path) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

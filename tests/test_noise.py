@@ -1,0 +1,27 @@
+import math
+
+import numpy as np
+
+from onnxq.noise import Noise
+
+
+def test_energies_are_summed_over_samples():
+    noise = Noise()
+    noise.add({"y": np.array([3.0, 4.0])}, {"y": np.array([3.0, 5.0])})
+    noise.add({"y": np.array([5.0, 0.0])}, {"y": np.array([5.0, 2.0])})
+    assert noise.decibels() == {"y": 10 * math.log10(50 / 5)}
+
+
+def test_equal_outputs_have_no_noise():
+    noise = Noise()
+    noise.add({"y": np.ones(3)}, {"y": np.ones(3)})
+    assert noise.decibels() == {"y": math.inf}
+
+
+def test_outputs_that_cannot_be_compared_do_not_count():
+    noise = Noise()
+    noise.add(
+        {"shape": np.ones(3), "whole": np.ones(2, np.int64), "infinite": np.array([np.inf])},
+        {"shape": np.ones(4), "whole": np.ones(2, np.int64), "infinite": np.array([1.0])},
+    )
+    assert noise.decibels() == {}
