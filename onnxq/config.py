@@ -14,6 +14,9 @@ from onnxq.targets import TARGETS
 AUTO = "auto"
 HALF = "fp16"
 RESTS = ("fp32", HALF)
+INT4 = "int4"
+PACKS = ("none", INT4)
+_INT4_BITS = 4
 BY_OUTPUTS = "output-error"
 WEIGHT_METHODS = ("minmax", "mse")
 
@@ -30,7 +33,7 @@ class Config:
     """How to quantize.
 
     Raises:
-        ConfigError: a value is not among an option's choices.
+        ConfigError: a value is not among an option's choices, or options do not go together.
     """
 
     target: str = _option("ort", "runtime that the result is for", tuple(TARGETS))
@@ -49,6 +52,7 @@ class Config:
     )
     keep_bias: bool = _option(False, "do not correct biases for the rounding of the weights")
     rest: str = _option("fp32", "type of what stays float, up to the decode", RESTS)
+    pack: str = _option("none", "type that weights of at most 4 bits are stored in, for a smaller file", PACKS)
     exclude: tuple[str, ...] = _option((), "nodes to keep float: a name, op:TYPE or re:REGEX", None, "NODE")
     count: int = _option(100, "calibration images to take, evenly spaced, of a longer list", None, "N")
     preprocess: str = _option(AUTO, "how images become inputs", (AUTO, *PREPROCESSES))
@@ -67,10 +71,26 @@ class Config:
                 f"rest: {TARGETS[self.target].title} chooses the type of what stays float by itself; "
                 f"{HALF} is for --target {takers}"
             )
+        if self.packs:
+            self._check_packing()
         if self.method == BY_OUTPUTS and not self.reconstructs:
             raise ConfigError(f"method: {BY_OUTPUTS} is part of the reconstruction; add --reconstruct")
         if self.count < 1:
             raise ConfigError(f"count: {self.count} is less than 1")
+
+    def _check_packing(self) -> None:
+        if not TARGETS[self.target].takes_int4:
+            takers = ", ".join(name for name, target in TARGETS.items() if target.takes_int4)
+            raise ConfigError(
+                f"pack: {TARGETS[self.target].title} takes {INT4} only in blocks with scales of their own; "
+                f"leave --pack out, or use --target {takers}"
+            )
+        narrowest = min([self.weight_bits, *(weight for _, (weight, _) in self.widths)])
+        if narrowest > _INT4_BITS:
+            raise ConfigError(
+                f"pack: {INT4} holds {_INT4_BITS} bits, and the narrowest weights have {narrowest}; "
+                f"add --weight-bits {_INT4_BITS}, or leave --pack out"
+            )
 
     @property
     def widths(self) -> tuple[tuple[str, tuple[int, int]], ...]:
@@ -103,6 +123,11 @@ class Config:
     def is_half(self) -> bool:
         """Whether what stays float is computed in float16."""
         return self.rest == HALF
+
+    @property
+    def packs(self) -> bool:
+        """Whether narrow weights are stored as int4."""
+        return self.pack == INT4
 
     @property
     def suffix(self) -> str:

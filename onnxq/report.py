@@ -45,6 +45,7 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         "reconstruct": config.reconstructs,
         "keep_bias": config.keep_bias,
         "rest": config.rest,
+        "pack": config.pack,
         "exclude": list(config.exclude),
         "detector": {
             "family": quantized.detector.family,

@@ -62,6 +62,7 @@ class Target:
         signed: activations are int8 rather than uint8.
         symmetric: activations have their zero point in the middle.
         takes_half: it keeps to the types in the file, which can be float16 where nothing is on integers.
+        takes_int4: weights can be stored as int4 (ONNX, opset 21): where it loads a file, it makes int8 of them.
         narrow_activations: activations can have fewer than 8 bits, for which integers pass through a Clip.
         last_layers: the last Convs run on integers.
         least_stride: 1x1 Convs run as products of integers with a float output where nobody wants it as integers; and
@@ -87,6 +88,7 @@ class Target:
     signed: bool = False
     symmetric: bool = False
     takes_half: bool = False
+    takes_int4: bool = False
     narrow_activations: bool = True
     last_layers: bool = True
     least_stride: int | None = None
@@ -169,6 +171,7 @@ ORT = Target(
     fused_activations=frozenset({"Relu", "Clip"}),
     float_depthwise=True,
     stem=Stem(channels=32, products=64),
+    takes_int4=True,
     runtime="ort",
 )
 
@@ -177,6 +180,7 @@ OPENVINO = Target(
     title="OpenVINO",
     rules=_CONV_IN,
     float_depthwise=True,
+    takes_int4=True,
     runtime="openvino",
 )
 
@@ -185,6 +189,8 @@ OPENVINO = Target(
 # arrives meets its DQ; with one scale both vanish, with two each such input costs a pass over memory. So a Concat binds
 # its inputs to its own grid. Of the others only Resize has a Q in front: it is not known to let one pass, and its input
 # is the smaller side.
+# Weights are never int4: that has a scale per block of 64 or 128 of them (guide, "Quantization Schemes"), ours have one
+# per output channel.
 # ConvTranspose stays float: its integer kernels have a scale per input channel (NVIDIA/TensorRT, issues 1694 and 2380),
 # which the sum over these channels cannot have.
 TENSORRT = Target(
@@ -222,6 +228,7 @@ GENERIC = Target(
         **_RELU,
         **_CARRIERS,
     },
+    takes_int4=True,
     fused_activations=frozenset({"Relu", "Clip"}),
 )
 

@@ -7,7 +7,7 @@ import onnx
 from onnxq.config import Config
 from onnxq.data import Samples
 from onnxq.detector import Detector
-from onnxq.passes import normalise, to_half
+from onnxq.passes import normalise, pack, to_half
 from onnxq.passes.choose import Choose
 from onnxq.passes.clean_up import CleanUp
 from onnxq.passes.correct_bias import CorrectBias
@@ -22,6 +22,7 @@ from onnxq.passes.infer_shapes import InferShapes
 from onnxq.passes.insert import Insert
 from onnxq.passes.normalise import Normalise
 from onnxq.passes.observe import Observe
+from onnxq.passes.pack import Pack
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
 from onnxq.passes.reconstruct import Reconstruct
 from onnxq.passes.sensitivity import Sensitivity
@@ -47,10 +48,15 @@ def cutting() -> list[Pass]:
     return [*_preparing(), CutHead()]
 
 
+def _least_opset(config: Config) -> int:
+    wanted = [(config.is_half, to_half.LEAST_OPSET), (config.packs, pack.LEAST_OPSET)]
+    return max([normalise.LEAST_OPSET, *(opset for is_wanted, opset in wanted if is_wanted)])
+
+
 def planning(config: Config) -> list[Pass]:
     """The passes that decide what will be quantized, for which no data is needed."""
     return [
-        *_preparing(to_half.LEAST_OPSET if config.is_half else normalise.LEAST_OPSET),
+        *_preparing(_least_opset(config)),
         Choose(
             TARGETS[config.target],
             weight_bits=config.weight_bits,
@@ -107,5 +113,6 @@ def default(
         *([UpsampleToConcat()] if target.upsample_to_concat else []),
         *([ExpandSoftmax()] if target.expand_softmax else []),
         CleanUp(),
+        *([Pack()] if config.packs else []),
         Verify(original, target, checked_on),
     ]

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,18 @@ def test_what_stays_float_can_be_float16_for_tensorrt(model, feeds):
     for values in (feeds[0], feed(model, 99)):
         assert sqnr(run(whole, values)["output"], run(half, values)["output"]) > 20
         assert sqnr(run(model, values)["output"], run(half, values)["output"]) > 20
+
+
+@pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if target.takes_int4])
+def test_narrow_weights_can_be_stored_as_int4(model, feeds, target):
+    options = Config(target=target, weight_bits=4, reconstruct=False)
+    plain, packed = (quantize(model, feeds, replace(options, pack=pack)).model for pack in ("none", "int4"))
+    assert packed.opset_import[0].version == 21
+    assert packed.ir_version == 10
+    assert packed.ByteSize() < plain.ByteSize()
+    assert onnx.TensorProto.INT4 in {tensor.data_type for tensor in packed.graph.initializer}
+    values = feed(model, 99)
+    assert np.array_equal(run(plain, values)["output"], run(packed, values)["output"])
 
 
 def test_correcting_biases_takes_away_the_shift_of_the_outputs():

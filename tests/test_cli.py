@@ -458,6 +458,14 @@ class TestOptions:
             assert all((biases[name] == before[f"{name}_bias"]).all() == kept for name in biases)
             runs("model.w4a8.onnx")
 
+    def test_pack(self, onnxq, model):
+        arguments = [model, "--calib", "calib", "--weight-bits", 4, "--no-reconstruct"]
+        assert onnxq(*arguments, "-o", "plain.onnx").code == 0
+        assert onnxq(*arguments, "--pack", "int4").code == 0
+        assert Path("model.w4a8.onnx").stat().st_size < Path("plain.onnx").stat().st_size
+        assert integer_layers("model.w4a8.onnx").keys() == integer_layers("plain.onnx").keys()
+        runs("model.w4a8.onnx")
+
     @pytest.mark.parametrize(("target", "middle"), [("ort", 128), ("openvino", 128), ("tensorrt", 0)])
     def test_symmetric(self, onnxq, model, target, middle):
         assert onnxq(model, "--calib", "calib", "--target", target, "--symmetric").code == 0

@@ -17,7 +17,7 @@ NOT_CONFIG = {
 }  # fmt: skip
 """What the command line takes besides: which files to read and write, and what to say."""
 
-MORE = {"fp16": {"target": "tensorrt"}, "output-error": {"weight_bits": 4}}
+MORE = {"fp16": {"target": "tensorrt"}, "output-error": {"weight_bits": 4}, "int4": {"weight_bits": 4}}
 """What a choice needs beside it."""
 
 CHOICES = [(name, choice) for name, field in FIELDS.items() for choice in field.metadata["choices"] or ()]
@@ -161,6 +161,24 @@ def test_half_floats_are_for_targets_that_take_them():
     for target in set(TARGETS) - {"tensorrt"}:
         with pytest.raises(ConfigError, match=r"rest: .+ by itself; fp16 is for --target tensorrt"):
             Config(target=target, rest="fp16")
+
+
+def test_weights_are_packed_for_targets_that_unpack_them():
+    takers = [name for name, target in TARGETS.items() if target.takes_int4]
+    assert takers == ["ort", "openvino", "generic"]
+    for target in takers:
+        assert Config(target=target, weight_bits=4, pack="int4").packs
+    with pytest.raises(ConfigError, match=r"^pack: TensorRT takes int4 only .+; leave .+ --target ort, openvino, gen"):
+        Config(target="tensorrt", weight_bits=4, pack="int4")
+    assert not Config(weight_bits=4).packs
+
+
+def test_there_are_narrow_weights_to_pack():
+    for options in ({"weight_bits": 2}, {"bits": ("conv=4/8",)}):
+        assert Config(pack="int4", **options).packs
+    for options, narrowest in (({}, 8), ({"weight_bits": 5}, 5), ({"weight_bits": 8, "bits": ("conv=6/4",)}, 6)):
+        with pytest.raises(ConfigError, match=f"^pack: .* weights have {narrowest}; add --weight-bits 4, or leave"):
+            Config(pack="int4", **options)
 
 
 def test_widths_of_nodes_are_read():

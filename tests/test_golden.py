@@ -2,9 +2,10 @@ import numpy as np
 import onnx
 import pytest
 from golden import assert_golden, text
-from graphs import NARROW_TENSORRT, csp, initializers, nodes, quantized, v8
+from graphs import NARROW_TENSORRT, csp, initializers, nodes, quantized, rewrite, v8
 from onnx import numpy_helper
 
+from onnxq.passes.pack import LEAST_OPSET, Pack
 from onnxq.targets import OPENVINO, ORT
 
 
@@ -12,6 +13,11 @@ from onnxq.targets import OPENVINO, ORT
 @pytest.mark.parametrize("build", [csp, v8], ids=lambda b: b.__name__)
 def test_quantized_graphs_look_as_they_did(build, target):
     assert_golden(quantized(build(), target)[0], f"{build.__name__}-{target.name}")
+
+
+def test_packed_graphs_look_as_they_did():
+    whole, _ = quantized(csp(opset=LEAST_OPSET), weight_bits=4)
+    assert_golden(rewrite(Pack(), whole)[0], "csp-ort-int4")
 
 
 # --- the comparer -----------------------------------------------------------------------------------------------------

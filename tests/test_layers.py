@@ -62,6 +62,7 @@ LAYERS = {
     "onnxq.passes.insert": 6,
     "onnxq.passes.normalise": 6,
     "onnxq.passes.observe": 6,
+    "onnxq.passes.pack": 6,
     "onnxq.passes.pointwise_to_matmul": 6,
     "onnxq.passes.reconstruct": 6,
     "onnxq.passes.sensitivity": 6,
