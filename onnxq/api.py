@@ -128,17 +128,17 @@ def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> t
     return Pipeline(planning(config)).run(Model(original))[Plan], detector
 
 
-def cut_head(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
+def cut_head(model: str | Path | onnx.ModelProto, config: Config | None = None) -> onnx.ModelProto:
     """The float model, prepared as `quantize` does it, that ends at its last layers, without the decode.
 
-    That is what toolchains of NPUs take which quantize by themselves. Tensors have the names that they have in the
-    facts of `quantize`.
+    That is what toolchains of NPUs take which quantize by themselves. Tensors have the names and, with the same
+    options, the ranges that they have in the facts of `quantize`.
 
     Raises:
         ModelError: the model cannot be read, or has no layers.
     """
     working = Model(load(model))
-    Pipeline(cutting()).run(working)
+    Pipeline(cutting(config or Config())).run(working)
     return working.to_proto()
 
 

@@ -108,10 +108,10 @@ def _add_config(group: "argparse._ArgumentGroup") -> None:
     for field in dataclasses.fields(Config):
         flag = "--" + field.name.replace("_", "-")
         help_text, choices, metavar = (field.metadata[key] for key in ("help", "choices", "metavar"))
-        if isinstance(field.default, bool):
+        if field.default is False:
             group.add_argument(flag, action="store_true", help=help_text)
-        elif field.type == bool | None:
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
+        elif field.default is True or field.type == bool | None:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=help_text)
         elif field.default == ():
             group.add_argument(flag, action="extend", nargs="+", default=[], metavar=metavar, help=help_text)
         elif field.name == "image_size":
@@ -164,7 +164,7 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
     if args.save_calibration:
         quantized.facts[Statistics].save(args.save_calibration)
     if args.cut_head:
-        _save_cut(model, quantized, args.cut_head)
+        _save_cut(model, quantized, config, args.cut_head)
     if args.report:
         made = report.build(
             quantized, config, source=args.input.name, before=args.input.stat().st_size, after=output.stat().st_size
@@ -247,9 +247,9 @@ def _sensitivity_title(found: Sensitivities, most: int | None) -> str:
     return f"sensitivity, {shown}, over {found.samples} pictures"
 
 
-def _save_cut(model: onnx.ModelProto, quantized: Quantized, path: Path) -> None:
+def _save_cut(model: onnx.ModelProto, quantized: Quantized, config: Config, path: Path) -> None:
     with replace_file(path) as temporary:
-        onnx.save(cut_head(model), temporary)
+        onnx.save(cut_head(model, config), temporary)
     with replace_file(path.with_suffix(".json")) as temporary:
         temporary.write_text(report.to_json(report.ranges(quantized)))
 

@@ -42,6 +42,7 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         "act_bits": config.act_bits,
         "bits": list(config.bits),
         "symmetric": config.symmetric,
+        "equalise": config.equalise,
         "reconstruct": config.reconstructs,
         "keep_bias": config.keep_bias,
         "rest": config.rest,

@@ -12,6 +12,7 @@ from onnxq.passes.choose import Choose
 from onnxq.passes.clean_up import CleanUp
 from onnxq.passes.correct_bias import CorrectBias
 from onnxq.passes.cut_head import CutHead
+from onnxq.passes.equalise import Equalise
 from onnxq.passes.expand_softmax import ExpandSoftmax
 from onnxq.passes.find_head import FindHead
 from onnxq.passes.fit_ranges import FitRanges
@@ -39,13 +40,20 @@ if __name__ != "onnxq.passes":
     raise ImportError("import onnxq.passes, not passes")
 
 
-def _preparing(least_opset: int = normalise.LEAST_OPSET) -> list[Pass]:
-    return [Normalise(least_opset), InferShapes(), FoldConstants(), FoldBatchNorm(), FindHead()]
+def _preparing(config: Config, least_opset: int = normalise.LEAST_OPSET) -> list[Pass]:
+    return [
+        Normalise(least_opset),
+        InferShapes(),
+        FoldConstants(),
+        FoldBatchNorm(),
+        *([Equalise()] if config.equalise else []),
+        FindHead(),
+    ]
 
 
-def cutting() -> list[Pass]:
+def cutting(config: Config) -> list[Pass]:
     """The passes that make a float model without its decode."""
-    return [*_preparing(), CutHead()]
+    return [*_preparing(config), CutHead()]
 
 
 def _least_opset(config: Config) -> int:
@@ -56,7 +64,7 @@ def _least_opset(config: Config) -> int:
 def planning(config: Config) -> list[Pass]:
     """The passes that decide what will be quantized, for which no data is needed."""
     return [
-        *_preparing(_least_opset(config)),
+        *_preparing(config, _least_opset(config)),
         Choose(
             TARGETS[config.target],
             weight_bits=config.weight_bits,

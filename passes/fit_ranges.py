@@ -37,7 +37,10 @@ class FitRanges(Analysis[Ranges]):
         """Find the fact; the graph is not touched."""
         statistics = facts[Statistics]
         if facts.is_pinned(Statistics) and statistics.digest != model.digest():
-            raise DataError("the calibration was made with another model; calibrate this one with --calib")
+            raise DataError(
+                "the calibration was made with another model, or with another choice of --equalise; "
+                "calibrate this one with --calib"
+            )
         inputs = {t.name for t in model.graph.inputs}
         return Ranges({
             group: self._fit(points, statistics, inputs) for group, points in facts[Plan].groups().items()

@@ -102,7 +102,7 @@ class TestFlags:
     def test_a_flag_has_the_name_choices_and_help_of_its_field(self, name):
         action, field = actions()[name], FIELDS[name]
         flag = name.replace("_", "-")
-        negated = [f"--no-{flag}"] if name == "reconstruct" else []
+        negated = [f"--no-{flag}"] if name in ("equalise", "reconstruct") else []
         assert action.option_strings == [f"--{flag}", *negated]
         choices = field.metadata["choices"]
         assert (action.choices and tuple(action.choices)) == choices
@@ -122,6 +122,7 @@ class TestFlags:
 
     def test_other_options_can_be_given(self):
         assert parsed("--symmetric") == Config(symmetric=True)
+        assert parsed("--no-equalise") == Config(equalise=False)
         assert parsed("--reconstruct") == Config(reconstruct=True)
         assert parsed("--no-reconstruct") == Config(reconstruct=False)
         assert parsed("--count", "7") == Config(count=7)

@@ -52,6 +52,7 @@ LAYERS = {
     "onnxq.passes.clean_up": 6,
     "onnxq.passes.correct_bias": 6,
     "onnxq.passes.cut_head": 6,
+    "onnxq.passes.equalise": 6,
     "onnxq.passes.expand_softmax": 6,
     "onnxq.passes.find_head": 6,
     "onnxq.passes.fit_ranges": 6,
