@@ -161,7 +161,7 @@ def open_data(data: object, original: onnx.ModelProto, detector: Detector, confi
         image_input=detector.input_name,
         size=detector.size,
         preprocess=detector.preprocess,
-        count=config.count,
+        count=config.images,
     )
 
 

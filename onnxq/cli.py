@@ -114,6 +114,8 @@ def _add_config(group: "argparse._ArgumentGroup") -> None:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=help_text)
         elif field.default == ():
             group.add_argument(flag, action="extend", nargs="+", default=[], metavar=metavar, help=help_text)
+        elif field.type == int | None:
+            group.add_argument(flag, type=int, metavar=metavar, help=help_text)
         elif field.name == "image_size":
             group.add_argument(flag, type=image_size, metavar=metavar, help=help_text)
         else:

@@ -21,6 +21,11 @@ BY_OUTPUTS = "output-error"
 WEIGHT_METHODS = ("minmax", "mse")
 
 
+_IMAGES = 100
+_IMAGES_TO_RECONSTRUCT = 200
+"""At 4 bits YOLOv5n keeps two points of AP more than with half of them."""
+
+
 def _option(default: Any, help: str, choices: tuple[str | int, ...] | None = None, metavar: str | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "metavar": metavar})
 
@@ -55,7 +60,13 @@ class Config:
     rest: str = _option("fp32", "type of what stays float, up to the decode", RESTS)
     pack: str = _option("none", "type that weights of at most 4 bits are stored in, for a smaller file", PACKS)
     exclude: tuple[str, ...] = _option((), "nodes to keep float: a name, op:TYPE or re:REGEX", None, "NODE")
-    count: int = _option(100, "calibration images to take, evenly spaced, of a longer list", None, "N")
+    count: int | None = _option(
+        None,
+        f"calibration images to take, evenly spaced, of a longer list; default: {_IMAGES}, with reconstruction "
+        f"{_IMAGES_TO_RECONSTRUCT}",
+        None,
+        "N",
+    )
     preprocess: str = _option(AUTO, "how images become inputs", (AUTO, *PREPROCESSES))
     image_size: tuple[int, int] | None = _option(None, "input size of a model with dynamic size", None, "N|HxW")
 
@@ -76,7 +87,7 @@ class Config:
             self._check_packing()
         if self.method == BY_OUTPUTS and not self.reconstructs:
             raise ConfigError(f"method: {BY_OUTPUTS} is part of the reconstruction; add --reconstruct")
-        if self.count < 1:
+        if self.images < 1:
             raise ConfigError(f"count: {self.count} is less than 1")
 
     def _check_packing(self) -> None:
@@ -104,6 +115,12 @@ class Config:
         widths = [self.weight_bits, self.act_bits, *(width for _, pair in self.widths for width in pair)]
         narrow = min(widths) < MAX_BITS
         return narrow if self.reconstruct is None else self.reconstruct
+
+    @property
+    def images(self) -> int:
+        """How many calibration images are taken."""
+        default = _IMAGES_TO_RECONSTRUCT if self.reconstructs else _IMAGES
+        return default if self.count is None else self.count
 
     @property
     def ranges_by_outputs(self) -> bool:

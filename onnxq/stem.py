@@ -23,7 +23,7 @@ class Stem:
     """
 
     channels: int
-    products: int
+    products: float
 
     def convs(self, nodes: Sequence[Node], image: int | None, body: frozenset[str]) -> set[str]:
         """Names of the Convs of the stem; of a network that is as narrow throughout, those on the image alone.

@@ -1,6 +1,7 @@
 """choose: which tensors get a Q/DQ pair and which nodes stay float, from the rules of the target."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -27,11 +28,14 @@ from onnxq.graph import (
 )
 from onnxq.pipeline import Analysis, Facts
 from onnxq.scheme import MAX_BITS, Range, Scheme
-from onnxq.stem import positions
+from onnxq.stem import Stem, positions
 from onnxq.targets import Role, Rule, Target
 
 _ALL_OPERANDS = frozenset({"Add", "Mul", "Concat"})
 """Operators all of whose inputs are data; the others have theirs first and then weights or settings."""
+
+_FIRST = Stem(channels=32, products=math.inf)
+"""Convs that keep 8 bits as the very first one does: they see the picture in detail, and have hardly any weights."""
 
 _SIGMOID = Range(0.0, 255 / 256)
 """What a Sigmoid can give, so that the scale is 1/256 and the zero point 0."""
@@ -47,7 +51,7 @@ class Choose(Analysis[Plan]):
 
     Args:
         target: its rules.
-        weight_bits, act_bits: widths; the first and the last layers keep 8 bits.
+        weight_bits, act_bits: widths; the first and the last layers keep 8 bits, and so do narrow Convs near the image.
         symmetric: zero points of activations in the middle also where the target does not ask for it.
         exclude: nodes to keep float: a name, `op:TYPE` or `re:REGEX` (searched in the names).
         bits: patterns as in `exclude`, and the widths of the nodes that match: of the weight, and of what is read; of
@@ -165,6 +169,7 @@ class _Choice:
         self._image = next((found for t in model.graph.inputs if (found := positions(t)) is not None), None)
         inner = head.body - self.last
         self.stem = target.stem.convs(model.graph.nodes, self._image, inner) if target.stem else set[str]()
+        self.ends = self.last | _FIRST.convs(model.graph.nodes, self._image, inner)
         self._excluded = excluded
         self._depth = _depth(model.graph.nodes)
         for node in reversed(model.graph.nodes):
@@ -461,7 +466,7 @@ def _bits(choice: _Choice, tensor: Tensor, bits: int) -> int:
     """
     made_by = producer(tensor)
     before_all = made_by is None or (made_by.op not in LAYERS and made_by.name not in choice.behind_layers)
-    at_an_end = before_all or any(reader.name in choice.last for reader in readers(tensor))
+    at_an_end = before_all or any(reader.name in choice.ends for reader in readers(tensor))
     inside_silu = feeds_silu_only(tensor) or (made_by is not None and made_by.op == "Sigmoid")
     if inside_silu:
         return MAX_BITS
@@ -483,7 +488,7 @@ def _users(choice: _Choice, tensor: Tensor) -> tuple[str, ...]:
 
 
 def _weights(choice: _Choice, scheme: Scheme) -> tuple[Weight, ...]:
-    """The constant weights of the integer layers, each once; the first and the last layers keep 8 bits."""
+    """The constant weights of the integer layers, each once; those at both ends of the network keep 8 bits."""
     weights: dict[str, Weight] = {}
     for node in choice.layers:
         tensor = node.inputs[1]
@@ -491,7 +496,7 @@ def _weights(choice: _Choice, scheme: Scheme) -> tuple[Weight, ...]:
             shared = weights[tensor.name]
             weights[tensor.name] = replace(shared, users=(*shared.users, node.name))
             continue
-        at_an_end = node.name not in choice.behind_layers or node.name in choice.last
+        at_an_end = node.name in choice.ends
         bits, _ = choice.widths.get(node.name, (MAX_BITS if at_an_end else scheme.bits, 0))
         weights[tensor.name] = Weight(
             tensor=tensor.name,

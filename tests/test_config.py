@@ -13,9 +13,10 @@ from onnxq.targets import TARGETS
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 NOT_CONFIG = {
     "input", "output", "calib", "calibration", "cut_head", "save_calibration", "save_each", "report",
+    "sensitivity", "max_drop", "min_sqnr", "annotations", "images", "on_calibration",
     "dry_run", "verbose", "quiet", "debug", "version", "help",
 }  # fmt: skip
-"""What the command line takes besides: which files to read and write, and what to say."""
+"""What the command line takes besides: which files to read and write, how good the result has to be, and what to say."""
 
 MORE = {"fp16": {"target": "tensorrt"}, "output-error": {"weight_bits": 4}, "int4": {"weight_bits": 4}}
 """What a choice needs beside it."""
@@ -65,6 +66,12 @@ class TestConfig:
     def test_other_widths_are_refused(self, name, bits):
         with pytest.raises(ConfigError, match=f"^{name}: {bits} is not one of 2, 3, 4, 5, 6, 7, 8$"):
             Config(**{name: bits})
+
+    def test_reconstruction_takes_twice_the_images(self):
+        assert Config().images == 100
+        assert Config(weight_bits=4).images == 200
+        assert Config(weight_bits=4, reconstruct=False).images == 100
+        assert Config(weight_bits=4, count=7).images == 7
 
     @pytest.mark.parametrize("count", [0, -5])
     def test_at_least_one_image(self, count):
