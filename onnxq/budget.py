@@ -6,6 +6,7 @@ model anew and measuring what it lost, on data that it was not calibrated with.
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from onnxq.progress import Progress, silent
 from onnxq.scheme import MAX_BITS
 from onnxq.session import Feed, open_session, run
 from onnxq.version import VERSION
+
+log = logging.getLogger(__name__)
 
 _SQNR_SAMPLES = 64
 """Pictures that signal and noise are summed over, evenly spaced ones of all."""
@@ -229,6 +232,7 @@ def search(
                 made[count] = quantize(original, data, settings(count), hooks=hooks, progress=progress)
             known = judge.loss(made[count].model, progress)
             results.add(count, known)
+            log.info("%d pieces at a higher precision: %s", count, judge.say(known))
         tried.append(count)
         return known
 

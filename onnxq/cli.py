@@ -30,6 +30,7 @@ from onnxq.hooks import log_passes, save_each
 from onnxq.pipeline import Hook
 from onnxq.progress import Progress
 from onnxq.scheme import MAX_BITS
+from onnxq.sources import plural
 from onnxq.targets import TARGETS
 from onnxq.terminal import OUT, LogHandler, ProgressBar, guarded, image_size, warn
 from onnxq.version import VERSION
@@ -74,11 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_config(parser.add_argument_group("how to quantize"))
     good = parser.add_argument_group("how good it has to be")
-    good.add_argument("--sensitivity", action="store_true", help="measure what each piece of the network costs")
+    good.add_argument("--sensitivity", action="store_true", help="measure what each layer costs, alone on integers")
     limit = good.add_mutually_exclusive_group()
     limit.add_argument(
         "--max-drop", type=float, metavar="AP",
-        help="keep the most sensitive pieces at a higher precision until no more than these points are lost",
+        help="keep the most sensitive layers at a higher precision until no more than these points are lost",
     )  # fmt: skip
     limit.add_argument("--min-sqnr", type=float, metavar="DB", help="the same without labels, by noise in the outputs")
     good.add_argument("--annotations", type=Path, metavar="JSON", help="COCO file that --max-drop measures by")
@@ -227,7 +228,8 @@ def _search_record(output: Path) -> Path:
 def _say_found(table: Table, found: Found) -> None:
     wide = [piece.nodes[0] for piece in found.kept if piece.bits is not None]
     floats = [piece.nodes[0] for piece in found.kept if piece.bits is None]
-    table.add_row("lost", f"{found.said} on {found.pictures} pictures, after {found.trials} trials")
+    trials = f"{found.trials} trial{plural(found.trials)}"
+    table.add_row("measured", f"{found.said} on {found.pictures} picture{plural(found.pictures)}, after {trials}")
     for names, what in ((wide, f"at {MAX_BITS} bits"), (floats, "float")):
         if names:
             table.add_row("kept" if names is wide or not wide else "", f"{len(names)} {what}: {', '.join(names)}")
@@ -340,7 +342,7 @@ def _say_detector(table: Table, detector: Detector) -> None:
 
 def _say_plan(table: Table, chosen: Plan, config: Config) -> None:
     convs = [name for name, op in chosen.ops.items() if op in ("Conv", "ConvTranspose")]
-    floats = Counter(chosen.skipped[name] for name in convs if name in chosen.skipped)
+    floats = Counter(_reason(chosen.skipped[name]) for name in convs if name in chosen.skipped)
     bits = f"W{config.weight_bits}A{config.act_bits}"
     table.add_row("target", f"{config.target} ({TARGETS[config.target].title}), {config.chosen_method}, {bits}")
     table.add_row("Convs", f"{len(convs) - floats.total()} of {len(convs)} on integers")
@@ -348,6 +350,11 @@ def _say_plan(table: Table, chosen: Plan, config: Config) -> None:
         table.add_row("", f"{count} float: {reason}")
     others = len(chosen.skipped) - floats.total()
     table.add_row("other nodes", f"{others} of {len(chosen.ops) - len(convs)} float (-v says which and why)")
+
+
+def _reason(text: str) -> str:
+    """Of all that is excluded one line, however many names were given."""
+    return "excluded" if text.startswith("excluded by") else text
 
 
 def _list_float(chosen: Plan) -> None:

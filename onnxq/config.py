@@ -52,7 +52,7 @@ class Config:
     act_bits: int = _option(8, "width of activations", _WIDTHS, "2..8")
     bits: tuple[str, ...] = _option((), "widths of single nodes, of weight and input", None, "NODE=W/A")
     symmetric: bool = _option(False, "zero points of activations in the middle of the grid")
-    equalise: bool = _option(True, "bring the channels of a layer to one size where weights can undo it exactly")
+    equalise: bool = _option(True, "bring the channels of a layer to one size where weights can undo it exactly (on)")
     reconstruct: bool | None = _option(
         None, "fit each layer to what quantization made of its input; default: below 8 bits (needs --calib)"
     )

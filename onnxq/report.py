@@ -12,7 +12,7 @@ import numpy as np
 from onnxq.api import Quantized
 from onnxq.config import Config
 from onnxq.errors import ConfigError
-from onnxq.facts import Checked, Fit, Grid, Plan, Ranges, Rebuilt
+from onnxq.facts import Checked, Fit, Grid, Plan, Ranges, Rebuilt, Sensitivities
 from onnxq.files import replace_file
 from onnxq.pipeline import Facts
 from onnxq.scheme import QParams, Range
@@ -62,12 +62,20 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         "float": dict(sorted(plan.skipped.items())),
         "sqnr": {name: _finite(value) for name, value in checked.sqnr.items()},
         "simulated_sqnr": {name: _finite(value) for name, value in checked.simulated.items()},
+        "sensitivity": list(_sensitivity(facts)),
         "activations": list(_activations(facts)),
         "weights": [
             {"tensor": weight.tensor, "layers": list(weight.users), **_grid(grid.weights[weight.tensor])}
             for weight in plan.weights
         ],
     }
+
+
+def _sensitivity(facts: Facts) -> Iterable[Report]:
+    """What each piece of the network costs alone, the worst first; nothing where that was not measured."""
+    measured = facts.get(Sensitivities)
+    for piece in measured.worst_first() if measured is not None else ():
+        yield {"nodes": list(piece.nodes), "sqnr": _finite(piece.sqnr), "moved": _finite(100 * piece.moved)}
 
 
 def ranges(quantized: Quantized) -> Report:
@@ -140,6 +148,7 @@ def to_markdown(report: Report) -> str:
         ]),
         "## Float, and why",
         _table(("reason", "nodes"), Counter(report["float"].values()).most_common()),
+        *_sensitivity_section(report["sensitivity"]),
         "## Activations, worst first",
         _table(
             ("tensor", "method", "low", "high", "bits", "SQNR dB", "clipped"),
@@ -153,6 +162,17 @@ def to_markdown(report: Report) -> str:
         _table(("pass", "seconds"), list(report["seconds"].items())),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def _sensitivity_section(pieces: list[Report]) -> list[str]:
+    if not pieces:
+        return []
+    rows = [
+        (f"`{piece['nodes'][0]}`", _dash(piece["sqnr"]), "-" if piece["moved"] is None else f"{piece['moved']:.2f}")
+        for piece in pieces
+    ]
+    head = ("alone on integers", "SQNR dB", "boxes moved %")
+    return ["## Sensitivity, worst first", _table(head, rows)]
 
 
 def _dash(value: float | None) -> str:

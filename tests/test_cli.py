@@ -574,6 +574,109 @@ class TestSaveEach:
         assert "BatchNormalization" not in ops(after)
 
 
+class TestSensitivity:
+    def test_the_worst_pieces_are_shown_and_all_are_reported(self, onnxq, model):
+        ran = onnxq(model, "--calib", "calib", "--sensitivity", "--report", "r.json")
+        report = json.loads(Path("r.json").read_text())
+        pieces = report["sensitivity"]
+        assert {name for piece in pieces for name in piece["nodes"]} >= set(report["layers"]["integer"])
+        assert [piece["moved"] for piece in pieces] == sorted((piece["moved"] for piece in pieces), reverse=True)
+        assert f"sensitivity, the 10 worst of {len(pieces)} (-v: all), over 3 pictures" in ran.table
+        first = pieces[0]
+        assert f"{first['nodes'][0]} {first['sqnr']:.1f} {first['moved']:.2f}" in ran.table
+        assert pieces[10]["nodes"][0] not in ran.out
+
+    def test_all_are_shown_with_v_and_in_markdown(self, onnxq, model):
+        ran = onnxq(model, "--calib", "calib", "--sensitivity", "-v", "--report", "r.md")
+        section = Path("r.md").read_text().split("## Sensitivity, worst first\n\n")[1].split("\n## ")[0]
+        rows = section.strip().splitlines()[2:]
+        assert len(rows) > 10
+        assert all(row.split("`")[1] in ran.out for row in rows)
+
+    def test_is_not_measured_unasked(self, onnxq, model):
+        ran = onnxq(model, "--calib", "calib", "--report", "r.json")
+        assert "sensitivity" not in ran.out
+        assert json.loads(Path("r.json").read_text())["sensitivity"] == []
+
+    def test_changes_nothing_in_the_file(self, onnxq, model):
+        onnxq(model, "--calib", "calib", "-o", "plain.onnx")
+        onnxq(model, "--calib", "calib", "-o", "measured.onnx", "--sensitivity")
+        assert Path("plain.onnx").read_bytes() == Path("measured.onnx").read_bytes()
+
+
+class TestLimits:
+    @pytest.fixture
+    def others(self):
+        for number in range(10, 13):
+            draw(f"others/{number}.png", number)
+        return "others"
+
+    def plain(self, onnxq, model, others):
+        """What the model has without anything kept, dB."""
+        found = onnxq(model, "--calib", "calib", "--min-sqnr", 0, "--images", others, "-o", "plain.onnx")
+        return float(re.search(r"measured +([\d.]+) dB on 3 pictures, after 1 trials?", found.out)[1])
+
+    def test_as_few_pieces_as_needed_stay_float(self, onnxq, model, others):
+        plain = self.plain(onnxq, model, others)
+        options = ["--calib", "calib", "--min-sqnr", plain + 1, "--images", others, "--report", "r.json"]
+        ran = onnxq(model, *options)
+        assert ran.code == 0, ran.err
+        reached, trials = re.search(r"measured +([\d.]+) dB on 3 pictures, after (\d+) trials", ran.out).groups()
+        assert float(reached) >= plain + 1
+        assert int(trials) > 1
+        excluded = json.loads(Path("r.json").read_text())["exclude"]
+        kept = re.search(r"kept (\d+) float: (\S+?),? ", ran.table)
+        assert 1 <= int(kept[1]) <= len(excluded)
+        assert kept[2] == excluded[0]
+        assert onnxq(model, "--calib", "calib", "--exclude", *excluded, "-o", "again.onnx").code == 0
+        assert Path("again.onnx").read_bytes() == Path("model.int8.onnx").read_bytes()
+
+    def test_a_second_run_takes_the_record_of_the_first(self, onnxq, model, others):
+        plain = self.plain(onnxq, model, others)
+        options = ["--calib", "calib", "--min-sqnr", plain + 1, "--images", others]
+        first = onnxq(model, *options)
+        made = Path("model.int8.onnx").read_bytes()
+        assert Path("model.int8.search.json").exists()
+        second = onnxq(model, *options)
+        assert Path("model.int8.onnx").read_bytes() == made
+        assert "comparing" in first.err
+        assert "comparing" not in second.err
+
+    def test_what_is_calibrated_with_is_not_judged_by(self, onnxq, model):
+        message = refused(onnxq, model, "--calib", "calib", "--min-sqnr", 20, "--images", "calib")
+        assert "calib/0.png is calibrated with too" in message
+        assert "--on-calibration" in message
+        ran = onnxq(model, "--calib", "calib", "--min-sqnr", 0, "--images", "calib", "--on-calibration")
+        assert ran.code == 0
+
+    def test_what_cannot_be_reached_is_refused(self, onnxq, model, others):
+        before = set(Path().iterdir())
+        ran = onnxq(model, "--calib", "calib", "--min-sqnr", 500, "--images", others)
+        assert ran.code == 1
+        assert "the limit cannot be kept" in ran.err
+        assert {path.name for path in set(Path().iterdir()) - before} == {"model.int8.search.json"}
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--max-drop", 1], "--annotations JSON and --images DIR"),
+            (["--max-drop", 1, "--images", "calib"], "--annotations JSON and --images DIR"),
+            (["--min-sqnr", 30], "--images DIR"),
+            (["--images", "calib"], "give one of these"),
+            (["--on-calibration"], "give one of these"),
+        ],
+    )
+    def test_options_that_do_not_go_together(self, onnxq, model, options, message):
+        assert message in refused(onnxq, model, *options)
+
+    def test_a_kept_calibration_has_no_pictures(self, onnxq, model):
+        onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz", "-o", "other.onnx")
+        assert "give --calib" in refused(onnxq, model, "--calibration", "seen.npz", "--sensitivity")
+
+    def test_one_limit_at_a_time(self, onnxq, model):
+        assert "not allowed with" in misused(onnxq, model, "--max-drop", 1, "--min-sqnr", 30)
+
+
 class TestDryRun:
     def test_writes_nothing_and_says_so(self, onnxq, model):
         before = snapshot()

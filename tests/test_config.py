@@ -16,7 +16,7 @@ NOT_CONFIG = {
     "sensitivity", "max_drop", "min_sqnr", "annotations", "images", "on_calibration",
     "dry_run", "verbose", "quiet", "debug", "version", "help",
 }  # fmt: skip
-"""What the command line takes besides: which files to read and write, how good the result has to be, and what to say."""
+"""What the command line takes besides: files to read and write, how good the result has to be, what to say."""
 
 MORE = {"fp16": {"target": "tensorrt"}, "output-error": {"weight_bits": 4}, "int4": {"weight_bits": 4}}
 """What a choice needs beside it."""

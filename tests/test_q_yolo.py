@@ -312,7 +312,7 @@ class TestEnds:
 
     def test_ours_is_what_the_tool_does_unasked(self, folder, tmp_path, monkeypatch):
         asked = Setting("8", "asymmetric", "4-4", "ours").config((), 100)
-        assert asked == Config(target="openvino", weight_bits=4, act_bits=4)
+        assert asked == Config(target="openvino", weight_bits=4, act_bits=4, count=100)
         assert asked.reconstructs
         given = {}
 
