@@ -640,6 +640,21 @@ def test_first_and_last_layers_keep_8_bits():
     }  # fmt: skip
 
 
+def test_convs_near_the_image_keep_8_bits_up_to_the_first_wide_one():
+    net = Net()
+    x = net.block(net.block("images", 16, stride=2), 32)
+    side = net.block(x, 16)
+    model = net.model(net.conv(net.block(net.concat(net.block(x, 48), side), 16), 4, name="last"))
+    plan = plan_of(model, OPENVINO, weight_bits=4, act_bits=4)
+    assert {w.tensor: w.scheme.bits for w in plan.weights} == {
+        "conv0_weight": 8, "conv1_weight": 8, "conv2_weight": 8, "conv3_weight": 4, "conv4_weight": 4, "last_weight": 8,
+    }  # fmt: skip
+    # conv2 and conv3 read the same tensor, which has the width of the wider one.
+    assert {p.tensor: p.scheme.bits for p in plan.points} == {
+        "images": 8, "mul0_out": 8, "mul1_out": 8, "concat0_out": 4, "mul4_out": 8,
+    }  # fmt: skip
+
+
 def test_levels_inside_silu_and_of_the_input_stay_8_bits():
     plan = plan_of(csp(), act_bits=4)
     for p in plan.points:

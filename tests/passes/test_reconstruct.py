@@ -19,14 +19,17 @@ from graphs import (
     silu_chain,
     sqnr,
     v8,
+    with_metadata,
 )
 
+from onnxq.detector import detect
 from onnxq.errors import DataError
 from onnxq.facts import Grid, Plan, Rebuilt, Statistics
 from onnxq.graph import Model
 from onnxq.passes.insert import Insert
-from onnxq.passes.reconstruct import Reconstruct
+from onnxq.passes.reconstruct import Reconstruct, _draw
 from onnxq.pipeline import Pipeline
+from onnxq.sightings import Sightings
 from onnxq.targets import GENERIC, OPENVINO, ORT
 
 COUNT = 8
@@ -204,3 +207,31 @@ def test_ranges_of_8_bits_are_not_adjusted():
     model = silu_chain()
     facts = facts_of(model)
     assert not Reconstruct(data_of(model), ranges=True).run(prepared(model), facts).activations
+
+
+@pytest.mark.parametrize(("size", "count"), [((64, 64), 300), ((13, 13), 169)])
+def test_half_of_the_positions_are_on_objects(size, count):
+    seen = Sightings(np.array([[0.0, 0.0, 0.25, 0.25]], np.float32), np.ones(1, np.float32), np.zeros(1, np.intp))
+    rows, columns = _draw(np.random.default_rng(0), size, seen)
+    assert len(rows) == count
+    on_object = (rows < 0.25 * size[0]) & (columns < 0.25 * size[1])
+    assert on_object.mean() == pytest.approx(0.5 + 0.5 / 16, abs=0.05)
+
+
+def test_without_objects_each_position_comes_once():
+    nothing = Sightings(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.intp))
+    for seen in (None, nothing):
+        rows, columns = _draw(np.random.default_rng(0), (64, 64), seen)
+        assert len(set(zip(rows.tolist(), columns.tolist(), strict=True))) == 300
+
+
+def test_what_the_detector_sees_changes_what_is_fitted():
+    model = with_metadata(v8())
+    steps = quantizing(model, OPENVINO, weight_bits=4)
+    at = next(k for k, step in enumerate(steps) if isinstance(step, Insert))
+    biases = []
+    for detector in (None, detect(model), detect(model)):
+        facts = Pipeline([*steps[:at], Reconstruct(data_of(model), detector=detector)]).run(Model(copy(model)))
+        biases.append(np.concatenate(list(facts[Rebuilt].biases.values())))
+    assert not np.array_equal(biases[0], biases[1])
+    assert np.array_equal(biases[1], biases[2])
