@@ -29,8 +29,7 @@ _AT_ONCE = 1 << 14
 
 _PULL = 1.0
 """Towards the float weights, as a share of the inputs' mean energy. A fit to the rounded inputs alone has the least
-squares, but gives too little where inputs are rare and large, as on objects: with a hundredth of this a tenth more AP is
-lost.
+squares, but gives too little where inputs are rare and large, as on objects: with a hundredth of this more AP is lost.
 """
 
 _ROUNDS, _SWEEPS = 2, 3
