@@ -180,7 +180,7 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
             _say_found(summary, found)
         OUT.print(summary)
         if Sensitivities in quantized.facts:
-            OUT.print(_sensitivities(quantized.facts[Sensitivities], None if args.verbose else _MOST_SHOWN))
+            _say_sensitivities(quantized.facts[Sensitivities], None if args.verbose else _MOST_SHOWN)
     if args.verbose:
         _list_float(quantized.facts[Plan])
     if not args.quiet and quantized.detector.family != UNKNOWN:
@@ -235,20 +235,17 @@ def _say_found(table: Table, found: Found) -> None:
             table.add_row("kept" if names is wide or not wide else "", f"{len(names)} {what}: {', '.join(names)}")
 
 
-def _sensitivities(found: Sensitivities, most: int | None) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=_sensitivity_title(found, most), title_justify="left")
+def _say_sensitivities(found: Sensitivities, most: int | None) -> None:
+    shown = f"the {most} worst of {len(found.pieces)} (-v: all)" if most and most < len(found.pieces) else "all"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("alone on integers", overflow="fold")
     table.add_column("SQNR dB", justify="right")
     table.add_column("boxes moved %", justify="right")
     for piece in found.worst_first()[:most]:
         moved = "-" if math.isnan(piece.moved) else f"{100 * piece.moved:.2f}"
         table.add_row(Text(piece.nodes[0]), f"{piece.sqnr:.1f}", moved)
-    return table
-
-
-def _sensitivity_title(found: Sensitivities, most: int | None) -> str:
-    shown = f"the {most} worst of {len(found.pieces)} (-v: all)" if most and most < len(found.pieces) else "all"
-    return f"sensitivity, {shown}, over {found.samples} pictures"
+    OUT.print(f"\nsensitivity, {shown}, over {found.samples} picture{plural(found.samples)}")
+    OUT.print(table)
 
 
 def _save_cut(model: onnx.ModelProto, quantized: Quantized, config: Config, path: Path) -> None:
