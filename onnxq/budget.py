@@ -29,7 +29,7 @@ from onnxq.noise import Noise
 from onnxq.pipeline import Hook
 from onnxq.progress import Progress, silent
 from onnxq.scheme import MAX_BITS
-from onnxq.session import Feed, open_session, run
+from onnxq.session import Feed, open_session, run_named
 from onnxq.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class PrecisionJudge(Judge):
         return f"AP {self._settings} {sorted(self._truth.paths)} {len(self._truth.coco.anns)}"
 
     def say(self, loss: float) -> str:
-        """AP before and after."""
+        """The change of AP."""
         return f"{-loss:+.2f} AP"
 
 
@@ -136,10 +136,9 @@ class NoiseJudge(Judge):
 
     def _run(self, model: onnx.ModelProto, progress: Progress) -> list[dict[str, NDArray[np.generic]]]:
         session = open_session(model)
-        names = [output.name for output in session.get_outputs()]
         outputs = []
         for number, feed in enumerate(self._feeds, start=1):
-            outputs.append(dict(zip(names, run(session, feed, names), strict=True)))
+            outputs.append(run_named(session, feed))
             progress("comparing", number, len(self._feeds))
         return outputs
 
@@ -233,10 +232,10 @@ def search(
             known = judge.loss(made[count].model, progress)
             results.add(count, known)
             log.info("%d pieces at a higher precision: %s", count, judge.say(known))
-        tried.append(count)
+        tried.add(count)
         return known
 
-    tried: list[int] = []
+    tried = set[int]()
     best = 0
     if loss(0) > limit:
         if not results.order:
@@ -251,7 +250,7 @@ def search(
             )
     final = made.get(best) or quantize(original, data, settings(best), hooks=hooks, progress=progress)
     lost = loss(best)
-    return Found(final, settings(best), tuple(kept[:best]), lost, judge.say(lost), len(judge.files), len(set(tried)))
+    return Found(final, settings(best), tuple(kept[:best]), lost, judge.say(lost), len(judge.files), len(tried))
 
 
 def _least(loss: Callable[[int], float], limit: float, most: int) -> int:
@@ -280,13 +279,10 @@ def _steps(order: Iterable[tuple[str, ...]], plan: Plan) -> list[Kept]:
 
 def _with(config: Config, kept: Sequence[Kept]) -> Config:
     """The options with which these pieces are kept."""
-    floats = {name for piece in kept if piece.bits is None for name in piece.nodes}
-    widths = [f"{n}={piece.bits}/{piece.bits}" for piece in kept if piece.bits is not None for n in piece.nodes]
-    return replace(
-        config,
-        exclude=(*config.exclude, *(name for piece in kept if piece.bits is None for name in piece.nodes)),
-        bits=(*config.bits, *(text for text in widths if text.rpartition("=")[0] not in floats)),
-    )
+    floats = [name for piece in kept if piece.bits is None for name in piece.nodes]
+    wide = {name: piece.bits for piece in kept if piece.bits is not None for name in piece.nodes if name not in floats}
+    widths = (f"{name}={bits}/{bits}" for name, bits in wide.items())
+    return replace(config, exclude=(*config.exclude, *floats), bits=(*config.bits, *widths))
 
 
 def _refuse_shared(calibrated: Sequence[Path], judged: Sequence[Path]) -> None:

@@ -68,6 +68,15 @@ def open_session(
         raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
 
 
+def open_beside(model: onnx.ModelProto, at_once: int) -> ort.InferenceSession:
+    """Load a model to run `at_once` samples at a time, in one session or in several: each gets its share of the cores.
+
+    Raises:
+        ModelError: as from `open_session`.
+    """
+    return open_session(model, threads=max(1, cores() // at_once), frugal=True)
+
+
 def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None = None) -> list[NDArray[np.generic]]:
     """Run one feed.
 
@@ -76,6 +85,16 @@ def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None
     """
     with _naming_errors():
         return list(session.run(outputs, dict(feed)))
+
+
+def run_named(session: ort.InferenceSession, feed: Feed) -> dict[str, NDArray[np.generic]]:
+    """Run one feed, and give every output by its name.
+
+    Raises:
+        ModelError: as from `run`.
+    """
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, run(session, feed, names), strict=True))
 
 
 def _run_one_by_one(
@@ -151,7 +170,7 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
             return 0
         if not hasattr(own, "session"):
             # Runs that share a session share its memory, which grows with the ways in which they happen to overlap.
-            own.session = open_session(model, threads=max(1, cores() // at_once), frugal=True)
+            own.session = open_beside(model, at_once)
         feed, valid = loaded
         padded = valid < next((array.shape[0] for array in feed.values() if array.ndim), valid)
         for name, array in _run_one_by_one(own.session, feed, names):

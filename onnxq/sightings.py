@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxq.decode import class_count, decode, suppress
 from onnxq.detector import UNKNOWN, Detector
 from onnxq.errors import ModelError
-from onnxq.session import Feed, cores, open_session, run, workers
+from onnxq.session import Feed, open_beside, run, workers
 
 _CONFIDENCE = 0.01
 """Least score of an object. Much of the average precision is among those that are seen with little confidence."""
@@ -63,14 +63,14 @@ class Sightings:
         )
 
 
-def read(outputs: Mapping[str, NDArray[np.generic]], detector: Detector) -> list[Sightings]:
+def read(outputs: Mapping[str, NDArray[np.generic]], detector: Detector | None) -> list[Sightings]:
     """What a model saw, of each picture of a batch; nothing where its outputs are not understood.
 
     Args:
         outputs: by name, of one run.
-        detector: what the model was taken for.
+        detector: what the model was taken for; None: nobody knows.
     """
-    if detector.family == UNKNOWN:
+    if detector is None or detector.family == UNKNOWN:
         return []
     tables = np.asarray(outputs[detector.output_name], np.float32)
     try:
@@ -80,21 +80,21 @@ def read(outputs: Mapping[str, NDArray[np.generic]], detector: Detector) -> list
     return [_seen(table, detector, classes) for table in tables]
 
 
-def sight(model: onnx.ModelProto, detector: Detector, feeds: Sequence[Feed]) -> list[list[Sightings]]:
+def sight(model: onnx.ModelProto, detector: Detector | None, feeds: Sequence[Feed]) -> list[list[Sightings]]:
     """What a model sees, of each feed and picture of its batch; nothing at all where its outputs are not understood.
 
     Args:
         model: with the outputs that `detector` tells of.
-        detector: how to read them.
+        detector: how to read them; None: nobody knows.
         feeds: one per run; float32 may come as float16.
 
     Raises:
         ModelError: onnxruntime cannot run the model.
     """
-    if detector.family == UNKNOWN:
+    if detector is None or detector.family == UNKNOWN:
         return [[] for _ in feeds]
     at_once = workers(model)
-    session = open_session(model, threads=max(1, cores() // at_once), frugal=True)
+    session = open_beside(model, at_once)
 
     def one(feed: Feed) -> list[Sightings]:
         wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in feed.items()}

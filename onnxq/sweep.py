@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.session import Feed, cores, open_session, run, workers
+from onnxq.session import Feed, open_beside, run_named, workers
 
 Array = NDArray[np.generic]
 
@@ -141,13 +141,12 @@ class Sweep:
         if not keep and sink is None:
             return
         proto, inputs = self._piece(segment, keep, tensor if sink is not None else None)
-        names = [output.name for output in proto.graph.output]
         at_once = workers(proto)
-        session = open_session(proto, threads=max(1, cores() // at_once), frugal=True)
+        session = open_beside(proto, at_once)
 
         def one(sample: int) -> list[Array]:
             feed = {self._kept_name(name): self._kept[name][sample] for name in inputs}
-            values = dict(zip(names, run(session, feed, names), strict=True))
+            values = run_named(session, feed)
             if sink is not None:
                 sink(sample, values[tensor])
             return [values[self._kept_name(name)] for name in keep]

@@ -96,7 +96,7 @@ class Reconstruct(Analysis[Rebuilt]):
         weight_of = {w.users[0]: w for w in plan.weights if len(w.users) == 1}
         adjusting = _adjusting(plan, nodes) if self._ranges else set()
         samples = _load(self._samples)
-        seen = _sight(model, self._detector, samples)
+        seen = sight(model.to_proto(), self._detector, [sample.feed for sample in samples])
         walk = _Walk(model, plan, grid, adjusting, samples, seen)
         found = Rebuilt({}, {}, {})
         for number, name in enumerate(plan.layers):
@@ -136,13 +136,6 @@ def _load(samples: Samples) -> list[Sample]:
     if not loaded:
         raise DataError("the data can be read only once, reconstruction reads it again; give a list or a folder")
     return loaded
-
-
-def _sight(model: Model, detector: Detector | None, samples: Sequence[Sample]) -> list[list[Sightings]]:
-    """What the float network sees, of each sample and picture; nothing where its outputs are not understood."""
-    if detector is None:
-        return [[] for _ in samples]
-    return sight(model.to_proto(), detector, [sample.feed for sample in samples])
 
 
 class _Walk:

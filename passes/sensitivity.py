@@ -1,23 +1,20 @@
 """sensitivity: how much each piece of the network costs when it alone is quantized."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-
-import numpy as np
-from numpy.typing import NDArray
 
 from onnxq.data import Samples, spread
 from onnxq.detector import Detector
 from onnxq.errors import DataError
 from onnxq.facts import Biases, Damage, Grid, Plan, Rebuilt, Sensitivities
 from onnxq.graph import Model, Node, feeds_silu_only, readers
-from onnxq.noise import Noise, Outputs
+from onnxq.noise import Noise
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.qdq import insert_qdq
-from onnxq.session import Feed, cores, open_session, run, workers
-from onnxq.sightings import Sightings, overlap, read
+from onnxq.session import Feed, cores, open_beside, open_session, run_named, workers
+from onnxq.sightings import overlap, read
 from onnxq.targets import Role, Target
 
 _SAMPLES = 16
@@ -59,23 +56,21 @@ class Sensitivity(Analysis[Sensitivities]):
         pieces = list(_pieces(model, plan, self._target))
         feeds = self._feeds()
         plain = model.to_proto()
-        names = [output.name for output in plain.graph.output]
         at_once = workers(plain)
-        threads = max(1, cores() // at_once)
         session = open_session(plain, threads=cores())
-        expected = [_outputs(run(session, feed, names), names) for feed in feeds]
-        seen = [self._read(outputs) for outputs in expected]
+        expected = [run_named(session, feed) for feed in feeds]
+        seen = [read(outputs, self._detector) for outputs in expected]
         del session
 
         def damage(piece: tuple[str, ...]) -> Damage:
             alone = Model(plain)
             insert_qdq(alone, plan.only(piece), grid, biases.only(piece), rebuilt.only(piece))
-            session = open_session(alone.to_proto(), threads=threads, frugal=True)
+            session = open_beside(alone.to_proto(), at_once)
             noise, covered, scores = Noise(), 0.0, 0.0
             for feed, wanted, objects in zip(feeds, expected, seen, strict=True):
-                found = _outputs(run(session, feed, names), names)
+                found = run_named(session, feed)
                 noise.add(wanted, found)
-                for a, b in zip(objects, self._read(found), strict=True):
+                for a, b in zip(objects, read(found, self._detector), strict=True):
                     share, whole = overlap(a, b)
                     covered, scores = covered + share, scores + whole
             sqnr = min(noise.decibels().values(), default=math.inf)
@@ -98,13 +93,6 @@ class Sensitivity(Analysis[Sensitivities]):
                 "give --calib a folder or a list"
             )
         return feeds
-
-    def _read(self, outputs: Outputs) -> list[Sightings]:
-        return [] if self._detector is None else read(outputs, self._detector)
-
-
-def _outputs(values: Sequence[NDArray[np.generic]], names: Sequence[str]) -> Outputs:
-    return dict(zip(names, values, strict=True))
 
 
 def _pieces(model: Model, plan: Plan, target: Target) -> Iterator[tuple[str, ...]]:

@@ -13,7 +13,7 @@ from onnxq.graph import Model
 from onnxq.noise import Noise, Outputs
 from onnxq.pipeline import Analysis, Facts
 from onnxq.runtimes import RUNTIMES, OnnxRuntime, Runtime
-from onnxq.session import Feed, open_session, run
+from onnxq.session import Feed, open_session, run_named
 from onnxq.sources import plural
 from onnxq.targets import Target
 from onnxq.tensorrt import violations
@@ -165,13 +165,12 @@ def _outputs_sqnr(
     except ModelError as error:
         log.warning("the float model cannot be compared with: %s", error)
         return {}, {}
-    names = [output.name for output in plain.get_outputs()]
     exact = open_session(proto, optimised=False)
     running, simulated = Noise(), Noise()
     for feed in feeds:
-        expected = dict(zip(names, run(plain, feed, names), strict=True))
+        expected = run_named(plain, feed)
         _refuse_nan("float", expected)
-        as_it_runs, as_it_says = opened.run(feed), dict(zip(names, run(exact, feed, names), strict=True))
+        as_it_runs, as_it_says = opened.run(feed), run_named(exact, feed)
         for sums, outputs in ((running, as_it_runs), (simulated, as_it_says)):
             _refuse_nan("quantized", outputs)
             sums.add(expected, outputs)
