@@ -58,6 +58,7 @@ class Model:
     def __init__(self, proto: onnx.ModelProto) -> None:
         self._docs: dict[str, onnx.NodeProto] = {}
         self._graph_metadata: list[onnx.StringStringEntryProto] = []
+        self._interface: dict[str, onnx.ValueInfoProto] = {}
         self.replace(proto)
 
     def replace(self, proto: onnx.ModelProto) -> None:
@@ -76,6 +77,9 @@ class Model:
         # What a converter drops is kept from before.
         self._docs = {**self._docs, **{n.name: _documentation(n) for n in documented}}
         self._graph_metadata = list(proto.graph.metadata_props) or self._graph_metadata
+        # Exporters may describe an input or output a second time, in other words, among the inner tensors.
+        declared = {value.name: _copy(value) for value in (*proto.graph.input, *proto.graph.output)}
+        self._interface = {**declared, **self._interface}
         self.graph: gs.Graph = gs.import_onnx(proto)
 
     @property
@@ -104,6 +108,9 @@ class Model:
                 proto.ClearField(field.name)
         proto.MergeFrom(self._shell)
         proto.graph.metadata_props.extend(self._graph_metadata)
+        for value in (*proto.graph.input, *proto.graph.output):
+            if value.name in self._interface:
+                value.CopyFrom(self._interface[value.name])
         for node in proto.graph.node:
             if node.name in self._docs:
                 if self._docs[node.name].doc_string:
@@ -142,6 +149,12 @@ class Model:
             sha.update(repr((name, values.dtype.str, values.shape)).encode())
             sha.update(values.data if values.size else b"")
         return sha.hexdigest()
+
+
+def _copy(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(value)
+    return copy
 
 
 def _documentation(node: onnx.NodeProto) -> onnx.NodeProto:
