@@ -25,6 +25,7 @@ class FoldConstants(Rewrite):
     """Replaces nodes whose inputs are all constant by their result, and Shape nodes by shapes that are known.
 
     - anchors, grids and shape arithmetic of the decode become initializers
+    - of CastLike, a constant that gets the type of a tensor, that type is all that has to be known
     - onnxruntime computes them; a node that it refuses stays, and so does all that depends on it
     - nodes with subgraphs, random nodes and nodes of other domains stay
     - a node that makes an output of the model stays, and so does one with over four million elements to store
@@ -47,9 +48,7 @@ def _fold(node: Node, model: Model, outputs: frozenset[str]) -> bool:
     """Turn the outputs of one node into constants, if they are known; nodes come in topological order."""
     if any(t.name in outputs for t in node.outputs):
         return False
-    values = _known_shape(node)
-    if values is None:
-        values = _computed(node, model)
+    values = _known_shape(node) or _known_type(node) or _computed(node, model)
     if values is None or sum(v.size for v in values) > _LARGEST:
         return False
     made = [t for t in node.outputs if t.name]
@@ -67,6 +66,16 @@ def _known_shape(node: Node) -> list[NDArray[np.generic]] | None:
     if shape is None or not all(isinstance(dim, int) for dim in shape):
         return None
     return [np.asarray(shape[node.attrs.get("start", 0) : node.attrs.get("end")], np.int64)]
+
+
+def _known_type(node: Node) -> list[NDArray[np.generic]] | None:
+    """Result of a CastLike node (ONNX, opset 15) of a constant to the float type of a tensor."""
+    if node.op != "CastLike" or not isinstance(node.inputs[0], Constant):
+        return None
+    kind = node.inputs[1].dtype
+    if kind is None or np.dtype(kind) not in (np.float16, np.float32, np.float64):
+        return None
+    return [node.inputs[0].values.astype(kind)]
 
 
 def _computed(node: Node, model: Model) -> list[NDArray[np.generic]] | None:

@@ -53,6 +53,21 @@ def test_a_grid_becomes_one_initializer():
     assert len(after.graph.initializer) == 4
 
 
+def biased_like(kind):
+    """A Conv whose bias gets the type of the image, from a constant of another type."""
+    net = Net(opset=17)
+    bias = net.add("CastLike", net.const([1, 2, 3, 4], kind), "images")
+    weight = net.const(net.normal(4, 3, 1, 1), name="weight")
+    return net.model(net.add("Conv", "images", weight, bias, name="last"))
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16, np.int64])
+def test_a_constant_that_gets_the_type_of_a_tensor(kind):
+    after, edits = rewrite_checked(STEP, shaped(biased_like(kind)))
+    assert edits == 1
+    assert ops(after) == ["Conv"]
+
+
 def test_a_second_run_folds_nothing():
     net = Net()
     x = net.reshape(net.conv("images", 2), 1, 1024, 2)

@@ -1,0 +1,93 @@
+"""sequence-to-split: what is cut into a sequence, to be picked out of it again, is split."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, constant, readers, replace_nodes
+from onnxq.pipeline import Facts, Rewrite
+
+
+class SequenceToSplit(Rewrite):
+    """Turns SplitToSequence (ONNX, opset 11) whose pieces are read by SequenceAt into one Split.
+
+    PyTorch's newer exporter writes `chunk` and `split` like this. Neither can an integer stand in a sequence of floats,
+    nor do runtimes see through it.
+
+    - the lengths of the pieces are constant, or one length for all is, and the axis is of a known length
+    - every reader is a SequenceAt with a constant index, and no two pick the same piece
+    - without lengths each piece would be of one, and may lose its axis: such a sequence stays
+    """
+
+    name = "sequence-to-split"
+
+    def run(self, model: Model, facts: Facts) -> int:
+        """Edit the graph and return the number of sequences replaced."""
+        names = FreshNames(model.taken_names())
+        # A reader that is not among them stands in a subgraph.
+        here = {id(node) for node in model.graph.nodes}
+        outputs = model.output_names
+        found = [(n, sizes) for n in model.graph.nodes if (sizes := _pieces(n, outputs)) and _reads_in(here, n)]
+        replacements: dict[int, list[Node]] = {}
+        for node, sizes in found:
+            picks = readers(node.outputs[0])
+            replacements |= {id(pick): [] for pick in picks} | {id(node): [_split(node, picks, sizes, names)]}
+        replace_nodes(model.graph, replacements)
+        return len(found)
+
+
+def _pieces(node: Node, outputs: frozenset[str]) -> list[int] | None:
+    """Lengths of the pieces, where the node and its readers can be replaced."""
+    if node.op != "SplitToSequence" or len(node.inputs) < 2 or node.outputs[0].name in outputs:
+        return None
+    sizes = _lengths(constant(node.inputs[1]), _length(node.inputs[0], node.attrs.get("axis", 0)))
+    picks = readers(node.outputs[0])
+    if sizes is None or not picks or not all(_picks(pick, len(sizes)) for pick in picks):
+        return None
+    return sizes if len({_index(pick, len(sizes)) for pick in picks}) == len(picks) else None
+
+
+def _reads_in(here: set[int], sequence: Node) -> bool:
+    return all(id(reader) in here for reader in readers(sequence.outputs[0]))
+
+
+def _lengths(given: NDArray[np.generic] | None, whole: int | None) -> list[int] | None:
+    if given is None:
+        return None
+    if given.ndim == 1:
+        return [int(size) for size in given]
+    size = int(given)
+    return None if whole is None or size < 1 else [min(size, whole - start) for start in range(0, whole, size)]
+
+
+def _length(tensor: Tensor, axis: int) -> int | None:
+    """Of an axis of a tensor, if it is known."""
+    if tensor.shape is None or not -len(tensor.shape) <= axis < len(tensor.shape):
+        return None
+    return tensor.shape[axis] if isinstance(tensor.shape[axis], int) else None
+
+
+def _picks(node: Node, count: int) -> bool:
+    if node.op != "SequenceAt":
+        return False
+    index = constant(node.inputs[1])
+    return index is not None and index.size == 1 and -count <= int(index.item()) < count
+
+
+def _index(pick: Node, count: int) -> int:
+    return int(np.asarray(constant(pick.inputs[1])).item()) % count
+
+
+def _split(node: Node, picks: Sequence[Node], sizes: Sequence[int], names: FreshNames) -> Node:
+    """The Split (ONNX, opset 13) that makes what is picked; the nodes are cut from their tensors."""
+    picked = {_index(pick, len(sizes)): pick.outputs[0] for pick in picks}
+    for k in set(range(len(sizes))) - set(picked):
+        picked[k] = Variable(names.fresh(f"{node.name}_piece{k}"))
+    pieces = [picked[k] for k in range(len(sizes))]
+    lengths = Constant(names.fresh(f"{node.name}_lengths"), np.array(sizes, np.int64))
+    x, axis = node.inputs[0], node.attrs.get("axis", 0)
+    for old in (node, *picks):
+        old.inputs.clear()
+        old.outputs.clear()
+    return Node("Split", names.fresh(f"{node.name}_Split"), {"axis": axis}, [x, lengths], pieces)
