@@ -155,6 +155,12 @@ class Net:
         """x * sigmoid(x)."""
         return self.add("Mul", x, self.add("Sigmoid", x))
 
+    def hard_swish(self, x: str) -> str:
+        """HardSwish (ONNX, opset 14), before that x * HardSigmoid(x)."""
+        if self.opset >= 14:
+            return self.add("HardSwish", x)
+        return self.add("Mul", x, self.add("HardSigmoid", x, alpha=1 / 6, beta=0.5))
+
     def act(self, x: str, kind: str = "silu") -> str:
         """An activation: silu, or an operator."""
         if kind == "silu":
@@ -328,6 +334,54 @@ def attention(**options: object) -> onnx.ModelProto:
     summed = net.add("Add", image, net.conv(positions, 8, 3, group=8, name="positions"))
     x = net.add("Add", x, net.conv(summed, 8, name="projection"))
     return net.model(net.conv(net.block(x, 8, kernel=1), 4, name="last"))
+
+
+def area_attention(**options: object) -> onnx.ModelProto:
+    """The attention of v12: the image is cut into areas, each of which attends to itself alone."""
+    net = Net(**options)
+    x = net.block("images", 8, stride=4)
+    side, areas, heads, width = net.size // 4, 4, 2, 4
+    tokens = side * side // areas
+    flat = net.add("Transpose", net.reshape(net.conv(x, 24), 1, 24, -1), perm=[0, 2, 1], name="transpose_tokens")
+    split_by_head = net.reshape(flat, areas, tokens, heads, 3 * width)
+    qkv = net.add("Transpose", split_by_head, perm=[0, 2, 3, 1], name="transpose_heads")
+    query, key, value = net.split(qkv, width, width, width, axis=2)
+    scores = net.add("MatMul", net.add("Transpose", query, perm=[0, 1, 3, 2], name="transpose_query"), key)
+    shares = net.add("Softmax", net.add("Mul", scores, net.const(0.5)), axis=-1)
+    mixed = net.add("MatMul", value, net.add("Transpose", shares, perm=[0, 1, 3, 2], name="transpose_shares"))
+
+    def image(tensor: str, name: str) -> str:
+        rows = net.reshape(net.add("Transpose", tensor, perm=[0, 3, 1, 2], name=f"transpose_{name}"), 1, side, side, 8)
+        y = net.add("Transpose", rows, perm=[0, 3, 1, 2], name=f"transpose_{name}_image")
+        net.channels[y] = 8
+        return y
+
+    summed = net.add("Add", image(mixed, "mixed"), net.conv(image(value, "value"), 8, 7, group=8, name="positions"))
+    net.channels[summed] = 8
+    x = net.add("Add", x, net.conv(summed, 8, name="projection"))
+    x = net.add("Add", x, net.conv(net.block(x, 16, kernel=1), 8))
+    return net.model(net.conv(x, 4, name="last"))
+
+
+def ese_net(**options: object) -> onnx.ModelProto:
+    """As PP-YOLOE: HardSwish, and channels weighted by a Conv over their means (ESE)."""
+    net = Net(**options)
+    x = net.hard_swish(net.conv("images", 8, 3, stride=2))
+    x = net.hard_swish(net.conv(x, 8, 3))
+    means = net.add("GlobalAveragePool", x)
+    x = net.add("Mul", x, net.add("HardSigmoid", net.conv(means, 8, name="ese"), alpha=1 / 6, beta=0.5))
+    return net.model(net.conv(net.block(x, 8), 4, name="last"))
+
+
+def qarepvgg(**options: object) -> onnx.ModelProto:
+    """As YOLO-NAS without its branches merged: 3x3 and 1x1 Convs and the input itself added, normalised, ReLU."""
+    net = Net(**options)
+    x = net.block("images", 8, stride=2, act="Relu")
+    for _ in range(2):
+        wide = net.norm(net.conv(x, 8, 3, bias=False))
+        branches = net.add("Add", wide, net.conv(x, 8))
+        x = net.act(net.norm(net.add("Add", branches, x)), "Relu")
+    return net.model(net.conv(x, 4, name="last"))
 
 
 def relu_net(**options: object) -> onnx.ModelProto:
@@ -578,12 +632,60 @@ def v6(**options: object) -> onnx.ModelProto:
     return net.model(net.add("Transpose", net.concat(*levels, axis=2), perm=[0, 2, 1]))
 
 
+def _corner_boxes(net: Net, sides: str) -> str:
+    """Distances [1, N, 4] of the sides, in cells, to corners [1, N, 4] in pixels."""
+    centres = [np.stack(np.meshgrid(np.arange(n) + 0.5, np.arange(n) + 0.5), -1).reshape(-1, 2) for n in net.cells()]
+    strides = np.concatenate([np.full((len(c), 1), s) for c, s in zip(centres, (8, 16, 32), strict=True)])
+    points = net.const(np.concatenate(centres)[None])
+    near, far = net.split(sides, 2, 2, axis=2)
+    corners = net.concat(net.add("Sub", points, near), net.add("Add", points, far), axis=2)
+    return net.add("Mul", corners, net.const(strides[None]))
+
+
+def pp_yoloe(**options: object) -> onnx.ModelProto:
+    """Features weighted by their means in the head, a projection per scale; boxes [1, N, 4], scores [1, classes, N]."""
+    net = Net(**options)
+    convs = []
+    for k, x in enumerate(net.pyramid()):
+        means = net.add("GlobalAveragePool", x)
+        stems = [net.block(net.add("Mul", x, net.add("Sigmoid", net.conv(means, 16))), 16, kernel=1) for _ in range(2)]
+        scores = net.conv(net.add("Add", stems[0], x), CLASSES, 3, name=f"cls{k}")
+        convs.append((net.conv(stems[1], 4 * 17, 3, name=f"box{k}"), scores))
+    net.prefix = "decode_"
+    weight = net.const(np.arange(17).reshape(1, 17, 1, 1))
+    sides, scores = [], []
+    for box, score in convs:
+        x = net.add("Transpose", net.reshape(box, 1, 4, 17, -1), perm=[0, 2, 3, 1])
+        x = net.add("Conv", net.softmax(x, axis=1), weight)
+        sides.append(net.reshape(x, 1, -1, 4))
+        scores.append(net.reshape(net.add("Sigmoid", score), 1, CLASSES, -1))
+    return net.model(_corner_boxes(net, net.concat(*sides, axis=1)), net.concat(*scores, axis=2))
+
+
+def yolo_nas(**options: object) -> onnx.ModelProto:
+    """Distributions weighted by a matrix; boxes [1, N, 4] and scores [1, N, classes]."""
+    net = Net(**options)
+    convs = _point_convs(net, act="Relu")
+    net.prefix = "decode_"
+    bins = net.const(np.arange(16).reshape(16, 1))
+    sides, scores = [], []
+    for box, score in convs:
+        x = net.add("Transpose", net.reshape(box, 1, 4, 16, -1), perm=[0, 3, 1, 2])
+        sides.append(net.reshape(net.add("MatMul", net.add("Softmax", x, axis=3), bins), 1, -1, 4))
+        scores.append(net.add("Transpose", net.reshape(score, 1, CLASSES, -1), perm=[0, 2, 1]))
+    scores = net.add("Sigmoid", net.concat(*scores, axis=1))
+    return net.model(_corner_boxes(net, net.concat(*sides, axis=1)), scores)
+
+
 BACKBONES: dict[str, Callable[..., onnx.ModelProto]] = {
     f.__name__: f
-    for f in (silu_chain, csp, sppf, pan, attention, relu_net, leaky_net, depthwise_net, shared_weights, dropout_chain)
-}
+    for f in (
+        silu_chain, csp, sppf, pan, attention, area_attention, relu_net, leaky_net, ese_net, qarepvgg, depthwise_net,
+        shared_weights, dropout_chain,
+    )
+}  # fmt: skip
 DETECTORS: dict[str, Callable[..., onnx.ModelProto]] = {
-    f.__name__: f for f in (v5, v5_raw, v6, v7_end2end, v8, v10, yolox)
+    f.__name__: f for f in (v5, v5_raw, v6, v7_end2end, v8, v10, yolox, pp_yoloe, yolo_nas)
 }
 
 

@@ -10,6 +10,7 @@ from graphs import (
     nodes,
     ops,
     pan,
+    pp_yoloe,
     prepared,
     v5,
     v5_raw,
@@ -20,6 +21,7 @@ from graphs import (
     with_constant_nodes,
     with_node_names,
     with_random_names,
+    yolo_nas,
     yolox,
 )
 from hypothesis import given, settings
@@ -44,6 +46,8 @@ HEADS = {
     "v8-seg": (v8, {"masks": True}, V8_LAST | {"mask0", "mask1", "mask2", "proto"}),
     "v10": (v10, {}, {f"one2one_{name}" for name in V8_LAST}),
     "v26": (v8, {"reg_max": 1}, V8_LAST),
+    "pp-yoloe": (pp_yoloe, {}, V8_LAST),
+    "yolo-nas": (yolo_nas, {}, V8_LAST),
     "yolox": (yolox, {}, {f"{kind}{k}" for kind in ("reg", "obj", "cls") for k in range(3)}),
 }
 REAL = {
