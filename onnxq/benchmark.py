@@ -77,9 +77,7 @@ def measure(
     """
     feeds = [_random_feed(path, size) for path in models]
     peaks = [_peak_memory(runtime, path, feed, threads) for path, feed in zip(models, feeds, strict=True)]
-    loaded = [runtime(path, threads=threads) for path in models]
-    milliseconds = 1e3 * _in_turn(loaded, feeds, rounds, progress)
-    del loaded
+    milliseconds = latencies(models, runtime, threads=threads, rounds=rounds, size=size, progress=progress)
     return [
         Measured(
             path=path,
@@ -92,6 +90,20 @@ def measure(
         )
         for path, feed, peak, row in zip(models, feeds, peaks, milliseconds, strict=True)
     ]
+
+
+def latencies(
+    models: Sequence[Path],
+    runtime: type[Runtime],
+    *,
+    threads: int,
+    rounds: int,
+    size: tuple[int, int] | None = None,
+    progress: Progress,
+) -> NDArray[np.float64]:
+    """Milliseconds of each run, float64 (models, rounds); for arguments and errors see `measure`."""
+    loaded = [runtime(path, threads=threads) for path in models]
+    return 1e3 * _in_turn(loaded, [_random_feed(path, size) for path in models], rounds, progress)
 
 
 def _random_feed(path: Path, size: tuple[int, int] | None) -> Feed:

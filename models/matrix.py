@@ -1,0 +1,251 @@
+"""Quantize exports for every target, see what came out, and print it as Markdown.
+
+    python models/exports.py exports
+    python models/matrix.py exports/*.onnx --calib coco/train2017 --document docs/matrix.md
+
+With random weights only the structure counts: which layers are on integers, whether the file loads and how fast it is.
+The signal-to-noise ratio is there to be compared with that of another version, and says nothing of accuracy.
+"""
+
+import argparse
+import platform
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from onnxq.api import Quantized, load, quantize
+from onnxq.benchmark import latencies
+from onnxq.config import Config
+from onnxq.errors import OnnxqError
+from onnxq.facts import Checked, Head, Plan
+from onnxq.files import replace_file
+from onnxq.progress import silent
+from onnxq.runtimes import RUNTIMES
+from onnxq.targets import TARGETS
+from onnxq.terminal import guarded
+
+_RUNS_IN = {"ort": "ort", "openvino": "openvino", "generic": "ort"}
+"""Target -> what its files are timed in; a file for TensorRT says nothing about speed anywhere else."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An export for a target.
+
+    Attributes:
+        convs: how many Convs are on integers.
+        unfused: names of layers that the runtime computes in float all the same.
+        floats: why the other Convs of the network are float, and how many.
+        decode: nodes of the decode that are on integers; right is none.
+        sqnr: the least of the outputs, dB; None where they cannot be compared.
+        speed: times as fast as the float model, by least time; None where the target does not run here.
+        refused: the message, where there is no file.
+    """
+
+    convs: int = 0
+    unfused: tuple[str, ...] = ()
+    floats: Counter[str] = field(default_factory=Counter)
+    decode: int = 0
+    sqnr: float | None = None
+    speed: float | None = None
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An export.
+
+    Attributes:
+        name: the file's, without its ending.
+        made_by: exporter and operator set.
+        family: what its output is taken for.
+        convs: Convs of the network, without those of the decode.
+        decode: nodes behind the last layers.
+        cells: by target.
+    """
+
+    name: str
+    made_by: str
+    family: str
+    convs: int
+    decode: int
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How all exports are treated: see the options of the same names."""
+
+    calib: Path | None
+    count: int
+    rounds: int
+    targets: Sequence[str]
+
+
+def measure(path: Path, settings: Settings) -> Row:
+    """Quantize one export for every target.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    model = load(path)
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    made_by = f"{model.producer_name} {model.producer_version}".strip() or "unknown"
+    family, convs, decode = "", 0, 0
+    cells: dict[str, Cell] = {}
+    for target in settings.targets:
+        calib = str(settings.calib) if settings.calib else None
+        try:
+            result = quantize(path, calib, Config(target=target, count=settings.count))
+        except OnnxqError as error:
+            cells[target] = Cell(refused=str(error))
+            continue
+        head, plan = result.facts[Head], result.facts[Plan]
+        family, decode = result.detector.family, len(head.tail)
+        convs = sum(_is_conv(plan, name) for name in head.body)
+        cells[target] = _cell(result, _speed(path, result, target, settings.rounds))
+    return Row(path.stem, f"{made_by}, opset {opset}", family, convs, decode, cells)
+
+
+def _is_conv(plan: Plan, name: str) -> bool:
+    return plan.ops.get(name) in ("Conv", "ConvTranspose")
+
+
+def _cell(result: Quantized, speed: float | None) -> Cell:
+    head, plan, checked = result.facts[Head], result.facts[Plan], result.facts[Checked]
+    return Cell(
+        convs=sum(_is_conv(plan, name) for name in plan.layers),
+        unfused=checked.unfused,
+        floats=Counter(plan.skipped[name] for name in head.body if _is_conv(plan, name) and name in plan.skipped),
+        decode=len(plan.integer & head.tail.keys()),
+        sqnr=min(checked.sqnr.values(), default=None),
+        speed=speed,
+    )
+
+
+def _speed(path: Path, result: Quantized, target: str, rounds: int) -> float | None:
+    runtime = RUNTIMES[_RUNS_IN[target]] if target in _RUNS_IN else None
+    if runtime is None or not rounds or not runtime.is_installed():
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        quantized = Path(folder) / "quantized.onnx"
+        result.save(quantized)
+        times = latencies([path, quantized], runtime, threads=2, rounds=rounds, progress=silent).min(axis=1)
+    return float(times[0] / times[1])
+
+
+# What is printed
+
+_INTRODUCTION = """\
+# Exports and targets
+
+Written by `models/matrix.py`; the exports are those of `models/exports.py`, and official releases with random weights
+in the place of theirs. [exports.md](exports.md) says what is left float in each family, and why.
+
+{tested}, two threads. A cell: Convs on integers, signal to noise in
+the worst output against the float model, and how many times as fast as that it is (`ort` and `generic` in onnxruntime,
+`openvino` in OpenVINO). **Of random weights the signal to noise can be compared with that of another version; it says
+nothing of accuracy.** Where the graph itself removes duplicates, lists in different orders are compared, and it is low.
+"""
+
+def markdown(rows: Sequence[Row], settings: Settings) -> str:
+    """The whole document."""
+    tools = ("onnx", "onnxruntime", *(["openvino"] if RUNTIMES["openvino"].is_installed() else []))
+    versions = ", ".join(f"{name} {version(name)}" for name in tools)
+    tested = f"Python {platform.python_version()}, {versions}"
+    return "\n".join([
+        _INTRODUCTION.format(tested=tested),
+        _line("export", "made by", "family", "Convs", "decode", *settings.targets),
+        _line(*["---"] * (5 + len(settings.targets))),
+        *(_row(row, settings.targets) for row in rows),
+        "",
+        "*Convs*: of the network, without those of the decode. *decode*: nodes behind the last layers, all float.",
+        "",
+        "## Why Convs stay float",
+        "",
+        _line("target", "reason", "Convs of all exports"),
+        _line("---", "---", "---"),
+        *_reasons(rows, settings.targets),
+        "",
+        *_notes(rows),
+    ])  # fmt: skip
+
+
+def _row(row: Row, targets: Sequence[str]) -> str:
+    cells = (_text(row.cells[target]) for target in targets)
+    return _line(row.name, row.made_by, row.family, str(row.convs), str(row.decode), *cells)
+
+
+def _text(cell: Cell) -> str:
+    if cell.refused:
+        return "refused"
+    parts = [str(cell.convs)]
+    if cell.sqnr is not None:
+        parts.append(f"{cell.sqnr:.1f} dB")
+    if cell.speed is not None:
+        parts.append(f"{cell.speed:.2f}x")
+    return ", ".join(parts)
+
+
+def _reasons(rows: Sequence[Row], targets: Sequence[str]) -> Iterator[str]:
+    for target in targets:
+        total = sum((row.cells[target].floats for row in rows), Counter[str]())
+        for reason, count in sorted(total.items(), key=lambda item: (-item[1], item[0])):
+            yield _line(target, reason, str(count))
+
+
+def _notes(rows: Sequence[Row]) -> Iterator[str]:
+    """What a reader must know that no cell has room for: refusals, and what is not as it should be."""
+    for row in rows:
+        refusals = Counter(cell.refused for cell in row.cells.values() if cell.refused)
+        for refusal, count in refusals.items():
+            where = "every target" if count == len(row.cells) else ", ".join(_refusing(row, refusal))
+            yield f"- {row.name}, {where}: {refusal}"
+        for target, cell in row.cells.items():
+            if cell.unfused:
+                yield f"- {row.name}, {target}: these layers run in float: {', '.join(cell.unfused)}"
+            if cell.decode:
+                yield f"- {row.name}, {target}: {cell.decode} nodes of the decode are on integers"
+
+
+def _refusing(row: Row, refusal: str) -> Iterator[str]:
+    return (target for target, cell in row.cells.items() if cell.refused == refusal)
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("models", metavar="MODEL", nargs="+", type=Path)
+    parser.add_argument("--calib", metavar="DIR", type=Path, help="images; default: synthetic scenes")
+    parser.add_argument("--count", metavar="N", type=int, default=4, help="how many of them (4)")
+    parser.add_argument("--rounds", metavar="N", type=int, default=10, help="counted runs of each model (10); 0: none")
+    parser.add_argument("--targets", metavar="TARGET", nargs="+", choices=tuple(TARGETS), default=tuple(TARGETS))
+    parser.add_argument("--document", metavar="FILE", type=Path, help="write it to this file; default: print it")
+    args = parser.parse_args(argv)
+    return guarded(lambda: _run(args), debug=False)
+
+
+def _run(args: argparse.Namespace) -> None:
+    settings = Settings(args.calib, args.count, args.rounds, args.targets)
+    rows: list[Row] = []
+    for done, path in enumerate(args.models, start=1):
+        rows.append(measure(path, settings))
+        print(f"{done}/{len(args.models)} {_row(rows[-1], settings.targets)}", file=sys.stderr)
+    text = markdown(rows, settings) + "\n"
+    if args.document is None:
+        print(text, end="")
+        return
+    with replace_file(args.document) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
