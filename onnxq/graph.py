@@ -22,9 +22,9 @@ from onnxq.errors import ModelError
 
 __all__ = [
     "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node", "Tensor", "Variable", "ancestors",
-    "behind", "bias_of", "constant", "data_inputs", "feeds_silu_only", "gs", "has_plain_bias", "is_depthwise",
-    "is_float", "is_pointwise", "is_silu", "load_proto", "producer", "readers", "remove", "replace_nodes",
-    "replace_uses", "set_bias",
+    "behind", "bias_of", "constant", "data_inputs", "dtype_of", "feeds_silu_only", "gs", "has_plain_bias",
+    "is_depthwise", "is_float", "is_pointwise", "is_silu", "load_proto", "producer", "readers", "remove",
+    "replace_nodes", "replace_uses", "set_bias",
 ]  # fmt: skip
 
 # graphsurgeon logs what it then raises.
@@ -260,9 +260,17 @@ def _is_sigmoid_of(gate: Tensor, x: Tensor) -> bool:
     return made_by is not None and made_by.op == "Sigmoid" and made_by.inputs[0] is x
 
 
+def dtype_of(tensor: Tensor) -> "np.dtype[np.generic] | None":
+    """Element type, or None where it is unknown; graphsurgeon has types that numpy lacks as ONNX's numbers."""
+    kind = tensor.dtype
+    if kind is None:
+        return None
+    return onnx.helper.tensor_dtype_to_np_dtype(kind) if isinstance(kind, int) else np.dtype(kind)
+
+
 def is_float(tensor: Tensor) -> bool:
     """Whether the tensor is float32; tensors of unknown type are not."""
-    return tensor.dtype is not None and np.dtype(tensor.dtype) == np.float32
+    return dtype_of(tensor) == np.dtype(np.float32)
 
 
 def replace_uses(old: Tensor, new: Tensor, users: Iterable[Node] | None = None) -> int:

@@ -27,6 +27,7 @@ from onnxq.passes.pack import Pack
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
 from onnxq.passes.reconstruct import Reconstruct
 from onnxq.passes.sensitivity import Sensitivity
+from onnxq.passes.to_float import ToFloat
 from onnxq.passes.to_half import ToHalf
 from onnxq.passes.upsample_to_concat import UpsampleToConcat
 from onnxq.passes.verify import Verify
@@ -44,6 +45,7 @@ def _preparing(config: Config, least_opset: int = normalise.LEAST_OPSET) -> list
     return [
         Normalise(least_opset),
         InferShapes(),
+        ToFloat(),
         FoldConstants(),
         FoldBatchNorm(),
         *([Equalise()] if config.equalise else []),
