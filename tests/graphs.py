@@ -698,6 +698,23 @@ def with_float16(model: onnx.ModelProto, ends: bool = True) -> onnx.ModelProto:
     return model
 
 
+def with_opaque_nms(model: onnx.ModelProto, domain: str = "TRT") -> onnx.ModelProto:
+    """The model's output goes into TensorRT's NMS, which nothing here can run; what that gives is output."""
+    model = copy(model)
+    graph = model.graph
+    limit = helper.make_node("Constant", [], ["limit"], "limit_node", value_float=0.25)
+    nms = helper.make_node("EfficientNMS_TRT", ["output", "limit"], ["count", "boxes"], "nms", domain=domain)
+    shift = helper.make_node("Add", ["boxes", "offset"], ["shifted"], "shift")
+    graph.node.extend([limit, nms, shift])
+    graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "offset"))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("count", TensorProto.INT32, [1, 1]))
+    graph.output.append(helper.make_tensor_value_info("shifted", TensorProto.FLOAT, [1, 100, 4]))
+    if domain:
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+    return model
+
+
 def with_metadata(model: onnx.ModelProto, metadata: Mapping[str, str] = ULTRALYTICS) -> onnx.ModelProto:
     """The model's metadata is this."""
     model = copy(model)

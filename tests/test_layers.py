@@ -24,6 +24,8 @@ LAYERS = {
     "onnxq.session": 1,
     "onnxq.sources": 1,
     # What passes are made of.
+    "onnxq.exports": 2,
+    "onnxq.opaque": 2,
     "onnxq.data": 2,
     "onnxq.detector": 2,
     "onnxq.facts": 2,
