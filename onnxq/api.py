@@ -1,5 +1,6 @@
 """quantize(): a float model in, the quantized model and everything found on the way out."""
 
+import logging
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,15 +14,19 @@ import onnx
 from onnxq.config import Config
 from onnxq.data import Loader, Sample, Samples, Source, open_samples
 from onnxq.detector import Detector, detect
+from onnxq.exports import mended
 from onnxq.facts import Plan, Statistics
 from onnxq.files import replace_file
 from onnxq.graph import Model, load_proto
 from onnxq.hooks import time_passes
+from onnxq.opaque import Tail, cut_off
 from onnxq.passes import cutting, default, planning
 from onnxq.pipeline import Facts, Hook, Pass, Pipeline
 from onnxq.progress import Progress, silent
 from onnxq.session import Feed
 from onnxq.version import VERSION
+
+log = logging.getLogger(__name__)
 
 _CHECKED_ON = 2
 """Samples on which the result is compared with the float model."""
@@ -89,7 +94,7 @@ def quantize(
         PipelineError: `passes` are in an order that cannot work.
     """
     config = config or Config()
-    original = load(model)
+    original, tail = _runnable(model)
     detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
     pinned = tuple(facts)
     samples: Samples | None = None
@@ -112,7 +117,10 @@ def quantize(
     found = Pipeline(passes, pinned=pinned, hooks=[time_passes(timings), *hooks]).run(working)
     for key, value in _metadata(config, found).items():
         working.add_metadata(key, value)
-    return Quantized(working.to_proto(), found, detector, samples, timings)
+    made = working.to_proto()
+    if tail is not None:
+        tail.put_back(made)
+    return Quantized(made, found, detector, samples, timings)
 
 
 def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> tuple[Plan, Detector]:
@@ -123,7 +131,7 @@ def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> t
         ConfigError: an option does not fit the model.
     """
     config = config or Config()
-    original = load(model)
+    original, _ = _runnable(model)
     detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
     return Pipeline(planning(config)).run(Model(original))[Plan], detector
 
@@ -137,14 +145,26 @@ def cut_head(model: str | Path | onnx.ModelProto, config: Config | None = None) 
     Raises:
         ModelError: the model cannot be read, or has no layers.
     """
-    working = Model(load(model))
+    original, _ = _runnable(model)
+    working = Model(original)
     Pipeline(cutting(config or Config())).run(working)
     return working.to_proto()
 
 
 def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
-    """Read a model from a file; one in memory is taken as it is."""
-    return model if isinstance(model, onnx.ModelProto) else load_proto(Path(model))
+    """Read a model from a file, or take one in memory, and mend what exporters write amiss; see `exports.mended`."""
+    return mended(model if isinstance(model, onnx.ModelProto) else load_proto(Path(model)))
+
+
+def _runnable(model: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, Tail | None]:
+    """The model, and what of its end can only be put back when all is done."""
+    front, tail = cut_off(load(model))
+    if tail is not None:
+        log.warning(
+            "onnxruntime does not know %s: left as it is, and what stands before it is quantized and compared",
+            ", ".join(tail.opaque),
+        )
+    return front, tail
 
 
 def open_data(data: object, original: onnx.ModelProto, detector: Detector, config: Config) -> Samples:

@@ -36,6 +36,7 @@ _MOVES = {
     "Cast", "Concat", "DequantizeLinear", "Flatten", "Gather", "Identity", "QuantizeLinear", "Reshape", "Slice",
     "Split", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
+_FLOATS: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
 _SMALL = 1024  # elements; shapes, indices and anchors have fewer, weights have more
 
 _Shape = tuple[int, ...]  # 0 where an axis is not known
@@ -46,7 +47,7 @@ class Detector:
     """What a model is taken for.
 
     Attributes:
-        input_name: the image input, float32 (batch, 3, *size).
+        input_name: the image input, float32 or float16 (batch, 3, *size).
         size: (height, width) in px.
         family: one of `FAMILIES`, or "unknown".
         output_name: the output with the boxes; empty when the family is unknown.
@@ -82,7 +83,7 @@ def detect(
         output_shapes: of each output by name, where a run has told them; else the graph's own are used.
 
     Raises:
-        ModelError: the model has not exactly one input, or it is not float32 (batch, 3, height, width).
+        ModelError: the model has not exactly one input, or it is neither float32 nor float16 (batch, 3, height, width).
         ConfigError: an option has an unknown value, or the image size is unknown or does not fit the model.
     """
     _check_choice("preprocess", preprocess, tuple(PREPROCESSES))
@@ -123,18 +124,16 @@ def _image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
         raise ModelError(f"the model has {len(inputs)} inputs ({listed}) where one image is needed")
     image: onnx.ValueInfoProto = inputs[0]
     shape = _shape_of(image)
-    is_float = image.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    if shape is None or len(shape) != 4 or shape[1] not in (0, 3) or not is_float:
+    if shape is None or len(shape) != 4 or shape[1] not in (0, 3) or image.type.tensor_type.elem_type not in _FLOATS:
         raise ModelError(
-            f"the model's input {_describe(image)} is no image: float32 (batch, 3, height, width) is needed"
+            f"the model's input {_describe(image)} is no image: float32 or float16 (batch, 3, height, width) is needed"
         )
     return image
 
 
 def _describe(value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
-    is_float = tensor.elem_type == onnx.TensorProto.FLOAT
-    kind = "float32" if is_float else onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    kind = _FLOATS.get(tensor.elem_type) or onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     return f"{value.name} {kind} {_text([dim.dim_value or dim.dim_param for dim in tensor.shape.dim])}"
 
 

@@ -6,6 +6,7 @@ graph stays in the shell, and what the graph loses is put back when it is stored
 
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +23,9 @@ from onnxq.errors import ModelError
 
 __all__ = [
     "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node", "Tensor", "Variable", "ancestors",
-    "behind", "bias_of", "constant", "data_inputs", "feeds_silu_only", "gs", "has_plain_bias", "is_depthwise",
-    "is_float", "is_pointwise", "is_silu", "load_proto", "producer", "readers", "remove", "replace_nodes",
-    "replace_uses", "set_bias",
+    "behind", "bias_of", "constant", "data_inputs", "dtype_of", "feeds_silu_only", "gs", "has_plain_bias",
+    "is_depthwise", "is_float", "is_pointwise", "is_silu", "load_proto", "names_read", "outline",
+    "producer", "readers", "remove", "replace_nodes", "replace_uses", "set_bias",
 ]  # fmt: skip
 
 # graphsurgeon logs what it then raises.
@@ -43,6 +44,9 @@ QDQ_OPS = frozenset({
     "MatMulInteger",
 })  # fmt: skip
 
+
+_LARGE = 1024
+"""Elements from which on a constant takes part by its shape alone; shape arithmetic needs the values of small ones."""
 
 _PLAIN = (int, float, str, bytes, list, tuple)
 """Attributes that are no tensors and no graphs."""
@@ -185,6 +189,30 @@ def load_proto(path: Path) -> onnx.ModelProto:
     return proto
 
 
+def outline(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model for shape inference: large constants are inputs, and what was believed of its shapes is left out."""
+    made = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
+    made.functions.extend(proto.functions)
+    graph = made.graph
+    graph.name = proto.graph.name
+    graph.node.extend(proto.graph.node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(proto.graph.output)
+    inputs = {t.name for t in graph.input}
+    for weight in proto.graph.initializer:
+        if math.prod(weight.dims) <= _LARGE:
+            graph.initializer.append(weight)
+        elif weight.name not in inputs:
+            graph.input.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    return made
+
+
+def names_read(node: onnx.NodeProto) -> list[str]:
+    """The tensors that a node reads, its subgraphs too (with those that are made within one, which do no harm)."""
+    inner = [name for a in node.attribute if a.HasField("g") for n in a.g.node for name in names_read(n)]
+    return [name for name in (*node.input, *inner) if name]
+
+
 def constant(tensor: Tensor) -> NDArray[np.generic] | None:
     """The values of a constant tensor, or None for any other."""
     return np.asarray(tensor.values) if isinstance(tensor, Constant) else None
@@ -273,9 +301,17 @@ def _is_sigmoid_of(gate: Tensor, x: Tensor) -> bool:
     return made_by is not None and made_by.op == "Sigmoid" and made_by.inputs[0] is x
 
 
+def dtype_of(tensor: Tensor) -> "np.dtype[np.generic] | None":
+    """Element type, or None where it is unknown; graphsurgeon has types that numpy lacks as ONNX's numbers."""
+    kind = tensor.dtype
+    if kind is None:
+        return None
+    return onnx.helper.tensor_dtype_to_np_dtype(kind) if isinstance(kind, int) else np.dtype(kind)
+
+
 def is_float(tensor: Tensor) -> bool:
     """Whether the tensor is float32; tensors of unknown type are not."""
-    return tensor.dtype is not None and np.dtype(tensor.dtype) == np.float32
+    return dtype_of(tensor) == np.dtype(np.float32)
 
 
 def replace_uses(old: Tensor, new: Tensor, users: Iterable[Node] | None = None) -> int:

@@ -29,7 +29,7 @@ def log_passes(step: Pass, model: Model, result: object, seconds: float) -> None
 
 
 def save_each(folder: Path) -> Hook:
-    """Save the model to `folder` after each rewrite that edited it, as `03-fold-constants.onnx`."""
+    """Save the model to `folder` after each rewrite that edited it, as `04-fold-constants.onnx`."""
     number = 0
 
     def hook(step: Pass, model: Model, result: object, seconds: float) -> None:

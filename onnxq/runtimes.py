@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.errors import ConfigError, ModelError
-from onnxq.session import Feed, first_line, open_session, run
+from onnxq.session import Feed, first_line, fitted, open_session, run
 
 Source = Path | onnx.ModelProto
 
@@ -167,7 +167,7 @@ class OpenVino(Runtime):
     def run(self, feed: Feed) -> dict[str, NDArray[np.generic]]:
         """Run one feed."""
         try:
-            found = self._request.infer(dict(feed), share_inputs=True)
+            found = self._request.infer(fitted(feed, _float_types(self._compiled)), share_inputs=True)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot run the model: {first_line(error)}") from error
         return {name: np.asarray(values) for port, values in found.items() for name in port.names}
@@ -182,10 +182,11 @@ class OpenVino(Runtime):
         cls, model: Source, feed: Feed, *, threads: int = 0, rounds: int = 10
     ) -> dict[str, OperatorTime]:
         """By OpenVINO's performance counters; an operator is a type and a precision."""
-        request = _compiled(model, threads, PERF_COUNT=True).create_infer_request()
+        compiled = _compiled(model, threads, PERF_COUNT=True)
+        request, floats = compiled.create_infer_request(), _float_types(compiled)
         spans = []
         for _ in range(rounds):
-            request.infer(dict(feed), share_inputs=True)
+            request.infer(fitted(feed, floats), share_inputs=True)
             executed = (node for node in request.profiling_info if node.real_time)
             spans += [(_operator(node), node.node_name, node.real_time.total_seconds()) for node in executed]
         return _summed(spans)
@@ -214,6 +215,11 @@ def _compiled(model: Source, threads: int, **options: object) -> Any:
         return core.compile_model(read, "CPU", settings)
     except RuntimeError as error:
         raise ModelError(f"OpenVINO cannot load the model: {first_line(error)}") from error
+
+
+def _float_types(compiled: Any) -> dict[str, "np.dtype[Any]"]:
+    kinds = {port.get_any_name(): port.get_element_type().to_dtype() for port in compiled.inputs}
+    return {name: kind for name, kind in kinds.items() if kind.kind == "f"}
 
 
 def _operator(node: Any) -> str:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +20,10 @@ log = logging.getLogger(__name__)
 
 Feed = Mapping[str, NDArray[np.generic]]
 _FATAL_ONLY = 4
+_FLOATS: Mapping[str, "np.dtype[Any]"] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+}
 
 _LARGE = 100_000_000
 """Bytes of a model of which each session's copies, and the tensors of a sample, are better in memory only once."""
@@ -78,13 +83,26 @@ def open_beside(model: onnx.ModelProto, at_once: int) -> ort.InferenceSession:
 
 
 def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None = None) -> list[NDArray[np.generic]]:
-    """Run one feed.
+    """Run one feed; float32 may be given as float16, and the other way round.
 
     Raises:
         ModelError: onnxruntime refuses the feed or fails; with its reason.
     """
+    floats = {i.name: _FLOATS[i.type] for i in session.get_inputs() if i.type in _FLOATS}
     with _naming_errors():
-        return list(session.run(outputs, dict(feed)))
+        return list(session.run(outputs, fitted(feed, floats)))
+
+
+def fitted(feed: Feed, floats: Mapping[str, "np.dtype[Any]"]) -> dict[str, NDArray[np.generic]]:
+    """A feed with its floats in the types that a model takes.
+
+    Args:
+        feed: an array for each input.
+        floats: input -> type; inputs that are not floats have none.
+    """
+    wanted = {name: floats.get(name, array.dtype) if array.dtype.kind == "f" else array.dtype
+              for name, array in feed.items()}  # fmt: skip
+    return {name: array.astype(wanted[name], copy=False) for name, array in feed.items()}
 
 
 def run_named(session: ort.InferenceSession, feed: Feed) -> dict[str, NDArray[np.generic]]:

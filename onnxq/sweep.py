@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxq.graph import names_read
 from onnxq.session import Feed, open_beside, run_named, workers
 
 Array = NDArray[np.generic]
@@ -50,7 +51,7 @@ class Sweep:
         self._needed = self._ancestors(demands, frozenset())
         self._readers: dict[str, set[int]] = {}
         for k in self._needed:
-            for name in _reads(self._nodes[k]):
+            for name in names_read(self._nodes[k]):
                 self._readers.setdefault(name, set()).add(k)
         self._kept: dict[str, list[Array]] = {}
         self._asked = ""
@@ -128,7 +129,7 @@ class Sweep:
             if name in kept or k is None or k in found:
                 continue
             found.add(k)
-            stack.extend(_reads(self._nodes[k]))
+            stack.extend(names_read(self._nodes[k]))
         return found
 
     def _run(
@@ -166,7 +167,7 @@ class Sweep:
         """The nodes as a model, and which kept tensors are its inputs."""
         nodes = [self._nodes[k] for k in segment]
         made = {name for node in nodes for name in node.output}
-        read = list(dict.fromkeys(name for node in nodes for name in _reads(node) if name and name not in made))
+        read = list(dict.fromkeys(name for node in nodes for name in names_read(node) if name and name not in made))
         inputs = [name for name in read if name in self._kept]
         before = [_cast(name + _HALF, name, TensorProto.FLOAT) for name in inputs if name in self._floats]
         behind = [_cast(name, name + _HALF, TensorProto.FLOAT16) for name in keep if name in self._floats]
@@ -220,12 +221,6 @@ def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
     copied = onnx.NodeProto()
     copied.CopyFrom(node)
     return copied
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """Names of the tensors that a node reads, its subgraphs too (names made within one do no harm)."""
-    inner = [name for a in node.attribute if a.HasField("g") for n in a.g.node for name in _reads(n)]
-    return [name for name in (*node.input, *inner) if name]
 
 
 def _cast(source: str, made: str, to: int) -> onnx.NodeProto:

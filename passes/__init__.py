@@ -28,6 +28,7 @@ from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
 from onnxq.passes.reconstruct import Reconstruct
 from onnxq.passes.sensitivity import Sensitivity
 from onnxq.passes.sequence_to_split import SequenceToSplit
+from onnxq.passes.to_float import ToFloat
 from onnxq.passes.to_half import ToHalf
 from onnxq.passes.upsample_to_concat import UpsampleToConcat
 from onnxq.passes.verify import Verify
@@ -45,6 +46,7 @@ def _preparing(config: Config, least_opset: int = normalise.LEAST_OPSET) -> list
     return [
         Normalise(least_opset),
         InferShapes(),
+        ToFloat(),
         FoldConstants(),
         SequenceToSplit(),
         FoldBatchNorm(),

@@ -1,18 +1,14 @@
 """infer-shapes: shapes and types of all tensors, as far as they follow from the inputs."""
 
 import logging
-import math
 
 import onnx
 from onnx import shape_inference
 
-from onnxq.graph import Model, Variable
+from onnxq.graph import Model, Variable, outline
 from onnxq.pipeline import Facts, Rewrite
 
 log = logging.getLogger(__name__)
-
-_LARGE = 1024
-"""Elements from which on a constant takes part by its shape alone; shape arithmetic needs the values of small ones."""
 
 
 class InferShapes(Rewrite):
@@ -27,30 +23,13 @@ class InferShapes(Rewrite):
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of tensors that got a shape or a type."""
         try:
-            inferred = shape_inference.infer_shapes(_outline(model.to_proto()), strict_mode=False, data_prop=True)
+            inferred = shape_inference.infer_shapes(outline(model.to_proto()), strict_mode=False, data_prop=True)
         except Exception as error:  # it raises whatever the nodes' own functions raise
             log.warning("shapes could not be inferred: %s", str(error).strip().splitlines()[0])
             return 0
         tensors = model.graph.tensors()
         named = {dim for t in model.graph.inputs for dim in t.shape or () if isinstance(dim, str)}
         return sum(_learn(tensors.get(info.name), info.type.tensor_type, named) for info in inferred.graph.value_info)
-
-
-def _outline(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with large constants turned into inputs, and without what was believed of its shapes before."""
-    outline = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
-    outline.functions.extend(proto.functions)
-    graph = outline.graph
-    graph.name = proto.graph.name
-    graph.node.extend(proto.graph.node)
-    graph.input.extend(proto.graph.input)
-    graph.output.extend(proto.graph.output)
-    for constant in proto.graph.initializer:
-        if math.prod(constant.dims) > _LARGE:
-            graph.input.append(onnx.helper.make_tensor_value_info(constant.name, constant.data_type, constant.dims))
-        else:
-            graph.initializer.append(constant)
-    return outline
 
 
 def _learn(tensor: Variable | None, inferred: onnx.TypeProto.Tensor, named: set[str]) -> int:

@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper, version_converter
+from onnx import helper, shape_inference, version_converter
 
 from onnxq.errors import ModelError
 from onnxq.graph import QDQ_OPS, Constant, Model, Node, Variable, gs, remove, replace_uses
@@ -66,7 +66,7 @@ def _convert(model: Model, least_opset: int) -> int:
     proto = model.to_proto()
     try:
         converted = version_converter.convert_version(proto, least_opset)
-    except RuntimeError as error:
+    except (RuntimeError, shape_inference.InferenceError) as error:
         cause = str(error).strip().splitlines()[0]
         raise ModelError(
             f"the model cannot be converted from opset {model.opset} to {least_opset} ({cause}); "

@@ -14,6 +14,7 @@ from onnxq.graph import (
     Node,
     Tensor,
     Variable,
+    dtype_of,
     gs,
     is_float,
     producer,
@@ -34,7 +35,8 @@ class ToHalf(Rewrite):
 
     - the scales of Q and DQ become float16 as well (ONNX, opset 19), so that integer layers give float16 without a Cast
     - the decode stays float32: float16 has steps of half a pixel beyond 512
-    - the model's inputs and outputs stay what they are; Casts stand at the borders, one for each tensor
+    - the model's inputs and outputs stay what they are; Casts stand at the borders, one for each tensor; an input that
+      is float16 already is read as such
     - operators without float16 (ONNX schemas), those of other domains and those with subgraphs stay float32, and so
       do constants beyond what float16 can hold, with the nodes that read them
     """
@@ -127,6 +129,9 @@ class _Halving:
     def _halve(self, tensor: Variable, half: Sequence[Node]) -> Node | None:
         """Let these nodes read the tensor as float16; the Cast to the type that is wanted as well."""
         made_by = producer(tensor)
+        if half and made_by is not None and made_by.op == "Cast" and dtype_of(made_by.inputs[0]) == np.float16:
+            replace_uses(tensor, made_by.inputs[0], half)
+            return None
         if made_by is None or id(made_by) not in self._halves:
             return self._cast(tensor, self._half(tensor, half), TensorProto.FLOAT16) if half else None
         if len(half) == len(readers(tensor)) and tensor.name not in self._model.output_names:

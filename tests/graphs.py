@@ -31,6 +31,7 @@ from onnxq.passes.insert import Insert
 from onnxq.passes.normalise import Normalise
 from onnxq.passes.observe import Observe
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
+from onnxq.passes.to_float import ToFloat
 from onnxq.pipeline import Facts, Pass, Pipeline, Rewrite
 from onnxq.targets import ORT, TENSORRT, Target
 
@@ -767,6 +768,55 @@ def with_random_names(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
     return model
 
 
+def with_float16(model: onnx.ModelProto, ends: bool = True) -> onnx.ModelProto:
+    """Weights and activations are float16: inputs and outputs too, or only what lies between a Cast behind each input
+    and one in front of each output."""
+    model = copy(model)
+    graph = model.graph
+    # The scales of Resize are always float32 (ONNX, opset 13).
+    scales = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    for w in graph.initializer:
+        if w.data_type == TensorProto.FLOAT and w.name not in scales:
+            w.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(w).astype(np.float16), w.name))
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.FLOAT16
+    floats = [t for t in (*graph.input, *graph.output) if t.type.tensor_type.elem_type == TensorProto.FLOAT]
+    if ends:
+        for t in floats:
+            t.type.tensor_type.elem_type = TensorProto.FLOAT16
+        return model
+    names = {t.name: f"{t.name}_half" for t in floats}
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    inputs = {t.name for t in graph.input}
+    for name, half in names.items():
+        if name in inputs:
+            graph.node.insert(0, helper.make_node("Cast", [name], [half], to=TensorProto.FLOAT16))
+        else:
+            graph.node.append(helper.make_node("Cast", [half], [name], to=TensorProto.FLOAT))
+    return model
+
+
+def with_opaque_nms(model: onnx.ModelProto, domain: str = "TRT") -> onnx.ModelProto:
+    """The model's output goes into TensorRT's NMS, which nothing here can run; what that gives is output."""
+    model = copy(model)
+    graph = model.graph
+    limit = helper.make_node("Constant", [], ["limit"], "limit_node", value_float=0.25)
+    nms = helper.make_node("EfficientNMS_TRT", ["output", "limit"], ["count", "boxes"], "nms", domain=domain)
+    shift = helper.make_node("Add", ["boxes", "offset"], ["shifted"], "shift")
+    graph.node.extend([limit, nms, shift])
+    graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "offset"))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("count", TensorProto.INT32, [1, 1]))
+    graph.output.append(helper.make_tensor_value_info("shifted", TensorProto.FLOAT, [1, 100, 4]))
+    if domain:
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+    return model
+
+
 def with_metadata(model: onnx.ModelProto, metadata: Mapping[str, str] = ULTRALYTICS) -> onnx.ModelProto:
     """The model's metadata is this."""
     model = copy(model)
@@ -784,10 +834,12 @@ def feed(model: onnx.ModelProto, seed: int = 0, sizes: Mapping[str, int] = SIZES
     rng = np.random.default_rng(seed)
     stored = {w.name for w in model.graph.initializer}
     inputs = [t for t in model.graph.input if t.name not in stored]
-    return {
+    values = {
         t.name: rng.random([d.dim_value or sizes[d.dim_param] for d in t.type.tensor_type.shape.dim], np.float32)
         for t in inputs
     }
+    kinds = {t.name: helper.tensor_dtype_to_np_dtype(t.type.tensor_type.elem_type) for t in inputs}
+    return {name: array.astype(kinds[name], copy=False) for name, array in values.items()}
 
 
 def session(model: onnx.ModelProto, optimised: bool = False) -> ort.InferenceSession:
@@ -881,7 +933,7 @@ def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 def preparing() -> list[Pass]:
     """The rewrites in front of all analyses."""
-    return [Normalise(), InferShapes(), FoldConstants(), FoldBatchNorm()]
+    return [Normalise(), InferShapes(), ToFloat(), FoldConstants(), FoldBatchNorm()]
 
 
 def prepared(model: onnx.ModelProto) -> Model:

@@ -567,7 +567,7 @@ class TestSaveEach:
     def test_folding_is_an_edit(self, onnxq):
         save(v8(batch_norm=True))
         assert onnxq("model.onnx", "--count", 2, "--save-each", "steps").code == 0
-        before, after = onnx.load("steps/02-infer-shapes.onnx"), onnx.load("steps/04-fold-batch-norm.onnx")
+        before, after = onnx.load("steps/02-infer-shapes.onnx"), onnx.load("steps/05-fold-batch-norm.onnx")
         assert "BatchNormalization" in ops(before)
         assert "BatchNormalization" not in ops(after)
 
@@ -965,12 +965,11 @@ class TestBadModels:
     def test_input_of_another_rank(self, onnxq):
         save(behind(silu_chain(), "Unsqueeze", [3, 32, 32]))
         message = refused(onnxq, "model.onnx")
-        assert "input images float32 (3, 32, 32) is no image: float32 (batch, 3, height, width) is needed" in message
+        assert "input images float32 (3, 32, 32) is no image: float32 or float16 (batch, 3, " in message
 
-    def test_float16_input(self, onnxq):
-        save(behind(silu_chain(), "Cast", [1, 3, 32, 32], TensorProto.FLOAT16, to=TensorProto.FLOAT))
-        message = refused(onnxq, "model.onnx")
-        assert "input images float16 (1, 3, 32, 32) is no image: float32 (batch, 3, height, width) is needed" in message
+    def test_float64_input(self, onnxq):
+        save(behind(silu_chain(), "Cast", [1, 3, 32, 32], TensorProto.DOUBLE, to=TensorProto.FLOAT))
+        assert "input images double (1, 3, 32, 32) is no image: float32 or float16" in refused(onnxq, "model.onnx")
 
     def test_two_inputs(self, onnxq):
         save(with_two_inputs())

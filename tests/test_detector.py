@@ -242,13 +242,14 @@ class TestInput:
         [
             ("float[1,64,64,3] images", r"images float32 \(1, 64, 64, 3\)"),
             ("uint8[1,3,64,64] images", r"images uint8 \(1, 3, 64, 64\)"),
-            ("float16[n,3,h,w] images", r"images float16 \(n, 3, h, w\)"),
+            ("float16[n,1,h,w] images", r"images float16 \(n, 1, h, w\)"),
+            ("double[1,3,64,64] images", r"images double \(1, 3, 64, 64\)"),
             ("float[3,64,64] images", r"images float32 \(3, 64, 64\)"),
             ("float[1,1,64,64] images", r"images float32 \(1, 1, 64, 64\)"),
         ],
     )
     def test_no_image(self, image: str, described: str) -> None:
-        message = rf"input {described} is no image: float32 \(batch, 3, height, width\) is needed"
+        message = rf"input {described} is no image: float32 or float16 \(batch, 3, height, width\) is needed"
         with pytest.raises(ModelError, match=message):
             detect(model(image=image))
 

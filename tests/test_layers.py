@@ -24,6 +24,8 @@ LAYERS = {
     "onnxq.session": 1,
     "onnxq.sources": 1,
     # What passes are made of.
+    "onnxq.exports": 2,
+    "onnxq.opaque": 2,
     "onnxq.data": 2,
     "onnxq.detector": 2,
     "onnxq.facts": 2,
@@ -68,6 +70,7 @@ LAYERS = {
     "onnxq.passes.reconstruct": 6,
     "onnxq.passes.sensitivity": 6,
     "onnxq.passes.sequence_to_split": 6,
+    "onnxq.passes.to_float": 6,
     "onnxq.passes.to_half": 6,
     "onnxq.passes.upsample_to_concat": 6,
     "onnxq.passes.verify": 6,

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from graphs import assert_same_numbers, copy, csp, feed, ops, quantized, run, sqnr, v8
+from graphs import assert_same_numbers, copy, csp, feed, ops, quantized, run, sqnr, v8, with_float16
 from onnx import helper
 
 from onnxq.errors import ModelError
@@ -29,6 +29,14 @@ def test_the_outputs_are_those_of_the_model(runtime):
     expected = run(model, values)
     assert found.keys() == expected.keys()
     assert all(sqnr(expected[name], found[name]) > 80 for name in expected)
+
+
+def test_float32_feeds_a_model_that_takes_float16(runtime):
+    model = with_float16(csp())
+    found = runtime(model).run(feed(csp()))["output"]
+    assert found.dtype == np.float16
+    assert sqnr(run(csp())["output"], found.astype(np.float32)) > 40
+    assert runtime.operator_times(model, feed(csp()), rounds=1)
 
 
 def test_outputs_that_are_one_tensor_have_each_its_name(runtime):

@@ -178,3 +178,15 @@ def test_operators_of_other_domains_stay_float32():
     before, after, _, _ = halved(model)
     assert nodes(after)["foreign"].input[0] in {n.output[0] for n in after.graph.node if n.op_type == "Cast"}
     assert_close(before, after)
+
+
+def test_a_float16_input_is_read_as_such():
+    model = modern(csp())
+    model.graph.input[0].type.tensor_type.elem_type = HALF
+    for node in model.graph.node:
+        node.input[:] = ["wide" if name == "images" else name for name in node.input]
+    model.graph.node.insert(0, helper.make_node("Cast", ["images"], ["wide"], "widen", to=FLOAT))
+    _, after, edits, _ = halved(model)
+    assert edits > 0
+    assert "widen" not in [node.name for node in after.graph.node if node.output[0] in nodes(after)["conv0"].input]
+    assert nodes(after)["conv0"].input[0] == "images"
