@@ -8,6 +8,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
 
+from onnxq.detector import Detector
+from onnxq.heads import Head
+from onnxq.images import YOLO
+
 SIZE = (64, 64)
 CELLS = 84  # 64 + 16 + 4 of strides 8, 16 and 32
 
@@ -88,6 +92,14 @@ def bright_rectangle(image: list[object], **metadata: str) -> onnx.ModelProto:
         helper.make_node("Unsqueeze", ["rows", "middle"], ["out"]),
     ]
     return build(nodes, [image[0], 1, 6], image, **metadata)
+
+
+def detector(
+    family: str, size: tuple[int, int] = SIZE, *, outputs: tuple[str, ...] = ("out",), names: int = 0, **head: object
+) -> Detector:
+    """What a model with such a head is taken for; it has names for so many classes."""
+    known = Head(family, str(head.pop("task", "detect")), outputs, "", **head)
+    return Detector("images", size, known, YOLO, tuple(f"class {n}" for n in range(names)), "")
 
 
 def table_of(boxes: list[tuple[float, ...]], family: str, classes: int, objectness: float = 0.8) -> np.ndarray:

@@ -2,47 +2,48 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import BOX, CELLS, SIZE, table_of
+from tables import BOX, CELLS, detector, table_of
 
 from onnxq import decode as decode_module
-from onnxq.decode import decode, suppress
+from onnxq.decode import Detections, decode, suppress
 from onnxq.detector import Detector
-from onnxq.images import YOLO
+
+
+def decoded(table: np.ndarray, known: Detector, confidence: float = 0.01) -> Detections:
+    """Of the only output of a model for one picture."""
+    return decode({"out": table[np.newaxis]}, known, confidence)
 
 
 class TestDecode:
     @pytest.mark.parametrize("family", ["v5", "v8", "yolox", "yolox-raw"])
     def test_boxes_come_back(self, family: str) -> None:
         boxes = [(8, 16, 32, 32, 0.6, 1), (1, 2, 50, 60, 0.3, 0), (5, 5, 7, 6, 0.001, 2)]
-        detector = Detector("images", SIZE, family, "out", YOLO, (), "")
-        found, confidences, labels = decode(table_of(boxes, family, 3), detector, 0.01, 3)
-        np.testing.assert_allclose(found, [box[:4] for box in boxes[:2]], atol=1e-4)
-        np.testing.assert_allclose(confidences, [0.6, 0.3], rtol=1e-6)
-        np.testing.assert_array_equal(labels, [1, 0])
-        assert (found.dtype, confidences.dtype) == (np.float32, np.float32)
+        found = decoded(table_of(boxes, family, 3), detector(family))
+        np.testing.assert_allclose(found.boxes, [box[:4] for box in boxes[:2]], atol=1e-4)
+        np.testing.assert_allclose(found.scores, [0.6, 0.3], rtol=1e-6)
+        np.testing.assert_array_equal(found.labels, [1, 0])
+        assert (found.boxes.dtype, found.scores.dtype, found.extras.shape) == (np.float32, np.float32, (2, 0))
 
     def test_a_box_counts_once_for_each_class_above_the_threshold(self) -> None:
         table = table_of([(*BOX, 0.6, 1)], "v8", 3)
         table[4, -1] = 0.5
-        found, confidences, labels = decode(table, Detector("images", SIZE, "v8", "out", YOLO, (), ""), 0.01, 3)
-        np.testing.assert_allclose(found, [BOX, BOX])
-        assert sorted(zip(labels.tolist(), confidences.tolist())) == [(0, 0.5), (1, pytest.approx(0.6))]
+        found = decoded(table, detector("v8"))
+        np.testing.assert_allclose(found.boxes, [BOX, BOX])
+        assert sorted(zip(found.labels.tolist(), found.scores.tolist())) == [(0, 0.5), (1, pytest.approx(0.6))]
 
     def test_mask_columns_are_no_classes(self) -> None:
         table = np.concatenate([table_of([(*BOX, 0.6, 1)], "v8", 3), np.full((32, CELLS), 9, np.float32)])
-        _, confidences, _ = decode(table, Detector("images", SIZE, "v8", "out", YOLO, (), ""), 0.01, 3)
-        np.testing.assert_allclose(confidences, [0.6])
+        np.testing.assert_allclose(decoded(table, detector("v8", names=3)).scores, [0.6])
 
     def test_end2end(self) -> None:
         table = np.array([[1, 2, 3, 4, 0.5, 7], [0, 0, 0, 0, 0, 0]], np.float32)
-        found, confidences, labels = decode(table, Detector("images", SIZE, "end2end", "o", YOLO, (), ""), 0.01, None)
-        assert (found.tolist(), confidences.tolist(), labels.tolist()) == ([[1, 2, 3, 4]], [0.5], [7])
+        found = decoded(table, detector("end2end"))
+        assert (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()) == ([[1, 2, 3, 4]], [0.5], [7])
 
     def test_sizes_beyond_measure_stay_finite(self) -> None:
         table = table_of([(*BOX, 0.6, 1)], "yolox-raw", 3)
         table[-1, 2:4] = 1000
-        found, _, _ = decode(table, Detector("images", SIZE, "yolox-raw", "out", YOLO, (), ""), 0.01, 3)
-        assert np.isfinite(found).all()
+        assert np.isfinite(decoded(table, detector("yolox-raw")).boxes).all()
 
 
 class TestSuppress:

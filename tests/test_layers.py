@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = {
     # Knows nothing of the others.
+    "onnxq.boxes": 0,
     "onnxq.errors": 0,
     "onnxq.histogram": 0,
     "onnxq.progress": 0,
@@ -19,6 +20,7 @@ LAYERS = {
     "onnxq.coco": 1,
     "onnxq.files": 1,
     "onnxq.graph": 1,
+    "onnxq.heads": 1,
     "onnxq.images": 1,
     "onnxq.scheme": 1,
     "onnxq.session": 1,
@@ -47,6 +49,7 @@ LAYERS = {
     "onnxq.unfold": 5,
     "onnxq.weights": 5,
     "onnxq.divergence": 5,
+    "onnxq.network": 5,
     # The passes, which do not know each other, and their order.
     "onnxq.passes.choose": 6,
     "onnxq.passes.clean_up": 6,
@@ -89,7 +92,7 @@ SAME_LAYER: frozenset[tuple[str, str]] = frozenset()
 ONLY_IMPORTED_BY = {
     "onnxq.report": {"onnxq.cli"},
     "onnxq.benchmark": set(),
-    "onnxq.evaluate": {"onnxq.budget", "onnxq.cli"},
+    "onnxq.evaluate": {"onnxq.budget"},
     "onnxq.budget": {"onnxq.cli"},
     "onnxq.cli": {"onnxq.__main__"},
     "rich": {"onnxq.cli", "onnxq.terminal", "onnxq.evaluate", "onnxq.benchmark"},
