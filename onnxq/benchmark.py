@@ -5,7 +5,6 @@ trust the ratios, not the milliseconds.
 """
 
 import argparse
-import json
 import multiprocessing
 import sys
 import time
@@ -21,7 +20,7 @@ from rich.text import Text
 
 from onnxq.detector import detect
 from onnxq.errors import ConfigError
-from onnxq.files import replace_file
+from onnxq.files import write_json
 from onnxq.graph import load_proto
 from onnxq.progress import Progress
 from onnxq.runtimes import RUNTIMES, OperatorTime, Runtime
@@ -176,8 +175,7 @@ def _benchmark(args: argparse.Namespace) -> None:
         ERR.print(f"{runtime.title}, {args.threads} threads, {args.rounds} rounds after {_WARM_UP} to warm up")
     if args.json is not None:
         settings = {"runtime": args.runtime, "threads": args.threads, "rounds": args.rounds}
-        with replace_file(args.json) as temporary:
-            temporary.write_text(json.dumps({**settings, "models": [_as_json(r) for r in results]}, indent=2) + "\n")
+        write_json(args.json, {**settings, "models": [_as_json(r) for r in results]})
 
 
 def _as_json(result: Measured) -> dict[str, object]:

@@ -22,9 +22,10 @@ from onnxq.coco import GroundTruth
 from onnxq.config import Config
 from onnxq.detector import detect
 from onnxq.errors import ConfigError, DataError
-from onnxq.evaluate import Settings, measure
+from onnxq.evaluate import measure
 from onnxq.facts import Plan, Sensitivities, Statistics
 from onnxq.files import replace_file
+from onnxq.network import Settings
 from onnxq.noise import Noise
 from onnxq.pipeline import Hook
 from onnxq.progress import Progress, silent

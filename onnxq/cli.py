@@ -21,12 +21,12 @@ from onnxq.api import Quantized, cut_head, load, plan, quantize
 from onnxq.budget import Found, Judge, NoiseJudge, PrecisionJudge, search
 from onnxq.coco import GroundTruth
 from onnxq.config import Config
-from onnxq.detector import UNKNOWN, Detector
+from onnxq.detector import Detector
 from onnxq.errors import ConfigError
-from onnxq.evaluate import Settings
 from onnxq.facts import Checked, Plan, Sensitivities, Statistics
 from onnxq.files import check_writable, replace_file
 from onnxq.hooks import log_passes, save_each
+from onnxq.network import Settings
 from onnxq.pipeline import Hook
 from onnxq.progress import Progress
 from onnxq.scheme import MAX_BITS
@@ -183,10 +183,11 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
             _say_sensitivities(quantized.facts[Sensitivities], None if args.verbose else _MOST_SHOWN)
     if args.verbose:
         _list_float(quantized.facts[Plan])
-    if not args.quiet and quantized.detector.family != UNKNOWN:
+    if not args.quiet:
         models = shlex.join([str(args.input), str(output)])
-        # Not wrapped, to be copied.
-        OUT.print(f"next: python -m onnxq.evaluate {models} --annotations A.json --images DIR", soft_wrap=True)
+        measurable = not quantized.detector.head.why_no_precision
+        command = f"evaluate {models} --annotations A.json" if measurable else f"compare {models}"
+        OUT.print(f"next: python -m onnxq.{command} --images DIR", soft_wrap=True)  # not wrapped, to be copied
 
 
 def _limit(args: argparse.Namespace) -> float | None:
@@ -333,7 +334,7 @@ def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, out
 
 def _say_detector(table: Table, detector: Detector) -> None:
     height, width = detector.size
-    table.add_row("model", f"{detector.family}, {height} x {width}: {detector.why}")
+    table.add_row("model", f"{detector.title}, {height} x {width}: {detector.why}")
     table.add_row("images", detector.preprocess.describe())
 
 

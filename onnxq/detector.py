@@ -1,21 +1,11 @@
-"""What kind of detector an ONNX model is: the picture it takes and the boxes it gives.
+"""What kind of detector an ONNX model is: the picture it takes, and how its outputs are read.
 
-Told by the shapes of its input and outputs, by the operators at both ends of its graph and by the metadata that
-Ultralytics documents (`names`, `imgsz`, `stride`, `task`); never by the names of nodes or tensors.
-N is the number of boxes, nc the number of classes, K a number of finished detections:
-
-    family      output                 a box and its scores
-    v5          (batch, N, 5 + nc)     centre x, y, width, height in px, objectness, class scores; YOLOv5, v6, v7
-    v8          (batch, 4 + nc, N)     the same without objectness; YOLOv8 and later
-    yolox       (batch, N, 5 + nc)     as v5
-    yolox-raw   (batch, N, 5 + nc)     as v5 before the decode: boxes are in units of their cells, sizes logarithms
-    end2end     (batch, K, 6)          x1, y1, x2, y2 in px, score, class; duplicates are already removed
-
-The last axis may go on with mask or keypoint columns, and either order of the last two axes is understood.
+The picture is told by the shape of the input, by the first operators of the graph and by the metadata that Ultralytics
+documents (`names`, `imgsz`, `stride`, `task`), never by the names of nodes or tensors; for the outputs see `heads`.
 """
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,23 +13,11 @@ import onnx
 from onnx import numpy_helper
 
 from onnxq.errors import ConfigError, ModelError
-from onnxq.images import PREPROCESSES, YOLO, YOLO_255, YOLOX, Preprocess
+from onnxq.heads import FAMILIES, MOVES, Clues, Head, Shape, read_as, recognise, text
+from onnxq.images import PREPROCESSES, YOLO, YOLO_255, YOLO_CROP, YOLOX, Preprocess
 
-FAMILIES = ("v5", "v8", "yolox", "yolox-raw", "end2end")
-UNKNOWN = "unknown"
-RAW_STRIDES = (8, 16, 32)
-"""Px of a cell's side on each of YOLOX's scales, in the order in which their boxes stand."""
-
-_STRIDES = (RAW_STRIDES, (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
-_LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "QLinearConv", "QLinearMatMul"}
-_MOVES = {
-    "Cast", "Concat", "DequantizeLinear", "Flatten", "Gather", "Identity", "QuantizeLinear", "Reshape", "Slice",
-    "Split", "Squeeze", "Transpose", "Unsqueeze",
-}  # fmt: skip
 _FLOATS: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
 _SMALL = 1024  # elements; shapes, indices and anchors have fewer, weights have more
-
-_Shape = tuple[int, ...]  # 0 where an axis is not known
 
 
 @dataclass(frozen=True)
@@ -49,20 +27,28 @@ class Detector:
     Attributes:
         input_name: the image input, float32 or float16 (batch, 3, *size).
         size: (height, width) in px.
-        family: one of `FAMILIES`, or "unknown".
-        output_name: the output with the boxes; empty when the family is unknown.
-        preprocess: how pictures become that input; a guess when the family is unknown.
+        head: how its outputs are read.
+        preprocess: how pictures become that input; a guess when the head's family is unknown.
         names: of the classes, as the metadata has them; may be empty.
-        why: the phrase that tells what told the family.
+        why: the phrase that tells what told the head and the preprocessing.
     """
 
     input_name: str
     size: tuple[int, int]
-    family: str
-    output_name: str
+    head: Head
     preprocess: Preprocess
     names: tuple[str, ...]
     why: str
+
+    @property
+    def family(self) -> str:
+        """Of the head: one of `heads.FAMILIES`, or "unknown"."""
+        return self.head.family
+
+    @property
+    def title(self) -> str:
+        """Family and task, without a task that goes without saying."""
+        return self.family if self.head.task in ("detect", "classify") else f"{self.family} {self.head.task}"
 
 
 def detect(
@@ -83,7 +69,8 @@ def detect(
         output_shapes: of each output by name, where a run has told them; else the graph's own are used.
 
     Raises:
-        ModelError: the model has not exactly one input, or it is neither float32 nor float16 (batch, 3, height, width).
+        ModelError: the model has not exactly one input, or it is neither float32 nor float16 (batch, 3, height,
+            width); or the outputs cannot be read as those of the family that was given.
         ConfigError: an option has an unknown value, or the image size is unknown or does not fit the model.
     """
     _check_choice("preprocess", preprocess, tuple(PREPROCESSES))
@@ -92,20 +79,26 @@ def detect(
     image = _image_input(model.graph)
     size = _image_size(image, image_size, metadata)
     names = _class_names(metadata)
-    shapes = output_shapes if output_shapes is not None else _output_shapes(model, image.name, size)
-    if family == "auto":
-        family, output, why = _recognise(model.graph, shapes, size, len(names), metadata.get("task", ""))
-    else:
-        output, why = _likely_output(shapes, model.graph), "the family was given"
+    clues = Clues(
+        model.graph,
+        output_shapes if output_shapes is not None else _output_shapes(model, image.name, size),
+        size,
+        batch=(_shape_of(image) or (0,))[0],
+        classes=len(names),
+        task=metadata.get("task", ""),
+        keypoints=_keypoints(metadata),
+    )
+    head = recognise(clues) if family == "auto" else read_as(family, clues)
+    why = head.why
     if preprocess != "auto":
         chosen = PREPROCESSES[preprocess]
-    elif family in ("yolox", "yolox-raw"):
+    elif head.family in ("yolox", "yolox-raw"):
         chosen = YOLOX
     elif _scales_levels(model.graph, image.name):
         chosen, why = YOLO_255, f"{why}, and the graph scales 0-255 itself"
     else:
-        chosen = YOLO
-    return Detector(image.name, size, family, output, chosen, names, why)
+        chosen = YOLO_CROP if head.task == "classify" else YOLO
+    return Detector(image.name, size, head, chosen, names, why)
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -134,14 +127,10 @@ def _image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
 def _describe(value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
     kind = _FLOATS.get(tensor.elem_type) or onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    return f"{value.name} {kind} {_text([dim.dim_value or dim.dim_param for dim in tensor.shape.dim])}"
+    return f"{value.name} {kind} {text([dim.dim_value or dim.dim_param for dim in tensor.shape.dim])}"
 
 
-def _text(dims: Iterable[int | str]) -> str:
-    return f"({', '.join(str(dim or '?') for dim in dims)})"
-
-
-def _shape_of(value: onnx.ValueInfoProto) -> _Shape | None:
+def _shape_of(value: onnx.ValueInfoProto) -> Shape | None:
     tensor = value.type.tensor_type
     return tuple(dim.dim_value for dim in tensor.shape.dim) if tensor.HasField("shape") else None
 
@@ -187,9 +176,16 @@ def _class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
     return ()
 
 
-def _literal(text: str) -> object:
+def _keypoints(metadata: Mapping[str, str]) -> tuple[int, int]:
+    match _literal(metadata.get("kpt_shape", "")):
+        case [int(count), (2 | 3) as numbers] if count > 0:
+            return count, numbers
+    return 0, 0
+
+
+def _literal(source: str) -> object:
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(source)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
 
@@ -203,7 +199,7 @@ def _scales_levels(graph: onnx.GraphProto, image: str) -> bool:
         for node in graph.node:
             if tensor not in node.input:
                 continue
-            if node.op_type in _MOVES:
+            if node.op_type in MOVES:
                 pending += [name for name in node.output if name not in seen]
                 seen.update(node.output)
             operand = max((constants[name] for name in node.input if name in constants), default=None)
@@ -232,7 +228,7 @@ def _small_constants(graph: onnx.GraphProto) -> dict[str, float]:
 # The outputs
 
 
-def _output_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) -> dict[str, _Shape]:
+def _output_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) -> dict[str, Shape]:
     """The outputs' shapes by name, as declared or else as inferred for one image of the given size."""
     declared = {output.name: _shape_of(output) for output in model.graph.output}
     if not all(shape and all(shape) for shape in declared.values()):
@@ -240,7 +236,7 @@ def _output_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) ->
     return {name: shape for name, shape in declared.items() if shape is not None}
 
 
-def _inferred_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) -> dict[str, _Shape]:
+def _inferred_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) -> dict[str, Shape]:
     sketch = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     graph = sketch.graph
     graph.node.extend(model.graph.node)
@@ -261,91 +257,3 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) 
     except (onnx.shape_inference.InferenceError, ValueError):
         return {}
     return {output.name: shape for output in inferred.graph.output if (shape := _shape_of(output)) is not None}
-
-
-def _recognise(
-    graph: onnx.GraphProto, shapes: Mapping[str, _Shape], size: tuple[int, int], classes: int, task: str
-) -> tuple[str, str, str]:
-    """The family, the output that has its boxes, and the phrase that tells why."""
-    tables = {output.name: shapes.get(output.name, ()) for output in graph.output}
-    tables = {name: shape for name, shape in tables.items() if len(shape) == 3}
-    for name, shape in tables.items():
-        found = _family_of(shape, size, classes, task, _tail(graph, name))
-        if found is not None:
-            return found[0], name, f"output {shape} {found[1]}"
-    listed = ", ".join(_text(shape) for shape in tables.values())
-    return UNKNOWN, "", f"outputs {listed} fit no family" if tables else "no output is a table of boxes"
-
-
-def _family_of(
-    shape: _Shape, size: tuple[int, int], classes: int, task: str, tail: "_Tail"
-) -> tuple[str, str] | None:
-    """The family that an output of shape (batch, rows, columns) has, and why; None where it fits none."""
-    boxes, channels = max(shape[1:]), min(shape[1:])
-    channels_first = shape[1] < shape[2]
-    per_cell = _boxes_per_cell(boxes, size)
-    if not per_cell:
-        if shape[2] == 6 or (task in ("segment", "pose") and shape[2] > 6 and not channels_first):
-            return "end2end", "has finished boxes with score and class"
-        if channels_first and classes and channels >= 4 + classes:
-            return "v8", f"has {classes} classes and no objectness"
-        return None
-    if per_cell == 1 and (channels_first or channels == 4 + classes):
-        return ("v8", "has one box per cell and no objectness") if channels >= 4 + max(classes, 1) else None
-    if channels < 5 + max(classes, 1):
-        return None
-    if per_cell == 3:
-        return None if tail.is_raw else ("v5", "has three boxes per cell")
-    if tail.has_exp:
-        return "yolox", "has one box per cell, decoded with Exp"
-    if tail.is_raw:
-        return "yolox-raw", "has one box per cell and no decode"
-    return "v5", "has one box per cell and objectness, decoded without Exp"
-
-
-def _boxes_per_cell(boxes: int, size: tuple[int, int]) -> int:
-    """1 or 3 where the boxes fill grids of the usual strides, else 0."""
-    for strides in _STRIDES:
-        cells = sum((size[0] // stride) * (size[1] // stride) for stride in strides)
-        if cells and boxes in (cells, 3 * cells):
-            return boxes // cells
-    return 0
-
-
-@dataclass(frozen=True)
-class _Tail:
-    """What stands between an output and the nearest layers before it."""
-
-    is_raw: bool
-    """Some layer's result comes out unchanged, only moved."""
-    has_exp: bool
-
-
-def _tail(graph: onnx.GraphProto, output: str) -> _Tail:
-    producers = {name: node for node in graph.node for name in node.output}
-    pending, seen = [(output, True)], set()
-    is_raw = has_exp = False
-    while pending:
-        tensor, unchanged = step = pending.pop()
-        node = producers.get(tensor)
-        if step in seen or node is None or node.op_type == "Shape":
-            continue
-        seen.add(step)
-        if node.op_type in _LAYERS or _is_bias(node, producers):
-            is_raw |= unchanged
-            continue
-        has_exp |= node.op_type == "Exp"
-        unchanged = unchanged and node.op_type in _MOVES
-        pending += [(name, unchanged) for name in node.input]
-    return _Tail(is_raw, has_exp)
-
-
-def _is_bias(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> bool:
-    """Whether the node adds its bias to a MatMul, which has no input for one."""
-    made_by = [producers[name].op_type for name in node.input if name in producers]
-    return node.op_type == "Add" and "MatMul" in made_by
-
-
-def _likely_output(shapes: Mapping[str, _Shape], graph: onnx.GraphProto) -> str:
-    outputs: list[str] = [output.name for output in graph.output]
-    return next((name for name in outputs if len(shapes.get(name, (0, 0, 0))) == 3), outputs[0])

@@ -1,75 +1,32 @@
 """COCO average precision of detectors: `python -m onnxq.evaluate MODEL ... --annotations A.json --images DIR`.
 
 Every picture is letterboxed, run by onnxruntime on the CPU, decoded as the model's family wants it, freed of duplicates
-class by class, mapped back and scored by pycocotools, as YOLOv5 and Ultralytics measure their published numbers.
+class by class, mapped back and scored by pycocotools, as YOLOv5 and Ultralytics measure their published numbers. Of
+models that give masks or keypoints too, it is the boxes that are scored.
 """
 
 import argparse
-import contextlib
-import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from onnxq.coco import METRICS, GroundTruth, average_precisions
-from onnxq.decode import MOST_DETECTIONS, class_count, decode, suppress
-from onnxq.detector import FAMILIES, UNKNOWN, Detector, detect
-from onnxq.errors import ConfigError, ModelError, OnnxqError
-from onnxq.files import check_writable, replace_file
-from onnxq.graph import load_proto
-from onnxq.images import PREPROCESSES, read_image
+from onnxq.detector import Detector
+from onnxq.errors import ConfigError, ModelError
+from onnxq.files import check_writable, write_json
+from onnxq.network import Network, Settings
 from onnxq.progress import Progress, silent
-from onnxq.session import cores, open_session, run
-from onnxq.terminal import ERR, OUT, LogHandler, ProgressBar, guarded, image_size
-
-_MOST_THREADS = 16  # each holds the activations of one run
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How detectors are evaluated.
-
-    Attributes:
-        family: one of `detector.FAMILIES`, or "auto".
-        preprocess: a key of `images.PREPROCESSES`, or "auto".
-        image_size: (height, width) in px, for models that take any.
-        confidence: a (box, class) pair counts as a detection when its score is above this.
-        iou: of two boxes of a class that overlap more than this, the one of lower score goes.
-        max_images: evaluate on so many pictures, those of the lowest ids; None: on all.
-        threads: pictures worked on at a time; 0: one per core.
-    """
-
-    family: str = "auto"
-    preprocess: str = "auto"
-    image_size: tuple[int, int] | None = None
-    confidence: float = 0.001
-    iou: float = 0.65
-    max_images: int | None = None
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.confidence < 1:
-            raise ConfigError(f"confidence {self.confidence} is not in 0 <= confidence < 1")
-        if not 0 < self.iou <= 1:
-            raise ConfigError(f"iou {self.iou} is not in 0 < iou <= 1")
-        if self.max_images is not None and self.max_images < 1:
-            raise ConfigError(f"max_images {self.max_images} is less than 1")
-        if self.threads < 0:
-            raise ConfigError(f"threads {self.threads} is less than 0")
+from onnxq.terminal import ERR, OUT, LogHandler, ProgressBar, add_settings, guarded, settings_of
 
 
 @dataclass(frozen=True)
@@ -121,25 +78,26 @@ def measure(
 ) -> Scores:
     """As `evaluate`, with the ground truth loaded already."""
     network = Network.load(Path(model) if isinstance(model, str) else model, settings)
+    reason = network.detector.head.why_no_precision
+    if reason:
+        raise ModelError(f"{network.name}: {reason}; python -m onnxq.compare needs no AP")
     categories = _category_ids(network, truth.categories)
 
     def find(path: Path) -> NDArray[np.float32]:
-        return network.find(read_image(path), settings)
+        return network.find(path, settings)
 
     detections: list[dict[str, Any]] = []
-    executor = ThreadPoolExecutor(settings.threads or min(cores(), _MOST_THREADS))
-    try:
-        for done, (image, found) in enumerate(zip(truth.paths, executor.map(find, truth.paths.values())), start=1):
-            detections += _records(image, found, categories, network)
-            progress("evaluating", done, len(truth.paths))
-    finally:
-        executor.shutdown(cancel_futures=True)
+    for done, (image, found) in enumerate(
+        zip(truth.paths, settings.in_parallel(find, truth.paths.values())), start=1
+    ):
+        detections += _records(image, found, categories, network)
+        progress("evaluating", done, len(truth.paths))
     ap, ap50, ap75, ap_small, ap_medium, ap_large = average_precisions(truth, detections)
     return Scores(ap, ap50, ap75, ap_small, ap_medium, ap_large, len(truth.paths), network.detector)
 
 
 def _records(
-    image: int, found: NDArray[np.float32], categories: tuple[int, ...], network: "Network"
+    image: int, found: NDArray[np.float32], categories: tuple[int, ...], network: Network
 ) -> list[dict[str, Any]]:
     unknown = set(found[:, 5].astype(int)) - set(range(len(categories)))
     if unknown:
@@ -157,7 +115,7 @@ def _records(
     ]
 
 
-def _category_ids(network: "Network", categories: dict[int, str]) -> tuple[int, ...]:
+def _category_ids(network: Network, categories: dict[int, str]) -> tuple[int, ...]:
     """The category id of each of the model's classes: by name where all names are categories, else by order."""
     ids = {name: number for number, name in categories.items()}
     names = network.detector.names
@@ -171,102 +129,6 @@ def _category_ids(network: "Network", categories: dict[int, str]) -> tuple[int, 
     return tuple(categories)
 
 
-@dataclass(frozen=True)
-class Network:
-    """A detector that is ready to run.
-
-    Attributes:
-        name: the file's, for messages.
-        session: onnxruntime's; may be used from many threads at a time.
-        batch: how many pictures the model wants at a time.
-        detector: what the model was taken for; its family is known.
-        classes: how many the model tells apart; None where its output does not show it.
-    """
-
-    name: str
-    session: ort.InferenceSession
-    batch: int
-    detector: Detector
-    classes: int | None
-
-    @classmethod
-    def load(cls, model: Path | onnx.ModelProto, settings: Settings) -> "Network":
-        """Open a model, run it once on black and tell from its outputs' real shapes how to decode them.
-
-        Raises:
-            ModelError: the model cannot be read or run, or is not recognised.
-            ConfigError: a setting does not fit the model.
-        """
-        name = model.name if isinstance(model, Path) else "the model"
-        graph = load_proto(model) if isinstance(model, Path) else model
-
-        def recognise(shapes: dict[str, tuple[int, ...]] | None) -> Detector:
-            return detect(
-                graph,
-                image_size=settings.image_size,
-                preprocess=settings.preprocess,
-                family=settings.family,
-                output_shapes=shapes,
-            )
-
-        with _named(name):
-            guess = recognise(None)
-            # A picture at a time in each of many threads scales better than many threads within a picture.
-            session = open_session(model, threads=1)
-            declared = session.get_inputs()[0].shape[0]
-            batch = declared if isinstance(declared, int) else 1
-            outputs = run(session, {guess.input_name: np.zeros((batch, 3, *guess.size), np.float32)})
-            shapes = {output.name: array.shape for output, array in zip(session.get_outputs(), outputs)}
-            detector = recognise(shapes)
-            if detector.family == UNKNOWN:
-                raise ModelError(f"is not recognised ({detector.why}): give --family, one of {', '.join(FAMILIES)}")
-            classes = class_count(detector, shapes[detector.output_name])
-        return cls(name, session, batch, detector, classes)
-
-    def find(self, image: NDArray[np.uint8], settings: Settings) -> NDArray[np.float32]:
-        """Detect the objects on a picture.
-
-        Args:
-            image: uint8 (height, width, 3), RGB.
-            settings: of which `confidence` and `iou` count.
-
-        Returns:
-            float32 (n, 6): x1, y1, x2, y2 in px of the picture and inside it, score, class; best first.
-
-        Raises:
-            ModelError: the model cannot be run, or gives numbers that are not finite.
-        """
-        feed, placed = self.detector.preprocess(image, self.detector.size)
-        boxes, scores, labels = decode(self._run(feed), self.detector, settings.confidence, self.classes)
-        if self.detector.family == "end2end":
-            kept = np.argsort(-scores, kind="stable")[:MOST_DETECTIONS]
-        else:
-            kept = suppress(boxes, scores, labels, settings.iou)
-        height, width = image.shape[:2]
-        inside = placed.undo(boxes[kept]).clip(0, np.array([width, height, width, height], np.float32))
-        return np.column_stack([inside, scores[kept], labels[kept]]).astype(np.float32)
-
-    def _run(self, feed: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The model's output for one picture, float32 (1, 3, height, width), without the batch axis."""
-        output_name = self.detector.output_name
-        with _named(self.name):
-            batch = np.repeat(feed, self.batch, axis=0) if self.batch > 1 else feed
-            [outputs] = run(self.session, {self.detector.input_name: batch}, [output_name])
-            output: NDArray[np.float32] = outputs[0].astype(np.float32, copy=False)
-            if not np.isfinite(output).all():
-                raise ModelError(f"output {output_name} has values that are NaN or infinite")
-        return output
-
-
-@contextlib.contextmanager
-def _named(model: str) -> Iterator[None]:
-    """Put the model's name before the messages of errors from within."""
-    try:
-        yield
-    except OnnxqError as error:
-        raise type(error)(f"{model}: {error}") from error
-
-
 # The command line
 
 
@@ -274,31 +136,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    try:
-        settings = Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
-    except ConfigError as error:
-        parser.error(str(error))
+    settings = settings_of(arguments, parser)
     return guarded(lambda: _evaluate_all(arguments, settings), arguments.debug)
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = Settings()
     parser = argparse.ArgumentParser(
         "python -m onnxq.evaluate", description="COCO average precision of ONNX detectors, side by side."
     )
     parser.add_argument("models", metavar="MODEL", nargs="+", type=Path, help="others are compared to the first")
     parser.add_argument("--annotations", metavar="JSON", type=Path, required=True, help="COCO detection file")
     parser.add_argument("--images", metavar="DIR", type=Path, required=True, help="the folder with its pictures")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers and settings to this file as well")
-    parser.add_argument("--family", choices=("auto", *FAMILIES), default=default.family, help="how outputs are decoded")
-    parser.add_argument("--preprocess", choices=("auto", *PREPROCESSES), default=default.preprocess)
-    parser.add_argument("--image-size", metavar="N|HxW", type=image_size, help="for models that take any size")
-    parser.add_argument("--conf", dest="confidence", metavar="SCORE", type=float, default=default.confidence)
-    parser.add_argument("--iou", type=float, default=default.iou, help="boxes that overlap more are duplicates")
-    parser.add_argument("--max-images", metavar="N", type=int, help="evaluate on the first N pictures")
-    parser.add_argument("--threads", metavar="N", type=int, default=default.threads, help="0: one per core")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print the table and nothing else")
-    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    add_settings(parser, Settings())
     return parser
 
 
@@ -318,16 +167,14 @@ def _evaluate_all(arguments: argparse.Namespace, settings: Settings) -> None:
     if not arguments.quiet:
         for model, scores in results:
             kind = scores.detector
-            ERR.print(f"{model.name}: {kind.family}, {kind.preprocess.describe()}; {kind.why}", markup=False)
+            ERR.print(f"{model.name}: {kind.title}, {kind.preprocess.describe()}; {kind.why}", markup=False)
     if arguments.json is not None:
-        summary = _summary(results, arguments.annotations, settings)
-        with replace_file(arguments.json) as temporary:
-            temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        write_json(arguments.json, _summary(results, arguments.annotations, settings))
 
 
 def _table(results: list[tuple[Path, Scores]]) -> Table:
     first = results[0][1]
-    caption = f"COCO AP in percent, {first.images} images"
+    caption = f"COCO AP of boxes in percent, {first.images} images"
     table = Table(
         box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, caption=caption, caption_justify="left"
     )

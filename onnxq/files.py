@@ -1,5 +1,6 @@
 """Files are written whole or not at all."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,16 @@ def replace_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write what is made of lists, dictionaries, numbers and strings.
+
+    Raises:
+        ConfigError: as from `replace_file`.
+    """
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 def check_writable(path: Path) -> None:

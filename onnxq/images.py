@@ -1,4 +1,4 @@
-"""Image files to the array that a detector takes: decode, letterbox, normalise.
+"""Image files to the array that a detector takes: decode, letterbox or crop, normalise.
 
 Arrays hold images as uint8 (height, width, 3) in RGB; sizes are (height, width); boxes are xyxy in pixels.
 """
@@ -46,7 +46,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where a picture went on its canvas: canvas px = image px * `ratio` + (`left`, `top`)."""
+    """Where a picture went on its canvas: canvas px = image px * `ratio` + (`left`, `top`); below 0 in a crop."""
 
     ratio: float
     left: int
@@ -78,6 +78,26 @@ def letterbox(image: NDArray[np.uint8], size: tuple[int, int], centred: bool) ->
     return canvas, Letterbox(ratio, left, top)
 
 
+def crop(image: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Scale a picture so that its shorter side fits, antialiased, and keep its middle, as Ultralytics classifies.
+
+    A canvas that is not square takes the whole picture, stretched.
+
+    Args:
+        image: uint8 (height, width, 3).
+        size: the canvas, (height, width) in px.
+
+    Returns:
+        The canvas, uint8 (*size, 3), and where the picture is on it; of a stretched one by its height.
+    """
+    height, width = image.shape[:2]
+    shorter = min(height, width) if size[0] == size[1] else height
+    scaled = (size[0] * height // shorter, size[0] * width // shorter) if size[0] == size[1] else size
+    top, left = round((scaled[0] - size[0]) / 2), round((scaled[1] - size[1]) / 2)
+    picture = Image.fromarray(image).resize((scaled[1], scaled[0]), Image.Resampling.BILINEAR)
+    return np.asarray(picture)[top : top + size[0], left : left + size[1]], Letterbox(size[0] / shorter, -left, -top)
+
+
 def _resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Bilinear with pixel centres at halves and no antialiasing, as OpenCV's INTER_LINEAR within one level.
 
@@ -102,12 +122,14 @@ class Preprocess:
         bgr: channels are blue, green, red.
         divisor: what the levels 0 to 255 are divided by.
         centred: the letterbox puts the picture in the middle, else at the top left.
+        cropped: there is no letterbox; the middle of the picture fills the input.
     """
 
     name: str
     bgr: bool
     divisor: float
     centred: bool
+    cropped: bool = False
 
     @property
     def value_range(self) -> tuple[float, float]:
@@ -116,8 +138,9 @@ class Preprocess:
 
     def describe(self) -> str:
         """Say it in words: `RGB, 0-1, letterbox centred`."""
-        place = "centred" if self.centred else "top-left"
-        return f"{'BGR' if self.bgr else 'RGB'}, 0-{self.value_range[1]:g}, letterbox {place}"
+        letterbox = "letterbox centred" if self.centred else "letterbox top-left"
+        place = "cropped to the middle" if self.cropped else letterbox
+        return f"{'BGR' if self.bgr else 'RGB'}, 0-{self.value_range[1]:g}, {place}"
 
     def __call__(self, image: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[np.float32], Letterbox]:
         """Make a model's input of a picture.
@@ -129,7 +152,7 @@ class Preprocess:
         Returns:
             float32 (1, 3, *size), C-contiguous, and where the picture is on it.
         """
-        canvas, placed = letterbox(image, size, self.centred)
+        canvas, placed = crop(image, size) if self.cropped else letterbox(image, size, self.centred)
         channels: NDArray[Any] = (canvas[:, :, ::-1] if self.bgr else canvas).transpose(2, 0, 1)[np.newaxis]
         return np.divide(channels, np.float32(self.divisor), dtype=np.float32, order="C"), placed
 
@@ -137,6 +160,8 @@ class Preprocess:
 YOLO = Preprocess("yolo", bgr=False, divisor=255.0, centred=True)
 YOLO_255 = Preprocess("yolo-255", bgr=False, divisor=1.0, centred=True)
 """For graphs that divide by 255 themselves."""
+YOLO_CROP = Preprocess("yolo-crop", bgr=False, divisor=255.0, centred=True, cropped=True)
+"""For classifiers."""
 YOLOX = Preprocess("yolox", bgr=True, divisor=1.0, centred=False)
 
-PREPROCESSES = {each.name: each for each in (YOLO, YOLO_255, YOLOX)}
+PREPROCESSES = {each.name: each for each in (YOLO, YOLO_255, YOLO_CROP, YOLOX)}

@@ -185,7 +185,9 @@ def sqnr(histogram: Histogram, scheme: Scheme, bounds: Range) -> float:
 
 
 def decibels(signal: float, noise: float) -> float:
-    """Ratio of a signal's energy to that of noise, dB; infinite without noise."""
+    """Ratio of a signal's energy to that of noise, dB; infinite without noise, minus infinity with no end of it."""
+    if noise == math.inf:
+        return -math.inf
     return 10 * math.log10(signal / noise) if noise > 0 else math.inf
 
 

@@ -50,6 +50,7 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         "exclude": list(config.exclude),
         "detector": {
             "family": quantized.detector.family,
+            "task": quantized.detector.head.task,
             "size": list(quantized.detector.size),
             "preprocess": quantized.detector.preprocess.describe(),
             "why": quantized.detector.why,

@@ -115,7 +115,7 @@ def run_named(session: ort.InferenceSession, feed: Feed) -> dict[str, NDArray[np
     return dict(zip(names, run(session, feed, names), strict=True))
 
 
-def _run_one_by_one(
+def run_one_by_one(
     session: ort.InferenceSession, feed: Feed, names: Sequence[str]
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
     """Run one feed and give its outputs one after the other, each forgotten before the next is made an array.
@@ -191,7 +191,7 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
             own.session = open_beside(model, at_once)
         feed, valid = loaded
         padded = valid < next((array.shape[0] for array in feed.values() if array.ndim), valid)
-        for name, array in _run_one_by_one(own.session, feed, names):
+        for name, array in run_one_by_one(own.session, feed, names):
             sink(name, array[:valid] if padded else array)
         return valid
 

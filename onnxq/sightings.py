@@ -1,6 +1,6 @@
 """Where a detector sees objects, by its own account: the places of a picture that its precision hangs on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxq.decode import class_count, decode, suppress
-from onnxq.detector import UNKNOWN, Detector
+from onnxq.boxes import box_iou
+from onnxq.decode import Outputs, class_count, find
+from onnxq.detector import Detector
 from onnxq.errors import ModelError
 from onnxq.session import Feed, open_beside, run, workers
 
@@ -63,21 +64,26 @@ class Sightings:
         )
 
 
-def read(outputs: Mapping[str, NDArray[np.generic]], detector: Detector | None) -> list[Sightings]:
+def read(outputs: Outputs, detector: Detector | None) -> list[Sightings]:
     """What a model saw, of each picture of a batch; nothing where its outputs are not understood.
 
     Args:
         outputs: by name, of one run.
         detector: what the model was taken for; None: nobody knows.
     """
-    if detector is None or detector.family == UNKNOWN:
+    if detector is None or not _is_readable(detector):
         return []
-    tables = np.asarray(outputs[detector.output_name], np.float32)
+    shapes = {name: np.shape(array) for name, array in outputs.items()}
     try:
-        classes = class_count(detector, tables.shape)
+        class_count(detector, shapes)
     except ModelError:
         return []
-    return [_seen(table, detector, classes) for table in tables]
+    return [_seen(outputs, detector, picture) for picture in range(shapes[detector.head.outputs[0]][0])]
+
+
+def _is_readable(detector: Detector) -> bool:
+    """Whether its outputs tell objects, and by their shape of how many pictures."""
+    return detector.head.has_boxes and detector.family != "nms-rows"
 
 
 def sight(model: onnx.ModelProto, detector: Detector | None, feeds: Sequence[Feed]) -> list[list[Sightings]]:
@@ -91,15 +97,15 @@ def sight(model: onnx.ModelProto, detector: Detector | None, feeds: Sequence[Fee
     Raises:
         ModelError: onnxruntime cannot run the model.
     """
-    if detector is None or detector.family == UNKNOWN:
+    if detector is None or not _is_readable(detector):
         return [[] for _ in feeds]
     at_once = workers(model)
     session = open_beside(model, at_once)
 
     def one(feed: Feed) -> list[Sightings]:
         wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in feed.items()}
-        [table] = run(session, wide, [detector.output_name])
-        return read({detector.output_name: table}, detector)
+        names = detector.head.tensors
+        return read(dict(zip(names, run(session, wide, names), strict=True)), detector)
 
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(one, feeds))
@@ -120,19 +126,13 @@ def overlap(wanted: Sightings, found: Sightings, least: float = _COUNTED) -> tup
     a, scores = wanted.boxes[counted], wanted.scores[counted].astype(np.float64)
     if not len(found.scores):
         return 0.0, float(scores.sum())
-    b = found.boxes
-    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    common = sides.clip(0).prod(axis=2)
-    areas = (a[:, 2:] - a[:, :2]).prod(axis=1)[:, None] + (b[:, 2:] - b[:, :2]).prod(axis=1)[None]
-    iou = common / np.maximum(areas - common, np.finfo(np.float32).tiny)
+    iou = box_iou(a, found.boxes)
     iou[wanted.labels[counted][:, None] != found.labels[None]] = 0
     return float(scores @ iou.max(axis=1)), float(scores.sum())
 
 
-def _seen(table: NDArray[np.float32], detector: Detector, classes: int | None) -> Sightings:
-    boxes, scores, labels = decode(table, detector, _CONFIDENCE, classes)
-    if detector.family != "end2end":
-        kept = suppress(boxes, scores, labels, _IOU)
-        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+def _seen(outputs: Outputs, detector: Detector, picture: int) -> Sightings:
+    found = find(outputs, detector, _CONFIDENCE, _IOU, picture)
     height, width = detector.size
-    return Sightings(np.divide(boxes, (width, height, width, height), dtype=np.float32), scores, labels)
+    boxes = np.divide(found.boxes, (width, height, width, height), dtype=np.float32)
+    return Sightings(boxes, found.scores, found.labels)

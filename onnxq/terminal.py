@@ -1,4 +1,4 @@
-"""What the command lines of onnxq share: the two consoles, the progress bar, and errors turned into exit codes."""
+"""What the command lines of onnxq share: two consoles, the progress bar, options, and errors turned into exit codes."""
 
 import argparse
 import io
@@ -7,6 +7,8 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -14,7 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from onnxq.errors import OnnxqError
+from onnxq.errors import ConfigError, OnnxqError
+from onnxq.heads import FAMILIES
+from onnxq.images import PREPROCESSES
+from onnxq.network import Settings
 
 # Names of files and nodes may look like rich's markup or emoji codes; they are shown as they are.
 OUT = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
@@ -107,3 +112,31 @@ def image_size(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no image size; give 640, or height x width as 384x640")
     return int(match[1]), int(match[2] or match[1])
+
+
+def add_settings(parser: argparse.ArgumentParser, default: Settings) -> None:
+    """Add the options of what runs detectors on pictures: `Settings`, `--json`, `--quiet` and `--debug`."""
+    most = default.max_images
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers and settings to this file as well")
+    parser.add_argument("--family", choices=("auto", *FAMILIES), default=default.family, help="how outputs are decoded")
+    parser.add_argument("--preprocess", choices=("auto", *PREPROCESSES), default=default.preprocess)
+    parser.add_argument("--image-size", metavar="N|HxW", type=image_size, help="for models that take any size")
+    parser.add_argument(
+        "--conf", dest="confidence", metavar="SCORE", type=float, default=default.confidence,
+        help=f"least score of a detection ({default.confidence:g})",
+    )  # fmt: skip
+    parser.add_argument("--iou", type=float, default=default.iou, help="boxes that overlap more are duplicates")
+    parser.add_argument(
+        "--max-images", metavar="N", type=int, default=most, help=f"at most so many pictures ({most or 'all'})"
+    )
+    parser.add_argument("--threads", metavar="N", type=int, default=default.threads, help="0: one per core")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print the tables and nothing else")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+
+
+def settings_of(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Settings:
+    """What was given for the options of `add_settings`; ends the program where one is out of range."""
+    try:
+        return Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
+    except ConfigError as error:
+        parser.error(str(error))

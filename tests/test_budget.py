@@ -5,7 +5,7 @@ import onnx
 import pytest
 from graphs import copy, csp, feed, run, silu_chain, v8, with_metadata
 from PIL import Image
-from test_evaluate import TWO, always, table_of, write_coco
+from tables import TWO, always, table_of, write_coco
 
 from onnxq import Config, quantize
 from onnxq.budget import Judge, Kept, NoiseJudge, PrecisionJudge, search

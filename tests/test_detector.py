@@ -5,9 +5,9 @@ import onnx
 import pytest
 from onnx import parser
 
-from onnxq.detector import FAMILIES, Detector, detect
+from onnxq.detector import Detector, detect
 from onnxq.errors import ConfigError, ModelError
-from onnxq.images import YOLO, YOLO_255, YOLOX
+from onnxq.images import YOLO, YOLO_255, YOLO_CROP, YOLOX
 
 DATA = Path(os.environ.get("ONNXQ_DATA", Path(__file__).parents[2] / "shared"))
 
@@ -85,7 +85,7 @@ class TestFamily:
     )
     def test_told_by_shape_and_tail(self, nodes: str, shape: str, family: str, why: str) -> None:
         found = detect(model(nodes, f"float[{shape}] out"))
-        assert (found.family, found.output_name, found.why) == (family, "out", why)
+        assert (found.family, found.head.outputs, found.why) == (family, ("out",), why)
         assert found.preprocess == (YOLOX if family.startswith("yolox") else YOLO)
 
     @pytest.mark.parametrize(
@@ -110,14 +110,16 @@ class TestFamily:
     @pytest.mark.parametrize(
         ("output", "why"),
         [
-            ("float[1,1000] out", "no output is a table of boxes"),
+            ("float[1000] out", "no output is a table of boxes"),
+            ("float[1,1000] out, float[1,512] features", "no output is a table of boxes"),
+            ("float[2,1000] out", "no output is a table of boxes"),
             ("float[1,32,16,16] out", "no output is a table of boxes"),
             ("float[1,100,9] out", "outputs (1, 100, 9) fit no family"),
         ],
     )
     def test_no_detector(self, output: str, why: str) -> None:
         found = detect(model(DECODED, output))
-        assert (found.family, found.output_name, found.why, found.preprocess) == ("unknown", "", why, YOLO)
+        assert (found.family, found.head.outputs, found.why, found.preprocess) == ("unknown", (), why, YOLO)
 
     def test_three_boxes_per_cell_without_decode_are_unknown(self) -> None:
         assert detect(model(RAW, "float[1,252,85] out")).family == "unknown"
@@ -125,7 +127,7 @@ class TestFamily:
     def test_the_output_with_boxes_is_chosen(self) -> None:
         nodes = "protos = Conv (images, w)  logits = Conv (images, w)  out = Sigmoid (logits)"
         found = detect(model(nodes, "float[1,8,8,8] protos, float[1,9,84] out"))
-        assert (found.family, found.output_name) == ("v8", "out")
+        assert (found.family, found.head.outputs) == ("v8", ("out",))
 
     def test_quantized_tail_is_still_raw(self) -> None:
         nodes = RAW.replace("box =", "wide =") + "q = QuantizeLinear (wide, s)  box = DequantizeLinear (q, s)"
@@ -161,14 +163,14 @@ class TestFamily:
         broken.opset_import[0].domain = "elsewhere"
         assert detect(broken).family == "unknown"
 
-    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("family", ["v5", "v8", "yolox", "yolox-raw", "end2end"])
     def test_given(self, family: str) -> None:
         found = detect(model(DECODED, "float[1,10] other, float[1,77,99] out"), family=family)
-        assert (found.family, found.output_name, found.why) == (family, "out", "the family was given")
+        assert (found.family, found.head.outputs, found.why) == (family, ("out",), "the family was given")
         assert found.preprocess == (YOLOX if family.startswith("yolox") else YOLO)
 
     def test_given_without_any_table(self) -> None:
-        assert detect(model(DECODED, "float[1,10] out"), family="v8").output_name == "out"
+        assert detect(model(DECODED, "float[1,10] out"), family="v8").head.outputs == ("out",)
 
 
 class TestPreprocess:
@@ -292,21 +294,21 @@ class TestNames:
 
 
 REAL = {
-    "yolov5n.onnx": ("v5", (640, 640), YOLO),
-    "yolox_nano.onnx": ("yolox-raw", (416, 416), YOLOX),
-    "skeletons/yolov5s.onnx": ("v5", (640, 640), YOLO),
-    "skeletons/yolov5nu.onnx": ("v8", (640, 640), YOLO),
-    "skeletons/yolov6n.onnx": ("v8", (640, 640), YOLO),
-    "skeletons/yolov7-tiny.onnx": ("v5", (640, 640), YOLO),
-    "skeletons/yolov8n.onnx": ("v8", (640, 640), YOLO),
-    "skeletons/yolov8n-dynamic.onnx": ("v8", (640, 640), YOLO),
-    "skeletons/yolov8n-nms.onnx": ("end2end", (640, 640), YOLO),
-    "skeletons/yolov8n-seg.onnx": ("v8", (640, 640), YOLO),
-    "skeletons/yolov8n-pose.onnx": ("v8", (640, 640), YOLO),
-    "skeletons/yolov8n-cls.onnx": ("unknown", (224, 224), YOLO),
-    "skeletons/yolov10n.onnx": ("v8", (640, 640), YOLO),
-    "skeletons/yolo11n-opset12.onnx": ("v8", (640, 640), YOLO),
-    "skeletons/yolo26n.onnx": ("v8", (640, 640), YOLO),
+    "yolov5n.onnx": ("v5", "detect", (640, 640), YOLO),
+    "yolox_nano.onnx": ("yolox-raw", "detect", (416, 416), YOLOX),
+    "skeletons/yolov5s.onnx": ("v5", "detect", (640, 640), YOLO),
+    "skeletons/yolov5nu.onnx": ("v8", "detect", (640, 640), YOLO),
+    "skeletons/yolov6n.onnx": ("v8", "detect", (640, 640), YOLO),
+    "skeletons/yolov7-tiny.onnx": ("v5", "detect", (640, 640), YOLO),
+    "skeletons/yolov8n.onnx": ("v8", "detect", (640, 640), YOLO),
+    "skeletons/yolov8n-dynamic.onnx": ("v8", "detect", (640, 640), YOLO),
+    "skeletons/yolov8n-nms.onnx": ("end2end", "detect", (640, 640), YOLO),
+    "skeletons/yolov8n-seg.onnx": ("v8", "segment", (640, 640), YOLO),
+    "skeletons/yolov8n-pose.onnx": ("v8", "pose", (640, 640), YOLO),
+    "skeletons/yolov8n-cls.onnx": ("classes", "classify", (224, 224), YOLO_CROP),
+    "skeletons/yolov10n.onnx": ("v8", "detect", (640, 640), YOLO),
+    "skeletons/yolo11n-opset12.onnx": ("v8", "detect", (640, 640), YOLO),
+    "skeletons/yolo26n.onnx": ("v8", "detect", (640, 640), YOLO),
 }
 
 
@@ -316,4 +318,4 @@ def test_real_exports(name: str) -> None:
     if not path.is_file():
         pytest.skip(f"{path} is absent: set ONNXQ_DATA to the folder with models/ and coco/")
     found: Detector = detect(onnx.load(path))
-    assert (found.family, found.size, found.preprocess) == REAL[name]
+    assert (found.family, found.head.task, found.size, found.preprocess) == REAL[name]

@@ -1,5 +1,4 @@
 import json
-import logging
 import math
 import os
 from pathlib import Path
@@ -7,151 +6,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
-from PIL import Image, ImageDraw
+from onnx import helper
+from tables import BOX, TWO, Boxes, always, bright_rectangle, build, constant, table_of, write_coco
 
-from onnxq import decode as decode_module
-from onnxq.coco import GroundTruth
-from onnxq.decode import decode, suppress
-from onnxq.detector import Detector
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.evaluate import Scores, Settings, evaluate, main
-from onnxq.images import YOLO
 
 DATA = Path(os.environ.get("ONNXQ_DATA", Path(__file__).parents[2] / "shared"))
-SIZE = (64, 64)
-CELLS = 84  # 64 + 16 + 4 of strides 8, 16 and 32
-
-# Models
-
-
-def build(nodes: list[onnx.NodeProto], shape: list[object], image: list[object], **metadata: str) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, image)],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, shape)],
-    )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(made, metadata)
-    return made
-
-
-def constant(name: str, value: object, dtype: type = np.float32) -> onnx.NodeProto:
-    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(value, dtype)))
-
-
-def always(table: np.ndarray, tail: str = "", batch: int = 1, **metadata: str) -> onnx.ModelProto:
-    """A model that gives the same table, float32 (rows, columns) or (batch, rows, columns), for any picture.
-
-    Args:
-        tail: "raw": a layer makes the table; an operator that leaves it as it is stands behind; "": addition does.
-    """
-    nodes = [
-        constant("zero", 0),
-        constant("table", table if table.ndim == 3 else table[np.newaxis]),
-        helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0),
-        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
-    ]
-    if tail == "raw":
-        nodes += [
-            constant("one", [[1]]),
-            constant("shape", [1, *table.shape], np.int64),
-            constant("flat", table.reshape(1, -1)),
-            helper.make_node("Add", ["one", "nothing"], ["column"]),
-            helper.make_node("MatMul", ["column", "flat"], ["row"]),
-            helper.make_node("Reshape", ["row", "shape"], ["out"]),
-        ]
-    elif tail == "exp":
-        nodes += [
-            helper.make_node("Exp", ["nothing"], ["unity"]),
-            helper.make_node("Mul", ["table", "unity"], ["out"]),
-        ]
-    else:
-        nodes.append(helper.make_node("Add", ["table", "nothing"], ["out"]))
-    return build(nodes, [batch, *table.shape[-2:]], [batch, 3, *SIZE], **metadata)
-
-
-def bright_rectangle(image: list[object], **metadata: str) -> onnx.ModelProto:
-    """A model that really looks: end2end, it boxes what is brighter than a half, with score 0.9 and class 0."""
-    nodes = [
-        constant("half", 0.5),
-        constant("one", 1),
-        constant("nine", 0.9),
-        constant("zero", 0),
-        constant("middle", [1], np.int64),
-        helper.make_node("Greater", ["images", "half"], ["bright"]),
-        helper.make_node("Cast", ["bright"], ["mask"], to=TensorProto.FLOAT),
-    ]
-    for axis, first, last in ((2, "x1", "x2"), (3, "y1", "y2")):
-        nodes += [
-            helper.make_node("ReduceMax", ["mask"], [f"line{axis}"], axes=[1, axis], keepdims=0),
-            helper.make_node("ArgMax", [f"line{axis}"], [f"{first}i"], axis=1),
-            helper.make_node("ArgMax", [f"line{axis}"], [f"{last}i"], axis=1, select_last_index=1),
-            helper.make_node("Cast", [f"{first}i"], [first], to=TensorProto.FLOAT),
-            helper.make_node("Cast", [f"{last}i"], [f"{last}f"], to=TensorProto.FLOAT),
-            helper.make_node("Add", [f"{last}f", "one"], [last]),
-        ]
-    nodes += [
-        helper.make_node("Mul", ["x1", "zero"], ["class"]),
-        helper.make_node("Add", ["class", "nine"], ["score"]),
-        helper.make_node("Concat", ["x1", "y1", "x2", "y2", "score", "class"], ["rows"], axis=1),
-        helper.make_node("Unsqueeze", ["rows", "middle"], ["out"]),
-    ]
-    return build(nodes, [image[0], 1, 6], image, **metadata)
-
-
-def table_of(boxes: list[tuple[float, ...]], family: str, classes: int, objectness: float = 0.8) -> np.ndarray:
-    """A model's output that has these boxes, (x1, y1, x2, y2, score, class) in px of the input, in its last rows."""
-    first = 4 if family == "v8" else 5
-    rows = {"v5": 3 * CELLS}.get(family, CELLS)
-    table = np.zeros((rows, first + classes), np.float32)
-    for row, (x1, y1, x2, y2, score, label) in enumerate(boxes, rows - len(boxes)):
-        table[row, :4] = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
-        if first == 5:
-            table[row, 4] = objectness
-            score /= objectness
-        table[row, first + int(label)] = score
-    if family == "yolox-raw":
-        cells = [(x, y, s) for s in (8, 16, 32) for y in range(64 // s) for x in range(64 // s)]
-        column, line, stride = np.array(cells, np.float32).T
-        table[:, 0], table[:, 1] = table[:, 0] / stride - column, table[:, 1] / stride - line
-        with np.errstate(divide="ignore"):
-            table[:, 2:4] = np.maximum(np.log(table[:, 2:4] / stride[:, None]), -50)
-    return table.T if family == "v8" else table
-
-
-# Data
-
-Boxes = list[tuple[float, float, float, float, int]]  # x, y, width, height in px, category id
-
-
-def write_coco(
-    folder: Path, pictures: dict[str, tuple[tuple[int, int], Boxes]], categories: dict[int, str], **extra: object
-) -> tuple[Path, Path]:
-    """Pictures of (width, height) with white rectangles, and their annotations."""
-    dataset: dict[str, list[dict[str, object]]] = {"images": [], "annotations": [], "categories": []}
-    (folder / "images").mkdir()
-    for image_id, (name, (size, boxes)) in enumerate(pictures.items(), 100):
-        picture = Image.new("RGB", size)
-        draw = ImageDraw.Draw(picture)
-        for x, y, width, height, category in boxes:
-            draw.rectangle((x, y, x + width - 1, y + height - 1), (255, 255, 255))
-            dataset["annotations"].append({
-                "id": len(dataset["annotations"]), "image_id": image_id, "category_id": category,
-                "bbox": [x, y, width, height], "area": width * height, "iscrowd": 0, **extra,
-            })  # fmt: skip
-        picture.save(folder / "images" / name)
-        dataset["images"].append({"id": image_id, "file_name": name})
-    dataset["categories"] = [{"id": number, "name": name} for number, name in categories.items()]
-    (folder / "annotations.json").write_text(json.dumps(dataset))
-    return folder / "annotations.json", folder / "images"
-
-
-TWO = {"a.png": ((64, 64), [(8, 16, 24, 16, 3)]), "b.png": ((64, 64), [(8, 16, 24, 16, 3)])}
-BOX = (8, 16, 32, 32)  # the same, xyxy
 
 
 @pytest.fixture
@@ -170,81 +31,6 @@ def finds_all(tmp_path: Path) -> Path:
 
 def scores(model: onnx.ModelProto | Path, data: tuple[Path, Path], **settings: object) -> Scores:
     return evaluate(model, *data, settings=Settings(**settings))
-
-
-class TestDecode:
-    @pytest.mark.parametrize("family", ["v5", "v8", "yolox", "yolox-raw"])
-    def test_boxes_come_back(self, family: str) -> None:
-        boxes = [(8, 16, 32, 32, 0.6, 1), (1, 2, 50, 60, 0.3, 0), (5, 5, 7, 6, 0.001, 2)]
-        detector = Detector("images", SIZE, family, "out", YOLO, (), "")
-        found, confidences, labels = decode(table_of(boxes, family, 3), detector, 0.01, 3)
-        np.testing.assert_allclose(found, [box[:4] for box in boxes[:2]], atol=1e-4)
-        np.testing.assert_allclose(confidences, [0.6, 0.3], rtol=1e-6)
-        np.testing.assert_array_equal(labels, [1, 0])
-        assert (found.dtype, confidences.dtype) == (np.float32, np.float32)
-
-    def test_a_box_counts_once_for_each_class_above_the_threshold(self) -> None:
-        table = table_of([(*BOX, 0.6, 1)], "v8", 3)
-        table[4, -1] = 0.5
-        found, confidences, labels = decode(table, Detector("images", SIZE, "v8", "out", YOLO, (), ""), 0.01, 3)
-        np.testing.assert_allclose(found, [BOX, BOX])
-        assert sorted(zip(labels.tolist(), confidences.tolist())) == [(0, 0.5), (1, pytest.approx(0.6))]
-
-    def test_mask_columns_are_no_classes(self) -> None:
-        table = np.concatenate([table_of([(*BOX, 0.6, 1)], "v8", 3), np.full((32, CELLS), 9, np.float32)])
-        _, confidences, _ = decode(table, Detector("images", SIZE, "v8", "out", YOLO, (), ""), 0.01, 3)
-        np.testing.assert_allclose(confidences, [0.6])
-
-    def test_end2end(self) -> None:
-        table = np.array([[1, 2, 3, 4, 0.5, 7], [0, 0, 0, 0, 0, 0]], np.float32)
-        found, confidences, labels = decode(table, Detector("images", SIZE, "end2end", "o", YOLO, (), ""), 0.01, None)
-        assert (found.tolist(), confidences.tolist(), labels.tolist()) == ([[1, 2, 3, 4]], [0.5], [7])
-
-    def test_sizes_beyond_measure_stay_finite(self) -> None:
-        table = table_of([(*BOX, 0.6, 1)], "yolox-raw", 3)
-        table[-1, 2:4] = 1000
-        found, _, _ = decode(table, Detector("images", SIZE, "yolox-raw", "out", YOLO, (), ""), 0.01, 3)
-        assert np.isfinite(found).all()
-
-
-class TestSuppress:
-    @staticmethod
-    def slow(boxes: np.ndarray, confidences: np.ndarray, labels: np.ndarray, iou: float) -> list[int]:
-        def overlap(a: np.ndarray, b: np.ndarray) -> float:
-            width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
-            height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
-            union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
-            return width * height / union if union else 0.0
-
-        kept: list[int] = []
-        for here in sorted(range(len(boxes)), key=lambda index: -confidences[index]):
-            if all(labels[here] != labels[k] or overlap(boxes[here], boxes[k]) <= iou for k in kept):
-                kept.append(here)
-        return kept
-
-    @given(st.data())
-    def test_as_a_plain_loop_does(self, data: st.DataObject) -> None:
-        corner, side = st.integers(0, 12), st.integers(0, 12)
-        rows = data.draw(st.lists(st.tuples(corner, corner, side, side, st.integers(0, 2)), max_size=30))
-        order = data.draw(st.permutations(range(len(rows))))
-        boxes = np.array([(x, y, x + w, y + h) for x, y, w, h, _ in rows], np.float32).reshape(-1, 4)
-        labels = np.array([row[4] for row in rows], np.intp)
-        confidences = (np.array(order, np.float32) + 1) / 100
-        assert suppress(boxes, confidences, labels, 0.5).tolist() == self.slow(boxes, confidences, labels, 0.5)
-
-    def test_at_most_so_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        boxes = np.arange(10, dtype=np.float32)[:, None] * 10 + np.array([0, 0, 5, 5], np.float32)
-        confidences, labels = np.linspace(0.1, 0.9, 10, dtype=np.float32), np.arange(10) % 2
-        assert suppress(boxes, confidences, labels, 0.5).tolist() == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
-        monkeypatch.setattr(decode_module, "MOST_DETECTIONS", 3)
-        assert suppress(boxes, confidences, labels, 0.5).tolist() == [9, 8, 7]
-        monkeypatch.setattr(decode_module, "MOST_CANDIDATES", 2)
-        assert suppress(boxes, confidences, labels, 0.5).tolist() == [9, 8]
-
-    def test_a_box_on_the_threshold_stays(self) -> None:
-        boxes = np.array([[0, 0, 4, 4], [0, 0, 4, 2]], np.float32)
-        kept = suppress(boxes, np.array([0.9, 0.8], np.float32), np.zeros(2, np.intp), 0.5)
-        assert kept.tolist() == [0, 1]
 
 
 class TestAveragePrecision:
@@ -421,55 +207,10 @@ class TestModelErrors:
             scores(bright_rectangle(["n", 3, "h", "w"]), two)
 
 
-class TestDataErrors:
-    def test_annotations_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"none\.json: cannot be read: No such file"):
-            GroundTruth.load(tmp_path / "none.json", tmp_path)
-
-    @pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00"])
-    def test_annotations_not_json(self, tmp_path: Path, content: bytes) -> None:
-        (tmp_path / "a.json").write_bytes(content)
-        with pytest.raises(DataError, match=r"a\.json: is not JSON: "):
-            GroundTruth.load(tmp_path / "a.json", tmp_path)
-
-    @pytest.mark.parametrize(
-        ("content", "cause"),
-        [
-            ([], "list indices must be"),
-            ({"images": [], "annotations": []}, "'categories' is missing"),
-            ({"images": [{"id": 1}], "annotations": [], "categories": []}, "'file_name' is missing"),
-            ({"images": [], "annotations": [{"bbox": [1, 2]}], "categories": []}, "not enough values"),
-            ({"images": [], "annotations": [{"bbox": [1, 2, 3, 4]}], "categories": []}, "'image_id' is missing"),
-            ({"images": [], "annotations": [], "categories": [{"id": "a", "name": "b"}]}, "invalid literal"),
-        ],
-    )
-    def test_annotations_of_another_kind(self, tmp_path: Path, content: object, cause: str) -> None:
-        (tmp_path / "a.json").write_text(json.dumps(content))
-        with pytest.raises(DataError, match=rf"a\.json: is not a COCO detection file: .*{cause}"):
-            GroundTruth.load(tmp_path / "a.json", tmp_path)
-
-    def test_some_images_missing(self, two: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
-        (two[1] / "a.png").unlink()
-        with caplog.at_level(logging.WARNING):
-            truth = GroundTruth.load(*two)
-        assert [path.name for path in truth.paths.values()] == ["b.png"]
-        assert caplog.messages == [f"1 of 2 images are missing in {two[1]}: a.png"]
-
-    def test_many_images_missing_are_not_all_named(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        data = write_coco(tmp_path, {f"{n}.png": ((8, 8), []) for n in range(7)}, {1: "thing"})
-        for n in range(6):
-            (data[1] / f"{n}.png").unlink()
-        GroundTruth.load(*data)
-        assert caplog.messages[0].endswith("0.png, 1.png, 2.png, 3.png, 4.png, ...")
-
-    def test_all_images_missing(self, two: tuple[Path, Path], tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"elsewhere: none of the 2 images of .*annotations\.json is there"):
-            GroundTruth.load(two[0], tmp_path / "elsewhere")
-
-    def test_image_unreadable(self, two: tuple[Path, Path], finds_all: Path) -> None:
-        (two[1] / "b.png").write_text("hello")
-        with pytest.raises(DataError, match=r"b\.png: cannot be read as an image"):
-            scores(finds_all, two)
+def test_image_unreadable(two: tuple[Path, Path], finds_all: Path) -> None:
+    (two[1] / "b.png").write_text("hello")
+    with pytest.raises(DataError, match=r"b\.png: cannot be read as an image"):
+        scores(finds_all, two)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = {
     # Knows nothing of the others.
+    "onnxq.boxes": 0,
     "onnxq.errors": 0,
     "onnxq.histogram": 0,
     "onnxq.progress": 0,
@@ -19,6 +20,7 @@ LAYERS = {
     "onnxq.coco": 1,
     "onnxq.files": 1,
     "onnxq.graph": 1,
+    "onnxq.heads": 1,
     "onnxq.images": 1,
     "onnxq.scheme": 1,
     "onnxq.session": 1,
@@ -48,7 +50,10 @@ LAYERS = {
     "onnxq.sweep": 5,
     "onnxq.unfold": 5,
     "onnxq.weights": 5,
+    "onnxq.agreement": 5,
     "onnxq.divergence": 5,
+    "onnxq.network": 5,
+    "onnxq.trace": 5,
     # The passes, which do not know each other, and their order.
     "onnxq.passes.choose": 6,
     "onnxq.passes.clean_up": 6,
@@ -81,6 +86,7 @@ LAYERS = {
     "onnxq.report": 9,
     "onnxq.terminal": 9,
     "onnxq.benchmark": 10,
+    "onnxq.compare": 10,
     "onnxq.evaluate": 10,
     "onnxq.budget": 11,
     "onnxq.cli": 12,
@@ -93,10 +99,11 @@ SAME_LAYER: frozenset[tuple[str, str]] = frozenset()
 ONLY_IMPORTED_BY = {
     "onnxq.report": {"onnxq.cli"},
     "onnxq.benchmark": set(),
-    "onnxq.evaluate": {"onnxq.budget", "onnxq.cli"},
+    "onnxq.compare": set(),
+    "onnxq.evaluate": {"onnxq.budget"},
     "onnxq.budget": {"onnxq.cli"},
     "onnxq.cli": {"onnxq.__main__"},
-    "rich": {"onnxq.cli", "onnxq.terminal", "onnxq.evaluate", "onnxq.benchmark"},
+    "rich": {"onnxq.cli", "onnxq.terminal", "onnxq.evaluate", "onnxq.benchmark", "onnxq.compare"},
     "onnx_graphsurgeon": {"onnxq.graph"},
     "pycocotools": {"onnxq.coco"},
     "passes": set(),

@@ -13,11 +13,11 @@ from PIL import Image
 from models import make, q_yolo
 from models.q_yolo import Setting
 from onnxq.config import Config
-from onnxq.detector import UNKNOWN
 from onnxq.errors import ConfigError, ModelError
 from onnxq.evaluate import Scores, evaluate
 from onnxq.facts import Head, Plan
 from onnxq.graph import Model
+from onnxq.heads import UNKNOWN
 from onnxq.histogram import Histogram
 from onnxq.passes import planning
 from onnxq.pipeline import Pipeline

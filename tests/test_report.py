@@ -65,6 +65,7 @@ class TestBuild:
     def test_says_what_the_model_was_taken_for(self, report, result):
         assert report["detector"] == {
             "family": "v8",
+            "task": "detect",
             "size": [32, 32],
             "preprocess": "RGB, 0-1, letterbox centred",
             "why": result.detector.why,

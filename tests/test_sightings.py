@@ -3,12 +3,13 @@ import pytest
 from graphs import feed, run, v8, with_metadata
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import detector
 
-from onnxq.detector import UNKNOWN, Detector, detect
-from onnxq.images import YOLO
+from onnxq.detector import detect
+from onnxq.heads import UNKNOWN
 from onnxq.sightings import Sightings, overlap, read, sight
 
-DETECTOR = Detector("images", (64, 128), "v8", "out", YOLO, (), "")
+DETECTOR = detector("v8", (64, 128))
 
 
 def sightings(*objects):
@@ -110,19 +111,18 @@ def test_every_picture_of_a_batch():
 
 @pytest.mark.parametrize("family", [UNKNOWN, "v8", "v5"])
 def test_outputs_that_are_not_understood_show_nothing(family):
-    detector = Detector("images", (64, 64), family, "out", YOLO, (), "")
-    assert read({"out": np.zeros((1, 10), np.float32)}, detector) == []
+    assert read({"out": np.zeros((1, 10), np.float32)}, detector(family)) == []
 
 
 def test_a_model_sees_what_its_outputs_say_also_in_pictures_kept_as_half_floats():
     model = with_metadata(v8())
-    detector = detect(model)
+    known = detect(model)
     feeds = [feed(model, seed) for seed in range(3)]
     half = [{name: values.astype(np.float16) for name, values in each.items()} for each in feeds]
     expected = [
-        read(run(model, {n: v.astype(np.float32) for n, v in each.items()}, optimised=True), detector) for each in half
+        read(run(model, {n: v.astype(np.float32) for n, v in each.items()}, optimised=True), known) for each in half
     ]
-    for [wanted], [found] in zip(expected, sight(model, detector, half), strict=True):
+    for [wanted], [found] in zip(expected, sight(model, known, half), strict=True):
         assert len(wanted.scores)
         assert np.allclose(wanted.boxes, found.boxes, atol=1e-5)
         assert np.array_equal(wanted.labels, found.labels)

@@ -1,0 +1,98 @@
+"""How much boxes overlap: intersection over union of straight ones and of rotated ones."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LEAST = np.finfo(np.float32).tiny
+
+
+def box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Intersection over union of each pair of boxes; 0 where both have no area.
+
+    Args:
+        a: float32 (n, 4), left, top, right, bottom.
+        b: float32 (m, 4).
+
+    Returns:
+        float32 (n, m).
+    """
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    common = sides.clip(0).prod(axis=2)
+    areas = (a[:, 2:] - a[:, :2]).prod(axis=1)[:, None] + (b[:, 2:] - b[:, :2]).prod(axis=1)[None]
+    return np.asarray(common / np.maximum(areas - common, _LEAST))
+
+
+def rotated_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Intersection over union of each pair of rotated boxes, by the polygon that they have in common.
+
+    Args:
+        a: float32 (n, 5): left, top, right, bottom before the rotation about the middle, and its angle, radians.
+        b: float32 (m, 5).
+
+    Returns:
+        float64 (n, m).
+    """
+    first, second = np.repeat(np.arange(len(a)), len(b)), np.tile(np.arange(len(b)), len(a))
+    common = _common_area(_corners(a)[first], _corners(b)[second]).reshape(len(a), len(b))
+    areas = _area(a)[:, None] + _area(b)[None]
+    return np.asarray(np.clip(common / np.maximum(areas - common, _LEAST), 0, 1))
+
+
+def _area(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.asarray((boxes[:, 2:4].astype(np.float64) - boxes[:, :2]).prod(axis=1))
+
+
+def _corners(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Float64 (n, 4, 2), in the order of their sides."""
+    wide = boxes.astype(np.float64)
+    middles, halves = (wide[:, :2] + wide[:, 2:4]) / 2, (wide[:, 2:4] - wide[:, :2]) / 2
+    cos, sin = np.cos(wide[:, 4]), np.sin(wide[:, 4])
+    across, down = halves[:, :1] * np.stack([cos, sin], 1), halves[:, 1:] * np.stack([-sin, cos], 1)
+    return np.stack([middles + x * across + y * down for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))], axis=1)
+
+
+def _common_area(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Area that the rectangles a and b, float64 (pairs, 4, 2), have in common, float64 (pairs,).
+
+    Its corners are among those of each that lie within the other and the crossings of their sides.
+    """
+    start, side = a[:, :, None], (np.roll(a, -1, axis=1) - a)[:, :, None]
+    other_start, other_side = b[:, None], (np.roll(b, -1, axis=1) - b)[:, None]
+    across = _cross(side, other_side)
+    parallel = np.abs(across) < 1e-12
+    divisor = np.where(parallel, 1.0, across)
+    along = _cross(other_start - start, other_side) / divisor
+    other_along = _cross(other_start - start, side) / divisor
+    crossing = ~parallel & (along >= 0) & (along <= 1) & (other_along >= 0) & (other_along <= 1)
+    crossings = start + along[..., None] * side
+    points = np.concatenate([a, b, crossings.reshape(len(a), 16, 2)], axis=1)
+    valid = np.concatenate([_within(a, b), _within(b, a), crossing.reshape(len(a), 16)], axis=1)
+    return _hull_area(points, valid)
+
+
+def _cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0])
+
+
+def _within(points: NDArray[np.float64], rectangle: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which points, float64 (pairs, 4, 2), lie in the rectangle of their pair or on its sides."""
+    offset = points - rectangle[:, :1]
+    inside = np.ones(points.shape[:2], bool)
+    for end in (1, 3):
+        side = rectangle[:, end : end + 1] - rectangle[:, :1]
+        along, length = (offset * side).sum(axis=2), (side * side).sum(axis=2)
+        inside &= (along >= -1e-9 * length) & (along <= (1 + 1e-9) * length)
+    return inside
+
+
+def _hull_area(points: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Area of the convex polygon whose corners are the valid points, float64 (pairs, points, 2) and (pairs, points)."""
+    count = valid.sum(axis=1)
+    middle = (points * valid[..., None]).sum(axis=1) / np.maximum(count, 1)[:, None]
+    offset = np.where(valid[..., None], points - middle[:, None], 0.0)
+    angle = np.where(valid, np.arctan2(offset[..., 1], offset[..., 0]), np.inf)
+    order = np.argsort(angle, axis=1)
+    ring = np.take_along_axis(offset, order[..., None], axis=1)
+    # Behind the last corner stands the first again, as often as points are left.
+    ring = np.where((np.arange(ring.shape[1]) < count[:, None])[..., None], ring, ring[:, :1])
+    return np.asarray(np.abs(_cross(ring, np.roll(ring, -1, axis=1)).sum(axis=1)) / 2)

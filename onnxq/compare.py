@@ -1,0 +1,307 @@
+"""What quantization changed, without labels: `python -m onnxq.compare FLOAT QUANTIZED --images DIR`.
+
+Both models see the same pictures. Told is how much noise there is in each output and, along the graph, in each tensor
+that both compute; and how well they agree on the objects, with those of the float model for the truth.
+"""
+
+import argparse
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from onnxq.agreement import Agreement, agree
+from onnxq.data import spread
+from onnxq.detector import Detector
+from onnxq.errors import DataError, ModelError
+from onnxq.files import check_writable, write_json
+from onnxq.graph import load_proto
+from onnxq.heads import UNKNOWN, text
+from onnxq.images import read_image
+from onnxq.network import Network, Settings
+from onnxq.noise import Noise
+from onnxq.progress import Progress, silent
+from onnxq.session import workers
+from onnxq.sources import IMAGES, find_files, plural
+from onnxq.terminal import ERR, OUT, LogHandler, ProgressBar, add_settings, guarded, settings_of
+from onnxq.trace import Trace, Traced, worst_first
+
+DEFAULTS = Settings(confidence=0.25, max_images=100)
+
+_TRACED = 16
+"""Pictures that the tensors are followed over: their noise is a mean over so many positions that more change little."""
+
+_PERCENT = {"found_again", "top1", "top5"}
+_TITLES = {
+    "objects": "objects that the float model finds",
+    "found_again": "found again, same class, IoU 0.5 or more",
+    "iou": "their mean IoU",
+    "score_difference": "their mean difference of scores",
+    "new": "objects that the float model does not find",
+    "mask_iou": "mean IoU of the masks of the found",
+    "keypoint_distance": "mean distance of keypoints, in sizes of the box",
+    "keypoint_similarity": "mean object keypoint similarity",
+    "top1": "same likeliest class",
+    "top5": "likeliest class among the five likeliest",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a quantized model differs from its float model.
+
+    Attributes:
+        images: pictures that both saw.
+        detector: what both were taken for.
+        outputs: signal-to-quantization-noise ratio of each float output, dB.
+        agreement: on objects or classes; None where the outputs are not understood.
+        traced: noise in each tensor that both compute, in the order of the float graph.
+        traced_images: pictures that this was measured on.
+    """
+
+    images: int
+    detector: Detector
+    outputs: Mapping[str, float]
+    agreement: Agreement | None
+    traced: tuple[Traced, ...]
+    traced_images: int
+
+
+def compare(
+    reference: str | Path,
+    model: str | Path,
+    images: str | Path,
+    *,
+    settings: Settings = DEFAULTS,
+    progress: Progress = silent,
+) -> Comparison:
+    """Hold a quantized model against its float model.
+
+    Args:
+        reference: file of the float model.
+        model: file of the quantized one.
+        images: a folder of pictures, or a pattern, a list or a COCO file that names some.
+        settings: how the models are run and read; of more pictures than `max_images` evenly spaced ones are taken.
+        progress: told after each picture.
+
+    Raises:
+        ModelError: a model cannot be read or run, gives numbers that are not finite, or differs from the other in its
+            inputs or outputs.
+        DataError: there are no pictures, or one is unreadable.
+        ConfigError: a setting does not fit the model.
+    """
+    paths = spread(_pictures(str(images)), settings.max_images)
+    first = Network.load(Path(reference), settings)
+    second = replace(Network.load(Path(model), settings), detector=first.detector)
+    _require_alike(first, second)
+    noise, agreement = _see(first, second, paths, settings, progress)
+    few = spread(paths, _TRACED)
+    return Comparison(
+        images=len(paths),
+        detector=first.detector,
+        outputs=noise.decibels(),
+        agreement=agreement,
+        traced=_follow(first, (Path(reference), Path(model)), few, settings, progress),
+        traced_images=len(few),
+    )
+
+
+def _pictures(source: str) -> list[Path]:
+    found = [path for path in find_files(source).files if path.suffix.lower() in IMAGES]
+    if not found:
+        raise DataError(f"{source}: has no pictures ({', '.join(sorted(IMAGES))}); give another folder")
+    return sorted(found)
+
+
+def _require_alike(first: Network, second: Network) -> None:
+    """Refuse models of which one does not take or give what the other does."""
+    for what, of_first, of_second in (
+        ("input", first.session.get_inputs(), second.session.get_inputs()),
+        ("output", first.session.get_outputs(), second.session.get_outputs()),
+    ):
+        a, b = ({value.name: value for value in values} for values in (of_first, of_second))
+        for name in dict.fromkeys((*a, *b)):
+            if name not in a or name not in b or not _is_alike(a[name], b[name]):
+                left, right = (f"{_say(values[name])}" if name in values else "none" for values in (a, b))
+                raise ModelError(
+                    f"{what} {name} differs: {first.name} has {left}, {second.name} {right}; "
+                    "give a float model and what was quantized from it"
+                )
+
+
+def _is_alike(a: ort.NodeArg, b: ort.NodeArg) -> bool:
+    """Whether two tensors are of one type and shape, as far as that is known."""
+    known = [(m, n) for m, n in zip(a.shape, b.shape) if isinstance(m, int) and isinstance(n, int)]
+    return a.type == b.type and len(a.shape) == len(b.shape) and all(m == n for m, n in known)
+
+
+def _say(value: ort.NodeArg) -> str:
+    return f"{value.type} {text(value.shape)}"
+
+
+def _see(
+    first: Network, second: Network, paths: Sequence[Path], settings: Settings, progress: Progress
+) -> tuple[Noise, Agreement | None]:
+    """Noise in the outputs and agreement on objects, over all pictures."""
+    understood = first.detector.family != UNKNOWN
+
+    def look(path: Path) -> tuple[Noise, Agreement]:
+        feed, _ = first.prepare(read_image(path))
+        expected, actual = first.look(feed), second.look(feed)
+        noise = Noise()
+        noise.add(expected, actual)
+        if not understood:
+            return noise, Agreement()
+        return noise, agree(expected, actual, first.detector, settings.confidence, settings.iou)
+
+    noise, agreement = Noise(), Agreement()
+    for done, (more, agreed) in enumerate(settings.in_parallel(look, paths), start=1):
+        noise.merge(more)
+        agreement += agreed
+        progress("comparing", done, len(paths))
+    return noise, agreement if understood else None
+
+
+def _follow(
+    first: Network, models: tuple[Path, Path], paths: Sequence[Path], settings: Settings, progress: Progress
+) -> tuple[Traced, ...]:
+    """Noise along the graph."""
+    reference, model = (load_proto(path) for path in models)
+    at_once = min(workers(reference), settings.threads or workers(reference))
+    trace, noise = Trace(reference, model, at_once), Noise()
+
+    def follow(path: Path) -> Noise:
+        feed, _ = first.prepare(read_image(path))
+        return trace(feed)
+
+    for done, more in enumerate(replace(settings, threads=at_once).in_parallel(follow, paths), start=1):
+        noise.merge(more)
+        progress("tracing", done, len(paths))
+    return trace.result(noise)
+
+
+# The command line
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m onnxq.compare", description="What quantization changed in a model, measured without labels."
+    )
+    parser.add_argument("reference", metavar="FLOAT", type=Path, help="the model that was quantized")
+    parser.add_argument("model", metavar="QUANTIZED", type=Path, help="what came of it")
+    parser.add_argument("--images", metavar="DIR", required=True, help="pictures: folder, glob, .txt list, COCO .json")
+    parser.add_argument("--worst", metavar="N", type=int, default=10, help="tensors to list, most noise first (10)")
+    add_settings(parser, DEFAULTS)
+    arguments = parser.parse_args(argv)
+    settings = settings_of(arguments, parser)
+    if arguments.worst < 0:
+        parser.error(f"--worst {arguments.worst}: give 0 or more")
+    return guarded(lambda: _compare(arguments, settings), arguments.debug)
+
+
+def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
+    logging.basicConfig(format="%(message)s", handlers=[LogHandler()], force=True)
+    if arguments.json is not None:
+        check_writable(arguments.json)
+    with ProgressBar(arguments.quiet) as progress:
+        found = compare(
+            arguments.reference, arguments.model, arguments.images, settings=settings, progress=progress
+        )  # fmt: skip
+    _show_outputs(found)
+    if found.agreement is not None:
+        _show_agreement(found, found.agreement, settings)
+    if arguments.worst:
+        _show_trace(found, arguments.worst)
+    if not arguments.quiet:
+        kind = found.detector
+        unread = "; objects are not compared, as the outputs are not understood" if found.agreement is None else ""
+        ERR.print(f"{kind.title}, {kind.preprocess.describe()}; {kind.why}{unread}", markup=False)
+        if kind.head.assumed:
+            ERR.print(f"boxes are compared with anchors that may be others than the model's: {kind.head.assumed}")
+    if arguments.json is not None:
+        write_json(arguments.json, _summary(found, arguments, settings))
+
+
+def _show(title: str, first: str, others: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=bool(first))
+    table.add_column(first, overflow="fold")
+    for column in others:
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, *cells in rows:
+        table.add_row(Text(name), *cells)
+    OUT.print(f"{title}\n")
+    OUT.print(table)
+
+
+def _show_outputs(found: Comparison) -> None:
+    title = f"signal to quantization noise, {_pictures_of(found.images)}"
+    _show(title, "output", ["SQNR dB"], ((name, f"{sqnr:.1f}") for name, sqnr in found.outputs.items()))
+
+
+def _show_agreement(found: Comparison, agreement: Agreement, settings: Settings) -> None:
+    scores = f", scores above {settings.confidence:g}" if found.detector.head.has_boxes else ""
+    numbers = agreement.numbers(found.detector.head.task).items()
+    rows = ((_TITLES[key], _said(number, key in _PERCENT)) for key, number in numbers)
+    _show(f"agreement with the float model, {_pictures_of(found.images)}{scores}", "", [""], rows)
+
+
+def _said(number: float, percent: bool) -> str:
+    if math.isnan(number):
+        return "-"
+    if isinstance(number, int):
+        return str(number)
+    return f"{100 * number:.1f} %" if percent else f"{number:.4f}"
+
+
+def _show_trace(found: Comparison, most: int) -> None:
+    entering = worst_first(found.traced)
+    shown = entering[:most]
+    pictures = _pictures_of(found.traced_images)
+    title = f"the {len(shown)} of {len(entering)} tensors where most noise is added to that of the inputs, {pictures}"
+    rows = (
+        (each.tensor, each.op, f"{each.sqnr:.1f}", _decibels(each.drop), f"{100 * each.added:.3f}") for each in shown
+    )
+    _show(title, "tensor", ["operator", "SQNR dB", "drop dB", "added %"], rows)
+
+
+def _decibels(number: float) -> str:
+    return f"{number:.1f}" if math.isfinite(number) else "-"
+
+
+def _pictures_of(count: int) -> str:
+    return f"{count} picture{plural(count)}"
+
+
+def _summary(found: Comparison, arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    """What `--json` writes: everything, unrounded; null for what is infinite or has nothing to average."""
+    numbers = found.agreement.numbers(found.detector.head.task) if found.agreement is not None else None
+    return {
+        "reference": str(arguments.reference),
+        "model": str(arguments.model),
+        "images": found.images,
+        "settings": asdict(settings),
+        "family": found.detector.family,
+        "task": found.detector.head.task,
+        "preprocess": found.detector.preprocess.name,
+        "image_size": found.detector.size,
+        "outputs": _finite(found.outputs),
+        "agreement": None if numbers is None else _finite(numbers),
+        "traced_images": found.traced_images,
+        "tensors": [_finite({**asdict(each), "only_moves": each.only_moves}) for each in found.traced],
+    }
+
+
+def _finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
