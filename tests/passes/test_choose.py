@@ -32,7 +32,6 @@ from graphs import (
 )
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
-from onnx import TensorProto
 
 from onnxq.errors import ConfigError, ModelError
 from onnxq.facts import Head, Plan
@@ -525,15 +524,6 @@ def test_a_conv_with_a_computed_weight_stays_float():
     net.channels[y] = 8
     plan = plan_of(net.model(net.conv(net.block(y, 8), 4)))
     assert plan.skipped["computed"] == "its weight is not constant"
-
-
-def test_a_model_of_half_precision_is_refused_with_the_reason():
-    net = Net()
-    x = net.add(
-        "Conv", net.add("Cast", "images", to=TensorProto.FLOAT16), net.const(net.normal(4, 3, 1, 1), np.float16)
-    )
-    with pytest.raises(ModelError, match="no Conv can be quantized: does not compute on float32"):
-        plan_of(net.model(x, types={x: TensorProto.FLOAT16}), OPENVINO)
 
 
 def test_a_model_of_one_layer_is_refused_where_the_last_layer_stays_float():

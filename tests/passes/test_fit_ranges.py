@@ -228,10 +228,8 @@ def test_statistics_of_another_model_are_refused():
 
 def test_statistics_that_were_found_on_the_way_are_not_asked_where_they_come_from():
     working, plan = planned(csp())
-    steps = quantizing(csp())
-    observe, fit_ranges = steps[6], steps[7]
-    assert (observe.name, fit_ranges.name) == ("observe", "fit-ranges")
-    facts = Pipeline([observe, fit_ranges], pinned=[plan]).run(working)
+    steps = {step.name: step for step in quantizing(csp())}
+    facts = Pipeline([steps["observe"], steps["fit-ranges"]], pinned=[plan]).run(working)
     assert facts[Ranges].groups
 
 
