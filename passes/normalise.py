@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from onnx import helper, shape_inference, version_converter
 
 from onnxq.errors import ModelError
-from onnxq.graph import QDQ_OPS, Constant, Model, Node, Variable, gs, remove, replace_uses
+from onnxq.graph import QDQ_OPS, Constant, Model, Node, Variable, gs, refilled, remove, replace_uses, with_stand_ins
 from onnxq.pipeline import Facts, Rewrite
 
 LEAST_OPSET = 13
@@ -65,7 +65,7 @@ def _convert(model: Model, least_opset: int) -> int:
         return 0
     proto = model.to_proto()
     try:
-        converted = version_converter.convert_version(proto, least_opset)
+        converted = refilled(version_converter.convert_version(with_stand_ins(proto), least_opset), proto)
     except (RuntimeError, shape_inference.InferenceError) as error:
         cause = str(error).strip().splitlines()[0]
         raise ModelError(

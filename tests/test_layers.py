@@ -21,11 +21,11 @@ LAYERS = {
     "onnxq.graph": 1,
     "onnxq.images": 1,
     "onnxq.scheme": 1,
-    "onnxq.session": 1,
     "onnxq.sources": 1,
     # What passes are made of.
     "onnxq.exports": 2,
     "onnxq.opaque": 2,
+    "onnxq.storage": 2,
     "onnxq.data": 2,
     "onnxq.detector": 2,
     "onnxq.facts": 2,
@@ -35,6 +35,7 @@ LAYERS = {
     "onnxq.tensorrt": 2,
     # The runtimes, as data.
     "onnxq.noise": 3,
+    "onnxq.session": 3,
     "onnxq.targets": 3,
     # What chooses among them, and hangs on them.
     "onnxq.config": 4,
