@@ -22,9 +22,9 @@ from onnx_graphsurgeon import Constant, Node, Tensor, Variable
 from onnxq.errors import ModelError
 
 __all__ = [
-    "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node", "Tensor", "Variable", "ancestors",
-    "behind", "bias_of", "constant", "data_inputs", "dtype_of", "feeds_silu_only", "gs", "has_plain_bias", "hollow",
-    "is_depthwise", "is_float", "is_pointwise", "is_silu", "large_initializers", "load_proto", "names_read",
+    "INTEGER_OPS", "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node", "Tensor", "Variable",
+    "ancestors", "behind", "bias_of", "constant", "data_inputs", "dtype_of", "feeds_silu_only", "gs", "has_plain_bias",
+    "hollow", "is_depthwise", "is_float", "is_pointwise", "is_silu", "large_initializers", "load_proto", "names_read",
     "outline", "producer", "readers", "refilled", "remove", "replace_nodes", "replace_uses", "set_bias",
     "with_stand_ins",
 ]  # fmt: skip
@@ -40,10 +40,13 @@ IR_VERSION = 10
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that networks have their weights in."""
 
-QDQ_OPS = frozenset({
-    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
-    "MatMulInteger",
+QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+INTEGER_OPS = frozenset({
+    "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QLinearAdd", "QLinearMul",
+    "QLinearSigmoid", "QLinearLeakyRelu", "QLinearConcat", "QLinearAveragePool", "QLinearGlobalAveragePool",
+    "QLinearSoftmax", "QLinearReduceMean", "QLinearWhere", "QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
 })  # fmt: skip
+"""Operators that compute on integers, ONNX's and onnxruntime's."""
 
 
 _LARGE = 1024

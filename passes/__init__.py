@@ -27,6 +27,7 @@ from onnxq.passes.pack import Pack
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
 from onnxq.passes.reconstruct import Reconstruct
 from onnxq.passes.sensitivity import Sensitivity
+from onnxq.passes.strip_qdq import StripQdq
 from onnxq.passes.to_float import ToFloat
 from onnxq.passes.to_half import ToHalf
 from onnxq.passes.upsample_to_concat import UpsampleToConcat
@@ -43,7 +44,8 @@ if __name__ != "onnxq.passes":
 
 def _preparing(config: Config, least_opset: int = normalise.LEAST_OPSET) -> list[Pass]:
     return [
-        Normalise(least_opset),
+        Normalise(least_opset, quantized=config.requantize),
+        *([StripQdq()] if config.requantize else []),
         InferShapes(),
         ToFloat(),
         FoldConstants(),
