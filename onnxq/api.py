@@ -11,12 +11,12 @@ from typing import cast
 import numpy as np
 import onnx
 
+from onnxq import storage
 from onnxq.config import Config
 from onnxq.data import Loader, Sample, Samples, Source, open_samples
 from onnxq.detector import Detector, detect
 from onnxq.exports import mended
 from onnxq.facts import Plan, Statistics
-from onnxq.files import replace_file
 from onnxq.graph import Model, load_proto
 from onnxq.hooks import time_passes
 from onnxq.opaque import Tail, cut_off
@@ -51,13 +51,12 @@ class Quantized:
     timings: Mapping[str, float]
 
     def save(self, path: str | Path) -> None:
-        """Write the model, whole or not at all.
+        """Write the model, whole or not at all; of one of over 2 GB the weights go beside it, to `PATH.data`.
 
         Raises:
             ConfigError: the place cannot be written to.
         """
-        with replace_file(Path(path)) as temporary:
-            onnx.save(self.model, temporary)
+        storage.save(self.model, Path(path))
 
 
 def quantize(

@@ -25,6 +25,7 @@ from onnxq.graph import load_proto
 from onnxq.progress import Progress
 from onnxq.runtimes import RUNTIMES, OperatorTime, Runtime
 from onnxq.session import Feed
+from onnxq.storage import size_on_disk
 from onnxq.terminal import ERR, OUT, ProgressBar, guarded, image_size
 
 _WARM_UP = 3
@@ -80,7 +81,7 @@ def measure(
     return [
         Measured(
             path=path,
-            bytes=path.stat().st_size,
+            bytes=size_on_disk(path),
             peak_memory=peak,
             least=float(row.min()),
             median=float(np.median(row)),

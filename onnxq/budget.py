@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxq import storage
 from onnxq.api import Quantized, load, open_data, quantize
 from onnxq.coco import GroundTruth
 from onnxq.config import Config
@@ -303,7 +304,7 @@ def _content(file: Path) -> str:
 
 def _digest(original: onnx.ModelProto, config: Config, statistics: Statistics, judge: Judge) -> str:
     """Of everything that the results of a search depend on."""
-    digest = hashlib.sha256(original.SerializeToString(deterministic=True))
+    digest = hashlib.sha256(storage.digest(original).encode())
     for name in sorted(statistics.histograms):
         digest.update(name.encode() + statistics.histograms[name].counts.tobytes())
     digest.update(f"{VERSION} {config} {statistics.samples} {judge.identity()}".encode())

@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from onnxq import report
+from onnxq import report, storage
 from onnxq.api import Quantized, cut_head, load, plan, quantize
 from onnxq.budget import Found, Judge, NoiseJudge, PrecisionJudge, search
 from onnxq.coco import GroundTruth
@@ -169,9 +169,8 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
     if args.cut_head:
         _save_cut(model, quantized, config, args.cut_head)
     if args.report:
-        made = report.build(
-            quantized, config, source=args.input.name, before=args.input.stat().st_size, after=output.stat().st_size
-        )
+        sizes = {"before": storage.size_on_disk(args.input), "after": storage.size_on_disk(output)}
+        made = report.build(quantized, config, source=args.input.name, **sizes)
         report.write(made, args.report)
     if not args.quiet:
         _say_warnings(quantized)
@@ -250,8 +249,7 @@ def _say_sensitivities(found: Sensitivities, most: int | None) -> None:
 
 
 def _save_cut(model: onnx.ModelProto, quantized: Quantized, config: Config, path: Path) -> None:
-    with replace_file(path) as temporary:
-        onnx.save(cut_head(model, config), temporary)
+    storage.save(cut_head(model, config), path)
     with replace_file(path.with_suffix(".json")) as temporary:
         temporary.write_text(report.to_json(report.ranges(quantized)))
 
@@ -325,7 +323,7 @@ def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, out
         table.add_row(checked.runtime, f"runs {checked.fused} of these {wanted} on integers")
     for name, sqnr in checked.sqnr.items():
         table.add_row("SQNR", f"{sqnr:.1f} dB in {name}")
-    before, after = args.input.stat().st_size, output.stat().st_size
+    before, after = storage.size_on_disk(args.input), storage.size_on_disk(output)
     table.add_row("size", f"{before / 1e6:.2f} MB -> {after / 1e6:.2f} MB")
     table.add_row("time", f"{seconds:.1f} s, calibration {quantized.timings.get('observe', 0.0):.1f} s of it")
     table.add_row("output", Text(str(output), "bold green"))

@@ -59,6 +59,7 @@ class Config:
     keep_bias: bool = _option(False, "do not correct biases for the rounding of the weights")
     rest: str = _option("fp32", "type of what stays float, up to the decode", RESTS)
     pack: str = _option("none", "type that weights of at most 4 bits are stored in, for a smaller file", PACKS)
+    requantize: bool = _option(False, "take Q/DQ out of a model that is quantized already, and quantize it anew")
     exclude: tuple[str, ...] = _option((), "nodes to keep float: a name, op:TYPE or re:REGEX", None, "NODE")
     count: int | None = _option(
         None,

@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper
 
 from onnxq.errors import ModelError
-from onnxq.graph import IR_VERSION, names_read, outline
+from onnxq.graph import IR_VERSION, names_read, outline, refilled, with_stand_ins
 
 _DEFAULT = ("", "ai.onnx")
 
@@ -30,7 +30,9 @@ def mended(model: onnx.ModelProto) -> onnx.ModelProto:
             node depends on itself.
     """
     _check_opset(model)
-    made = inliner.inline_local_functions(model) if model.functions else _copy(model)
+    made = with_stand_ins(model)
+    if made.functions:
+        made = inliner.inline_local_functions(made)
     _name_graph(made.graph)
     _drop_second_names(made.graph)
     _lower_ir_version(made)
@@ -40,7 +42,7 @@ def mended(model: onnx.ModelProto) -> onnx.ModelProto:
     _sort(made.graph)
     _forget_negative_sizes(made.graph)
     _declare_outputs(made)
-    return made if made != model else model
+    return refilled(made, model) if made != with_stand_ins(model) else model
 
 
 def _check_opset(model: onnx.ModelProto) -> None:
@@ -53,12 +55,6 @@ def _check_opset(model: onnx.ModelProto) -> None:
             f"the model is written in opset {version}, and the installed onnx knows those up to {newest}; "
             "export it with opset 17, or install a newer onnx"
         )
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    return made
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

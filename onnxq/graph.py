@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 from onnx import external_data_helper
 from onnx_graphsurgeon import Constant, Node, Tensor, Variable
@@ -22,10 +22,11 @@ from onnx_graphsurgeon import Constant, Node, Tensor, Variable
 from onnxq.errors import ModelError
 
 __all__ = [
-    "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node", "Tensor", "Variable", "ancestors",
-    "behind", "bias_of", "constant", "data_inputs", "dtype_of", "feeds_silu_only", "gs", "has_plain_bias",
-    "is_depthwise", "is_float", "is_pointwise", "is_silu", "load_proto", "names_read", "outline",
-    "producer", "readers", "remove", "replace_nodes", "replace_uses", "set_bias",
+    "INTEGER_OPS", "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node", "Tensor", "Variable",
+    "ancestors", "behind", "bias_of", "constant", "data_inputs", "dtype_of", "feeds_silu_only", "gs", "has_plain_bias",
+    "hollow", "is_depthwise", "is_float", "is_pointwise", "is_silu", "large_initializers", "load_proto", "names_read",
+    "outline", "producer", "readers", "refilled", "remove", "replace_nodes", "replace_uses", "set_bias",
+    "with_stand_ins",
 ]  # fmt: skip
 
 # graphsurgeon logs what it then raises.
@@ -39,10 +40,13 @@ IR_VERSION = 10
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that networks have their weights in."""
 
-QDQ_OPS = frozenset({
-    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
-    "MatMulInteger",
+QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+INTEGER_OPS = frozenset({
+    "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QLinearAdd", "QLinearMul",
+    "QLinearSigmoid", "QLinearLeakyRelu", "QLinearConcat", "QLinearAveragePool", "QLinearGlobalAveragePool",
+    "QLinearSoftmax", "QLinearReduceMean", "QLinearWhere", "QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
 })  # fmt: skip
+"""Operators that compute on integers, ONNX's and onnxruntime's."""
 
 
 _LARGE = 1024
@@ -68,13 +72,7 @@ class Model:
     def replace(self, proto: onnx.ModelProto) -> None:
         """Take another model in the place of this one, as a converter returns it."""
         self._shell = onnx.ModelProto()
-        for field, value in proto.ListFields():
-            if field.name == "graph":
-                continue
-            if hasattr(value, "extend"):
-                getattr(self._shell, field.name).extend(value)
-            else:
-                setattr(self._shell, field.name, value)
+        _copy_fields(proto, self._shell, "graph")
         # Before IR version 4 every initializer had to be an input; opset 13 came with version 7.
         self._shell.ir_version = max(proto.ir_version, LEAST_IR_VERSION)
         documented = (n for n in proto.graph.node if n.name and (n.doc_string or n.metadata_props))
@@ -189,22 +187,66 @@ def load_proto(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def outline(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model for shape inference: large constants are inputs, and what was believed of its shapes is left out."""
-    made = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
-    made.functions.extend(proto.functions)
-    graph = made.graph
-    graph.name = proto.graph.name
-    graph.node.extend(proto.graph.node)
-    graph.input.extend(proto.graph.input)
-    graph.output.extend(proto.graph.output)
-    inputs = {t.name for t in graph.input}
-    for weight in proto.graph.initializer:
-        if math.prod(weight.dims) <= _LARGE:
-            graph.initializer.append(weight)
-        elif weight.name not in inputs:
-            graph.input.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+def large_initializers(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """The constants that have a model's bulk, and whose values no shape depends on."""
+    return [tensor for tensor in proto.graph.initializer if _is_large(tensor)]
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    return math.prod(tensor.dims) > _LARGE and tensor.data_type != onnx.TensorProto.STRING
+
+
+def hollow(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model that lacks its large constants: small enough for one message, whatever the model's size."""
+    made = onnx.ModelProto()
+    _copy_fields(proto, made, "graph")
+    _copy_fields(proto.graph, made.graph, "initializer")
+    made.graph.initializer.extend(t for t in proto.graph.initializer if not _is_large(t))
     return made
+
+
+def with_stand_ins(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model in which inputs stand for its large constants; `refilled` undoes it."""
+    made = hollow(proto)
+    inputs = {t.name for t in proto.graph.input}
+    made.graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+        for t in large_initializers(proto)
+        if t.name not in inputs
+    )
+    return made
+
+
+def refilled(made: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+    """What became of a model with stand-ins, with the constants of the original in their places; edited in place."""
+    large = {t.name: t for t in large_initializers(original)}
+    kept = {t.name for t in original.graph.input}
+    inputs = onnx.GraphProto(input=[t for t in made.graph.input if t.name in kept])
+    del made.graph.input[:]
+    made.graph.input.extend(inputs.input)
+    made.graph.initializer.extend(large.values())
+    return made
+
+
+def outline(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model for shape inference: inputs stand for large constants, and nothing is believed of its shapes."""
+    made = with_stand_ins(proto)
+    made.ir_version = max(proto.ir_version, 4)
+    del made.graph.value_info[:]
+    return made
+
+
+def _copy_fields(source: Message, target: Message, left_out: str) -> None:
+    """Copy what is set in a message, but for one field."""
+    for field, value in source.ListFields():
+        if field.name == left_out:
+            continue
+        if hasattr(value, "extend"):
+            getattr(target, field.name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
 
 
 def names_read(node: onnx.NodeProto) -> list[str]:

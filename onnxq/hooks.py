@@ -3,10 +3,8 @@
 import logging
 from pathlib import Path
 
-import onnx
-
+from onnxq import storage
 from onnxq.errors import ConfigError
-from onnxq.files import replace_file
 from onnxq.graph import Model
 from onnxq.pipeline import Hook, Pass, Rewrite
 
@@ -40,7 +38,6 @@ def save_each(folder: Path) -> Hook:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another place") from None
-            with replace_file(folder / f"{number:02}-{step.name}.onnx") as temporary:
-                onnx.save(model.to_proto(), temporary)
+            storage.save(model.to_proto(), folder / f"{number:02}-{step.name}.onnx")
 
     return hook

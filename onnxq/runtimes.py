@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnxq.errors import ConfigError, ModelError
 from onnxq.session import Feed, first_line, fitted, open_session, run
+from onnxq.storage import loadable
 
 Source = Path | onnx.ModelProto
 
@@ -211,8 +212,8 @@ def _compiled(model: Source, threads: int, **options: object) -> Any:
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", **options}
     core = openvino.Core()
     try:
-        read = core.read_model(model if isinstance(model, Path) else model.SerializeToString())
-        return core.compile_model(read, "CPU", settings)
+        with loadable(model) as source:
+            return core.compile_model(core.read_model(source), "CPU", settings)
     except RuntimeError as error:
         raise ModelError(f"OpenVINO cannot load the model: {first_line(error)}") from error
 

@@ -15,6 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
+from onnxq.storage import data_path, is_one_message, loadable, size
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ _FLOATS: Mapping[str, "np.dtype[Any]"] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
 }
+
+_WEIGHTS_BESIDE = "session.optimized_model_external_initializers_file_name"
 
 _LARGE = 100_000_000
 """Bytes of a model of which each session's copies, and the tensors of a sample, are better in memory only once."""
@@ -60,15 +63,17 @@ def open_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimised_path is not None:
         options.optimized_model_filepath = str(optimised_path)
+        if isinstance(model, onnx.ModelProto) and not is_one_message(model):
+            options.add_session_config_entry(_WEIGHTS_BESIDE, data_path(optimised_path).name)
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
     options.enable_mem_pattern = not frugal
     if resting:
         options.add_session_config_entry("session.force_spinning_stop", "1")
-    source = str(model) if isinstance(model, Path) else model.SerializeToString()
     try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        with loadable(model) as source:
+            return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no narrower base
         raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
 
@@ -151,7 +156,7 @@ Job = Callable[[], tuple[Feed, int] | None]
 
 def workers(model: onnx.ModelProto) -> int:
     """How many samples are in work at once; no more, whatever the machine, as each holds its tensors in memory."""
-    return 1 if model.ByteSize() > _LARGE else min(2, cores())
+    return 1 if size(model) > _LARGE else min(2, cores())
 
 
 def cores() -> int:

@@ -28,6 +28,7 @@ from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
 from onnxq.passes.reconstruct import Reconstruct
 from onnxq.passes.sensitivity import Sensitivity
 from onnxq.passes.sequence_to_split import SequenceToSplit
+from onnxq.passes.strip_qdq import StripQdq
 from onnxq.passes.to_float import ToFloat
 from onnxq.passes.to_half import ToHalf
 from onnxq.passes.upsample_to_concat import UpsampleToConcat
@@ -44,7 +45,8 @@ if __name__ != "onnxq.passes":
 
 def _preparing(config: Config, least_opset: int = normalise.LEAST_OPSET) -> list[Pass]:
     return [
-        Normalise(least_opset),
+        Normalise(least_opset, quantized=config.requantize),
+        *([StripQdq()] if config.requantize else []),
         InferShapes(),
         ToFloat(),
         FoldConstants(),

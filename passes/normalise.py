@@ -5,7 +5,19 @@ from numpy.typing import NDArray
 from onnx import helper, shape_inference, version_converter
 
 from onnxq.errors import ModelError
-from onnxq.graph import QDQ_OPS, Constant, Model, Node, Variable, gs, remove, replace_uses
+from onnxq.graph import (
+    INTEGER_OPS,
+    QDQ_OPS,
+    Constant,
+    Model,
+    Node,
+    Variable,
+    gs,
+    refilled,
+    remove,
+    replace_uses,
+    with_stand_ins,
+)
 from onnxq.pipeline import Facts, Rewrite
 
 LEAST_OPSET = 13
@@ -29,6 +41,7 @@ class Normalise(Rewrite):
 
     Args:
         least_opset: version of the operator set that the model must have at least.
+        quantized: nodes that are quantized already are let be.
 
     Raises:
         ModelError: the model already holds quantized nodes, or cannot be converted.
@@ -36,12 +49,14 @@ class Normalise(Rewrite):
 
     name = "normalise"
 
-    def __init__(self, least_opset: int = LEAST_OPSET) -> None:
+    def __init__(self, least_opset: int = LEAST_OPSET, *, quantized: bool = False) -> None:
         self._least_opset = least_opset
+        self._quantized = quantized
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of edits."""
-        _refuse_quantized(model.graph)
+        if not self._quantized:
+            _refuse_quantized(model.graph)
         return (
             _convert(model, self._least_opset)
             + _initializers_are_no_inputs(model.graph)
@@ -53,10 +68,10 @@ class Normalise(Rewrite):
 
 def _refuse_quantized(graph: gs.Graph) -> None:
     for node in graph.nodes:
-        if node.op in QDQ_OPS:
+        if node.op in QDQ_OPS | INTEGER_OPS:
             raise ModelError(
                 f"the model is already quantized: node {node.name!r} is a {node.op}; "
-                "give the float model that it was made from"
+                "give the float model that it was made from, or add --requantize"
             )
 
 
@@ -65,7 +80,7 @@ def _convert(model: Model, least_opset: int) -> int:
         return 0
     proto = model.to_proto()
     try:
-        converted = version_converter.convert_version(proto, least_opset)
+        converted = refilled(version_converter.convert_version(with_stand_ins(proto), least_opset), proto)
     except (RuntimeError, shape_inference.InferenceError) as error:
         cause = str(error).strip().splitlines()[0]
         raise ModelError(

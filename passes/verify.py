@@ -15,13 +15,11 @@ from onnxq.pipeline import Analysis, Facts
 from onnxq.runtimes import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.session import Feed, open_session, run_named
 from onnxq.sources import plural
+from onnxq.storage import loadable
 from onnxq.targets import Target
 from onnxq.tensorrt import violations
 
 log = logging.getLogger(__name__)
-
-_LARGEST_CHECKED = 2**31 - 1
-"""Bytes up to which the checker takes a model that is not in a file."""
 
 _MOST_SHOWN = 3
 """Faults of a file that are spelt out; the others are counted."""
@@ -125,10 +123,9 @@ def _unlike_the_plan(runtime: type[Runtime], unfused: Sequence[str], others: int
 
 
 def _check_model(proto: onnx.ModelProto) -> None:
-    if proto.ByteSize() > _LARGEST_CHECKED:
-        return
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        with loadable(proto) as source:
+            onnx.checker.check_model(source, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(f"the quantized model is not valid ONNX: {str(error).strip().splitlines()[0]}") from error
 

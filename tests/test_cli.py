@@ -1255,7 +1255,7 @@ class TestInterrupted:
             Path(path).write_bytes(proto.SerializeToString()[:100])
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("onnxq.api.onnx.save", half)
+        monkeypatch.setattr("onnxq.storage.onnx.save", half)
         Path("model.int8.onnx").write_bytes(SENTINEL)
         before = snapshot()
         assert onnxq(model, "--calib", "calib").code == 130

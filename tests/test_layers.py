@@ -23,11 +23,11 @@ LAYERS = {
     "onnxq.heads": 1,
     "onnxq.images": 1,
     "onnxq.scheme": 1,
-    "onnxq.session": 1,
     "onnxq.sources": 1,
     # What passes are made of.
     "onnxq.exports": 2,
     "onnxq.opaque": 2,
+    "onnxq.storage": 2,
     "onnxq.data": 2,
     "onnxq.detector": 2,
     "onnxq.facts": 2,
@@ -37,6 +37,7 @@ LAYERS = {
     "onnxq.tensorrt": 2,
     # The runtimes, as data.
     "onnxq.noise": 3,
+    "onnxq.session": 3,
     "onnxq.targets": 3,
     # What chooses among them, and hangs on them.
     "onnxq.config": 4,
@@ -75,6 +76,7 @@ LAYERS = {
     "onnxq.passes.reconstruct": 6,
     "onnxq.passes.sensitivity": 6,
     "onnxq.passes.sequence_to_split": 6,
+    "onnxq.passes.strip_qdq": 6,
     "onnxq.passes.to_float": 6,
     "onnxq.passes.to_half": 6,
     "onnxq.passes.upsample_to_concat": 6,

@@ -35,7 +35,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.errors import ModelError
-from onnxq.graph import QDQ_OPS
+from onnxq.graph import INTEGER_OPS, QDQ_OPS
 from onnxq.passes.normalise import Normalise
 
 STEP = Normalise()
@@ -287,7 +287,7 @@ def test_metadata_of_nodes_and_of_the_graph_are_kept(opset):
     assert [p.value for p in after.graph.node[-1].metadata_props] == ["model.22"]
 
 
-@pytest.mark.parametrize("op", sorted(QDQ_OPS))
+@pytest.mark.parametrize("op", sorted(QDQ_OPS | INTEGER_OPS))
 def test_a_model_that_is_already_quantized_is_refused(op):
     model = copy(silu_chain())
     nodes(model)["sigmoid1"].op_type = op

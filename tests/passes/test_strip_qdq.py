@@ -1,0 +1,194 @@
+import re
+
+import numpy as np
+import onnx
+import pytest
+from graphs import (
+    BACKBONES,
+    DETECTORS,
+    NARROW_TENSORRT,
+    copy,
+    csp,
+    feed,
+    nodes,
+    ops,
+    quantized,
+    rewrite,
+    run,
+    sqnr,
+    v8,
+)
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxq import Config, quantize
+from onnxq.errors import ModelError
+from onnxq.facts import Plan
+from onnxq.graph import INTEGER_OPS
+from onnxq.passes.strip_qdq import StripQdq
+from onnxq.targets import TARGETS
+
+
+def stripped(model):
+    """What the pass makes of a quantized model: valid, without Q and DQ, and nothing to do for a second run."""
+    after, edits = rewrite(StripQdq(), model)
+    assert edits > 0
+    onnx.checker.check_model(after, full_check=True)
+    assert not {"QuantizeLinear", "DequantizeLinear", "Clip"} & set(ops(after))
+    assert rewrite(StripQdq(), after)[1] == 0
+    assert list(after.graph.output) == list(model.graph.output)
+    return after
+
+
+def small(*body, outputs, inputs=(("x", TensorProto.FLOAT, [1, 4]),), constants=None, opset=21):
+    """A graph of these nodes; constants by name."""
+    graph = helper.make_graph(
+        list(body),
+        "small",
+        [helper.make_tensor_value_info(*value) for value in inputs],
+        [helper.make_tensor_value_info(*value) for value in outputs],
+        [numpy_helper.from_array(np.asarray(values), name) for name, values in (constants or {}).items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def of_constant(values, scale, zero_point=None, **attributes):
+    """x + DequantizeLinear(values)."""
+    given = {"values": values, "scale": np.asarray(scale, np.float32)}
+    if zero_point is not None:
+        given["zero_point"] = np.asarray(zero_point, np.asarray(values).dtype)
+    shape = list(np.shape(values))
+    return small(
+        helper.make_node("DequantizeLinear", list(given), ["floats"], "dq", **attributes),
+        helper.make_node("Add", ["x", "floats"], ["y"], "add"),
+        inputs=[("x", TensorProto.FLOAT, shape)],
+        outputs=[("y", TensorProto.FLOAT, shape)],
+        constants=given,
+    )
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, *DETECTORS])
+def test_a_float_model_is_not_touched(name):
+    model = (BACKBONES | DETECTORS)[name]()
+    assert rewrite(StripQdq(), model)[1] == 0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("build", [csp, v8])
+def test_what_onnxq_made_gives_the_numbers_of_the_float_model(build, target):
+    plain = build()
+    made = quantized(plain, NARROW_TENSORRT if target == "tensorrt" else TARGETS[target])[0]
+    values = feed(plain, 9)
+    expected, noisy, found = (run(model, values)["output"] for model in (plain, made, stripped(made)))
+    assert sqnr(expected, found) > sqnr(expected, noisy) + 3
+
+
+@pytest.mark.parametrize("bits", [{"act_bits": 6}, {"weight_bits": 4, "pack": "int4"}], ids=["clipped", "int4"])
+def test_narrow_activations_and_weights(bits):
+    made = quantize(csp(), [feed(csp())], Config(target="generic", reconstruct=False, **bits)).model
+    assert ("Clip" if "act_bits" in bits else "Cast") in ops(made)
+    after = stripped(made)
+    assert "Cast" not in ops(after)
+    assert sqnr(run(csp())["output"], run(after)["output"]) > 12
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        of_constant(np.int8([[-3, 4], [5, 100]]), 0.5),
+        of_constant(np.uint8([[3, 4], [5, 250]]), 0.5, 128),
+        of_constant(np.int8([[-3, 4], [5, 100]]), [0.5, 2.0], [1, -1], axis=0),
+        of_constant(np.int8([[-3, 4], [5, 100]]), [0.5, 2.0], [1, -1]),
+        of_constant(np.int8([[-3, 4], [5, 100]]), [0.5, 2.0], axis=-2),
+        of_constant(np.int32([1000, -2000]), [1e-3, 2e-3], axis=0),
+        of_constant(np.int8([[1, 2, 3, 4, 5]] * 2), [[0.5, 2.0, 1.0]] * 2, [[1, 2, 3]] * 2, axis=1, block_size=2),
+    ],
+    ids=["per tensor", "with zero point", "axis 0", "axis 1", "axis -2", "bias", "blocks"],
+)
+def test_constants_become_the_floats_that_they_stand_for(model):
+    expected, found = run(model)["y"], run(stripped(model))["y"]
+    assert np.allclose(expected, found, rtol=1e-6)
+    assert np.ptp(found) > 0.5
+
+
+def test_a_pair_behind_a_float_weight_gives_the_weight():
+    model = small(
+        helper.make_node("QuantizeLinear", ["weight", "scale"], ["q"], "q"),
+        helper.make_node("DequantizeLinear", ["q", "scale"], ["dq"], "dq"),
+        helper.make_node("Mul", ["x", "dq"], ["y"], "mul"),
+        outputs=[("y", TensorProto.FLOAT, [1, 4])],
+        constants={"weight": np.float32([0.1, 0.2, 0.3, 0.4]), "scale": np.float32(0.25)},
+    )
+    assert nodes(stripped(model))["mul"].input[1] == "weight"
+
+
+def test_a_pair_that_makes_an_output_becomes_an_identity():
+    model = small(
+        helper.make_node("Neg", ["x"], ["n"], "neg"),
+        helper.make_node("QuantizeLinear", ["n", "scale"], ["q"], "q"),
+        helper.make_node("DequantizeLinear", ["q", "scale"], ["y"], "dq"),
+        outputs=[("y", TensorProto.FLOAT, [1, 4])],
+        constants={"scale": np.float32(0.25)},
+    )
+    after = stripped(model)
+    assert ops(after) == ["Neg", "Identity"]
+    assert np.array_equal(run(after)["y"], -feed(after)["x"])
+
+
+def test_integers_with_several_readers_go_with_the_last_of_them():
+    model = small(
+        helper.make_node("QuantizeLinear", ["x", "scale"], ["q"], "q"),
+        helper.make_node("DequantizeLinear", ["q", "scale"], ["a"], "dq1"),
+        helper.make_node("DequantizeLinear", ["q", "scale"], ["b"], "dq2"),
+        helper.make_node("Add", ["a", "b"], ["y"], "add"),
+        outputs=[("y", TensorProto.FLOAT, [1, 4])],
+        constants={"scale": np.float32(0.25)},
+    )
+    assert list(stripped(model).graph.node[0].input) == ["x", "x"]
+
+
+@pytest.mark.parametrize("op", sorted(INTEGER_OPS))
+def test_arithmetic_on_integers_is_refused_by_name(op):
+    model = copy(csp())
+    nodes(model)["sigmoid1"].op_type = op
+    with pytest.raises(ModelError, match=re.escape(f"node 'sigmoid1' is a {op} whose float form is not known")):
+        rewrite(StripQdq(), model)
+
+
+@pytest.mark.parametrize("half", ["QuantizeLinear", "DequantizeLinear"])
+def test_half_a_pair_is_refused_by_name(half):
+    kind = TensorProto.UINT8 if half == "DequantizeLinear" else TensorProto.FLOAT
+    other = TensorProto.FLOAT if half == "DequantizeLinear" else TensorProto.UINT8
+    model = small(
+        helper.make_node("Flatten", ["x"], ["f"], "flatten"),
+        helper.make_node(half, ["f", "scale"], ["y"], "alone"),
+        inputs=[("x", kind, [1, 4])],
+        outputs=[("y", other, [1, 4])],
+        constants={"scale": np.float32(0.25)},
+    )
+    with pytest.raises(ModelError, match=f"node 'alone' is a {half} whose float form is not known; give the float"):
+        rewrite(StripQdq(), model)
+
+
+def test_integers_that_others_read_are_refused():
+    model = copy(quantized(csp())[0])
+    pooled = next(node for node in model.graph.node if node.op_type == "DequantizeLinear" and "mul" in node.input[0])
+    model.graph.node.insert(
+        list(model.graph.node).index(pooled), helper.make_node("Transpose", [pooled.input[0]], ["moved"], "moved")
+    )
+    pooled.input[0] = "moved"
+    with pytest.raises(ModelError, match=f"node '{re.escape(pooled.name)}' is a DequantizeLinear whose float form"):
+        rewrite(StripQdq(), model)
+
+
+@pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt"])
+def test_a_quantized_model_is_quantized_anew(monkeypatch, target):
+    monkeypatch.setattr("onnxq.passes.TARGETS", {**TARGETS, "tensorrt": NARROW_TENSORRT})
+    plain, feeds = v8(), [feed(v8(), seed) for seed in range(3)]
+    first = quantize(plain, feeds, Config(target="openvino")).model
+    again = quantize(first, feeds, Config(target=target, requantize=True))
+    wanted = quantize(plain, feeds, Config(target=target))
+    assert again.facts[Plan].layers == wanted.facts[Plan].layers
+    assert sqnr(run(plain)["output"], run(again.model)["output"]) > 50
+    assert {entry.key: entry.value for entry in again.model.metadata_props}["onnxq.target"] == target
