@@ -218,7 +218,7 @@ def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
     _show_outputs(found)
     if found.agreement is not None:
         _show_agreement(found, found.agreement, settings)
-    if arguments.worst:
+    if arguments.worst and worst_first(found.traced):
         _show_trace(found, arguments.worst)
     if not arguments.quiet:
         kind = found.detector
@@ -265,7 +265,7 @@ def _show_trace(found: Comparison, most: int) -> None:
     entering = worst_first(found.traced)
     shown = entering[:most]
     pictures = _pictures_of(found.traced_images)
-    title = f"the {len(shown)} of {len(entering)} tensors where most noise is added to that of the inputs, {pictures}"
+    title = f"the {len(shown)} worst of {len(entering)} tensors with more noise than their inputs, {pictures}"
     rows = (
         (each.tensor, each.op, f"{each.sqnr:.1f}", _decibels(each.drop), f"{100 * each.added:.3f}") for each in shown
     )

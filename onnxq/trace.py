@@ -97,8 +97,8 @@ def _drop(ratio: float, worst: float) -> float:
 
 
 def worst_first(traced: Iterable[Traced]) -> list[Traced]:
-    """Those in which an error can enter, from the most added noise on."""
-    return sorted((each for each in traced if not each.only_moves), key=lambda each: -each.added)
+    """Those in which error enters, from the most added noise on."""
+    return sorted((each for each in traced if each.added > 0 and not each.only_moves), key=lambda each: -each.added)
 
 
 def _computed(graph: onnx.GraphProto) -> list[str]:

@@ -491,15 +491,21 @@ def v5(act: str = "silu", **options: object) -> onnx.ModelProto:
     return net.model(_anchor_decode(net, convs))
 
 
-def v5_raw(**options: object) -> onnx.ModelProto:
-    """Without decode: the outputs of the three last Convs are outputs of the model."""
+def v5_raw(cells: bool = False, activated: bool = False, **options: object) -> onnx.ModelProto:
+    """Without decode: the outputs of the three last Convs are outputs of the model.
+
+    With cells they are [1, 3, H, W, 5 + classes], as YOLOv7 gives them; activated, they are behind a Sigmoid.
+    """
     net = Net(**options)
-    return net.model(*_anchor_convs(net, "silu"))
+    grids = _anchor_convs(net, "silu")
+    if cells:
+        shaped = [net.reshape(x, 1, 3, 5 + CLASSES, side, side) for x, side in zip(grids, net.cells(), strict=True)]
+        grids = [net.add("Transpose", x, perm=[0, 1, 3, 4, 2]) for x in shaped]
+    return net.model(*(net.add("Sigmoid", x) if activated else x for x in grids))
 
 
-def v7_end2end(**options: object) -> onnx.ModelProto:
-    """Boxes times a constant matrix 4 x 4, scores times objectness, then NonMaxSuppression: output [n, 3]."""
-    net = Net(**options)
+def _anchor_nms(net: Net) -> tuple[str, str, str]:
+    """Boxes times a constant matrix 4 x 4, scores times objectness, and what NonMaxSuppression picks, [n, 3]."""
     convs = _anchor_convs(net, "LeakyRelu")
     net.prefix = "decode_"
     boxes, objectness, scores = net.split(_anchor_decode(net, convs), 4, 1, CLASSES, axis=2)
@@ -507,8 +513,26 @@ def v7_end2end(**options: object) -> onnx.ModelProto:
     boxes = net.add("MatMul", boxes, corners)
     scores = net.add("Transpose", net.add("Mul", objectness, scores), perm=[0, 2, 1])
     settings = (net.ints(10), net.const(0.5), net.const(0.2))
-    picked = net.add("NonMaxSuppression", boxes, scores, *settings)
+    return boxes, scores, net.add("NonMaxSuppression", boxes, scores, *settings)
+
+
+def v7_end2end(**options: object) -> onnx.ModelProto:
+    """As v5, and then NonMaxSuppression, whose indices are the output [n, 3]."""
+    net = Net(**options)
+    _, _, picked = _anchor_nms(net)
     return net.model(picked, types={picked: TensorProto.INT64})
+
+
+def v7_rows(score_first: bool = False, **options: object) -> onnx.ModelProto:
+    """As above, and then rows of what was picked: output [n, 7], picture, corners, class, score."""
+    net = Net(**options)
+    boxes, scores, picked = _anchor_nms(net)
+    picture, label = (net.slice(picked, 1, start, end=start + 1) for start in (0, 1))
+    place = net.concat(picture, net.slice(picked, 1, 2), axis=1)
+    boxes = net.add("GatherND", boxes, place)
+    score = net.unsqueeze(net.add("GatherND", scores, picked), 1)
+    picture, label = (net.add("Cast", x, to=TensorProto.FLOAT) for x in (picture, label))
+    return net.model(net.concat(picture, boxes, *((score, label) if score_first else (label, score)), axis=1))
 
 
 def _point_convs(net: Net, reg_max: int = 16, act: str = "silu", head: str = "") -> list[tuple[str, str]]:
@@ -547,23 +571,27 @@ def _point_decode(net: Net, convs: Sequence[tuple[str, str]], reg_max: int = 16)
     return boxes, net.add("Sigmoid", scores)
 
 
-def v8(masks: bool = False, reg_max: int = 16, **options: object) -> onnx.ModelProto:
+def v8(
+    masks: bool = False, reg_max: int = 16, keypoints: int = 0, angle: bool = False, **options: object
+) -> onnx.ModelProto:
     """Boxes as distributions (none with reg_max 1, as in v26); output [1, 4 + classes, N].
 
-    With masks, as v8-seg: coefficients of three more Convs below, and the prototypes as a second output.
+    With masks, as v8-seg: coefficients of three more Convs below, and the prototypes as a second output. With so many
+    keypoints, as v8-pose: x, y and visibility of each below. With an angle, as v8-obb: one more row below.
     """
     net = Net(**options)
     convs = _point_convs(net, reg_max)
-    coefficients, prototypes = [], ""
-    if masks:
-        coefficients = [net.conv(x, 2, name=f"mask{k}") for k, (_, x) in enumerate(_inputs_of(net, convs))]
-        prototypes = net.conv(net.upsample("mul2_out"), 2, name="proto")
+    width = 2 if masks else 3 * keypoints or int(angle)
+    name = "mask" if masks else "keypoints" if keypoints else "angle"
+    extras = [net.conv(x, width, name=f"{name}{k}") for k, (_, x) in enumerate(_inputs_of(net, convs)) if width]
+    prototypes = net.conv(net.upsample("mul2_out"), 2, name="proto") if masks else ""
     net.prefix = "decode_"
     parts = list(_point_decode(net, convs, reg_max))
-    if not masks:
-        return net.model(net.concat(*parts))
-    parts.append(net.concat(*(net.reshape(x, 1, 2, -1) for x in coefficients), axis=2))
-    return net.model(net.concat(*parts), net.silu(prototypes))
+    if extras:
+        parts.append(net.concat(*(net.reshape(x, 1, width, -1) for x in extras), axis=2))
+    if keypoints:
+        parts[2] = net.add("Mul", net.add("Sigmoid", parts[2]), net.const(np.resize([32, 32, 1], (1, width, 1))))
+    return net.model(net.concat(*parts), *([net.silu(prototypes)] if masks else []))
 
 
 def _inputs_of(net: Net, convs: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -572,9 +600,8 @@ def _inputs_of(net: Net, convs: Iterable[tuple[str, ...]]) -> list[tuple[str, ..
     return [tuple(made_by[x].input[0] for x in row) for row in convs]
 
 
-def v10(top: int = 5, **options: object) -> onnx.ModelProto:
-    """As v8, and then the best boxes without NMS; output [1, top, 6]: corners, score, class."""
-    net = Net(**options)
+def _best(net: Net, top: int) -> tuple[str, str, str]:
+    """The best boxes without NMS: boxes [1, top, 4] (centre, size), scores and places [1, top]."""
     convs = _point_convs(net, head="one2one_")
     net.prefix = "decode_"
     both = net.add("Transpose", net.concat(*_point_decode(net, convs)), perm=[0, 2, 1])
@@ -584,10 +611,52 @@ def v10(top: int = 5, **options: object) -> onnx.ModelProto:
     boxes = net.add("GatherElements", boxes, net.add("Tile", index, net.ints(1, 1, 4)), axis=1)
     scores = net.add("GatherElements", scores, net.add("Tile", index, net.ints(1, 1, CLASSES)), axis=1)
     score, place = net.add_many("TopK", net.add("Flatten", scores), net.ints(top), outputs=2, axis=-1)
-    label = net.unsqueeze(net.add("Cast", net.add("Mod", place, net.ints(CLASSES)), to=TensorProto.FLOAT), 2)
     row = net.unsqueeze(net.add("Div", place, net.ints(CLASSES)), 2)
     boxes = net.add("GatherElements", boxes, net.add("Tile", row, net.ints(1, 1, 4)), axis=1)
-    return net.model(net.concat(boxes, net.unsqueeze(score, 2), label, axis=2))
+    return boxes, score, net.add("Mod", place, net.ints(CLASSES))
+
+
+def v10(top: int = 5, angle: bool = False, **options: object) -> onnx.ModelProto:
+    """As v8, and then the best boxes without NMS; output [1, top, 6]: corners, score, class, and perhaps an angle."""
+    net = Net(**options)
+    boxes, score, label = _best(net, top)
+    columns = [boxes, net.unsqueeze(score, 2), net.unsqueeze(net.add("Cast", label, to=TensorProto.FLOAT), 2)]
+    if angle:
+        columns.append(net.add("Sub", columns[1], net.const(0.25)))
+    return net.model(net.concat(*columns, axis=2))
+
+
+def nms_tables(top: int = 5, **options: object) -> onnx.ModelProto:
+    """As TensorRT's EfficientNMS lays it out: how many [1, 1], boxes [1, top, 4], scores and classes [1, top]."""
+    net = Net(**options)
+    boxes, score, label = _best(net, top)
+    zero = net.add("Cast", net.add("ReduceMin", score, axes=[1], keepdims=1), to=TensorProto.INT32)
+    count = net.add("Add", zero, net.const([[top - 1]], np.int32))
+    label = net.add("Cast", label, to=TensorProto.INT32)
+    return net.model(count, boxes, score, label, types={count: TensorProto.INT32, label: TensorProto.INT32})
+
+
+def separate(scores_first: bool = False, classes_first: bool = False, **options: object) -> onnx.ModelProto:
+    """As YOLO-NAS and PP-YOLOE: boxes [1, N, 4] and scores [1, N, classes], or [1, classes, N], are two outputs."""
+    net = Net(**options)
+    convs = _point_convs(net)
+    net.prefix = "decode_"
+    boxes, scores = _point_decode(net, convs)
+    centre, sides = net.split(boxes, 2, 2)
+    half = net.add("Mul", sides, net.const(0.5))
+    corners = net.concat(net.add("Sub", centre, half), net.add("Add", centre, half))
+    tables = [net.add("Transpose", corners, perm=[0, 2, 1])]
+    tables.append(net.add("Identity", scores) if classes_first else net.add("Transpose", scores, perm=[0, 2, 1]))
+    return net.model(*(reversed(tables) if scores_first else tables))
+
+
+def classifier(classes: int = CLASSES, **options: object) -> onnx.ModelProto:
+    """As v8-cls: the mean of the last feature map, a product and a Softmax; output [1, classes]."""
+    net = Net(**options)
+    pooled = net.add("Flatten", net.add("GlobalAveragePool", net.pyramid()[-1]))
+    weight = net.const(net.normal(16, classes), name="linear_weight")
+    logits = net.add("Gemm", pooled, weight, net.const(net.normal(classes), name="linear_bias"), name="linear")
+    return net.model(net.add("Softmax", logits, axis=1))
 
 
 def yolox(**options: object) -> onnx.ModelProto:

@@ -1,13 +1,15 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from graphs import ULTRALYTICS, classifier, v5_raw, v8, with_metadata
 from onnx import helper
-from tables import BOX, TWO, Boxes, always, bright_rectangle, build, constant, table_of, write_coco
+from tables import BOX, CELLS, TWO, Boxes, always, bright_rectangle, build, constant, giving, table_of, write_coco
 
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.evaluate import Scores, Settings, evaluate, main
@@ -132,6 +134,67 @@ class TestAveragePrecision:
     ) -> None:
         scores(finds_all, two)
         assert capfd.readouterr() == ("", "")
+
+
+def apart() -> onnx.ModelProto:
+    boxes, scores = np.zeros((1, CELLS, 4), np.float32), np.zeros((1, CELLS, 2), np.float32)
+    boxes[0, 3], scores[0, 3, 1] = BOX, 0.9
+    return giving({"boxes": boxes, "scores": scores})
+
+
+def finished() -> onnx.ModelProto:
+    return giving({
+        "count": np.array([[1]], np.int32),
+        "boxes": np.array([[BOX, (0, 0, 9, 9)]], np.float32),
+        "scores": np.array([[0.9, 0.95]], np.float32),
+        "labels": np.array([[1, 1]], np.int32),
+    })  # fmt: skip
+
+
+def rows() -> onnx.ModelProto:
+    return giving({"out": np.array([[0, *BOX, 1, 0.9], [1, 0, 0, 9, 9, 1, 0.95]], np.float32)}, nms=True)
+
+
+def with_masks() -> onnx.ModelProto:
+    table = np.concatenate([table_of([(*BOX, 0.9, 1)], "v8", 2), np.ones((4, CELLS), np.float32)])
+    return giving({"out": table[np.newaxis], "protos": np.ones((1, 4, 16, 16), np.float32)})
+
+
+def with_keypoints() -> onnx.ModelProto:
+    table = np.concatenate([table_of([(*BOX, 0.9, 1)], "v8", 2), np.full((6, CELLS), 9, np.float32)])
+    return always(table, task="pose", kpt_shape="[2, 3]", names="['a', 'b']")
+
+
+class TestHeads:
+    @pytest.mark.parametrize(
+        ("build_model", "family", "task"),
+        [
+            (apart, "separate", "detect"),
+            (finished, "nms-tables", "detect"),
+            (rows, "nms-rows", "detect"),
+            (with_masks, "v8", "segment"),
+            (with_keypoints, "v8", "pose"),
+        ],
+    )
+    def test_of_other_heads(
+        self, two: tuple[Path, Path], build_model: Callable[[], onnx.ModelProto], family: str, task: str
+    ) -> None:
+        found = scores(build_model(), two)
+        assert (found.detector.family, found.detector.head.task, found.ap) == (family, task, pytest.approx(100))
+
+    def test_raw_grids_are_measured_when_their_anchors_are_given(self, tmp_path: Path) -> None:
+        data = write_coco(tmp_path, TWO, {1: "person", 3: "car", 4: "bus"})
+        message = "the model: the anchors .* give --family v5-raw .* or v7-raw .*; python -m onnxq.compare needs no AP"
+        with pytest.raises(ModelError, match=message):
+            scores(v5_raw(), data)
+        assert 0 <= scores(v5_raw(), data, family="v7-raw").ap < 100
+
+    @pytest.mark.parametrize("model", [v8(angle=True), classifier()])
+    def test_tasks_without_upright_boxes_are_refused(self, two: tuple[Path, Path], model: onnx.ModelProto) -> None:
+        task = "classify" if len(model.graph.output[0].type.tensor_type.shape.dim) == 2 else "obb"
+        message = f"the model: its task is {task}, and AP is measured of upright boxes; python -m onnxq.compare"
+        with pytest.raises(ModelError, match=message):
+            scores(with_metadata(model, ULTRALYTICS | {"task": task}), two)
 
 
 class TestCategories:

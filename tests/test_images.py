@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onnxq.errors import DataError
-from onnxq.images import PADDING, PREPROCESSES, YOLO, YOLO_255, YOLOX, Preprocess, letterbox, read_image
+from onnxq.images import (
+    PADDING,
+    PREPROCESSES,
+    YOLO,
+    YOLO_255,
+    YOLO_CROP,
+    YOLOX,
+    Preprocess,
+    crop,
+    letterbox,
+    read_image,
+)
 
 sides = st.integers(1, 90)
 sizes = st.tuples(sides, sides)
@@ -134,7 +145,52 @@ class TestLetterbox:
         assert placed.ratio == 0.032
 
 
+class TestCrop:
+    def test_what_fits_stays_as_it_is(self) -> None:
+        image = noise(32, 32)
+        cropped, placed = crop(image, (32, 32))
+        np.testing.assert_array_equal(cropped, image)
+        assert (placed.ratio, placed.left, placed.top) == (1, 0, 0)
+
+    @pytest.mark.parametrize(("shape", "rows", "columns"), [((32, 47), 0, 8), ((45, 32), 6, 0)])
+    def test_the_middle_is_kept(self, shape: tuple[int, int], rows: int, columns: int) -> None:
+        image = noise(*shape)
+        cropped, placed = crop(image, (32, 32))
+        np.testing.assert_array_equal(cropped, image[rows : rows + 32, columns : columns + 32])
+        assert (placed.left, placed.top) == (-columns, -rows)
+
+    def test_the_shorter_side_is_scaled_without_aliasing(self) -> None:
+        stripes = np.zeros((64, 96, 3), np.uint8)
+        stripes[:, ::2] = 200
+        cropped, placed = crop(stripes, (16, 16))
+        assert placed.ratio == 0.25
+        assert abs(cropped.astype(int) - 100).max() <= 1
+        assert placed.undo(np.array([[0, 0, 16, 16]], np.float32)).tolist() == [[16, 0, 80, 64]]
+
+    def test_a_canvas_that_is_not_square_takes_all(self) -> None:
+        image = np.zeros((64, 64, 3), np.uint8)
+        image[:, 32:] = 255
+        cropped, _ = crop(image, (16, 32))
+        assert (cropped[:, :14] == 0).all()
+        assert (cropped[:, 18:] == 255).all()
+
+    @given(sizes, st.integers(1, 40))
+    def test_the_canvas_is_filled(self, shape: tuple[int, int], side: int) -> None:
+        cropped, placed = crop(np.full((*shape, 3), 7, np.uint8), (side, side))
+        assert cropped.shape == (side, side, 3)
+        assert (cropped == 7).all()
+        assert placed.left <= 0
+        assert placed.top <= 0
+
+
 class TestPreprocess:
+    def test_cropped(self) -> None:
+        image = noise(32, 48)
+        feed, placed = YOLO_CROP(image, (32, 32))
+        assert feed.flags.c_contiguous
+        np.testing.assert_array_equal(feed[0], (image[:, 8:40] / np.float32(255)).transpose(2, 0, 1))
+        assert placed.left == -8
+
     def test_yolo(self) -> None:
         image = noise(32, 64)
         feed, placed = YOLO(image, (64, 64))
@@ -159,6 +215,7 @@ class TestPreprocess:
             (YOLO, "RGB, 0-1, letterbox centred", (0.0, 1.0)),
             (YOLO_255, "RGB, 0-255, letterbox centred", (0.0, 255.0)),
             (YOLOX, "BGR, 0-255, letterbox top-left", (0.0, 255.0)),
+            (YOLO_CROP, "RGB, 0-1, cropped to the middle", (0.0, 1.0)),
         ],
     )
     def test_described(self, preprocess: Preprocess, text: str, value_range: tuple[float, float]) -> None:

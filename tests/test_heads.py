@@ -1,0 +1,146 @@
+"""What small graphs with the structures of exported models are taken for."""
+
+import onnx
+import pytest
+from graphs import (
+    ULTRALYTICS,
+    classifier,
+    exported,
+    nms_tables,
+    quantized,
+    separate,
+    v5,
+    v5_raw,
+    v7_end2end,
+    v7_rows,
+    v8,
+    v10,
+    with_metadata,
+    with_random_names,
+)  # fmt: skip
+
+from onnxq.detector import detect
+from onnxq.errors import ModelError
+from onnxq.heads import FAMILIES, UNKNOWN
+from onnxq.images import YOLO, YOLO_CROP
+
+# family, task, outputs that are read, keypoints
+HEADS = {
+    "v5": (v5, "v5", "detect", ("output",)),
+    "v5 raw": (v5_raw, "v5-raw", "detect", ("output0", "output1", "output2")),
+    "v5 raw, cells": (lambda: v5_raw(cells=True), "v5-raw", "detect", ("output0", "output1", "output2")),
+    "v5 raw, Sigmoid": (lambda: v5_raw(activated=True), "v5-raw", "detect", ("output0", "output1", "output2")),
+    "v7, rows": (v7_rows, "nms-rows", "detect", ("output",)),
+    "v8": (v8, "v8", "detect", ("output",)),
+    "v8 seg": (lambda: v8(masks=True), "v8", "segment", ("output0", "output1")),
+    "tables of NMS": (nms_tables, "nms-tables", "detect", ("output0", "output1", "output2", "output3")),
+    "apart": (separate, "separate", "detect", ("output0", "output1")),
+    "apart, classes first": (lambda: separate(classes_first=True), "separate", "detect", ("output0", "output1")),
+    "apart, scores first": (lambda: separate(scores_first=True), "separate", "detect", ("output1", "output0")),
+    "v10": (v10, "end2end", "detect", ("output",)),
+    "cls": (classifier, "classes", "classify", ("output",)),
+}
+
+
+def told(model: onnx.ModelProto) -> tuple[str, str, tuple[str, ...]]:
+    head = detect(model).head
+    return head.family, head.task, head.tensors
+
+
+@pytest.mark.parametrize("name", HEADS)
+class TestStructure:
+    def test_tells_the_head(self, name):
+        build, *expected = HEADS[name]
+        assert told(build()) == tuple(expected)
+
+    def test_is_not_told_by_names(self, name):
+        build, *expected = HEADS[name]
+        assert told(with_random_names(build())) == tuple(expected)
+
+
+@pytest.mark.parametrize("build", [v5_raw, separate, lambda: v8(masks=True), classifier])
+def test_a_quantized_model_has_the_head_of_the_float_one(build):
+    model = build()
+    assert detect(quantized(model)[0]).head == detect(model).head
+
+
+def test_indices_that_nms_picked_are_no_detections():
+    assert told(v7_end2end()) == (UNKNOWN, "detect", ())
+
+
+def test_raw_grids_say_whether_they_are_behind_their_sigmoid_and_that_anchors_are_missing():
+    plain, activated = detect(v5_raw()).head, detect(v5_raw(cells=True, activated=True)).head
+    assert (plain.activated, activated.activated) == (False, True)
+    assert "anchors" in plain.assumed
+    assert plain.why_no_precision == plain.assumed
+    given = detect(v5_raw(), family="v7-raw").head
+    assert (given.family, given.assumed, given.why_no_precision) == ("v7-raw", "", "")
+
+
+@pytest.mark.parametrize(
+    ("model", "metadata", "family", "keypoints"),
+    [
+        (lambda: v8(keypoints=4), {"task": "pose", "kpt_shape": "[4, 3]"}, "v8", (4, 3)),
+        (lambda: v8(keypoints=4), {"task": "pose", "kpt_shape": "[4, 5]"}, "v8", (0, 0)),
+        (lambda: v8(angle=True), {"task": "obb"}, "v8", (0, 0)),
+        (lambda: v10(top=9, angle=True), {"task": "obb"}, "end2end", (0, 0)),
+        (classifier, {"task": "classify"}, "classes", (0, 0)),
+    ],
+)
+def test_metadata_tells_the_task(model, metadata, family, keypoints):
+    head = detect(with_metadata(model(), ULTRALYTICS | metadata)).head
+    assert (head.family, head.task, head.keypoints) == (family, metadata["task"], keypoints)
+
+
+@pytest.mark.parametrize(
+    ("model", "metadata"),
+    [
+        (classifier, {"task": "detect"}),
+        (lambda: classifier(classes=5), {"task": "classify"}),  # the metadata names three
+        (v5_raw, {"names": "['a', 'b', 'c', 'd']"}),
+        (separate, {"names": "['a', 'b', 'c', 'd']"}),
+        (lambda: v10(top=9, angle=True), {"task": "detect"}),
+    ],
+)
+def test_outputs_that_contradict_the_metadata_are_not_understood(model, metadata):
+    assert detect(with_metadata(model(), ULTRALYTICS | metadata)).family == UNKNOWN
+
+
+def test_classifiers_take_the_middle_of_a_picture_in_place_of_a_letterbox():
+    assert detect(classifier()).preprocess == YOLO_CROP
+    assert detect(v8()).preprocess == YOLO
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("v5", "v8", "yolox", "yolox-raw", "end2end")])
+def test_a_family_that_is_given_and_does_not_fit(family):
+    message = rf"outputs \(1, 7, 21\) are not those of family {family}: give --family auto, or another one"
+    with pytest.raises(ModelError, match=message):
+        detect(v8(), family=family)
+
+
+def test_a_family_that_is_given_and_fits():
+    head = detect(separate(), family="separate").head
+    assert (head.outputs, head.why) == (("output0", "output1"), "the family was given")
+
+
+REAL = {
+    "yolov5n": ("v5", "detect"),
+    "yolov7": ("v5", "detect"),
+    "yolov6n": ("v8", "detect"),
+    "yolov8n-nms": ("end2end", "detect"),
+    "yolov8n-seg": ("v8", "segment"),
+    "yolov8n-pose": ("v8", "pose"),
+    "yolov8n-cls": ("classes", "classify"),
+    "yolov10n": ("v8", "detect"),
+    "yolo26n": ("v8", "detect"),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_exports_without_their_metadata(name):
+    model = exported(name)
+    task = detect(model).head.task
+    assert (detect(model).family, task) == REAL[name]
+    del model.metadata_props[:]
+    if task != "pose":  # whose keypoints look like classes
+        assert (detect(model).family, detect(model).head.task) == REAL[name]
