@@ -181,6 +181,7 @@ def open_data(data: object, original: onnx.ModelProto, detector: Detector, confi
         size=detector.size,
         preprocess=detector.preprocess,
         count=config.images,
+        companions=detector.companions,
     )
 
 

@@ -213,9 +213,9 @@ class Network:
             guess = recognise(None)
             # A picture at a time in each of many threads scales better than many threads within a picture.
             session = open_session(model, threads=1)
-            declared = session.get_inputs()[0].shape[0]
+            declared = next(i.shape[0] for i in session.get_inputs() if i.name == guess.input_name)
             batch = declared if isinstance(declared, int) else 1
-            outputs = run(session, {guess.input_name: np.zeros((batch, 3, *guess.size), np.float32)})
+            outputs = run(session, guess.feed(np.zeros((batch, 3, *guess.size), np.float32)))
             shapes = {output.name: array.shape for output, array in zip(session.get_outputs(), outputs)}
             detector = recognise(shapes)
             if detector.family == UNKNOWN:
@@ -251,7 +251,7 @@ class Network:
         output_name = self.detector.output_name
         with _named(self.name):
             batch = np.repeat(feed, self.batch, axis=0) if self.batch > 1 else feed
-            [outputs] = run(self.session, {self.detector.input_name: batch}, [output_name])
+            [outputs] = run(self.session, self.detector.feed(batch), [output_name])
             output: NDArray[np.float32] = outputs[0].astype(np.float32, copy=False)
             if not np.isfinite(output).all():
                 raise ModelError(f"output {output_name} has values that are NaN or infinite")
