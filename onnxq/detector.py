@@ -69,7 +69,7 @@ class Detector:
 
     def feed(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """All inputs, for images of shape (batch, 3, *size)."""
-        rows = {name: np.tile(np.array(values, np.float32), (len(images), 1)) for name, values in self.companions.items()}
+        rows = {name: np.array([values] * len(images), np.float32) for name, values in self.companions.items()}
         return {self.input_name: images, **rows}
 
 

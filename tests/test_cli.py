@@ -1270,3 +1270,12 @@ class TestUnforeseenErrors:
         with pytest.raises(RuntimeError, match="a bug"), contextlib.redirect_stderr(io.StringIO()):
             onnxq(model, "--calib", "calib")
         assert snapshot() == before
+
+
+class TestDoubts:
+    def test_are_rows_of_the_closing_table_and_of_the_report(self, onnxq, model):
+        ran = onnxq(model, "--calib", "calib", "--preprocess", "yolo-255", "--report", "r.json")
+        assert re.search(r"^warning +the first layer, ", ran.out, re.MULTILINE)
+        [doubt] = json.loads(Path("r.json").read_text())["doubts"]
+        assert "may be scaled too much" in doubt
+        assert "warning" not in onnxq(model, "--calib", "calib").out
