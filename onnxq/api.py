@@ -15,6 +15,7 @@ from onnxq import storage
 from onnxq.config import Config
 from onnxq.data import Loader, Sample, Samples, Source, open_samples
 from onnxq.detector import Detector, detect
+from onnxq.doubts import Watch, doubts_of_first_layer
 from onnxq.exports import mended
 from onnxq.facts import Plan, Statistics
 from onnxq.graph import Model, load_proto
@@ -42,6 +43,7 @@ class Quantized:
         detector: what the model was taken for, and how pictures become its input.
         samples: the calibration data; None where statistics were given.
         timings: pass -> seconds.
+        doubts: what speaks against the calibration data, a sentence each.
     """
 
     model: onnx.ModelProto
@@ -49,6 +51,7 @@ class Quantized:
     detector: Detector
     samples: Samples | None
     timings: Mapping[str, float]
+    doubts: tuple[str, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write the model, whole or not at all; of one of over 2 GB the weights go beside it, to `PATH.data`.
@@ -98,9 +101,10 @@ def quantize(
     pinned = tuple(facts)
     samples: Samples | None = None
     checked_on: list[Feed] = []
+    watch = Watch()
     if not any(isinstance(fact, Statistics) for fact in pinned):
         samples = open_data(data, original, detector, config)
-        samples = replace(samples, loaders=_Remembering(samples.loaders, checked_on))
+        samples = replace(samples, loaders=_Watched(samples.loaders, checked_on, watch))
     if passes is None:
         passes = default(
             config,
@@ -119,7 +123,10 @@ def quantize(
     made = working.to_proto()
     if tail is not None:
         tail.put_back(made)
-    return Quantized(made, found, detector, samples, timings)
+    doubts = (*watch.doubts(detector), *doubts_of_first_layer(original, detector, checked_on))
+    for doubt in doubts:
+        log.warning("%s", doubt)
+    return Quantized(made, found, detector, samples, timings, doubts)
 
 
 def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> tuple[Plan, Detector]:
@@ -181,6 +188,7 @@ def open_data(data: object, original: onnx.ModelProto, detector: Detector, confi
         size=detector.size,
         preprocess=detector.preprocess,
         count=config.images,
+        companions=detector.companions,
     )
 
 
@@ -189,23 +197,26 @@ def _shape_and_dtype(tensor: onnx.TypeProto.Tensor) -> tuple[list[int | None], "
 
 
 @dataclass(frozen=True)
-class _Remembering:
-    """Loaders, of which the first few leave their feed behind, to compare the models on."""
+class _Watched:
+    """Loaders whose samples are looked at, and of which the first few leave their feed behind, to compare models on."""
 
     loaders: Iterable[Loader]
     feeds: list[Feed]
+    watch: Watch
 
     def __iter__(self) -> Iterator[Loader]:
-        for index, loader in enumerate(self.loaders):
-            yield partial(self._load, loader) if index < _CHECKED_ON else loader
+        for step, loader in enumerate(self.loaders):
+            yield partial(self._load, step, loader)
 
     def __length_hint__(self) -> int:
         return operator.length_hint(self.loaders)
 
-    def _load(self, loader: Loader) -> Sample | None:
+    def _load(self, step: int, loader: Loader) -> Sample | None:
         sample = loader()
-        if sample is not None and len(self.feeds) < _CHECKED_ON:
-            self.feeds.append(sample.feed)
+        if sample is not None:
+            self.watch.look(step, next(iter(sample.feed.values())), sample.valid)
+            if step < _CHECKED_ON and len(self.feeds) < _CHECKED_ON:
+                self.feeds.append(sample.feed)
         return sample
 
 

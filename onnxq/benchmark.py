@@ -107,11 +107,11 @@ def latencies(
 
 
 def _random_feed(path: Path, size: tuple[int, int] | None) -> Feed:
-    """The image input, float32 (1, 3, height, width); the same values for all models of one size."""
+    """An image, float32 (1, 3, height, width), and what goes with it; the same values for all models of one size."""
     detector = detect(load_proto(path), image_size=size)
     high = detector.preprocess.value_range[1]
     values = np.random.default_rng(0).random((1, 3, *detector.size), dtype=np.float32)
-    return {detector.input_name: high * values}
+    return detector.feed(high * values)
 
 
 def _in_turn(

@@ -321,6 +321,8 @@ def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, out
     if checked.fused is not None:
         wanted = len(quantized.facts[Plan].layers)
         table.add_row(checked.runtime, f"runs {checked.fused} of these {wanted} on integers")
+    for doubt in quantized.doubts:
+        table.add_row(Text("warning", "bold yellow"), Text(doubt))
     for name, sqnr in checked.sqnr.items():
         table.add_row("SQNR", f"{sqnr:.1f} dB in {name}")
     before, after = storage.size_on_disk(args.input), storage.size_on_disk(output)

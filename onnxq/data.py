@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -114,6 +115,7 @@ def open_samples(
     size: tuple[int, int],
     preprocess: Preprocess,
     count: int | None = 100,
+    companions: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> Samples:
     """Find the samples of a source and choose among them.
 
@@ -135,6 +137,7 @@ def open_samples(
         preprocess: makes the image input's array of an image.
         count: how many samples of files, or how many scenes, to take at most; None for all. Iterables and readers are
             read to their end.
+        companions: what other inputs read beside an image, a row of values each.
 
     Raises:
         DataError: the source does not exist, is empty or of an unknown kind, or does not fit the model. What can be
@@ -145,7 +148,7 @@ def open_samples(
     if count is not None and count < 1:
         raise ConfigError(f"{count} calibration samples: take 1 at least")
     model = _Model({name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in inputs.items()}, image_input)
-    reader = _FileReader(model, size, preprocess)
+    reader = _FileReader(model, size, preprocess, companions)
     if source is None:
         return _open_scenes(reader, SCENES if count is None else min(count, SCENES))
     paths = paths_of(source)
@@ -378,8 +381,11 @@ class _FeedStream:
 class _FileReader:
     """Loads single samples from files, and notes the images that cannot be read. Safe to use from several threads."""
 
-    def __init__(self, model: _Model, size: tuple[int, int], preprocess: Preprocess) -> None:
+    def __init__(
+        self, model: _Model, size: tuple[int, int], preprocess: Preprocess, companions: Mapping[str, Sequence[float]]
+    ) -> None:
         self.model = model
+        self._companions = {name: np.array([values], np.float32) for name, values in companions.items()}
         self.unreadable: dict[str, str] = {}
         self._size = size
         self._preprocess = preprocess
@@ -388,10 +394,11 @@ class _FileReader:
 
     def check_images(self, what: str) -> None:
         """Refuse images where the model takes more than an image, or no image of this size."""
-        if len(self.model.inputs) > 1:
+        if self.model.inputs.keys() - {self.model.image_input, *self._companions}:
             names = ", ".join(self.model.names())
             raise DataError(f"{what} can feed one input only, the model has {names}; give .npz files or an iterable")
-        self.model.check(what, {self.model.image_input: _Header((1, 3, *self._size), np.dtype(np.float32))})
+        image = _Header((1, 3, *self._size), np.dtype(np.float32))
+        self.model.check(what, {self.model.image_input: image, **self._companions})
 
     def open(self, file: Path) -> list[Callable[[], Feed | None]]:
         """Loaders of the samples in a file; of an array only the header is read."""
@@ -418,7 +425,7 @@ class _FileReader:
 
     def _feed(self, where: str, image: NDArray[np.uint8]) -> Feed:
         array, _ = self._preprocess(image, self._size)
-        return self.model.row(where, {self.model.image_input: array}, 0)
+        return self.model.row(where, {self.model.image_input: array, **self._companions}, 0)
 
     def _headers(self, file: Path) -> dict[str, _Header]:
         with _reading(file):

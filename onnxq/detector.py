@@ -6,10 +6,11 @@ documents (`names`, `imgsz`, `stride`, `task`), never by the names of nodes or t
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxq.errors import ConfigError, ModelError
@@ -31,6 +32,7 @@ class Detector:
         preprocess: how pictures become that input; a guess when the head's family is unknown.
         names: of the classes, as the metadata has them; may be empty.
         why: the phrase that tells what told the head and the preprocessing.
+        companions: what other inputs read beside each picture: two floats, by PaddleDetection's names.
     """
 
     input_name: str
@@ -39,6 +41,12 @@ class Detector:
     preprocess: Preprocess
     names: tuple[str, ...]
     why: str
+    companions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def feed(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """All inputs, for images of shape (batch, 3, *size)."""
+        rows = {name: np.array([values] * len(images), np.float32) for name, values in self.companions.items()}
+        return {self.input_name: images, **rows}
 
     @property
     def family(self) -> str:
@@ -69,8 +77,8 @@ def detect(
         output_shapes: of each output by name, where a run has told them; else the graph's own are used.
 
     Raises:
-        ModelError: the model has not exactly one input, or it is neither float32 nor float16 (batch, 3, height,
-            width); or the outputs cannot be read as those of the family that was given.
+        ModelError: the model has not exactly one input that is float32 or float16 (batch, 3, height, width); or the
+            outputs cannot be read as those of the family that was given.
         ConfigError: an option has an unknown value, or the image size is unknown or does not fit the model.
     """
     _check_choice("preprocess", preprocess, tuple(PREPROCESSES))
@@ -98,7 +106,7 @@ def detect(
         chosen, why = YOLO_255, f"{why}, and the graph scales 0-255 itself"
     else:
         chosen = YOLO_CROP if head.task == "classify" else YOLO
-    return Detector(image.name, size, head, chosen, names, why)
+    return Detector(image.name, size, head, chosen, names, why, _companions(model.graph, size))
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -112,16 +120,29 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 def _image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     weights = {weight.name for weight in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        listed = ", ".join(_describe(value) for value in inputs) or "none"
-        raise ModelError(f"the model has {len(inputs)} inputs ({listed}) where one image is needed")
-    image: onnx.ValueInfoProto = inputs[0]
-    shape = _shape_of(image)
-    if shape is None or len(shape) != 4 or shape[1] not in (0, 3) or image.type.tensor_type.elem_type not in _FLOATS:
+    images: list[onnx.ValueInfoProto] = [value for value in inputs if _is_image(value)]
+    if len(images) == 1:
+        [image] = images
+        return image
+    if len(inputs) == 1:
         raise ModelError(
-            f"the model's input {_describe(image)} is no image: float32 or float16 (batch, 3, height, width) is needed"
+            f"the model's input {_describe(inputs[0])} is no image: "
+            "float32 or float16 (batch, 3, height, width) is needed"
         )
-    return image
+    listed = ", ".join(_describe(value) for value in inputs) or "none"
+    raise ModelError(f"the model has {len(inputs)} inputs ({listed}) where one image is needed")
+
+
+def _is_image(value: onnx.ValueInfoProto) -> bool:
+    shape = _shape_of(value)
+    return shape is not None and len(shape) == 4 and shape[1] in (0, 3) and value.type.tensor_type.elem_type in _FLOATS
+
+
+def _companions(graph: onnx.GraphProto, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
+    """What PaddleDetection's exports read beside a picture, for one that fills the input."""
+    known = {"im_shape": (float(size[0]), float(size[1])), "scale_factor": (1.0, 1.0)}
+    pairs = {value.name for value in graph.input if (_shape_of(value) or ())[1:] == (2,)}
+    return {name: values for name, values in known.items() if name in pairs}
 
 
 def _describe(value: onnx.ValueInfoProto) -> str:

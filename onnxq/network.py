@@ -101,9 +101,9 @@ class Network:
             guess = detect(graph, image_size=settings.image_size, preprocess=settings.preprocess)
             # A picture at a time in each of many threads scales better than many threads within a picture.
             session = open_session(model, threads=1)
-            declared = session.get_inputs()[0].shape[0]
+            declared = next(i.shape[0] for i in session.get_inputs() if i.name == guess.input_name)
             batch = declared if isinstance(declared, int) else 1
-            outputs = run_named(session, {guess.input_name: np.zeros((batch, 3, *guess.size), np.float32)})
+            outputs = run_named(session, guess.feed(np.zeros((batch, 3, *guess.size), np.float32)))
             shapes = {output: array.shape for output, array in outputs.items()}
             detector = detect(
                 graph,
@@ -118,7 +118,7 @@ class Network:
     def prepare(self, image: NDArray[np.uint8]) -> tuple[Feed, Letterbox]:
         """What the model takes for a picture, uint8 (height, width, 3), RGB, and where the picture is on it."""
         array, placed = self.detector.preprocess(image, self.detector.size)
-        return {self.detector.input_name: np.repeat(array, self.batch, axis=0) if self.batch > 1 else array}, placed
+        return self.detector.feed(np.repeat(array, self.batch, axis=0) if self.batch > 1 else array), placed
 
     def look(self, feed: Feed) -> Outputs:
         """The model's outputs by name.

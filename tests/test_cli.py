@@ -976,7 +976,7 @@ class TestBadModels:
     def test_two_inputs(self, onnxq):
         save(with_two_inputs())
         message = refused(onnxq, "model.onnx")
-        assert "2 inputs (images float32 (1, 3, 32, 32), shapes float32 (1, 2)) where one image is needed" in message
+        assert "scenes can feed one input only, the model has images, shapes; give .npz files or an iterable" in message
 
     def test_nan_weights(self, onnxq):
         save(with_nan_weights())
@@ -1272,3 +1272,12 @@ class TestUnforeseenErrors:
         with pytest.raises(RuntimeError, match="a bug"), contextlib.redirect_stderr(io.StringIO()):
             onnxq(model, "--calib", "calib")
         assert snapshot() == before
+
+
+class TestDoubts:
+    def test_are_rows_of_the_closing_table_and_of_the_report(self, onnxq, model):
+        ran = onnxq(model, "--calib", "calib", "--preprocess", "yolo-255", "--report", "r.json")
+        assert re.search(r"^warning +the first layer, ", ran.out, re.MULTILINE)
+        [doubt] = json.loads(Path("r.json").read_text())["doubts"]
+        assert "may be scaled too much" in doubt
+        assert "warning" not in onnxq(model, "--calib", "calib").out

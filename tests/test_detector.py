@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import parser
@@ -262,8 +263,30 @@ class TestInput:
             detect(shapeless)
 
     def test_two_inputs(self) -> None:
-        with pytest.raises(ModelError, match=r"has 2 inputs \(images float32 .*, threshold float32 \(1\)\) where one"):
-            detect(model(image="float[1,3,64,64] images, float[1] threshold"))
+        with pytest.raises(ModelError, match=r"has 2 inputs \(images float32 .*, mask float32 .*\) where one image"):
+            detect(model(image="float[1,3,64,64] images, float[1,3,64,64] mask"))
+        with pytest.raises(ModelError, match=r"has 2 inputs \(x float32 \(1, 3\), y int64 \(1\)\) where one image"):
+            detect(model(image="float[1,3] x, int64[1] y"))
+
+    def test_an_image_among_other_inputs(self) -> None:
+        found = detect(model(image="float[1] threshold, float[1,3,64,64] images, float[1,2] sizes"))
+        assert found.input_name == "images"
+        assert found.companions == {}
+
+    @pytest.mark.parametrize("batch", ["1", "n"])
+    def test_what_paddle_detection_reads_beside_a_picture(self, batch: str) -> None:
+        pairs = f"float[{batch},2] im_shape, float[{batch},2] scale_factor"
+        found = detect(model(image=f"float[{batch},3,32,64] images, {pairs}"))
+        assert found.companions == {"im_shape": (32.0, 64.0), "scale_factor": (1.0, 1.0)}
+        feed = found.feed(np.zeros((2, 3, 32, 64), np.float32))
+        assert {name: array.shape for name, array in feed.items()} == {
+            "images": (2, 3, 32, 64), "im_shape": (2, 2), "scale_factor": (2, 2)
+        }  # fmt: skip
+        assert feed["im_shape"].tolist() == [[32, 64]] * 2
+
+    def test_inputs_of_those_names_and_another_shape_are_others(self) -> None:
+        found = detect(model(image="float[1,3,64,64] images, float[1,3] scale_factor, float[2] im_shape"))
+        assert found.companions == {}
 
     def test_no_input(self) -> None:
         with pytest.raises(ModelError, match=r"has 0 inputs \(none\) where one image is needed"):

@@ -21,9 +21,11 @@ from graphs import (
     with_opaque_nms,
 )
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from onnxq import Config, plan, quantize
 from onnxq.api import cut_head
+from onnxq.errors import DataError
 from onnxq.exports import mended
 from onnxq.facts import Checked, Plan
 from onnxq.targets import TARGETS
@@ -311,3 +313,43 @@ def test_a_plan_and_a_cut_need_no_operator_of_tensorrt(domain):
     model = with_opaque_nms(csp(), domain)
     assert plan(model)[0] == plan(csp())[0]
     assert cut_head(model).graph == cut_head(csp()).graph
+
+
+def _as_paddle_detection_exports(opset=13):
+    """Beside the picture, how much it was scaled and how large it is; both count in the output."""
+    net = Net(opset=opset)
+    x = net.conv(net.block("images", 8), 4, name="convolved")
+    scale = net.add("Mul", net.reshape("scale_factor", -1, 2, 1, 1), net.reshape("im_shape", -1, 2, 1, 1))
+    y = net.add("Mul", x, net.concat(scale, scale))
+    pairs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ("im_shape", "scale_factor")]
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 32, 32])
+    result = helper.make_tensor_value_info(y, TensorProto.FLOAT, [1, 4, 32, 32])
+    graph = helper.make_graph(net.nodes, "net", [pairs[0], image, pairs[1]], [result], net.weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), y
+
+
+@pytest.mark.parametrize("target", RUN)
+@pytest.mark.parametrize("source", ["scenes", "pictures", "feeds"])
+def test_what_paddle_detection_reads_beside_a_picture_is_given(tmp_path, target, source):
+    model, output = _as_paddle_detection_exports()
+    data = None
+    if source == "pictures":
+        data = str(tmp_path)
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)).save(tmp_path / "a.png")
+    elif source == "feeds":
+        data = [{**feed(model), "im_shape": np.float32([[32, 32]]), "scale_factor": np.float32([[1, 1]])}]
+    found = quantize(model, data, Config(target=target, count=2, method="minmax"))
+    assert found.facts[Checked].sqnr[output] > 25
+    assert [t.name for t in found.model.graph.input] == ["im_shape", "images", "scale_factor"]
+
+
+def test_other_inputs_need_feeds(tmp_path):
+    model, _ = _as_paddle_detection_exports()
+    for tensor in model.graph.input:
+        tensor.name = tensor.name.replace("im_shape", "size")
+    for node in model.graph.node:
+        node.input[:] = [name.replace("im_shape", "size") for name in node.input]
+    with pytest.raises(DataError, match="synthetic scenes can feed one input only, the model has images, size, scale"):
+        quantize(model)
+    np.savez(tmp_path / "feeds.npz", **{name: np.repeat(array, 2, axis=0) for name, array in feed(model).items()})
+    assert quantize(model, str(tmp_path / "feeds.npz")).facts[Plan].layers

@@ -42,6 +42,7 @@ LAYERS = {
     # What chooses among them, and hangs on them.
     "onnxq.config": 4,
     "onnxq.decode": 4,
+    "onnxq.doubts": 4,
     "onnxq.hooks": 4,
     "onnxq.runtimes": 4,
     # What is found out by them, and what several passes need.
