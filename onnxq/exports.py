@@ -11,6 +11,9 @@ from onnxq.errors import ModelError
 from onnxq.graph import IR_VERSION, names_read, outline, refilled, with_stand_ins
 
 _DEFAULT = ("", "ai.onnx")
+_LAYOUT_DOMAIN = "com.microsoft.nchwc"
+_FUSED = frozenset({"FusedConv", "FusedGemm", "FusedMatMul", "NhwcFusedConv", "QuickGelu"})
+"""Operators of onnxruntime that stand for several of ONNX."""
 
 
 def mended(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -24,12 +27,14 @@ def mended(model: onnx.ModelProto) -> onnx.ModelProto:
     - nodes stand behind what they read
     - a size of -1, as paddle2onnx writes it, becomes one that is not known
     - outputs without a type or shape get those that follow from the inputs
+    - of float16 models, inner tensors said to be of another type than they are are described no more
 
     Raises:
-        ModelError: the model does not say which operator set it is written in, or says one that is not known; or a
-            node depends on itself.
+        ModelError: the model does not say which operator set it is written in, or says one that is not known; it is
+            what onnxruntime made of one; or a node depends on itself.
     """
     _check_opset(model)
+    _refuse_optimised(model.graph)
     made = with_stand_ins(model)
     if made.functions:
         made = inliner.inline_local_functions(made)
@@ -42,6 +47,7 @@ def mended(model: onnx.ModelProto) -> onnx.ModelProto:
     _sort(made.graph)
     _forget_negative_sizes(made.graph)
     _declare_outputs(made)
+    _forget_wrong_types(made)
     return refilled(made, model) if made != with_stand_ins(model) else model
 
 
@@ -55,6 +61,15 @@ def _check_opset(model: onnx.ModelProto) -> None:
             f"the model is written in opset {version}, and the installed onnx knows those up to {newest}; "
             "export it with opset 17, or install a newer onnx"
         )
+
+
+def _refuse_optimised(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        if node.domain == _LAYOUT_DOMAIN or (node.domain == "com.microsoft" and node.op_type in _FUSED):
+            raise ModelError(
+                f"node {node.name or node.output[0]!r} is a {node.op_type} of {node.domain}: the graph was saved by "
+                "onnxruntime after its optimisation; give the one that it was made from"
+            )
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -129,6 +144,20 @@ def _declare_outputs(model: onnx.ModelProto) -> None:
         inferred = {output.name: output for output in onnx.shape_inference.infer_shapes(outline(model)).graph.output}
         for output in undeclared:
             output.CopyFrom(inferred[output.name])
+
+
+def _forget_wrong_types(model: onnx.ModelProto) -> None:
+    """Converters to float16 leave such descriptions behind, with which onnxruntime refuses the model."""
+    graph = model.graph
+    if not any(value.type.tensor_type.elem_type == TensorProto.FLOAT16 for value in graph.value_info):
+        return
+    inferred = onnx.shape_inference.infer_shapes(outline(model)).graph.value_info
+    types = {value.name: value.type.tensor_type.elem_type for value in (*inferred, *graph.input, *graph.output)}
+    right = [v for v in graph.value_info if types.get(v.name, 0) in (0, v.type.tensor_type.elem_type)]
+    if len(right) < len(graph.value_info):
+        kept = onnx.GraphProto(value_info=right)
+        del graph.value_info[:]
+        graph.value_info.extend(kept.value_info)
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> TensorProto:

@@ -83,6 +83,9 @@ class Model:
         declared = {value.name: _copy(value) for value in (*proto.graph.input, *proto.graph.output)}
         self._interface = {**declared, **self._interface}
         self.graph: gs.Graph = gs.import_onnx(proto)
+        for tensor in (*self.graph.inputs, *self.graph.outputs):
+            if isinstance(tensor, Variable) and tensor.name in self._interface:
+                tensor.dtype, tensor.shape = _declared(self._interface[tensor.name].type.tensor_type)
 
     @property
     def opset(self) -> int:
@@ -151,6 +154,14 @@ class Model:
             sha.update(repr((name, values.dtype.str, values.shape)).encode())
             sha.update(values.data if values.size else b"")
         return sha.hexdigest()
+
+
+def _declared(tensor: onnx.TypeProto.Tensor) -> tuple[np.dtype[np.generic] | None, list[int | str | None] | None]:
+    """The type and the shape, each None where it is not declared; a size is a number, a name or None."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else None
+    if not tensor.HasField("shape"):
+        return dtype, None
+    return dtype, [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
 
 
 def _copy(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:

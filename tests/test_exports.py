@@ -2,7 +2,8 @@ import numpy as np
 import onnx
 import pytest
 from graphs import DETECTORS, Net, copy, initializers, nodes, ops, run, silu_chain, v8, with_node_names
-from onnx import helper, numpy_helper, parser
+from onnx import TensorProto, helper, numpy_helper, parser, shape_inference
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from onnxq.errors import ModelError
 from onnxq.exports import mended
@@ -132,6 +133,30 @@ def test_outputs_are_declared(field):
     output = model.graph.output[0]
     (output if field == "type" else output.type.tensor_type).ClearField(field)
     assert checked(model).graph.output == expected.graph.output
+
+
+def test_tensors_of_float16_models_that_are_said_to_be_of_another_type_are_described_no_more():
+    net = Net()
+    x = net.add("Cast", "images", to=TensorProto.FLOAT16)
+    x = net.add("Cast", net.add("Relu", net.add("Cast", x, to=TensorProto.FLOAT)), to=TensorProto.FLOAT16)
+    model = shape_inference.infer_shapes(net.model(x, types={x: TensorProto.FLOAT16}))
+    wrong = next(value for value in model.graph.value_info if value.name == "relu0_out")
+    wrong.type.tensor_type.elem_type = TensorProto.FLOAT16
+    with pytest.raises(Fail):
+        run(model)
+    made = mended(model)
+    assert {v.name for v in model.graph.value_info} - {v.name for v in made.graph.value_info} == {"relu0_out"}
+    assert run(made)["output"].dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("domain", "op"), [("com.microsoft", "FusedConv"), ("com.microsoft", "QuickGelu"), ("com.microsoft.nchwc", "Conv")]
+)
+def test_what_onnxruntime_made_of_a_model_is_refused(domain, op):
+    model = copy(silu_chain())
+    model.graph.node[0].domain, model.graph.node[0].op_type = domain, op
+    with pytest.raises(ModelError, match=f"node 'conv0' is a {op} of {domain}: the graph was saved by onnxruntime"):
+        mended(model)
 
 
 @pytest.mark.parametrize(

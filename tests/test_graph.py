@@ -137,9 +137,11 @@ class TestModel:
     def test_inputs_and_outputs_stay_as_declared_whatever_stands_among_the_inner_tensors(self):
         model = weighted()
         for name, length in (("x", "(rows + 1)//2"), ("y", "1 + rows")):
-            model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [length, 4]))
+            model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT16, [length, 4]))
         model.graph.output[0].doc_string = "boxes"
-        after = Model(model).to_proto()
+        read = Model(model)
+        assert [(t.dtype, t.shape) for t in read.graph.outputs] == [(np.float32, ["batch", 4])]
+        after = read.to_proto()
         assert list(after.graph.input) == list(model.graph.input)
         assert list(after.graph.output) == list(model.graph.output)
 
