@@ -37,11 +37,12 @@ from onnxq.coco import METRICS, GroundTruth
 from onnxq.config import Config
 from onnxq.detector import detect
 from onnxq.errors import ConfigError, ModelError
-from onnxq.evaluate import Settings, measure
+from onnxq.evaluate import measure
 from onnxq.facts import Head, Plan, Statistics
 from onnxq.files import check_writable, replace_file
 from onnxq.graph import LAYERS, Model, Node, behind, constant, load_proto
 from onnxq.histogram import Histogram
+from onnxq.network import Settings
 from onnxq.passes.observe import Observe
 from onnxq.passes.verify import Verify
 from onnxq.pipeline import Pipeline

@@ -25,11 +25,12 @@ import onnx
 
 from onnxq.api import open_data, plan
 from onnxq.benchmark import measure as measure_latency
+from onnxq.coco import GroundTruth
 from onnxq.config import Config
 from onnxq.detector import detect
-from onnxq.evaluate import GroundTruth, Settings
 from onnxq.evaluate import measure as measure_precision
 from onnxq.graph import Model, load_proto
+from onnxq.network import Settings
 from onnxq.passes.normalise import Normalise
 from onnxq.pipeline import Pipeline
 from onnxq.progress import silent

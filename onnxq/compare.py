@@ -98,8 +98,7 @@ def compare(
         ConfigError: a setting does not fit the model.
     """
     paths = spread(_pictures(str(images)), settings.max_images)
-    first = Network.load(Path(reference), settings)
-    second = replace(Network.load(Path(model), settings), detector=first.detector)
+    first, second = (Network.load(Path(each), settings) for each in (reference, model))
     _require_alike(first, second)
     noise, agreement = _see(first, second, paths, settings, progress)
     few = spread(paths, _TRACED)

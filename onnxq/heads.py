@@ -289,7 +289,7 @@ def _raw_grids(clues: Clues) -> Head | None:
     if not alike or any(tail.layers != 1 or tail.arithmetic - {"Sigmoid"} for tail in tails):
         return None
     [width] = widths
-    if width != 5 + clues.classes and (clues.classes or width < 6):
+    if width < 6 or clues.classes not in (0, width - 5):
         return None
     names = sorted(grids, key=lambda name: _grid_stride(grids[name], clues.size))
     return Head(

@@ -636,8 +636,13 @@ def nms_tables(top: int = 5, **options: object) -> onnx.ModelProto:
     return net.model(count, boxes, score, label, types={count: TensorProto.INT32, label: TensorProto.INT32})
 
 
-def separate(scores_first: bool = False, classes_first: bool = False, **options: object) -> onnx.ModelProto:
-    """As YOLO-NAS and PP-YOLOE: boxes [1, N, 4] and scores [1, N, classes], or [1, classes, N], are two outputs."""
+def separate(
+    scores_first: bool = False, classes_first: bool = False, logits: bool = False, **options: object
+) -> onnx.ModelProto:
+    """As YOLO-NAS and PP-YOLOE: boxes [1, N, 4] and scores [1, N, classes], or [1, classes, N], are two outputs.
+
+    As logits the scores come straight from the last Convs.
+    """
     net = Net(**options)
     convs = _point_convs(net)
     net.prefix = "decode_"
@@ -645,6 +650,8 @@ def separate(scores_first: bool = False, classes_first: bool = False, **options:
     centre, sides = net.split(boxes, 2, 2)
     half = net.add("Mul", sides, net.const(0.5))
     corners = net.concat(net.add("Sub", centre, half), net.add("Add", centre, half))
+    if logits:
+        scores = net.concat(*(net.reshape(x, 1, CLASSES, -1) for _, x in convs), axis=2)
     tables = [net.add("Transpose", corners, perm=[0, 2, 1])]
     tables.append(net.add("Identity", scores) if classes_first else net.add("Transpose", scores, perm=[0, 2, 1]))
     return net.model(*(reversed(tables) if scores_first else tables))

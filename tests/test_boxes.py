@@ -71,6 +71,10 @@ class TestRotated:
         turned = (*box[:4], box[4] + halves * np.pi)
         assert rotated_iou(rows(box), rows(turned)) == pytest.approx(1, abs=1e-4)
 
+    def test_corners_that_rounding_moves_out_by_a_hair_still_count(self):
+        box = (-16.5, -5.5, -16.13, -4.76)
+        assert rotated_iou(rows((*box, np.float32(np.pi))), rows((*box, 8.742278e-08))) == pytest.approx(1)
+
     @given(ROTATED, ROTATED)
     def test_is_symmetric(self, a, b):
         assert rotated_iou(rows(a), rows(b)) == pytest.approx(rotated_iou(rows(b), rows(a)), abs=1e-6)

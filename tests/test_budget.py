@@ -11,8 +11,8 @@ from onnxq import Config, quantize
 from onnxq.budget import Judge, Kept, NoiseJudge, PrecisionJudge, search
 from onnxq.coco import GroundTruth
 from onnxq.errors import ConfigError, DataError
-from onnxq.evaluate import Settings
 from onnxq.facts import Plan, Sensitivities
+from onnxq.network import Settings
 from onnxq.noise import Noise
 from onnxq.progress import silent
 

@@ -10,8 +10,10 @@ from graphs import ULTRALYTICS, classifier, csp, quantized, separate, v5_raw, v8
 from PIL import Image
 from tables import BOX, SIZE, always, table_of
 
-from onnxq.compare import Settings, compare, main
+from onnxq import compare as compare_module
+from onnxq.compare import compare, main
 from onnxq.errors import ConfigError, DataError, ModelError
+from onnxq.network import Settings
 
 AWAY = (40, 40, 60, 60)
 
@@ -135,6 +137,23 @@ class TestCompare:
         found = compare(path, path, images, settings=settings, progress=lambda *step: told.append(step))
         assert found.images == 2
         assert told == [("comparing", 1, 2), ("comparing", 2, 2), ("tracing", 1, 2), ("tracing", 2, 2)]
+
+    def test_the_order_of_the_pictures_does_not_matter(
+        self, images: Path, saved: Callable[..., list[Path]], tmp_path: Path
+    ) -> None:
+        paths, found = saved(v8(), quantized(v8())[0]), []
+        for order in ((0, 1, 2), (1, 0, 2)):
+            (tmp_path / "list.txt").write_text("".join(f"images/{number}.png\n" for number in order))
+            found.append(compare(*paths, tmp_path / "list.txt", settings=Settings(max_images=2)).outputs)
+        assert found[0] == found[1]
+
+    def test_tensors_are_followed_over_fewer_pictures(
+        self, images: Path, saved: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(compare_module, "_TRACED", 2)
+        [path] = saved(finding((*BOX, 0.9, 1)))
+        found = compare(path, path, images)
+        assert (found.images, found.traced_images) == (3, 2)
 
     def test_the_same_numbers_with_any_threads(self, images: Path, saved: Callable[..., list[Path]]) -> None:
         paths = saved(v8(), quantized(v8())[0])

@@ -135,6 +135,11 @@ class TestOtherLayouts:
         assert (second.labels.tolist(), second.scores.tolist()) == ([0], [pytest.approx(0.8)])
         assert len(decode({"out": rows[:0]}, known, 0.2)) == 0
 
+    def test_finished_boxes_are_found_best_first(self) -> None:
+        table = np.array([[*BOX, 0.5, 7], [*BOX, 0.9, 7], [*BOX, 0.01, 7]], np.float32)
+        found = find({"out": table[np.newaxis]}, detector("end2end"), 0.2, 0.5)
+        assert found.scores.tolist() == pytest.approx([0.9, 0.5])
+
     def test_of_tables_of_nms_only_so_many_count(self) -> None:
         known = detector("nms-tables", outputs=("count", "boxes", "scores", "labels"))
         outputs = {
@@ -199,6 +204,13 @@ class TestTasks:
         assert found.scores.tolist() == pytest.approx([0.9, 0.8])  # the third is where the first is
         other = find({"out": table.T[np.newaxis]}, detector("v8", names=3), 0.1, 0.5)
         assert other.scores.tolist() == pytest.approx([0.9, 0.7])  # as straight boxes, the second is
+
+    def test_rotated_boxes_that_reach_far_are_duplicates_too(self) -> None:
+        table = np.zeros((84, 8), np.float32)
+        for row, shift in enumerate((0, 12, 24)):
+            table[row] = (*table_of([(4 + shift, 30, 44 + shift, 34, 0.9 - 0.1 * row, 1)], "v8", 3)[:, -1], 0)
+        found = find({"out": table.T[np.newaxis]}, detector("v8", task="obb"), 0.1, 0.5)
+        assert found.scores.tolist() == pytest.approx([0.9, 0.7])  # 28 of 52 in common, and then 16 of 64
 
     def test_rotated_boxes_of_other_classes_are_no_duplicates(self) -> None:
         table = np.zeros((84, 8), np.float32)

@@ -12,7 +12,8 @@ from onnx import helper
 from tables import BOX, CELLS, TWO, Boxes, always, bright_rectangle, build, constant, giving, table_of, write_coco
 
 from onnxq.errors import ConfigError, DataError, ModelError
-from onnxq.evaluate import Scores, Settings, evaluate, main
+from onnxq.evaluate import Scores, evaluate, main
+from onnxq.network import Settings
 
 DATA = Path(os.environ.get("ONNXQ_DATA", Path(__file__).parents[2] / "shared"))
 

@@ -4,6 +4,7 @@ import onnx
 import pytest
 from graphs import (
     ULTRALYTICS,
+    Net,
     classifier,
     exported,
     nms_tables,
@@ -15,9 +16,11 @@ from graphs import (
     v7_rows,
     v8,
     v10,
+    with_constant_nodes,
     with_metadata,
     with_random_names,
-)  # fmt: skip
+)
+from onnx import helper
 
 from onnxq.detector import detect
 from onnxq.errors import ModelError
@@ -56,6 +59,85 @@ class TestStructure:
     def test_is_not_told_by_names(self, name):
         build, *expected = HEADS[name]
         assert told(with_random_names(build())) == tuple(expected)
+
+
+def declared(*shapes: tuple[int, ...], last: str = "Sigmoid", **metadata: str) -> onnx.ModelProto:
+    """A graph for pictures of 64 x 64 whose outputs are declared to have these shapes, each behind a Conv."""
+    nodes, outputs = [], []
+    for number, shape in enumerate(shapes):
+        nodes.append(helper.make_node("Conv", ["images", "w"], [f"layer{number}"]))
+        nodes.append(helper.make_node(last, [f"layer{number}"], [f"out{number}"]))
+        outputs.append(helper.make_tensor_value_info(f"out{number}", onnx.TensorProto.FLOAT, shape))
+    image = helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, (1, 3, 64, 64))
+    weight = helper.make_tensor("w", onnx.TensorProto.FLOAT, (1, 3, 1, 1), [1, 1, 1])
+    return with_metadata(helper.make_model(helper.make_graph(nodes, "g", [image], outputs, [weight])), metadata)
+
+
+GRIDS = ((1, 3, 8, 8, 7), (1, 3, 4, 4, 7), (1, 3, 2, 2, 7))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "prototypes"),
+    [
+        (((1, 9, 84), (1, 4, 16, 16)), "out1"),
+        (((1, 4, 16, 16), (1, 9, 84)), "out0"),
+        (((1, 9, 84), (1, 4, 4, 4)), "out1"),
+        (((1, 300, 10), (1, 4, 16, 16)), "out1"),
+        (((1, 252, 10), (1, 4, 16, 16)), "out1"),
+        (((1, 9, 84), (1, 9, 16, 16)), ""),  # more than the columns that there are
+        (((1, 9, 84), (1, 4, 2, 2)), ""),  # features rather than a picture
+        (((1, 9, 84), (1, 4, 16, 8)), ""),  # of another form than the input
+        (((1, 9, 84), (1, 4, 16, 16), (1, 4, 8, 8)), ""),  # which of them?
+    ],
+)
+def test_prototypes_of_masks(shapes, prototypes):
+    head = detect(declared(*shapes)).head
+    assert (head.prototypes, head.task) == (prototypes, "segment" if prototypes else "detect")
+    assert head.family != UNKNOWN
+
+
+def test_raw_grids_come_in_the_order_of_their_strides():
+    assert told(declared(*GRIDS)) == ("v5-raw", "detect", ("out0", "out1", "out2"))
+    assert told(declared(*GRIDS[::-1])) == ("v5-raw", "detect", ("out2", "out1", "out0"))
+    assert told(declared(*GRIDS[1:])) == ("v5-raw", "detect", ("out0", "out1"))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "last"),
+    [
+        (GRIDS, "Exp"),  # part of a decode
+        ((*GRIDS[:2], (1, 3, 2, 2, 8)), "Sigmoid"),
+        (GRIDS[:2], "Sigmoid"),  # of strides 8 and 16
+        (((1, 3, 8, 8, 5), (1, 3, 4, 4, 5), (1, 3, 2, 2, 5)), "Sigmoid"),  # no classes
+        (((1, 2, 8, 8, 7), (1, 2, 4, 4, 7), (1, 2, 2, 2, 7)), "Sigmoid"),
+        (((1, 22, 8, 8), (1, 22, 4, 4), (1, 22, 2, 2)), "Sigmoid"),
+    ],
+)
+def test_no_raw_grids(shapes, last):
+    assert told(declared(*shapes, last=last)) == (UNKNOWN, "detect", ())
+
+
+def test_scales_that_several_layers_give_are_no_raw_grids():
+    net = Net()
+    scales = [net.concat(net.conv(x, 16), net.conv(x, 8)) for x in net.pyramid()]
+    assert told(net.model(*scales)) == (UNKNOWN, "detect", ())
+
+
+def test_constants_in_nodes_are_no_arithmetic():
+    assert detect(with_constant_nodes(v5_raw(cells=True))).head == detect(v5_raw(cells=True)).head
+
+
+def test_boxes_beside_logits_are_not_understood():
+    assert told(separate(logits=True)) == (UNKNOWN, "detect", ())
+
+
+def test_the_metadata_names_as_many_classes_as_there_are_scores():
+    for model in (separate(), separate(classes_first=True), v5_raw(), classifier()):
+        assert detect(with_metadata(model, {"names": ULTRALYTICS["names"]})).head == detect(model).head
+
+
+def test_seven_classes_are_no_rows_of_nms():
+    assert told(classifier(classes=7)) == ("classes", "classify", ("output",))
 
 
 @pytest.mark.parametrize("build", [v5_raw, separate, lambda: v8(masks=True), classifier])

@@ -12,9 +12,11 @@ import pytest
 from graphs import initializers
 
 from onnxq import Config, plan, quantize
-from onnxq.evaluate import GroundTruth, Settings, measure
+from onnxq.coco import GroundTruth
+from onnxq.evaluate import measure
 from onnxq.facts import Checked, Plan
 from onnxq.graph import Model
+from onnxq.network import Settings
 from onnxq.passes.normalise import LEAST_OPSET, Normalise
 from onnxq.pipeline import Facts
 from onnxq.targets import TARGETS

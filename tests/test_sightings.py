@@ -109,6 +109,10 @@ def test_every_picture_of_a_batch():
     assert [each.scores.tolist() for each in seen] == [pytest.approx([0.9]), pytest.approx([0.8])]
 
 
+def test_rows_of_a_batch_do_not_tell_how_many_pictures_it_has():
+    assert read({"out": np.ones((4, 7), np.float32)}, detector("nms-rows")) == []
+
+
 @pytest.mark.parametrize("family", [UNKNOWN, "v8", "v5"])
 def test_outputs_that_are_not_understood_show_nothing(family):
     assert read({"out": np.zeros((1, 10), np.float32)}, detector(family)) == []
