@@ -36,6 +36,14 @@ def test_the_rest_is_put_back_as_it_was(domain):
     assert sorted(w.name for w in front.graph.initializer) == sorted(w.name for w in whole.graph.initializer)
 
 
+def test_a_constant_that_only_the_rest_reads_comes_back():
+    whole = with_opaque_nms(silu_chain())
+    front, tail = cut_off(whole)
+    front.graph.node.remove(nodes(front)["limit_node"])
+    tail.put_back(front)
+    assert nodes(front).keys() == nodes(whole).keys()
+
+
 def test_what_others_made_constants_is_not_made_twice():
     whole = with_opaque_nms(silu_chain())
     front, tail = cut_off(whole)

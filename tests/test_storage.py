@@ -1,15 +1,18 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from graphs import Net, assert_same_numbers, feed, initializers, run, silu_chain, v8
-from onnx import helper, numpy_helper
+from graphs import Net, assert_same_numbers, feed, initializers, rewrite, run, silu_chain, v8
+from onnx import helper, inliner, numpy_helper, version_converter
 
 from onnxq import Config, quantize, storage
 from onnxq.errors import ConfigError, ModelError
+from onnxq.exports import mended
 from onnxq.facts import Checked, Plan
 from onnxq.graph import load_proto
+from onnxq.passes.normalise import Normalise
 from onnxq.runtimes import RUNTIMES
 from onnxq.session import open_session
 
@@ -21,10 +24,10 @@ def small_messages(monkeypatch):
 
 
 def wide(**options):
-    """With two weights of over a thousand elements."""
+    """With two weights of over a thousand elements, which fill no pages."""
     net = Net(**options)
-    x = net.block(net.block("images", 32), 32, kernel=3, stride=2)
-    return net.model(net.conv(net.block(x, 48, kernel=1), 4, name="last"))
+    x = net.block(net.block("images", 33), 33, kernel=3, stride=2)
+    return net.model(net.conv(net.block(x, 47, kernel=1), 4, name="last"))
 
 
 def test_the_size_is_that_of_the_message():
@@ -55,6 +58,18 @@ def test_a_larger_one_has_its_weights_beside_it(tmp_path, small_messages):
     offsets = [int(e.value) for t in outside for e in t.external_data if e.key == "offset"]
     assert len(offsets) >= 2
     assert all(offset % 4096 == 0 for offset in offsets)
+
+
+def test_a_model_is_never_there_without_its_weights(tmp_path, small_messages, monkeypatch):
+    replace, replaced = os.replace, []
+
+    def spy(source, target):
+        replaced.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", spy)
+    storage.save(wide(), tmp_path / "net.onnx")
+    assert replaced == ["net.onnx.data", "net.onnx"]
 
 
 @pytest.mark.parametrize("values", ["raw_data", "float_data"])
@@ -103,7 +118,28 @@ def test_runtimes_load_larger_models(small_messages, runtime):
 def test_the_optimised_graph_of_a_larger_model_can_be_written(small_messages, tmp_path):
     model = wide()
     open_session(model, optimised_path=tmp_path / "optimised.onnx")
+    assert (tmp_path / "optimised.onnx.data").is_file()
     assert_same_numbers(model, load_proto(tmp_path / "optimised.onnx"))
+
+
+def test_what_is_converted_or_inlined_is_handed_on_without_its_weights(monkeypatch):
+    handed = []
+    for module, name in ((version_converter, "convert_version"), (inliner, "inline_local_functions")):
+        whole = getattr(module, name)
+
+        def spy(proto, *args, whole=whole):
+            handed.append(proto.ByteSize())
+            return whole(proto, *args)
+
+        monkeypatch.setattr(module, name, spy)
+    model = wide(opset=11)
+    body = [helper.make_node("Neg", ["x"], ["y"])]
+    model.functions.append(helper.make_function("local", "Minus", ["x"], ["y"], body, [helper.make_opsetid("", 11)]))
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    after, _ = rewrite(Normalise(), mended(model))
+    assert len(handed) == 2
+    assert max(handed) < 10_000 < model.ByteSize()
+    assert_same_numbers(wide(opset=11), after)
 
 
 @pytest.mark.parametrize("opset", [11, 13])
