@@ -65,6 +65,8 @@ class Trace:
             ModelError: one of them cannot be run.
         """
         noise = Noise()
+        if not self._names:  # all outputs would be meant
+            return noise
         streams = (run_one_by_one(session, feed, self._names) for session in self._sessions)
         for (name, expected), (_, actual) in zip(*streams, strict=True):
             noise.add({name: expected}, {name: actual})

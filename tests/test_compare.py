@@ -123,6 +123,14 @@ class TestCompare:
         assert found.agreement is not None
         assert found.agreement.found == 3
 
+    def test_nodes_may_stand_in_any_order(self, images: Path, saved: Callable[..., list[Path]]) -> None:
+        model = v8()
+        other = quantized(model)[0]
+        nodes = list(model.graph.node)
+        del model.graph.node[:]
+        model.graph.node.extend([*nodes[1:], nodes[0]])
+        assert len(compare(*saved(model, other), images).traced) > 20
+
     def test_a_model_of_a_fixed_batch(self, images: Path, saved: Callable[..., list[Path]]) -> None:
         table = table_of([(*BOX, 0.9, 1)], "v8", 2)
         [path] = saved(always(np.stack([table, table]), batch=2))

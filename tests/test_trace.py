@@ -102,6 +102,19 @@ def test_tensors_that_one_model_lacks_are_passed_through():
     assert found["conv1_out"].drop == pytest.approx(worst - found["conv1_out"].sqnr)
 
 
+def test_models_that_share_no_tensor_have_nothing_to_trace():
+    model = silu_chain()
+    other = copy(model)
+    for node in other.graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [f"other_{t}" if t.endswith("_out") else t for t in tensors]
+    assert list(traced(model, other)) == ["output"]
+    del model.graph.node[:-1]
+    model.graph.node[0].CopyFrom(helper.make_node("Relu", ["images"], ["output"]))
+    other.graph.output[0].name = other.graph.node[-1].output[0] = "boxes"
+    assert traced(model, other) == {}
+
+
 def test_nodes_that_only_move_values_add_none():
     found = traced(csp(), with_weight(csp(), "conv1_weight", lambda w: 1.02 * w))
     moved = {name for name, each in found.items() if each.only_moves}
