@@ -21,8 +21,8 @@ from onnxq.agreement import Agreement, agree
 from onnxq.data import spread
 from onnxq.detector import Detector
 from onnxq.errors import DataError, ModelError
-from onnxq.files import check_writable, write_json
 from onnxq.exports import mended
+from onnxq.files import check_writable, write_json
 from onnxq.graph import load_proto
 from onnxq.heads import UNKNOWN, text
 from onnxq.images import read_image
