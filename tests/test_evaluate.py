@@ -334,7 +334,7 @@ class TestCommandLine:
                 "max_images": None, "threads": 1,
             },
             "models": [{
-                "model": str(finds_all), "family": "v8", "preprocess": "yolo", "image_size": [64, 64],
+                "model": str(finds_all), "family": "v8", "task": "detect", "preprocess": "yolo", "image_size": [64, 64],
                 "AP": pytest.approx(100), "AP50": pytest.approx(100), "AP75": pytest.approx(100),
                 "APs": pytest.approx(100), "APm": None, "APl": None, "change": 0.0,
             }],
