@@ -66,7 +66,7 @@ class Head:
         outputs: names of those that the family consists of, in its order; none when it is unknown.
         why: the phrase that tells what told the family.
         prototypes: name of the output with the prototypes of masks; empty where there are none.
-        keypoints: how many a pose has, and with how many numbers each (2 or 3); (0, 0) for other tasks or if unknown.
+        keypoints: how many a pose has, and with how many numbers each (2 or 3); (0, 0) for other tasks.
         activated: of raw grids: behind their Sigmoid.
         assumed: what had to be assumed and would have to be given for exact boxes; empty where nothing had.
     """
@@ -219,10 +219,11 @@ def _tables(clues: Clues) -> Head | None:
 
 def _with_task(family: str, name: str, why: str, clues: Clues) -> Head:
     """The task by the metadata, else by the prototypes of masks among the outputs."""
+    if clues.task == "pose" and all(clues.keypoints):
+        return Head(family, "pose", (name,), why, keypoints=clues.keypoints)
+    if clues.task == "obb":
+        return Head(family, "obb", (name,), why)
     prototypes = _prototypes(clues, name)
-    if clues.task in ("pose", "obb"):
-        keypoints = clues.keypoints if clues.task == "pose" else (0, 0)
-        return Head(family, clues.task, (name,), why, keypoints=keypoints)
     if not prototypes:
         return Head(family, "detect", (name,), why)
     why = f"{why}, and {text(clues.shapes[prototypes])} are prototypes of masks"
