@@ -105,7 +105,7 @@ def agree(expected: Outputs, actual: Outputs, detector: Detector, confidence: fl
         iou=float(overlaps.sum()),
         scores=float(np.abs(a.scores - b.scores).sum(dtype=np.float64)),
     )
-    if detector.head.task == "segment" and detector.head.prototypes:
+    if detector.head.task == "segment":
         mine, theirs = (
             masks(objects, np.asarray(outputs[detector.head.prototypes])[0], detector.size)
             for objects, outputs in ((a, expected), (b, actual))

@@ -18,12 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxq.agreement import Agreement, agree
+from onnxq.api import load
 from onnxq.data import spread
 from onnxq.detector import Detector
 from onnxq.errors import DataError, ModelError
-from onnxq.exports import mended
 from onnxq.files import check_writable, write_json
-from onnxq.graph import load_proto
 from onnxq.heads import UNKNOWN, text
 from onnxq.images import read_image
 from onnxq.network import Network, Settings
@@ -173,7 +172,7 @@ def _follow(
     first: Network, models: tuple[Path, Path], paths: Sequence[Path], settings: Settings, progress: Progress
 ) -> tuple[Traced, ...]:
     """Noise along the graph."""
-    reference, model = (mended(load_proto(path)) for path in models)
+    reference, model = (load(path) for path in models)
     at_once = min(workers(reference), settings.threads or workers(reference))
     trace, noise = Trace(reference, model, at_once), Noise()
 

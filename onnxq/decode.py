@@ -279,6 +279,14 @@ def _read_rows(tables: _Tables, detector: Detector, what: _Read) -> Detections:
     return _plain(rows[mine, 1:5], scores[mine], labels[mine].astype(np.intp))
 
 
+def _read_counted(tables: _Tables, detector: Detector, what: _Read) -> Detections:
+    counts, rows = tables[0], tables[1].astype(np.float32, copy=False)
+    start = int(counts[: what.picture].sum())
+    mine = rows[start : start + int(counts[what.picture])]
+    mine = mine[mine[:, 1] > what.confidence]
+    return _plain(mine[:, 2:6], mine[:, 1], mine[:, 0].astype(np.intp))
+
+
 def _read_finished(tables: _Tables, detector: Detector, what: _Read) -> Detections:
     counts, boxes, scores, labels = (table[what.picture] for table in tables)
     valid = np.flatnonzero(scores[: int(np.max(counts))] > np.float32(what.confidence))
@@ -299,6 +307,7 @@ _READERS: Mapping[str, Callable[[_Tables, Detector, _Read], Detections]] = {
     "separate": _read_separate,
     "end2end": _read_end2end,
     "nms-rows": _read_rows,
+    "nms-counted": _read_counted,
     "nms-tables": _read_finished,
 }
 

@@ -64,7 +64,8 @@ def evaluate(
         progress: told after each picture.
 
     Raises:
-        ModelError: the model cannot be read or run, is not recognised, or gives numbers that are not finite.
+        ModelError: the model cannot be read or run, is not recognised, has no upright boxes or none that its file tells
+            exactly, or gives numbers that are not finite.
         DataError: annotations or pictures are missing or unreadable.
         ConfigError: a setting does not fit the model, or its classes do not fit the categories.
     """
@@ -199,6 +200,7 @@ def _summary(results: list[tuple[Path, Scores]], annotations: Path, settings: Se
             {
                 "model": str(model),
                 "family": scores.detector.family,
+                "task": scores.detector.head.task,
                 "preprocess": scores.detector.preprocess.name,
                 "image_size": scores.detector.size,
                 **{title: _number(getattr(scores, metric)) for metric, title in METRICS.items()},

@@ -15,6 +15,7 @@ finished detections:
     separate    (batch, N, 4), scores       x1, y1, x2, y2 in px, and (batch, N, nc) or (batch, nc, N); in either order
     end2end     (batch, K, 6)               x1, y1, x2, y2 in px, score, class; duplicates are already removed
     nms-rows    (n, 7)                      picture of the batch, x1, y1, x2, y2, class and score in either order
+    nms-counted (batch), (n, 6)             how many rows each picture has; class, score, x1, y1, x2, y2
     nms-tables  (batch, 1), (batch, K, 4),  how many count; x1, y1, x2, y2; scores; classes
                 (batch, K), (batch, K)
     classes     (batch, nc)                 scores of the whole picture
@@ -34,7 +35,8 @@ from onnxq.errors import ModelError
 
 TASKS = ("detect", "segment", "pose", "obb", "classify")
 FAMILIES = (
-    "v5", "v8", "yolox", "yolox-raw", "v5-raw", "v7-raw", "separate", "end2end", "nms-rows", "nms-tables", "classes",
+    "v5", "v8", "yolox", "yolox-raw", "v5-raw", "v7-raw", "separate", "end2end",
+    "nms-rows", "nms-counted", "nms-tables", "classes",
 )  # fmt: skip
 UNKNOWN = "unknown"
 
@@ -48,7 +50,7 @@ _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
 _LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "QLinearConv", "QLinearMatMul"}
 _TABLES = ("v5", "v8", "yolox", "yolox-raw", "end2end")
 _GRIDS = ("v5-raw", "v7-raw")
-_FINISHED = ("end2end", "nms-rows", "nms-tables")
+_FINISHED = ("end2end", "nms-rows", "nms-counted", "nms-tables")
 
 Shape = tuple[int, ...]
 """Of a tensor; 0 where an axis is not known."""
@@ -64,7 +66,7 @@ class Head:
         outputs: names of those that the family consists of, in its order; none when it is unknown.
         why: the phrase that tells what told the family.
         prototypes: name of the output with the prototypes of masks; empty where there are none.
-        keypoints: how many a pose has, and with how many numbers each (2 or 3); (0, 0) for other tasks or if unknown.
+        keypoints: how many a pose has, and with how many numbers each (2 or 3); (0, 0) for other tasks.
         activated: of raw grids: behind their Sigmoid.
         assumed: what had to be assumed and would have to be given for exact boxes; empty where nothing had.
     """
@@ -217,10 +219,11 @@ def _tables(clues: Clues) -> Head | None:
 
 def _with_task(family: str, name: str, why: str, clues: Clues) -> Head:
     """The task by the metadata, else by the prototypes of masks among the outputs."""
+    if clues.task == "pose" and all(clues.keypoints):
+        return Head(family, "pose", (name,), why, keypoints=clues.keypoints)
+    if clues.task == "obb":
+        return Head(family, "obb", (name,), why)
     prototypes = _prototypes(clues, name)
-    if clues.task in ("pose", "obb"):
-        keypoints = clues.keypoints if clues.task == "pose" else (0, 0)
-        return Head(family, clues.task, (name,), why, keypoints=keypoints)
     if not prototypes:
         return Head(family, "detect", (name,), why)
     why = f"{why}, and {text(clues.shapes[prototypes])} are prototypes of masks"
@@ -310,12 +313,17 @@ def _grid_stride(shape: Shape, size: tuple[int, int]) -> int:
 
 
 def _nms_rows(clues: Clues) -> Head | None:
-    """Rows of seven of all pictures of a batch, behind NonMaxSuppression."""
-    behind = any(node.op_type == "NonMaxSuppression" for node in clues.graph.node)
+    """Rows of all pictures of a batch behind NonMaxSuppression, of seven, or of six and how many each picture has."""
+    if not any(node.op_type == "NonMaxSuppression" for node in clues.graph.node):
+        return None
+    counts = [name for name in clues.of_rank(1) if not clues.is_float(name)]
     for name, shape in clues.of_rank(2).items():
-        if behind and shape[1] == 7 and clues.is_float(name):
+        if shape[1] == 7 and clues.is_float(name):
             why = f"output {text(shape)} has finished boxes with picture, score and class"
             return Head("nms-rows", "detect", (name,), why)
+        if shape[1] == 6 and clues.is_float(name) and len(counts) == 1:
+            why = f"output {text(shape)} has finished boxes with class and score, and {text(clues.shapes[counts[0]])}"
+            return Head("nms-counted", "detect", (counts[0], name), f"{why} how many each picture has")
     return None
 
 

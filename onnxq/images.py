@@ -91,8 +91,10 @@ def crop(image: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[np.ui
         The canvas, uint8 (*size, 3), and where the picture is on it; of a stretched one by its height.
     """
     height, width = image.shape[:2]
-    shorter = min(height, width) if size[0] == size[1] else height
-    scaled = (size[0] * height // shorter, size[0] * width // shorter) if size[0] == size[1] else size
+    shorter, scaled = height, size
+    if size[0] == size[1]:
+        shorter = min(height, width)
+        scaled = size[0] * height // shorter, size[0] * width // shorter
     top, left = round((scaled[0] - size[0]) / 2), round((scaled[1] - size[1]) / 2)
     picture = Image.fromarray(image).resize((scaled[1], scaled[0]), Image.Resampling.BILINEAR)
     return np.asarray(picture)[top : top + size[0], left : left + size[1]], Letterbox(size[0] / shorter, -left, -top)
@@ -138,8 +140,9 @@ class Preprocess:
 
     def describe(self) -> str:
         """Say it in words: `RGB, 0-1, letterbox centred`."""
-        letterbox = "letterbox centred" if self.centred else "letterbox top-left"
-        place = "cropped to the middle" if self.cropped else letterbox
+        place = f"letterbox {'centred' if self.centred else 'top-left'}"
+        if self.cropped:
+            place = "cropped to the middle"
         return f"{'BGR' if self.bgr else 'RGB'}, 0-{self.value_range[1]:g}, {place}"
 
     def __call__(self, image: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[np.float32], Letterbox]:

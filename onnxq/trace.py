@@ -10,6 +10,9 @@ from onnxq.heads import MOVES
 from onnxq.noise import Noise
 from onnxq.session import Feed, open_beside, run_one_by_one
 
+_FLOATS = ("tensor(float)", "tensor(float16)")
+"""Types of what is traced, as onnxruntime names them; there are integers and sequences of tensors too."""
+
 
 @dataclass(frozen=True)
 class Traced:
@@ -44,7 +47,7 @@ class Trace:
     quantized tensor this is what it holds before its QuantizeLinear: its own rounding shows in those that read it.
 
     Args:
-        reference: the float model.
+        reference: the float model; its nodes are in topological order, as ONNX wants them.
         model: the quantized one.
         at_once: how many samples will be run at a time.
 
@@ -55,8 +58,10 @@ class Trace:
     def __init__(self, reference: onnx.ModelProto, model: onnx.ModelProto, at_once: int) -> None:
         self._nodes = reference.graph.node
         own = {name for node in model.graph.node for name in node.output}
-        self._names = [name for name in _computed(reference.graph) if name in own]
-        self._sessions = [open_beside(_watched(each, self._names), at_once) for each in (reference, model)]
+        shared = [name for name in _computed(reference.graph) if name in own]
+        self._sessions = [open_beside(_watched(each, shared), at_once) for each in (reference, model)]
+        kinds = [{value.name: value.type for value in session.get_outputs()} for session in self._sessions]
+        self._names = [name for name in shared if all(kind[name] in _FLOATS for kind in kinds)]
 
     def __call__(self, feed: Feed) -> Noise:
         """Run both on one sample; a pair of tensors at a time is compared and forgotten.

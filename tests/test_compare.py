@@ -115,6 +115,17 @@ class TestCompare:
         assert 0 < found.outputs["output"] < 100
         assert found.traced
 
+    def test_exports_that_are_put_right_before_they_are_quantized_are_so_here_too(
+        self, images: Path, saved: Callable[..., list[Path]]
+    ) -> None:
+        unsorted = v8()
+        first = unsorted.graph.node[0]
+        del unsorted.graph.node[0]
+        unsorted.graph.node.append(first)
+        found = compare(*saved(unsorted, quantized(v8())[0]), images)
+        assert found.traced[0].op == "Conv"
+        assert len(found.traced) > 50
+
     def test_quantized_outputs_are_read_as_the_float_model_s_are(
         self, images: Path, saved: Callable[..., list[Path]]
     ) -> None:

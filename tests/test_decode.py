@@ -135,6 +135,20 @@ class TestOtherLayouts:
         assert (second.labels.tolist(), second.scores.tolist()) == ([0], [pytest.approx(0.8)])
         assert len(decode({"out": rows[:0]}, known, 0.2)) == 0
 
+    def test_rows_of_a_batch_and_how_many_each_picture_has(self) -> None:
+        outputs = {
+            "counts": np.array([2, 1], np.int32),
+            "rows": np.array([[2, 0.9, *BOX], [1, 0.1, *BOX], [5, 0.8, *BOX]], np.float32),
+        }
+        known = detector("nms-counted", outputs=("counts", "rows"))
+        first, second = (decode(outputs, known, 0.2, picture) for picture in (0, 1))
+        assert (first.boxes.tolist(), first.labels.tolist(), first.scores.tolist()) == (
+            [list(BOX)], [2], [pytest.approx(0.9)],
+        )  # fmt: skip
+        assert second.labels.tolist() == [5]
+        nothing = {"counts": np.zeros(1, np.int32), "rows": np.full((1, 6), -1, np.float32)}
+        assert len(decode(nothing, known, 0.2)) == 0
+
     def test_finished_boxes_are_found_best_first(self) -> None:
         table = np.array([[*BOX, 0.5, 7], [*BOX, 0.9, 7], [*BOX, 0.01, 7]], np.float32)
         found = find({"out": table[np.newaxis]}, detector("end2end"), 0.2, 0.5)

@@ -156,6 +156,11 @@ def rows() -> onnx.ModelProto:
     return giving({"out": np.array([[0, *BOX, 1, 0.9], [1, 0, 0, 9, 9, 1, 0.95]], np.float32)}, nms=True)
 
 
+def counted() -> onnx.ModelProto:
+    rows = np.array([[1, 0.9, *BOX], [1, 0.95, 0, 0, 9, 9]], np.float32)
+    return giving({"rows": rows, "counts": np.array([1], np.int32)}, nms=True)
+
+
 def with_masks() -> onnx.ModelProto:
     table = np.concatenate([table_of([(*BOX, 0.9, 1)], "v8", 2), np.ones((4, CELLS), np.float32)])
     return giving({"out": table[np.newaxis], "protos": np.ones((1, 4, 16, 16), np.float32)})
@@ -173,6 +178,7 @@ class TestHeads:
             (apart, "separate", "detect"),
             (finished, "nms-tables", "detect"),
             (rows, "nms-rows", "detect"),
+            (counted, "nms-counted", "detect"),
             (with_masks, "v8", "segment"),
             (with_keypoints, "v8", "pose"),
         ],
@@ -328,7 +334,7 @@ class TestCommandLine:
                 "max_images": None, "threads": 1,
             },
             "models": [{
-                "model": str(finds_all), "family": "v8", "preprocess": "yolo", "image_size": [64, 64],
+                "model": str(finds_all), "family": "v8", "task": "detect", "preprocess": "yolo", "image_size": [64, 64],
                 "AP": pytest.approx(100), "AP50": pytest.approx(100), "AP75": pytest.approx(100),
                 "APs": pytest.approx(100), "APm": None, "APl": None, "change": 0.0,
             }],

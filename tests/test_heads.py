@@ -163,7 +163,6 @@ def test_raw_grids_say_whether_they_are_behind_their_sigmoid_and_that_anchors_ar
     ("model", "metadata", "family", "keypoints"),
     [
         (lambda: v8(keypoints=4), {"task": "pose", "kpt_shape": "[4, 3]"}, "v8", (4, 3)),
-        (lambda: v8(keypoints=4), {"task": "pose", "kpt_shape": "[4, 5]"}, "v8", (0, 0)),
         (lambda: v8(angle=True), {"task": "obb"}, "v8", (0, 0)),
         (lambda: v10(top=9, angle=True), {"task": "obb"}, "end2end", (0, 0)),
         (classifier, {"task": "classify"}, "classes", (0, 0)),
@@ -186,6 +185,12 @@ def test_metadata_tells_the_task(model, metadata, family, keypoints):
 )
 def test_outputs_that_contradict_the_metadata_are_not_understood(model, metadata):
     assert detect(with_metadata(model(), ULTRALYTICS | metadata)).family == UNKNOWN
+
+
+@pytest.mark.parametrize("shape", [{}, {"kpt_shape": "[4, 5]"}, {"kpt_shape": "4"}])
+def test_poses_of_unknown_keypoints_are_boxes(shape):
+    head = detect(with_metadata(v8(keypoints=4), ULTRALYTICS | {"task": "pose"} | shape)).head
+    assert (head.family, head.task) == ("v8", "detect")
 
 
 def test_classifiers_take_the_middle_of_a_picture_in_place_of_a_letterbox():

@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import pytest
 from graphs import (
+    Net,
     conditional,
     copy,
     csp,
@@ -17,6 +18,7 @@ from graphs import (
     v8,
     v10,
     with_initializers_as_inputs,
+    with_random_names,
 )
 from onnx import helper, numpy_helper
 
@@ -149,6 +151,25 @@ def test_integers_and_branches_are_left_out(build):
     assert found
     assert all(each.sqnr == math.inf for each in found.values())
     assert not {each.op for each in found.values()} & {"Mod", "Greater"}
+
+
+def test_sequences_of_tensors_are_left_out():
+    net = Net()
+    parts = net.add("SplitToSequence", net.block("images", 8), net.ints(4, 4), axis=1)
+    first, second = (net.add("SequenceAt", parts, net.const(k, np.int64)) for k in (0, 1))
+    net.channels.update({first: 4, second: 4})
+    model = net.model(net.conv(net.concat(second, first), 4, name="last"))
+    found = traced(model, model)
+    assert {first, second, "output"} <= found.keys()
+    assert parts not in found
+
+
+def test_models_that_share_nothing_have_no_tensors():
+    model = silu_chain()
+    assert traced(model, with_random_names(model)).keys() == {"output"}
+    other = copy(model)
+    other.graph.output[0].name = other.graph.node[-1].output[0] = "elsewhere"
+    assert traced(model, with_random_names(other)) == {}
 
 
 def test_tensors_of_constants_alone_are_not_traced():
