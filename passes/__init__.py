@@ -29,6 +29,7 @@ from onnxq.passes.reconstruct import Reconstruct
 from onnxq.passes.sensitivity import Sensitivity
 from onnxq.passes.sequence_to_split import SequenceToSplit
 from onnxq.passes.strip_qdq import StripQdq
+from onnxq.passes.take_back import TakeBack
 from onnxq.passes.to_float import ToFloat
 from onnxq.passes.to_half import ToHalf
 from onnxq.passes.upsample_to_concat import UpsampleToConcat
@@ -48,6 +49,7 @@ def _preparing(config: Config, least_opset: int = normalise.LEAST_OPSET) -> list
         Normalise(least_opset, quantized=config.requantize),
         *([StripQdq()] if config.requantize else []),
         InferShapes(),
+        *([TakeBack()] if config.requantize else []),
         ToFloat(),
         FoldConstants(),
         SequenceToSplit(),

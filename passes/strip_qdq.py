@@ -1,54 +1,69 @@
 """strip-qdq: a model that is quantized already becomes a float one again, to be quantized anew."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
-from onnxq.graph import INTEGER_OPS, QDQ_OPS, Constant, Model, Node, Tensor, constant, producer, remove, replace_uses
+from onnxq.graph import (
+    INTEGER_OPS,
+    Constant,
+    Model,
+    Node,
+    constant,
+    dtype_of,
+    producer,
+    readers,
+    remove,
+    replace_uses,
+)
 from onnxq.pipeline import Facts, Rewrite
 
-_BETWEEN = frozenset({"Clip", "Cast"})
-"""What may stand in front of a DequantizeLinear: the limits of narrow activations, or the type that int4 is cast to."""
+_LIMITS = frozenset({"Clip", "Cast"})
+"""What goes where it stands between the two of a pair: the limits of narrow activations, and the type of int4."""
+
+_MOVES = frozenset({
+    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Resize", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""What does to integers as it does to the floats that they stand for."""
 
 
 class StripQdq(Rewrite):
     """Takes QuantizeLinear and DequantizeLinear (ONNX, opset 10 to 25) out of a graph.
 
-    - a pair on the way of data goes, with a Clip between the two; one that makes an output becomes an Identity
+    - a pair on the way of data goes, with a Clip between the two; what only moves integers there moves floats instead
+    - one that makes an output becomes an Identity
     - a DequantizeLinear of integer constants becomes the floats that it gives: weights keep the values that they were
       rounded to, per tensor, per channel or per block, and int32 biases become float ones
     - a pair behind a float constant gives back the constant, as it was before rounding
 
     Raises:
-        ModelError: a node computes on integers, or only one half of a pair is there: then the float arithmetic that was
-            meant is not known.
+        ModelError: a node computes on integers, or only one half of a pair is there, or the halves are of different
+            grids: then the float arithmetic that was meant is not known.
     """
 
     name = "strip-qdq"
 
     def run(self, model: Model, facts: Facts) -> int:
-        """Edit the graph and return the number of nodes that went or became others."""
+        """Edit the graph and return the number of nodes that went, or became others."""
         graph = model.graph
         for node in graph.nodes:
             if node.op in INTEGER_OPS:
                 raise _without_float_form(node)
+        ends = [node for node in graph.nodes if node.op == "DequantizeLinear"]
         outputs = {id(tensor) for tensor in graph.outputs}
-        chains = {id(node): node for end in graph.nodes if end.op == "DequantizeLinear" for node in _chain(end)}
-        ends = [node for node in chains.values() if node.op == "DequantizeLinear"]
+        inner = {id(node): node for end in ends for node in _inner(end)}
+        starts = [node for node in graph.nodes if node.op == "QuantizeLinear" and id(node) not in inner]
+        _check_closed([*starts, *inner.values()], inner, outputs)
         for end in ends:
             _bypass(end, outputs)
-        remove(graph, (end for end in ends if end.op == "DequantizeLinear"))
-        # From the last to the first, so that those that others read come behind these.
-        for node in reversed(graph.nodes):
-            is_read = any(tensor.outputs or id(tensor) in outputs for tensor in node.outputs)
-            if id(node) in chains and node.op != "Identity" and not is_read:
-                node.inputs.clear()
-                node.outputs.clear()
-        graph.nodes = [node for node in graph.nodes if node.outputs]
-        for node in graph.nodes:
-            if node.op in QDQ_OPS:
-                raise _without_float_form(node)
-        return len(chains)
+        gone = [node for node in inner.values() if node.op not in _MOVES]
+        for node in gone:
+            replace_uses(node.outputs[0], node.inputs[0])
+        remove(graph, [*gone, *(end for end in ends if end.op == "DequantizeLinear")])
+        return len(gone) + len(ends)
 
 
 def _without_float_form(node: Node) -> ModelError:
@@ -57,25 +72,53 @@ def _without_float_form(node: Node) -> ModelError:
     )
 
 
-def _chain(end: Node) -> list[Node]:
-    """A DequantizeLinear and what made its integers, back to a constant or a QuantizeLinear."""
-    chain = [end]
-    while (made_by := producer(chain[-1].inputs[0])) is not None and made_by.op in _BETWEEN:
-        chain.append(made_by)
-    if made_by is not None and made_by.op == "QuantizeLinear":
-        chain.append(made_by)
-    elif constant(chain[-1].inputs[0]) is None:
-        raise _without_float_form(end)
-    return chain
+def _inner(end: Node) -> list[Node]:
+    """What lies between a DequantizeLinear and the integers that it reads, be they constant or of QuantizeLinears."""
+    found: dict[int, Node] = {}
+    stack = [end.inputs[0]]
+    while stack:
+        tensor = stack.pop()
+        node = producer(tensor)
+        if node is None:
+            if constant(tensor) is None or any(other.op not in _LIMITS for other in found.values()):
+                raise _without_float_form(end)
+        elif node.op == "QuantizeLinear" and _is_same_grid(node, end):
+            found[id(node)] = node
+        elif node.op in _LIMITS | _MOVES:
+            found[id(node)] = node
+            stack += node.inputs if node.op == "Concat" else node.inputs[:1]
+        else:
+            raise _without_float_form(end)
+    return list(found.values())
+
+
+def _is_same_grid(start: Node, end: Node) -> bool:
+    """Whether a pair has one scale and zero point; it may have one constant for both, or two that are equal."""
+    pairs = zip(start.inputs[1:], end.inputs[1:])
+    return all(a is b or np.array_equal(np.asarray(constant(a)), np.asarray(constant(b))) for a, b in pairs)
+
+
+def _check_closed(nodes: Sequence[Node], inner: Mapping[int, Node], outputs: set[int]) -> None:
+    """Refuse integers that others than a DequantizeLinear at the end read."""
+    for node in nodes:
+        for tensor in node.outputs:
+            is_open = any(id(reader) not in inner and reader.op != "DequantizeLinear" for reader in readers(tensor))
+            if id(node) not in inner or is_open or id(tensor) in outputs:
+                raise _without_float_form(node)
 
 
 def _bypass(end: Node, outputs: set[int]) -> None:
-    """Let the readers of a DequantizeLinear read the floats that it stands for."""
-    first = _chain(end)[-1]
-    values = constant(first.inputs[0])
-    floats: Tensor = first.inputs[0]
-    if first.op != "QuantizeLinear" and values is not None:
+    """Let the readers of a DequantizeLinear read the floats that it stands for, or what will be these."""
+    floats, stored = end.inputs[0], end.inputs[0]
+    while (made_by := producer(stored)) is not None and made_by.op in _LIMITS:
+        stored = made_by.inputs[0]
+    values = constant(stored)
+    if values is not None:
         floats = Constant(f"{end.outputs[0].name}_float", _dequantized(end, values))
+    for node in _inner(end):
+        if node.op in _MOVES:
+            for tensor in node.outputs:
+                tensor.dtype = dtype_of(end.inputs[1])
     if id(end.outputs[0]) in outputs:
         end.op, end.inputs = "Identity", [floats]
         end.attrs.clear()

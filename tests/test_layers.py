@@ -78,6 +78,7 @@ LAYERS = {
     "onnxq.passes.sensitivity": 6,
     "onnxq.passes.sequence_to_split": 6,
     "onnxq.passes.strip_qdq": 6,
+    "onnxq.passes.take_back": 6,
     "onnxq.passes.to_float": 6,
     "onnxq.passes.to_half": 6,
     "onnxq.passes.upsample_to_concat": 6,

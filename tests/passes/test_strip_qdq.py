@@ -12,7 +12,7 @@ from graphs import (
     feed,
     nodes,
     ops,
-    quantized,
+    pan,
     rewrite,
     run,
     sqnr,
@@ -49,6 +49,8 @@ def small(*body, outputs, inputs=(("x", TensorProto.FLOAT, [1, 4]),), constants=
         [numpy_helper.from_array(np.asarray(values), name) for name, values in (constants or {}).items()],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    for output, known in zip(made.graph.output, onnx.shape_inference.infer_shapes(made).graph.output, strict=True):
+        output.CopyFrom(known)
     onnx.checker.check_model(made, full_check=True)
     return made
 
@@ -75,13 +77,15 @@ def test_a_float_model_is_not_touched(name):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("build", [csp, v8])
-def test_what_onnxq_made_gives_the_numbers_of_the_float_model(build, target):
+@pytest.mark.parametrize("build", [csp, v8, pan])
+def test_what_onnxq_made_gives_the_numbers_of_the_float_model(build, target, monkeypatch):
     plain = build()
-    made = quantized(plain, NARROW_TENSORRT if target == "tensorrt" else TARGETS[target])[0]
+    feeds = [feed(plain, seed) for seed in range(3)]
+    monkeypatch.setattr("onnxq.passes.TARGETS", {**TARGETS, "tensorrt": NARROW_TENSORRT})
+    made = quantize(plain, feeds, Config(target=target)).model
     values = feed(plain, 9)
-    expected, noisy, found = (run(model, values)["output"] for model in (plain, made, stripped(made)))
-    assert sqnr(expected, found) > sqnr(expected, noisy) + 3
+    expected, noisy, found = (run(model, values) for model in (plain, made, stripped(made)))
+    assert all(sqnr(expected[name], found[name]) > sqnr(expected[name], noisy[name]) + 3 for name in expected)
 
 
 @pytest.mark.parametrize("bits", [{"act_bits": 6}, {"weight_bits": 4, "pack": "int4"}], ids=["clipped", "int4"])
@@ -171,14 +175,52 @@ def test_half_a_pair_is_refused_by_name(half):
         rewrite(StripQdq(), model)
 
 
-def test_integers_that_others_read_are_refused():
-    model = copy(quantized(csp())[0])
-    pooled = next(node for node in model.graph.node if node.op_type == "DequantizeLinear" and "mul" in node.input[0])
-    model.graph.node.insert(
-        list(model.graph.node).index(pooled), helper.make_node("Transpose", [pooled.input[0]], ["moved"], "moved")
+def _pair(*between, scale=0.25, end_scale=0.25, read="q"):
+    """x, quantized to `q`, what comes between, and y, dequantized of what `read` names."""
+    return small(
+        helper.make_node("QuantizeLinear", ["x", "scale"], ["q"], "start"),
+        *between,
+        helper.make_node("DequantizeLinear", [read, "end_scale"], ["z"], "end"),
+        helper.make_node("Neg", ["z"], ["y"], "neg"),
+        outputs=[("y", TensorProto.FLOAT, None)],
+        constants={
+            "scale": np.float32(scale), "end_scale": np.float32(end_scale), "shape": np.int64([2, 2]),
+            "few": np.uint8([[1]]),
+        },
+    )  # fmt: skip
+
+
+def test_what_moves_integers_moves_floats():
+    model = _pair(
+        helper.make_node("Concat", ["q", "q"], ["both"], "concat", axis=0),
+        helper.make_node("Transpose", ["both"], ["turned"], "turn"),
+        read="turned",
     )
-    pooled.input[0] = "moved"
-    with pytest.raises(ModelError, match=f"node '{re.escape(pooled.name)}' is a DequantizeLinear whose float form"):
+    after = stripped(model)
+    assert ops(after) == ["Concat", "Transpose", "Neg"]
+    x = feed(after)["x"]
+    assert np.array_equal(run(after)["y"], -np.concatenate([x, x]).T)
+
+
+@pytest.mark.parametrize(
+    ("model", "refused"),
+    [
+        (_pair(end_scale=0.5), "end"),
+        (_pair(helper.make_node("BitShift", ["q", "few"], ["s"], "shift", direction="LEFT"), read="s"), "end"),
+        (_pair(helper.make_node("Concat", ["q", "few"], ["c"], "concat", axis=1), read="c"), "end"),
+        (_pair(helper.make_node("BitShift", ["q", "few"], ["s"], "shift", direction="LEFT")), "start"),
+    ],
+    ids=["another grid", "arithmetic between", "constants among", "other readers"],
+)
+def test_integers_that_are_no_floats_are_refused(model, refused):
+    with pytest.raises(ModelError, match=f"node '{refused}' is a .+ whose float form is not known"):
+        rewrite(StripQdq(), model)
+
+
+def test_integers_that_are_an_output_are_refused():
+    model = _pair()
+    model.graph.output.append(helper.make_tensor_value_info("q", TensorProto.UINT8, [1, 4]))
+    with pytest.raises(ModelError, match="node 'start' is a QuantizeLinear whose float form is not known"):
         rewrite(StripQdq(), model)
 
 
