@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from graphs import Net, copy, initializers, nodes, ops, relu_net, silu_chain, v8, yolox
+from graphs import Net, classifier, copy, initializers, nodes, ops, relu_net, silu_chain, v8, yolox
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
 
@@ -198,11 +198,12 @@ class TestOutput:
         words = shlex.split(last.removeprefix("next: "))
         assert words[:5] == ["python", "-m", "onnxq.evaluate", "my net.onnx", "my net.int8.onnx"]
 
-    def test_nothing_is_proposed_for_what_cannot_be_evaluated(self, onnxq):
-        save(silu_chain())
-        ran = onnxq("model.onnx", "--count", 2)
-        assert "model unknown, " in ran.table
-        assert "onnxq.evaluate" not in ran.out
+    def test_what_has_no_ap_is_to_be_compared(self, onnxq):
+        for build, taken in ((silu_chain, "unknown"), (classifier, "classes")):
+            save(build())
+            ran = onnxq("model.onnx", "--count", 2)
+            assert f"model {taken}, " in ran.table
+            assert ran.out.splitlines()[-1] == "next: python -m onnxq.compare model.onnx model.int8.onnx --images DIR"
 
 
 class TestSameInputSameBytes:

@@ -1,5 +1,6 @@
 """What small graphs with the structures of exported models are taken for."""
 
+import numpy as np
 import onnx
 import pytest
 from graphs import (
@@ -21,6 +22,7 @@ from graphs import (
     with_random_names,
 )
 from onnx import helper
+from tables import giving
 
 from onnxq.detector import detect
 from onnxq.errors import ModelError
@@ -134,6 +136,13 @@ def test_boxes_beside_logits_are_not_understood():
 def test_the_metadata_names_as_many_classes_as_there_are_scores():
     for model in (separate(), separate(classes_first=True), v5_raw(), classifier()):
         assert detect(with_metadata(model, {"names": ULTRALYTICS["names"]})).head == detect(model).head
+
+
+def test_rows_of_six_need_to_say_how_many_each_picture_has():
+    rows, counts = np.zeros((4, 6), np.float32), np.zeros(1, np.int32)
+    assert told(giving({"rows": rows, "counts": counts}, nms=True)) == ("nms-counted", "detect", ("counts", "rows"))
+    assert told(giving({"rows": rows, "other": counts.astype(np.float32)}, nms=True)) == (UNKNOWN, "detect", ())
+    assert told(giving({"rows": rows, "counts": counts})) == (UNKNOWN, "detect", ())
 
 
 def test_seven_classes_are_no_rows_of_nms():
