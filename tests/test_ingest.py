@@ -13,6 +13,8 @@ from graphs import (
     run,
     silu_chain,
     sqnr,
+    v8,
+    v10,
     with_constant_nodes,
     with_float16,
     with_initializers_as_inputs,
@@ -20,7 +22,7 @@ from graphs import (
     with_node_names,
     with_opaque_nms,
 )
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, version_converter
 from PIL import Image
 
 from onnxq import Config, plan, quantize
@@ -74,6 +76,17 @@ class TestFloat16:
     def test_is_reconstructed_below_8_bits(self):
         found = quantized(with_float16(csp()), "ort", weight_bits=4)
         assert found.facts[Checked].sqnr["output"] > 15
+
+
+@pytest.mark.parametrize("build", [v8, v10], ids=["v8", "v10"])
+@pytest.mark.parametrize("opset", [11, 12, 13, 16, 18, 20, 21, 22, 23, 24])
+def test_every_operator_set(build, opset):
+    if opset > onnx.defs.onnx_opset_version():
+        pytest.skip(f"the installed onnx does not know opset {opset}")
+    model = version_converter.convert_version(build(), opset) if opset > 13 else build(opset=opset)
+    found = quantized(model, "openvino")
+    assert [entry.version for entry in found.model.opset_import if not entry.domain] == [max(opset, 13)]
+    assert found.facts[Plan].layers == quantized(build(), "openvino").facts[Plan].layers
 
 
 def _appended(model, *nodes, outputs=(), initializers=()):
