@@ -20,6 +20,9 @@ from onnxq.storage import loadable
 
 Source = Path | onnx.ModelProto
 
+_PLACES = ("Exception from", "Check", "While", "Summary", "--")
+"""How lines of OpenVINO's errors begin that tell where, not what."""
+
 
 @dataclass(frozen=True)
 class OperatorTime:
@@ -215,7 +218,14 @@ def _compiled(model: Source, threads: int, **options: object) -> Any:
         with loadable(model) as source:
             return core.compile_model(core.read_model(source), "CPU", settings)
     except RuntimeError as error:
-        raise ModelError(f"OpenVINO cannot load the model: {first_line(error)}") from error
+        raise ModelError(f"OpenVINO cannot load the model: {_cause(error)}") from error
+
+
+def _cause(error: RuntimeError) -> str:
+    """What OpenVINO says last, among the places in its source that the error came through."""
+    lines = [line for line in str(error).splitlines() if line]
+    said = [line for line in lines if not line.startswith(_PLACES)]
+    return (said or lines)[-1]
 
 
 def _float_types(compiled: Any) -> dict[str, "np.dtype[Any]"]:

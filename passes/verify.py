@@ -39,7 +39,8 @@ class Verify(Analysis[Checked]):
     - where the target is TensorRT: its parser reads the file
     - it loads and runs on a few samples without NaN: where the target runs if that is on this machine, else in
       onnxruntime; its outputs are compared with the float model's and with the exact computation of the file
-    - where the target runs on this machine: each layer meant for integers is one in the graph that it really runs
+    - where the target runs on this machine: each layer meant for integers is one in the graph that it really runs;
+      where that loads neither this model nor the float one, a warning says so
 
     Args:
         original: the float model.
@@ -67,11 +68,11 @@ class Verify(Analysis[Checked]):
         _check_interface(self._original, proto)
         if self._target.checks_parser:
             _check_parser(proto)
-        runtime = _runtime(self._target)
-        opened = (runtime or OnnxRuntime)(proto)
-        sqnr, simulated = _outputs_sqnr(self._original, proto, opened, self._feeds)
-        if runtime is None:
-            return Checked(sqnr, simulated)
+        opened, refusal = self._opened(proto)
+        sqnr, simulated = _outputs_sqnr(self._original, proto, opened or OnnxRuntime(proto), self._feeds)
+        if opened is None:
+            return Checked(sqnr, simulated, warnings=refusal)
+        runtime = type(opened)
         layers = facts[Plan].layers
         found = opened.integer_layers(proto, layers)
         unfused = tuple(name for name in layers if name not in found.wanted)
@@ -86,6 +87,18 @@ class Verify(Analysis[Checked]):
                 *self._errors(proto, runtime, layers, sqnr, simulated),
             ),
         )
+
+    def _opened(self, proto: onnx.ModelProto) -> tuple[Runtime | None, tuple[str, ...]]:
+        """The model where the target runs, if that is on this machine; else None, and why it cannot load it."""
+        runtime = RUNTIMES[self._target.runtime] if self._target.runtime is not None else None
+        if runtime is None or not runtime.is_installed():
+            return None, ()
+        try:
+            return runtime(proto), ()
+        except ModelError as error:
+            if runtime is OnnxRuntime or _loads(runtime, self._original):
+                raise
+            return None, (f"{error}; it does not load the float model either. Compared in {OnnxRuntime.title}",)
 
     def _errors(
         self,
@@ -109,10 +122,12 @@ class Verify(Analysis[Checked]):
                 )
 
 
-def _runtime(target: Target) -> type[Runtime] | None:
-    """What runs the target on this machine."""
-    runtime = RUNTIMES[target.runtime] if target.runtime is not None else None
-    return runtime if runtime is not None and runtime.is_installed() else None
+def _loads(runtime: type[Runtime], model: onnx.ModelProto) -> bool:
+    try:
+        runtime(model)
+    except ModelError:
+        return False
+    return True
 
 
 def _unlike_the_plan(runtime: type[Runtime], unfused: Sequence[str], others: int) -> Iterator[str]:

@@ -275,6 +275,35 @@ def test_a_layer_that_openvino_runs_in_float_is_named():
     assert checked.warnings == ("OpenVINO runs these layers in float: conv3",)
 
 
+@needs_openvino
+def test_what_openvino_cannot_load_either_way_is_compared_in_onnxruntime():
+    net = Net()
+    rows = net.add("Transpose", net.reshape(net.conv(net.block("images", 8), 4), 1, 4, -1), perm=[0, 2, 1])
+    picked = net.add("GatherElements", rows, net.const([[[0, 1], [2, 3]]], np.int64), axis=1)
+    _, _, checked = verified(net.model(picked), OPENVINO)
+    assert checked.fused is None
+    assert checked.sqnr["output"] > 20
+    assert len(checked.warnings) == 1
+    assert checked.warnings[0].startswith("OpenVINO cannot load the model: Shapes [1,1024,4] and [1,2,2] are not")
+    assert checked.warnings[0].endswith("; it does not load the float model either. Compared in onnxruntime")
+
+
+class FloatOnly(OpenVino):
+    """Refuses what is quantized."""
+
+    def __init__(self, model, *, threads=0):
+        if "QuantizeLinear" in ops(model):
+            raise ModelError("it cannot load this")
+        super().__init__(model, threads=threads)
+
+
+@needs_openvino
+def test_what_openvino_cannot_load_because_of_its_integers_is_refused(monkeypatch):
+    monkeypatch.setitem(RUNTIMES, "openvino", FloatOnly)
+    with pytest.raises(ModelError, match="it cannot load this"):
+        verified(csp(), OPENVINO)
+
+
 class Shortened(OnnxRuntime):
     """Gives boxes of another number, as a non-maximum suppression may."""
 
