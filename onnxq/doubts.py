@@ -1,5 +1,6 @@
 """What speaks against the calibration data: values, pictures, and what the first layer makes of them."""
 
+import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.detector import Detector
+from onnxq.errors import ModelError
 from onnxq.graph import names_read
 from onnxq.heads import UNKNOWN
 from onnxq.session import Feed, open_session, run
+
+log = logging.getLogger(__name__)
 
 _LEAST_SHARE, _GREATEST_SHARE = 0.01, 1.5
 """Of the greatest value that a model takes, between which that of the data is: a factor of 255 lies far beyond."""
@@ -83,19 +87,23 @@ class Watch:
 def doubts_of_first_layer(model: onnx.ModelProto, detector: Detector, feeds: Sequence[Feed]) -> Iterator[str]:
     """A sentence if the first layer on the image gives values that no trained network has.
 
+    Nothing is said of a model that onnxruntime cannot run up to there, as one that computes in bfloat16.
+
     Args:
         model: the float model.
         detector: what it was taken for.
         feeds: a few samples.
-
-    Raises:
-        ModelError: onnxruntime cannot run the model up to there.
     """
     piece = _up_to_first_conv(model, detector.input_name)
     if piece is None or not feeds:
         return
-    session, read = open_session(piece), {value.name for value in piece.graph.input}
-    spreads = [_spread(run(session, {k: v for k, v in feed.items() if k in read})[0]) for feed in feeds]
+    read = {value.name for value in piece.graph.input}
+    try:
+        session = open_session(piece)
+        spreads = [_spread(run(session, {k: v for k, v in feed.items() if k in read})[0]) for feed in feeds]
+    except ModelError as error:
+        log.info("the first layer cannot be looked at: %s", error)
+        return
     spread = float(np.mean(spreads))
     if not _LEAST_SPREAD <= spread <= _GREATEST_SPREAD:
         much = "little" if spread < _LEAST_SPREAD else "much"

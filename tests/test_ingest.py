@@ -1,5 +1,6 @@
 """Whatever an exporter wrote is quantized well, or refused with a word that says why: small graphs, all the way."""
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -72,6 +73,21 @@ class TestFloat16:
         inferred = onnx.shape_inference.infer_shapes(found.model).graph.value_info
         kinds = {v.name: v.type.tensor_type.elem_type for v in inferred}
         assert {kinds[conv.output[0]] for conv in convs} == {onnx.TensorProto.FLOAT16}
+
+    @pytest.mark.parametrize("target", RUN)
+    def test_bfloat16_is_quantized_though_nothing_here_runs_it(self, target):
+        model = with_float16(silu_chain(opset=13), ends=False)
+        for weight in model.graph.initializer:
+            values = numpy_helper.to_array(weight).astype(ml_dtypes.bfloat16)
+            weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT16:
+                    attribute.i = TensorProto.BFLOAT16
+        model.opset_import[0].version, model.ir_version = 22, 10
+        values = feed(silu_chain())
+        expected = run(silu_chain(), values)["output"]
+        assert sqnr(expected, run(quantized(model, target).model, values)["output"]) > 25
 
     def test_is_reconstructed_below_8_bits(self):
         found = quantized(with_float16(csp()), "ort", weight_bits=4)
