@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -169,7 +170,7 @@ class Found:
         loss: of the model, as the judge has it.
         said: the same in words.
         pictures: how many the judge looked at.
-        trials: how many models were judged.
+        trials: by how many pieces were kept what each model that was judged had lost, in words.
     """
 
     quantized: Quantized
@@ -178,7 +179,17 @@ class Found:
     loss: float
     said: str
     pictures: int
-    trials: int
+    trials: Mapping[int, str]
+
+
+    def summary(self) -> dict[str, Any]:
+        """The search in numbers and words, for reports."""
+        return {
+            "said": self.said,
+            "pictures": self.pictures,
+            "kept": [{"nodes": list(piece.nodes), "bits": piece.bits} for piece in self.kept],
+            "trials": [{"kept": count, "said": said} for count, said in sorted(self.trials.items())],
+        }
 
 
 def search(
@@ -234,10 +245,10 @@ def search(
             known = judge.loss(made[count].model, progress)
             results.add(count, known)
             log.info("%d pieces at a higher precision: %s", count, judge.say(known))
-        tried.add(count)
+        tried[count] = judge.say(known)
         return known
 
-    tried = set[int]()
+    tried: dict[int, str] = {}
     best = 0
     if loss(0) > limit:
         if not results.order:
@@ -252,7 +263,7 @@ def search(
             )
     final = made.get(best) or quantize(original, data, settings(best), hooks=hooks, progress=progress)
     lost = loss(best)
-    return Found(final, settings(best), tuple(kept[:best]), lost, judge.say(lost), len(judge.files), len(tried))
+    return Found(final, settings(best), tuple(kept[:best]), lost, judge.say(lost), len(judge.files), tried)
 
 
 def _least(loss: Callable[[int], float], limit: float, most: int) -> int:

@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cut-head", type=Path, metavar="FILE",
         help="save the float model without its decode, as .onnx, and the ranges of its tensors beside it, as .json",
     )  # fmt: skip
-    files.add_argument("--report", type=Path, metavar="FILE", help="write every range and reason, as .json or .md")
+    files.add_argument("--report", type=Path, metavar="FILE", help="every range and reason, as .html, .md or .json")
     talk = parser.add_argument_group("what to say")
     talk.add_argument("--dry-run", action="store_true", help="only say what would be quantized, and why the rest not")
     loudness = talk.add_mutually_exclusive_group()
@@ -170,7 +170,8 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
         _save_cut(model, quantized, config, args.cut_head)
     if args.report:
         sizes = {"before": storage.size_on_disk(args.input), "after": storage.size_on_disk(output)}
-        made = report.build(quantized, config, source=args.input.name, **sizes)
+        searched = None if found is None else found.summary()
+        made = report.build(quantized, config, source=args.input.name, search=searched, **sizes)
         report.write(made, args.report)
     if not args.quiet:
         _say_warnings(quantized)
@@ -228,7 +229,7 @@ def _search_record(output: Path) -> Path:
 def _say_found(table: Table, found: Found) -> None:
     wide = [piece.nodes[0] for piece in found.kept if piece.bits is not None]
     floats = [piece.nodes[0] for piece in found.kept if piece.bits is None]
-    trials = f"{found.trials} trial{plural(found.trials)}"
+    trials = f"{len(found.trials)} trial{plural(len(found.trials))}"
     table.add_row("measured", f"{found.said} on {found.pictures} picture{plural(found.pictures)}, after {trials}")
     for names, what in ((wide, f"at {MAX_BITS} bits"), (floats, "float")):
         if names:

@@ -4,7 +4,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,28 @@ class Statistics:
     digest: str = ""
     means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
+    def of(self, tensors: Iterable[str]) -> Histogram:
+        """The histogram of the values of several tensors, at least one; of one, its own.
+
+        Raises:
+            DataError: nothing was seen of one of them.
+        """
+        first, *others = map(self._of_tensor, tensors)
+        if not others:
+            return first
+        merged = Histogram(first.floor)
+        for histogram in (first, *others):
+            merged.merge(histogram)
+        return merged
+
+    def _of_tensor(self, tensor: str) -> Histogram:
+        if tensor not in self.histograms:
+            raise DataError(
+                f"the calibration holds nothing of tensor {tensor!r}: it was made for another target or with other "
+                "options; calibrate again"
+            )
+        return self.histograms[tensor]
+
     def save(self, path: Path) -> None:
         """Write to an `.npz` file, whole or not at all; same statistics, same bytes."""
         names = sorted(self.histograms)
@@ -194,7 +216,8 @@ class Fit:
 
     Attributes:
         bounds: the range.
-        sqnr: expected signal-to-quantization-noise ratio of the group's values in dB; nan where it is not known.
+        sqnr: expected signal-to-quantization-noise ratio in dB, of the group's values or, where a SiLU reads them, of
+            what this makes of them; nan where it is not known.
         clipped: share of the values outside, 0 to 1.
         method: how it was chosen.
     """

@@ -6,6 +6,7 @@ once in numpy, first a coarse set, then the neighbours of the best.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +101,11 @@ def entropy(histogram: Histogram, scheme: Scheme) -> Range:
 METHODS: dict[str, Method] = {"uh": uh, "mse": mse, "minmax": minmax, "percentile": percentile, "entropy": entropy}
 
 
+def method_for(name: str, silu_output: bool) -> Method:
+    """The method of a name, for tensors that are or are not x * sigmoid(x)."""
+    return partial(uh, lower=SILU_MINIMUM) if name == "uh" and silu_output else METHODS[name]
+
+
 def before_silu(histogram: Histogram, scheme: Scheme) -> Range:
     """Both bounds have the least squared error behind the SiLU that reads the tensor.
 
@@ -182,6 +188,16 @@ def sqnr(histogram: Histogram, scheme: Scheme, bounds: Range) -> float:
     if signal <= 0:
         return math.nan
     return decibels(signal, noise)
+
+
+def sqnr_behind_silu(histogram: Histogram, scheme: Scheme, bounds: Range) -> float:
+    """The ratio in x * sigmoid(x) where x is rounded, dB: far below zero, where SiLU is flat, any error vanishes."""
+    counts, edges = histogram.occupied()
+    centres = (edges[:-1] + edges[1:]) / 2
+    low, high, step = scheme.reach(bounds.low, bounds.high)
+    exact, rounded = silu(centres), silu(low + np.rint((np.clip(centres, low, high) - low) / step) * step)
+    signal = float(np.dot(counts, exact**2))
+    return decibels(signal, float(np.dot(counts, (exact - rounded) ** 2))) if signal > 0 else math.nan
 
 
 def decibels(signal: float, noise: float) -> float:

@@ -1,27 +1,42 @@
-"""What was done, for people and for programs: a plain dictionary, and its JSON and Markdown."""
+"""What was done, for people and for programs: a plain dictionary, and its JSON, Markdown and HTML."""
 
 import json
 import math
+import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
+from onnxq.advice import findings
 from onnxq.api import Quantized
 from onnxq.config import Config
 from onnxq.errors import ConfigError
-from onnxq.facts import Checked, Fit, Grid, Plan, Ranges, Rebuilt, Sensitivities
+from onnxq.facts import Checked, Fit, Plan, Sensitivities
 from onnxq.files import replace_file
+from onnxq.histogram import Histogram
+from onnxq.outcome import Outcome, final_grid, outcomes
+from onnxq.page import to_html
 from onnxq.pipeline import Facts
-from onnxq.scheme import QParams, Range
+from onnxq.scheme import QParams
 from onnxq.version import VERSION
 
 Report = dict[str, Any]
 
+_COLUMNS = 96
+"""Of a histogram, of the 2048 that it is counted in."""
 
-def build(quantized: Quantized, config: Config, *, source: str, before: int, after: int) -> Report:
+_SCALES = 64
+"""Scales of a weight that are told, evenly spaced among the sorted ones."""
+
+
+def build(
+    quantized: Quantized, config: Config, *, source: str, before: int, after: int, search: Report | None = None
+) -> Report:
     """Gather everything that a run found.
 
     Args:
@@ -29,11 +44,23 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
         config: the options it was made with.
         source: name of the float model.
         before, after: sizes of the files in bytes.
+        search: what a search for layers to keep at a higher precision found; None where there was none.
     """
+    report = _gathered(quantized, config, source, {"before": before, "after": after}, search)
+    return {**report, "findings": findings(report)}
+
+
+def _gathered(
+    quantized: Quantized, config: Config, source: str, sizes: Mapping[str, int], search: Report | None
+) -> Report:
     facts = quantized.facts
-    plan, checked, grid = facts[Plan], facts[Checked], _final_grid(facts)
+    plan, checked, found = facts[Plan], facts[Checked], list(outcomes(facts))
     return {
         "onnxq": VERSION,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("onnx", "onnxruntime", "numpy")},
+        },
         "model": source,
         "target": config.target,
         "method": config.chosen_method,
@@ -56,20 +83,22 @@ def build(quantized: Quantized, config: Config, *, source: str, before: int, aft
             "why": quantized.detector.why,
         },
         "calibration": quantized.samples.description if quantized.samples else "given statistics",
+        "synthetic": quantized.samples is not None and quantized.samples.synthetic,
         "doubts": list(quantized.doubts),
-        "bytes": {"before": before, "after": after},
+        "warnings": list(checked.warnings),
+        "bytes": dict(sizes),
         "seconds": {name: round(seconds, 3) for name, seconds in quantized.timings.items()},
         "layers": {"integer": list(plan.layers), "fused": checked.fused, "unfused": list(checked.unfused)},
         "runtime": checked.runtime,
         "float": dict(sorted(plan.skipped.items())),
+        "operators": {"float": _counted(plan.ops.values()), "quantized": _operators(quantized.model)},
         "sqnr": {name: _finite(value) for name, value in checked.sqnr.items()},
         "simulated_sqnr": {name: _finite(value) for name, value in checked.simulated.items()},
         "sensitivity": list(_sensitivity(facts)),
-        "activations": list(_activations(facts)),
-        "weights": [
-            {"tensor": weight.tensor, "layers": list(weight.users), **_grid(grid.weights[weight.tensor])}
-            for weight in plan.weights
-        ],
+        "search": search,
+        "activations": list(_activations(found)),
+        "values": _values(found),
+        "weights": list(_weights(quantized)),
     }
 
 
@@ -82,31 +111,100 @@ def _sensitivity(facts: Facts) -> Iterable[Report]:
 
 def ranges(quantized: Quantized) -> Report:
     """The range of every tensor that was quantized, for tools that take ranges, ready for JSON."""
-    return {a["tensor"]: {"low": a["low"], "high": a["high"]} for a in _activations(quantized.facts)}
+    return {a["tensor"]: {"low": a["low"], "high": a["high"]} for a in _activations(outcomes(quantized.facts))}
 
 
-def _final_grid(facts: Facts) -> Grid:
-    rebuilt = facts.get(Rebuilt)
-    return facts[Grid] if rebuilt is None else rebuilt.over(facts[Grid])
-
-
-def _activations(facts: Facts) -> Iterable[Report]:
-    grid = _final_grid(facts)
-    for point in facts[Plan].points:
-        fit = facts[Ranges].groups[point.group]
-        if grid.activations[point.tensor] is not facts[Grid].activations[point.tensor]:
-            adjusted = grid.activations[point.tensor]
-            fit = Fit(Range(adjusted.low, adjusted.high), method="error of outputs")
+def _activations(found: Iterable[Outcome]) -> Iterable[Report]:
+    for outcome in found:
+        point = outcome.point
         yield {
             "tensor": point.tensor,
             "group": point.group,
-            "method": fit.method,
-            "low": float(np.min(fit.bounds.low)),
-            "high": float(np.max(fit.bounds.high)),
-            "sqnr": _finite(fit.sqnr),
-            "clipped": fit.clipped,
-            **_grid(grid.activations[point.tensor]),
+            "users": list(point.users),
+            "method": outcome.fit.method,
+            **_cost(outcome.fit),
+            **_grid(outcome.qparams),
+            "grid": [outcome.qparams.low, outcome.qparams.high],
+            "silu_input": point.silu_input,
         }
+
+
+def _values(found: Iterable[Outcome]) -> Report:
+    """Of each group what was seen of its values, and what the methods would have made of them."""
+    first = {outcome.point.group: outcome for outcome in reversed(list(found))}
+    return {
+        group: {
+            **_histogram(outcome.values),
+            "methods": {name: _cost(fit) for name, fit in outcome.alternatives().items()},
+        }
+        for group, outcome in sorted(first.items())
+        if outcome.values is not None
+    }
+
+
+def _cost(fit: Fit) -> Report:
+    return {
+        "low": float(np.min(fit.bounds.low)),
+        "high": float(np.max(fit.bounds.high)),
+        "sqnr": _finite(fit.sqnr),
+        "clipped": fit.clipped,
+    }
+
+
+def _histogram(histogram: Histogram) -> Report:
+    """A histogram in columns of one width, coarse enough to be looked at."""
+    counts, edges = histogram.occupied()
+    columns = min(_COLUMNS, len(counts))
+    low, span = float(edges[0]), float(edges[-1] - edges[0])
+    middles = (edges[:-1] + edges[1:]) / 2
+    shares = (middles - low) / span if span > 0 else np.zeros(len(middles))
+    index = np.minimum((shares * columns).astype(np.intp), columns - 1)
+    sums = np.zeros(columns, np.int64)
+    np.add.at(sums, index, counts)
+    return {"low": low, "high": float(edges[-1]), "counts": sums.tolist()}
+
+
+def _weights(quantized: Quantized) -> Iterable[Report]:
+    plan, grid = quantized.facts[Plan], final_grid(quantized.facts)
+    nodes = {node.name: node for node in quantized.model.graph.node}
+    for weight in plan.weights:
+        layer, qparams = weight.users[0], grid.weights[weight.tensor]
+        yield {
+            "tensor": weight.tensor,
+            "layers": list(weight.users),
+            "kind": _kind(plan.ops[layer], nodes.get(layer), qparams.scale.size),
+            **_grid(qparams),
+            **_channels(qparams),
+        }
+
+
+def _kind(op: str, node: onnx.NodeProto | None, channels: int) -> str:
+    """What a layer is, in a word or two: `depthwise Conv`, `3x3 Conv`, `MatMul`."""
+    if op != "Conv":
+        return op
+    if node is None or node.op_type != "Conv":
+        return "1x1 Conv"  # of Convs these alone are written as products of matrices
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    if attributes.get("group", 1) == channels > 1:
+        return "depthwise Conv"
+    kernel = attributes.get("kernel_shape")
+    return f"{'x'.join(map(str, kernel))} Conv" if kernel else "Conv"
+
+
+def _channels(qparams: QParams) -> Report:
+    """How many scales a weight has, and some of them, the greatest first."""
+    scales = np.sort(np.ravel(qparams.scale))[::-1]
+    told = np.unique(np.linspace(0, len(scales) - 1, min(_SCALES, len(scales))).round().astype(np.intp))
+    return {"channels": len(scales), "scales": [float(scale) for scale in scales[told]]}
+
+
+def _operators(model: onnx.ModelProto) -> dict[str, int]:
+    return _counted(node.op_type for node in model.graph.node)
+
+
+def _counted(operators: Iterable[str]) -> dict[str, int]:
+    """How many of each, by name."""
+    return dict(sorted(Counter(operators).items()))
 
 
 def _grid(qparams: QParams) -> Report:
@@ -149,6 +247,7 @@ def to_markdown(report: Report) -> str:
             ("size in bytes", f"{sizes['before']} before, {sizes['after']} after"),
             ("SQNR of outputs in dB", accuracy or "not measured"),
         ]),
+        *_findings_section(report["findings"]),
         "## Float, and why",
         _table(("reason", "nodes"), Counter(report["float"].values()).most_common()),
         *_sensitivity_section(report["sensitivity"]),
@@ -165,6 +264,12 @@ def to_markdown(report: Report) -> str:
         _table(("pass", "seconds"), list(report["seconds"].items())),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def _findings_section(found: list[Report]) -> list[str]:
+    return (
+        ["## What to try", _table(("found", "try"), [(each["what"], each["try"]) for each in found])] if found else []
+    )
 
 
 def _sensitivity_section(pieces: list[Report]) -> list[str]:
@@ -187,7 +292,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-FORMATS: Mapping[str, Callable[[Report], str]] = {".json": to_json, ".md": to_markdown}
+FORMATS: Mapping[str, Callable[[Report], str]] = {".json": to_json, ".md": to_markdown, ".html": to_html}
 
 
 def check_name(path: Path) -> None:
@@ -197,7 +302,7 @@ def check_name(path: Path) -> None:
         ConfigError: its ending is none that a report can have.
     """
     if path.suffix not in FORMATS:
-        raise ConfigError(f"--report {path}: the name must end in {' or '.join(FORMATS)}")
+        raise ConfigError(f"--report {path}: the name must end in {', '.join(FORMATS)}")
 
 
 def write(report: Report, path: Path) -> None:

@@ -1,14 +1,11 @@
 """fit-ranges: the interval that each group of tensors is to cover, from its histogram."""
 
-from collections.abc import Iterable
-from functools import partial
-
 from onnxq.errors import DataError
 from onnxq.facts import Fit, Plan, Point, Ranges, Statistics
 from onnxq.graph import Model
-from onnxq.histogram import Histogram
+from onnxq.outcome import expected
 from onnxq.pipeline import Analysis, Facts
-from onnxq.ranges import METHODS, SILU_MINIMUM, Method, before_silu, clipped_share, minmax, sqnr, uh
+from onnxq.ranges import Method, before_silu, method_for, minmax
 
 
 class FitRanges(Analysis[Ranges]):
@@ -50,36 +47,13 @@ class FitRanges(Analysis[Ranges]):
         point = points[0]
         if point.known is not None:
             return Fit(point.known)
-        histogram = _merged(statistics, dict.fromkeys(s for p in points for s in p.sources))
+        histogram = statistics.of(dict.fromkeys(s for p in points for s in p.sources))
         name, method = self._method_for(point, inputs)
-        bounds = method(histogram, point.scheme)
-        return Fit(bounds, sqnr(histogram, point.scheme, bounds), clipped_share(histogram, point.scheme, bounds), name)
+        return expected(histogram, point, method(histogram, point.scheme), name)
 
     def _method_for(self, point: Point, inputs: set[str]) -> tuple[str, Method]:
         if point.tensor in inputs:
             return "minmax", minmax
         if point.silu_input:
             return "error behind SiLU", before_silu
-        if self._method == "uh" and point.silu_output:
-            return "uh", partial(uh, lower=SILU_MINIMUM)
-        return self._method, METHODS[self._method]
-
-
-def _merged(statistics: Statistics, tensors: Iterable[str]) -> Histogram:
-    """The histogram of the values of several tensors; of one, its own."""
-    first, *others = (_of_tensor(statistics, name) for name in tensors)
-    if not others:
-        return first
-    merged = Histogram(first.floor)
-    for histogram in (first, *others):
-        merged.merge(histogram)
-    return merged
-
-
-def _of_tensor(statistics: Statistics, tensor: str) -> Histogram:
-    if tensor not in statistics.histograms:
-        raise DataError(
-            f"the calibration holds nothing of tensor {tensor!r}: it was made for another target or with other "
-            "options; calibrate again"
-        )
-    return statistics.histograms[tensor]
+        return self._method, method_for(self._method, point.silu_output)

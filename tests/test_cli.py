@@ -625,7 +625,12 @@ class TestLimits:
         reached, trials = re.search(r"measured +([\d.]+) dB on 3 pictures, after (\d+) trials", ran.out).groups()
         assert float(reached) >= plain + 1
         assert int(trials) > 1
-        excluded = json.loads(Path("r.json").read_text())["exclude"]
+        report = json.loads(Path("r.json").read_text())
+        excluded, search = report["exclude"], report["search"]
+        assert (search["said"], search["pictures"]) == (f"{reached} dB", 3)
+        assert len(search["trials"]) == int(trials)
+        assert {"kept": len(search["kept"]), "said": search["said"]} in search["trials"]
+        assert [name for piece in search["kept"] for name in piece["nodes"]] == excluded
         kept = re.search(r"kept (\d+) float: (\S+?),? ", ran.table)
         assert 1 <= int(kept[1]) <= len(excluded)
         assert kept[2] == excluded[0]
@@ -747,6 +752,12 @@ class TestReport:
         text = Path("r.md").read_text()
         assert text.startswith("# model.onnx\n")
         assert "| near the image, with few channels | 1 |" in text
+
+    def test_as_a_page(self, onnxq, model):
+        assert onnxq(model, "--calib", "calib", "--report", "r.html").code == 0
+        text = Path("r.html").read_text()
+        assert "<h1>model.onnx</h1>" in text
+        assert "1: near the image, with few channels" in text
 
     def test_of_a_given_calibration(self, onnxq, model):
         assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz").code == 0
@@ -1150,7 +1161,7 @@ class TestBadOptions:
 
     def test_a_report_of_another_kind(self, onnxq, model):
         message = refused(onnxq, model, "--calib", "nowhere", "--report", "r.txt")
-        assert "--report r.txt: the name must end in .json or .md" in message
+        assert "--report r.txt: the name must end in .json, .md, .html" in message
 
     @pytest.mark.parametrize("name", ["model.onnx", "model.onnx/a/b"])
     def test_a_file_where_each_step_should_go(self, onnxq, model, name):

@@ -10,9 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = {
     # Knows nothing of the others.
+    "onnxq.advice": 0,
     "onnxq.boxes": 0,
     "onnxq.errors": 0,
     "onnxq.histogram": 0,
+    "onnxq.markup": 0,
     "onnxq.progress": 0,
     "onnxq.scenes": 0,
     "onnxq.version": 0,
@@ -22,11 +24,13 @@ LAYERS = {
     "onnxq.graph": 1,
     "onnxq.heads": 1,
     "onnxq.images": 1,
+    "onnxq.plots": 1,
     "onnxq.scheme": 1,
     "onnxq.sources": 1,
     # What passes are made of.
     "onnxq.exports": 2,
     "onnxq.opaque": 2,
+    "onnxq.page": 2,
     "onnxq.storage": 2,
     "onnxq.data": 2,
     "onnxq.detector": 2,
@@ -37,6 +41,7 @@ LAYERS = {
     "onnxq.tensorrt": 2,
     # The runtimes, as data.
     "onnxq.noise": 3,
+    "onnxq.outcome": 3,
     "onnxq.session": 3,
     "onnxq.targets": 3,
     # What chooses among them, and hangs on them.
@@ -102,6 +107,8 @@ SAME_LAYER: frozenset[tuple[str, str]] = frozenset()
 
 ONLY_IMPORTED_BY = {
     "onnxq.report": {"onnxq.cli"},
+    "onnxq.page": {"onnxq.report"},
+    "onnxq.advice": {"onnxq.report"},
     "onnxq.benchmark": set(),
     "onnxq.compare": set(),
     "onnxq.evaluate": {"onnxq.budget"},

@@ -2,16 +2,22 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from graphs import feed, initializers, v8, yolox
+from graphs import depthwise_net, feed, initializers, ops, v8, yolox
 
 from onnxq import Config, quantize
+from onnxq.advice import findings
 from onnxq.errors import ConfigError
-from onnxq.facts import Checked, Grid, Plan, Ranges
+from onnxq.facts import Checked, Grid, Plan, Ranges, Statistics
+from onnxq.page import to_html
 from onnxq.pipeline import Facts
-from onnxq.report import build, check_name, to_json, to_markdown, write
+from onnxq.ranges import METHODS
+from onnxq.report import _channels, build, check_name, to_json, to_markdown, write
+from onnxq.scheme import QParams, Scheme
 from onnxq.version import VERSION
 
 CONFIG = Config(method="mse", weight_bits=4, act_bits=6, exclude=("conv3", "re:^conv4$"), target="generic")
@@ -32,6 +38,12 @@ def with_checked(result, **changes):
     """The result, had the check found something else."""
     facts = [replace(fact, **changes) if isinstance(fact, Checked) else fact for fact in result.facts]
     return replace(result, facts=Facts(facts))
+
+
+def qparams_of(scales):
+    """A grid of a weight with these scales."""
+    scheme = Scheme(signed=True, symmetric=True, axis=0)
+    return QParams(scales.astype(np.float32), np.zeros(scales.size, np.int8), scheme)
 
 
 def sections(text):
@@ -102,6 +114,63 @@ class TestBuild:
             assert (entry["bits"], entry["axis"]) in ((4, 0), (8, 0))
         assert entry["scale"][0] < entry["scale"][1]
 
+    def test_says_of_each_weight_what_layer_it_is_of_and_some_of_its_scales(self, report, result):
+        stored = initializers(result.model)
+        kinds = {name: entry["kind"] for entry in report["weights"] for name in entry["layers"]}
+        assert kinds["conv0"] == "3x3 Conv"
+        assert set(kinds.values()) == {"3x3 Conv", "1x1 Conv"}
+        for entry in report["weights"]:
+            scales = stored[f"{entry['tensor']}_scale"]
+            assert entry["channels"] == scales.size
+            assert entry["scales"] == sorted(map(float, np.ravel(scales)), reverse=True)
+
+    def test_tells_layers_apart(self):
+        model = depthwise_net()
+        made = build(quantize(model, [feed(model)], Config(target="generic")), Config(), source="n", before=1, after=1)
+        assert Counter(entry["kind"] for entry in made["weights"])["depthwise Conv"] == 2
+        matrices = v8()
+        made = build(quantize(matrices, [feed(matrices)]), Config(), source="n", before=1, after=1)
+        assert made["operators"]["quantized"]["Gemm"] > 0
+        assert {entry["kind"] for entry in made["weights"]} == {"3x3 Conv", "1x1 Conv"}
+
+    def test_of_many_scales_some_are_told(self):
+        many = qparams_of(np.arange(1.0, 301.0))
+        told = _channels(many)
+        assert told["channels"] == 300
+        assert (len(told["scales"]), told["scales"][0], told["scales"][-1]) == (64, 300.0, 1.0)
+        assert told["scales"] == sorted(told["scales"], reverse=True)
+
+    def test_has_the_values_of_each_group_and_what_other_methods_make_of_them(self, report, result):
+        plan, statistics = result.facts[Plan], result.facts[Statistics]
+        groups = {point.group: point for point in plan.points if point.sources}
+        assert report["values"].keys() == groups.keys()
+        for group, seen in report["values"].items():
+            histogram = statistics.of({s for p in plan.groups()[group] for s in p.sources})
+            assert sum(seen["counts"]) == histogram.total
+            assert (seen["low"], seen["high"]) == (pytest.approx(histogram.low), pytest.approx(histogram.high))
+            assert len(seen["counts"]) <= 96
+            assert list(seen["methods"]) == list(METHODS)
+            assert seen["methods"]["minmax"]["clipped"] == 0
+        chosen = {a["group"]: a for a in report["activations"] if a["method"] == "mse"}
+        assert chosen
+        for group, entry in chosen.items():
+            assert report["values"][group]["methods"]["mse"]["sqnr"] == entry["sqnr"]
+            assert entry["grid"][0] == pytest.approx(min(entry["low"], 0), abs=entry["scale"][0])
+            assert entry["grid"][1] == pytest.approx(max(entry["high"], 0), abs=entry["scale"][0])
+
+    def test_counts_operators_before_and_after(self, report, result):
+        before, after = report["operators"]["float"], report["operators"]["quantized"]
+        assert before == Counter(result.facts[Plan].ops.values())
+        assert after == Counter(ops(result.model))
+        assert after["QuantizeLinear"] > 0
+        assert "QuantizeLinear" not in before
+
+    def test_has_what_stands_out_and_what_was_searched(self, result):
+        search = {"said": "-0.10 AP", "pictures": 7, "kept": [], "trials": []}
+        made = build(result, CONFIG, source="net.onnx", before=1, after=1, search=search)
+        assert made["search"] == search
+        assert made["findings"] == findings(made)
+
     def test_has_the_seconds_of_each_pass(self, report, result):
         assert list(report["seconds"]) == list(result.timings)
         for name, seconds in result.timings.items():
@@ -154,7 +223,8 @@ class TestMarkdown:
         text = to_markdown(report)
         assert text.startswith("# net.onnx\n\n|")
         assert text.endswith(" |\n")
-        assert list(sections(text)) == ["net.onnx", "Float, and why", "Activations, worst first", "Seconds"]
+        expected = ["net.onnx", "What to try", "Float, and why", "Activations, worst first", "Seconds"]
+        assert list(sections(text)) == expected
 
     def test_says_what_was_made_and_how(self, report):
         facts = dict(sections(to_markdown(report))["net.onnx"])
@@ -199,15 +269,18 @@ class TestMarkdown:
 
 
 class TestWrite:
-    @pytest.mark.parametrize(("name", "text"), [("r.json", to_json), ("r.md", to_markdown)])
+    @pytest.mark.parametrize(
+        ("name", "text"), [("r.json", to_json), ("r.md", to_markdown), ("r.html", to_html)]
+    )
     def test_chooses_by_the_ending(self, tmp_path, report, name, text):
         write(report, tmp_path / name)
         assert (tmp_path / name).read_text(encoding="utf-8") == text(report)
 
     @pytest.mark.parametrize("name", ["r.txt", "r", "r.json.gz", ".json"])
     def test_refuses_other_endings(self, tmp_path, report, name):
+        message = rf"--report .*{re.escape(name)}: the name must end in \.json, \.md, \.html"
         for attempt in (lambda path: write(report, path), check_name):
-            with pytest.raises(ConfigError, match=rf"--report .*{re.escape(name)}: the name must end in \.json or"):
+            with pytest.raises(ConfigError, match=message):
                 attempt(tmp_path / name)
         assert os.listdir(tmp_path) == []
 
