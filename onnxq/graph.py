@@ -25,8 +25,8 @@ __all__ = [
     "INTEGER_OPS", "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node", "Tensor", "Variable",
     "ancestors", "behind", "bias_of", "constant", "data_inputs", "dtype_of", "feeds_silu_only", "gs", "has_plain_bias",
     "hollow", "is_depthwise", "is_float", "is_pointwise", "is_silu", "large_initializers", "load_proto", "names_read",
-    "outline", "producer", "readers", "refilled", "remove", "replace_nodes", "replace_uses", "set_bias",
-    "with_stand_ins",
+    "outline", "output_axis", "producer", "readers", "refilled", "remove", "replace_nodes", "replace_uses", "set_bias",
+    "takes_bias", "with_stand_ins",
 ]  # fmt: skip
 
 # graphsurgeon logs what it then raises.
@@ -394,8 +394,20 @@ class FreshNames:
         return name
 
 
+def output_axis(layer: Node) -> int:
+    """Axis of a weight that its layer's outputs lie along (ONNX Conv, ConvTranspose, Gemm and MatMul)."""
+    if layer.op == "Conv" or (layer.op == "Gemm" and layer.attrs.get("transB", 0)):
+        return 0
+    return 1
+
+
+def takes_bias(layer: Node) -> bool:
+    """Whether a Conv, ConvTranspose or Gemm; a MatMul has no input for one."""
+    return bool(layer.op != "MatMul")
+
+
 def bias_of(layer: Node) -> Tensor | None:
-    """The bias of a Conv, ConvTranspose or Gemm, constant or computed; None where it has none."""
+    """The bias of a Conv, ConvTranspose or Gemm, constant or computed; None where it has none, as a MatMul."""
     return layer.inputs[2] if len(layer.inputs) > 2 and layer.inputs[2].name else None
 
 

@@ -34,7 +34,6 @@ class Rule:
         input: a Q stands in front of the node. Without one, and without one behind, it rides along: the runtime moves
             the Q of others across it.
         output: a Q stands behind the node.
-        weight_axis: axis of the output channels of a constant weight (ONNX Conv: 0, ConvTranspose: 1).
         shared: input and output are on one grid; a Concat's inputs only where nothing else reads them.
         behind_integers: stays float where what it reads is made by a float node, as it is no slower then.
         binding: a Concat's inputs are on its grid also where others read them.
@@ -44,7 +43,6 @@ class Rule:
     role: Role
     input: bool = True
     output: bool = True
-    weight_axis: int | None = None
     shared: bool = False
     behind_integers: bool = False
     binding: bool = False
@@ -138,10 +136,10 @@ class Target:
 
 
 _CONV_IN_OUT = {
-    "Conv": Rule(Role.LAYER, weight_axis=0),
+    "Conv": Rule(Role.LAYER),
 }
 _CONV_IN = {
-    "Conv": Rule(Role.LAYER, output=False, weight_axis=0),
+    "Conv": Rule(Role.LAYER, output=False),
 }
 _CARRIERS = {
     op: Rule(Role.CARRIER, shared=True)
@@ -222,7 +220,7 @@ GENERIC = Target(
     title="runtimes that want every operator quantized",
     rules={
         **_CONV_IN_OUT,
-        "ConvTranspose": Rule(Role.LAYER, weight_axis=1),
+        **{op: Rule(Role.LAYER) for op in ("ConvTranspose", "Gemm", "MatMul")},
         **_ELEMENTWISE,
         "HardSwish": Rule(Role.ELEMENTWISE),
         **_RELU,

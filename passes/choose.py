@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxq.errors import ConfigError, ModelError
 from onnxq.facts import Head, Plan, Point, Weight
@@ -17,12 +18,14 @@ from onnxq.graph import (
     Node,
     Tensor,
     behind,
+    bias_of,
     constant,
     feeds_silu_only,
     is_depthwise,
     is_float,
     is_pointwise,
     is_silu,
+    output_axis,
     producer,
     readers,
 )
@@ -294,8 +297,11 @@ class _Choice:
         return rule is not None and rule.role is Role.LAYER and self.fused_activation(before) is node
 
     def _layer_refusal(self, node: Node, rule: Rule) -> str | None:
-        if constant(node.inputs[1]) is None:
+        weight = constant(node.inputs[1])
+        if weight is None:
             return "its weight is not constant"
+        if node.op in ("Gemm", "MatMul") and not _is_plain_product(node, weight):
+            return "is no plain product with a matrix"
         if node.name in self.last and not (self.target.last_layers or self._runs_as_matmul(node)):
             return "last layer of its branch"
         if is_depthwise(node):
@@ -346,6 +352,14 @@ class _Choice:
         if rule is None or rule.role is not Role.LAYER or not rule.output:
             return False
         return node.name not in self.integer or self._runs_as_matmul(node)
+
+
+def _is_plain_product(node: Node, matrix: NDArray[np.generic]) -> bool:
+    """Whether a Gemm or MatMul is x W, and a bias for each output if any."""
+    bias = bias_of(node)
+    factors = (node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0), node.attrs.get("transA", 0))
+    width = matrix.shape[output_axis(node)] if matrix.ndim == 2 else 0
+    return matrix.ndim == 2 and factors == (1.0, 1.0, 0) and (bias is None or list(bias.shape or ()) == [width])
 
 
 def _depth(nodes: Sequence[Node]) -> dict[str, int]:
@@ -500,7 +514,7 @@ def _weights(choice: _Choice, scheme: Scheme) -> tuple[Weight, ...]:
         bits, _ = choice.widths.get(node.name, (MAX_BITS if at_an_end else scheme.bits, 0))
         weights[tensor.name] = Weight(
             tensor=tensor.name,
-            scheme=replace(scheme, bits=bits, axis=choice.rule(node).weight_axis),
+            scheme=replace(scheme, bits=bits, axis=output_axis(node)),
             users=(node.name,),
         )
     return tuple(weights.values())

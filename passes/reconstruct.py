@@ -10,7 +10,7 @@ from onnxq.data import Sample, Samples
 from onnxq.detector import Detector
 from onnxq.errors import DataError
 from onnxq.facts import Grid, Plan, Rebuilt, Weight
-from onnxq.graph import Model, Node, Tensor, constant, has_plain_bias
+from onnxq.graph import Model, Node, Tensor, constant, has_plain_bias, takes_bias
 from onnxq.least_squares import Moments, best_scale, descend, pulled, refit, round_with_feedback
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
@@ -54,7 +54,7 @@ class Reconstruct(Analysis[Rebuilt]):
     targets are those of AdaRound's asymmetric reconstruction: Nagel et al., arXiv 2004.10568, section 3.4).
 
     Both graphs are walked once, all samples side by side. Layers whose weights others share, or whose bias is computed,
-    keep their rounded weights.
+    keep their rounded weights. Of a Gemm or MatMul each row is a position; a MatMul has no bias to take what is left.
 
     Args:
         samples: the data, which is read a second time.
@@ -110,8 +110,10 @@ class Reconstruct(Analysis[Rebuilt]):
                 least = least_scale([node], {**grid.activations, **found.activations})
                 moments, rounded = walk.moments(node, unfolding), grid.weights[weight.tensor]
                 fitted, integers, bias = _fit_layer(weight, values, unfolding, moments, rounded, least)
-                found.weights[weight.tensor], found.biases[name] = (fitted, integers), bias
-                walk.replace(name, fitted.dequantize(integers), bias)
+                found.weights[weight.tensor] = fitted, integers
+                if takes_bias(node):
+                    found.biases[name] = bias
+                walk.replace(node, fitted.dequantize(integers), bias)
             self._progress("reconstructing", number + 1, len(plan.layers))
         return found
 
@@ -172,7 +174,8 @@ class _Walk:
 
         def look(index: int, y: NDArray[np.generic]) -> None:
             rng = np.random.default_rng((number, index))
-            positions = [_draw(rng, unfolding.size(y.shape), picture) for picture in self._seen[index]]
+            pictures = [None if unfolding.rows else picture for picture in self._seen[index]]
+            positions = [_draw(rng, unfolding.size(y.shape), picture) for picture in pictures]
             found = [unfolding.outputs(image, places) for image, places in zip(y, positions, strict=False)]
             self._drawn[index] = positions, np.concatenate(found, axis=2)
 
@@ -196,7 +199,7 @@ class _Walk:
             grid = grid_of(low, high)
             moments = Moments.zeros(len(columns), targets.shape[1], columns.shape[1])
             moments.add(grid.dequantize(grid.quantize(columns)), targets)
-            moments = moments.centred()
+            moments = moments.centred() if takes_bias(node) else moments
             return float(moments.error(refit(pulled(moments, unfolding.matrix(weight), _PULL))).sum())
 
         high = min(_HIGHS, key=lambda share: cost(1.0, share))
@@ -209,7 +212,10 @@ class _Walk:
         return found
 
     def moments(self, node: Node, unfolding: Unfolding) -> Moments:
-        """What the float layer gives at the positions drawn, and what the quantized one reads there; centred."""
+        """What the float layer gives at the positions drawn, and what the quantized one reads there.
+
+        Centred, as the bias makes up for the means; but for a MatMul, which has none.
+        """
         x = self._inputs[node.name].name
         self._quantized.compute(x)
         groups, outputs = self._drawn[0][1].shape[:2]
@@ -220,7 +226,7 @@ class _Walk:
             if sum(t.shape[2] for _, t in gathered) >= _AT_ONCE or index == len(self._drawn) - 1:
                 moments.add(*(np.concatenate(parts, axis=2) for parts in zip(*gathered, strict=True)))
                 gathered = []
-        return moments.centred()
+        return moments.centred() if takes_bias(node) else moments
 
     def _columns(
         self, unfolding: Unfolding, tensor: str
@@ -231,10 +237,11 @@ class _Walk:
             found = [unfolding.columns(image, places) for image, places in zip(x, positions, strict=False)]
             yield np.asarray(np.concatenate(found, axis=2)), target
 
-    def replace(self, layer: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+    def replace(self, layer: Node, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
         """Let a layer of the quantized graph have these parameters from now on."""
-        self._quantized.set_constant(layer, 1, weight)
-        self._quantized.set_constant(layer, 2, bias)
+        self._quantized.set_constant(layer.name, 1, weight)
+        if takes_bias(layer):
+            self._quantized.set_constant(layer.name, 2, bias)
 
 
 def _quantizes(dequantize: Node) -> Node:

@@ -385,6 +385,22 @@ def qarepvgg(**options: object) -> onnx.ModelProto:
     return net.model(net.conv(x, 4, name="last"))
 
 
+def products(**options: object) -> onnx.ModelProto:
+    """Between Convs a MatMul over the channels of each position, and behind them a Gemm over all means, as cls has."""
+    net = Net(**options)
+    x = net.block("images", 8, stride=2)
+    side = net.size // 2
+    rows = net.add("Transpose", net.reshape(x, 1, 8, side * side), perm=[0, 2, 1], name="transpose_rows")
+    rows = net.add("MatMul", rows, net.const(net.normal(8, 12, scale=0.4), name="mix_weight"), name="mix")
+    image = net.reshape(net.add("Transpose", rows, perm=[0, 2, 1], name="transpose_back"), 1, 12, side, side)
+    net.channels[image] = 12
+    means = net.add("Flatten", net.add("GlobalAveragePool", net.block(image, 16)))
+    weight, bias = net.const(net.normal(10, 16, scale=0.4), name="hidden_weight"), net.const(net.normal(10, scale=0.2))
+    hidden = net.silu(net.add("Gemm", means, weight, bias, transB=1, name="hidden"))
+    weight, bias = net.const(net.normal(10, 8, scale=0.4), name="classes_weight"), net.const(net.normal(8, scale=0.2))
+    return net.model(net.add("Softmax", net.add("Gemm", hidden, weight, bias, name="classes"), axis=1))
+
+
 def relu_net(**options: object) -> onnx.ModelProto:
     """As v6: ReLU everywhere, and a ConvTranspose in the neck."""
     net = Net(**options)
@@ -758,7 +774,7 @@ BACKBONES: dict[str, Callable[..., onnx.ModelProto]] = {
     f.__name__: f
     for f in (
         silu_chain, csp, sppf, pan, attention, area_attention, relu_net, leaky_net, ese_net, qarepvgg, depthwise_net,
-        shared_weights, dropout_chain,
+        products, shared_weights, dropout_chain,
     )
 }  # fmt: skip
 DETECTORS: dict[str, Callable[..., onnx.ModelProto]] = {

@@ -101,3 +101,46 @@ def test_beyond_the_border_there_are_zeros():
     corner = unfolding.columns(np.full((1, 4, 4), 7, np.uint8), np.zeros((2, 1), np.int64))
     assert corner.dtype == np.uint8
     assert corner.reshape(3, 3).tolist() == [[0, 0, 0], [0, 7, 7], [0, 7, 7]]
+
+
+def product(op, weight, lead, **attributes):
+    """A model of one Gemm or MatMul over rows of these leading dimensions, and its node."""
+    inputs = weight.shape[1 if attributes.get("transB") else 0]
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x", "weight"], ["y"], "layer", **attributes)],
+        "net",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [*lead, inputs])],
+        [onnx.ValueInfoProto(name="y")],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return onnx.shape_inference.infer_shapes(model), Model(model).graph.nodes[0]
+
+
+@pytest.mark.parametrize(
+    ("op", "lead", "attributes"),
+    [
+        ("Gemm", (2,), {}),
+        ("Gemm", (1,), {"transB": 1}),
+        ("MatMul", (1,), {}),
+        ("MatMul", (2, 6), {}),
+        ("MatMul", (1, 3, 4), {}),
+    ],
+)
+def test_each_row_of_a_product_is_a_position(op, lead, attributes):
+    weight = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    model, node = product(op, weight, lead, **attributes)
+    unfolding = Unfolding.of(node)
+    x = np.random.default_rng(1).normal(size=(*lead, 7 if attributes else 5)).astype(np.float32)
+    y = run(model, {"x": x})["y"]
+    height, width = unfolding.size(y.shape)
+    assert (height, width) == (1, np.prod(lead[1:]))
+    places = np.stack([np.zeros(width, np.int64), np.arange(width)])
+    columns = unfolding.columns(x[0], places)
+    assert columns.shape == (1, unfolding.inputs, width)
+    found = unfolding.matrix(weight) @ columns
+    np.testing.assert_allclose(found, unfolding.outputs(y[0], places), atol=1e-5)
+    assert unfolding.outputs(y[0], places).size == y[0].size
+    assert np.array_equal(unfolding.weight(unfolding.matrix(weight)), weight)
+    scales = np.arange(float(found.shape[1]))
+    assert np.array_equal(unfolding.per_channel(unfolding.per_output(scales)), scales)

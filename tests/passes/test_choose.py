@@ -21,6 +21,7 @@ from graphs import (
     pan,
     planned,
     prepared,
+    products,
     quantized,
     relu_net,
     run,
@@ -514,6 +515,31 @@ def test_integer_arithmetic_is_left_alone(target):
     assert not tensors(plan) & {f"{name}_out" for name in ("shape0", "mul1", "add0", "div0", "concat0", "slice0")}
     assert ("resize" in plan.integer) == (target in (ORT, GENERIC))
     assert_complete(model, plan)
+
+
+def test_products_with_matrices_run_on_integers_where_every_operator_does():
+    plan = plan_of(products(), GENERIC)
+    assert {"mix", "hidden", "classes"} <= set(plan.layers)
+    axes = {weight.users[0]: weight.scheme.axis for weight in plan.weights}
+    assert (axes["mix"], axes["hidden"], axes["classes"]) == (1, 0, 1)
+    for target in (ORT, OPENVINO, TENSORRT):
+        assert not {"mix", "hidden", "classes"} & set(plan_of(products(), target).layers)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "bias"), [({"alpha": 2.0}, 10), ({"beta": 0.5}, 10), ({"transA": 1}, 10), ({}, 1)]
+)
+def test_a_gemm_that_does_more_than_to_multiply_stays_float(attributes, bias):
+    net = Net()
+    means = net.add("Flatten", net.add("GlobalAveragePool", net.block("images", 8)))
+    x = net.add("Transpose", means, perm=[1, 0]) if "transA" in attributes else means
+    weight = net.const(net.normal(8, 10))
+    hidden = net.add("Gemm", x, weight, net.const(net.normal(bias)), name="hidden", **attributes)
+    last = net.add("Gemm", net.silu(hidden), net.const(net.normal(10, 8)), name="last")
+    model = net.model(net.add("Softmax", last, axis=1))
+    plan = plan_of(model, GENERIC)
+    assert plan.skipped["hidden"] == "is no plain product with a matrix"
+    assert "last" in plan.layers
 
 
 def test_a_conv_with_a_computed_weight_stays_float():

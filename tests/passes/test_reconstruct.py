@@ -13,6 +13,7 @@ from graphs import (
     initializers,
     pan,
     prepared,
+    products,
     quantizing,
     run,
     samples,
@@ -85,6 +86,16 @@ def test_transposed_convs_too():
     before, after, facts = rebuilt(model, GENERIC, bits=8)
     assert "up" in facts[Rebuilt].biases
     assert noise(model, after) > noise(model, before)
+
+
+def test_products_of_matrices_too():
+    model = products()
+    before, after, facts = rebuilt(model, GENERIC)
+    assert {"mix", "hidden", "classes"} <= set(facts[Plan].layers)
+    assert {"mix_weight", "hidden_weight", "classes_weight"} <= facts[Rebuilt].weights.keys()
+    assert {"hidden", "classes"} <= facts[Rebuilt].biases.keys()
+    assert "mix" not in facts[Rebuilt].biases
+    assert noise(model, after) > noise(model, before) + 0.5
 
 
 def test_one_layer_gives_what_least_squares_and_rounding_can():
