@@ -61,6 +61,7 @@ LAYERS = {
     "onnxq.divergence": 5,
     "onnxq.network": 5,
     "onnxq.trace": 5,
+    "onnxq.draw": 6,
     # The passes, which do not know each other, and their order.
     "onnxq.passes.choose": 6,
     "onnxq.passes.clean_up": 6,
@@ -114,6 +115,7 @@ ONLY_IMPORTED_BY = {
     "onnxq.benchmark": set(),
     "onnxq.compare": set(),
     "onnxq.view": set(),
+    "onnxq.draw": {"onnxq.compare"},
     "onnxq.evaluate": {"onnxq.budget"},
     "onnxq.budget": {"onnxq.cli"},
     "onnxq.cli": {"onnxq.__main__"},
