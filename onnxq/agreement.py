@@ -13,7 +13,7 @@ from onnxq.detector import Detector
 LEAST_IOU = 0.5
 """Boxes of a class that overlap so much are one object."""
 
-_SEEN = 0.5
+SEEN = 0.5
 """Least visibility of a keypoint that is compared."""
 
 _SPREAD = 2 * 0.067
@@ -176,7 +176,7 @@ def _agree_on_poses(a: Detections, b: Detections, keypoints: tuple[int, int]) ->
     count, numbers = keypoints
     poses = (objects.extras[:, : count * numbers].reshape(-1, count, numbers) for objects in (a, b))
     mine, theirs = (pose.astype(np.float64) for pose in poses)
-    seen = mine[:, :, 2] > _SEEN if numbers == 3 else np.ones(mine.shape[:2], bool)
+    seen = mine[:, :, 2] > SEEN if numbers == 3 else np.ones(mine.shape[:2], bool)
     sizes = np.sqrt(np.maximum((a.boxes[:, 2:] - a.boxes[:, :2]).prod(axis=1, dtype=np.float64), 1.0))
     distances = np.hypot(*np.moveaxis(mine[:, :, :2] - theirs[:, :, :2], 2, 0)) / sizes[:, None]
     similarity = np.exp(-np.square(distances / _SPREAD) / 2)

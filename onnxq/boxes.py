@@ -33,7 +33,7 @@ def rotated_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.fl
         float64 (n, m).
     """
     first, second = np.repeat(np.arange(len(a)), len(b)), np.tile(np.arange(len(b)), len(a))
-    common = _common_area(_corners(a)[first], _corners(b)[second]).reshape(len(a), len(b))
+    common = _common_area(corners_of_rotated(a)[first], corners_of_rotated(b)[second]).reshape(len(a), len(b))
     areas = _area(a)[:, None] + _area(b)[None]
     return np.asarray(np.clip(common / np.maximum(areas - common, _LEAST), 0, 1))
 
@@ -42,8 +42,15 @@ def _area(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray((boxes[:, 2:4].astype(np.float64) - boxes[:, :2]).prod(axis=1))
 
 
-def _corners(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Float64 (n, 4, 2), in the order of their sides."""
+def corners_of_rotated(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Corners of rotated boxes, in the order of their sides.
+
+    Args:
+        boxes: float32 (n, 5), as for `rotated_iou`.
+
+    Returns:
+        float64 (n, 4, 2).
+    """
     wide = boxes.astype(np.float64)
     middles, halves = (wide[:, :2] + wide[:, 2:4]) / 2, (wide[:, 2:4] - wide[:, :2]) / 2
     cos, sin = np.cos(wide[:, 4]), np.sin(wide[:, 4])

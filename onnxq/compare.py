@@ -20,9 +20,11 @@ from rich.text import Text
 from onnxq.agreement import Agreement, agree
 from onnxq.api import load
 from onnxq.data import spread
+from onnxq.decode import find
 from onnxq.detector import Detector
-from onnxq.errors import DataError, ModelError
-from onnxq.files import check_writable, write_json
+from onnxq.draw import side_by_side
+from onnxq.errors import ConfigError, DataError, ModelError
+from onnxq.files import check_writable, replace_file, write_json
 from onnxq.heads import UNKNOWN, text
 from onnxq.images import read_image
 from onnxq.network import Network, Settings
@@ -34,6 +36,9 @@ from onnxq.terminal import ERR, OUT, LogHandler, ProgressBar, add_settings, guar
 from onnxq.trace import Trace, Traced, worst_first
 
 DEFAULTS = Settings(confidence=0.25, max_images=100)
+
+_QUALITY = 90
+"""Of the JPEG files that are drawn."""
 
 _TRACED = 16
 """Pictures that the tensors are followed over: their noise is a mean over so many positions that more change little."""
@@ -80,6 +85,7 @@ def compare(
     images: str | Path,
     *,
     settings: Settings = DEFAULTS,
+    draw: Path | None = None,
     progress: Progress = silent,
 ) -> Comparison:
     """Hold a quantized model against its float model.
@@ -89,18 +95,21 @@ def compare(
         model: file of the quantized one.
         images: a folder of pictures, or a pattern, a list or a COCO file that names some.
         settings: how the models are run and read; of more pictures than `max_images` evenly spaced ones are taken.
+        draw: folder for the pictures, each twice, with the objects that either model finds; None: nothing is drawn.
         progress: told after each picture.
 
     Raises:
         ModelError: a model cannot be read or run, gives numbers that are not finite, or differs from the other in its
             inputs or outputs.
         DataError: there are no pictures, or one is unreadable.
-        ConfigError: a setting does not fit the model.
+        ConfigError: a setting does not fit the model, there is nothing to draw, or no place for it.
     """
     paths = spread(_pictures(str(images)), settings.max_images)
     first, second = (Network.load(Path(each), settings) for each in (reference, model))
     _require_alike(first, second)
-    noise, agreement = _see(first, second, paths, settings, progress)
+    if draw is not None:
+        _prepare_drawing(draw, first.detector)
+    noise, agreement = _see(first, second, paths, settings, draw, progress)
     few = spread(paths, _TRACED)
     return Comparison(
         images=len(paths),
@@ -145,19 +154,43 @@ def _say(value: ort.NodeArg) -> str:
     return f"{value.type} {text(value.shape)}"
 
 
+def _prepare_drawing(folder: Path, detector: Detector) -> None:
+    if not detector.head.has_boxes:
+        raise ConfigError(f"--draw {folder}: draws boxes, and the models give none that are understood; leave it out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--draw {folder}: cannot be made ({error.strerror}); choose another place") from None
+
+
 def _see(
-    first: Network, second: Network, paths: Sequence[Path], settings: Settings, progress: Progress
+    first: Network,
+    second: Network,
+    paths: Sequence[Path],
+    settings: Settings,
+    drawn: Path | None,
+    progress: Progress,
 ) -> tuple[Noise, Agreement | None]:
     """Noise in the outputs and agreement on objects, over all pictures."""
     understood = first.detector.family != UNKNOWN
 
+    drawings = {path: drawn / f"{number:03}-{path.stem}.jpg" for number, path in enumerate(paths, 1) if drawn}
+
     def look(path: Path) -> tuple[Noise, Agreement]:
-        feed, _ = first.prepare(read_image(path))
+        image = read_image(path)
+        feed, placed = first.prepare(image)
         expected, actual = first.look(feed), second.look(feed)
         noise = Noise()
         noise.add(expected, actual)
         if not understood:
             return noise, Agreement()
+        if path in drawings:
+            wanted, found = (
+                find(outputs, first.detector, settings.confidence, settings.iou) for outputs in (expected, actual)
+            )
+            picture = side_by_side(image, placed, wanted, found, first.detector)
+            with replace_file(drawings[path]) as temporary:
+                picture.save(temporary, "JPEG", quality=_QUALITY)
         return noise, agree(expected, actual, first.detector, settings.confidence, settings.iou)
 
     noise, agreement = Noise(), Agreement()
@@ -198,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", metavar="QUANTIZED", type=Path, help="what came of it")
     parser.add_argument("--images", metavar="DIR", required=True, help="pictures: folder, glob, .txt list, COCO .json")
     parser.add_argument("--worst", metavar="N", type=int, default=10, help="tensors to list, most noise first (10)")
+    parser.add_argument("--draw", metavar="DIR", type=Path, help="draw what both find, side by side")
     add_settings(parser, DEFAULTS)
     arguments = parser.parse_args(argv)
     settings = settings_of(arguments, parser)
@@ -212,8 +246,13 @@ def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
         check_writable(arguments.json)
     with ProgressBar(arguments.quiet) as progress:
         found = compare(
-            arguments.reference, arguments.model, arguments.images, settings=settings, progress=progress
-        )  # fmt: skip
+            arguments.reference,
+            arguments.model,
+            arguments.images,
+            settings=settings,
+            draw=arguments.draw,
+            progress=progress,
+        )
     _show_outputs(found)
     if found.agreement is not None:
         _show_agreement(found, found.agreement, settings)

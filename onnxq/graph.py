@@ -49,6 +49,9 @@ INTEGER_OPS = frozenset({
 """Operators that compute on integers, ONNX's and onnxruntime's."""
 
 
+_SAID = "onnxq: "
+"""What lines of doc strings begin with that `Model.document` wrote."""
+
 _LARGE = 1024
 """Elements from which on a constant takes part by its shape alone; shape arithmetic needs the values of small ones."""
 
@@ -123,9 +126,22 @@ class Model:
                 node.metadata_props.extend(self._docs[node.name].metadata_props)
         return proto
 
-    def document(self, node: str, text: str) -> None:
-        """Give a node a doc string, which viewers show beside it."""
-        self._docs.setdefault(node, onnx.NodeProto(name=node)).doc_string = text
+    def document(self, node: str, text: str) -> bool:
+        """Say something of a node in a line of its doc string, which viewers show; what others wrote there stays.
+
+        Args:
+            node: its name.
+            text: takes the place of what was said before; empty: nothing is said any more.
+
+        Returns:
+            Whether the doc string changed.
+        """
+        before = self._docs[node].doc_string if node in self._docs else ""
+        lines = [line for line in before.split("\n") if not line.startswith(_SAID)] if before else []
+        after = "\n".join([*lines, _SAID + text] if text else lines)
+        if after != before:
+            self._docs.setdefault(node, onnx.NodeProto(name=node)).doc_string = after
+        return after != before
 
     @property
     def nodes(self) -> dict[str, Node]:

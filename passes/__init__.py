@@ -12,6 +12,7 @@ from onnxq.passes.choose import Choose
 from onnxq.passes.clean_up import CleanUp
 from onnxq.passes.correct_bias import CorrectBias
 from onnxq.passes.cut_head import CutHead
+from onnxq.passes.document import Document
 from onnxq.passes.equalise import Equalise
 from onnxq.passes.expand_softmax import ExpandSoftmax
 from onnxq.passes.find_head import FindHead
@@ -130,5 +131,6 @@ def default(
         *([ExpandSoftmax()] if target.expand_softmax else []),
         CleanUp(),
         *([Pack()] if config.packs else []),
+        Document(),
         Verify(original, target, checked_on),
     ]

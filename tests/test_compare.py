@@ -180,6 +180,43 @@ class TestCompare:
         assert (one.outputs, one.agreement, one.traced) == (other.outputs, other.agreement, other.traced)
 
 
+class TestDrawing:
+    def test_each_picture_is_drawn_with_what_both_find(
+        self, images: Path, saved: Callable[..., list[Path]], tmp_path: Path
+    ) -> None:
+        paths = saved(finding((*BOX, 0.9, 1), (*AWAY, 0.5, 0)), finding((*BOX, 0.8, 1)))
+        found = compare(*paths, images, draw=tmp_path / "deep" / "drawn")
+        assert found.images == 3
+        drawn = sorted((tmp_path / "deep" / "drawn").iterdir())
+        assert [path.name for path in drawn] == ["001-0.jpg", "002-1.jpg", "003-2.jpg"]
+        with Image.open(drawn[0]) as picture:
+            assert picture.width > 2 * 600
+
+    def test_pictures_of_one_name_are_kept_apart(
+        self, images: Path, saved: Callable[..., list[Path]], tmp_path: Path
+    ) -> None:
+        (images / "more").mkdir()
+        (images / "0.png").rename(images / "more" / "1.png")
+        (tmp_path / "list.txt").write_text("images/1.png\nimages/more/1.png\n")
+        [path] = saved(finding((*BOX, 0.9, 1)))
+        compare(path, path, tmp_path / "list.txt", draw=tmp_path / "drawn")
+        assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["001-1.jpg", "002-1.jpg"]
+
+    @pytest.mark.parametrize("build", [csp, classifier])
+    def test_models_without_boxes_are_refused(
+        self, images: Path, saved: Callable[..., list[Path]], tmp_path: Path, build: Callable[[], onnx.ModelProto]
+    ) -> None:
+        [path] = saved(build())
+        with pytest.raises(ConfigError, match=r"--draw .*drawn: draws boxes, and the models give none"):
+            compare(path, path, images, draw=tmp_path / "drawn")
+        assert not (tmp_path / "drawn").exists()
+
+    def test_a_place_that_cannot_be_had(self, images: Path, saved: Callable[..., list[Path]], tmp_path: Path) -> None:
+        [path] = saved(finding((*BOX, 0.9, 1)))
+        with pytest.raises(ConfigError, match=r"--draw .*0\.onnx.*: cannot be made \(.*\); choose another place"):
+            compare(path, path, images, draw=path / "drawn")
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("other", "message"),
@@ -241,6 +278,10 @@ class TestCommandLine:
         assert "objects that the float model does not find 0" in rows
         assert "the 1 worst of 1 tensors with more noise than their inputs, 3 pictures" in out
         assert "v8, RGB, 0-1, letterbox centred; output (1, 6, 84) has one box per cell and no objectness" in err
+
+    def test_pictures_are_drawn(self, arguments: list[str], tmp_path: Path) -> None:
+        assert main([*arguments, "-q", "--worst", "0", "--max-images", "1", "--draw", str(tmp_path / "drawn")]) == 0
+        assert len(list((tmp_path / "drawn").iterdir())) == 1
 
     def test_quiet_and_without_tensors(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert main([*arguments, "-q", "--worst", "0"]) == 0

@@ -224,13 +224,26 @@ class TestModel:
 
     def test_nodes_are_documented(self):
         model = Model(weighted())
-        model.document("second", "stays float: why not")
-        model.document("first", "instead")
+        assert model.document("second", "float, why not")
+        assert model.document("first", "beside")
         assert [node.doc_string for node in model.to_proto().graph.node] == [
-            "instead", "stays float: why not", "a function"
+            "as exported\nonnxq: beside", "onnxq: float, why not", "a function"
         ]  # fmt: skip
         # What was beside the text stays.
         assert model.to_proto().graph.node[1].metadata_props[0].value == "backbone.0"
+
+    def test_what_is_said_of_a_node_takes_the_place_of_what_was_said_before(self):
+        model = Model(weighted())
+        model.document("first", "once")
+        model.document("second", "once")
+        again = Model(model.to_proto())
+        assert again.document("first", "twice")
+        assert not again.document("first", "twice")
+        assert again.document("second", "")
+        assert not again.document("third", "")
+        assert [node.doc_string for node in again.to_proto().graph.node] == [
+            "as exported\nonnxq: twice", "", "a function"
+        ]  # fmt: skip
 
     def test_a_removed_node_takes_its_documentation_along(self):
         model = Model(weighted())

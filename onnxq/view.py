@@ -1,0 +1,74 @@
+"""A model in Netron: `python -m onnxq.view MODEL`.
+
+Netron (https://netron.app, `pip install 'onnxq[view]'`) shows the graph in a browser, and beside each node its doc
+string, in which onnxq has the range or the reason.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from onnxq.errors import ConfigError, ModelError
+from onnxq.terminal import OUT, LogHandler, guarded
+
+_MOST_PORT = 65535
+
+
+def serve(model: Path, port: int | None = None, browse: bool = True) -> str:
+    """Let Netron serve a model to browsers on this machine, until the process ends.
+
+    Args:
+        model: the file.
+        port: where; None: one that is free.
+        browse: open a browser.
+
+    Returns:
+        The address of the page.
+
+    Raises:
+        ModelError: there is no such file.
+        ConfigError: Netron is not installed, or cannot have the port.
+    """
+    if not model.is_file():
+        raise ModelError(f"{model}: no such file")
+    netron = _netron()
+    try:
+        host, taken = netron.start(str(model), address=("localhost", port), browse=browse)
+    except OSError as error:
+        raise ConfigError(f"--port {port}: cannot be used ({error.strerror}); give another, or none") from None
+    return f"http://{host}:{taken}"
+
+
+def _netron() -> ModuleType:
+    try:
+        return import_module("netron")
+    except ImportError:
+        remedy = "pip install 'onnxq[view]', or open the file on netron.app"
+        raise ConfigError(f"Netron is not installed: {remedy}") from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit code."""
+    parser = argparse.ArgumentParser("python -m onnxq.view", description="Look at a model's graph in Netron.")
+    parser.add_argument("model", metavar="MODEL", type=Path, help="the file")
+    parser.add_argument("--port", metavar="N", type=int, help="default: one that is free")
+    parser.add_argument("--no-browser", action="store_true", help="only say where the page is")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    arguments = parser.parse_args(argv)
+    if arguments.port is not None and not 0 < arguments.port <= _MOST_PORT:
+        parser.error(f"--port {arguments.port}: give 1 to {_MOST_PORT}")
+    return guarded(lambda: _view(arguments), arguments.debug)
+
+
+def _view(arguments: argparse.Namespace) -> None:
+    logging.basicConfig(format="%(message)s", handlers=[LogHandler()], force=True)
+    address = serve(arguments.model, arguments.port, not arguments.no_browser)
+    OUT.print(f"{arguments.model} is at {address}; Ctrl+C ends it", soft_wrap=True)
+    _netron().wait()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
