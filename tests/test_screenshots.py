@@ -1,0 +1,46 @@
+import importlib.util
+from pathlib import Path
+
+import onnx
+import pytest
+from browser import needs_browser
+from graphs import csp
+from PIL import Image
+
+SCRIPT = Path(__file__).parents[1] / "models" / "screenshots.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    pytest.importorskip("netron", reason="Netron is not installed")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(str(SCRIPT.parent))
+        spec = importlib.util.spec_from_file_location("screenshots", SCRIPT)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+
+@needs_browser
+def test_netron_shows_what_is_said_of_a_node(script, tmp_path):
+    model = csp()
+    next(node for node in model.graph.node if node.op_type == "Conv").doc_string = "onnxq: float, for a reason"
+    onnx.save(model, tmp_path / "net.onnx")
+    with script.in_netron(tmp_path / "net.onnx", "Conv") as page:
+        page.wait_for("document.getElementById('sidebar').textContent.includes('onnxq: float, for a reason')")
+        assert page.picture().size == script.WINDOW
+
+
+def test_what_is_drawn_is_cut_out_with_a_margin(script):
+    page = Image.new("RGB", (200, 100), "white")
+    page.paste("black", (50, 40, 90, 60))
+    assert script.cropped(page).size == (40 + 2 * script.MARGIN, 20 + 2 * script.MARGIN)
+    page.paste("black", (5, 5, 200, 60))
+    assert script.cropped(page).size == (200, 60 + script.MARGIN)
+
+
+def test_a_stretch_of_the_graph(script):
+    onnx.checker.check_model(script.stretch(script.build()), full_check=True)
+    assert [node.op_type for node in script.stretch(script.build()).graph.node] == [
+        "Conv", "Sigmoid", "Mul", "Conv", "Sigmoid", "Mul", "Add",
+    ]  # fmt: skip
