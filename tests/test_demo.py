@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -207,10 +208,16 @@ class TestCommandLine:
         assert compare.main([str(MODEL), str(MODEL), "--demo", "--max-images", "4"]) == 0
         assert "4 pictures" in capsys.readouterr().out
 
-    def test_a_limit_is_measured_on_the_validation_scenes(self, capsys, tmp_path):
-        options = ["--demo", "--count", "8", "-o", str(tmp_path / "made.onnx")]
-        assert main([str(MODEL), *options, "--max-drop", "5"]) == 0
-        assert "200 pictures" in capsys.readouterr().out
+    @pytest.mark.parametrize("limit", [("--max-drop", "9"), ("--min-sqnr", "20")])
+    def test_a_limit_is_measured_on_the_validation_scenes(self, capsys, tmp_path, monkeypatch, limit):
+        monkeypatch.setattr(demo, "VALIDATION", replace(demo.VALIDATION, most=7))
+        assert main([str(MODEL), "--demo", "--count", "8", "-o", str(tmp_path / "made.onnx"), *limit]) == 0
+        assert "on 7 pictures, after 1 trial" in " ".join(capsys.readouterr().out.split())
+
+    def test_compare_draws_them(self, tmp_path):
+        options = ["--demo", "--max-images", "2", "--worst", "0", "--draw", str(tmp_path), "-q"]
+        assert compare.main([str(MODEL), str(MODEL), *options]) == 0
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["001-demo-scene-50.jpg", "002-demo-scene-150.jpg"]
 
     @pytest.mark.parametrize(
         ("run", "options", "message"),
@@ -229,5 +236,5 @@ class TestCommandLine:
         assert message in capsys.readouterr().err
 
     def test_kept_statistics_need_no_scenes(self, capsys, tmp_path):
-        assert main([str(MODEL), "--demo", "--calibration", str(tmp_path / "x.npz"), "-q"]) == 1
+        assert main([str(MODEL), "--demo", "--calibration", str(tmp_path / "x.npz")]) == 1
         assert "--demo and --calibration: give one of the two" in capsys.readouterr().err
