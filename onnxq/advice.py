@@ -118,8 +118,8 @@ def _better_method(report: Report) -> _Said:
     if best is not None and counts[best]:
         gain = max(gains[best])
         yield (
-            f"Of {len(judged)} tensors {counts[best]} would have {_APART:g} dB less noise or better by {best}, "
-            f"at most {gain:.1f} dB.",
+            f"{counts[best]} of {len(judged)} tensors would have at least {_APART:g} dB less noise by {best}, up to "
+            f"{gain:.1f} dB.",
             f"`--method {best}`",
         )
 

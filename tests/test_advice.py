@@ -101,6 +101,6 @@ def test_the_range_that_cuts_off_most():
 def test_a_method_with_less_noise():
     methods = {"mse": fit(44.0), "entropy": fit(None)}
     [(what, remedy)] = said(report(tensor("a", 40.0), tensor("b", 42.0), methods=methods))
-    assert what == "Of 2 tensors 1 would have 3 dB less noise or better by mse, at most 4.0 dB."
+    assert what == "1 of 2 tensors would have at least 3 dB less noise by mse, up to 4.0 dB."
     assert remedy == "`--method mse`"
     assert said(report(tensor("a", 40.0, method="minmax"), methods=methods)) == []
