@@ -78,8 +78,8 @@ def quantize(
     Args:
         model: path of a float ONNX file, or the model itself, which is not changed.
         data: what to calibrate with: an image folder, a glob, a `.txt` list, `.npz` or `.npy` files, a COCO json,
-            several of these, an iterable of `{input name: array}`, or a reader with onnxruntime's `get_next()`.
-            None: synthetic scenes, good enough for 8 bits.
+            several of these, painted pictures (`onnxq.demo.CALIBRATION`), an iterable of `{input name: array}`, or a
+            reader with onnxruntime's `get_next()`. None: synthetic scenes, good enough for 8 bits.
         config: the options.
         passes: instead of the default ones, which `onnxq.passes.default` makes.
         facts: given from outside, in the place of the analyses that would find them: `Statistics.load(path)` skips the

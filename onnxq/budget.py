@@ -45,9 +45,11 @@ class Judge(ABC):
     """Says what a quantized model has lost.
 
     Attributes:
-        files: the pictures that it looks at.
+        pictures: how many it looks at.
+        files: that they are read from.
     """
 
+    pictures: int
     files: Sequence[Path]
 
     @abstractmethod
@@ -79,7 +81,7 @@ class PrecisionJudge(Judge):
         self._original = original
         self._truth = truth
         self._settings = settings
-        self.files = list(truth.paths.values())
+        self.pictures, self.files = len(truth.pictures), truth.files
 
     @cached_property
     def _whole(self) -> float:
@@ -91,7 +93,7 @@ class PrecisionJudge(Judge):
 
     def identity(self) -> str:
         """The pictures and how they are looked at."""
-        return f"AP {self._settings} {sorted(self._truth.paths)} {len(self._truth.coco.anns)}"
+        return f"AP {self._settings} {sorted(self._truth.pictures)} {len(self._truth.coco.anns)}"
 
     def say(self, loss: float) -> str:
         """The change of AP."""
@@ -115,7 +117,7 @@ class NoiseJudge(Judge):
         samples = open_data(images, original, detector, replace(config, count=_SQNR_SAMPLES))
         self._feeds: list[Feed] = [sample.feed for loader in samples.loaders if (sample := loader()) is not None]
         samples.require_any()
-        self.files = samples.files
+        self.pictures, self.files = samples.count or len(self._feeds), samples.files
         self._original = original
 
     @cached_property
@@ -263,7 +265,7 @@ def search(
             )
     final = made.get(best) or quantize(original, data, settings(best), hooks=hooks, progress=progress)
     lost = loss(best)
-    return Found(final, settings(best), tuple(kept[:best]), lost, judge.say(lost), len(judge.files), tried)
+    return Found(final, settings(best), tuple(kept[:best]), lost, judge.say(lost), judge.pictures, tried)
 
 
 def _least(loss: Callable[[int], float], limit: float, most: int) -> int:

@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from onnxq import report, storage
+from onnxq import demo, report, storage
 from onnxq.api import Quantized, cut_head, load, plan, quantize
 from onnxq.budget import Found, Judge, NoiseJudge, PrecisionJudge, search
 from onnxq.coco import GroundTruth
@@ -69,10 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("input", type=Path, metavar="INPUT.onnx", help="the float model")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="default: INPUT.int8.onnx beside the input")
-    parser.add_argument(
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument(
         "--calib", nargs="+", metavar="PATH",
         help="what to calibrate with: image folder, glob, .txt list, .npz, .npy, COCO .json; default: synthetic scenes",
     )  # fmt: skip
+    data.add_argument("--demo", action="store_true", help="use pictures that onnxq paints, for models/demo.onnx")
     _add_config(parser.add_argument_group("how to quantize"))
     good = parser.add_argument_group("how good it has to be")
     good.add_argument("--sensitivity", action="store_true", help="measure what each layer costs, alone on integers")
@@ -158,7 +160,7 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
     with ProgressBar(args.quiet) as progress:
         if _limit(args) is None:
             quantized = quantize(
-                model, args.calib, config, facts=given, hooks=hooks, sensitivity=args.sensitivity, progress=progress
+                model, _data(args), config, facts=given, hooks=hooks, sensitivity=args.sensitivity, progress=progress
             )
         else:
             found = _search(args, config, model, output, hooks, progress)
@@ -186,8 +188,14 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
     if not args.quiet:
         models = shlex.join([str(args.input), str(output)])
         measurable = not quantized.detector.head.why_no_precision
-        command = f"evaluate {models} --annotations A.json" if measurable else f"compare {models}"
-        OUT.print(f"next: python -m onnxq.{command} --images DIR", soft_wrap=True)  # not wrapped, to be copied
+        pictures = "--demo" if args.demo else "--annotations A.json --images DIR" if measurable else "--images DIR"
+        command = "evaluate" if measurable else "compare"
+        OUT.print(f"next: python -m onnxq.{command} {models} {pictures}", soft_wrap=True)  # not wrapped, to be copied
+
+
+def _data(args: argparse.Namespace) -> object:
+    """What to calibrate with, as `quantize` takes it."""
+    return demo.CALIBRATION if args.demo else args.calib
 
 
 def _limit(args: argparse.Namespace) -> float | None:
@@ -205,13 +213,14 @@ def _search(
 ) -> Found:
     judge: Judge
     if args.min_sqnr is not None:
-        judge = NoiseJudge(model, args.images, config)
+        judge = NoiseJudge(model, args.images or demo.VALIDATION, config)
     else:
         settings = Settings(preprocess=config.preprocess, image_size=config.image_size)
-        judge = PrecisionJudge(model, GroundTruth.load(args.annotations, args.images), settings)
+        truth = GroundTruth.load(args.annotations, args.images) if args.annotations else demo.ground_truth()
+        judge = PrecisionJudge(model, truth, settings)
     return search(
         model,
-        args.calib,
+        _data(args),
         config,
         judge,
         cast("float", _limit(args)),
@@ -262,8 +271,8 @@ def _output(args: argparse.Namespace, config: Config) -> Path:
 
 def _check_files(args: argparse.Namespace, output: Path) -> None:
     """Refuse names that cannot be written, or would replace what is read, before the work is done, not after."""
-    if args.calibration and args.calib:
-        raise ConfigError("--calib and --calibration: give one of the two")
+    if args.calibration and (args.calib or args.demo):
+        raise ConfigError(f"{'--demo' if args.demo else '--calib'} and --calibration: give one of the two")
     _check_limit(args)
     if args.report:
         report.check_name(args.report)
@@ -292,9 +301,9 @@ def _check_files(args: argparse.Namespace, output: Path) -> None:
 
 def _check_limit(args: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
-    if args.max_drop is not None and not (args.annotations and args.images):
+    if args.max_drop is not None and not args.demo and not (args.annotations and args.images):
         raise ConfigError("--max-drop measures AP, for which it needs --annotations JSON and --images DIR")
-    if args.min_sqnr is not None and not args.images:
+    if args.min_sqnr is not None and not args.demo and not args.images:
         raise ConfigError("--min-sqnr compares outputs, for which it needs --images DIR")
     if args.calibration and (args.sensitivity or _limit(args) is not None):
         raise ConfigError("--calibration keeps no pictures, which --sensitivity and limits need; give --calib")

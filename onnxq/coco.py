@@ -5,14 +5,19 @@ import io
 import json
 import logging
 import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from onnxq.errors import DataError
+from onnxq.images import read_image
 
 METRICS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
 """COCO's averages: our name of each -> its heading, in the order in which pycocotools gives them."""
@@ -26,13 +31,43 @@ class GroundTruth:
 
     Attributes:
         coco: pycocotools' index of these pictures and their objects.
-        paths: the picture's file by its id, in the order of ids.
+        pictures: what gives the picture of an id, uint8 (height, width, 3), RGB, in the order of ids.
         categories: name by category id, in the order of ids.
+        files: that the pictures are read from; empty where they are in none.
     """
 
     coco: Any
-    paths: dict[int, Path]
+    pictures: Mapping[int, Callable[[], NDArray[np.uint8]]]
     categories: dict[int, str]
+    files: tuple[Path, ...] = ()
+
+    @classmethod
+    def painted(
+        cls,
+        scenes: Sequence[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]],
+        names: Sequence[str],
+    ) -> "GroundTruth":
+        """Of pictures in memory.
+
+        Args:
+            scenes: of each the picture, uint8 (height, width, 3), RGB, and of its objects the boxes, float32 (n, 4),
+                xyxy in px, and the labels, int64 (n,).
+            names: of the labels.
+        """
+        categories = dict(enumerate(names))
+        annotations = [
+            {
+                "image_id": number,
+                "category_id": label,
+                "bbox": [left, top, right - left, bottom - top],
+                "area": (right - left) * (bottom - top),
+                "iscrowd": 0,
+            }
+            for number, (_, boxes, labels) in enumerate(scenes)
+            for (left, top, right, bottom), label in zip(boxes.tolist(), labels.tolist())
+        ]
+        looks = {number: partial(np.asarray, picture) for number, (picture, _, _) in enumerate(scenes)}
+        return cls(_index(looks, categories, annotations), looks, categories)
 
     @classmethod
     def load(cls, annotations: Path, images: Path, max_images: int | None = None) -> "GroundTruth":
@@ -57,7 +92,8 @@ class GroundTruth:
             _log.warning("%d of %d images are missing in %s: %s", len(missing), len(listed), images, names)
         paths = dict(list(paths.items())[:max_images])
         categories = {category["id"]: category["name"] for category in sorted(dataset["categories"], key=_id_of)}
-        return cls(_index(paths, categories, dataset["annotations"]), paths, categories)
+        looks = {number: partial(read_image, path) for number, path in paths.items()}
+        return cls(_index(looks, categories, dataset["annotations"]), looks, categories, tuple(paths.values()))
 
 
 def _id_of(entry: dict[str, Any]) -> int:
@@ -93,15 +129,15 @@ def _annotation(entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _index(paths: dict[int, Path], categories: dict[int, str], annotations: list[dict[str, Any]]) -> Any:
+def _index(pictures: Collection[int], categories: dict[int, str], annotations: list[dict[str, Any]]) -> Any:
     """pycocotools' index; ids start at 1 because it takes a match with object 0 for none."""
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": number} for number in paths],
+        "images": [{"id": number} for number in pictures],
         "categories": [{"id": number, "name": name} for number, name in categories.items()],
         "annotations": [
             {**entry, "id": number}
-            for number, entry in enumerate((e for e in annotations if e["image_id"] in paths), start=1)
+            for number, entry in enumerate((e for e in annotations if e["image_id"] in pictures), start=1)
         ],
     }
     with contextlib.redirect_stdout(io.StringIO()):
@@ -111,7 +147,7 @@ def _index(paths: dict[int, Path], categories: dict[int, str], annotations: list
 
 def average_precisions(truth: GroundTruth, detections: list[dict[str, Any]]) -> list[float]:
     """Score detections, given as COCO result records; percent, in the order of `METRICS`, nan where undefined."""
-    found = _index(truth.paths, truth.categories, detections)
+    found = _index(truth.pictures, truth.categories, detections)
     with contextlib.redirect_stdout(io.StringIO()):
         judge = COCOeval(truth.coco, found, "bbox")
         judge.evaluate()

@@ -7,16 +7,20 @@ that both compute; and how well they agree on the objects, with those of the flo
 import argparse
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from onnxq import demo
 from onnxq.agreement import Agreement, agree
 from onnxq.api import load
 from onnxq.data import spread
@@ -30,6 +34,7 @@ from onnxq.images import read_image
 from onnxq.network import Network, Settings
 from onnxq.noise import Noise
 from onnxq.progress import Progress, silent
+from onnxq.scenes import Painted
 from onnxq.session import workers
 from onnxq.sources import IMAGES, find_files, plural
 from onnxq.terminal import ERR, OUT, LogHandler, ProgressBar, add_settings, guarded, settings_of
@@ -82,7 +87,7 @@ class Comparison:
 def compare(
     reference: str | Path,
     model: str | Path,
-    images: str | Path,
+    images: str | Path | Painted,
     *,
     settings: Settings = DEFAULTS,
     draw: Path | None = None,
@@ -93,7 +98,7 @@ def compare(
     Args:
         reference: file of the float model.
         model: file of the quantized one.
-        images: a folder of pictures, or a pattern, a list or a COCO file that names some.
+        images: a folder of pictures, or a pattern, a list or a COCO file that names some; or painted ones.
         settings: how the models are run and read; of more pictures than `max_images` evenly spaced ones are taken.
         draw: folder for the pictures, each twice, with the objects that either model finds; None: nothing is drawn.
         progress: told after each picture.
@@ -104,15 +109,15 @@ def compare(
         DataError: there are no pictures, or one is unreadable.
         ConfigError: a setting does not fit the model, there is nothing to draw, or no place for it.
     """
-    paths = spread(_pictures(str(images)), settings.max_images)
+    pictures = spread(_pictures(images), settings.max_images)
     first, second = (Network.load(Path(each), settings) for each in (reference, model))
     _require_alike(first, second)
     if draw is not None:
         _prepare_drawing(draw, first.detector)
-    noise, agreement = _see(first, second, paths, settings, draw, progress)
-    few = spread(paths, _TRACED)
+    noise, agreement = _see(first, second, pictures, settings, draw, progress)
+    few = spread(pictures, _TRACED)
     return Comparison(
-        images=len(paths),
+        images=len(pictures),
         detector=first.detector,
         outputs=noise.decibels(),
         agreement=agreement,
@@ -121,11 +126,21 @@ def compare(
     )
 
 
-def _pictures(source: str) -> list[Path]:
-    found = [path for path in find_files(source).files if path.suffix.lower() in IMAGES]
+class _Picture(NamedTuple):
+    """A picture that is read or painted when it is looked at, uint8 (height, width, 3), RGB."""
+
+    name: str
+    look: Callable[[], NDArray[np.uint8]]
+
+
+def _pictures(source: str | Path | Painted) -> list[_Picture]:
+    if isinstance(source, Painted):
+        name = source.what.replace(" ", "-")
+        return [_Picture(f"{name}-{index}", partial(source.paint, index)) for index in range(source.most)]
+    found = [path for path in find_files(str(source)).files if path.suffix.lower() in IMAGES]
     if not found:
         raise DataError(f"{source}: has no pictures ({', '.join(sorted(IMAGES))}); give another folder")
-    return sorted(found)
+    return [_Picture(path.stem, partial(read_image, path)) for path in sorted(found)]
 
 
 def _require_alike(first: Network, second: Network) -> None:
@@ -166,56 +181,55 @@ def _prepare_drawing(folder: Path, detector: Detector) -> None:
 def _see(
     first: Network,
     second: Network,
-    paths: Sequence[Path],
+    pictures: Sequence[_Picture],
     settings: Settings,
     drawn: Path | None,
     progress: Progress,
 ) -> tuple[Noise, Agreement | None]:
     """Noise in the outputs and agreement on objects, over all pictures."""
     understood = first.detector.family != UNKNOWN
+    drawings = {each: drawn / f"{number:03}-{each.name}.jpg" for number, each in enumerate(pictures, 1) if drawn}
 
-    drawings = {path: drawn / f"{number:03}-{path.stem}.jpg" for number, path in enumerate(paths, 1) if drawn}
-
-    def look(path: Path) -> tuple[Noise, Agreement]:
-        image = read_image(path)
+    def look(picture: _Picture) -> tuple[Noise, Agreement]:
+        image = picture.look()
         feed, placed = first.prepare(image)
         expected, actual = first.look(feed), second.look(feed)
         noise = Noise()
         noise.add(expected, actual)
         if not understood:
             return noise, Agreement()
-        if path in drawings:
+        if picture in drawings:
             wanted, found = (
                 find(outputs, first.detector, settings.confidence, settings.iou) for outputs in (expected, actual)
             )
-            picture = side_by_side(image, placed, wanted, found, first.detector)
-            with replace_file(drawings[path]) as temporary:
-                picture.save(temporary, "JPEG", quality=_QUALITY)
+            drawing = side_by_side(image, placed, wanted, found, first.detector)
+            with replace_file(drawings[picture]) as temporary:
+                drawing.save(temporary, "JPEG", quality=_QUALITY)
         return noise, agree(expected, actual, first.detector, settings.confidence, settings.iou)
 
     noise, agreement = Noise(), Agreement()
-    for done, (more, agreed) in enumerate(settings.in_parallel(look, paths), start=1):
+    for done, (more, agreed) in enumerate(settings.in_parallel(look, pictures), start=1):
         noise.merge(more)
         agreement += agreed
-        progress("comparing", done, len(paths))
+        progress("comparing", done, len(pictures))
     return noise, agreement if understood else None
 
 
 def _follow(
-    first: Network, models: tuple[Path, Path], paths: Sequence[Path], settings: Settings, progress: Progress
+    first: Network, models: tuple[Path, Path], pictures: Sequence[_Picture], settings: Settings, progress: Progress
 ) -> tuple[Traced, ...]:
     """Noise along the graph."""
     reference, model = (load(path) for path in models)
     at_once = min(workers(reference), settings.threads or workers(reference))
     trace, noise = Trace(reference, model, at_once), Noise()
 
-    def follow(path: Path) -> Noise:
-        feed, _ = first.prepare(read_image(path))
+    def follow(picture: _Picture) -> Noise:
+        feed, _ = first.prepare(picture.look())
         return trace(feed)
 
-    for done, more in enumerate(replace(settings, threads=at_once).in_parallel(follow, paths), start=1):
+    for done, more in enumerate(replace(settings, threads=at_once).in_parallel(follow, pictures), start=1):
         noise.merge(more)
-        progress("tracing", done, len(paths))
+        progress("tracing", done, len(pictures))
     return trace.result(noise)
 
 
@@ -229,7 +243,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("reference", metavar="FLOAT", type=Path, help="the model that was quantized")
     parser.add_argument("model", metavar="QUANTIZED", type=Path, help="what came of it")
-    parser.add_argument("--images", metavar="DIR", required=True, help="pictures: folder, glob, .txt list, COCO .json")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", metavar="DIR", help="pictures: folder, glob, .txt list, COCO .json")
+    source.add_argument("--demo", action="store_true", help="pictures that onnxq paints, for models/demo.onnx")
     parser.add_argument("--worst", metavar="N", type=int, default=10, help="tensors to list, most noise first (10)")
     parser.add_argument("--draw", metavar="DIR", type=Path, help="draw what both find, side by side")
     add_settings(parser, DEFAULTS)
@@ -248,7 +264,7 @@ def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
         found = compare(
             arguments.reference,
             arguments.model,
-            arguments.images,
+            arguments.images or demo.VALIDATION,
             settings=settings,
             draw=arguments.draw,
             progress=progress,

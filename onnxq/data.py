@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from onnxq.errors import ConfigError, DataError
 from onnxq.images import Preprocess, read_image
-from onnxq.scenes import SCENES, scene
+from onnxq.scenes import SCENES, Painted, scene
 from onnxq.sources import ARRAYS, find_files, paths_of, place, plural, some
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class FeedReader(Protocol):
         """Give the next feed, or None at the end."""
 
 
-Source = str | os.PathLike[str] | Iterable[Any] | FeedReader | None
+Source = str | os.PathLike[str] | Iterable[Any] | FeedReader | Painted | None
 
 
 class Sample(NamedTuple):
@@ -119,11 +119,11 @@ def open_samples(
 ) -> Samples:
     """Find the samples of a source and choose among them.
 
-    A source is None (synthetic scenes); the path of an image, a folder of images (its subfolders are searched if it
-    has none itself), a `.txt` list of files (a path per line, relative to the list or to the working directory), a
-    COCO `.json`, an `.npy` of shape (n, *input) or (*input), an `.npz` with such arrays named after the inputs; a
-    glob pattern; a list of all these; an iterable of feeds (of bare arrays, if the model has one input); or an
-    onnxruntime CalibrationDataReader.
+    A source is None (synthetic scenes); pictures that are painted; the path of an image, a folder of images (its
+    subfolders are searched if it has none itself), a `.txt` list of files (a path per line, relative to the list or to
+    the working directory), a COCO `.json`, an `.npy` of shape (n, *input) or (*input), an `.npz` with such arrays named
+    after the inputs; a glob pattern; a list of all these; an iterable of feeds (of bare arrays, if the model has one
+    input); or an onnxruntime CalibrationDataReader.
 
     Of more than `count` samples in files, evenly spaced ones of the sorted files are taken, so that the choice does
     not depend on the order of a list, and neighbouring frames of a video do not crowd. Batches are split into single
@@ -135,7 +135,7 @@ def open_samples(
         image_input: the one that takes images; its first dimension is the model's batch.
         size: of images, (height, width) in pixels.
         preprocess: makes the image input's array of an image.
-        count: how many samples of files, or how many scenes, to take at most; None for all. Iterables and readers are
+        count: how many samples of files, or painted pictures, to take at most; None for all. Iterables and readers are
             read to their end.
         companions: what other inputs read beside an image, a row of values each.
 
@@ -150,17 +150,22 @@ def open_samples(
     model = _Model({name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in inputs.items()}, image_input)
     reader = _FileReader(model, size, preprocess, companions)
     if source is None:
-        return _open_scenes(reader, SCENES if count is None else min(count, SCENES))
+        reader.check_images("no data is given, and synthetic scenes")
+        scenes = Painted("synthetic scene", SCENES, partial(scene, size=size))
+        return replace(_open_painted(reader, scenes, count), synthetic=True)
+    if isinstance(source, Painted):
+        return _open_painted(reader, source, count)
     paths = paths_of(source)
     if paths is None:
         return _open_feeds(model, source)
     return _open_files(reader, paths, count)
 
 
-def _open_scenes(reader: "_FileReader", count: int) -> Samples:
-    reader.check_images("no data is given, and synthetic scenes")
-    loaders = reader.model.batches([partial(reader.scene, index) for index in range(count)])
-    return Samples(loaders, count, f"{count} synthetic scene{plural(count)}", synthetic=True)
+def _open_painted(reader: "_FileReader", source: Painted, count: int | None) -> Samples:
+    reader.check_images(f"{source.what}s")
+    number = source.most if count is None else min(count, source.most)
+    loaders = reader.model.batches([partial(reader.painted, source, index) for index in range(number)])
+    return Samples(loaders, number, f"{number} {source.what}{plural(number)}")
 
 
 def _open_files(reader: "_FileReader", paths: Sequence[str], count: int | None) -> Samples:
@@ -417,8 +422,8 @@ class _FileReader:
             return None
         return self._feed(str(file), image)
 
-    def scene(self, index: int) -> Feed:
-        return self._feed(f"synthetic scene {index}", scene(index, self._size))
+    def painted(self, source: Painted, index: int) -> Feed:
+        return self._feed(f"{source.what} {index}", source.paint(index))
 
     def row(self, file: Path, index: int) -> Feed:
         return self.model.row(f"{file}, sample {index}", self._arrays(file), index)

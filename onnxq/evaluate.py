@@ -8,7 +8,7 @@ models that give masks or keypoints too, it is the boxes that are scored.
 import argparse
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from onnxq import demo
 from onnxq.coco import METRICS, GroundTruth, average_precisions
 from onnxq.detector import Detector
 from onnxq.errors import ConfigError, ModelError
@@ -84,17 +85,17 @@ def measure(
         raise ModelError(f"{network.name}: {reason}; python -m onnxq.compare needs no AP")
     categories = _category_ids(network, truth.categories)
 
-    def find(path: Path) -> NDArray[np.float32]:
-        return network.find(path, settings)
+    def find(look: Callable[[], NDArray[np.uint8]]) -> NDArray[np.float32]:
+        return network.find(look(), settings)
 
     detections: list[dict[str, Any]] = []
     for done, (image, found) in enumerate(
-        zip(truth.paths, settings.in_parallel(find, truth.paths.values())), start=1
+        zip(truth.pictures, settings.in_parallel(find, truth.pictures.values())), start=1
     ):
         detections += _records(image, found, categories, network)
-        progress("evaluating", done, len(truth.paths))
+        progress("evaluating", done, len(truth.pictures))
     ap, ap50, ap75, ap_small, ap_medium, ap_large = average_precisions(truth, detections)
-    return Scores(ap, ap50, ap75, ap_small, ap_medium, ap_large, len(truth.paths), network.detector)
+    return Scores(ap, ap50, ap75, ap_small, ap_medium, ap_large, len(truth.pictures), network.detector)
 
 
 def _records(
@@ -138,6 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     settings = settings_of(arguments, parser)
+    if (arguments.images is None) != arguments.demo:
+        parser.error("--annotations JSON goes with --images DIR, and --demo without")
     return guarded(lambda: _evaluate_all(arguments, settings), arguments.debug)
 
 
@@ -146,8 +149,10 @@ def _parser() -> argparse.ArgumentParser:
         "python -m onnxq.evaluate", description="COCO average precision of ONNX detectors, side by side."
     )
     parser.add_argument("models", metavar="MODEL", nargs="+", type=Path, help="others are compared to the first")
-    parser.add_argument("--annotations", metavar="JSON", type=Path, required=True, help="COCO detection file")
-    parser.add_argument("--images", metavar="DIR", type=Path, required=True, help="the folder with its pictures")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--annotations", metavar="JSON", type=Path, help="COCO detection file")
+    source.add_argument("--demo", action="store_true", help="pictures that onnxq paints, for models/demo.onnx")
+    parser.add_argument("--images", metavar="DIR", type=Path, help="the folder with the pictures of the file")
     add_settings(parser, Settings())
     return parser
 
@@ -156,7 +161,10 @@ def _evaluate_all(arguments: argparse.Namespace, settings: Settings) -> None:
     logging.basicConfig(format="%(message)s", handlers=[LogHandler()], force=True)
     if arguments.json is not None:
         check_writable(arguments.json)
-    truth = GroundTruth.load(arguments.annotations, arguments.images, settings.max_images)
+    if arguments.demo:
+        truth = demo.ground_truth(settings.max_images)
+    else:
+        truth = GroundTruth.load(arguments.annotations, arguments.images, settings.max_images)
     results: list[tuple[Path, Scores]] = []
     try:
         for model in arguments.models:
@@ -170,7 +178,7 @@ def _evaluate_all(arguments: argparse.Namespace, settings: Settings) -> None:
             kind = scores.detector
             ERR.print(f"{model.name}: {kind.title}, {kind.preprocess.describe()}; {kind.why}", markup=False)
     if arguments.json is not None:
-        write_json(arguments.json, _summary(results, arguments.annotations, settings))
+        write_json(arguments.json, _summary(results, arguments.annotations or "demo", settings))
 
 
 def _table(results: list[tuple[Path, Scores]]) -> Table:
@@ -189,7 +197,7 @@ def _table(results: list[tuple[Path, Scores]]) -> Table:
     return table
 
 
-def _summary(results: list[tuple[Path, Scores]], annotations: Path, settings: Settings) -> dict[str, Any]:
+def _summary(results: list[tuple[Path, Scores]], annotations: Path | str, settings: Settings) -> dict[str, Any]:
     """What `--json` writes: the table, unrounded, and what it was made with; null where the table has a dash."""
     first = results[0][1]
     return {

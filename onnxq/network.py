@@ -16,11 +16,12 @@ from onnxq.decode import Outputs, class_count, find
 from onnxq.detector import Detector, detect
 from onnxq.errors import ConfigError, ModelError, OnnxqError
 from onnxq.graph import load_proto
-from onnxq.images import Letterbox, read_image
+from onnxq.images import Letterbox
 from onnxq.session import Feed, cores, open_session, run_named
 
 _MOST_THREADS = 16  # each holds the activations of one run
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
@@ -56,11 +57,11 @@ class Settings:
         if self.threads < 0:
             raise ConfigError(f"threads {self.threads} is less than 0")
 
-    def in_parallel(self, work: Callable[[Path], _T], paths: Iterable[Path]) -> Iterator[_T]:
-        """What `work` makes of each path, in their order; so many at a time as `threads` says."""
+    def in_parallel(self, work: Callable[[_S], _T], pictures: Iterable[_S]) -> Iterator[_T]:
+        """What `work` makes of each picture, in their order; so many at a time as `threads` says."""
         executor = ThreadPoolExecutor(self.threads or min(cores(), _MOST_THREADS))
         try:
-            yield from executor.map(work, paths)
+            yield from executor.map(work, pictures)
         finally:
             executor.shutdown(cancel_futures=True)
 
@@ -133,11 +134,11 @@ class Network:
                     raise ModelError(f"output {name} has values that are NaN or infinite")
         return outputs
 
-    def find(self, path: Path, settings: Settings) -> NDArray[np.float32]:
+    def find(self, image: NDArray[np.uint8], settings: Settings) -> NDArray[np.float32]:
         """Detect the objects on a picture.
 
         Args:
-            path: of its file.
+            image: uint8 (height, width, 3), RGB.
             settings: of which `confidence` and `iou` count.
 
         Returns:
@@ -145,9 +146,7 @@ class Network:
 
         Raises:
             ModelError: the model cannot be run, or gives numbers that are not finite.
-            DataError: the file cannot be read.
         """
-        image = read_image(path)
         feed, placed = self.prepare(image)
         found = find(self.look(feed), self.detector, settings.confidence, settings.iou)
         height, width = image.shape[:2]

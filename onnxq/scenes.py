@@ -7,6 +7,8 @@ Noise", NeurIPS 2021).
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,22 @@ from PIL import Image, ImageDraw, ImageFilter
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int32]
 Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Pictures that are in no file, each painted when it is looked at.
+
+    Attributes:
+        what: one of them is, for messages.
+        most: how many there are.
+        paint: the picture of an index below `most`, uint8 (height, width, 3), RGB.
+    """
+
+    what: str
+    most: int
+    paint: Callable[[int], Pixels]
+
 
 SCENES = 64
 """How many scenes calibrate a model."""
@@ -40,19 +58,55 @@ def scene(index: int, size: tuple[int, int]) -> Pixels:
     Returns:
         uint8 (height, width, 3), RGB.
     """
-    rng = np.random.Generator(np.random.PCG64([_SEED, index]))
-    labels = _paint(rng, _leaves(rng, size), size)
-    picture = _colour(rng, labels)
-    picture *= _slope(rng, size)
-    blurred = Image.fromarray(_pixels(picture)).filter(ImageFilter.BoxBlur(rng.uniform(0, 0.4)))
-    noise = rng.uniform(0.5, 6) * rng.standard_normal((*size, 1), dtype=np.float32)
-    return _pixels(np.asarray(blurred) + noise)
+    rng = generator(index)
+    return develop(rng, leaves(rng, size))
 
 
-def _leaves(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float64]:
+def generator(*seed: int) -> np.random.Generator:
+    """Random numbers that the given ones, of 0 or more each, decide; the same on every machine."""
+    return np.random.Generator(np.random.PCG64([_SEED, *seed]))
+
+
+def leaves(rng: np.random.Generator, size: tuple[int, int], smallest: tuple[float, float] = _SMALLEST) -> Labels:
+    """Which leaf is the uppermost at each pixel.
+
+    Args:
+        rng: of the scene.
+        size: (height, width) in pixels.
+        smallest: radius of the smallest leaf, from a busy scene to a calm one, in pixels of a scene of 640 x 640.
+
+    Returns:
+        int32 (height, width): 1 and up, larger numbers on smaller ones; 0 where there is none.
+    """
+    return _paint(rng, _leaves(rng, size, smallest), size)
+
+
+def develop(rng: np.random.Generator, labels: Labels, shrink: int = 1, vivid: int | None = None) -> Pixels:
+    """Make a picture of what is where: colour and texture for each label, light from one side, blur and noise.
+
+    Args:
+        rng: of the scene.
+        labels: int32 (height, width), 0 and up.
+        shrink: pixels of the labels along a side of one of the picture, for smooth edges.
+        vivid: labels from this on have more colour and less texture; None: all are alike.
+
+    Returns:
+        uint8 (height / shrink, width / shrink, 3), RGB.
+    """
+    picture = _colour(rng, labels, vivid)
+    picture *= _slope(rng, labels.shape)
+    blur = ImageFilter.BoxBlur(rng.uniform(0, 0.4))
+    blurred = np.asarray(Image.fromarray(_pixels(picture)).reduce(shrink).filter(blur))
+    noise = rng.uniform(0.5, 6) * rng.standard_normal((*blurred.shape[:2], 1), dtype=np.float32)
+    return _pixels(blurred + noise)
+
+
+def _leaves(
+    rng: np.random.Generator, size: tuple[int, int], bounds: tuple[float, float] = _SMALLEST
+) -> NDArray[np.float64]:
     """Radii in pixels of leaves that cover the scene `_COVERAGE` times, float64 (count,), falling."""
     scale = math.sqrt(size[0] * size[1]) / _SIDE
-    smallest = math.exp(rng.uniform(*np.log(_SMALLEST)))
+    smallest = math.exp(rng.uniform(*np.log(bounds)))
     mean_square = 2 * math.log(_LARGEST / smallest) / (smallest**-2 - _LARGEST**-2)
     count = math.ceil(_COVERAGE * _SIDE**2 / (math.pi * mean_square))
     return scale * _radii(rng, count, smallest, _LARGEST)
@@ -104,14 +158,17 @@ def _outlines(rng: np.random.Generator, corners: NDArray[np.int64]) -> NDArray[n
     return np.stack([x, y], axis=-1)
 
 
-def _colour(rng: np.random.Generator, labels: Labels) -> Floats:
+def _colour(rng: np.random.Generator, labels: Labels, vivid: int | None) -> Floats:
     """Give every leaf a colour and a texture, float32 (height, width, 3), about 0 to 255."""
     count = int(labels.max()) + 1
     grey = rng.normal(112, 24) + rng.uniform(25, 75) * rng.uniform(-1.7, 1.7, (count, 1))
     # In photographs the channels rise and fall together; what is left is more yellow-blue than green-magenta.
     chroma = rng.exponential(1, (count, 1)) * rng.normal(0, (16, 8), (count, 2)) + rng.normal((7, 0), (10, 4), (1, 2))
-    colours = (grey + chroma @ _CHROMA).astype(np.float32)
     roughness = rng.exponential(rng.uniform(4, 40), count).astype(np.float32)
+    if vivid is not None:
+        chroma[vivid:] *= 4
+        roughness[vivid:] /= 4
+    colours = (grey + chroma @ _CHROMA).astype(np.float32)
     # A leaf sees its own part of the one texture; where the shift wraps a row matters as little as any leaf's edge.
     places = np.arange(labels.size) + rng.integers(labels.size, size=count).take(labels.ravel())
     texture = _clouds(rng, labels.shape).ravel().take(places, mode="wrap").reshape(labels.shape)
@@ -128,7 +185,7 @@ def _clouds(rng: np.random.Generator, size: tuple[int, ...]) -> Floats:
     return total / np.float32(total.std() + 1e-6)
 
 
-def _slope(rng: np.random.Generator, size: tuple[int, int]) -> Floats:
+def _slope(rng: np.random.Generator, size: tuple[int, ...]) -> Floats:
     """Light that falls off to one side: factors about 1, float32 (height, width, 1)."""
     down, right = rng.uniform(-0.25, 0.25, 2)
     rows = np.linspace(-down, down, size[0], dtype=np.float32)

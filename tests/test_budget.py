@@ -22,7 +22,7 @@ CONFIG = Config(target="openvino", reconstruct=False)
 class ByNodes(Judge):
     """Loses what `price` says of a model; counts how often it is asked, and stops after `patience` times."""
 
-    files = ()
+    pictures, files = 0, ()
 
     def __init__(self, price, patience=100):
         self.price = price
@@ -224,4 +224,4 @@ def test_precision_is_what_the_float_model_has_more(tmp_path):
     assert judge.loss(perfect, silent) == 0
     assert judge.loss(shifted, silent) == pytest.approx(30)  # its IoU is 22 / 26: three of ten thresholds are above
     assert judge.say(1.25) == "-1.25 AP"
-    assert judge.files == [images / "a.png", images / "b.png"]
+    assert judge.files == (images / "a.png", images / "b.png")

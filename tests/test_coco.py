@@ -2,11 +2,23 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tables import TWO, write_coco
 
-from onnxq.coco import GroundTruth
+from onnxq.coco import GroundTruth, average_precisions
 from onnxq.errors import DataError
+
+
+def test_pictures_in_memory_are_as_good_as_files() -> None:
+    boxes, labels = np.array([[8, 16, 32, 32]], np.float32), np.array([1])
+    scenes = [(np.full((64, 64, 3), grey, np.uint8), boxes, labels) for grey in (1, 2)]
+    truth = GroundTruth.painted(scenes, ["person", "car"])
+    assert [look().max() for look in truth.pictures.values()] == [1, 2]
+    assert (truth.categories, truth.files) == ({0: "person", 1: "car"}, ())
+    found = [{"image_id": 0, "category_id": 1, "bbox": [8, 16, 24, 16], "area": 384, "score": 0.9, "iscrowd": 0}]
+    assert average_precisions(truth, found)[0] == pytest.approx(50, abs=0.6)
+    assert average_precisions(truth, [*found, {**found[0], "image_id": 1}])[0] == pytest.approx(100)
 
 
 @pytest.fixture
@@ -48,7 +60,8 @@ def test_some_images_missing(two: tuple[Path, Path], caplog: pytest.LogCaptureFi
     (two[1] / "a.png").unlink()
     with caplog.at_level(logging.WARNING):
         truth = GroundTruth.load(*two)
-    assert [path.name for path in truth.paths.values()] == ["b.png"]
+    assert [path.name for path in truth.files] == ["b.png"]
+    assert [look().shape for look in truth.pictures.values()] == [(64, 64, 3)]
     assert caplog.messages == [f"1 of 2 images are missing in {two[1]}: a.png"]
 
 

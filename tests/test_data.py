@@ -16,7 +16,7 @@ from onnxq import data
 from onnxq.data import open_samples
 from onnxq.errors import ConfigError, DataError
 from onnxq.images import YOLO
-from onnxq.scenes import SCENES, scene
+from onnxq.scenes import SCENES, Painted, scene
 
 SIZE = (8, 8)
 IMAGE = ("x", (1, 3, 8, 8), np.float32)
@@ -264,6 +264,16 @@ def test_without_data_there_are_scenes():
 @pytest.mark.parametrize("count", [100, None])
 def test_there_are_not_more_scenes_than_it_takes(count):
     assert opened(None, count=count).count == SCENES
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(3, 3), (100, 5), (None, 5)])
+def test_pictures_that_are_painted(count, wanted):
+    grey = Painted("grey picture", 5, lambda index: np.full((*SIZE, 3), 10 * index, np.uint8))
+    samples = opened(grey, batched(2), count=count)
+    assert (samples.count, samples.description) == (wanted, f"{wanted} grey pictures")
+    assert not samples.synthetic
+    assert samples.files == ()
+    assert levels(samples) == [10 * index for index in range(wanted)]
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ LAYERS = {
     "onnxq.scenes": 0,
     "onnxq.version": 0,
     # Knows the errors.
-    "onnxq.coco": 1,
     "onnxq.files": 1,
     "onnxq.graph": 1,
     "onnxq.heads": 1,
@@ -32,6 +31,7 @@ LAYERS = {
     "onnxq.opaque": 2,
     "onnxq.page": 2,
     "onnxq.storage": 2,
+    "onnxq.coco": 2,
     "onnxq.data": 2,
     "onnxq.detector": 2,
     "onnxq.facts": 2,
@@ -40,6 +40,7 @@ LAYERS = {
     "onnxq.stem": 2,
     "onnxq.tensorrt": 2,
     # The runtimes, as data.
+    "onnxq.demo": 3,
     "onnxq.noise": 3,
     "onnxq.outcome": 3,
     "onnxq.session": 3,
