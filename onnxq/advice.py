@@ -58,7 +58,8 @@ def _sensitive(report: Report) -> _Said:
         yield (
             f"Of how far boxes move when layers are quantized one by one, {100 * share:.0f} % comes from "
             f"{_names(worst)}.",
-            f"`--exclude {' '.join(worst)}`, or `--max-drop AP`, which finds how many it takes",
+            f"{_keep(worst, min(report['weight_bits'], report['act_bits']))}, or `--max-drop AP`, which finds how many it "
+            "takes",
         )
 
 
@@ -77,7 +78,7 @@ def _unequal_kinds(report: Report) -> _Said:
         yield (
             f"{worst}s lose most: what they read has {means[worst]:.1f} dB on average, what other layers read "
             f"{others:.1f} dB.",
-            "`--sensitivity`, which tells whether that matters for the objects",
+            f"{'the table' if report['sensitivity'] else '`--sensitivity`'}, which tells whether that matters for objects",
         )
 
 
@@ -85,10 +86,8 @@ def _loud(report: Report) -> _Said:
     """Tensors that rounding harms much."""
     worst = sorted((a for a in _judged(report) if a["sqnr"] < _LOUD), key=lambda a: a["sqnr"])[:_MOST]
     if worst:
-        user = worst[0]["users"][0]
         said = ", ".join(f"{a['tensor']} ({a['sqnr']:.1f} dB)" for a in worst)
-        narrow = worst[0]["bits"] < 8
-        yield f"Rounding costs most at {said}.", f"`--bits {user}=8/8`" if narrow else f"`--exclude {user}`"
+        yield f"Rounding costs most at {said}.", _keep(worst[0]["users"][:1], worst[0]["bits"])
 
 
 def _clipped(report: Report) -> _Said:
@@ -118,8 +117,8 @@ def _better_method(report: Report) -> _Said:
     if best is not None and counts[best]:
         gain = max(gains[best])
         yield (
-            f"Of {len(judged)} tensors {counts[best]} would have {_APART:g} dB less noise or better by {best}, "
-            f"at most {gain:.1f} dB.",
+            f"{counts[best]} of {len(judged)} tensors would have at least {_APART:g} dB less noise by {best}, up to "
+            f"{gain:.1f} dB.",
             f"`--method {best}`",
         )
 
@@ -137,6 +136,11 @@ def _judged(report: Report) -> list[Report]:
     """A tensor of each group of which is known what its range costs."""
     known = [a for a in report["activations"] if a["sqnr"] is not None]
     return list({a["group"]: a for a in reversed(known)}.values())[::-1]
+
+
+def _keep(names: Iterable[str], bits: int) -> str:
+    """The option that keeps nodes at a higher precision: 8 bits where they have fewer, else float."""
+    return f"`--bits {' '.join(f'{name}=8/8' for name in names)}`" if bits < 8 else f"`--exclude {' '.join(names)}`"
 
 
 def _names(names: Iterable[str]) -> str:

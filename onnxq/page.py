@@ -159,7 +159,7 @@ def _tensors(report: Report) -> _Parts:
     yield tag(
         "p",
         "Each passes through a QuantizeLinear and a DequantizeLinear. SQNR is signal to quantization noise as its "
-        "histogram lets one expect, where a SiLU reads the tensor behind that; clipped is the share of the values "
+        "histogram lets one expect; where a SiLU reads the tensor, that behind it. Clipped is the share of the values "
         "outside the range.",
         class_="soft",
     )
@@ -215,7 +215,13 @@ def _plot(activations: Sequence[Report], seen: Report, number: int) -> Markup:
     compared = _table(
         ["method", "low", "high", "clipped %", "SQNR dB"],
         (
-            [name, *_cost(fit, first["sqnr"] if name.startswith("chosen") else fit["sqnr"])]
+            [
+                name,
+                _Number(fit["low"], ".4g"),
+                _Number(fit["high"], ".4g"),
+                _Number(100 * fit["clipped"], ".3f"),
+                _Number(fit["sqnr"], ".1f"),
+            ]
             for name, fit in {f"chosen: {first['method']}": first, **methods}.items()
         ),
     )
@@ -232,13 +238,6 @@ def _plot(activations: Sequence[Report], seen: Report, number: int) -> Markup:
         ),
         *([tag("p", "Shares its scale with: ", tag("span", together_with, class_="id"))] if together_with else []),
     )
-
-
-def _cost(fit: Report, sqnr: float | None) -> "list[_Number]":
-    return [
-        _Number(fit["low"], ".4g"), _Number(fit["high"], ".4g"), _Number(100 * fit["clipped"], ".3f"),
-        _Number(sqnr, ".1f"),
-    ]  # fmt: skip
 
 
 def _weights(report: Report) -> _Parts:

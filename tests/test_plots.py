@@ -52,6 +52,7 @@ def test_counts_and_values_are_labelled():
         ([5], (3.0, 3.0), (0.0, 3.0), {}),
         ([1], (-1e-30, 1e30), (-1e30, 0.0), {}),
         ([10**9] * 96, (0.0, 1e-9), (0.0, 1.0), {}),
+        ([1], (0.0, 1.0), (0.0, 1.0), {"uh": (-0.3, 20.0)}),
     ],
 )
 def test_everything_lies_within_the_picture(arguments):
@@ -62,6 +63,8 @@ def test_everything_lies_within_the_picture(arguments):
             assert 0 <= float(element.get(name, 0)) <= width
         for name in ("y", "y1", "y2"):
             assert 0 <= float(element.get(name, 0)) <= height
+    for path in of_class(figure, "other"):
+        assert 0 <= min(numbers(path.get("d"))) <= max(numbers(path.get("d"))) <= width
     assert "nan" not in ET.tostring(figure, "unicode")
 
 
