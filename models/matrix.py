@@ -239,12 +239,12 @@ def _run(args: argparse.Namespace) -> None:
     for done, path in enumerate(args.models, start=1):
         rows.append(measure(path, settings))
         print(f"{done}/{len(args.models)} {_row(rows[-1], settings.targets)}", file=sys.stderr)
-    text = markdown(rows, settings) + "\n"
+        text = markdown(rows, settings) + "\n"
+        if args.document is not None:
+            with replace_file(args.document) as temporary:
+                temporary.write_text(text, encoding="utf-8")
     if args.document is None:
         print(text, end="")
-        return
-    with replace_file(args.document) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

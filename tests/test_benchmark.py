@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from graphs import feed, quantized, v8, with_metadata
+from graphs import csp, feed, quantized, v8, with_metadata
 
 from onnxq import benchmark
 from onnxq.benchmark import main, measure
@@ -36,6 +36,14 @@ def test_measures_each_model(models, results):
         assert result.peak_memory is None or result.peak_memory > 20e6
     assert "QLinearConv" not in results[0].operators
     assert results[1].operators["QLinearConv"].count == 10
+
+
+def test_a_model_of_a_fixed_batch_gets_one(tmp_path):
+    path = tmp_path / "two.onnx"
+    path.write_bytes(csp(batch=2).SerializeToString())
+    times = benchmark.latencies([path], OnnxRuntime, threads=1, rounds=3, progress=silent)
+    assert times.shape == (1, 3)
+    assert (times > 0).all()
 
 
 class Logged(OnnxRuntime):
