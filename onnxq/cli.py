@@ -301,7 +301,8 @@ def _check_files(args: argparse.Namespace, output: Path) -> None:
 
 def _check_limit(args: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
-    if args.max_drop is not None and not args.demo and not (args.annotations and args.images):
+    labelled = bool(args.annotations), bool(args.images)
+    if args.max_drop is not None and not (all(labelled) or (args.demo and not any(labelled))):
         raise ConfigError("--max-drop measures AP, for which it needs --annotations JSON and --images DIR")
     if args.min_sqnr is not None and not args.demo and not args.images:
         raise ConfigError("--min-sqnr compares outputs, for which it needs --images DIR")

@@ -45,6 +45,7 @@ _COVERAGE = 2.5  # area of all leaves / area of the scene
 _ROUND = 24  # corners that make a polygon as good as an ellipse
 _CORNERS = (3, 4, 4, 6, 9, _ROUND, _ROUND)
 _CELLS = (2, 4, 12, 48)  # px between the points of the texture's finer and coarser grids
+_VIVID = 4  # times the colour, and a part of the texture, of what is to stand out
 _CHROMA = np.array([[1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]])  # yellow-blue and green-magenta
 
 
@@ -166,8 +167,8 @@ def _colour(rng: np.random.Generator, labels: Labels, vivid: int | None) -> Floa
     chroma = rng.exponential(1, (count, 1)) * rng.normal(0, (16, 8), (count, 2)) + rng.normal((7, 0), (10, 4), (1, 2))
     roughness = rng.exponential(rng.uniform(4, 40), count).astype(np.float32)
     if vivid is not None:
-        chroma[vivid:] *= 4
-        roughness[vivid:] /= 4
+        chroma[vivid:] *= _VIVID
+        roughness[vivid:] /= _VIVID
     colours = (grey + chroma @ _CHROMA).astype(np.float32)
     # A leaf sees its own part of the one texture; where the shift wraps a row matters as little as any leaf's edge.
     places = np.arange(labels.size) + rng.integers(labels.size, size=count).take(labels.ravel())

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,15 @@ class TestModel:
         assert by_uh < by_minmax / 2
 
 
+@pytest.mark.skipif(find_spec("torch") is not None, reason="PyTorch is there")
+def test_training_without_pytorch_says_what_it_needs():
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "models" / "train.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.strip() == "models/train.py needs PyTorch: pip install '.[train]'"
+
+
 class TestCommandLine:
     def test_reconstruction_at_4_bits_from_the_first_command_to_the_last(self, lost, truth, whole, tmp_path):
         # With one thread: many threads for products of small matrices are slow beside other work.
@@ -213,6 +223,11 @@ class TestCommandLine:
         monkeypatch.setattr(demo, "VALIDATION", replace(demo.VALIDATION, most=7))
         assert main([str(MODEL), "--demo", "--count", "8", "-o", str(tmp_path / "made.onnx"), *limit]) == 0
         assert "on 7 pictures, after 1 trial" in " ".join(capsys.readouterr().out.split())
+
+    @pytest.mark.parametrize("option", ["--annotations", "--images"])
+    def test_a_limit_takes_scenes_or_labelled_pictures(self, capsys, tmp_path, option):
+        assert main([str(MODEL), "--demo", "-o", str(tmp_path / "made.onnx"), "--max-drop", "9", option, "x"]) == 1
+        assert "--max-drop measures AP, for which it needs" in " ".join(capsys.readouterr().err.split())
 
     def test_compare_draws_them(self, tmp_path):
         options = ["--demo", "--max-images", "2", "--worst", "0", "--draw", str(tmp_path), "-q"]
