@@ -55,10 +55,11 @@ def _sensitive(report: Report) -> _Said:
     total = sum(piece["moved"] for piece in measured)
     if total:
         share = sum(piece["moved"] for piece in measured[:_MOST]) / total
+        kept = _keep(worst, min(report["weight_bits"], report["act_bits"]))
         yield (
             f"Of how far boxes move when layers are quantized one by one, {100 * share:.0f} % comes from "
             f"{_names(worst)}.",
-            f"`--exclude {' '.join(worst)}`, or `--max-drop AP`, which finds how many it takes",
+            f"{kept}, or `--max-drop AP`, which finds how many it takes",
         )
 
 
@@ -73,11 +74,12 @@ def _unequal_kinds(report: Report) -> _Said:
         return
     worst = min(means, key=lambda kind: means[kind])
     others = fmean(value for kind, values in by_kind.items() if kind != worst for value in values)
+    told_by = "the sensitivities" if report["sensitivity"] else "`--sensitivity`"
     if others - means[worst] >= _APART:
         yield (
             f"{worst}s lose most: what they read has {means[worst]:.1f} dB on average, what other layers read "
             f"{others:.1f} dB.",
-            "`--sensitivity`, which tells whether that matters for the objects",
+            f"{told_by}, for whether that matters for the objects",
         )
 
 
@@ -85,10 +87,8 @@ def _loud(report: Report) -> _Said:
     """Tensors that rounding harms much."""
     worst = sorted((a for a in _judged(report) if a["sqnr"] < _LOUD), key=lambda a: a["sqnr"])[:_MOST]
     if worst:
-        user = worst[0]["users"][0]
         said = ", ".join(f"{a['tensor']} ({a['sqnr']:.1f} dB)" for a in worst)
-        narrow = worst[0]["bits"] < 8
-        yield f"Rounding costs most at {said}.", f"`--bits {user}=8/8`" if narrow else f"`--exclude {user}`"
+        yield f"Rounding costs most at {said}.", _keep(worst[0]["users"][:1], worst[0]["bits"])
 
 
 def _clipped(report: Report) -> _Said:
@@ -137,6 +137,11 @@ def _judged(report: Report) -> list[Report]:
     """A tensor of each group of which is known what its range costs."""
     known = [a for a in report["activations"] if a["sqnr"] is not None]
     return list({a["group"]: a for a in reversed(known)}.values())[::-1]
+
+
+def _keep(names: Iterable[str], bits: int) -> str:
+    """The option that keeps nodes at a higher precision: 8 bits where they have fewer, else float."""
+    return f"`--bits {' '.join(f'{name}=8/8' for name in names)}`" if bits < 8 else f"`--exclude {' '.join(names)}`"
 
 
 def _names(names: Iterable[str]) -> str:

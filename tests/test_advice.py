@@ -22,7 +22,8 @@ def report(*tensors, methods=None, **changes):
     """A report in which nothing stands out but what is given."""
     values = {t["tensor"]: {"methods": {"minmax": fit(1.0, low=-9.0, high=9.0), **(methods or {})}} for t in tensors}
     plain = {
-        "synthetic": False, "method": "uh", "runtime": "onnxruntime", "layers": {"unfused": []}, "sensitivity": [],
+        "synthetic": False, "method": "uh", "weight_bits": 8, "act_bits": 8,
+        "runtime": "onnxruntime", "layers": {"unfused": []}, "sensitivity": [],
         "search": {}, "weights": [], "activations": list(tensors), "values": values,
     }  # fmt: skip
     return plain | changes
@@ -60,6 +61,8 @@ def test_layers_that_move_boxes():
     [(what, remedy)] = said(report(sensitivity=pieces))
     assert what == "Of how far boxes move when layers are quantized one by one, 80 % comes from a, b, c."
     assert remedy.startswith("`--exclude a b c`")
+    [(_, remedy)] = said(report(sensitivity=pieces, weight_bits=4))
+    assert remedy.startswith("`--bits a=8/8 b=8/8 c=8/8`")
     assert said(report(sensitivity=[{**piece, "moved": 0.0} for piece in pieces])) == []
 
 
@@ -71,7 +74,10 @@ def test_a_kind_of_layers_that_loses_most():
         tensor("d", 46.0, ["p1"]),
     ]
     weights = [weight("depthwise Conv", "d0"), weight("depthwise Conv", "d1"), weight("1x1 Conv", "p0", "p1")]
-    [(what, _)] = said(report(*tensors, weights=weights))
+    [(what, remedy)] = said(report(*tensors, weights=weights))
+    assert remedy.startswith("`--sensitivity`")
+    measured = [{"nodes": ["d0"], "sqnr": 3.0, "moved": None}]
+    assert said(report(*tensors, weights=weights, sensitivity=measured))[0][1].startswith("the sensitivities")
     assert what == ("depthwise Convs lose most: what they read has 34.0 dB on average, what other layers read 45.0 dB.")
     assert said(report(*tensors[:2], weights=weights[:2])) == []
     near = [tensor("c", 36.0, ["p0"]), tensor("d", 36.0, ["p1"])]
