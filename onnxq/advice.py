@@ -55,11 +55,11 @@ def _sensitive(report: Report) -> _Said:
     total = sum(piece["moved"] for piece in measured)
     if total:
         share = sum(piece["moved"] for piece in measured[:_MOST]) / total
+        kept = _keep(worst, min(report["weight_bits"], report["act_bits"]))
         yield (
             f"Of how far boxes move when layers are quantized one by one, {100 * share:.0f} % comes from "
             f"{_names(worst)}.",
-            f"{_keep(worst, min(report['weight_bits'], report['act_bits']))}, or `--max-drop AP`, which finds how many it "
-            "takes",
+            f"{kept}, or `--max-drop AP`, which finds how many it takes",
         )
 
 
@@ -74,11 +74,12 @@ def _unequal_kinds(report: Report) -> _Said:
         return
     worst = min(means, key=lambda kind: means[kind])
     others = fmean(value for kind, values in by_kind.items() if kind != worst for value in values)
+    told_by = "the sensitivities" if report["sensitivity"] else "`--sensitivity`"
     if others - means[worst] >= _APART:
         yield (
             f"{worst}s lose most: what they read has {means[worst]:.1f} dB on average, what other layers read "
             f"{others:.1f} dB.",
-            f"{'the table' if report['sensitivity'] else '`--sensitivity`'}, which tells whether that matters for objects",
+            f"{told_by}, for whether that matters for the objects",
         )
 
 

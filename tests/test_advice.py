@@ -22,7 +22,8 @@ def report(*tensors, methods=None, **changes):
     """A report in which nothing stands out but what is given."""
     values = {t["tensor"]: {"methods": {"minmax": fit(1.0, low=-9.0, high=9.0), **(methods or {})}} for t in tensors}
     plain = {
-        "synthetic": False, "method": "uh", "weight_bits": 8, "act_bits": 8, "runtime": "onnxruntime", "layers": {"unfused": []}, "sensitivity": [],
+        "synthetic": False, "method": "uh", "weight_bits": 8, "act_bits": 8,
+        "runtime": "onnxruntime", "layers": {"unfused": []}, "sensitivity": [],
         "search": {}, "weights": [], "activations": list(tensors), "values": values,
     }  # fmt: skip
     return plain | changes
@@ -76,7 +77,7 @@ def test_a_kind_of_layers_that_loses_most():
     [(what, remedy)] = said(report(*tensors, weights=weights))
     assert remedy.startswith("`--sensitivity`")
     measured = [{"nodes": ["d0"], "sqnr": 3.0, "moved": None}]
-    assert said(report(*tensors, weights=weights, sensitivity=measured))[0][1].startswith("the table")
+    assert said(report(*tensors, weights=weights, sensitivity=measured))[0][1].startswith("the sensitivities")
     assert what == ("depthwise Convs lose most: what they read has 34.0 dB on average, what other layers read 45.0 dB.")
     assert said(report(*tensors[:2], weights=weights[:2])) == []
     near = [tensor("c", 36.0, ["p0"]), tensor("d", 36.0, ["p1"])]
