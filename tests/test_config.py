@@ -12,7 +12,7 @@ from onnxq.targets import TARGETS
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 NOT_CONFIG = {
-    "input", "output", "calib", "calibration", "cut_head", "save_calibration", "save_each", "report",
+    "input", "output", "calib", "demo", "calibration", "cut_head", "save_calibration", "save_each", "report",
     "sensitivity", "max_drop", "min_sqnr", "annotations", "images", "on_calibration",
     "dry_run", "verbose", "quiet", "debug", "version", "help",
 }  # fmt: skip
