@@ -23,7 +23,7 @@ from onnxq.config import Config
 from onnxq.errors import OnnxqError
 from onnxq.facts import Checked, Head, Plan
 from onnxq.files import replace_file
-from onnxq.progress import silent
+from onnxq.graph import opset_of
 from onnxq.runtimes import RUNTIMES
 from onnxq.targets import TARGETS
 from onnxq.terminal import guarded
@@ -93,7 +93,7 @@ def measure(path: Path, settings: Settings) -> Row:
         ModelError: it cannot be read.
     """
     model = load(path)
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    opset = opset_of(model)
     made_by = f"{model.producer_name} {model.producer_version}".strip() or "unknown"
     family, convs, decode = "", 0, 0
     cells: dict[str, Cell] = {}
@@ -134,7 +134,7 @@ def _speed(path: Path, result: Quantized, target: str, rounds: int) -> float | N
     with tempfile.TemporaryDirectory() as folder:
         quantized = Path(folder) / "quantized.onnx"
         result.save(quantized)
-        times = latencies([path, quantized], runtime, threads=2, rounds=rounds, progress=silent).min(axis=1)
+        times = latencies([path, quantized], runtime, threads=2, rounds=rounds).min(axis=1)
     return float(times[0] / times[1])
 
 

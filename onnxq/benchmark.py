@@ -22,7 +22,7 @@ from onnxq.detector import detect
 from onnxq.errors import ConfigError
 from onnxq.files import write_json
 from onnxq.graph import load_proto
-from onnxq.progress import Progress
+from onnxq.progress import Progress, silent
 from onnxq.runtimes import RUNTIMES, OperatorTime, Runtime
 from onnxq.session import Feed
 from onnxq.storage import size_on_disk
@@ -40,7 +40,7 @@ class Measured:
 
     Attributes:
         path: its file.
-        bytes: size of the file, without external data.
+        bytes: size of the file and of those beside it that hold its weights.
         peak_memory: bytes that a process of its own needs to load and run it; None where the system does not tell.
         least, median, p90: milliseconds of a run.
         operators: operator, as the runtime calls it -> what it takes.
@@ -77,7 +77,7 @@ def measure(
     """
     feeds = [_random_feed(path, size) for path in models]
     peaks = [_peak_memory(runtime, path, feed, threads) for path, feed in zip(models, feeds, strict=True)]
-    milliseconds = latencies(models, runtime, threads=threads, rounds=rounds, size=size, progress=progress)
+    milliseconds = _latencies(models, feeds, runtime, threads, rounds, progress)
     return [
         Measured(
             path=path,
@@ -93,17 +93,21 @@ def measure(
 
 
 def latencies(
+    models: Sequence[Path], runtime: type[Runtime], *, threads: int, rounds: int
+) -> NDArray[np.float64]:
+    """Milliseconds of each run, float64 (models, rounds), and nothing else; for arguments and errors see `measure`."""
+    return _latencies(models, [_random_feed(path, None) for path in models], runtime, threads, rounds, silent)
+
+
+def _latencies(
     models: Sequence[Path],
+    feeds: Sequence[Feed],
     runtime: type[Runtime],
-    *,
     threads: int,
     rounds: int,
-    size: tuple[int, int] | None = None,
     progress: Progress,
 ) -> NDArray[np.float64]:
-    """Milliseconds of each run, float64 (models, rounds); for arguments and errors see `measure`."""
-    loaded = [runtime(path, threads=threads) for path in models]
-    return 1e3 * _in_turn(loaded, [_random_feed(path, size) for path in models], rounds, progress)
+    return 1e3 * _in_turn([runtime(path, threads=threads) for path in models], feeds, rounds, progress)
 
 
 def _random_feed(path: Path, size: tuple[int, int] | None) -> Feed:

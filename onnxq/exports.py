@@ -8,9 +8,8 @@ import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper
 
 from onnxq.errors import ModelError
-from onnxq.graph import IR_VERSION, names_read, outline, refilled, with_stand_ins
+from onnxq.graph import DEFAULT_DOMAINS, IR_VERSION, names_read, opset_of, outline, refilled, with_stand_ins
 
-_DEFAULT = ("", "ai.onnx")
 _LAYOUT_DOMAIN = "com.microsoft.nchwc"
 _FUSED = frozenset({"FusedConv", "FusedGemm", "FusedMatMul", "NhwcFusedConv", "QuickGelu"})
 """Operators of onnxruntime that stand for several of ONNX."""
@@ -52,7 +51,7 @@ def mended(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check_opset(model: onnx.ModelProto) -> None:
-    version = next((entry.version for entry in model.opset_import if entry.domain in _DEFAULT), 0)
+    version = opset_of(model)
     newest = onnx.defs.onnx_opset_version()
     if version < 1:
         raise ModelError("the model does not say which operator set it is written in; export it again with opset 17")
@@ -101,7 +100,7 @@ def _lower_ir_version(model: onnx.ModelProto) -> None:
 
 def _list_domains(model: onnx.ModelProto) -> None:
     listed = {entry.domain for entry in model.opset_import}
-    used = {node.domain for graph in _graphs(model.graph) for node in graph.node} - {*_DEFAULT, *listed}
+    used = {node.domain for graph in _graphs(model.graph) for node in graph.node} - {*DEFAULT_DOMAINS, *listed}
     model.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(used))
 
 

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -22,16 +23,21 @@ from onnx_graphsurgeon import Constant, Node, Tensor, Variable
 from onnxq.errors import ModelError
 
 __all__ = [
-    "INTEGER_OPS", "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node", "Tensor", "Variable",
-    "ancestors", "behind", "bias_of", "constant", "data_inputs", "dtype_of", "feeds_silu_only", "gs", "has_plain_bias",
-    "hollow", "is_depthwise", "is_float", "is_pointwise", "is_silu", "large_initializers", "load_proto", "names_read",
-    "outline", "output_axis", "producer", "readers", "refilled", "remove", "replace_nodes", "replace_uses", "set_bias",
-    "takes_bias", "with_stand_ins",
+    "DEFAULT_DOMAINS", "INTEGER_OPS", "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node",
+    "Tensor", "Variable", "ancestors", "behind", "bias_of", "constant", "copied", "data_inputs", "dtype_of",
+    "feeds_silu_only", "gs", "has_plain_bias", "hollow", "is_depthwise", "is_float", "is_pointwise", "is_silu",
+    "large_initializers", "load_proto", "names_read", "opset_of", "outline", "output_axis", "producer", "readers",
+    "refilled", "remove", "replace_nodes", "replace_uses", "set_bias", "takes_bias", "with_stand_ins",
 ]  # fmt: skip
 
 # graphsurgeon logs what it then raises.
 logging.getLogger("onnx_graphsurgeon").setLevel(logging.CRITICAL)
 gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
+
+Proto = TypeVar("Proto", bound=Message)
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+"""Names of the domain of ONNX's own operators."""
 
 LEAST_IR_VERSION = 7
 IR_VERSION = 10
@@ -83,7 +89,7 @@ class Model:
         self._docs = {**self._docs, **{n.name: _documentation(n) for n in documented}}
         self._graph_metadata = list(proto.graph.metadata_props) or self._graph_metadata
         # Exporters may describe an input or output a second time, in other words, among the inner tensors.
-        declared = {value.name: _copy(value) for value in (*proto.graph.input, *proto.graph.output)}
+        declared = {value.name: copied(value) for value in (*proto.graph.input, *proto.graph.output)}
         self._interface = {**declared, **self._interface}
         self.graph: gs.Graph = gs.import_onnx(proto)
         for tensor in (*self.graph.inputs, *self.graph.outputs):
@@ -180,10 +186,16 @@ def _declared(tensor: onnx.TypeProto.Tensor) -> tuple[np.dtype[np.generic] | Non
     return dtype, [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
 
 
-def _copy(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    copy = onnx.ValueInfoProto()
-    copy.CopyFrom(value)
-    return copy
+def copied(message: Proto) -> Proto:
+    """A message of its own, equal to this part of a model, which would keep all of the model in memory."""
+    made: Proto = type(message)()
+    made.CopyFrom(message)
+    return made
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the default operator set; 0 where the model does not say it."""
+    return next((entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), 0)
 
 
 def _documentation(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import onnx
 
 from onnxq.errors import ModelError
-from onnxq.graph import names_read, outline
+from onnxq.graph import DEFAULT_DOMAINS, copied, names_read, opset_of, outline
 
-_DEFAULT = ("", "ai.onnx")
-_RUN_HERE = frozenset({*_DEFAULT, "ai.onnx.ml", "com.microsoft"})
-_OPERATORS = frozenset(schema.name for schema in onnx.defs.get_all_schemas() if schema.domain in _DEFAULT)
+_RUN_HERE = frozenset({*DEFAULT_DOMAINS, "ai.onnx.ml", "com.microsoft"})
+_OPERATORS = frozenset(schema.name for schema in onnx.defs.get_all_schemas() if schema.domain in DEFAULT_DOMAINS)
 _NETWORK = frozenset({"Conv", "ConvTranspose"})
 
 
@@ -38,7 +37,7 @@ class Tail:
         Raises:
             ModelError: that has another operator set now, in which a node means something else.
         """
-        _check_opset(self.nodes, self.opset, _opset(front))
+        _check_opset(self.nodes, self.opset, opset_of(front))
         graph = front.graph
         there = {name for node in graph.node for name in node.output} | {w.name for w in graph.initializer}
         graph.node.extend(node for node in self.nodes if not there.intersection(node.output))
@@ -66,10 +65,10 @@ def cut_off(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Tail | None]:
     constants = [n for n in graph.node if n.op_type == "Constant" and tensors.intersection(n.output)]
     tail = Tail(
         opaque=tuple(map(_described, opaque)),
-        nodes=(*map(_copy, constants), *map(_copy, behind)),
+        nodes=(*map(copied, constants), *map(copied, behind)),
         initializers=tuple(w for w in graph.initializer if w.name in tensors),
         outputs=tuple(graph.output),
-        opset=_opset(model),
+        opset=opset_of(model),
     )
     return _front(model, behind, tensors - {name for n in constants for name in n.output}), tail
 
@@ -78,7 +77,7 @@ def _unknown(node: onnx.NodeProto) -> str:
     """The operator of a node that cannot be run, or of one within it; empty where it can."""
     if node.domain not in _RUN_HERE:
         return f"{node.domain}.{node.op_type}"
-    if node.domain in _DEFAULT and node.op_type not in _OPERATORS:
+    if node.domain in DEFAULT_DOMAINS and node.op_type not in _OPERATORS:
         return node.op_type
     bodies = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
     return next(filter(None, (_unknown(inner) for body in bodies for inner in body.node)), "")
@@ -111,10 +110,9 @@ def _refuse_inside(opaque: list[onnx.NodeProto], behind: list[onnx.NodeProto]) -
 
 def _front(model: onnx.ModelProto, behind: list[onnx.NodeProto], read: set[str]) -> onnx.ModelProto:
     gone = {id(node) for node in behind}
-    front = onnx.ModelProto()
-    front.CopyFrom(model)
+    front = copied(model)
     graph = front.graph
-    nodes = [_copy(node) for node in model.graph.node if id(node) not in gone]
+    nodes = [copied(node) for node in model.graph.node if id(node) not in gone]
     del graph.node[:], graph.output[:]
     graph.node.extend(nodes)
     made = {name for node in nodes for name in node.output}
@@ -140,19 +138,9 @@ def _types(front: onnx.ModelProto) -> Mapping[str, onnx.ValueInfoProto]:
     return {name: v for name, v in known.items() if v.type.tensor_type.HasField("shape")}
 
 
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    made = onnx.NodeProto()
-    made.CopyFrom(node)
-    return made
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return next((entry.version for entry in model.opset_import if entry.domain in _DEFAULT), 1)
-
-
 def _check_opset(nodes: Iterable[onnx.NodeProto], before: int, after: int) -> None:
     for node in nodes:
-        if node.domain not in _DEFAULT or node.op_type not in _OPERATORS:
+        if node.domain not in DEFAULT_DOMAINS or node.op_type not in _OPERATORS:
             continue
         if not _means_the_same(onnx.defs.get_schema(node.op_type, before), onnx.defs.get_schema(node.op_type, after)):
             raise ModelError(

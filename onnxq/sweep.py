@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.graph import names_read
+from onnxq.graph import copied, names_read
 from onnxq.session import Feed, open_beside, run_named, workers
 
 Array = NDArray[np.generic]
@@ -39,7 +39,7 @@ class Sweep:
 
     def __init__(self, model: onnx.ModelProto, wanted: Iterable[str]) -> None:
         self._model = model
-        self._nodes = [_copy(node) for node in model.graph.node]
+        self._nodes = [copied(node) for node in model.graph.node]
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._makers = {name: k for k, node in enumerate(self._nodes) for name in node.output if name}
         stated = (*model.graph.value_info, *model.graph.input, *model.graph.output)
@@ -215,12 +215,6 @@ class _Store:
         place = self._file[len(self.arrays)]
         place[...] = array
         self.arrays.append(place)
-
-
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    copied = onnx.NodeProto()
-    copied.CopyFrom(node)
-    return copied
 
 
 def _cast(source: str, made: str, to: int) -> onnx.NodeProto:

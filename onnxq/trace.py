@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from onnxq.graph import copied
 from onnxq.heads import MOVES
 from onnxq.noise import Noise
 from onnxq.session import Feed, open_beside, run_one_by_one
@@ -122,8 +123,7 @@ def _computed(graph: onnx.GraphProto) -> list[str]:
 
 def _watched(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """The model with these tensors as its outputs."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    watched = copied(model)
     known = {output.name: output for output in model.graph.output}
     del watched.graph.output[:]
     watched.graph.output.extend(known.get(name) or onnx.ValueInfoProto(name=name) for name in names)

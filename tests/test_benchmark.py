@@ -41,7 +41,7 @@ def test_measures_each_model(models, results):
 def test_a_model_of_a_fixed_batch_gets_one(tmp_path):
     path = tmp_path / "two.onnx"
     path.write_bytes(csp(batch=2).SerializeToString())
-    times = benchmark.latencies([path], OnnxRuntime, threads=1, rounds=3, progress=silent)
+    times = benchmark.latencies([path], OnnxRuntime, threads=1, rounds=3)
     assert times.shape == (1, 3)
     assert (times > 0).all()
 
