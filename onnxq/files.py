@@ -14,14 +14,16 @@ from onnxq.errors import ConfigError
 def replace_file(path: Path) -> Iterator[Path]:
     """Give a temporary name in the folder of `path`, which is renamed to `path` when the block ends without an error.
 
+    A link stays, and what it leads to is replaced.
+
     Raises:
-        ConfigError: the folder does not exist or cannot be written to, or `path` is a folder.
+        ConfigError: the folder does not exist or cannot be written to, or `path` is a folder, a device or a pipe.
     """
     path = Path(path)
-    if os.path.isdir(path):
-        raise ConfigError(f"{path}: is a folder; give the name of a file")
+    _refuse_all_but_files(path)
+    place = Path(os.path.realpath(path))
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
     os.close(handle)
@@ -29,7 +31,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         _open_to_all_as_umask_says(temporary)
-        os.replace(temporary, path)
+        os.replace(temporary, place)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
     finally:
@@ -53,13 +55,21 @@ def check_writable(path: Path) -> None:
     Raises:
         ConfigError: it cannot.
     """
-    if os.path.isdir(path):
-        raise ConfigError(f"{path}: is a folder; give the name of a file")
+    _refuse_all_but_files(path)
+    place = Path(os.path.realpath(path))
     try:
-        with tempfile.NamedTemporaryFile(dir=Path(path).parent, prefix=f".{Path(path).name}."):
+        with tempfile.NamedTemporaryFile(dir=place.parent, prefix=f".{place.name}."):
             pass
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+
+
+def _refuse_all_but_files(path: Path) -> None:
+    if os.path.isdir(path):
+        raise ConfigError(f"{path}: is a folder; give the name of a file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        # Renaming onto it would leave a file in the place of, say, /dev/null.
+        raise ConfigError(f"{path}: is a device or a pipe; give the name of a file")
 
 
 def _open_to_all_as_umask_says(path: Path) -> None:

@@ -67,6 +67,22 @@ class TestReplaceFile:
         assert (tmp_path / "a.txt").read_text() == "first"
         assert os.listdir(tmp_path) == ["a.txt"]
 
+    def test_a_link_stays_and_what_it_leads_to_is_replaced(self, tmp_path):
+        (tmp_path / "far").mkdir()
+        (tmp_path / "far" / "a.txt").write_text("old")
+        (tmp_path / "link").symlink_to(tmp_path / "far" / "a.txt")
+        with replace_file(tmp_path / "link") as temporary:
+            temporary.write_text("new")
+            assert temporary.parent == tmp_path / "far"
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "far" / "a.txt").read_text() == "new"
+
+    def test_a_link_to_nothing_gets_its_file(self, tmp_path):
+        (tmp_path / "link").symlink_to("a.txt")
+        with replace_file(tmp_path / "link") as temporary:
+            temporary.write_text("new")
+        assert (tmp_path / "a.txt").read_text() == "new"
+
     def test_full_disks_are_reported(self, tmp_path):
         with (
             pytest.raises(ConfigError, match=r"a\.txt: cannot be written \(No space left on device\); choose another"),
@@ -95,6 +111,15 @@ class TestPlacesThatCannotBeWrittenTo:
     def test_a_folder(self, tmp_path, attempt):
         with pytest.raises(ConfigError, match="is a folder; give the name of a file"):
             attempt(tmp_path)
+
+    def test_a_pipe_stays_one(self, tmp_path, attempt):
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "link").symlink_to("pipe")
+        for name in ("pipe", "link"):
+            with pytest.raises(ConfigError, match=f"{name}: is a device or a pipe; give the name of a file"):
+                attempt(tmp_path / name)
+        assert (tmp_path / "pipe").is_fifo()
+        assert (tmp_path / "link").is_symlink()
 
     def test_below_a_file(self, tmp_path, attempt):
         (tmp_path / "file").write_text("")
