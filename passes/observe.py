@@ -84,11 +84,12 @@ class _Tally:
         self._locks = {name: threading.Lock() for name in points}
 
     def count(self, tensor: str, values: NDArray[np.generic]) -> None:
-        """Count one sample's values of a tensor."""
+        """Count one run's values of a tensor."""
         floats = values.astype(np.float32, copy=False)
         with self._locks[tensor]:
             try:
-                self.histograms[tensor].add(floats, _spacing(floats.size))
+                for sample in _samples_of(floats):
+                    self.histograms[tensor].add(sample, _spacing(sample.size))
                 self._sum_channels(tensor, floats)
             except FloatingPointError as error:
                 raise DataError(
@@ -105,6 +106,11 @@ class _Tally:
     def means(self, samples: int) -> dict[str, NDArray[np.float64]]:
         """Mean of each channel over all samples, float64 (channels,), of the tensors that have channels."""
         return {name: sums.astype(np.float64) * (_MEAN_STEP / samples) for name, sums in self._sums.items()}
+
+
+def _samples_of(values: NDArray[np.float32]) -> Iterable[NDArray[np.float32]]:
+    """The samples of a run: of images those along the first axis, so that each counts as much as if it ran alone."""
+    return values if values.ndim == _IMAGE_RANK else [values]
 
 
 def _spacing(values: int) -> int:

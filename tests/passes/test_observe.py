@@ -125,6 +125,16 @@ def test_how_samples_are_batched_makes_no_difference(batches):
     assert summary(observe(model, together)[1]) == summary(observe(model, one_by_one)[1])
 
 
+def test_of_large_tensors_a_batch_is_counted_as_its_samples():
+    net = Net(dynamic=True)
+    model = net.model(net.conv(net.block("images", 4, stride=4), 4))
+    images = np.random.default_rng(0).random((3, 3, 256, 256), np.float32)
+    together = observe(model, [{"images": images}], OPENVINO)[1]
+    one_by_one = observe(model, [{"images": image[None]} for image in images], OPENVINO)[1]
+    assert summary(together) == summary(one_by_one)
+    assert together.histograms["images"].total < images.size
+
+
 def test_two_runs_are_equal_bit_for_bit():
     feeds = [feed(v8(), seed) for seed in range(8)]
     assert summary(observe(v8(), feeds)[1]) == summary(observe(v8(), feeds)[1])
