@@ -231,12 +231,15 @@ def _with_task(family: str, name: str, why: str, clues: Clues) -> Head:
 
 
 def _prototypes(clues: Clues, table: str) -> str:
-    """The one output that is a picture, at least a sixteenth of the input wide, with fewer channels than columns."""
+    """The one output that is a picture, at least a sixteenth of the input wide, with a coefficient for each channel."""
     columns = min(clues.by_name[table][1:], default=0)
+    # Beside the coefficients: box, score and class, or box, perhaps objectness, and the scores of all classes.
+    others = (6, 4 + clues.classes, 5 + clues.classes)
     fitting = [
         name
         for name, shape in clues.of_rank(4).items()
-        if 0 < shape[1] < columns and all(shape[2:]) and clues.size[0] * shape[3] == clues.size[1] * shape[2]
+        if 0 < shape[1] < columns and (columns - shape[1] in others or not clues.classes)
+        and all(shape[2:]) and clues.size[0] * shape[3] == clues.size[1] * shape[2]
         and 16 * shape[2] >= clues.size[0]
     ]  # fmt: skip
     return fitting[0] if len(fitting) == 1 else ""

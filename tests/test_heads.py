@@ -98,6 +98,22 @@ def test_prototypes_of_masks(shapes, prototypes):
     assert head.family != UNKNOWN
 
 
+@pytest.mark.parametrize(
+    ("shapes", "prototypes"),
+    [
+        (((1, 10, 84), (1, 4, 16, 16)), "out1"),  # 4 + 2 + 4
+        (((1, 252, 11), (1, 4, 16, 16)), "out1"),  # 5 + 2 + 4
+        (((1, 300, 10), (1, 4, 16, 16)), "out1"),  # 6 + 4
+        (((1, 6, 84), (1, 3, 64, 64)), ""),  # the picture itself
+        (((1, 9, 84), (1, 4, 16, 16)), ""),
+    ],
+)
+def test_prototypes_leave_columns_for_the_classes_that_are_named(shapes, prototypes):
+    head = detect(declared(*shapes, names="{0: 'a', 1: 'b'}")).head
+    assert (head.prototypes, head.task) == (prototypes, "segment" if prototypes else "detect")
+    assert head.family != UNKNOWN
+
+
 def test_raw_grids_come_in_the_order_of_their_strides():
     assert told(declared(*GRIDS)) == ("v5-raw", "detect", ("out0", "out1", "out2"))
     assert told(declared(*GRIDS[::-1])) == ("v5-raw", "detect", ("out2", "out1", "out0"))
