@@ -1,5 +1,7 @@
 """normalise: one form for what exporters write in many ways."""
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 from onnx import helper, shape_inference, version_converter
@@ -36,7 +38,7 @@ class Normalise(Rewrite):
 
     - a new enough operator set, by conversion
     - Constant nodes become initializers, and initializers are no inputs
-    - no Identity stands on the way of data
+    - no Identity stands on the way of data, and no Dropout (opset 7) that does not drop
     - every node has a name of its own
 
     Args:
@@ -134,10 +136,18 @@ def _bypass_identities(graph: gs.Graph) -> int:
     outputs = {id(t) for t in graph.outputs}
     bypassed = []
     for node in graph.nodes:
-        if node.op == "Identity" and id(node.outputs[0]) not in outputs:
+        if _gives_its_input(node, outputs) and id(node.outputs[0]) not in outputs:
             replace_uses(node.outputs[0], node.inputs[0])
             bypassed.append(node)
     return remove(graph, bypassed)
+
+
+def _gives_its_input(node: Node, outputs: Collection[int]) -> bool:
+    """Whether it is an Identity, or a Dropout that is not in training and whose mask nobody wants."""
+    if node.op != "Dropout":
+        return bool(node.op == "Identity")
+    trains = node.inputs[2:] and not (isinstance(node.inputs[2], Constant) and not node.inputs[2].values.any())
+    return not trains and not any(mask.outputs or id(mask) in outputs for mask in node.outputs[1:])
 
 
 def _name_nodes(graph: gs.Graph) -> int:

@@ -150,11 +150,27 @@ def test_a_constant_node_read_by_a_subgraph_becomes_an_initializer():
 # --- identities -------------------------------------------------------------------------------------------------------
 
 
-def test_identities_between_nodes_go_and_the_one_in_front_of_an_output_stays():
+def with_dropout(ratio: float | None = None, training: bool | None = None, mask: str = "") -> onnx.ModelProto:
+    """A Dropout (ONNX, opset 13) between two Convs."""
+    model = silu_chain(1)
+    last = nodes(model)["last"]
+    inputs = [last.input[0]]
+    for name, value in (("ratio", ratio), ("training", training)):
+        if value is not None:
+            kind = np.bool_ if name == "training" else np.float32
+            model.graph.initializer.append(numpy_helper.from_array(np.array(value, kind), name))
+            inputs.append(name)
+    dropout = helper.make_node("Dropout", inputs, ["kept", *filter(None, [mask])], "dropout")
+    last.input[0] = "kept"
+    model.graph.node.insert(ops(model).index("Conv", 1), dropout)
+    return model
+
+
+def test_identities_and_dropouts_between_nodes_go_and_the_one_in_front_of_an_output_stays():
     before = dropout_chain()
     after, edits = rewrite_checked(STEP, before)
-    assert edits == 3
-    assert Counter(ops(before)) - Counter(ops(after)) == Counter(Identity=3)
+    assert edits == 4
+    assert Counter(ops(before)) - Counter(ops(after)) == Counter(Identity=3, Dropout=1)
     last = after.graph.node[-1]
     assert (last.op_type, list(last.output)) == ("Identity", ["output"])
 
@@ -162,6 +178,21 @@ def test_identities_between_nodes_go_and_the_one_in_front_of_an_output_stays():
 def test_an_identity_between_an_input_and_an_output_stays():
     net = Net()
     assert_untouched(STEP, net.model(net.add("Identity", "images"), net.conv("images", 4)))
+
+
+@pytest.mark.parametrize("options", [{}, {"ratio": 0.3}, {"ratio": 0.3, "training": False, "mask": "m"}])
+def test_a_dropout_that_does_not_drop_goes(options):
+    before = with_dropout(**options)
+    after, edits = rewrite_checked(STEP, before)
+    assert edits == 1
+    assert "Dropout" not in ops(after)
+
+
+def test_a_dropout_that_drops_or_whose_mask_is_wanted_stays():
+    assert_untouched(STEP, with_dropout(ratio=0.0, training=True))
+    read = with_dropout(mask="m")
+    read.graph.output.append(helper.make_tensor_value_info("m", onnx.TensorProto.BOOL, None))
+    assert_untouched(STEP, read)
 
 
 def test_all_readers_of_an_identity_read_its_input():
@@ -307,10 +338,9 @@ def test_a_model_of_dynamic_size_is_not_touched():
     assert_untouched(STEP, csp(dynamic=True))
 
 
-def test_a_dropout_is_not_touched():
+def test_a_dropout_that_makes_an_output_is_not_touched():
     net = Net()
-    x = net.add("Dropout", net.conv("images", 4))
-    assert_untouched(STEP, net.model(net.conv(x, 4), net.add("Dropout", "images")))
+    assert_untouched(STEP, net.model(net.conv("images", 4), net.add("Dropout", "images")))
 
 
 def test_an_attention_block_in_normal_form_is_not_touched_at_any_seed():
