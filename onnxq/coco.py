@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -83,7 +84,7 @@ class GroundTruth:
         """
         dataset = _read_annotations(annotations)
         listed = {image["id"]: images / image["file_name"] for image in sorted(dataset["images"], key=_id_of)}
-        paths = {number: path for number, path in listed.items() if path.is_file()}
+        paths = {number: path for number, path in listed.items() if os.path.isfile(path)}
         missing = [path.name for number, path in listed.items() if number not in paths]
         if not paths:
             raise DataError(f"{images}: none of the {len(listed)} images of {annotations} is there")
@@ -102,10 +103,10 @@ def _id_of(entry: dict[str, Any]) -> int:
 
 def _read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
-        dataset = json.loads(path.read_text(encoding="utf-8"))
+        dataset = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON: {error}") from error
     try:
         return {
@@ -113,13 +114,15 @@ def _read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
             "categories": [{"id": int(entry["id"]), "name": str(entry["name"])} for entry in dataset["categories"]],
             "annotations": [_annotation(entry) for entry in dataset["annotations"]],
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         cause = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{path}: is not a COCO detection file: {cause}") from error
 
 
 def _annotation(entry: dict[str, Any]) -> dict[str, Any]:
     x, y, width, height = map(float, entry["bbox"])
+    if not all(map(math.isfinite, (x, y, width, height))):
+        raise ValueError(f"bbox {entry['bbox']} is not finite")
     return {
         "image_id": int(entry["image_id"]),
         "category_id": int(entry["category_id"]),

@@ -94,8 +94,8 @@ def _listed(path: Path) -> Found:
 
 def _in_coco(path: Path) -> Found:
     try:
-        names = [str(image["file_name"]) for image in json.loads(path.read_text("utf-8"))["images"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = [str(image["file_name"]) for image in json.loads(path.read_text("utf-8-sig"))["images"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DataError(f"{path}: has no images with a file_name; give annotations in COCO's format") from None
     folder = Path(os.path.abspath(path)).parent
     split = path.stem.rpartition("_")[2]

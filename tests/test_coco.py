@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def test_annotations_missing(tmp_path: Path) -> None:
         GroundTruth.load(tmp_path / "none.json", tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", pytest.param(b"[" * 100_000, id="too deep")])
 def test_annotations_not_json(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.json: is not JSON: "):
@@ -47,6 +48,8 @@ def test_annotations_not_json(tmp_path: Path, content: bytes) -> None:
         ({"images": [{"id": 1}], "annotations": [], "categories": []}, "'file_name' is missing"),
         ({"images": [], "annotations": [{"bbox": [1, 2]}], "categories": []}, "not enough values"),
         ({"images": [], "annotations": [{"bbox": [1, 2, 3, 4]}], "categories": []}, "'image_id' is missing"),
+        ({"images": [], "annotations": [{"bbox": [1, 2, math.nan, 4]}], "categories": []}, "bbox .* is not finite"),
+        ({"images": [{"id": math.inf, "file_name": "a"}]}, "cannot convert float infinity"),
         ({"images": [], "annotations": [], "categories": [{"id": "a", "name": "b"}]}, "invalid literal"),
     ],
 )
@@ -54,6 +57,17 @@ def test_annotations_of_another_kind(tmp_path: Path, content: object, cause: str
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=rf"a\.json: is not a COCO detection file: .*{cause}"):
         GroundTruth.load(tmp_path / "a.json", tmp_path)
+
+
+def test_annotations_with_a_byte_order_mark(two: tuple[Path, Path]) -> None:
+    two[0].write_bytes(b"\xef\xbb\xbf" + two[0].read_bytes())
+    assert len(GroundTruth.load(*two).files) == 2
+
+
+def test_a_name_that_no_file_can_have_is_missing(tmp_path: Path) -> None:
+    annotations, images = write_coco(tmp_path, TWO, {1: "person", 3: "car"})
+    annotations.write_text(annotations.read_text().replace("a.png", "a" * 5000))
+    assert [path.name for path in GroundTruth.load(annotations, images).files] == ["b.png"]
 
 
 def test_some_images_missing(two: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:

@@ -201,6 +201,13 @@ def test_coco_annotations_name_images_in_the_usual_places(tmp_path, annotations,
     assert samples.description == f"1 image in {path.name}"
 
 
+def test_coco_annotations_with_a_byte_order_mark(tmp_path):
+    paint(tmp_path / "1.png", 1)
+    text = json.dumps({"images": [{"id": 1, "file_name": "1.png"}]})
+    (tmp_path / "a.json").write_text(text, "utf-8-sig")
+    assert levels(opened(tmp_path / "a.json")) == [1]
+
+
 def test_nothing_is_decoded_before_a_loader_is_called(folder, monkeypatch):
     read = []
     monkeypatch.setattr(data, "read_image", lambda path: read.append(path) or np.zeros((8, 8, 3), np.uint8))
@@ -587,7 +594,10 @@ def test_a_list_that_is_not_text(tmp_path):
         opened(tmp_path / "list.txt")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"images": [{"id": 1}]}', '{"images": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", pytest.param("[" * 100_000, id="too deep"), "[]", "{}", '{"images": [{"id": 1}]}', '{"images": 3}'],
+)
 def test_json_that_is_not_coco(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with refused("has no images with a file_name; give annotations in COCO's format"):
