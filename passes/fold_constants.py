@@ -10,6 +10,7 @@ from onnxq.errors import ModelError
 from onnxq.graph import IR_VERSION, Constant, Model, Node, Variable, gs, remove
 from onnxq.pipeline import Facts, Rewrite
 from onnxq.session import open_session, run
+from onnxq.shapes import learn_shapes
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ class FoldConstants(Rewrite):
     """Replaces nodes whose inputs are all constant by their result, and Shape nodes by shapes that are known.
 
     - anchors, grids and shape arithmetic of the decode become initializers
+    - where bounds of a Slice or lengths of a Reshape come of it, the shapes behind become known, and what hangs on
+      these is folded too: PyTorch exports `chunk` so
     - of CastLike, a constant that gets the type of a tensor, that type is all that has to be known
     - onnxruntime computes them; a node that it refuses stays, and so does all that depends on it
     - nodes with subgraphs, random nodes and nodes of other domains stay
@@ -37,11 +40,17 @@ class FoldConstants(Rewrite):
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of nodes that went."""
         before = len(model.graph.nodes)
-        outputs = model.output_names
-        folded = [node for node in model.graph.nodes if _fold(node, model, outputs)]
-        remove(model.graph, folded)
+        while remove(model.graph, _folded(model)):
+            model.graph.cleanup()
+            learn_shapes(model)
         model.graph.cleanup()
         return before - len(model.graph.nodes)
+
+
+def _folded(model: Model) -> list[Node]:
+    """The nodes whose outputs were turned into constants."""
+    outputs = model.output_names
+    return [node for node in model.graph.nodes if _fold(node, model, outputs)]
 
 
 def _fold(node: Node, model: Model, outputs: frozenset[str]) -> bool:

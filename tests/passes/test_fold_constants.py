@@ -190,6 +190,27 @@ def test_a_part_of_a_known_shape_is_folded(bounds, expected):
     assert initializers(after)["concat0_out"].tolist() == [*expected, -1]
 
 
+def first_half(net, x):
+    """Half of the channels, as PyTorch exports `chunk`: the bound of the Slice is computed from the shape."""
+    channels = net.add("Gather", net.add("Shape", x), net.ints(1), axis=0)
+    middle = net.add("Div", net.add("Add", channels, net.ints(1)), net.ints(2))
+    return net.add("Slice", x, net.ints(0), middle, net.ints(1))
+
+
+def test_shapes_behind_what_was_folded_become_known_and_what_hangs_on_them_is_folded():
+    net = Net()
+    x = "images"
+    for _ in range(3):
+        x = net.conv(x, 8)
+        x = first_half(net, x)
+        net.channels[x] = 4
+    after, edits = rewrite_checked(STEP, shaped(net.model(net.conv(x, 4))))
+    assert ops(after) == [*["Conv", "Slice"] * 3, "Conv"]
+    assert edits == 12
+    known = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in after.graph.value_info}
+    assert known[x] == [1, 4, 32, 32]
+
+
 def test_the_shape_of_a_constant_is_folded():
     net = Net()
     shape = net.add("Shape", net.const(np.zeros((1, 3, 1024))))
