@@ -7,6 +7,7 @@ model anew and measuring what it lost, on data that it was not calibrated with.
 import hashlib
 import json
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -74,7 +75,8 @@ class PrecisionJudge(Judge):
         settings: of the evaluation.
 
     Raises:
-        ModelError, DataError, ConfigError: as `evaluate.measure` does.
+        ModelError, DataError, ConfigError: as `evaluate.measure` does; DataError also where the float model has an AP
+            of 0, or none for want of objects: there is nothing to lose then, and any model would keep to any limit.
     """
 
     def __init__(self, original: onnx.ModelProto, truth: GroundTruth, settings: Settings) -> None:
@@ -85,15 +87,24 @@ class PrecisionJudge(Judge):
 
     @cached_property
     def _whole(self) -> float:
-        return measure(self._original, self._truth, self._settings).ap
+        whole = measure(self._original, self._truth, self._settings).ap
+        if math.isnan(whole):
+            raise DataError("the annotations have no objects on the pictures, so there is no AP to lose; give others")
+        if whole == 0:
+            raise DataError(
+                "the float model has an AP of 0 on the pictures, so there is nothing to lose; see with "
+                "python -m onnxq.evaluate whether annotations, --preprocess and classes are those of the model"
+            )
+        return whole
 
     def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
         """Points of AP, which may be negative."""
         return self._whole - measure(model, self._truth, self._settings, progress).ap
 
     def identity(self) -> str:
-        """The pictures and how they are looked at."""
-        return f"AP {self._settings} {sorted(self._truth.pictures)} {len(self._truth.coco.anns)}"
+        """The pictures, the objects on them and how they are looked at."""
+        labels = json.dumps(self._truth.coco.dataset, sort_keys=True)
+        return f"AP {self._settings} {sorted(self._truth.pictures)} {labels}"
 
     def say(self, loss: float) -> str:
         """The change of AP."""
@@ -224,9 +235,11 @@ def search(
         progress: told how far the work is.
 
     Raises:
-        ConfigError: the judge looks at pictures of the calibration; the limit cannot be kept.
+        ConfigError: the judge looks at pictures of the calibration; the limit is no number, or cannot be kept.
         ModelError, DataError: as from `quantize` and the judge.
     """
+    if math.isnan(limit):
+        raise ConfigError("the limit is no number; say how much may be lost")
     original = load(model)
     plain = quantize(original, data, config, hooks=hooks, progress=progress)
     if not on_calibration:

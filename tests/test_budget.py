@@ -129,6 +129,11 @@ def test_a_limit_that_cannot_be_kept_is_an_error(model, feeds):
         found(model, feeds, 0)
 
 
+def test_a_limit_that_is_no_number_is_refused(model, feeds):
+    with pytest.raises(ConfigError, match="the limit is no number"):
+        found(model, feeds, float("nan"))
+
+
 def test_bisection_asks_for_few_models():
     model = silu_chain(layers=20)
     feeds = [feed(model, seed) for seed in range(2)]
@@ -225,3 +230,24 @@ def test_precision_is_what_the_float_model_has_more(tmp_path):
     assert judge.loss(shifted, silent) == pytest.approx(30)  # its IoU is 22 / 26: three of ten thresholds are above
     assert judge.say(1.25) == "-1.25 AP"
     assert judge.files == (images / "a.png", images / "b.png")
+
+
+def test_an_ap_that_cannot_be_lost_is_refused(tmp_path):
+    blind = always(table_of([(40, 40, 60, 60, 0.9, 0)], "v8", 2))
+    annotations, images = write_coco(tmp_path, TWO, {1: "person", 3: "car"})
+    judge = PrecisionJudge(blind, GroundTruth.load(annotations, images), Settings())
+    with pytest.raises(DataError, match="the float model has an AP of 0"):
+        judge.loss(blind, silent)
+    annotations.write_text(json.dumps(json.loads(annotations.read_text()) | {"annotations": []}))
+    judge = PrecisionJudge(blind, GroundTruth.load(annotations, images), Settings())
+    with pytest.raises(DataError, match="no objects on the pictures"):
+        judge.loss(blind, silent)
+
+
+def test_other_labels_of_the_same_pictures_make_another_judge(tmp_path):
+    annotations, images = write_coco(tmp_path, TWO, {1: "person", 3: "car"})
+    before = PrecisionJudge(csp(), GroundTruth.load(annotations, images), Settings()).identity()
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["category_id"] = 1 if content["annotations"][0]["category_id"] == 3 else 3
+    annotations.write_text(json.dumps(content))
+    assert PrecisionJudge(csp(), GroundTruth.load(annotations, images), Settings()).identity() != before
