@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from onnxq.errors import ConfigError
@@ -77,6 +78,7 @@ class Config:
             value = getattr(self, field.name)
             if choices is not None and value not in choices:
                 raise ConfigError(f"{field.name}: {value!r} is not one of {', '.join(map(str, choices))}")
+        self._check_kinds()
         _ = self.widths
         if self.is_half and not TARGETS[self.target].takes_half:
             takers = ", ".join(name for name, target in TARGETS.items() if target.takes_half)
@@ -90,6 +92,19 @@ class Config:
             raise ConfigError(f"method: {BY_OUTPUTS} is part of the reconstruction; add --reconstruct")
         if self.images < 1:
             raise ConfigError(f"count: {self.count} is less than 1")
+
+    def _check_kinds(self) -> None:
+        """Refuse what is easily given in the place of a tuple or a number."""
+        for name in ("bits", "exclude"):
+            value: object = getattr(self, name)
+            if isinstance(value, str):
+                raise ConfigError(f"{name}: {value!r} is a text; give a tuple of texts, ({value!r},)")
+        size: object = self.image_size
+        if size is not None and not (isinstance(size, tuple | list) and len(size) == 2):
+            raise ConfigError(f"image_size: {size!r} is not (height, width) in px")
+        count: object = self.count
+        if count is not None and not isinstance(count, Integral):
+            raise ConfigError(f"count: {count!r} is no whole number")
 
     def _check_packing(self) -> None:
         if not TARGETS[self.target].takes_int4:

@@ -220,3 +220,18 @@ def test_the_method_is_chosen_where_it_is_left_open():
     assert methods(method="output-error", reconstruct=True) == ("output-error", "mse")
     with pytest.raises(ConfigError, match="output-error is part of the reconstruction; add --reconstruct"):
         Config(method="output-error")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"exclude": "op:Add"}, r"exclude: 'op:Add' is a text; give a tuple of texts, \('op:Add',\)"),
+        ({"bits": "op:Conv=4/8"}, "bits: 'op:Conv=4/8' is a text"),
+        ({"image_size": 640}, r"image_size: 640 is not \(height, width\)"),
+        ({"image_size": "640"}, "image_size: '640' is not"),
+        ({"count": "5"}, "count: '5' is no whole number"),
+    ],
+)
+def test_values_of_another_kind_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Config(**options)
