@@ -495,8 +495,11 @@ def _is_silu_output(tensor: Tensor) -> bool:
 
 
 def _users(choice: _Choice, tensor: Tensor) -> tuple[str, ...]:
-    """The readers that get the dequantized tensor; those within a subgraph are left alone."""
-    floats = choice.target.float_readers
+    """The readers that get the dequantized tensor; those within a subgraph are left alone.
+
+    An Identity makes an output of the model, or it would be gone, and outputs stay what they are.
+    """
+    floats = choice.target.float_readers | {"Identity"}
     users = [node for node in readers(tensor) if id(node) in choice.own]
     return tuple(node.name for node in users if node.name in choice.integer or node.op not in floats)
 

@@ -441,3 +441,13 @@ def test_planning_alone_does_not_touch_the_model():
     model, plan = planned(csp())
     assert plan.points
     assert not PAIR & set(ops(model.to_proto()))
+
+
+@every_target
+def test_an_output_that_is_a_copy_of_a_tensor_stays_what_it_is(target):
+    net = Net()
+    x = net.block("images", 32)
+    copies = [net.add("Identity", "images"), net.add("Identity", x)]
+    after, _ = quantized(net.model(net.conv(net.block(x, 32), 4), *copies), target)
+    made_by = {output: node for node in after.graph.node for output in node.output}
+    assert [made_by[name].input[0] for name in [output.name for output in after.graph.output][1:]] == ["images", x]
