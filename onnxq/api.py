@@ -96,6 +96,7 @@ def quantize(
         PipelineError: `passes` are in an order that cannot work.
     """
     config = config or Config()
+    progress("preparing", 0, 0)
     original, tail = _runnable(model)
     detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
     pinned = tuple(facts)

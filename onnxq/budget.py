@@ -241,10 +241,11 @@ def search(
     def loss(count: int) -> float:
         known = results.losses.get(count)
         if known is None:
+            trial = _within(f"trial {len(tried) + 1}", progress)
             if count not in made:
                 made.clear()
-                made[count] = quantize(original, data, settings(count), hooks=hooks, progress=progress)
-            known = judge.loss(made[count].model, progress)
+                made[count] = quantize(original, data, settings(count), hooks=hooks, progress=trial)
+            known = judge.loss(made[count].model, trial)
             results.add(count, known)
             log.info("%d pieces at a higher precision: %s", count, judge.say(known))
         tried[count] = judge.say(known)
@@ -266,6 +267,15 @@ def search(
     final = made.get(best) or quantize(original, data, settings(best), hooks=hooks, progress=progress)
     lost = loss(best)
     return Found(final, settings(best), tuple(kept[:best]), lost, judge.say(lost), judge.pictures, tried)
+
+
+def _within(whole: str, progress: Progress) -> Progress:
+    """The progress of one of many things, which says of which."""
+
+    def tell(task: str, done: int, total: int, /) -> None:
+        progress(f"{whole}: {task}", done, total)
+
+    return tell
 
 
 def _least(loss: Callable[[int], float], limit: float, most: int) -> int:

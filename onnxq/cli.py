@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import onnx
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from onnxq import demo, report, storage
@@ -32,13 +30,13 @@ from onnxq.progress import Progress
 from onnxq.scheme import MAX_BITS
 from onnxq.sources import plural
 from onnxq.targets import TARGETS
-from onnxq.terminal import OUT, LogHandler, ProgressBar, guarded, image_size, warn
+from onnxq.terminal import OUT, Columns, Listing, ProgressBar, guarded, image_size, say, warn
 from onnxq.version import VERSION
 
 _EXAMPLES = """\
 examples:
   python -m onnxq yolov8n.onnx --calib coco/train2017
-  python -m onnxq yolov8n.onnx --calib coco/train2017 --target openvino -o yolov8n.ov.onnx
+  python -m onnxq yolov8n.onnx --calib coco/train2017 --target openvino
   python -m onnxq yolov8n.onnx --calib train.txt --save-calibration yolov8n.npz
   python -m onnxq yolov8n.onnx --calibration yolov8n.npz --method mse
 """
@@ -53,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         config = _config(args)
+        _check_options(args)
     except ConfigError as error:
         parser.error(str(error))
-    _log_to_terminal(args.verbose, args.quiet)
-    return guarded(lambda: _plan(args, config) if args.dry_run else _quantize(args, config), args.debug)
+    level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
+    return guarded(lambda: _plan(args, config) if args.dry_run else _quantize(args, config), args.debug, level)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     talk.add_argument("--dry-run", action="store_true", help="only say what would be quantized, and why the rest not")
     loudness = talk.add_mutually_exclusive_group()
     loudness.add_argument("-v", "--verbose", action="store_true", help="a line per pass, and every float node's reason")
-    loudness.add_argument("-q", "--quiet", action="store_true", help="only errors")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="only errors, and the table of --dry-run")
     talk.add_argument("--debug", action="store_true", help="show the traceback of errors")
     talk.add_argument("--version", action="version", version=f"onnxq {VERSION}")
     return parser
@@ -133,16 +132,11 @@ def _config(args: argparse.Namespace) -> Config:
     return Config(**values)
 
 
-def _log_to_terminal(verbose: bool, quiet: bool) -> None:
-    level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(level=level, handlers=[LogHandler()], force=True)
-
-
 def _plan(args: argparse.Namespace, config: Config) -> None:
     chosen, detector = plan(args.input, config)
-    table = _table()
+    table = Listing()
     _say_detector(table, detector)
-    _say_plan(table, chosen, config)
+    _say_plan(table, chosen, config, args.verbose)
     table.add_row("output", f"{_output(args, config)} (not written: --dry-run)")
     OUT.print(table)
     if args.verbose:
@@ -151,13 +145,14 @@ def _plan(args: argparse.Namespace, config: Config) -> None:
 
 def _quantize(args: argparse.Namespace, config: Config) -> None:
     start = time.perf_counter()
-    model = load(args.input)
     output = _output(args, config)
-    _check_files(args, output)
-    given = [Statistics.load(args.calibration)] if args.calibration else []
     hooks = [log_passes] + ([save_each(args.save_each)] if args.save_each else [])
     found = None
     with ProgressBar(args.quiet) as progress:
+        progress("loading", 0, 0)
+        model = load(args.input)
+        _check_files(args, output)
+        given = [Statistics.load(args.calibration)] if args.calibration else []
         if _limit(args) is None:
             quantized = quantize(
                 model, _data(args), config, facts=given, hooks=hooks, sensitivity=args.sensitivity, progress=progress
@@ -190,7 +185,7 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
         measurable = not quantized.detector.head.why_no_precision
         pictures = "--demo" if args.demo else "--annotations A.json --images DIR" if measurable else "--images DIR"
         command = "evaluate" if measurable else "compare"
-        OUT.print(f"next: python -m onnxq.{command} {models} {pictures}", soft_wrap=True)  # not wrapped, to be copied
+        OUT.print(f"next: python -m onnxq.{command} {models} {pictures}")  # not broken, to be copied
 
 
 def _data(args: argparse.Namespace) -> object:
@@ -235,7 +230,7 @@ def _search_record(output: Path) -> Path:
     return output.with_suffix(".search.json")
 
 
-def _say_found(table: Table, found: Found) -> None:
+def _say_found(table: Listing, found: Found) -> None:
     wide = [piece.nodes[0] for piece in found.kept if piece.bits is not None]
     floats = [piece.nodes[0] for piece in found.kept if piece.bits is None]
     trials = f"{len(found.trials)} trial{plural(len(found.trials))}"
@@ -247,14 +242,11 @@ def _say_found(table: Table, found: Found) -> None:
 
 def _say_sensitivities(found: Sensitivities, most: int | None) -> None:
     shown = f"the {most} worst of {len(found.pieces)} (-v: all)" if most and most < len(found.pieces) else "all"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("alone on integers", overflow="fold")
-    table.add_column("SQNR dB", justify="right")
-    table.add_column("boxes moved %", justify="right")
+    table = Columns("alone on integers", ["SQNR dB", "boxes moved %"])
     for piece in found.worst_first()[:most]:
         moved = "-" if math.isnan(piece.moved) else f"{100 * piece.moved:.2f}"
         table.add_row(Text(piece.nodes[0]), f"{piece.sqnr:.1f}", moved)
-    OUT.print(f"\nsensitivity, {shown}, over {found.samples} picture{plural(found.samples)}")
+    say(f"\nsensitivity, {shown}, over {found.samples} picture{plural(found.samples)}")
     OUT.print(table)
 
 
@@ -271,9 +263,6 @@ def _output(args: argparse.Namespace, config: Config) -> Path:
 
 def _check_files(args: argparse.Namespace, output: Path) -> None:
     """Refuse names that cannot be written, or would replace what is read, before the work is done, not after."""
-    if args.calibration and (args.calib or args.demo):
-        raise ConfigError(f"{'--demo' if args.demo else '--calib'} and --calibration: give one of the two")
-    _check_limit(args)
     if args.report:
         report.check_name(args.report)
     if args.save_each:
@@ -299,8 +288,10 @@ def _check_files(args: argparse.Namespace, output: Path) -> None:
         check_writable(path)
 
 
-def _check_limit(args: argparse.Namespace) -> None:
+def _check_options(args: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
+    if args.calibration and (args.calib or args.demo):
+        raise ConfigError(f"{'--demo' if args.demo else '--calib'} and --calibration: give one of the two")
     labelled = bool(args.annotations), bool(args.images)
     if args.max_drop is not None and not (all(labelled) or (args.demo and not any(labelled))):
         raise ConfigError("--max-drop measures AP, for which it needs --annotations JSON and --images DIR")
@@ -312,17 +303,10 @@ def _check_limit(args: argparse.Namespace) -> None:
         raise ConfigError("--annotations, --images, --on-calibration: for --max-drop or --min-sqnr; give one of these")
 
 
-def _table() -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
-
-
-def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, output: Path, seconds: float) -> Table:
-    table = _table()
+def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, output: Path, seconds: float) -> Listing:
+    table = Listing()
     _say_detector(table, quantized.detector)
-    _say_plan(table, quantized.facts[Plan], config)
+    _say_plan(table, quantized.facts[Plan], config, args.verbose)
     checked = quantized.facts[Checked]
     samples = quantized.samples
     table.add_row("calibration", samples.description if samples else f"from {args.calibration}")
@@ -338,18 +322,19 @@ def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, out
         table.add_row("SQNR", f"{sqnr:.1f} dB in {name}")
     before, after = storage.size_on_disk(args.input), storage.size_on_disk(output)
     table.add_row("size", f"{before / 1e6:.2f} MB -> {after / 1e6:.2f} MB")
-    table.add_row("time", f"{seconds:.1f} s, calibration {quantized.timings.get('observe', 0.0):.1f} s of it")
+    observing = f", calibration {quantized.timings['observe']:.1f} s of it" if samples else ""
+    table.add_row("time", f"{seconds:.1f} s{observing}")
     table.add_row("output", Text(str(output), "bold green"))
     return table
 
 
-def _say_detector(table: Table, detector: Detector) -> None:
+def _say_detector(table: Listing, detector: Detector) -> None:
     height, width = detector.size
     table.add_row("model", f"{detector.title}, {height} x {width}: {detector.why}")
     table.add_row("images", detector.preprocess.describe())
 
 
-def _say_plan(table: Table, chosen: Plan, config: Config) -> None:
+def _say_plan(table: Listing, chosen: Plan, config: Config, verbose: bool) -> None:
     convs = [name for name, op in chosen.ops.items() if op in ("Conv", "ConvTranspose")]
     floats = Counter(_reason(chosen.skipped[name]) for name in convs if name in chosen.skipped)
     bits = f"W{config.weight_bits}A{config.act_bits}"
@@ -358,7 +343,8 @@ def _say_plan(table: Table, chosen: Plan, config: Config) -> None:
     for reason, count in floats.most_common():
         table.add_row("", f"{count} float: {reason}")
     others = len(chosen.skipped) - floats.total()
-    table.add_row("other nodes", f"{others} of {len(chosen.ops) - len(convs)} float (-v says which and why)")
+    more = "" if verbose else " (-v says which and why)"
+    table.add_row("other nodes", f"{others} of {len(chosen.ops) - len(convs)} float{more}")
 
 
 def _reason(text: str) -> str:
@@ -369,7 +355,7 @@ def _reason(text: str) -> str:
 def _list_float(chosen: Plan) -> None:
     for name, op in chosen.ops.items():
         if name in chosen.skipped:
-            OUT.print(f"float: {name} ({op}): {chosen.skipped[name]}")
+            say(f"float: {name} ({op}): {chosen.skipped[name]}")
 
 
 def _say_warnings(quantized: Quantized) -> None:

@@ -5,7 +5,6 @@ that both compute; and how well they agree on the objects, with those of the flo
 """
 
 import argparse
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,8 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from onnxq import demo
@@ -37,7 +34,7 @@ from onnxq.progress import Progress, silent
 from onnxq.scenes import Painted
 from onnxq.session import workers
 from onnxq.sources import IMAGES, find_files, plural
-from onnxq.terminal import ERR, OUT, LogHandler, ProgressBar, add_settings, guarded, settings_of
+from onnxq.terminal import ERR, OUT, Columns, Help, ProgressBar, add_settings, guarded, say, settings_of
 from onnxq.trace import Trace, Traced, worst_first
 
 DEFAULTS = Settings(confidence=0.25, max_images=100)
@@ -109,6 +106,7 @@ def compare(
         DataError: there are no pictures, or one is unreadable.
         ConfigError: a setting does not fit the model, there is nothing to draw, or no place for it.
     """
+    progress("loading", 0, 0)
     pictures = spread(_pictures(images), settings.max_images)
     first, second = (Network.load(Path(each), settings) for each in (reference, model))
     _require_alike(first, second)
@@ -219,6 +217,7 @@ def _follow(
     first: Network, models: tuple[Path, Path], pictures: Sequence[_Picture], settings: Settings, progress: Progress
 ) -> tuple[Traced, ...]:
     """Noise along the graph."""
+    progress("tracing", 0, len(pictures))
     reference, model = (load(path) for path in models)
     at_once = min(workers(reference), settings.threads or workers(reference))
     trace, noise = Trace(reference, model, at_once), Noise()
@@ -239,7 +238,9 @@ def _follow(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
     parser = argparse.ArgumentParser(
-        "python -m onnxq.compare", description="What quantization changed in a model, measured without labels."
+        "python -m onnxq.compare",
+        description="What quantization changed in a model, measured without labels.",
+        formatter_class=Help,
     )
     parser.add_argument("reference", metavar="FLOAT", type=Path, help="the model that was quantized")
     parser.add_argument("model", metavar="QUANTIZED", type=Path, help="what came of it")
@@ -257,7 +258,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
-    logging.basicConfig(format="%(message)s", handlers=[LogHandler()], force=True)
     if arguments.json is not None:
         check_writable(arguments.json)
     with ProgressBar(arguments.quiet) as progress:
@@ -277,21 +277,18 @@ def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
     if not arguments.quiet:
         kind = found.detector
         unread = "; objects are not compared, as the outputs are not understood" if found.agreement is None else ""
-        ERR.print(f"{kind.title}, {kind.preprocess.describe()}; {kind.why}{unread}", markup=False)
+        say(f"{kind.title}, {kind.preprocess.describe()}; {kind.why}{unread}", ERR)
         if kind.head.assumed:
-            ERR.print(f"boxes are compared with anchors that may be others than the model's: {kind.head.assumed}")
+            say(f"boxes are compared with anchors that may be others than the model's: {kind.head.assumed}", ERR)
     if arguments.json is not None:
         write_json(arguments.json, _summary(found, arguments, settings))
 
 
 def _show(title: str, first: str, others: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=bool(first))
-    table.add_column(first, overflow="fold")
-    for column in others:
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Columns(first, others)
     for name, *cells in rows:
         table.add_row(Text(name), *cells)
-    OUT.print(f"{title}\n")
+    say(title)
     OUT.print(table)
 
 

@@ -132,5 +132,5 @@ def default(
         CleanUp(),
         *([Pack()] if config.packs else []),
         Document(),
-        Verify(original, target, checked_on),
+        Verify(original, target, checked_on, progress),
     ]

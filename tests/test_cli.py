@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import zipfile
@@ -673,11 +674,10 @@ class TestLimits:
         ],
     )
     def test_options_that_do_not_go_together(self, onnxq, model, options, message):
-        assert message in refused(onnxq, model, *options)
+        assert message in misused(onnxq, model, *options)
 
     def test_a_kept_calibration_has_no_pictures(self, onnxq, model):
-        onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz", "-o", "other.onnx")
-        assert "give --calib" in refused(onnxq, model, "--calibration", "seen.npz", "--sensitivity")
+        assert "give --calib" in misused(onnxq, model, "--calibration", "seen.npz", "--sensitivity")
 
     def test_one_limit_at_a_time(self, onnxq, model):
         assert "not allowed with" in misused(onnxq, model, "--max-drop", 1, "--min-sqnr", 30)
@@ -810,6 +810,10 @@ class TestTalk:
         assert re.findall(r"^([a-z-]+) .* s$", ran.err, re.MULTILINE) == PASSES
         assert "\nfloat: conv0 (Conv): near the image, with few channels\n" in ran.out
 
+    def test_v_is_not_told_of_v(self, onnxq, model):
+        assert "(-v says which and why)" in onnxq(model, "--dry-run").table
+        assert "-v says" not in onnxq(model, "--dry-run", "-v").table
+
     def test_without_v_no_pass_is_named(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib")
         assert "fit-weights" not in ran.err
@@ -821,6 +825,25 @@ class TestTalk:
         ran = onnxq(model, "--count", 4, "-q", *data)
         assert ran == (0, "", "")
         runs("model.int8.onnx")
+
+    def test_q_leaves_the_table_of_a_dry_run(self, onnxq, model):
+        assert onnxq(model, "--dry-run", "-q") == onnxq(model, "--dry-run")
+
+    def test_logging_is_left_as_it_was(self, onnxq, model, caplog):
+        onnxq(model, "--calib", "calib", "-q")
+        logging.getLogger("onnxq").warning("heard")
+        assert caplog.messages == ["heard"]
+
+    def test_in_a_file_names_are_whole_and_no_line_ends_in_spaces(self, onnxq, model):
+        long = Path("a folder with quite a long name", "and-another-one-below-it", "model-32x32-final.onnx")
+        save(onnx.load(model), long)
+        lines = onnxq(long, "--calib", "calib", "--sensitivity", "-v").out.splitlines()
+        assert f"output       {long.with_suffix('')}.int8.onnx" in lines
+        assert not [line for line in lines if line.endswith(" ")]
+
+    def test_a_given_calibration_takes_no_time(self, onnxq, model):
+        assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz").table.count("calibration") == 2
+        assert onnxq(model, "--calibration", "seen.npz").table.count("calibration") == 1
 
     def test_q_still_tells_errors(self, onnxq, model):
         assert onnxq(model, "-q", "--calib", "none").err.startswith("error: none: ")
@@ -1171,7 +1194,7 @@ class TestBadOptions:
 
 class TestBadCalibration:
     def test_beside_data(self, onnxq, model):
-        message = refused(onnxq, model, "--calib", "calib", "--calibration", "seen.npz")
+        message = misused(onnxq, model, "--calib", "calib", "--calibration", "seen.npz")
         assert "--calib and --calibration: give one of the two" in message
 
     def test_missing(self, onnxq, model):
@@ -1248,6 +1271,23 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+SLOW = """
+import signal, sys, time
+from onnxq import cli, data
+
+read_image = data.read_image
+
+def read(path):
+    time.sleep(0.3)
+    return read_image(path)
+
+data.read_image = read
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+ERASED = "\x1b[2K"
+
+
 class TestInterrupted:
     def test_during_the_calibration(self, model):
         """In a process of its own: where OpenVINO was used, its alternate signal stack may be gone."""
@@ -1261,6 +1301,26 @@ class TestInterrupted:
             "interrupted; no file is half-written"
         ]
         assert snapshot() == before
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
+    def test_on_a_terminal_the_bar_goes(self, model):
+        terminal, programs = os.openpty()
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "80"}
+        command = [sys.executable, "-c", SLOW, str(model), "--calib", "calib"]
+        sent = b""
+        with subprocess.Popen(command, env=env, stdin=programs, stdout=programs, stderr=programs) as process:
+            os.close(programs)
+            with contextlib.suppress(OSError):  # the end, on Linux
+                while some := os.read(terminal, 4096):
+                    if b"calibrating" in some and b"calibrating" not in sent:
+                        process.send_signal(signal.SIGINT)
+                    sent += some
+            assert process.wait(10) == 130
+        os.close(terminal)
+        before, after = sent.decode().split("interrupted; no file is half-written")
+        assert after == "\r\n"
+        assert before.endswith(ERASED)
+        assert not Path("model.int8.onnx").exists()
 
     def test_while_the_result_is_written(self, onnxq, model, monkeypatch):
         def half(proto, path):

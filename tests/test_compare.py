@@ -155,7 +155,11 @@ class TestCompare:
         settings = Settings(max_images=2, threads=1)
         found = compare(path, path, images, settings=settings, progress=lambda *step: told.append(step))
         assert found.images == 2
-        assert told == [("comparing", 1, 2), ("comparing", 2, 2), ("tracing", 1, 2), ("tracing", 2, 2)]
+        assert told == [
+            ("loading", 0, 0),
+            *(("comparing", done, 2) for done in (1, 2)),
+            *(("tracing", done, 2) for done in (0, 1, 2)),
+        ]
 
     def test_the_order_of_the_pictures_does_not_matter(
         self, images: Path, saved: Callable[..., list[Path]], tmp_path: Path
