@@ -294,7 +294,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ConfigError(f"{'--demo' if args.demo else '--calib'} and --calibration: give one of the two")
     labelled = bool(args.annotations), bool(args.images)
     if args.max_drop is not None and not (all(labelled) or (args.demo and not any(labelled))):
-        raise ConfigError("--max-drop measures AP, for which it needs --annotations JSON and --images DIR")
+        raise ConfigError("--max-drop measures AP: it needs --annotations JSON and --images DIR, or --demo alone")
     if args.min_sqnr is not None and not args.demo and not args.images:
         raise ConfigError("--min-sqnr compares outputs, for which it needs --images DIR")
     if args.calibration and (args.sensitivity or _limit(args) is not None):

@@ -226,8 +226,9 @@ class TestCommandLine:
 
     @pytest.mark.parametrize("option", ["--annotations", "--images"])
     def test_a_limit_takes_scenes_or_labelled_pictures(self, capsys, tmp_path, option):
-        assert main([str(MODEL), "--demo", "-o", str(tmp_path / "made.onnx"), "--max-drop", "9", option, "x"]) == 1
-        assert "--max-drop measures AP, for which it needs" in " ".join(capsys.readouterr().err.split())
+        with pytest.raises(SystemExit, match="2"):
+            main([str(MODEL), "--demo", "-o", str(tmp_path / "made.onnx"), "--max-drop", "9", option, "x"])
+        assert "--max-drop measures AP: it needs" in " ".join(capsys.readouterr().err.split())
 
     def test_compare_draws_them(self, tmp_path):
         options = ["--demo", "--max-images", "2", "--worst", "0", "--draw", str(tmp_path), "-q"]
@@ -251,5 +252,6 @@ class TestCommandLine:
         assert message in capsys.readouterr().err
 
     def test_kept_statistics_need_no_scenes(self, capsys, tmp_path):
-        assert main([str(MODEL), "--demo", "--calibration", str(tmp_path / "x.npz")]) == 1
+        with pytest.raises(SystemExit, match="2"):
+            main([str(MODEL), "--demo", "--calibration", str(tmp_path / "x.npz")])
         assert "--demo and --calibration: give one of the two" in capsys.readouterr().err
