@@ -3,9 +3,9 @@
     python models/screenshots.py [docs]
 
 writes into the folder `before.png` and `after.png`, a stretch of the graph as Netron shows it, with what it tells of a
-QuantizeLinear beside the second; `report.png`, a plot of the report; and `detections.jpg`, what few bits lose on a scene
-of the demo. It takes Netron (`pip install '.[view]'`), a
-Chromium on the PATH, and a font that has Chinese brackets.
+QuantizeLinear beside the second; `report.png`, a plot of the report; and `detections.jpg`, what few bits lose on a
+scene of the demo. It takes Netron (`pip install '.[view]'`), a Chromium on the PATH, and a font that has Chinese
+brackets.
 """
 
 import base64

@@ -199,7 +199,9 @@ class _Panel:
         labels, visible = Labels(self._canvas, self._sizes), outlines.clip(0, self._size)
         for row in reversed(order):
             text = f"{_name(int(objects.labels[row]), self._detector)}  {objects.scores[row]:.2f}"
-            labels.write(text, (*visible[row].min(axis=0).tolist(), *visible[row].max(axis=0).tolist()), colours[row])
+            # Of a rotated box the uppermost corner is where one looks for its label.
+            ends = visible[row][[visible[row][:, 1].argmin(), visible[row][:, 1].argmax()]]
+            labels.write(text, tuple(ends.ravel().tolist()), colours[row])
         return self._canvas
 
     def _draw_masks(

@@ -115,6 +115,13 @@ def test_rotated_boxes() -> None:
     assert not is_colour(left, 80, 320, LOST)
 
 
+def test_the_label_of_a_rotated_box_is_at_its_uppermost_corner() -> None:
+    turned = (16, 24, 48, 40, 0.9, 0, np.pi / 4)  # between 150 and 490 px, with the uppermost corner at (263, 150)
+    left, _ = pixels(objects(turned, columns=1), objects(columns=1), detector("v8", task="obb"))
+    assert is_colour(left, 266, 135, LOST)
+    assert not is_colour(left, 153, 135, LOST)
+
+
 def test_keypoints_that_are_seen() -> None:
     pose = (4, 4, 60, 60, 0.9, 0, 20, 30, 0.9, 40, 30, 0.1)
     known = detector("v8", task="pose", keypoints=(2, 3))
