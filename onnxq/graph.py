@@ -210,7 +210,9 @@ def load_proto(path: Path) -> onnx.ModelProto:
     """
     path = Path(path)
     if not os.path.isfile(path):
-        raise ModelError(f"{path}: is a folder, not an ONNX file" if os.path.isdir(path) else f"{path}: no such file")
+        is_folder = os.path.isdir(path)
+        wrong = "is a folder, not an ONNX file; name the file" if is_folder else "no such file; check the path"
+        raise ModelError(f"{path}: {wrong}")
     try:
         proto = onnx.load(path, format="protobuf", load_external_data=False)
     except OSError as error:

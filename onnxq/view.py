@@ -32,7 +32,7 @@ def serve(model: Path, port: int | None = None, browse: bool = True) -> str:
         ConfigError: Netron is not installed, or cannot have the port.
     """
     if not model.is_file():
-        raise ModelError(f"{model}: no such file")
+        raise ModelError(f"{model}: no such file; check the path")
     netron = _netron()
     try:
         host, taken = netron.start(str(model), address=("localhost", port), browse=browse)

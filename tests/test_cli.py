@@ -1251,7 +1251,7 @@ class TestDebug:
     def test_without_it_there_is_none(self, model):
         ran = spawn("nope.onnx")
         assert ran.code == 1
-        assert ran.err == "error: nope.onnx: no such file\n"
+        assert ran.err == "error: nope.onnx: no such file; check the path\n"
 
 
 PRESSES_CTRL_C = """

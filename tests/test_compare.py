@@ -362,7 +362,7 @@ class TestCommandLine:
         out, err = capsys.readouterr()
         assert out == ""
         assert err.startswith("error: ")
-        assert err.rstrip().endswith("none.onnx: no such file")
+        assert err.rstrip().endswith("none.onnx: no such file; check the path")
         assert main([*arguments, "--json", str(tmp_path / "none" / "a.json")]) == 1
         with pytest.raises(ModelError):
             main([arguments[0], str(tmp_path / "none.onnx"), *arguments[2:], "--debug"])
