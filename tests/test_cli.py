@@ -1002,11 +1002,12 @@ class TestBadModels:
     def test_input_of_another_rank(self, onnxq):
         save(behind(silu_chain(), "Unsqueeze", [3, 32, 32]))
         message = refused(onnxq, "model.onnx")
-        assert "input images float32 (3, 32, 32) is no image: float32 or float16 (batch, 3, " in message
+        assert "input images float32 (3, 32, 32) is no image: float32, float16 or uint8 (batch, 3, " in message
 
     def test_float64_input(self, onnxq):
         save(behind(silu_chain(), "Cast", [1, 3, 32, 32], TensorProto.DOUBLE, to=TensorProto.FLOAT))
-        assert "input images double (1, 3, 32, 32) is no image: float32 or float16" in refused(onnxq, "model.onnx")
+        message = refused(onnxq, "model.onnx")
+        assert "input images double (1, 3, 32, 32) is no image: float32, float16 or uint8" in message
 
     def test_two_inputs(self, onnxq):
         save(with_two_inputs())
@@ -1320,6 +1321,7 @@ class TestInterrupted:
         before, after = sent.decode().split("interrupted; no file is half-written")
         assert after == "\r\n"
         assert before.endswith(ERASED)
+        assert before.index("loading") < before.index("preparing") < before.index("calibrating")
         assert not Path("model.int8.onnx").exists()
 
     def test_while_the_result_is_written(self, onnxq, model, monkeypatch):
