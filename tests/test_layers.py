@@ -29,7 +29,6 @@ LAYERS = {
     # What passes are made of.
     "onnxq.exports": 2,
     "onnxq.opaque": 2,
-    "onnxq.page": 2,
     "onnxq.storage": 2,
     "onnxq.coco": 2,
     "onnxq.data": 2,
@@ -43,6 +42,7 @@ LAYERS = {
     "onnxq.demo": 3,
     "onnxq.noise": 3,
     "onnxq.outcome": 3,
+    "onnxq.sections": 3,
     "onnxq.session": 3,
     "onnxq.targets": 3,
     # What chooses among them, and hangs on them.
@@ -50,6 +50,8 @@ LAYERS = {
     "onnxq.decode": 4,
     "onnxq.doubts": 4,
     "onnxq.hooks": 4,
+    "onnxq.markdown": 4,
+    "onnxq.page": 4,
     "onnxq.runtimes": 4,
     # What is found out by them, and what several passes need.
     "onnxq.least_squares": 0,
@@ -112,6 +114,8 @@ SAME_LAYER: frozenset[tuple[str, str]] = frozenset()
 ONLY_IMPORTED_BY = {
     "onnxq.report": {"onnxq.cli"},
     "onnxq.page": {"onnxq.report"},
+    "onnxq.markdown": {"onnxq.report"},
+    "onnxq.sections": {"onnxq.page", "onnxq.markdown"},
     "onnxq.advice": {"onnxq.report"},
     "onnxq.benchmark": set(),
     "onnxq.compare": set(),
