@@ -13,7 +13,7 @@ from onnxq.targets import TARGETS
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 NOT_CONFIG = {
     "input", "output", "calib", "demo", "calibration", "cut_head", "save_calibration", "save_each", "report",
-    "sensitivity", "max_drop", "min_sqnr", "annotations", "images", "on_calibration",
+    "sensitivity", "evaluate", "max_drop", "min_sqnr", "annotations", "images", "on_calibration",
     "dry_run", "verbose", "quiet", "debug", "version", "help",
 }  # fmt: skip
 """What the command line takes besides: files to read and write, how good the result has to be, what to say."""

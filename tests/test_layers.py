@@ -121,7 +121,7 @@ ONLY_IMPORTED_BY = {
     "onnxq.compare": set(),
     "onnxq.view": set(),
     "onnxq.draw": {"onnxq.compare"},
-    "onnxq.evaluate": {"onnxq.budget"},
+    "onnxq.evaluate": {"onnxq.budget", "onnxq.cli"},
     "onnxq.budget": {"onnxq.cli"},
     "onnxq.cli": {"onnxq.__main__"},
     "rich": {"onnxq.cli", "onnxq.terminal", "onnxq.evaluate", "onnxq.benchmark", "onnxq.compare"},
