@@ -28,6 +28,12 @@ from onnxq.sections import (
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """With this a browser loads nothing, whatever is in the page."""
 
+_LEGEND = (
+    "The bars are how often values were seen, on a logarithmic scale; the band is what the integers reach, and the "
+    "lines below are the ranges that each method would have chosen."
+)
+"""Of the plots."""
+
 _STYLE = """
 :root { color-scheme: light dark; --text: #1f2328; --soft: #59636e; --line: #d1d9e0; --back: #ffffff; --fill: #f6f8fa;
   --blue: #2f74c0; --orange: #b35900; --band: #2f74c01f; --warn: #9a6700; }
@@ -150,9 +156,7 @@ def _block(block: Block) -> Markup:
         case Groups():
             return together(*(_group(what, names) for what, names in block.names.items()))
         case Plots():
-            legend = "The bars are how often values were seen, on a logarithmic scale; the band is what the integers "
-            legend += "reach, and the lines below are the ranges that each method would have chosen."
-            return together(tag("p", legend, class_="soft"), *map(_plot, block.plots))
+            return together(tag("p", _LEGEND, class_="soft"), *map(_plot, block.plots))
 
 
 def _spans(text: str) -> Iterable[Markup]:

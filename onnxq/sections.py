@@ -322,7 +322,7 @@ def _weights(report: Report) -> Iterator[Block]:
         aside=True,
     )
     yield _table(
-        ("layer", "kind", "bits", "channels", "scales", "least", "greatest", "spread"),
+        ("layer", "kind", "bits", "channels", "scales by size (log)", "least", "greatest", "spread"),
         (
             (
                 Name(", ".join(weight["layers"])),

@@ -592,7 +592,7 @@ class TestSensitivity:
     def test_all_are_shown_with_v_and_in_markdown(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "--sensitivity", "-v", "--report", "r.md")
         section = Path("r.md").read_text().split("## Sensitivity, worst first\n\n")[1].split("\n## ")[0]
-        rows = section.strip().splitlines()[2:]
+        rows = section.strip().split("\n\n")[1].splitlines()[2:]
         assert len(rows) > 10
         assert all(row.split("`")[1] in ran.out for row in rows)
 
@@ -841,7 +841,7 @@ class TestReport:
         assert onnxq(model, "--calib", "calib", "--report", "r.md").code == 0
         text = Path("r.md").read_text()
         assert text.startswith("# model.onnx\n")
-        assert "| near the image, with few channels | 1 |" in text
+        assert "- 1: near the image, with few channels: `conv0`\n" in text
 
     def test_as_a_page(self, onnxq, model):
         assert onnxq(model, "--calib", "calib", "--report", "r.html").code == 0
