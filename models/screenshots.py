@@ -3,8 +3,9 @@
     python models/screenshots.py [docs]
 
 writes into the folder `before.png` and `after.png`, a stretch of the graph as Netron shows it, with what it tells of a
-QuantizeLinear beside the second; and `report.png`, a plot of the report. It takes Netron (`pip install '.[view]'`), a
-Chromium on the PATH, and a font that has Chinese brackets.
+QuantizeLinear beside the second; `report.png`, a plot of the report; and `detections.jpg`, what few bits lose on a
+scene of the demo. It takes Netron (`pip install '.[view]'`), a Chromium on the PATH, and a font that has Chinese
+brackets.
 """
 
 import base64
@@ -29,9 +30,11 @@ from onnx.utils import Extractor
 from PIL import Image, ImageChops
 
 import onnxq
-from onnxq import report
+from onnxq import demo, report
+from onnxq.compare import compare
 from onnxq.errors import ConfigError
 from onnxq.files import replace_file
+from onnxq.scenes import Painted
 
 STRETCH = ("Split_12_out1", "Add_19_out")
 """Tensors between which two Convs with SiLU lie, and the Add of what goes past them."""
@@ -42,6 +45,10 @@ OPTIONS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost",  # nothing is reported to anyone
 )  # fmt: skip
 WINDOW = (1000, 1100)
+SCENE = 22
+"""Of the demo: a heart is lost, and a cross becomes a star."""
+PHOTO = (1000, 60)
+"""Width, px, and quality of a JPEG file."""
 MARGIN = 12
 COLOURS = 128
 SECONDS = 60
@@ -71,6 +78,7 @@ def main(folder: Path = Path("docs")) -> None:
             write(cropped(screenshot(path, clicked)), folder / f"{name}.png")
     made = report.build(quantized, config, source="sketch.onnx", before=0, after=0)
     write(cropped(plot(report.to_html(made))), folder / "report.png")
+    write_photo(detections(), folder / "detections.jpg")
 
 
 def write(taken: Image.Image, path: Path) -> None:
@@ -78,6 +86,27 @@ def write(taken: Image.Image, path: Path) -> None:
     with replace_file(path) as temporary:
         taken.quantize(COLOURS).save(temporary, "PNG", optimize=True)
     print(path, taken.size)
+
+
+def write_photo(taken: Image.Image, path: Path) -> None:
+    """Write a picture that has too many colours for a small PNG."""
+    width, quality = PHOTO
+    small = taken.resize((width, round(taken.height * width / taken.width)), Image.Resampling.LANCZOS)
+    with replace_file(path) as temporary:
+        small.save(temporary, "JPEG", quality=quality, optimize=True)
+    print(path, small.size)
+
+
+def detections() -> Image.Image:
+    """A scene of the demo with what its detector finds, and what it does in 4 bits, the plainest way."""
+    config = onnxq.Config(target="openvino", weight_bits=4, act_bits=4, method="minmax", reconstruct=False)
+    model = Path(__file__).with_name("demo.onnx")
+    with tempfile.TemporaryDirectory() as place:
+        quantized, drawn = Path(place, "quantized.onnx"), Path(place, "drawn")
+        onnxq.quantize(model, demo.CALIBRATION, config).save(quantized)
+        compare(model, quantized, Painted("scene", 1, lambda _: demo.VALIDATION.paint(SCENE)), draw=drawn)
+        [picture] = drawn.iterdir()
+        return Image.open(picture).convert("RGB")
 
 
 def stretch(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,11 +1,14 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from browser import needs_browser
 from graphs import csp
-from PIL import Image
+from PIL import Image, ImageColor
+
+from onnxq.draw import FOUND, LOST, NEW
 
 SCRIPT = Path(__file__).parents[1] / "models" / "screenshots.py"
 
@@ -44,3 +47,9 @@ def test_a_stretch_of_the_graph(script):
     assert [node.op_type for node in script.stretch(script.build()).graph.node] == [
         "Conv", "Sigmoid", "Mul", "Conv", "Sigmoid", "Mul", "Add",
     ]  # fmt: skip
+
+
+def test_few_bits_lose_what_the_words_beside_the_picture_say(script):
+    pixels = np.asarray(script.detections()).astype(int)
+    for colour in (FOUND, LOST, NEW):
+        assert (np.abs(pixels - ImageColor.getrgb(colour)).max(axis=2) < 8).sum() > 500
