@@ -4,8 +4,10 @@ from pathlib import Path
 import onnx
 import pytest
 from browser import needs_browser
-from graphs import csp
+from graphs import csp, relu_net
 from PIL import Image
+
+from onnxq.errors import ModelError
 
 SCRIPT = Path(__file__).parents[1] / "models" / "screenshots.py"
 
@@ -28,7 +30,7 @@ def test_netron_shows_what_is_said_of_a_node(script, tmp_path):
     onnx.save(model, tmp_path / "net.onnx")
     with script.in_netron(tmp_path / "net.onnx", "Conv") as page:
         page.wait_for("document.getElementById('sidebar').textContent.includes('onnxq: float, for a reason')")
-        assert page.picture().size == script.WINDOW
+        assert page.picture().size == tuple(script.SCALE * side for side in script.WINDOW)
 
 
 def test_what_is_drawn_is_cut_out_with_a_margin(script):
@@ -40,7 +42,12 @@ def test_what_is_drawn_is_cut_out_with_a_margin(script):
 
 
 def test_a_stretch_of_the_graph(script):
-    onnx.checker.check_model(script.stretch(script.build()), full_check=True)
-    assert [node.op_type for node in script.stretch(script.build()).graph.node] == [
-        "Conv", "Sigmoid", "Mul", "Conv", "Sigmoid", "Mul", "Add",
-    ]  # fmt: skip
+    model = onnx.load(script.MODEL)
+    cut = script.stretch(model, *script.conv_with_silu(model))
+    onnx.checker.check_model(cut, full_check=True)
+    assert [node.op_type for node in cut.graph.node] == ["Conv", "Sigmoid", "Mul"]
+
+
+def test_no_conv_between_two_silus(script):
+    with pytest.raises(ModelError, match="no Conv stands between two SiLUs"):
+        script.conv_with_silu(relu_net())
