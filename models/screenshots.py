@@ -50,6 +50,8 @@ COLOURS = 64
 SECONDS = 60
 
 READY = "document.querySelectorAll('.node-item').length > 0 && document.body.className.includes('default')"
+REFUSED = "document.body.className.includes('alert')"
+REFUSAL = f"{REFUSED} ? document.getElementById('message-text').innerText : null"
 PLACE = """(() => {
   const {x, y, width, height} = document.querySelector('details').getBoundingClientRect();
   return {x, y: y + scrollY, width, height};
@@ -126,17 +128,30 @@ def screenshot(model: Path, clicked: str | None, part: str | None = None) -> Ima
 @contextmanager
 def in_netron(model: Path, clicked: str | None) -> "Iterator[Page]":
     """A tab with a model in Netron, in which the first node of an operator was clicked."""
+    with browser() as page, shown(page, model):
+        page("Runtime.evaluate", expression=TIDY)
+        if clicked is not None:
+            page.wait_for(CLICK % clicked)
+        yield page
+
+
+@contextmanager
+def shown(page: "Page", model: Path) -> Iterator[None]:
+    """Let a tab show a model in Netron.
+
+    Raises:
+        ModelError: Netron refuses it.
+    """
     host, port = netron.start(str(model), browse=False)
     try:
-        with browser() as page:
-            # Netron asks about cookies, and nobody is there to answer.
-            page("Network.setCookie", name="consent", value="0", url=f"http://{host}:{port}/")
-            page("Page.navigate", url=f"http://{host}:{port}/")
-            page.wait_for(READY)
-            page("Runtime.evaluate", expression=TIDY)
-            if clicked is not None:
-                page.wait_for(CLICK % clicked)
-            yield page
+        # Netron asks about cookies, and nobody is there to answer.
+        page("Network.setCookie", name="consent", value="0", url=f"http://{host}:{port}/")
+        page("Page.navigate", url=f"http://{host}:{port}/")
+        page.wait_for(f"{READY} || {REFUSED}")
+        refusal = page.value(REFUSAL)
+        if refusal is not None:
+            raise ModelError(f"Netron does not open {model}: {refusal}")
+        yield
     finally:
         netron.stop((host, port))
 
@@ -190,8 +205,11 @@ class Page:
 
     def picture_of(self, place: str) -> Image.Image:
         """The part of the page that an expression in JavaScript gives: x, y, width and height."""
-        found = self("Runtime.evaluate", expression=place, returnByValue=True)["result"]["value"]
-        return self.picture(clip={**found, "scale": 1})
+        return self.picture(clip={**self.value(place), "scale": 1})
+
+    def value(self, expression: str) -> Any:
+        """What an expression in JavaScript gives; None for null and undefined."""
+        return self("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
     def wait_for(self, condition: str) -> None:
         """Wait until an expression in JavaScript is true.
@@ -200,7 +218,7 @@ class Page:
             TimeoutError: it does not become so.
         """
         end = time.monotonic() + SECONDS
-        while not self("Runtime.evaluate", expression=condition)["result"].get("value"):
+        while not self.value(condition):
             if time.monotonic() > end:
                 raise TimeoutError(f"not within {SECONDS} s: {condition}")
             time.sleep(0.2)

@@ -4,10 +4,12 @@ from pathlib import Path
 import onnx
 import pytest
 from browser import needs_browser
-from graphs import csp, relu_net
+from graphs import csp, feed, relu_net, v8
 from PIL import Image
 
+from onnxq import Config, quantize
 from onnxq.errors import ModelError
+from onnxq.hooks import save_each
 
 SCRIPT = Path(__file__).parents[1] / "models" / "screenshots.py"
 
@@ -31,6 +33,28 @@ def test_netron_shows_what_is_said_of_a_node(script, tmp_path):
     with script.in_netron(tmp_path / "net.onnx", "Conv") as page:
         page.wait_for("document.getElementById('sidebar').textContent.includes('onnxq: float, for a reason')")
         assert page.picture().size == tuple(script.SCALE * side for side in script.WINDOW)
+
+
+@needs_browser
+def test_netron_opens_what_each_pass_leaves(script, tmp_path):
+    config = Config(target="ort", pack="int4", weight_bits=4, reconstruct=False)
+    model = v8(opset=11, batch_norm=True)
+    quantize(model, [feed(model)], config, hooks=[save_each(tmp_path)])
+    snapshots = sorted(tmp_path.iterdir())
+    assert len(snapshots) > 5
+    with script.browser() as page:
+        for path in snapshots:
+            with script.shown(page, path):
+                drawn = page.value("document.querySelectorAll('.node-item').length")
+            assert drawn >= len(onnx.load(path).graph.node), path.name
+
+
+@needs_browser
+def test_netron_refuses_what_is_no_model(script, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"no model")
+    refused = pytest.raises(ModelError, match=r"Netron does not open .*net\.onnx: ")
+    with script.browser() as page, refused, script.shown(page, tmp_path / "net.onnx"):
+        pass
 
 
 def test_what_is_drawn_is_cut_out_with_a_margin(script):
