@@ -3,9 +3,9 @@
     python models/screenshots.py [docs]
 
 writes into the folder `before.png`, a stretch of the graph as Netron shows it; `after.png`, the same stretch quantized,
-with what Netron tells of a QuantizeLinear; `float.png`, what it tells of a node that stays float; and `report.png`, a
-plot of the report. It takes Netron (`pip install '.[view]'`), a Chromium on the PATH, and a font that has Chinese
-brackets.
+with what Netron tells of a QuantizeLinear; `float.png`, what it tells of a node that stays float; `report.png`, a plot
+of the report; and `uh.svg` and `uh-error.svg`, the bounds of UH on one tensor. It takes Netron
+(`pip install '.[view]'`), a Chromium on the PATH, and a font that has Chinese brackets.
 """
 
 import base64
@@ -25,6 +25,7 @@ from typing import IO, Any
 
 import netron
 import onnx
+import q_yolo
 from onnx.utils import Extractor
 from PIL import Image, ImageChops
 
@@ -33,6 +34,8 @@ from onnxq import demo, report
 from onnxq.errors import ConfigError, ModelError
 from onnxq.files import replace_file
 from onnxq.graph import Model, feeds_silu_only, is_silu, producer
+from onnxq.outcome import outcomes
+from onnxq.pipeline import Facts
 
 MODEL = Path(__file__).with_name("demo.onnx")
 
@@ -90,8 +93,21 @@ def main(folder: Path = Path("docs")) -> None:
         write(cropped(screenshot(before, None)), folder / "before.png")
         write(cropped(screenshot(after, "QuantizeLinear")), folder / "after.png")
         write(screenshot(after, "Sigmoid", PANEL), folder / "float.png")
+    draw_bounds(quantized.facts, folder)
     made = report.build(quantized, config, source=MODEL.name, before=0, after=0)
     write(cropped(plot(report.to_html(made))), folder / "report.png")
+
+
+def draw_bounds(facts: Facts, folder: Path) -> None:
+    """Draw values and bounds of the SiLU's output that has lost most: `uh.svg` and `uh-error.svg`."""
+    worst = min((each for each in outcomes(facts) if each.point.silu_output), key=lambda each: each.fit.sqnr)
+    if worst.values is None:
+        raise ModelError(f"{worst.point.tensor} was not seen; calibrate with pictures")
+    for name, picture in (("uh", q_yolo.picture), ("uh-error", q_yolo.error_picture)):
+        path = folder / f"{name}.svg"
+        with replace_file(path) as temporary:
+            temporary.write_text(picture(worst.point.tensor, worst.values), encoding="utf-8")
+        print(path)
 
 
 def write(taken: Image.Image, path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import onnx
 import pytest
 from browser import needs_browser
-from graphs import csp, feed, relu_net, v8
+from graphs import csp, feed, relu_net, silu_chain, v8
 from PIL import Image
 
 from onnxq import Config, quantize
@@ -75,3 +75,10 @@ def test_a_stretch_of_the_graph(script):
 def test_no_conv_between_two_silus(script):
     with pytest.raises(ModelError, match="no Conv stands between two SiLUs"):
         script.conv_with_silu(relu_net())
+
+
+def test_the_bounds_of_uh_are_drawn(script, tmp_path):
+    model = silu_chain()
+    script.draw_bounds(quantize(model, [feed(model)], Config(target="openvino")).facts, tmp_path)
+    for name in ("uh.svg", "uh-error.svg"):
+        assert "UH, 8 bits" in (tmp_path / name).read_text()
