@@ -114,11 +114,11 @@ def _random_feed(path: Path, size: tuple[int, int] | None) -> Feed:
     """The model's batch of images, and what goes with them; the same values for all models of one size and batch."""
     model = load_proto(path)
     detector = detect(model, image_size=size)
-    high = detector.preprocess.value_range[1]
+    made = detector.preprocess
     shapes = {value.name: value.type.tensor_type.shape for value in model.graph.input}
     batch = shapes[detector.input_name].dim[0].dim_value or 1
-    values = np.random.default_rng(0).random((batch, 3, *detector.size), dtype=np.float32)
-    return detector.feed(high * values)
+    values = np.random.default_rng(0).random(made.shape(detector.size, batch), dtype=np.float32)
+    return detector.feed((made.value_range[1] * values).astype(made.dtype, copy=False))
 
 
 def _in_turn(

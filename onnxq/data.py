@@ -402,7 +402,7 @@ class _FileReader:
         if self.model.inputs.keys() - {self.model.image_input, *self._companions}:
             names = ", ".join(self.model.names())
             raise DataError(f"{what} can feed one input only, the model has {names}; give .npz files or an iterable")
-        image = _Header((1, 3, *self._size), np.dtype(np.float32))
+        image = _Header(self._preprocess.shape(self._size), self._preprocess.dtype)
         self.model.check(what, {self.model.image_input: image, **self._companions})
 
     def open(self, file: Path) -> list[Callable[[], Feed | None]]:

@@ -6,7 +6,8 @@ documents (`names`, `imgsz`, `stride`, `task`), never by the names of nodes or t
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,13 @@ from onnxq.errors import ConfigError, ModelError
 from onnxq.heads import FAMILIES, MOVES, Clues, Head, Shape, read_as, recognise, text
 from onnxq.images import PREPROCESSES, YOLO, YOLO_255, YOLO_CROP, YOLOX, Preprocess
 
-_FLOATS: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
+_TYPES: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.UINT8: "uint8",
+}
+"""What an image input may hold."""
+
 _SMALL = 1024  # elements; shapes, indices and anchors have fewer, weights have more
 
 
@@ -26,7 +33,7 @@ class Detector:
     """What a model is taken for.
 
     Attributes:
-        input_name: the image input, float32 or float16 (batch, 3, *size).
+        input_name: the image input, as `preprocess` makes it, or in float16.
         size: (height, width) in px.
         head: how its outputs are read.
         preprocess: how pictures become that input; a guess when the head's family is unknown.
@@ -43,8 +50,8 @@ class Detector:
     why: str
     companions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
-    def feed(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """All inputs, for images of shape (batch, 3, *size)."""
+    def feed(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """All inputs, for images as `preprocess` makes them, (batch, ...)."""
         rows = {name: np.array([values] * len(images), np.float32) for name, values in self.companions.items()}
         return {self.input_name: images, **rows}
 
@@ -77,8 +84,8 @@ def detect(
         output_shapes: of each output by name, where a run has told them; else the graph's own are used.
 
     Raises:
-        ModelError: the model has not exactly one input that is float32 or float16 (batch, 3, height, width); or the
-            outputs cannot be read as those of the family that was given.
+        ModelError: the model has not exactly one input that is float32, float16 or uint8 (batch, 3, height, width) or
+            (batch, height, width, 3); or the outputs cannot be read as those of the family that was given.
         ConfigError: an option has an unknown value, or the image size is unknown or does not fit the model.
     """
     _check_choice("preprocess", preprocess, tuple(PREPROCESSES))
@@ -106,7 +113,7 @@ def detect(
         chosen, why = YOLO_255, f"{why}, and the graph scales 0-255 itself"
     else:
         chosen = YOLO_CROP if head.task == "classify" else YOLO
-    return Detector(image.name, size, head, chosen, names, why, _companions(model.graph, size))
+    return Detector(image.name, size, head, _laid_out(chosen, image), names, why, _companions(model.graph, size))
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -127,7 +134,7 @@ def _image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     if len(inputs) == 1:
         raise ModelError(
             f"the model's input {_describe(inputs[0])} is no image: "
-            "float32 or float16 (batch, 3, height, width) is needed"
+            "float32, float16 or uint8 (batch, 3, height, width) or (batch, height, width, 3) is needed"
         )
     listed = ", ".join(_describe(value) for value in inputs) or "none"
     raise ModelError(f"the model has {len(inputs)} inputs ({listed}) where one image is needed")
@@ -135,7 +142,21 @@ def _image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
 
 def _is_image(value: onnx.ValueInfoProto) -> bool:
     shape = _shape_of(value)
-    return shape is not None and len(shape) == 4 and shape[1] in (0, 3) and value.type.tensor_type.elem_type in _FLOATS
+    if shape is None or len(shape) != 4 or value.type.tensor_type.elem_type not in _TYPES:
+        return False
+    return shape[1] in (0, 3) or shape[3] == 3
+
+
+def _is_channels_last(shape: Shape) -> bool:
+    return shape[3] == 3 and shape[1] != 3
+
+
+def _laid_out(preprocess: Preprocess, image: onnx.ValueInfoProto) -> Preprocess:
+    """In the type and the order that the input has; uint8 holds 0 to 255, and nothing else."""
+    levels = image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    divisor = 1.0 if levels else preprocess.divisor
+    last = _is_channels_last(_shape_of(image) or ())
+    return replace(preprocess, divisor=divisor, levels=levels, channels_last=last)
 
 
 def _companions(graph: onnx.GraphProto, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
@@ -147,7 +168,7 @@ def _companions(graph: onnx.GraphProto, size: tuple[int, int]) -> dict[str, tupl
 
 def _describe(value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
-    kind = _FLOATS.get(tensor.elem_type) or onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    kind = _TYPES.get(tensor.elem_type) or onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     return f"{value.name} {kind} {text([dim.dim_value or dim.dim_param for dim in tensor.shape.dim])}"
 
 
@@ -159,7 +180,8 @@ def _shape_of(value: onnx.ValueInfoProto) -> Shape | None:
 def _image_size(
     image: onnx.ValueInfoProto, given: tuple[int, int] | None, metadata: Mapping[str, str]
 ) -> tuple[int, int]:
-    height, width = (_shape_of(image) or ())[2:]
+    shape = _shape_of(image) or ()
+    height, width = shape[1:3] if _is_channels_last(shape) else shape[2:]
     if given is None:
         exported = _exported_size(metadata) if not (height and width) else (0, 0)
         return height or exported[0], width or exported[1]
@@ -264,8 +286,9 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) 
     graph.input.extend(model.graph.input)
     for value in graph.input:
         if value.name == image:
-            for dim, known in zip(value.type.tensor_type.shape.dim, (1, 3, *size)):
-                dim.dim_value = dim.dim_value or known
+            known = (1, *size, 3) if _is_channels_last(_shape_of(value) or ()) else (1, 3, *size)
+            for dim, number in zip(value.type.tensor_type.shape.dim, known):
+                dim.dim_value = dim.dim_value or number
     for output in model.graph.output:
         graph.output.add(name=output.name).type.tensor_type.elem_type = output.type.tensor_type.elem_type
     for weight in model.graph.initializer:

@@ -125,6 +125,8 @@ class Preprocess:
         divisor: what the levels 0 to 255 are divided by.
         centred: the letterbox puts the picture in the middle, else at the top left.
         cropped: there is no letterbox; the middle of the picture fills the input.
+        levels: values are uint8, else float32.
+        channels_last: each pixel's three values lie together, else there are three planes.
     """
 
     name: str
@@ -132,20 +134,33 @@ class Preprocess:
     divisor: float
     centred: bool
     cropped: bool = False
+    levels: bool = False
+    channels_last: bool = False
 
     @property
     def value_range(self) -> tuple[float, float]:
         """The least and the greatest value that the model's input can have."""
         return 0.0, 255.0 / self.divisor
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the model's input; float32 for one of float16 too."""
+        return np.dtype(np.uint8 if self.levels else np.float32)
+
+    def shape(self, size: tuple[int, int], batch: int = 1) -> tuple[int, ...]:
+        """Of the model's input, for pictures of (height, width) px."""
+        return (batch, *size, 3) if self.channels_last else (batch, 3, *size)
+
     def describe(self) -> str:
         """Say it in words: `RGB, 0-1, letterbox centred`."""
         place = f"letterbox {'centred' if self.centred else 'top-left'}"
         if self.cropped:
             place = "cropped to the middle"
-        return f"{'BGR' if self.bgr else 'RGB'}, 0-{self.value_range[1]:g}, {place}"
+        layout = ", channels last" if self.channels_last else ""
+        kind = " in uint8" if self.levels else ""
+        return f"{'BGR' if self.bgr else 'RGB'}, 0-{self.value_range[1]:g}{kind}, {place}{layout}"
 
-    def __call__(self, image: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[np.float32], Letterbox]:
+    def __call__(self, image: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[Any], Letterbox]:
         """Make a model's input of a picture.
 
         Args:
@@ -153,11 +168,14 @@ class Preprocess:
             size: the model's input, (height, width) in px.
 
         Returns:
-            float32 (1, 3, *size), C-contiguous, and where the picture is on it.
+            `dtype` and `shape(size)`, C-contiguous, and where the picture is on it.
         """
         canvas, placed = crop(image, size) if self.cropped else letterbox(image, size, self.centred)
-        channels: NDArray[Any] = (canvas[:, :, ::-1] if self.bgr else canvas).transpose(2, 0, 1)[np.newaxis]
-        return np.divide(channels, np.float32(self.divisor), dtype=np.float32, order="C"), placed
+        pixels: NDArray[Any] = canvas[:, :, ::-1] if self.bgr else canvas
+        values = (pixels if self.channels_last else pixels.transpose(2, 0, 1))[np.newaxis]
+        if self.levels:
+            return np.ascontiguousarray(values), placed
+        return np.divide(values, np.float32(self.divisor), dtype=np.float32, order="C"), placed
 
 
 YOLO = Preprocess("yolo", bgr=False, divisor=255.0, centred=True)

@@ -104,7 +104,8 @@ class Network:
             session = open_session(model, threads=1)
             declared = next(i.shape[0] for i in session.get_inputs() if i.name == guess.input_name)
             batch = declared if isinstance(declared, int) else 1
-            outputs = run_named(session, guess.feed(np.zeros((batch, 3, *guess.size), np.float32)))
+            black = np.zeros(guess.preprocess.shape(guess.size, batch), guess.preprocess.dtype)
+            outputs = run_named(session, guess.feed(black))
             shapes = {output: array.shape for output, array in outputs.items()}
             detector = detect(
                 graph,

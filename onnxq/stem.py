@@ -53,6 +53,12 @@ def positions(tensor: Tensor) -> int | None:
     return math.prod(image) if all(isinstance(size, int) for size in image) else None
 
 
+def pixels(image: Tensor) -> int | None:
+    """Height times width of an input (batch, 3, height, width) or (batch, height, width, 3); None if unknown."""
+    _, *values = image.shape if image.shape is not None and len(image.shape) == 4 else (0, None)
+    return math.prod(values) // 3 if all(isinstance(size, int) for size in values) else None
+
+
 def output_channels(conv: Node) -> float:
     """Of a Conv or ConvTranspose; infinitely many where the weight is computed."""
     weight = constant(conv.inputs[1])

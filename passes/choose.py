@@ -31,7 +31,7 @@ from onnxq.graph import (
 )
 from onnxq.pipeline import Analysis, Facts
 from onnxq.scheme import MAX_BITS, Range, Scheme
-from onnxq.stem import Stem, positions
+from onnxq.stem import Stem, pixels, positions
 from onnxq.targets import Role, Rule, Target
 
 _ALL_OPERANDS = frozenset({"Add", "Mul", "Concat"})
@@ -169,7 +169,7 @@ class _Choice:
         self.behind_layers = behind(model.graph.nodes, lambda node: node.op in LAYERS)
         self.last = frozenset(head.last)
         self._tail = head.tail
-        self._image = next((found for t in model.graph.inputs if (found := positions(t)) is not None), None)
+        self._image = next((found for t in model.graph.inputs if (found := pixels(t)) is not None), None)
         inner = head.body - self.last
         self.stem = target.stem.convs(model.graph.nodes, self._image, inner) if target.stem else set[str]()
         self.ends = self.last | _FIRST.convs(model.graph.nodes, self._image, inner)

@@ -892,6 +892,28 @@ def with_float16(model: onnx.ModelProto, ends: bool = True) -> onnx.ModelProto:
     return model
 
 
+def with_levels(model: onnx.ModelProto, channels_last: bool = False, kind: int = TensorProto.UINT8) -> onnx.ModelProto:
+    """The model takes levels of 0 to 255, which it scales to 0 to 1 itself; of another type, or with channels last."""
+    model = copy(model)
+    graph = model.graph
+    [image] = graph.input
+    for node in graph.node:
+        node.input[:] = ["scaled" if name == image.name else name for name in node.input]
+    steps = [("Cast", [], {"to": TensorProto.FLOAT}), ("Div", ["levels"], {})]
+    if channels_last:
+        dims = image.type.tensor_type.shape.dim
+        planes = [dims[k].SerializeToString() for k in range(4)]
+        for dim, k in zip(dims, (0, 2, 3, 1), strict=True):
+            dim.ParseFromString(planes[k])
+        steps.append(("Transpose", [], {"perm": [0, 3, 1, 2]}))
+    image.type.tensor_type.elem_type = kind
+    names = [image.name, *(f"level{k}" for k in range(len(steps) - 1)), "scaled"]
+    for k, (op, more, attributes) in enumerate(steps):
+        graph.node.insert(k, helper.make_node(op, [names[k], *more], [names[k + 1]], f"of_image{k}", **attributes))
+    graph.initializer.append(numpy_helper.from_array(np.float32(255), "levels"))
+    return model
+
+
 def with_opaque_nms(model: onnx.ModelProto, domain: str = "TRT") -> onnx.ModelProto:
     """The model's output goes into TensorRT's NMS, which nothing here can run; what that gives is output."""
     model = copy(model)

@@ -3,8 +3,9 @@ import re
 from typing import ClassVar
 
 import numpy as np
+import onnx
 import pytest
-from graphs import csp, feed, quantized, v8, with_metadata
+from graphs import csp, feed, quantized, v8, with_levels, with_metadata
 
 from onnxq import benchmark
 from onnxq.benchmark import main, measure
@@ -58,6 +59,14 @@ class Logged(OnnxRuntime):
     def run(self, feed):
         self.ran.append((self._model, feed))
         return super().run(feed)
+
+
+def test_a_model_of_levels_gets_all_of_them(tmp_path):
+    model = with_levels(csp(), channels_last=True)
+    onnx.save(model, tmp_path / "levels.onnx")
+    [image] = benchmark._random_feed(tmp_path / "levels.onnx", None).values()
+    assert (image.dtype, image.shape) == (np.uint8, (1, 32, 32, 3))
+    assert (image.min(), image.max()) == (0, 254)
 
 
 def test_the_models_run_in_turn_on_the_same_image(models, monkeypatch):

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,13 @@ class TestPreprocess:
     def test_given(self) -> None:
         assert detect(model(DECODED, "float[1,9,84] out"), preprocess="yolox").preprocess == YOLOX
 
+    def test_uint8_takes_levels_whatever_is_said(self) -> None:
+        takes_levels = model(image="uint8[1,3,64,64] images")
+        for given in ("auto", "yolo", "yolo-255"):
+            found = detect(takes_levels, preprocess=given).preprocess
+            assert found.describe() == "RGB, 0-255 in uint8, letterbox centred"
+        assert detect(takes_levels, preprocess="yolox").preprocess == replace(YOLOX, levels=True)
+
 
 class TestInput:
     def test_fixed_size(self) -> None:
@@ -214,6 +222,15 @@ class TestInput:
     @pytest.mark.parametrize(("imgsz", "size"), [("[64, 96]", (64, 96)), ("(64, 96)", (64, 96)), ("64", (64, 64))])
     def test_size_from_metadata(self, imgsz: str, size: tuple[int, int]) -> None:
         assert detect(model(image="float[n,3,h,w] images", imgsz=imgsz)).size == size
+
+    @pytest.mark.parametrize(
+        ("shape", "channels_last"),
+        [("1,32,64,3", True), ("n,h,w,3", True), ("1,3,32,64", False), ("n,3,h,w", False), ("1,3,32,3", False)],
+    )
+    def test_channels_first_or_last(self, shape: str, channels_last: bool) -> None:
+        found = detect(model(image=f"float[{shape}] images", imgsz="[32, 64]"))
+        assert found.preprocess.channels_last == channels_last
+        assert found.size == ((32, 3) if shape == "1,3,32,3" else (32, 64))
 
     def test_fixed_axes_win_over_metadata(self) -> None:
         assert detect(model(image="float[n,3,32,w] images", imgsz="[64, 96]")).size == (32, 96)
@@ -243,8 +260,8 @@ class TestInput:
     @pytest.mark.parametrize(
         ("image", "described"),
         [
-            ("float[1,64,64,3] images", r"images float32 \(1, 64, 64, 3\)"),
-            ("uint8[1,3,64,64] images", r"images uint8 \(1, 3, 64, 64\)"),
+            ("float[1,64,64,4] images", r"images float32 \(1, 64, 64, 4\)"),
+            ("int8[1,3,64,64] images", r"images int8 \(1, 3, 64, 64\)"),
             ("float16[n,1,h,w] images", r"images float16 \(n, 1, h, w\)"),
             ("double[1,3,64,64] images", r"images double \(1, 3, 64, 64\)"),
             ("float[3,64,64] images", r"images float32 \(3, 64, 64\)"),
@@ -252,7 +269,8 @@ class TestInput:
         ],
     )
     def test_no_image(self, image: str, described: str) -> None:
-        message = rf"input {described} is no image: float32 or float16 \(batch, 3, height, width\) is needed"
+        wanted = r"float32, float16 or uint8 \(batch, 3, height, width\) or \(batch, height, width, 3\) is needed"
+        message = rf"input {described} is no image: {wanted}"
         with pytest.raises(ModelError, match=message):
             detect(model(image=image))
 

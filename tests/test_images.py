@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +210,19 @@ class TestPreprocess:
         np.testing.assert_array_equal(feed[0, :, :32], image[:, :, ::-1].transpose(2, 0, 1))
         assert (feed[0, :, 32:] == PADDING).all()
 
+    def test_levels_and_channels_last(self) -> None:
+        image = noise(32, 64)
+        levels = replace(YOLOX, levels=True)
+        feed, _ = levels(image, (64, 64))
+        assert (feed.dtype, feed.shape) == (levels.dtype, levels.shape((64, 64))) == (np.uint8, (1, 3, 64, 64))
+        assert feed.flags.c_contiguous
+        np.testing.assert_array_equal(feed[0, :, :32], image[:, :, ::-1].transpose(2, 0, 1))
+        last = replace(YOLO, channels_last=True)
+        feed, _ = last(image, (32, 64))
+        assert (feed.dtype, feed.shape) == (last.dtype, last.shape((32, 64))) == (np.float32, (1, 32, 64, 3))
+        assert feed.flags.c_contiguous
+        np.testing.assert_array_equal(feed[0], image / np.float32(255))
+
     @pytest.mark.parametrize(
         ("preprocess", "text", "value_range"),
         [
@@ -216,9 +230,16 @@ class TestPreprocess:
             (YOLO_255, "RGB, 0-255, letterbox centred", (0.0, 255.0)),
             (YOLOX, "BGR, 0-255, letterbox top-left", (0.0, 255.0)),
             (YOLO_CROP, "RGB, 0-1, cropped to the middle", (0.0, 1.0)),
+            (
+                replace(YOLOX, levels=True, channels_last=True),
+                "BGR, 0-255 in uint8, letterbox top-left, channels last",
+                (0.0, 255.0),
+            ),
         ],
     )
     def test_described(self, preprocess: Preprocess, text: str, value_range: tuple[float, float]) -> None:
         assert preprocess.describe() == text
         assert preprocess.value_range == value_range
-        assert PREPROCESSES[preprocess.name] is preprocess
+
+    def test_chosen_by_name(self) -> None:
+        assert {each.name: each for each in (YOLO, YOLO_255, YOLO_CROP, YOLOX)} == PREPROCESSES

@@ -19,6 +19,7 @@ from graphs import (
     with_constant_nodes,
     with_float16,
     with_initializers_as_inputs,
+    with_levels,
     with_metadata,
     with_node_names,
     with_opaque_nms,
@@ -370,6 +371,24 @@ def test_what_paddle_detection_reads_beside_a_picture_is_given(tmp_path, target,
     found = quantize(model, data, Config(target=target, count=2, method="minmax"))
     assert found.facts[Checked].sqnr[output] > 25
     assert [t.name for t in found.model.graph.input] == ["im_shape", "images", "scale_factor"]
+
+
+@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.FLOAT, TensorProto.FLOAT16])
+@pytest.mark.parametrize("channels_last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("target", RUN)
+def test_levels_and_channels_last_change_nothing_else(target, channels_last, kind):
+    """As YOLO-NAS and TensorFlow's converters write them: the same layers on integers, and the same ranges."""
+    plain, model = csp(size=64), with_levels(csp(size=64), channels_last, kind)
+    config = Config(target=target, count=4)
+    expected, found = quantize(plain, None, config), quantize(model, None, config)
+    onnx.checker.check_model(found.model, full_check=True)
+    assert list(found.model.graph.input) == list(model.graph.input)
+    assert found.detector.preprocess.value_range == (0, 255)
+    assert found.doubts == expected.doubts
+    assert found.facts[Plan].layers == expected.facts[Plan].layers
+    [there, here] = [x.facts[Checked] for x in (expected, found)]
+    assert here.fused == there.fused
+    assert here.sqnr["output"] == pytest.approx(there.sqnr["output"], abs=0.5)
 
 
 def test_other_inputs_need_feeds(tmp_path):

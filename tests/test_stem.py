@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 from graphs import Net, prepared
 
-from onnxq.stem import Stem, positions
+from onnxq.graph import Variable
+from onnxq.stem import Stem, pixels
 
 STEM = Stem(channels=32, products=64)
 
@@ -11,7 +13,7 @@ def stem_of(net, x, stem=STEM):
     model = prepared(net.model(net.conv(x, 4, name="last")))
     nodes = model.graph.nodes
     body = frozenset(node.name for node in nodes if node.op == "Conv" and node.name != "last")
-    return stem.convs(nodes, positions(model.graph.inputs[0]), body)
+    return stem.convs(nodes, pixels(model.graph.inputs[0]), body)
 
 
 def halves(dynamic=False):
@@ -43,6 +45,15 @@ def test_of_an_image_of_unknown_size_only_channels_count():
     assert stem_of(net, net.conv(x, 33, name="wide")) == {
         "on the image", "on half of it", "pointwise", "depthwise", "of many products", "behind",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [([1, 3, 32, 64], 2048), ([2, 32, 64, 3], 2048), (["n", 3, 32, 64], 2048), ([1, 3, "h", 64], None), ([1, 2], None),
+     (None, None)],
+)  # fmt: skip
+def test_pixels_of_an_image(shape, expected):
+    assert pixels(Variable("image", np.float32, shape)) == expected
 
 
 def test_it_ends_on_every_way_from_the_image():
