@@ -494,7 +494,7 @@ def picture(name: str, histogram: Histogram) -> str:
     return _svg(_HEIGHT, shapes)
 
 
-_ERROR_HEIGHT = 300
+_ERROR_HEIGHT, _ERROR_TOP = 300, 36
 _BOUNDS = 400
 """Upper bounds for which the error is drawn."""
 
@@ -513,12 +513,12 @@ def error_picture(name: str, histogram: Histogram) -> str:
     highs = np.linspace(0, histogram.high, _BOUNDS + 1)[1:]
     errors = {bits: _mean_error(histogram, bits, highs) for bits in (8, 4)}
     least, most = (f(math.log10(v) for e in errors.values() for v in e) for f in (min, max))
-    y = partial(_place, low=math.floor(least), high=math.ceil(most), start=_BOTTOM, end=36)
+    y = partial(_place, low=math.floor(least), high=math.ceil(most), start=_BOTTOM, end=_ERROR_TOP)
     shapes = [
         _text(_LEFT, 18, f"What the upper bound costs: {name}", _GREY, "start", 14),
         *(_tick_y(y(power), f"{10.0**power:g}") for power in range(math.floor(least), math.ceil(most) + 1)),
         *(_tick_x(x(value), value) for value in _round_values(histogram.low, histogram.high)),
-        _text(14, (36 + _BOTTOM) / 2, "mean squared error", _GREY, "middle", 12, turned=True),
+        _text(14, (_ERROR_TOP + _BOTTOM) / 2, "mean squared error", _GREY, "middle", 12, turned=True),
     ]
     for bits, colour in ((8, _GREEN), (4, _PINK)):
         bound = float(uh(histogram, Scheme(bits), lower=SILU_MINIMUM).high)
