@@ -4,8 +4,9 @@
 
 writes into the folder `before.png`, a stretch of the graph as Netron shows it; `after.png`, the same stretch quantized,
 with what Netron tells of a QuantizeLinear; `float.png`, what it tells of a node that stays float; `report.png`, a plot
-of the report; and `uh.svg` and `uh-error.svg`, the bounds of UH on one tensor. It takes Netron
-(`pip install '.[view]'`), a Chromium on the PATH, and a font that has Chinese brackets.
+of the report; `uh.svg` and `uh-error.svg`, the bounds of UH on one tensor; and `detections.jpg`, what few bits lose on
+a scene of the demo. It takes Netron (`pip install '.[view]'`), a Chromium on the PATH, and a font that has Chinese
+brackets.
 """
 
 import base64
@@ -31,11 +32,13 @@ from PIL import Image, ImageChops
 
 import onnxq
 from onnxq import demo, report
+from onnxq.compare import compare
 from onnxq.errors import ConfigError, ModelError
 from onnxq.files import replace_file
 from onnxq.graph import Model, feeds_silu_only, is_silu, producer
 from onnxq.outcome import outcomes
 from onnxq.pipeline import Facts
+from onnxq.scenes import Painted
 
 MODEL = Path(__file__).with_name("demo.onnx")
 
@@ -50,6 +53,10 @@ REPORT = (1000, 600)
 SCALE = 2  # pixels of a picture for one of the page
 MARGIN = 12 * SCALE
 COLOURS = 64
+SCENE = 22
+"""Of the demo: a heart is lost, and a cross becomes a star."""
+PHOTO = (1000, 60)
+"""Width, px, and quality of a JPEG file."""
 SECONDS = 60
 
 READY = "document.querySelectorAll('.node-item').length > 0 && document.body.className.includes('default')"
@@ -96,6 +103,7 @@ def main(folder: Path = Path("docs")) -> None:
     draw_bounds(quantized.facts, folder)
     made = report.build(quantized, config, source=MODEL.name, before=0, after=0)
     write(cropped(plot(report.to_html(made))), folder / "report.png")
+    write_photo(detections(), folder / "detections.jpg")
 
 
 def draw_bounds(facts: Facts, folder: Path) -> None:
@@ -114,6 +122,26 @@ def write(taken: Image.Image, path: Path) -> None:
     with replace_file(path) as temporary:
         taken.quantize(COLOURS).save(temporary, "PNG", optimize=True)
     print(path, taken.size)
+
+
+def write_photo(taken: Image.Image, path: Path) -> None:
+    """Write a picture that has too many colours for a small PNG."""
+    width, quality = PHOTO
+    small = taken.resize((width, round(taken.height * width / taken.width)), Image.Resampling.LANCZOS)
+    with replace_file(path) as temporary:
+        small.save(temporary, "JPEG", quality=quality, optimize=True)
+    print(path, small.size)
+
+
+def detections() -> Image.Image:
+    """A scene of the demo with what its detector finds, and what it does in 4 bits, the plainest way."""
+    config = onnxq.Config(target="openvino", weight_bits=4, act_bits=4, method="minmax", reconstruct=False)
+    with tempfile.TemporaryDirectory() as place:
+        quantized, drawn = Path(place, "quantized.onnx"), Path(place, "drawn")
+        onnxq.quantize(MODEL, demo.CALIBRATION, config).save(quantized)
+        compare(MODEL, quantized, Painted("scene", 1, lambda _: demo.VALIDATION.paint(SCENE)), draw=drawn)
+        [picture] = drawn.iterdir()
+        return Image.open(picture).convert("RGB")
 
 
 def conv_with_silu(model: onnx.ModelProto) -> tuple[str, str]:

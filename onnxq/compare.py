@@ -24,9 +24,8 @@ from onnxq import demo
 from onnxq.agreement import Agreement, agree
 from onnxq.api import load
 from onnxq.data import spread
-from onnxq.decode import find
 from onnxq.detector import Detector
-from onnxq.draw import side_by_side
+from onnxq.draw import drawing
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.files import check_writable, replace_file, write_json
 from onnxq.heads import UNKNOWN, text
@@ -100,7 +99,7 @@ def compare(
         model: file of the quantized one.
         images: a folder of pictures, or a pattern, a list or a COCO file that names some; or painted ones.
         settings: how the models are run and read; of more pictures than `max_images` evenly spaced ones are taken.
-        draw: folder for the pictures, each twice, with the objects that either model finds; None: nothing is drawn.
+        draw: folder for the pictures, each with what either model finds; None: nothing is drawn.
         progress: told after each picture.
 
     Raises:
@@ -170,8 +169,8 @@ def _say(value: ort.NodeArg) -> str:
 
 
 def _prepare_drawing(folder: Path, detector: Detector) -> None:
-    if not detector.head.has_boxes:
-        raise ConfigError(f"--draw {folder}: draws boxes, and the models give none that are understood; leave it out")
+    if detector.family == UNKNOWN:
+        raise ConfigError(f"--draw {folder}: draws what is found, and the outputs are not understood; leave it out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -188,6 +187,7 @@ def _see(
 ) -> tuple[Noise, Agreement | None]:
     """Noise in the outputs and agreement on objects, over all pictures."""
     understood = first.detector.family != UNKNOWN
+    reading = first.detector, settings.confidence, settings.iou
     drawings = {each: drawn / f"{number:03}-{each.name}.jpg" for number, each in enumerate(pictures, 1) if drawn}
 
     def look(picture: _Picture) -> tuple[Noise, Agreement]:
@@ -199,13 +199,10 @@ def _see(
         if not understood:
             return noise, Agreement()
         if picture in drawings:
-            wanted, found = (
-                find(outputs, first.detector, settings.confidence, settings.iou) for outputs in (expected, actual)
-            )
-            drawing = side_by_side(image, placed, wanted, found, first.detector)
+            made = drawing(image, placed, expected, actual, *reading)
             with replace_file(drawings[picture]) as temporary:
-                drawing.save(temporary, "JPEG", quality=_QUALITY)
-        return noise, agree(expected, actual, first.detector, settings.confidence, settings.iou)
+                made.save(temporary, "JPEG", quality=_QUALITY, subsampling=0)  # coloured lines keep their colour
+        return noise, agree(expected, actual, *reading)
 
     noise, agreement = Noise(), Agreement()
     for done, (more, agreed) in enumerate(settings.in_parallel(look, pictures), start=1):

@@ -14,6 +14,7 @@ LAYERS = {
     "onnxq.boxes": 0,
     "onnxq.errors": 0,
     "onnxq.histogram": 0,
+    "onnxq.lettering": 0,
     "onnxq.markup": 0,
     "onnxq.progress": 0,
     "onnxq.scenes": 0,

@@ -1,13 +1,15 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from browser import needs_browser
 from graphs import csp, feed, relu_net, silu_chain, v8
-from PIL import Image
+from PIL import Image, ImageColor
 
 from onnxq import Config, quantize
+from onnxq.draw import FOUND, LOST, NEW
 from onnxq.errors import ModelError
 from onnxq.hooks import save_each
 
@@ -82,3 +84,9 @@ def test_the_bounds_of_uh_are_drawn(script, tmp_path):
     script.draw_bounds(quantize(model, [feed(model)], Config(target="openvino")).facts, tmp_path)
     for name in ("uh.svg", "uh-error.svg"):
         assert "UH, 8 bits" in (tmp_path / name).read_text()
+
+
+def test_few_bits_lose_what_the_words_beside_the_picture_say(script):
+    pixels = np.asarray(script.detections()).astype(int)
+    for colour in (FOUND, LOST, NEW):
+        assert (np.abs(pixels - ImageColor.getrgb(colour)).max(axis=2) < 8).sum() > 500
