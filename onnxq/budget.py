@@ -97,7 +97,7 @@ class PrecisionJudge(Judge):
 
     def say(self, loss: float) -> str:
         """The change of AP."""
-        return f"{-loss:+.2f} AP"
+        return f"{0.0 - loss:+.2f} AP"  # none is +0.00
 
 
 class NoiseJudge(Judge):
@@ -230,7 +230,7 @@ def search(
     original = load(model)
     plain = quantize(original, data, config, hooks=hooks, progress=progress)
     if not on_calibration:
-        _refuse_shared(plain.samples.files if plain.samples else (), judge.files)
+        refuse_shared(plain.samples.files if plain.samples else (), judge.files)
     results = _Results.open(cache, _digest(original, config, plain.facts[Statistics], judge))
     made: dict[int, Quantized] = {0: plain}
     kept: list[Kept] = []
@@ -300,8 +300,12 @@ def _with(config: Config, kept: Sequence[Kept]) -> Config:
     return replace(config, exclude=(*config.exclude, *floats), bits=(*config.bits, *widths))
 
 
-def _refuse_shared(calibrated: Sequence[Path], judged: Sequence[Path]) -> None:
-    """Raises ConfigError where a picture is among both, under whatever name."""
+def refuse_shared(calibrated: Sequence[Path], judged: Sequence[Path]) -> None:
+    """Refuse to judge by pictures that were calibrated with.
+
+    Raises:
+        ConfigError: a picture is among both, under whatever name.
+    """
     known = {_content(file): file for file in calibrated}
     for file in judged:
         if file.is_file() and (twin := known.get(_content(file))) is not None:

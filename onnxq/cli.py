@@ -7,7 +7,8 @@ import math
 import shlex
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,13 +17,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from onnxq import demo, report, storage
-from onnxq.api import Quantized, cut_head, load, plan, quantize
-from onnxq.budget import Found, Judge, NoiseJudge, PrecisionJudge, search
+from onnxq import demo, evaluate, report, storage
+from onnxq.api import Quantized, cut_head, load, open_data, plan, quantize
+from onnxq.budget import Found, Judge, NoiseJudge, PrecisionJudge, refuse_shared, search
 from onnxq.coco import GroundTruth
 from onnxq.config import Config
-from onnxq.detector import Detector
-from onnxq.errors import ConfigError
+from onnxq.data import Samples
+from onnxq.detector import Detector, detect
+from onnxq.errors import ConfigError, OnnxqError
 from onnxq.facts import Checked, Plan, Sensitivities, Statistics
 from onnxq.files import check_writable, replace_file
 from onnxq.hooks import log_passes, save_each
@@ -84,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
         help="keep the most sensitive layers at a higher precision until no more than these points are lost",
     )  # fmt: skip
     limit.add_argument("--min-sqnr", type=float, metavar="DB", help="the same without labels, by noise in the outputs")
-    good.add_argument("--annotations", type=Path, metavar="JSON", help="COCO file that --max-drop measures by")
+    good.add_argument("--evaluate", action="store_true", help="measure the AP of the float and of the quantized model")
+    good.add_argument("--annotations", type=Path, metavar="JSON", help="COCO file that AP is measured by")
     good.add_argument("--images", type=Path, metavar="DIR", help="its pictures; others than are calibrated with")
     good.add_argument("--on-calibration", action="store_true", help="measure on pictures that are calibrated with too")
     files = parser.add_argument_group("other files")
@@ -154,27 +157,26 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
     model = load(args.input)
     output = _output(args, config)
     _check_files(args, output)
+    truth = _truth(args) if args.evaluate or args.max_drop is not None else None
+    data = _data(args)
+    if args.evaluate and truth is not None:
+        data = _open_apart(args, config, model, truth)
     given = [Statistics.load(args.calibration)] if args.calibration else []
     hooks = [log_passes] + ([save_each(args.save_each)] if args.save_each else [])
     found = None
     with ProgressBar(args.quiet) as progress:
         if _limit(args) is None:
             quantized = quantize(
-                model, _data(args), config, facts=given, hooks=hooks, sensitivity=args.sensitivity, progress=progress
+                model, data, config, facts=given, hooks=hooks, sensitivity=args.sensitivity, progress=progress
             )
         else:
-            found = _search(args, config, model, output, hooks, progress)
+            found = _search(args, config, model, data, truth, hooks, progress)
             quantized, config = found.quantized, found.config
     quantized.save(output)
     if args.save_calibration:
         quantized.facts[Statistics].save(args.save_calibration)
     if args.cut_head:
         _save_cut(model, quantized, config, args.cut_head)
-    if args.report:
-        sizes = {"before": storage.size_on_disk(args.input), "after": storage.size_on_disk(output)}
-        searched = None if found is None else found.summary()
-        made = report.build(quantized, config, source=args.input.name, search=searched, **sizes)
-        report.write(made, args.report)
     if not args.quiet:
         _say_warnings(quantized)
         summary = _summary(args, config, quantized, output, time.perf_counter() - start)
@@ -185,7 +187,21 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
             _say_sensitivities(quantized.facts[Sensitivities], None if args.verbose else _MOST_SHOWN)
     if args.verbose:
         _list_float(quantized.facts[Plan])
-    if not args.quiet:
+    evaluated = None
+    if args.evaluate and truth is not None:
+        evaluated = _evaluate(args, config, model, output, truth)
+    if args.report:
+        made = report.build(
+            quantized,
+            config,
+            source=args.input.name,
+            before=storage.size_on_disk(args.input),
+            after=storage.size_on_disk(output),
+            search=None if found is None else found.summary(),
+            evaluation=evaluated,
+        )
+        report.write(made, args.report)
+    if not args.quiet and evaluated is None:
         models = shlex.join([str(args.input), str(output)])
         measurable = not quantized.detector.head.why_no_precision
         pictures = "--demo" if args.demo else "--annotations A.json --images DIR" if measurable else "--images DIR"
@@ -198,6 +214,49 @@ def _data(args: argparse.Namespace) -> object:
     return demo.CALIBRATION if args.demo else args.calib
 
 
+def _truth(args: argparse.Namespace) -> GroundTruth:
+    """What AP is measured by."""
+    return GroundTruth.load(args.annotations, args.images) if args.annotations else demo.ground_truth()
+
+
+def _open_apart(args: argparse.Namespace, config: Config, model: onnx.ModelProto, truth: GroundTruth) -> Samples:
+    """The data to calibrate with, once it is known that AP can be measured, and on other pictures."""
+    with _evaluating():
+        evaluate.check(model, truth, _settings(config))
+    detector = detect(model, image_size=config.image_size, preprocess=config.preprocess)
+    samples = open_data(_data(args), model, detector, config)
+    if not args.on_calibration:
+        refuse_shared(samples.files, truth.files)
+    return samples
+
+
+def _evaluate(
+    args: argparse.Namespace, config: Config, model: onnx.ModelProto, output: Path, truth: GroundTruth
+) -> dict[str, Any]:
+    """Measure, show and sum up the AP of the float model and of the file that was written."""
+    settings = _settings(config)
+    measured = []
+    for path, each in ((args.input, model), (output, output)):
+        with _evaluating(f"; {output} is written all the same"), ProgressBar(args.quiet) as progress:
+            measured.append((path, evaluate.measure(each, truth, settings, progress)))
+    if not args.quiet:
+        OUT.print(evaluate.table(measured))
+    return evaluate.summary(measured, args.annotations or "demo", settings)
+
+
+@contextmanager
+def _evaluating(ending: str = "") -> Iterator[None]:
+    """Say of errors from within which option they are of."""
+    try:
+        yield
+    except OnnxqError as error:
+        raise type(error)(f"--evaluate: {error}{ending}") from error
+
+
+def _settings(config: Config) -> Settings:
+    return Settings(preprocess=config.preprocess, image_size=config.image_size)
+
+
 def _limit(args: argparse.Namespace) -> float | None:
     """The greatest loss, as the judge has it."""
     return cast("float | None", args.max_drop if args.min_sqnr is None else -args.min_sqnr)
@@ -207,24 +266,23 @@ def _search(
     args: argparse.Namespace,
     config: Config,
     model: onnx.ModelProto,
-    output: Path,
+    data: object,
+    truth: GroundTruth | None,
     hooks: Sequence[Hook],
     progress: Progress,
 ) -> Found:
     judge: Judge
-    if args.min_sqnr is not None:
-        judge = NoiseJudge(model, args.images or demo.VALIDATION, config)
+    if args.min_sqnr is None and truth is not None:
+        judge = PrecisionJudge(model, truth, _settings(config))
     else:
-        settings = Settings(preprocess=config.preprocess, image_size=config.image_size)
-        truth = GroundTruth.load(args.annotations, args.images) if args.annotations else demo.ground_truth()
-        judge = PrecisionJudge(model, truth, settings)
+        judge = NoiseJudge(model, args.images or demo.VALIDATION, config)
     return search(
         model,
-        _data(args),
+        data,
         config,
         judge,
         cast("float", _limit(args)),
-        cache=_search_record(output),
+        cache=_search_record(_output(args, config)),
         on_calibration=args.on_calibration,
         hooks=hooks,
         progress=progress,
@@ -302,14 +360,18 @@ def _check_files(args: argparse.Namespace, output: Path) -> None:
 def _check_limit(args: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
     labelled = bool(args.annotations), bool(args.images)
-    if args.max_drop is not None and not (all(labelled) or (args.demo and not any(labelled))):
-        raise ConfigError("--max-drop measures AP, for which it needs --annotations JSON and --images DIR")
+    for option, is_given in (("--max-drop", args.max_drop is not None), ("--evaluate", args.evaluate)):
+        if is_given and not (all(labelled) or (args.demo and not any(labelled))):
+            raise ConfigError(f"{option} measures AP, for which it needs --annotations JSON and --images DIR")
     if args.min_sqnr is not None and not args.demo and not args.images:
         raise ConfigError("--min-sqnr compares outputs, for which it needs --images DIR")
     if args.calibration and (args.sensitivity or _limit(args) is not None):
         raise ConfigError("--calibration keeps no pictures, which --sensitivity and limits need; give --calib")
-    if _limit(args) is None and (args.annotations or args.images or args.on_calibration):
-        raise ConfigError("--annotations, --images, --on-calibration: for --max-drop or --min-sqnr; give one of these")
+    measures = args.evaluate or _limit(args) is not None
+    if not measures and (args.annotations or args.images or args.on_calibration):
+        raise ConfigError(
+            "--annotations, --images, --on-calibration: for --evaluate, --max-drop or --min-sqnr; give one of these"
+        )
 
 
 def _table() -> Table:

@@ -79,11 +79,7 @@ def measure(
     model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings, progress: Progress = silent
 ) -> Scores:
     """As `evaluate`, with the ground truth loaded already."""
-    network = Network.load(Path(model) if isinstance(model, str) else model, settings)
-    reason = network.detector.head.why_no_precision
-    if reason:
-        raise ModelError(f"{network.name}: {reason}; python -m onnxq.compare needs no AP")
-    categories = _category_ids(network, truth.categories)
+    network, categories = _opened(model, truth, settings)
 
     def find(look: Callable[[], NDArray[np.uint8]]) -> NDArray[np.float32]:
         return network.find(look(), settings)
@@ -96,6 +92,26 @@ def measure(
         progress("evaluating", done, len(truth.pictures))
     ap, ap50, ap75, ap_small, ap_medium, ap_large = average_precisions(truth, detections)
     return Scores(ap, ap50, ap75, ap_small, ap_medium, ap_large, len(truth.pictures), network.detector)
+
+
+def check(model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings) -> None:
+    """Find out before long work whether a model can be measured; it is run once, on black.
+
+    Raises:
+        ModelError, ConfigError: as `evaluate` does, but for what shows on pictures only.
+    """
+    _opened(model, truth, settings)
+
+
+def _opened(
+    model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings
+) -> tuple[Network, tuple[int, ...]]:
+    """The model, ready to run, and the category id of each of its classes."""
+    network = Network.load(Path(model) if isinstance(model, str) else model, settings)
+    reason = network.detector.head.why_no_precision
+    if reason:
+        raise ModelError(f"{network.name}: {reason}; python -m onnxq.compare needs no AP")
+    return network, _category_ids(network, truth.categories)
 
 
 def _records(
@@ -172,33 +188,38 @@ def _evaluate_all(arguments: argparse.Namespace, settings: Settings) -> None:
                 results.append((model, measure(model, truth, settings, progress)))
     finally:  # what was measured before an error is worth seeing
         if results:
-            OUT.print(_table(results))
+            OUT.print(table(results))
     if not arguments.quiet:
         for model, scores in results:
             kind = scores.detector
             ERR.print(f"{model.name}: {kind.title}, {kind.preprocess.describe()}; {kind.why}", markup=False)
     if arguments.json is not None:
-        write_json(arguments.json, _summary(results, arguments.annotations or "demo", settings))
+        write_json(arguments.json, summary(results, arguments.annotations or "demo", settings))
 
 
-def _table(results: list[tuple[Path, Scores]]) -> Table:
+Results = Sequence[tuple[Path, Scores]]
+"""What was measured of each model; of the first, which the others are compared to, first."""
+
+
+def table(results: Results) -> Table:
+    """What was measured, for the terminal."""
     first = results[0][1]
     caption = f"COCO AP of boxes in percent, {first.images} images"
-    table = Table(
+    made = Table(
         box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, caption=caption, caption_justify="left"
     )
-    table.add_column("model", overflow="fold")
+    made.add_column("model", overflow="fold")
     for title in (*METRICS.values(), "change"):
-        table.add_column(title, justify="right", no_wrap=True)
+        made.add_column(title, justify="right", no_wrap=True)
     for model, scores in results:
         numbers = [getattr(scores, metric) for metric in METRICS]
         change = "" if scores is first else f"{scores.ap - first.ap:+.2f}"
-        table.add_row(Text(model.name), *("-" if math.isnan(n) else f"{n:.2f}" for n in numbers), change)
-    return table
+        made.add_row(Text(model.name), *("-" if math.isnan(n) else f"{n:.2f}" for n in numbers), change)
+    return made
 
 
-def _summary(results: list[tuple[Path, Scores]], annotations: Path | str, settings: Settings) -> dict[str, Any]:
-    """What `--json` writes: the table, unrounded, and what it was made with; null where the table has a dash."""
+def summary(results: Results, annotations: Path | str, settings: Settings) -> dict[str, Any]:
+    """What `--json` writes, and reports hold: the table, unrounded, and what it was made with; None for a dash."""
     first = results[0][1]
     return {
         "annotations": str(annotations),

@@ -224,4 +224,5 @@ def test_precision_is_what_the_float_model_has_more(tmp_path):
     assert judge.loss(perfect, silent) == 0
     assert judge.loss(shifted, silent) == pytest.approx(30)  # its IoU is 22 / 26: three of ten thresholds are above
     assert judge.say(1.25) == "-1.25 AP"
+    assert judge.say(0.0) == "+0.00 AP"
     assert judge.files == (images / "a.png", images / "b.png")

@@ -15,10 +15,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from graphs import Net, classifier, copy, initializers, nodes, ops, relu_net, silu_chain, v8, yolox
+from graphs import Net, classifier, copy, initializers, nodes, ops, relu_net, silu_chain, v5_raw, v8, yolox
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
+from tables import write_coco
 
+from onnxq import evaluate
 from onnxq.cli import main
 from onnxq.config import Config
 from onnxq.errors import ModelError
@@ -590,7 +592,7 @@ class TestSensitivity:
     def test_all_are_shown_with_v_and_in_markdown(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "--sensitivity", "-v", "--report", "r.md")
         section = Path("r.md").read_text().split("## Sensitivity, worst first\n\n")[1].split("\n## ")[0]
-        rows = section.strip().splitlines()[2:]
+        rows = section.strip().split("\n\n")[1].splitlines()[2:]
         assert len(rows) > 10
         assert all(row.split("`")[1] in ran.out for row in rows)
 
@@ -683,6 +685,94 @@ class TestLimits:
         assert "not allowed with" in misused(onnxq, model, "--max-drop", 1, "--min-sqnr", 30)
 
 
+class TestEvaluate:
+    @pytest.fixture
+    def labelled(self):
+        """Pictures with an object each, and the options that name them."""
+        pictures = {f"{name}.png": ((48, 40), [(8, 8, 24, 24, 1)]) for name in "ab"}
+        annotations, images = write_coco(Path(), pictures, {1: "a", 2: "b", 3: "c"})
+        return ["--annotations", annotations, "--images", images]
+
+    def test_says_what_the_command_beside_it_says(self, onnxq, model, labelled, capsys):
+        ran = onnxq(model, "--calib", "calib", "--evaluate", *labelled, "--report", "r.json")
+        assert ran.code == 0, ran.err
+        assert evaluate.main([*map(str, (model, "model.int8.onnx", *labelled)), "--json", "e.json", "-q"]) == 0
+        assert ran.out.endswith(capsys.readouterr().out)
+        assert "2 images" in ran.out
+        assert "next:" not in ran.out
+        assert json.loads(Path("r.json").read_text())["evaluation"] == json.loads(Path("e.json").read_text())
+
+    def test_changes_nothing_in_the_file(self, onnxq, model, labelled):
+        onnxq(model, "--calib", "calib", "-o", "plain.onnx")
+        onnxq(model, "--calib", "calib", "-o", "measured.onnx", "--evaluate", *labelled)
+        assert Path("plain.onnx").read_bytes() == Path("measured.onnx").read_bytes()
+
+    @pytest.mark.parametrize("name", ["r.md", "r.html"])
+    def test_is_in_the_report_of_a_quiet_run(self, onnxq, model, labelled, name):
+        ran = onnxq(model, "--calib", "calib", "--evaluate", *labelled, "--report", name, "-q")
+        assert ran == (0, "", "")
+        text = Path(name).read_text()
+        assert "Average precision" in text
+        assert "on 2 pictures of" in text
+
+    @pytest.mark.parametrize("given", [[], ["--annotations", "a.json"], ["--images", "calib"]])
+    def test_without_labels(self, onnxq, model, given):
+        message = refused(onnxq, model, "--evaluate", *given)
+        assert "--evaluate measures AP, for which it needs --annotations JSON and --images DIR" in message
+
+    def test_labels_that_are_missing_are_told_before_the_work(self, onnxq, model):
+        message = refused(onnxq, model, "--evaluate", "--annotations", "none.json", "--images", "calib")
+        assert "none.json: cannot be read" in message
+
+    @pytest.mark.parametrize(
+        ("make", "reason"),
+        [(classifier, "its task is classify"), (v5_raw, "the anchors of its boxes are not in the file: give --family")],
+    )
+    def test_a_model_that_has_no_ap_is_told_before_the_work(self, onnxq, model, labelled, make, reason):
+        message = refused(onnxq, save(make(), "other.onnx"), "--calib", "calib", "--evaluate", *labelled)
+        assert message.startswith(f"error: --evaluate: the model: {reason}")
+        assert "python -m onnxq.compare needs no AP" in message
+
+    def test_other_categories_are_told_before_the_work(self, onnxq, model):
+        annotations, images = write_coco(Path(), {"a.png": ((48, 40), [(8, 8, 24, 24, 1)])}, {1: "a"})
+        options = ["--annotations", annotations, "--images", images]
+        message = refused(onnxq, model, "--calib", "calib", "--evaluate", *options)
+        assert "--evaluate: the model: has 3 classes, but the annotations have 1 categories" in message
+
+    def test_what_is_calibrated_with_is_not_measured_on(self, onnxq, model, labelled):
+        options = [model, "--calib", "images", "--evaluate", *labelled]
+        message = refused(onnxq, *options)
+        assert "images/a.png is calibrated with too" in message
+        assert "--on-calibration" in message
+        assert onnxq(*options, "--on-calibration").code == 0
+
+    def test_of_a_kept_calibration(self, onnxq, model, labelled):
+        onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz", "-o", "other.onnx")
+        ran = onnxq(model, "--calibration", "seen.npz", "--evaluate", *labelled)
+        assert ran.code == 0
+        assert "2 images" in ran.out
+
+    def test_the_data_is_opened_once(self, onnxq, model, labelled):
+        Path("list.txt").write_text("calib/0.png\nnone.png\n")
+        ran = onnxq(model, "--calib", "list.txt", "--evaluate", *labelled)
+        assert ran.code == 0
+        assert ran.err.count("none.png") == 1
+        assert "1 left out, none.png" in ran.table
+
+    def test_what_fails_after_the_work_leaves_the_model(self, onnxq, model, labelled):
+        Path("images/b.png").write_text("hello")
+        ran = onnxq(model, "--calib", "calib", "--evaluate", *labelled, "--report", "r.json")
+        assert ran.code == 1
+        last = ran.err.splitlines()[-1]
+        assert re.search(r"^error: --evaluate: \S*b\.png: cannot be read as an image", last)
+        assert last.endswith("; model.int8.onnx is written all the same")
+        runs("model.int8.onnx")
+        assert not Path("r.json").exists()
+
+    def test_a_dry_run_measures_nothing(self, onnxq, model):
+        assert onnxq(model, "--dry-run", "--evaluate") == onnxq(model, "--dry-run")
+
+
 class TestDryRun:
     def test_writes_nothing_and_says_so(self, onnxq, model):
         before = snapshot()
@@ -751,7 +841,7 @@ class TestReport:
         assert onnxq(model, "--calib", "calib", "--report", "r.md").code == 0
         text = Path("r.md").read_text()
         assert text.startswith("# model.onnx\n")
-        assert "| near the image, with few channels | 1 |" in text
+        assert "- 1: near the image, with few channels: `conv0`\n" in text
 
     def test_as_a_page(self, onnxq, model):
         assert onnxq(model, "--calib", "calib", "--report", "r.html").code == 0
@@ -979,11 +1069,12 @@ class TestBadModels:
     def test_input_of_another_rank(self, onnxq):
         save(behind(silu_chain(), "Unsqueeze", [3, 32, 32]))
         message = refused(onnxq, "model.onnx")
-        assert "input images float32 (3, 32, 32) is no image: float32 or float16 (batch, 3, " in message
+        assert "input images float32 (3, 32, 32) is no image: float32, float16 or uint8 (batch, 3, " in message
 
     def test_float64_input(self, onnxq):
         save(behind(silu_chain(), "Cast", [1, 3, 32, 32], TensorProto.DOUBLE, to=TensorProto.FLOAT))
-        assert "input images double (1, 3, 32, 32) is no image: float32 or float16" in refused(onnxq, "model.onnx")
+        message = refused(onnxq, "model.onnx")
+        assert "input images double (1, 3, 32, 32) is no image: float32, float16 or uint8" in message
 
     def test_two_inputs(self, onnxq):
         save(with_two_inputs())

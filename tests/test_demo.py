@@ -1,5 +1,6 @@
 """The scenes of the demo, its detector, and what quantization costs it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -223,6 +224,19 @@ class TestCommandLine:
         monkeypatch.setattr(demo, "VALIDATION", replace(demo.VALIDATION, most=7))
         assert main([str(MODEL), "--demo", "--count", "8", "-o", str(tmp_path / "made.onnx"), *limit]) == 0
         assert "on 7 pictures, after 1 trial" in " ".join(capsys.readouterr().out.split())
+
+    def test_what_was_made_is_evaluated_on_the_validation_scenes(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.setattr(demo, "VALIDATION", replace(demo.VALIDATION, most=7))
+        made, report = tmp_path / "made.onnx", tmp_path / "r.json"
+        options = ["--demo", "--count", "8", "-o", str(made), "--evaluate", "--max-drop", "90", "--report", str(report)]
+        assert main([str(MODEL), *options]) == 0
+        assert "7 images" in capsys.readouterr().out
+        written = json.loads(report.read_text())
+        evaluation, search = written["evaluation"], written["search"]
+        assert (evaluation["annotations"], evaluation["images"], search["pictures"]) == ("demo", 7, 7)
+        measured = [measure(model, demo.ground_truth(), Settings()).ap for model in (MODEL, made)]
+        assert [each["AP"] for each in evaluation["models"]] == pytest.approx(measured)
+        assert search["said"] == f"{measured[1] - measured[0]:+.2f} AP"
 
     @pytest.mark.parametrize("option", ["--annotations", "--images"])
     def test_a_limit_takes_scenes_or_labelled_pictures(self, capsys, tmp_path, option):

@@ -30,7 +30,6 @@ LAYERS = {
     # What passes are made of.
     "onnxq.exports": 2,
     "onnxq.opaque": 2,
-    "onnxq.page": 2,
     "onnxq.storage": 2,
     "onnxq.coco": 2,
     "onnxq.data": 2,
@@ -44,6 +43,7 @@ LAYERS = {
     "onnxq.demo": 3,
     "onnxq.noise": 3,
     "onnxq.outcome": 3,
+    "onnxq.sections": 3,
     "onnxq.session": 3,
     "onnxq.targets": 3,
     # What chooses among them, and hangs on them.
@@ -51,6 +51,8 @@ LAYERS = {
     "onnxq.decode": 4,
     "onnxq.doubts": 4,
     "onnxq.hooks": 4,
+    "onnxq.markdown": 4,
+    "onnxq.page": 4,
     "onnxq.runtimes": 4,
     # What is found out by them, and what several passes need.
     "onnxq.least_squares": 0,
@@ -113,12 +115,14 @@ SAME_LAYER: frozenset[tuple[str, str]] = frozenset()
 ONLY_IMPORTED_BY = {
     "onnxq.report": {"onnxq.cli"},
     "onnxq.page": {"onnxq.report"},
+    "onnxq.markdown": {"onnxq.report"},
+    "onnxq.sections": {"onnxq.page", "onnxq.markdown"},
     "onnxq.advice": {"onnxq.report"},
     "onnxq.benchmark": set(),
     "onnxq.compare": set(),
     "onnxq.view": set(),
     "onnxq.draw": {"onnxq.compare"},
-    "onnxq.evaluate": {"onnxq.budget"},
+    "onnxq.evaluate": {"onnxq.budget", "onnxq.cli"},
     "onnxq.budget": {"onnxq.cli"},
     "onnxq.cli": {"onnxq.__main__"},
     "rich": {"onnxq.cli", "onnxq.terminal", "onnxq.evaluate", "onnxq.benchmark", "onnxq.compare"},
