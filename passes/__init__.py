@@ -125,12 +125,12 @@ def default(
         *_parameters(config, samples, detector, progress),
         *([Sensitivity(samples, target, detector, progress)] if sensitivity else []),
         Insert(),
+        Document(),
         *([ToHalf()] if config.is_half else []),
         *([PointwiseToMatmul()] if target.least_stride else []),
         *([UpsampleToConcat()] if target.upsample_to_concat else []),
         *([ExpandSoftmax()] if target.expand_softmax else []),
         CleanUp(),
         *([Pack()] if config.packs else []),
-        Document(),
         Verify(original, target, checked_on, progress),
     ]
