@@ -54,6 +54,7 @@ _LEAST_NAME = 12
 """Columns that names keep in a table where the terminal is too narrow for it."""
 
 _LEAST_SAID = 20
+"""Columns that a `Listing` breaks its lines at where the terminal is narrower still."""
 
 
 def guarded(body: Callable[[], None], debug: bool = False, level: int = logging.WARNING) -> int:
