@@ -3,36 +3,29 @@
 import argparse
 import dataclasses
 import logging
-import math
-import shlex
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import onnx
-from rich.text import Text
 
-from onnxq import demo, evaluate, report, storage
+from onnxq import demo, evaluate, report, screens, storage
 from onnxq.api import Quantized, cut_head, load, open_data, plan, quantize
 from onnxq.budget import Found, Judge, NoiseJudge, PrecisionJudge, refuse_shared, search
 from onnxq.coco import GroundTruth
 from onnxq.config import Config
 from onnxq.data import Samples
-from onnxq.detector import Detector, detect
+from onnxq.detector import detect
 from onnxq.errors import ConfigError, OnnxqError
-from onnxq.facts import Checked, Plan, Sensitivities, Statistics
+from onnxq.facts import Plan, Sensitivities, Statistics
 from onnxq.files import check_writable, replace_file
 from onnxq.hooks import log_passes, save_each
 from onnxq.network import Settings
 from onnxq.pipeline import Hook
 from onnxq.progress import Progress
-from onnxq.scheme import MAX_BITS
-from onnxq.sources import plural
-from onnxq.targets import TARGETS
-from onnxq.terminal import OUT, Columns, Listing, ProgressBar, guarded, image_size, say, warn
+from onnxq.terminal import OUT, ProgressBar, guarded, image_size
 from onnxq.version import VERSION
 
 _EXAMPLES = """\
@@ -42,10 +35,6 @@ examples:
   python -m onnxq yolov8n.onnx --calib train.txt --save-calibration yolov8n.npz
   python -m onnxq yolov8n.onnx --calibration yolov8n.npz --method mse
 """
-
-_MOST_SHOWN = 10
-"""Pieces of the network whose sensitivity is shown without -v."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 an error with its message, 2 wrong usage."""
@@ -135,22 +124,54 @@ def _config(args: argparse.Namespace) -> Config:
     return Config(**values)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A model that was quantized, and how.
+
+    Attributes:
+        model: the float one.
+        quantized: what came of it.
+        config: the options that this took in the end.
+        found: how a search came to them; None where there was none.
+        truth: what AP is measured by; None where it is not.
+    """
+
+    model: onnx.ModelProto
+    quantized: Quantized
+    config: Config
+    found: Found | None
+    truth: GroundTruth | None
+
+
 def _plan(args: argparse.Namespace, config: Config) -> None:
     chosen, detector = plan(args.input, config)
-    table = Listing()
-    _say_detector(table, detector)
-    _say_plan(table, chosen, config, args.verbose)
+    table = screens.planned(chosen, detector, config, args.verbose)
     table.add_row("output", f"{_output(args, config)} (not written: --dry-run)")
     OUT.print(table)
     if args.verbose:
-        _list_float(chosen)
+        screens.list_float(chosen)
 
 
 def _quantize(args: argparse.Namespace, config: Config) -> None:
     start = time.perf_counter()
     output = _output(args, config)
+    run = _run(args, config, output)
+    _write(args, run, output)
+    if not args.quiet:
+        _tell(args, run, output, time.perf_counter() - start)
+    if args.verbose:
+        screens.list_float(run.quantized.facts[Plan])
+    evaluated = None
+    if args.evaluate and run.truth is not None:
+        evaluated = _evaluate(args, run, run.truth, output)
+    if args.report:
+        _write_report(args, run, output, evaluated)
+    if not args.quiet and evaluated is None:
+        screens.say_next(args.input, output, run.quantized.detector.head, args.demo)
+
+
+def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:
     hooks = [log_passes] + ([save_each(args.save_each)] if args.save_each else [])
-    found = None
     with ProgressBar(args.quiet) as progress:
         progress("loading", 0, 0)
         model = load(args.input)
@@ -159,49 +180,50 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
         data = _data(args)
         if args.evaluate and truth is not None:
             data = _open_apart(args, config, model, truth)
-        given = [Statistics.load(args.calibration)] if args.calibration else []
-        if _limit(args) is None:
-            quantized = quantize(
-                model, data, config, facts=given, hooks=hooks, sensitivity=args.sensitivity, progress=progress
-            )
-        else:
+        if _limit(args) is not None:
             found = _search(args, config, model, data, truth, hooks, progress)
-            quantized, config = found.quantized, found.config
-    quantized.save(output)
-    if args.save_calibration:
-        quantized.facts[Statistics].save(args.save_calibration)
-    if args.cut_head:
-        _save_cut(model, quantized, config, args.cut_head)
-    if not args.quiet:
-        _say_warnings(quantized)
-        summary = _summary(args, config, quantized, output, time.perf_counter() - start)
-        if found is not None:
-            _say_found(summary, found)
-        OUT.print(summary)
-        if Sensitivities in quantized.facts:
-            _say_sensitivities(quantized.facts[Sensitivities], None if args.verbose else _MOST_SHOWN)
-    if args.verbose:
-        _list_float(quantized.facts[Plan])
-    evaluated = None
-    if args.evaluate and truth is not None:
-        evaluated = _evaluate(args, config, model, output, truth)
-    if args.report:
-        made = report.build(
-            quantized,
-            config,
-            source=args.input.name,
-            before=storage.size_on_disk(args.input),
-            after=storage.size_on_disk(output),
-            search=None if found is None else found.summary(),
-            evaluation=evaluated,
+            return _Run(model, found.quantized, found.config, found, truth)
+        given = [Statistics.load(args.calibration)] if args.calibration else []
+        quantized = quantize(
+            model, data, config, facts=given, hooks=hooks, sensitivity=args.sensitivity, progress=progress
         )
-        report.write(made, args.report)
-    if not args.quiet and evaluated is None:
-        models = shlex.join([str(args.input), str(output)])
-        measurable = not quantized.detector.head.why_no_precision
-        pictures = "--demo" if args.demo else "--annotations A.json --images DIR" if measurable else "--images DIR"
-        command = "evaluate" if measurable else "compare"
-        OUT.print(f"next: python -m onnxq.{command} {models} {pictures}")  # not broken, to be copied
+        return _Run(model, quantized, config, None, truth)
+
+
+def _write(args: argparse.Namespace, run: _Run, output: Path) -> None:
+    run.quantized.save(output)
+    if args.save_calibration:
+        run.quantized.facts[Statistics].save(args.save_calibration)
+    if args.cut_head:
+        storage.save(cut_head(run.model, run.config), args.cut_head)
+        with replace_file(args.cut_head.with_suffix(".json")) as temporary:
+            temporary.write_text(report.to_json(report.ranges(run.quantized)))
+
+
+def _write_report(args: argparse.Namespace, run: _Run, output: Path, evaluated: dict[str, Any] | None) -> None:
+    made = report.build(
+        run.quantized,
+        run.config,
+        source=args.input.name,
+        before=storage.size_on_disk(args.input),
+        after=storage.size_on_disk(output),
+        search=None if run.found is None else run.found.summary(),
+        evaluation=evaluated,
+    )
+    report.write(made, args.report)
+
+
+def _tell(args: argparse.Namespace, run: _Run, output: Path, seconds: float) -> None:
+    facts = run.quantized.facts
+    screens.say_warnings(run.quantized)
+    table = screens.planned(facts[Plan], run.quantized.detector, run.config, args.verbose)
+    screens.add_result(table, run.quantized, f"from {args.calibration}")
+    screens.add_cost(table, args.input, output, seconds, run.quantized.timings.get("observe"))
+    if run.found is not None:
+        screens.add_found(table, run.found)
+    OUT.print(table)
+    if Sensitivities in facts:
+        screens.say_sensitivities(facts[Sensitivities], args.verbose)
 
 
 def _data(args: argparse.Namespace) -> object:
@@ -225,13 +247,11 @@ def _open_apart(args: argparse.Namespace, config: Config, model: onnx.ModelProto
     return samples
 
 
-def _evaluate(
-    args: argparse.Namespace, config: Config, model: onnx.ModelProto, output: Path, truth: GroundTruth
-) -> dict[str, Any]:
+def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: Path) -> dict[str, Any]:
     """Measure, show and sum up the AP of the float model and of the file that was written."""
-    settings = _settings(config)
+    settings = _settings(run.config)
     measured = []
-    for path, each in ((args.input, model), (output, output)):
+    for path, each in ((args.input, run.model), (output, output)):
         with _evaluating(f"; {output} is written all the same"), ProgressBar(args.quiet) as progress:
             measured.append((path, evaluate.measure(each, truth, settings, progress)))
     if not args.quiet:
@@ -288,32 +308,6 @@ def _search_record(output: Path) -> Path:
     return output.with_suffix(".search.json")
 
 
-def _say_found(table: Listing, found: Found) -> None:
-    wide = [piece.nodes[0] for piece in found.kept if piece.bits is not None]
-    floats = [piece.nodes[0] for piece in found.kept if piece.bits is None]
-    trials = f"{len(found.trials)} trial{plural(len(found.trials))}"
-    table.add_row("measured", f"{found.said} on {found.pictures} picture{plural(found.pictures)}, after {trials}")
-    for names, what in ((wide, f"at {MAX_BITS} bits"), (floats, "float")):
-        if names:
-            table.add_row("kept" if names is wide or not wide else "", f"{len(names)} {what}: {', '.join(names)}")
-
-
-def _say_sensitivities(found: Sensitivities, most: int | None) -> None:
-    shown = f"the {most} worst of {len(found.pieces)} (-v: all)" if most and most < len(found.pieces) else "all"
-    table = Columns("alone on integers", ["SQNR dB", "boxes moved %"])
-    for piece in found.worst_first()[:most]:
-        moved = "-" if math.isnan(piece.moved) else f"{100 * piece.moved:.2f}"
-        table.add_row(Text(piece.nodes[0]), f"{piece.sqnr:.1f}", moved)
-    say(f"\nsensitivity, {shown}, over {found.samples} picture{plural(found.samples)}")
-    OUT.print(table)
-
-
-def _save_cut(model: onnx.ModelProto, quantized: Quantized, config: Config, path: Path) -> None:
-    storage.save(cut_head(model, config), path)
-    with replace_file(path.with_suffix(".json")) as temporary:
-        temporary.write_text(report.to_json(report.ranges(quantized)))
-
-
 def _output(args: argparse.Namespace, config: Config) -> Path:
     output: Path = args.output or args.input.parent / f"{args.input.stem}.{config.suffix}.onnx"
     return output
@@ -363,68 +357,3 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ConfigError(
             "--annotations, --images, --on-calibration: for --evaluate, --max-drop or --min-sqnr; give one of these"
         )
-
-
-def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, output: Path, seconds: float) -> Listing:
-    table = Listing()
-    _say_detector(table, quantized.detector)
-    _say_plan(table, quantized.facts[Plan], config, args.verbose)
-    checked = quantized.facts[Checked]
-    samples = quantized.samples
-    table.add_row("calibration", samples.description if samples else f"from {args.calibration}")
-    if samples and samples.skipped:
-        such_as = "," if len(samples.skipped) == 1 else ", such as"
-        table.add_row("", f"{len(samples.skipped)} left out{such_as} {next(iter(samples.skipped))}")
-    if checked.fused is not None:
-        wanted = len(quantized.facts[Plan].layers)
-        table.add_row(checked.runtime, f"runs {checked.fused} of these {wanted} on integers")
-    for doubt in quantized.doubts:
-        table.add_row(Text("warning", "bold yellow"), Text(doubt))
-    for name, sqnr in checked.sqnr.items():
-        table.add_row("SQNR", f"{sqnr:.1f} dB in {name}")
-    before, after = storage.size_on_disk(args.input), storage.size_on_disk(output)
-    table.add_row("size", f"{before / 1e6:.2f} MB -> {after / 1e6:.2f} MB")
-    observing = f", calibration {quantized.timings['observe']:.1f} s of it" if samples else ""
-    table.add_row("time", f"{seconds:.1f} s{observing}")
-    table.add_row("output", Text(str(output), "bold green"))
-    return table
-
-
-def _say_detector(table: Listing, detector: Detector) -> None:
-    height, width = detector.size
-    table.add_row("model", f"{detector.title}, {height} x {width}: {detector.why}")
-    table.add_row("images", detector.preprocess.describe())
-
-
-def _say_plan(table: Listing, chosen: Plan, config: Config, verbose: bool) -> None:
-    convs = [name for name, op in chosen.ops.items() if op in ("Conv", "ConvTranspose")]
-    floats = Counter(_reason(chosen.skipped[name]) for name in convs if name in chosen.skipped)
-    bits = f"W{config.weight_bits}A{config.act_bits}"
-    table.add_row("target", f"{config.target} ({TARGETS[config.target].title}), {config.chosen_method}, {bits}")
-    table.add_row("Convs", f"{len(convs) - floats.total()} of {len(convs)} on integers")
-    for reason, count in floats.most_common():
-        table.add_row("", f"{count} float: {reason}")
-    others = len(chosen.skipped) - floats.total()
-    more = "" if verbose else " (-v says which and why)"
-    table.add_row("other nodes", f"{others} of {len(chosen.ops) - len(convs)} float{more}")
-
-
-def _reason(text: str) -> str:
-    """Of all that is excluded one line, however many names were given."""
-    return "excluded" if text.startswith("excluded by") else text
-
-
-def _list_float(chosen: Plan) -> None:
-    for name, op in chosen.ops.items():
-        if name in chosen.skipped:
-            say(f"float: {name} ({op}): {chosen.skipped[name]}")
-
-
-def _say_warnings(quantized: Quantized) -> None:
-    if quantized.samples and quantized.samples.synthetic:
-        warn(
-            "calibrated on synthetic scenes, as no data was given; "
-            "for the best accuracy give some 100 images of the kind the model will see with --calib"
-        )
-    for warning in quantized.facts[Checked].warnings:
-        warn(warning)

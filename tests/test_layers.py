@@ -105,8 +105,9 @@ LAYERS = {
     "onnxq.evaluate": 10,
     "onnxq.view": 10,
     "onnxq.budget": 11,
-    "onnxq.cli": 12,
-    "onnxq.__main__": 13,
+    "onnxq.screens": 12,
+    "onnxq.cli": 13,
+    "onnxq.__main__": 14,
 }
 
 SAME_LAYER: frozenset[tuple[str, str]] = frozenset()
@@ -123,9 +124,10 @@ ONLY_IMPORTED_BY = {
     "onnxq.view": set(),
     "onnxq.draw": {"onnxq.compare"},
     "onnxq.evaluate": {"onnxq.budget", "onnxq.cli"},
-    "onnxq.budget": {"onnxq.cli"},
+    "onnxq.budget": {"onnxq.cli", "onnxq.screens"},
+    "onnxq.screens": {"onnxq.cli"},
     "onnxq.cli": {"onnxq.__main__"},
-    "rich": {"onnxq.cli", "onnxq.terminal", "onnxq.evaluate", "onnxq.benchmark", "onnxq.compare"},
+    "rich": {"onnxq.screens", "onnxq.terminal", "onnxq.evaluate", "onnxq.benchmark", "onnxq.compare"},
     "onnx_graphsurgeon": {"onnxq.graph"},
     "pycocotools": {"onnxq.coco"},
     "passes": set(),
