@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -167,7 +168,8 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
     if args.report:
         _write_report(args, run, output, evaluated)
     if not args.quiet and evaluated is None:
-        screens.say_next(args.input, output, run.quantized.detector.head, args.demo)
+        head = run.quantized.detector.head
+        screens.say_next(args.input, output, head, args.annotations, args.images, args.demo)
 
 
 def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:
@@ -322,8 +324,9 @@ def _check_files(args: argparse.Namespace, output: Path) -> None:
         if not there.is_dir():
             raise ConfigError(f"--save-each {args.save_each}: {there} is a file; give the name of a folder")
     taken = {args.input.resolve(): "the input"}
-    if args.calibration:
-        taken[args.calibration.resolve()] = "the given calibration"
+    read = [(path, "calibration data") for path in args.calib or ()]
+    read += [(args.calibration, "the given calibration"), (args.annotations, "the file of annotations")]
+    taken.update({Path(path).resolve(): what for path, what in read if path is not None})
     written = [("-o", output), ("--save-calibration", args.save_calibration), ("--report", args.report)]
     if _limit(args) is not None:
         written.append(("-o", _search_record(output)))
@@ -344,15 +347,18 @@ def _check_options(args: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
     if args.calibration and (args.calib or args.demo):
         raise ConfigError(f"{'--demo' if args.demo else '--calib'} and --calibration: give one of the two")
+    limit = _limit(args)
+    if limit is not None and not math.isfinite(limit):
+        raise ConfigError(f"{'--min-sqnr' if args.max_drop is None else '--max-drop'} {abs(limit)}: give a number")
     labelled = bool(args.annotations), bool(args.images)
     for option, is_given in (("--max-drop", args.max_drop is not None), ("--evaluate", args.evaluate)):
         if is_given and not (all(labelled) or (args.demo and not any(labelled))):
             raise ConfigError(f"{option} measures AP: it needs --annotations JSON and --images DIR, or --demo alone")
     if args.min_sqnr is not None and not args.demo and not args.images:
         raise ConfigError("--min-sqnr compares outputs, for which it needs --images DIR")
-    if args.calibration and (args.sensitivity or _limit(args) is not None):
+    if args.calibration and (args.sensitivity or limit is not None):
         raise ConfigError("--calibration keeps no pictures, which --sensitivity and limits need; give --calib")
-    measures = args.evaluate or _limit(args) is not None
+    measures = args.evaluate or limit is not None
     if not measures and (args.annotations or args.images or args.on_calibration):
         raise ConfigError(
             "--annotations, --images, --on-calibration: for --evaluate, --max-drop or --min-sqnr; give one of these"

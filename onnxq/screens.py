@@ -112,9 +112,10 @@ def say_warnings(quantized: Quantized) -> None:
         warn(warning)
 
 
-def say_next(before: Path, after: Path, head: Head, on_demo: bool) -> None:
+def say_next(before: Path, after: Path, head: Head, annotations: Path | None, images: Path | None, demo: bool) -> None:
     """Print the command that tells what quantization cost, in one line, to be copied."""
     measurable = not head.why_no_precision
-    pictures = "--demo" if on_demo else "--annotations A.json --images DIR" if measurable else "--images DIR"
+    labels = ["--annotations", str(annotations or "A.json")] if measurable else []
+    data = ["--demo"] if demo and images is None else [*labels, "--images", str(images or "DIR")]
     command = "evaluate" if measurable else "compare"
-    OUT.print(f"next: python -m onnxq.{command} {shlex.join([str(before), str(after)])} {pictures}")
+    OUT.print(f"next: python -m onnxq.{command} {shlex.join([str(before), str(after), *data])}")

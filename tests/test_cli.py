@@ -657,6 +657,7 @@ class TestLimits:
         assert "--on-calibration" in message
         ran = onnxq(model, "--calib", "calib", "--min-sqnr", 0, "--images", "calib", "--on-calibration")
         assert ran.code == 0
+        assert ran.out.splitlines()[-1].endswith("model.int8.onnx --annotations A.json --images calib")
 
     def test_what_cannot_be_reached_is_refused(self, onnxq, model, others):
         before = set(Path().iterdir())
@@ -670,6 +671,8 @@ class TestLimits:
         [
             (["--max-drop", 1], "--annotations JSON and --images DIR"),
             (["--max-drop", 1, "--images", "calib"], "--annotations JSON and --images DIR"),
+            (["--max-drop", "nan", "--demo"], "--max-drop nan: give a number"),
+            (["--min-sqnr", "inf", "--images", "calib"], "--min-sqnr inf: give a number"),
             (["--min-sqnr", 30], "--images DIR"),
             (["--images", "calib"], "give one of these"),
             (["--on-calibration"], "give one of these"),
@@ -1272,6 +1275,17 @@ class TestBadOptions:
         assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz").code == 0
         message = refused(onnxq, model, "--calibration", "seen.npz", "-o", "seen.npz")
         assert "seen.npz: is the given calibration; give another name with -o" in message
+
+    @pytest.mark.parametrize("option", ["-o", "--save-calibration", "--report"])
+    def test_data_and_annotations_are_never_replaced(self, onnxq, model, option):
+        Path("seen.json").write_text("{}")
+        before = Path("seen.json").read_bytes()
+        refusal = refused(onnxq, model, "--calib", "seen.json", "calib", option, "seen.json")
+        assert f"seen.json: is calibration data; give another name with {option}" in refusal
+        labelled = ["--evaluate", "--annotations", "seen.json", "--images", "calib"]
+        refusal = refused(onnxq, model, "--calib", "calib", *labelled, option, "seen.json")
+        assert f"seen.json: is the file of annotations; give another name with {option}" in refusal
+        assert Path("seen.json").read_bytes() == before
 
     def test_a_report_of_another_kind(self, onnxq, model):
         message = refused(onnxq, model, "--calib", "nowhere", "--report", "r.txt")
