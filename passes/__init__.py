@@ -20,6 +20,7 @@ from onnxq.passes.fit_ranges import FitRanges
 from onnxq.passes.fit_weights import FitWeights
 from onnxq.passes.fold_batch_norm import FoldBatchNorm
 from onnxq.passes.fold_constants import FoldConstants
+from onnxq.passes.fold_pad import FoldPad
 from onnxq.passes.infer_shapes import InferShapes
 from onnxq.passes.insert import Insert
 from onnxq.passes.normalise import Normalise
@@ -54,6 +55,7 @@ def _preparing(config: Config, least_opset: int = normalise.LEAST_OPSET) -> list
         ToFloat(),
         FoldConstants(),
         SequenceToSplit(),
+        FoldPad(),
         FoldBatchNorm(),
         *([Equalise()] if config.equalise else []),
         FindHead(),

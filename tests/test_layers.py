@@ -80,6 +80,7 @@ LAYERS = {
     "onnxq.passes.fit_weights": 6,
     "onnxq.passes.fold_batch_norm": 6,
     "onnxq.passes.fold_constants": 6,
+    "onnxq.passes.fold_pad": 6,
     "onnxq.passes.infer_shapes": 6,
     "onnxq.passes.insert": 6,
     "onnxq.passes.normalise": 6,
