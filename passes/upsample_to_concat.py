@@ -20,7 +20,7 @@ class UpsampleToConcat(Rewrite):
     onnxruntime's Resize works out every byte: it takes about a tenth of the time. The integers are the same ones, and
     the Transposes cancel against those that onnxruntime puts around its integer Convs.
 
-    Images of unknown height, width or channels keep their Resize.
+    Images of unknown height, width or channels keep their Resize, and so do outputs of the model.
     """
 
     name = "upsample-to-concat"
@@ -28,15 +28,16 @@ class UpsampleToConcat(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of Resizes replaced."""
-        names = FreshNames(model.taken_names())
-        found = [node for node in model.graph.nodes if _doubles_integers(node)]
+        names, outputs = FreshNames(model.taken_names()), model.output_names
+        found = [node for node in model.graph.nodes if _doubles_integers(node, outputs)]
         quantized_again = {id(node.outputs[0].outputs[0]): list[Node]() for node in found}
         replace_nodes(model.graph, {id(node): _copies(node, names) for node in found} | quantized_again)
         return len(found)
 
 
-def _doubles_integers(node: Node) -> bool:
-    return node.op == "Resize" and _doubles(node) and _stays_on_its_grid(node)
+def _doubles_integers(node: Node, outputs: frozenset[str]) -> bool:
+    is_inner = node.op == "Resize" and node.outputs[0].name not in outputs
+    return is_inner and _doubles(node) and _stays_on_its_grid(node)
 
 
 def _doubles(resize: Node) -> bool:
