@@ -10,6 +10,7 @@ from onnxq.errors import ModelError
 from onnxq.graph import IR_VERSION, Constant, Model, Node, Variable, gs, remove
 from onnxq.pipeline import Facts, Rewrite
 from onnxq.session import open_session, run
+from onnxq.shapes import infer
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class FoldConstants(Rewrite):
     - nodes with subgraphs, random nodes and nodes of other domains stay
     - a node that makes an output of the model stays, and so does one with over four million elements to store
     - nodes and constants that nothing needs any more go
+    - what is folded may tell more shapes, as sizes of a Resize do: they are inferred, and what they tell is folded too
     """
 
     name = "fold-constants"
@@ -37,11 +39,15 @@ class FoldConstants(Rewrite):
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of nodes that went."""
         before = len(model.graph.nodes)
-        outputs = model.output_names
-        folded = [node for node in model.graph.nodes if _fold(node, model, outputs)]
-        remove(model.graph, folded)
+        while _fold_all(model):
+            infer(model)
         model.graph.cleanup()
         return before - len(model.graph.nodes)
+
+
+def _fold_all(model: Model) -> int:
+    outputs = model.output_names
+    return remove(model.graph, [node for node in model.graph.nodes if _fold(node, model, outputs)])
 
 
 def _fold(node: Node, model: Model, outputs: frozenset[str]) -> bool:

@@ -37,6 +37,7 @@ LAYERS = {
     "onnxq.facts": 2,
     "onnxq.pipeline": 2,
     "onnxq.ranges": 2,
+    "onnxq.shapes": 2,
     "onnxq.stem": 2,
     "onnxq.tensorrt": 2,
     # The runtimes, as data.
