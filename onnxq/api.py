@@ -226,6 +226,6 @@ def _metadata(config: Config, facts: Facts) -> dict[str, str]:
         "onnxq.version": VERSION,
         "onnxq.target": config.target,
         "onnxq.method": config.chosen_method,
-        "onnxq.bits": f"W{config.weight_bits}A{config.act_bits}",
+        "onnxq.bits": config.all_widths,
         "onnxq.samples": str(facts[Statistics].samples),
     }

@@ -149,6 +149,11 @@ class Config:
         return self.pack == INT4
 
     @property
+    def all_widths(self) -> str:
+        """Every width that was given: `W4A8`, and behind it those of single nodes, as `bits` has them."""
+        return " ".join([f"W{self.weight_bits}A{self.act_bits}", *self.bits])
+
+    @property
     def suffix(self) -> str:
         """What the name of the result ends with: `int8`, or the widths, as `w4a8`."""
         plain = self.weight_bits == self.act_bits == MAX_BITS

@@ -190,6 +190,11 @@ def test_the_keys_tell_the_options(model, feeds):
     assert (told["onnxq.bits"], told["onnxq.samples"]) == ("W4A6", "3")
 
 
+def test_the_keys_tell_the_widths_of_single_nodes(model, feeds):
+    told = metadata(quantize(model, feeds, Config(bits=("op:Conv=8/6", "re:.=7/8"), reconstruct=False)).model)
+    assert told["onnxq.bits"] == "W8A8 op:Conv=8/6 re:.=7/8"
+
+
 def test_a_quantized_model_is_refused(feeds, result):
     with pytest.raises(ModelError, match="already quantized"):
         quantize(result.model, feeds)
