@@ -116,6 +116,17 @@ def test_constants_become_the_floats_that_they_stand_for(model):
     assert np.ptp(found) > 0.5
 
 
+def test_the_names_of_floats_are_new():
+    model = small(
+        helper.make_node("DequantizeLinear", ["values", "scale"], ["w"], "dq"),
+        helper.make_node("Mul", ["x", "w"], ["w_float"], "mul"),
+        helper.make_node("Add", ["w_float", "w"], ["y"], "add"),
+        outputs=[("y", TensorProto.FLOAT, [1, 4])],
+        constants={"values": np.int8([1, 2, 3, 4]), "scale": np.float32(0.25)},
+    )
+    assert np.allclose(run(model)["y"], run(stripped(model))["y"])
+
+
 def test_a_pair_behind_a_float_weight_gives_the_weight():
     model = small(
         helper.make_node("QuantizeLinear", ["weight", "scale"], ["q"], "q"),
