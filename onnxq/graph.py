@@ -160,8 +160,9 @@ class Model:
         return frozenset(t.name for t in self.graph.outputs)
 
     def taken_names(self) -> set[str]:
-        """Names of all tensors and nodes."""
-        return {node.name for node in self.graph.nodes} | set(self.graph.tensors())
+        """Names of all tensors and nodes, those of subgraphs too."""
+        graphs = list(_graphs(self.graph))
+        return {node.name for graph in graphs for node in graph.nodes}.union(*(graph.tensors() for graph in graphs))
 
     def digest(self) -> str:
         """SHA-256 of the nodes and constants, to tell whether calibration data belongs to this graph."""
@@ -176,6 +177,15 @@ class Model:
             sha.update(repr((name, values.dtype.str, values.shape)).encode())
             sha.update(values.data if values.size else b"")
         return sha.hexdigest()
+
+
+def _graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
+    """The graph and all graphs within."""
+    yield graph
+    for node in graph.nodes:
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                yield from _graphs(value)
 
 
 def _declared(tensor: onnx.TypeProto.Tensor) -> tuple[np.dtype[np.generic] | None, list[int | str | None] | None]:
