@@ -319,6 +319,15 @@ def test_unreadable_images_are_listed_and_left_out(tmp_path, model):
     assert quantized.facts[Statistics].samples == 2
 
 
+def test_the_result_is_compared_on_the_first_images_that_can_be_read(tmp_path, model):
+    for index, name in enumerate(("c.png", "d.png", "e.png")):
+        Image.new("RGB", (40, 40), (200, 90, 80 * index)).save(tmp_path / name)
+    expected = quantize(model, tmp_path).facts[Checked].sqnr
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    assert quantize(model, tmp_path).facts[Checked].sqnr == expected != {}
+
+
 # --- facts ------------------------------------------------------------------------------------------------------------
 
 
