@@ -23,7 +23,7 @@ from onnx_graphsurgeon import Constant, Node, Tensor, Variable
 from onnxq.errors import ModelError
 
 __all__ = [
-    "DEFAULT_DOMAINS", "INTEGER_OPS", "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node",
+    "DEFAULT_DOMAINS", "INTEGER_OPS", "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "Model", "Node",
     "Tensor", "Variable", "ancestors", "behind", "bias_of", "constant", "copied", "data_inputs", "dtype_of",
     "feeds_silu_only", "gs", "has_plain_bias", "hollow", "is_depthwise", "is_float", "is_pointwise", "is_silu",
     "large_initializers", "load_proto", "names_read", "opset_of", "outline", "output_axis", "producer", "readers",
@@ -414,22 +414,6 @@ def replace_uses(old: Tensor, new: Tensor, users: Iterable[Node] | None = None) 
                 node.inputs[index] = new
                 edits += 1
     return edits
-
-
-class FreshNames:
-    """Names that nothing in the graph has yet."""
-
-    def __init__(self, taken: set[str]) -> None:
-        self._taken = taken
-
-    def fresh(self, name: str) -> str:
-        """The name, or with a number behind it where it is taken."""
-        base, number = name, 1
-        while name in self._taken:
-            number += 1
-            name = f"{base}_{number}"
-        self._taken.add(name)
-        return name
 
 
 def output_axis(layer: Node) -> int:

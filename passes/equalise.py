@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, bias_of, constant, has_plain_bias, is_float, set_bias
+from onnxq.fresh import Fresh
+from onnxq.graph import Constant, Model, Node, Tensor, bias_of, constant, has_plain_bias, is_float, set_bias
 from onnxq.pipeline import Facts, Rewrite
 
 Array = NDArray[np.float64]
@@ -68,9 +69,9 @@ class Equalise(Rewrite):
 def _equalise(model: Model) -> int:
     channels = _Channels(model)
     scales = _scales(channels.layers, channels.labels)
-    names = FreshNames(model.taken_names())
+    fresh = Fresh(model)
     for layer in channels.layers:
-        _rescale(layer, scales, names)
+        _rescale(layer, scales, fresh)
     return int(np.count_nonzero((scales != 1) & (channels.labels == np.arange(scales.size))))
 
 
@@ -327,7 +328,7 @@ def _norms(
     return made[labels], read[labels]
 
 
-def _rescale(layer: _Layer, scales: Array, names: FreshNames) -> None:
+def _rescale(layer: _Layer, scales: Array, fresh: Fresh) -> None:
     """Multiply the weights by the scales of what they read, and divide them by those of what they make."""
     divisor, factor = layer.spread(scales)
     if np.any(factor != divisor):
@@ -338,5 +339,5 @@ def _rescale(layer: _Layer, scales: Array, names: FreshNames) -> None:
         layer.node.inputs[1] = Constant(tensor.name, np.ascontiguousarray(weight).reshape(tensor.shape))
     bias = bias_of(layer.node)
     if bias is not None and np.any(scales[layer.made] != 1):
-        name = bias.name if len(bias.outputs) == 1 else names.fresh(bias.name)
+        name = bias.name if len(bias.outputs) == 1 else fresh.name(bias.name)
         set_bias(layer.node, Constant(name, (layer.bias / scales[layer.made]).astype(np.float32)))

@@ -6,10 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
+from onnxq.fresh import Fresh
 from onnxq.graph import (
     INTEGER_OPS,
-    Constant,
-    FreshNames,
     Model,
     Node,
     constant,
@@ -58,9 +57,9 @@ class StripQdq(Rewrite):
         inner = {id(node): node for end in ends for node in _inner(end)}
         starts = [node for node in graph.nodes if node.op == "QuantizeLinear" and id(node) not in inner]
         _check_closed([*starts, *inner.values()], inner, outputs)
-        names = FreshNames(model.taken_names())
+        fresh = Fresh(model)
         for end in ends:
-            _bypass(end, outputs, names)
+            _bypass(end, outputs, fresh)
         gone = [node for node in inner.values() if node.op not in _MOVES]
         for node in gone:
             replace_uses(node.outputs[0], node.inputs[0])
@@ -109,14 +108,14 @@ def _check_closed(nodes: Sequence[Node], inner: Mapping[int, Node], outputs: set
                 raise _without_float_form(node)
 
 
-def _bypass(end: Node, outputs: set[int], names: FreshNames) -> None:
+def _bypass(end: Node, outputs: set[int], fresh: Fresh) -> None:
     """Let the readers of a DequantizeLinear read the floats that it stands for, or what will be these."""
     floats, stored = end.inputs[0], end.inputs[0]
     while (made_by := producer(stored)) is not None and made_by.op in _LIMITS:
         stored = made_by.inputs[0]
     values = constant(stored)
     if values is not None:
-        floats = Constant(names.fresh(f"{end.outputs[0].name}_float"), _dequantized(end, values))
+        floats = fresh.constant(f"{end.outputs[0].name}_float", _dequantized(end, values))
     for node in _inner(end):
         if node.op in _MOVES:
             for tensor in node.outputs:

@@ -35,6 +35,7 @@ LAYERS = {
     "onnxq.data": 2,
     "onnxq.detector": 2,
     "onnxq.facts": 2,
+    "onnxq.fresh": 2,
     "onnxq.pipeline": 2,
     "onnxq.ranges": 2,
     "onnxq.shapes": 2,
