@@ -213,24 +213,29 @@ def _split(node: Node, x: Ids) -> list[Ids] | None:
         return None
     if axis != 1:
         return [x] * len(node.outputs)
-    if len(node.inputs) > 1:
-        sizes = [int(size) for size in np.asarray(constant(node.inputs[1]))]
-    elif x.size % len(node.outputs) == 0:
+    sizes = _numbers(node.inputs[1]) if len(node.inputs) > 1 else []
+    if not sizes and x.size % len(node.outputs) == 0:
         sizes = [x.size // len(node.outputs)] * len(node.outputs)
-    else:
+    if not sizes:
         return None
     return list(np.split(x, np.cumsum(sizes)[:-1]))
 
 
+def _numbers(tensor: Tensor) -> list[int]:
+    """The values of a constant; none of an input that is left out."""
+    values = constant(tensor)
+    return [] if values is None else values.ravel().tolist()
+
+
 def _sliced(node: Node, x: Ids) -> list[Ids] | None:
-    starts, ends, *others = (np.asarray(constant(t)).ravel().tolist() for t in node.inputs[1:])
-    axes = others[0] if others else range(len(starts))
-    steps = others[1] if len(others) > 1 else [1] * len(starts)
+    starts, ends, *others = map(_numbers, node.inputs[1:])
+    axes, steps = (*others, [], [])[:2]
+    axes, steps = axes or list(range(len(starts))), steps or [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        axis = _axis(axis, node.inputs[0])
-        if axis is None:
+        place = _axis(axis, node.inputs[0])
+        if place is None:
             return None
-        if axis == 1:
+        if place == 1:
             x = x[slice(start, end, step)]
     return [x]
 
