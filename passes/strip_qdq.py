@@ -1,6 +1,7 @@
 """strip-qdq: a model that is quantized already becomes a float one again, to be quantized anew."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from onnxq.graph import (
     INTEGER_OPS,
     Model,
     Node,
+    Tensor,
     constant,
     dtype_of,
     producer,
@@ -94,9 +96,17 @@ def _inner(end: Node) -> list[Node]:
 
 
 def _is_same_grid(start: Node, end: Node) -> bool:
-    """Whether a pair has one scale and zero point; it may have one constant for both, or two that are equal."""
-    pairs = zip(start.inputs[1:], end.inputs[1:])
-    return all(a is b or np.array_equal(np.asarray(constant(a)), np.asarray(constant(b))) for a, b in pairs)
+    """Whether a pair has one scale and zero point; it may have one tensor for both, or two constants that are equal."""
+    return all(_is_same(a, b) for a, b in zip_longest(start.inputs[1:], end.inputs[1:]))
+
+
+def _is_same(a: Tensor | None, b: Tensor | None) -> bool:
+    """Of parameters of Q and DQ; a zero point that is left out is 0."""
+    given = [t for t in (a, b) if t is not None and t.name]
+    values = [np.asarray(constant(t)) for t in given if constant(t) is not None]
+    if len(given) == 2:
+        return a is b or (len(values) == 2 and np.array_equal(values[0], values[1]))
+    return len(values) == len(given) and not any(value.any() for value in values)
 
 
 def _check_closed(nodes: Sequence[Node], inner: Mapping[int, Node], outputs: set[int]) -> None:

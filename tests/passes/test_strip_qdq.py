@@ -186,17 +186,19 @@ def test_half_a_pair_is_refused_by_name(half):
         rewrite(StripQdq(), model)
 
 
-def _pair(*between, scale=0.25, end_scale=0.25, read="q"):
+def _pair(*between, scale=0.25, end_scale=0.25, read="q", start=("scale",), end=("end_scale",)):
     """x, quantized to `q`, what comes between, and y, dequantized of what `read` names."""
     return small(
-        helper.make_node("QuantizeLinear", ["x", "scale"], ["q"], "start"),
+        helper.make_node("ReduceMax", ["x"], ["greatest"], "greatest", keepdims=0),
+        helper.make_node("ReduceMin", ["x"], ["least"], "least", keepdims=0),
+        helper.make_node("QuantizeLinear", ["x", *start], ["q"], "start"),
         *between,
-        helper.make_node("DequantizeLinear", [read, "end_scale"], ["z"], "end"),
+        helper.make_node("DequantizeLinear", [read, *end], ["z"], "end"),
         helper.make_node("Neg", ["z"], ["y"], "neg"),
         outputs=[("y", TensorProto.FLOAT, None)],
         constants={
             "scale": np.float32(scale), "end_scale": np.float32(end_scale), "shape": np.int64([2, 2]),
-            "few": np.uint8([[1]]),
+            "few": np.uint8([[1]]), "zero": np.uint8(0), "middle": np.uint8(128),
         },
     )  # fmt: skip
 
@@ -208,21 +210,41 @@ def test_what_moves_integers_moves_floats():
         read="turned",
     )
     after = stripped(model)
-    assert ops(after) == ["Concat", "Transpose", "Neg"]
+    assert ops(after)[2:] == ["Concat", "Transpose", "Neg"]
     x = feed(after)["x"]
     assert np.array_equal(run(after)["y"], -np.concatenate([x, x]).T)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        (("scale", "zero"), ("end_scale",)),
+        (("scale",), ("end_scale", "zero")),
+        (("scale", "middle"), ("scale", "middle")),
+        (("greatest",), ("greatest",)),
+    ],
+    ids=str,
+)
+def test_one_grid_said_in_two_ways(start, end):
+    assert ops(stripped(_pair(start=start, end=end)))[2:] == ["Neg"]
 
 
 @pytest.mark.parametrize(
     ("model", "refused"),
     [
         (_pair(end_scale=0.5), "end"),
+        (_pair(start=("scale", "middle")), "end"),
+        (_pair(end=("end_scale", "middle")), "end"),
+        (_pair(start=("greatest",), end=("least",)), "end"),
         (_pair(helper.make_node("BitShift", ["q", "few"], ["s"], "shift", direction="LEFT"), read="s"), "end"),
         (_pair(helper.make_node("Concat", ["q", "few"], ["c"], "concat", axis=1), read="c"), "end"),
         (_pair(helper.make_node("BitShift", ["q", "few"], ["s"], "shift", direction="LEFT")), "start"),
     ],
-    ids=["another grid", "arithmetic between", "constants among", "other readers"],
-)
+    ids=[
+        "another grid", "a zero point before", "a zero point behind", "computed scales", "arithmetic between",
+        "constants among", "other readers",
+    ],
+)  # fmt: skip
 def test_integers_that_are_no_floats_are_refused(model, refused):
     with pytest.raises(ModelError, match=f"node '{refused}' is a .+ whose float form is not known"):
         rewrite(StripQdq(), model)
