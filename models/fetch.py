@@ -16,7 +16,8 @@ from pathlib import Path
 
 from onnxq.errors import DataError
 from onnxq.files import check_writable, replace_file
-from onnxq.terminal import ERR, OUT, guarded
+from onnxq.progress import Progress, silent
+from onnxq.terminal import ERR, OUT, ProgressBar, guarded, say
 
 _TIMEOUT = 30
 """Seconds without an answer after which the server is given up."""
@@ -70,8 +71,8 @@ RELEASES = {
 }  # fmt: skip
 
 
-def fetch(name: str, target: Path) -> None:
-    """Download one of `RELEASES`, unless the file is there already.
+def fetch(name: str, target: Path, progress: Progress = silent) -> None:
+    """Download one of `RELEASES`, unless the file is there already; `progress` is told the megabytes.
 
     Raises:
         DataError: it cannot be downloaded, or is not the file that was pinned; nothing is written then.
@@ -89,6 +90,7 @@ def fetch(name: str, target: Path) -> None:
                     file.write(chunk)
                     digest.update(chunk)
                     size += len(chunk)
+                    progress(f"{name}, MB", size // 10**6, release.bytes // 10**6)
         except (OSError, urllib.error.URLError) as error:
             cause = getattr(error, "reason", None) or error
             raise DataError(
@@ -109,8 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=f"names:\n{known}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", choices=tuple(RELEASES))
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where to (models)")
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=tuple(RELEASES), help="what to download")
+    parser.add_argument("--folder", metavar="DIR", type=Path, default=Path(__file__).parent, help="where to (models)")
     args = parser.parse_args(argv)
     return guarded(lambda: _fetch_all(args.names, args.folder))
 
@@ -118,9 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fetch_all(names: Sequence[str], folder: Path) -> None:
     for name in names:
         target = folder / f"{name}.onnx"
-        fetch(name, target)
-        OUT.print(str(target), highlight=False)
-        ERR.print(f"licence: {RELEASES[name].licence}")
+        with ProgressBar() as progress:
+            fetch(name, target, progress)
+        OUT.print(str(target))
+        say(f"licence: {RELEASES[name].licence}", ERR)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 import onnxq.passes
 from onnxq.api import open_data, quantize
@@ -46,7 +48,7 @@ from onnxq.network import Settings
 from onnxq.passes.observe import Observe
 from onnxq.passes.verify import Verify
 from onnxq.pipeline import Pipeline
-from onnxq.ranges import SILU_MINIMUM, uh
+from onnxq.ranges import SILU_MINIMUM, squared_error, uh
 from onnxq.scheme import Scheme
 from onnxq.stem import positions
 from onnxq.terminal import guarded
@@ -471,7 +473,7 @@ def picture(name: str, histogram: Histogram) -> str:
     y = partial(_place, low=least, high=0, start=_BOTTOM, end=_TOP)
     shapes = [
         _text(_LEFT, 18, f"What a SiLU gives: {name}, {histogram.total:,} values", _GREY, "start", 14),
-        *(_tick_y(y(power), power) for power in range(least, 1)),
+        *(_tick_y(y(power), f"{100 * 10.0**power:.{max(0, -power - 2)}f} %") for power in range(least, 1)),
         *(_tick_x(x(value), value) for value in _round_values(low, high)),
         _path([f"M{column} {_BOTTOM}V{y(top):.1f}h{_COLUMN}V{_BOTTOM}" for column, top in tops.items()], _BLUE),
         _text(14, (_TOP + _BOTTOM) / 2, "share of the values in a bin", _GREY, "middle", 12, turned=True),
@@ -489,7 +491,56 @@ def picture(name: str, histogram: Histogram) -> str:
         reach_low, _, step = (float(v) for v in Scheme(4).reach(SILU_MINIMUM, greatest))
         shapes += [_rule(x(reach_low + k * step), top, top + 12, colour) for k in range(16)]
         shapes.append(_text(_LEFT, top + 27, f"4 bits {what}: a level every {step:.2f}", colour, "start"))
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif">'
+    return _svg(_HEIGHT, shapes)
+
+
+_ERROR_HEIGHT, _ERROR_TOP = 300, 36
+_BOUNDS = 400
+"""Upper bounds for which the error is drawn."""
+
+
+def error_picture(name: str, histogram: Histogram) -> str:
+    """SVG of the mean squared error of a SiLU's output over the upper bound, at 8 and at 4 bits.
+
+    Each curve has a mark at the bound of `uh`, and ends at the maximum. Same histogram, same bytes.
+
+    Args:
+        name: the tensor's.
+        histogram: of its values, not empty.
+    """
+    margin = 0.02 * (histogram.high - histogram.low)
+    x = partial(_place, low=histogram.low - margin, high=histogram.high + margin, start=_LEFT, end=_RIGHT)
+    highs = np.linspace(0, histogram.high, _BOUNDS + 1)[1:]
+    errors = {bits: _mean_error(histogram, bits, highs) for bits in (8, 4)}
+    least, most = (f(math.log10(v) for e in errors.values() for v in e) for f in (min, max))
+    y = partial(_place, low=math.floor(least), high=math.ceil(most), start=_BOTTOM, end=_ERROR_TOP)
+    shapes = [
+        _text(_LEFT, 18, f"What the upper bound costs: {name}", _GREY, "start", 14),
+        *(_tick_y(y(power), f"{10.0**power:g}") for power in range(math.floor(least), math.ceil(most) + 1)),
+        *(_tick_x(x(value), value) for value in _round_values(histogram.low, histogram.high)),
+        _text(14, (_ERROR_TOP + _BOTTOM) / 2, "mean squared error", _GREY, "middle", 12, turned=True),
+    ]
+    for bits, colour in ((8, _GREEN), (4, _PINK)):
+        bound = float(uh(histogram, Scheme(bits), lower=SILU_MINIMUM).high)
+        best = float(_mean_error(histogram, bits, np.array([bound]))[0])
+        places = [f"{x(high):.1f} {y(math.log10(error)):.1f}" for high, error in zip(highs, errors[bits])]
+        at_x, at_y = x(bound), y(math.log10(best))
+        shapes += [
+            f'<path d="M{"L".join(places)}" fill="none" stroke="{colour}" stroke-width="1.5"/>',
+            f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="4" fill="{colour}"/>',
+            _text(at_x, at_y - 10, f"UH, {bits} bits: {bound:.2f}", colour, "middle"),
+            _text(_RIGHT, y(math.log10(errors[bits][-1])) + 18, f"minmax, {bits} bits", colour, "end"),
+        ]
+    return _svg(_ERROR_HEIGHT, shapes)
+
+
+def _mean_error(histogram: Histogram, bits: int, highs: NDArray[np.float64]) -> NDArray[np.float64]:
+    lows = np.full(highs.shape, SILU_MINIMUM)
+    return squared_error(histogram, Scheme(bits), lows, highs) / histogram.total
+
+
+def _svg(height: int, shapes: Iterable[str]) -> str:
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif">'
     return "\n".join([head, *shapes, "</svg>"]) + "\n"
 
 
@@ -520,9 +571,9 @@ def _tick_x(x: float, value: float) -> str:
     return _rule(x, _BOTTOM, _BOTTOM + 5, _GREY) + _text(x, _BOTTOM + 20, f"{value:g}", _GREY, "middle")
 
 
-def _tick_y(y: float, power: int) -> str:
+def _tick_y(y: float, text: str) -> str:
     line = f'<path d="M{_LEFT} {y:.1f}H{_RIGHT}" stroke="{_GREY}" stroke-opacity="0.35"/>'
-    return line + _text(_LEFT - 8, y + 4, f"{100 * 10.0**power:.{max(0, -power - 2)}f} %", _GREY, "end")
+    return line + _text(_LEFT - 8, y + 4, text, _GREY, "end")
 
 
 def _rule(x: float, top: float, bottom: float, colour: str) -> str:

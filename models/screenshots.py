@@ -1,10 +1,12 @@
-"""Take pictures of what quantization makes of the small graph of models/make.py.
+"""Take pictures of what quantization makes of models/demo.onnx.
 
     python models/screenshots.py [docs]
 
-writes into the folder `before.png` and `after.png`, a stretch of the graph as Netron shows it, with what it tells of a
-QuantizeLinear beside the second; and `report.png`, a plot of the report. It takes Netron (`pip install '.[view]'`), a
-Chromium on the PATH, and a font that has Chinese brackets.
+writes into the folder `before.png`, a stretch of the graph as Netron shows it; `after.png`, the same stretch quantized,
+with what Netron tells of a QuantizeLinear; `float.png`, what it tells of a node that stays float; `report.png`, a plot
+of the report; `uh.svg` and `uh-error.svg`, the bounds of UH on one tensor; and `detections.jpg`, what few bits lose on
+a scene of the demo. It takes Netron (`pip install '.[view]'`), a Chromium on the PATH, and a font that has Chinese
+brackets.
 """
 
 import base64
@@ -24,34 +26,60 @@ from typing import IO, Any
 
 import netron
 import onnx
-from make import build
+import q_yolo
 from onnx.utils import Extractor
 from PIL import Image, ImageChops
 
 import onnxq
-from onnxq import report
-from onnxq.errors import ConfigError
+from onnxq import demo, report
+from onnxq.compare import compare
+from onnxq.errors import ConfigError, ModelError
 from onnxq.files import replace_file
+from onnxq.graph import Model, feeds_silu_only, is_silu, producer
+from onnxq.outcome import outcomes
+from onnxq.pipeline import Facts
+from onnxq.scenes import Painted
 
-STRETCH = ("Split_12_out1", "Add_19_out")
-"""Tensors between which two Convs with SiLU lie, and the Add of what goes past them."""
+MODEL = Path(__file__).with_name("demo.onnx")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost",  # nothing is reported to anyone
 )  # fmt: skip
-WINDOW = (1000, 1100)
-MARGIN = 12
-COLOURS = 128
+WINDOW = (760, 520)
+SIDEBAR = 490
+REPORT = (1000, 600)
+SCALE = 2  # pixels of a picture for one of the page
+MARGIN = 12 * SCALE
+COLOURS = 64
+SCENE = 22
+"""Of the demo: a heart is lost, and a cross becomes a star."""
+PHOTO = (1000, 60)
+"""Width, px, and quality of a JPEG file."""
 SECONDS = 60
 
 READY = "document.querySelectorAll('.node-item').length > 0 && document.body.className.includes('default')"
+REFUSED = "document.body.className.includes('alert')"
+REFUSAL = f"{REFUSED} ? document.getElementById('message-text').innerText : null"
 PLACE = """(() => {
   const {x, y, width, height} = document.querySelector('details').getBoundingClientRect();
   return {x, y: y + scrollY, width, height};
 })()"""
-TIDY = "for (const id of ['menu-button', 'toolbar']) document.getElementById(id).style.display = 'none'"
+PANEL = """(() => {
+  const {x, y, width} = document.getElementById('sidebar').getBoundingClientRect();
+  return {x, y, width, height: document.querySelector('.sidebar-section').getBoundingClientRect().top};
+})()"""
+TIDY = f"""(() => {{
+  const style = document.createElement('style');
+  style.textContent = '#menu-button, #toolbar, .sidebar-closebutton {{display: none !important}}' +
+    '#sidebar {{width: {SIDEBAR}px !important}} #target {{margin-right: {SIDEBAR}px; width: auto !important}}';
+  document.head.append(style);
+}})()"""
+CENTRE = """(() => {
+  const target = document.getElementById('target');
+  target.scrollTo((target.scrollWidth - target.clientWidth) / 2, (target.scrollHeight - target.clientHeight) / 2);
+})()"""
 CLICK = """(() => {
   const texts = [...document.querySelectorAll('.node-item text')];
   const wanted = texts.find((text) => text.textContent === '%s');
@@ -62,15 +90,31 @@ CLICK = """(() => {
 
 def main(folder: Path = Path("docs")) -> None:
     """Make all pictures."""
-    model, config = build(), onnxq.Config(target="openvino")
-    quantized = onnxq.quantize(model, None, config)
-    for name, each, clicked in (("before", model, None), ("after", quantized.model, "QuantizeLinear")):
-        with tempfile.TemporaryDirectory() as place:
-            path = Path(place, f"{name}.onnx")
-            onnx.save(stretch(each), path)
-            write(cropped(screenshot(path, clicked)), folder / f"{name}.png")
-    made = report.build(quantized, config, source="sketch.onnx", before=0, after=0)
+    config = onnxq.Config(target="openvino")
+    quantized = onnxq.quantize(MODEL, demo.CALIBRATION, config)
+    ends = conv_with_silu(onnx.load(MODEL))
+    with tempfile.TemporaryDirectory() as place:
+        before, after = Path(place, "before.onnx"), Path(place, "after.onnx")
+        onnx.save(stretch(onnx.load(MODEL), *ends), before)
+        onnx.save(stretch(quantized.model, *ends), after)
+        write(cropped(screenshot(before, None)), folder / "before.png")
+        write(cropped(screenshot(after, "QuantizeLinear")), folder / "after.png")
+        write(screenshot(after, "Sigmoid", PANEL), folder / "float.png")
+    draw_bounds(quantized.facts, folder)
+    made = report.build(quantized, config, source=MODEL.name, before=0, after=0)
     write(cropped(plot(report.to_html(made))), folder / "report.png")
+    write_photo(detections(), folder / "detections.jpg")
+
+
+def draw_bounds(facts: Facts, folder: Path) -> None:
+    """Draw values and bounds of the SiLU's output that has lost most: `uh.svg` and `uh-error.svg`."""
+    worst = min((each for each in outcomes(facts) if each.point.silu_output), key=lambda each: each.fit.sqnr)
+    assert worst.values is not None, "what a SiLU gives is known from data alone"
+    for name, picture in (("uh", q_yolo.picture), ("uh-error", q_yolo.error_picture)):
+        path = folder / f"{name}.svg"
+        with replace_file(path) as temporary:
+            temporary.write_text(picture(worst.point.tensor, worst.values), encoding="utf-8")
+        print(path)
 
 
 def write(taken: Image.Image, path: Path) -> None:
@@ -80,33 +124,77 @@ def write(taken: Image.Image, path: Path) -> None:
     print(path, taken.size)
 
 
-def stretch(model: onnx.ModelProto) -> onnx.ModelProto:
-    """What lies between the two tensors; quantizing leaves them their names."""
-    start, end = STRETCH
+def write_photo(taken: Image.Image, path: Path) -> None:
+    """Write a picture that has too many colours for a small PNG."""
+    width, quality = PHOTO
+    small = taken.resize((width, round(taken.height * width / taken.width)), Image.Resampling.LANCZOS)
+    with replace_file(path) as temporary:
+        small.save(temporary, "JPEG", quality=quality, optimize=True)
+    print(path, small.size)
+
+
+def detections() -> Image.Image:
+    """A scene of the demo with what its detector finds, and what it does in 4 bits, the plainest way."""
+    config = onnxq.Config(target="openvino", weight_bits=4, act_bits=4, method="minmax", reconstruct=False)
+    with tempfile.TemporaryDirectory() as place:
+        quantized, drawn = Path(place, "quantized.onnx"), Path(place, "drawn")
+        onnxq.quantize(MODEL, demo.CALIBRATION, config).save(quantized)
+        compare(MODEL, quantized, Painted("scene", 1, lambda _: demo.VALIDATION.paint(SCENE)), draw=drawn)
+        [picture] = drawn.iterdir()
+        return Image.open(picture).convert("RGB")
+
+
+def conv_with_silu(model: onnx.ModelProto) -> tuple[str, str]:
+    """What the first Conv that stands between two SiLUs reads, and what the SiLU behind it gives; names of tensors."""
+    for conv in Model(model).graph.nodes:
+        before = producer(conv.inputs[0]) if conv.op == "Conv" else None
+        if before is not None and is_silu(before) and feeds_silu_only(conv.outputs[0]):
+            behind = next(node for node in conv.outputs[0].outputs if node.op == "Mul")
+            return conv.inputs[0].name, behind.outputs[0].name
+    raise ModelError("no Conv stands between two SiLUs; take another stretch of the graph")
+
+
+def stretch(model: onnx.ModelProto, start: str, end: str) -> onnx.ModelProto:
+    """What lies between two tensors; quantizing leaves them their names."""
     return Extractor(onnx.shape_inference.infer_shapes(model)).extract_model([start], [end])
 
 
-def screenshot(model: Path, clicked: str | None) -> Image.Image:
-    """A picture of Netron's page."""
+def screenshot(model: Path, clicked: str | None, part: str | None = None) -> Image.Image:
+    """A picture of Netron's page, or of the part of it that an expression in JavaScript gives."""
     with in_netron(model, clicked) as page:
         time.sleep(2)  # until what slides in has come to rest
-        return page.picture()
+        page("Runtime.evaluate", expression=CENTRE)
+        time.sleep(0.5)
+        return page.picture() if part is None else page.picture_of(part)
 
 
 @contextmanager
 def in_netron(model: Path, clicked: str | None) -> "Iterator[Page]":
     """A tab with a model in Netron, in which the first node of an operator was clicked."""
+    with browser() as page, shown(page, model):
+        page("Runtime.evaluate", expression=TIDY)
+        if clicked is not None:
+            page.wait_for(CLICK % clicked)
+        yield page
+
+
+@contextmanager
+def shown(page: "Page", model: Path) -> Iterator[None]:
+    """Let a tab show a model in Netron.
+
+    Raises:
+        ModelError: Netron refuses it.
+    """
     host, port = netron.start(str(model), browse=False)
     try:
-        with browser() as page:
-            # Netron asks about cookies, and nobody is there to answer.
-            page("Network.setCookie", name="consent", value="0", url=f"http://{host}:{port}/")
-            page("Page.navigate", url=f"http://{host}:{port}/")
-            page.wait_for(READY)
-            page("Runtime.evaluate", expression=TIDY)
-            if clicked is not None:
-                page.wait_for(CLICK % clicked)
-            yield page
+        # Netron asks about cookies, and nobody is there to answer.
+        page("Network.setCookie", name="consent", value="0", url=f"http://{host}:{port}/")
+        page("Page.navigate", url=f"http://{host}:{port}/")
+        page.wait_for(f"{READY} || {REFUSED}")
+        refusal = page.value(REFUSAL)
+        if refusal is not None:
+            raise ModelError(f"Netron does not open {model}: {refusal}")
+        yield
     finally:
         netron.stop((host, port))
 
@@ -114,12 +202,12 @@ def in_netron(model: Path, clicked: str | None) -> "Iterator[Page]":
 def plot(page_text: str) -> Image.Image:
     """A picture of the plot of the tensor that has lost most, from the report's page."""
     with tempfile.TemporaryDirectory() as place, browser() as page:
+        page.resize(*REPORT)
         Path(place, "report.html").write_text(page_text, encoding="utf-8")
         page("Page.navigate", url=Path(place, "report.html").as_uri())
         page.wait_for("document.readyState === 'complete' && document.querySelector('details') !== null")
         page("Runtime.evaluate", expression="document.querySelector('details').open = true")
-        found = page("Runtime.evaluate", expression=PLACE, returnByValue=True)["result"]["value"]
-        return page.picture(clip={**found, "scale": 1})
+        return page.picture_of(PLACE)
 
 
 class Page:
@@ -132,8 +220,7 @@ class Page:
         self._session: dict[str, str] = {}
         target = self("Target.createTarget", url="about:blank")["targetId"]
         self._session = {"sessionId": self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
-        size = {"width": WINDOW[0], "height": WINDOW[1]}
-        self("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=False)
+        self.resize(*WINDOW)
 
     def __call__(self, method: str, **parameters: object) -> dict[str, Any]:
         """Do something and return what came of it."""
@@ -149,10 +236,23 @@ class Page:
     def _read(self) -> bytes:
         return b"".join(iter(lambda: self._receiving.read(1), b"\0"))
 
+    def resize(self, width: int, height: int) -> None:
+        """Make the tab as large as this, px."""
+        size = {"width": width, "height": height}
+        self("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=SCALE, mobile=False)
+
     def picture(self, **clip: object) -> Image.Image:
         """What the tab shows, or a part of its page."""
         taken = self("Page.captureScreenshot", captureBeyondViewport=bool(clip), **clip)["data"]
         return Image.open(io.BytesIO(base64.b64decode(taken))).convert("RGB")
+
+    def picture_of(self, place: str) -> Image.Image:
+        """The part of the page that an expression in JavaScript gives: x, y, width and height."""
+        return self.picture(clip={**self.value(place), "scale": 1})
+
+    def value(self, expression: str) -> Any:
+        """What an expression in JavaScript gives; None for null and undefined."""
+        return self("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
     def wait_for(self, condition: str) -> None:
         """Wait until an expression in JavaScript is true.
@@ -161,7 +261,7 @@ class Page:
             TimeoutError: it does not become so.
         """
         end = time.monotonic() + SECONDS
-        while not self("Runtime.evaluate", expression=condition)["result"].get("value"):
+        while not self.value(condition):
             if time.monotonic() > end:
                 raise TimeoutError(f"not within {SECONDS} s: {condition}")
             time.sleep(0.2)

@@ -148,7 +148,7 @@ def match(
 
 
 def masks(objects: Detections, prototypes: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The masks of objects (YOLACT, Bolya et al. 2019): prototypes times coefficients, cut off at the box.
+    """The masks of objects at the size of the prototypes, cut off at the box.
 
     Args:
         objects: with coefficients in front of their extras.
@@ -158,12 +158,11 @@ def masks(objects: Detections, prototypes: NDArray[np.generic], size: tuple[int,
     Returns:
         bool (objects, rows, columns).
     """
-    count, rows, columns = prototypes.shape
-    sums = objects.extras[:, :count] @ prototypes.astype(np.float32).reshape(count, -1)
+    rows, columns = prototypes.shape[1:]
     left, top, right, bottom = (objects.boxes * np.tile([columns / size[1], rows / size[0]], 2)).T[..., None]
     across, down = np.arange(columns), np.arange(rows)
     inside = ((down >= top) & (down < bottom))[:, :, None] & ((across >= left) & (across < right))[:, None]
-    return np.asarray((sums.reshape(-1, rows, columns) > 0) & inside)
+    return np.asarray((objects.mask_logits(prototypes) > 0) & inside)
 
 
 def _mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:

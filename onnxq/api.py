@@ -81,7 +81,8 @@ def quantize(
         model: path of a float ONNX file, or the model itself, which is not changed.
         data: what to calibrate with: an image folder, a glob, a `.txt` list, `.npz` or `.npy` files, a COCO json,
             several of these, painted pictures (`onnxq.demo.CALIBRATION`), an iterable of `{input name: array}`, or a
-            reader with onnxruntime's `get_next()`. None: synthetic scenes, good enough for 8 bits.
+            reader with onnxruntime's `get_next()`; or what `open_data` made of any. None: synthetic scenes, good enough
+            for 8 bits.
         config: the options.
         passes: instead of the default ones, which `onnxq.passes.default` makes.
         facts: given from outside, in the place of the analyses that would find them: `Statistics.load(path)` skips the
@@ -98,6 +99,7 @@ def quantize(
         PipelineError: `passes` are in an order that cannot work.
     """
     config = config or Config()
+    progress("preparing", 0, 0)
     original, tail = _runnable(model)
     detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
     pinned = tuple(facts)
@@ -181,6 +183,8 @@ def open_data(data: object, original: onnx.ModelProto, detector: Detector, confi
     Raises:
         DataError: the data cannot be used.
     """
+    if isinstance(data, Samples):
+        return data
     initializers = {t.name for t in original.graph.initializer}
     inputs = {t.name: _shape_and_dtype(t.type.tensor_type) for t in original.graph.input if t.name not in initializers}
     return open_samples(

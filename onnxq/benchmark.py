@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from onnxq.detector import detect
@@ -25,8 +23,9 @@ from onnxq.graph import load_proto
 from onnxq.progress import Progress, silent
 from onnxq.runtimes import RUNTIMES, OperatorTime, Runtime
 from onnxq.session import Feed
+from onnxq.sources import plural
 from onnxq.storage import size_on_disk
-from onnxq.terminal import ERR, OUT, ProgressBar, guarded, image_size
+from onnxq.terminal import ERR, OUT, Columns, ProgressBar, guarded, image_size, say
 
 _WARM_UP = 3
 _PROFILED = 15
@@ -75,9 +74,11 @@ def measure(
         ModelError: a model cannot be read, loaded or run.
         ConfigError: the runtime is not installed.
     """
+    progress("loading", 0, 0)
     feeds = [_random_feed(path, size) for path in models]
     peaks = [_peak_memory(runtime, path, feed, threads) for path, feed in zip(models, feeds, strict=True)]
     milliseconds = _latencies(models, feeds, runtime, threads, rounds, progress)
+    progress("profiling", 0, 0)
     return [
         Measured(
             path=path,
@@ -180,7 +181,8 @@ def _benchmark(args: argparse.Namespace) -> None:
     OUT.print(_latency_table(results))
     OUT.print(_operator_table(results))
     if not args.quiet:
-        ERR.print(f"{runtime.title}, {args.threads} threads, {args.rounds} rounds after {_WARM_UP} to warm up")
+        threads, rounds = f"{args.threads} thread{plural(args.threads)}", f"{args.rounds} round{plural(args.rounds)}"
+        say(f"{runtime.title}, {threads}, {rounds} after {_WARM_UP} to warm up", ERR)
     if args.json is not None:
         settings = {"runtime": args.runtime, "threads": args.threads, "rounds": args.rounds}
         write_json(args.json, {**settings, "models": [_as_json(r) for r in results]})
@@ -190,12 +192,9 @@ def _as_json(result: Measured) -> dict[str, object]:
     return {**asdict(result), "path": str(result.path)}
 
 
-def _latency_table(results: Sequence[Measured]) -> Table:
-    caption = "milliseconds, times the first; MB of file and of memory"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
-    table.add_column("model", overflow="fold")
-    for title in ("least", "ratio", "median", "ratio", "p90", "file", "peak"):
-        table.add_column(title, justify="right", no_wrap=True)
+def _latency_table(results: Sequence[Measured]) -> Columns:
+    caption = "least, median, p90: ms of a run; ratio: times as fast as the first\nfile, peak: MB of file and of memory"
+    table = Columns("model", ["least", "ratio", "median", "ratio", "p90", "file", "peak"], caption)
     first = results[0]
     for result in results:
         table.add_row(
@@ -211,7 +210,7 @@ def _latency_table(results: Sequence[Measured]) -> Table:
     return table
 
 
-def _operator_table(results: Sequence[Measured]) -> Table:
+def _operator_table(results: Sequence[Measured]) -> Columns:
     """Milliseconds of each operator in each model, and how many of it run; those of little time in one last row."""
     totals = [sum(o.seconds for o in result.operators.values()) for result in results]
     names = dict.fromkeys(name for result in results for name in result.operators)
@@ -220,8 +219,7 @@ def _operator_table(results: Sequence[Measured]) -> Table:
         for name in names
     }
     caption = "milliseconds by operator (and how many of it)"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
-    table.add_column("operator", overflow="fold")
+    table = Columns("operator", [], caption)
     for result in results:
         table.add_column(Text(result.path.name), justify="right", overflow="fold")
     for name in (name for name in names if shares[name] >= _SMALL_SHARE):

@@ -97,7 +97,7 @@ class PrecisionJudge(Judge):
 
     def say(self, loss: float) -> str:
         """The change of AP."""
-        return f"{-loss:+.2f} AP"
+        return f"{0.0 - loss:+.2f} AP"  # none is +0.00
 
 
 class NoiseJudge(Judge):
@@ -230,7 +230,7 @@ def search(
     original = load(model)
     plain = quantize(original, data, config, hooks=hooks, progress=progress)
     if not on_calibration:
-        _refuse_shared(plain.samples.files if plain.samples else (), judge.files)
+        refuse_shared(plain.samples.files if plain.samples else (), judge.files)
     results = _Results.open(cache, _digest(original, config, plain.facts[Statistics], judge))
     made: dict[int, Quantized] = {0: plain}
     kept: list[Kept] = []
@@ -241,10 +241,11 @@ def search(
     def loss(count: int) -> float:
         known = results.losses.get(count)
         if known is None:
+            trial = _within(f"trial {len(tried) + 1}", progress)
             if count not in made:
                 made.clear()
-                made[count] = quantize(original, data, settings(count), hooks=hooks, progress=progress)
-            known = judge.loss(made[count].model, progress)
+                made[count] = quantize(original, data, settings(count), hooks=hooks, progress=trial)
+            known = judge.loss(made[count].model, trial)
             results.add(count, known)
             log.info("%d pieces at a higher precision: %s", count, judge.say(known))
         tried[count] = judge.say(known)
@@ -266,6 +267,15 @@ def search(
     final = made.get(best) or quantize(original, data, settings(best), hooks=hooks, progress=progress)
     lost = loss(best)
     return Found(final, settings(best), tuple(kept[:best]), lost, judge.say(lost), judge.pictures, tried)
+
+
+def _within(whole: str, progress: Progress) -> Progress:
+    """The progress of one of many things, which says of which."""
+
+    def tell(task: str, done: int, total: int, /) -> None:
+        progress(f"{whole}: {task}", done, total)
+
+    return tell
 
 
 def _least(loss: Callable[[int], float], limit: float, most: int) -> int:
@@ -300,8 +310,12 @@ def _with(config: Config, kept: Sequence[Kept]) -> Config:
     return replace(config, exclude=(*config.exclude, *floats), bits=(*config.bits, *widths))
 
 
-def _refuse_shared(calibrated: Sequence[Path], judged: Sequence[Path]) -> None:
-    """Raises ConfigError where a picture is among both, under whatever name."""
+def refuse_shared(calibrated: Sequence[Path], judged: Sequence[Path]) -> None:
+    """Refuse to judge by pictures that were calibrated with.
+
+    Raises:
+        ConfigError: a picture is among both, under whatever name.
+    """
     known = {_content(file): file for file in calibrated}
     for file in judged:
         if file.is_file() and (twin := known.get(_content(file))) is not None:

@@ -3,49 +3,38 @@
 import argparse
 import dataclasses
 import logging
-import math
-import shlex
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import onnx
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from onnxq import demo, report, storage
-from onnxq.api import Quantized, cut_head, load, plan, quantize
-from onnxq.budget import Found, Judge, NoiseJudge, PrecisionJudge, search
+from onnxq import demo, evaluate, report, screens, storage
+from onnxq.api import Quantized, cut_head, load, open_data, plan, quantize
+from onnxq.budget import Found, Judge, NoiseJudge, PrecisionJudge, refuse_shared, search
 from onnxq.coco import GroundTruth
 from onnxq.config import Config
-from onnxq.detector import Detector
-from onnxq.errors import ConfigError
-from onnxq.facts import Checked, Plan, Sensitivities, Statistics
+from onnxq.data import Samples
+from onnxq.detector import detect
+from onnxq.errors import ConfigError, OnnxqError
+from onnxq.facts import Plan, Sensitivities, Statistics
 from onnxq.files import check_writable, replace_file
 from onnxq.hooks import log_passes, save_each
 from onnxq.network import Settings
 from onnxq.pipeline import Hook
 from onnxq.progress import Progress
-from onnxq.scheme import MAX_BITS
-from onnxq.sources import plural
-from onnxq.targets import TARGETS
-from onnxq.terminal import OUT, LogHandler, ProgressBar, guarded, image_size, warn
+from onnxq.terminal import OUT, ProgressBar, guarded, image_size
 from onnxq.version import VERSION
 
 _EXAMPLES = """\
 examples:
   python -m onnxq yolov8n.onnx --calib coco/train2017
-  python -m onnxq yolov8n.onnx --calib coco/train2017 --target openvino -o yolov8n.ov.onnx
+  python -m onnxq yolov8n.onnx --calib coco/train2017 --target openvino
   python -m onnxq yolov8n.onnx --calib train.txt --save-calibration yolov8n.npz
   python -m onnxq yolov8n.onnx --calibration yolov8n.npz --method mse
 """
-
-_MOST_SHOWN = 10
-"""Pieces of the network whose sensitivity is shown without -v."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 an error with its message, 2 wrong usage."""
@@ -53,10 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         config = _config(args)
+        _check_options(args)
     except ConfigError as error:
         parser.error(str(error))
-    _log_to_terminal(args.verbose, args.quiet)
-    return guarded(lambda: _plan(args, config) if args.dry_run else _quantize(args, config), args.debug)
+    level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
+    return guarded(lambda: _plan(args, config) if args.dry_run else _quantize(args, config), args.debug, level)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
         help="keep the most sensitive layers at a higher precision until no more than these points are lost",
     )  # fmt: skip
     limit.add_argument("--min-sqnr", type=float, metavar="DB", help="the same without labels, by noise in the outputs")
-    good.add_argument("--annotations", type=Path, metavar="JSON", help="COCO file that --max-drop measures by")
+    good.add_argument("--evaluate", action="store_true", help="measure the AP of the float and of the quantized model")
+    good.add_argument("--annotations", type=Path, metavar="JSON", help="COCO file that AP is measured by")
     good.add_argument("--images", type=Path, metavar="DIR", help="its pictures; others than are calibrated with")
     good.add_argument("--on-calibration", action="store_true", help="measure on pictures that are calibrated with too")
     files = parser.add_argument_group("other files")
@@ -100,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     talk.add_argument("--dry-run", action="store_true", help="only say what would be quantized, and why the rest not")
     loudness = talk.add_mutually_exclusive_group()
     loudness.add_argument("-v", "--verbose", action="store_true", help="a line per pass, and every float node's reason")
-    loudness.add_argument("-q", "--quiet", action="store_true", help="only errors")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="only errors, and the table of --dry-run")
     talk.add_argument("--debug", action="store_true", help="show the traceback of errors")
     talk.add_argument("--version", action="version", version=f"onnxq {VERSION}")
     return parser
@@ -133,69 +124,152 @@ def _config(args: argparse.Namespace) -> Config:
     return Config(**values)
 
 
-def _log_to_terminal(verbose: bool, quiet: bool) -> None:
-    level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(level=level, handlers=[LogHandler()], force=True)
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A model that was quantized, and how.
+
+    Attributes:
+        model: the float one.
+        quantized: what came of it.
+        config: the options that this took in the end.
+        found: how a search came to them; None where there was none.
+        truth: what AP is measured by; None where it is not.
+    """
+
+    model: onnx.ModelProto
+    quantized: Quantized
+    config: Config
+    found: Found | None
+    truth: GroundTruth | None
 
 
 def _plan(args: argparse.Namespace, config: Config) -> None:
     chosen, detector = plan(args.input, config)
-    table = _table()
-    _say_detector(table, detector)
-    _say_plan(table, chosen, config)
+    table = screens.planned(chosen, detector, config, args.verbose)
     table.add_row("output", f"{_output(args, config)} (not written: --dry-run)")
     OUT.print(table)
     if args.verbose:
-        _list_float(chosen)
+        screens.list_float(chosen)
 
 
 def _quantize(args: argparse.Namespace, config: Config) -> None:
     start = time.perf_counter()
-    model = load(args.input)
     output = _output(args, config)
-    _check_files(args, output)
-    given = [Statistics.load(args.calibration)] if args.calibration else []
-    hooks = [log_passes] + ([save_each(args.save_each)] if args.save_each else [])
-    found = None
-    with ProgressBar(args.quiet) as progress:
-        if _limit(args) is None:
-            quantized = quantize(
-                model, _data(args), config, facts=given, hooks=hooks, sensitivity=args.sensitivity, progress=progress
-            )
-        else:
-            found = _search(args, config, model, output, hooks, progress)
-            quantized, config = found.quantized, found.config
-    quantized.save(output)
-    if args.save_calibration:
-        quantized.facts[Statistics].save(args.save_calibration)
-    if args.cut_head:
-        _save_cut(model, quantized, config, args.cut_head)
-    if args.report:
-        sizes = {"before": storage.size_on_disk(args.input), "after": storage.size_on_disk(output)}
-        searched = None if found is None else found.summary()
-        made = report.build(quantized, config, source=args.input.name, search=searched, **sizes)
-        report.write(made, args.report)
+    run = _run(args, config, output)
+    _write(args, run, output)
     if not args.quiet:
-        _say_warnings(quantized)
-        summary = _summary(args, config, quantized, output, time.perf_counter() - start)
-        if found is not None:
-            _say_found(summary, found)
-        OUT.print(summary)
-        if Sensitivities in quantized.facts:
-            _say_sensitivities(quantized.facts[Sensitivities], None if args.verbose else _MOST_SHOWN)
+        _tell(args, run, output, time.perf_counter() - start)
     if args.verbose:
-        _list_float(quantized.facts[Plan])
-    if not args.quiet:
-        models = shlex.join([str(args.input), str(output)])
-        measurable = not quantized.detector.head.why_no_precision
-        pictures = "--demo" if args.demo else "--annotations A.json --images DIR" if measurable else "--images DIR"
-        command = "evaluate" if measurable else "compare"
-        OUT.print(f"next: python -m onnxq.{command} {models} {pictures}", soft_wrap=True)  # not wrapped, to be copied
+        screens.list_float(run.quantized.facts[Plan])
+    evaluated = None
+    if args.evaluate and run.truth is not None:
+        evaluated = _evaluate(args, run, run.truth, output)
+    if args.report:
+        _write_report(args, run, output, evaluated)
+    if not args.quiet and evaluated is None:
+        screens.say_next(args.input, output, run.quantized.detector.head, args.demo)
+
+
+def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:
+    hooks = [log_passes] + ([save_each(args.save_each)] if args.save_each else [])
+    with ProgressBar(args.quiet) as progress:
+        progress("loading", 0, 0)
+        model = load(args.input)
+        _check_files(args, output)
+        truth = _truth(args) if args.evaluate or args.max_drop is not None else None
+        data = _data(args)
+        if args.evaluate and truth is not None:
+            data = _open_apart(args, config, model, truth)
+        if _limit(args) is not None:
+            found = _search(args, config, model, data, truth, hooks, progress)
+            return _Run(model, found.quantized, found.config, found, truth)
+        given = [Statistics.load(args.calibration)] if args.calibration else []
+        quantized = quantize(
+            model, data, config, facts=given, hooks=hooks, sensitivity=args.sensitivity, progress=progress
+        )
+        return _Run(model, quantized, config, None, truth)
+
+
+def _write(args: argparse.Namespace, run: _Run, output: Path) -> None:
+    run.quantized.save(output)
+    if args.save_calibration:
+        run.quantized.facts[Statistics].save(args.save_calibration)
+    if args.cut_head:
+        storage.save(cut_head(run.model, run.config), args.cut_head)
+        with replace_file(args.cut_head.with_suffix(".json")) as temporary:
+            temporary.write_text(report.to_json(report.ranges(run.quantized)))
+
+
+def _write_report(args: argparse.Namespace, run: _Run, output: Path, evaluated: dict[str, Any] | None) -> None:
+    made = report.build(
+        run.quantized,
+        run.config,
+        source=args.input.name,
+        before=storage.size_on_disk(args.input),
+        after=storage.size_on_disk(output),
+        search=None if run.found is None else run.found.summary(),
+        evaluation=evaluated,
+    )
+    report.write(made, args.report)
+
+
+def _tell(args: argparse.Namespace, run: _Run, output: Path, seconds: float) -> None:
+    facts = run.quantized.facts
+    screens.say_warnings(run.quantized)
+    table = screens.planned(facts[Plan], run.quantized.detector, run.config, args.verbose)
+    screens.add_result(table, run.quantized, f"from {args.calibration}")
+    screens.add_cost(table, args.input, output, seconds, run.quantized.timings.get("observe"))
+    if run.found is not None:
+        screens.add_found(table, run.found)
+    OUT.print(table)
+    if Sensitivities in facts:
+        screens.say_sensitivities(facts[Sensitivities], args.verbose)
 
 
 def _data(args: argparse.Namespace) -> object:
     """What to calibrate with, as `quantize` takes it."""
     return demo.CALIBRATION if args.demo else args.calib
+
+
+def _truth(args: argparse.Namespace) -> GroundTruth:
+    """What AP is measured by."""
+    return GroundTruth.load(args.annotations, args.images) if args.annotations else demo.ground_truth()
+
+
+def _open_apart(args: argparse.Namespace, config: Config, model: onnx.ModelProto, truth: GroundTruth) -> Samples:
+    """The data to calibrate with, once it is known that AP can be measured, and on other pictures."""
+    with _evaluating():
+        evaluate.check(model, truth, _settings(config))
+    detector = detect(model, image_size=config.image_size, preprocess=config.preprocess)
+    samples = open_data(_data(args), model, detector, config)
+    if not args.on_calibration:
+        refuse_shared(samples.files, truth.files)
+    return samples
+
+
+def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: Path) -> dict[str, Any]:
+    """Measure, show and sum up the AP of the float model and of the file that was written."""
+    settings = _settings(run.config)
+    measured = []
+    for path, each in ((args.input, run.model), (output, output)):
+        with _evaluating(f"; {output} is written all the same"), ProgressBar(args.quiet) as progress:
+            measured.append((path, evaluate.measure(each, truth, settings, progress)))
+    if not args.quiet:
+        OUT.print(evaluate.table(measured))
+    return evaluate.summary(measured, args.annotations or "demo", settings)
+
+
+@contextmanager
+def _evaluating(ending: str = "") -> Iterator[None]:
+    """Say of errors from within which option they are of."""
+    try:
+        yield
+    except OnnxqError as error:
+        raise type(error)(f"--evaluate: {error}{ending}") from error
+
+
+def _settings(config: Config) -> Settings:
+    return Settings(preprocess=config.preprocess, image_size=config.image_size)
 
 
 def _limit(args: argparse.Namespace) -> float | None:
@@ -207,24 +281,23 @@ def _search(
     args: argparse.Namespace,
     config: Config,
     model: onnx.ModelProto,
-    output: Path,
+    data: object,
+    truth: GroundTruth | None,
     hooks: Sequence[Hook],
     progress: Progress,
 ) -> Found:
     judge: Judge
-    if args.min_sqnr is not None:
-        judge = NoiseJudge(model, args.images or demo.VALIDATION, config)
+    if args.min_sqnr is None and truth is not None:
+        judge = PrecisionJudge(model, truth, _settings(config))
     else:
-        settings = Settings(preprocess=config.preprocess, image_size=config.image_size)
-        truth = GroundTruth.load(args.annotations, args.images) if args.annotations else demo.ground_truth()
-        judge = PrecisionJudge(model, truth, settings)
+        judge = NoiseJudge(model, args.images or demo.VALIDATION, config)
     return search(
         model,
-        _data(args),
+        data,
         config,
         judge,
         cast("float", _limit(args)),
-        cache=_search_record(output),
+        cache=_search_record(_output(args, config)),
         on_calibration=args.on_calibration,
         hooks=hooks,
         progress=progress,
@@ -235,35 +308,6 @@ def _search_record(output: Path) -> Path:
     return output.with_suffix(".search.json")
 
 
-def _say_found(table: Table, found: Found) -> None:
-    wide = [piece.nodes[0] for piece in found.kept if piece.bits is not None]
-    floats = [piece.nodes[0] for piece in found.kept if piece.bits is None]
-    trials = f"{len(found.trials)} trial{plural(len(found.trials))}"
-    table.add_row("measured", f"{found.said} on {found.pictures} picture{plural(found.pictures)}, after {trials}")
-    for names, what in ((wide, f"at {MAX_BITS} bits"), (floats, "float")):
-        if names:
-            table.add_row("kept" if names is wide or not wide else "", f"{len(names)} {what}: {', '.join(names)}")
-
-
-def _say_sensitivities(found: Sensitivities, most: int | None) -> None:
-    shown = f"the {most} worst of {len(found.pieces)} (-v: all)" if most and most < len(found.pieces) else "all"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("alone on integers", overflow="fold")
-    table.add_column("SQNR dB", justify="right")
-    table.add_column("boxes moved %", justify="right")
-    for piece in found.worst_first()[:most]:
-        moved = "-" if math.isnan(piece.moved) else f"{100 * piece.moved:.2f}"
-        table.add_row(Text(piece.nodes[0]), f"{piece.sqnr:.1f}", moved)
-    OUT.print(f"\nsensitivity, {shown}, over {found.samples} picture{plural(found.samples)}")
-    OUT.print(table)
-
-
-def _save_cut(model: onnx.ModelProto, quantized: Quantized, config: Config, path: Path) -> None:
-    storage.save(cut_head(model, config), path)
-    with replace_file(path.with_suffix(".json")) as temporary:
-        temporary.write_text(report.to_json(report.ranges(quantized)))
-
-
 def _output(args: argparse.Namespace, config: Config) -> Path:
     output: Path = args.output or args.input.parent / f"{args.input.stem}.{config.suffix}.onnx"
     return output
@@ -271,9 +315,6 @@ def _output(args: argparse.Namespace, config: Config) -> Path:
 
 def _check_files(args: argparse.Namespace, output: Path) -> None:
     """Refuse names that cannot be written, or would replace what is read, before the work is done, not after."""
-    if args.calibration and (args.calib or args.demo):
-        raise ConfigError(f"{'--demo' if args.demo else '--calib'} and --calibration: give one of the two")
-    _check_limit(args)
     if args.report:
         report.check_name(args.report)
     if args.save_each:
@@ -299,84 +340,20 @@ def _check_files(args: argparse.Namespace, output: Path) -> None:
         check_writable(path)
 
 
-def _check_limit(args: argparse.Namespace) -> None:
+def _check_options(args: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
+    if args.calibration and (args.calib or args.demo):
+        raise ConfigError(f"{'--demo' if args.demo else '--calib'} and --calibration: give one of the two")
     labelled = bool(args.annotations), bool(args.images)
-    if args.max_drop is not None and not (all(labelled) or (args.demo and not any(labelled))):
-        raise ConfigError("--max-drop measures AP, for which it needs --annotations JSON and --images DIR")
+    for option, is_given in (("--max-drop", args.max_drop is not None), ("--evaluate", args.evaluate)):
+        if is_given and not (all(labelled) or (args.demo and not any(labelled))):
+            raise ConfigError(f"{option} measures AP: it needs --annotations JSON and --images DIR, or --demo alone")
     if args.min_sqnr is not None and not args.demo and not args.images:
         raise ConfigError("--min-sqnr compares outputs, for which it needs --images DIR")
     if args.calibration and (args.sensitivity or _limit(args) is not None):
         raise ConfigError("--calibration keeps no pictures, which --sensitivity and limits need; give --calib")
-    if _limit(args) is None and (args.annotations or args.images or args.on_calibration):
-        raise ConfigError("--annotations, --images, --on-calibration: for --max-drop or --min-sqnr; give one of these")
-
-
-def _table() -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
-
-
-def _summary(args: argparse.Namespace, config: Config, quantized: Quantized, output: Path, seconds: float) -> Table:
-    table = _table()
-    _say_detector(table, quantized.detector)
-    _say_plan(table, quantized.facts[Plan], config)
-    checked = quantized.facts[Checked]
-    samples = quantized.samples
-    table.add_row("calibration", samples.description if samples else f"from {args.calibration}")
-    if samples and samples.skipped:
-        such_as = "," if len(samples.skipped) == 1 else ", such as"
-        table.add_row("", f"{len(samples.skipped)} left out{such_as} {next(iter(samples.skipped))}")
-    if checked.fused is not None:
-        wanted = len(quantized.facts[Plan].layers)
-        table.add_row(checked.runtime, f"runs {checked.fused} of these {wanted} on integers")
-    for doubt in quantized.doubts:
-        table.add_row(Text("warning", "bold yellow"), Text(doubt))
-    for name, sqnr in checked.sqnr.items():
-        table.add_row("SQNR", f"{sqnr:.1f} dB in {name}")
-    before, after = storage.size_on_disk(args.input), storage.size_on_disk(output)
-    table.add_row("size", f"{before / 1e6:.2f} MB -> {after / 1e6:.2f} MB")
-    table.add_row("time", f"{seconds:.1f} s, calibration {quantized.timings.get('observe', 0.0):.1f} s of it")
-    table.add_row("output", Text(str(output), "bold green"))
-    return table
-
-
-def _say_detector(table: Table, detector: Detector) -> None:
-    height, width = detector.size
-    table.add_row("model", f"{detector.title}, {height} x {width}: {detector.why}")
-    table.add_row("images", detector.preprocess.describe())
-
-
-def _say_plan(table: Table, chosen: Plan, config: Config) -> None:
-    convs = [name for name, op in chosen.ops.items() if op in ("Conv", "ConvTranspose")]
-    floats = Counter(_reason(chosen.skipped[name]) for name in convs if name in chosen.skipped)
-    bits = f"W{config.weight_bits}A{config.act_bits}"
-    table.add_row("target", f"{config.target} ({TARGETS[config.target].title}), {config.chosen_method}, {bits}")
-    table.add_row("Convs", f"{len(convs) - floats.total()} of {len(convs)} on integers")
-    for reason, count in floats.most_common():
-        table.add_row("", f"{count} float: {reason}")
-    others = len(chosen.skipped) - floats.total()
-    table.add_row("other nodes", f"{others} of {len(chosen.ops) - len(convs)} float (-v says which and why)")
-
-
-def _reason(text: str) -> str:
-    """Of all that is excluded one line, however many names were given."""
-    return "excluded" if text.startswith("excluded by") else text
-
-
-def _list_float(chosen: Plan) -> None:
-    for name, op in chosen.ops.items():
-        if name in chosen.skipped:
-            OUT.print(f"float: {name} ({op}): {chosen.skipped[name]}")
-
-
-def _say_warnings(quantized: Quantized) -> None:
-    if quantized.samples and quantized.samples.synthetic:
-        warn(
-            "calibrated on synthetic scenes, as no data was given; "
-            "for the best accuracy give some 100 images of the kind the model will see with --calib"
+    measures = args.evaluate or _limit(args) is not None
+    if not measures and (args.annotations or args.images or args.on_calibration):
+        raise ConfigError(
+            "--annotations, --images, --on-calibration: for --evaluate, --max-drop or --min-sqnr; give one of these"
         )
-    for warning in quantized.facts[Checked].warnings:
-        warn(warning)

@@ -5,7 +5,6 @@ that both compute; and how well they agree on the objects, with those of the flo
 """
 
 import argparse
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,17 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from onnxq import demo
 from onnxq.agreement import Agreement, agree
 from onnxq.api import load
 from onnxq.data import spread
-from onnxq.decode import find
 from onnxq.detector import Detector
-from onnxq.draw import side_by_side
+from onnxq.draw import drawing
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.files import check_writable, replace_file, write_json
 from onnxq.heads import UNKNOWN, text
@@ -37,7 +33,7 @@ from onnxq.progress import Progress, silent
 from onnxq.scenes import Painted
 from onnxq.session import workers
 from onnxq.sources import IMAGES, find_files, plural
-from onnxq.terminal import ERR, OUT, LogHandler, ProgressBar, add_settings, guarded, settings_of
+from onnxq.terminal import ERR, OUT, Columns, Help, ProgressBar, add_settings, guarded, say, settings_of
 from onnxq.trace import Trace, Traced, worst_first
 
 DEFAULTS = Settings(confidence=0.25, max_images=100)
@@ -100,7 +96,7 @@ def compare(
         model: file of the quantized one.
         images: a folder of pictures, or a pattern, a list or a COCO file that names some; or painted ones.
         settings: how the models are run and read; of more pictures than `max_images` evenly spaced ones are taken.
-        draw: folder for the pictures, each twice, with the objects that either model finds; None: nothing is drawn.
+        draw: folder for the pictures, each with what either model finds; None: nothing is drawn.
         progress: told after each picture.
 
     Raises:
@@ -109,6 +105,7 @@ def compare(
         DataError: there are no pictures, or one is unreadable.
         ConfigError: a setting does not fit the model, there is nothing to draw, or no place for it.
     """
+    progress("loading", 0, 0)
     pictures = spread(_pictures(images), settings.max_images)
     first, second = (Network.load(Path(each), settings) for each in (reference, model))
     _require_alike(first, second)
@@ -170,8 +167,8 @@ def _say(value: ort.NodeArg) -> str:
 
 
 def _prepare_drawing(folder: Path, detector: Detector) -> None:
-    if not detector.head.has_boxes:
-        raise ConfigError(f"--draw {folder}: draws boxes, and the models give none that are understood; leave it out")
+    if detector.family == UNKNOWN:
+        raise ConfigError(f"--draw {folder}: draws what is found, and the outputs are not understood; leave it out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -188,6 +185,7 @@ def _see(
 ) -> tuple[Noise, Agreement | None]:
     """Noise in the outputs and agreement on objects, over all pictures."""
     understood = first.detector.family != UNKNOWN
+    reading = first.detector, settings.confidence, settings.iou
     drawings = {each: drawn / f"{number:03}-{each.name}.jpg" for number, each in enumerate(pictures, 1) if drawn}
 
     def look(picture: _Picture) -> tuple[Noise, Agreement]:
@@ -199,13 +197,10 @@ def _see(
         if not understood:
             return noise, Agreement()
         if picture in drawings:
-            wanted, found = (
-                find(outputs, first.detector, settings.confidence, settings.iou) for outputs in (expected, actual)
-            )
-            drawing = side_by_side(image, placed, wanted, found, first.detector)
+            made = drawing(image, placed, expected, actual, *reading)
             with replace_file(drawings[picture]) as temporary:
-                drawing.save(temporary, "JPEG", quality=_QUALITY)
-        return noise, agree(expected, actual, first.detector, settings.confidence, settings.iou)
+                made.save(temporary, "JPEG", quality=_QUALITY, subsampling=0)  # coloured lines keep their colour
+        return noise, agree(expected, actual, *reading)
 
     noise, agreement = Noise(), Agreement()
     for done, (more, agreed) in enumerate(settings.in_parallel(look, pictures), start=1):
@@ -219,6 +214,7 @@ def _follow(
     first: Network, models: tuple[Path, Path], pictures: Sequence[_Picture], settings: Settings, progress: Progress
 ) -> tuple[Traced, ...]:
     """Noise along the graph."""
+    progress("tracing", 0, len(pictures))
     reference, model = (load(path) for path in models)
     at_once = min(workers(reference), settings.threads or workers(reference))
     trace, noise = Trace(reference, model, at_once), Noise()
@@ -239,7 +235,9 @@ def _follow(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
     parser = argparse.ArgumentParser(
-        "python -m onnxq.compare", description="What quantization changed in a model, measured without labels."
+        "python -m onnxq.compare",
+        description="What quantization changed in a model, measured without labels.",
+        formatter_class=Help,
     )
     parser.add_argument("reference", metavar="FLOAT", type=Path, help="the model that was quantized")
     parser.add_argument("model", metavar="QUANTIZED", type=Path, help="what came of it")
@@ -257,7 +255,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
-    logging.basicConfig(format="%(message)s", handlers=[LogHandler()], force=True)
     if arguments.json is not None:
         check_writable(arguments.json)
     with ProgressBar(arguments.quiet) as progress:
@@ -277,21 +274,18 @@ def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
     if not arguments.quiet:
         kind = found.detector
         unread = "; objects are not compared, as the outputs are not understood" if found.agreement is None else ""
-        ERR.print(f"{kind.title}, {kind.preprocess.describe()}; {kind.why}{unread}", markup=False)
+        say(f"{kind.title}, {kind.preprocess.describe()}; {kind.why}{unread}", ERR)
         if kind.head.assumed:
-            ERR.print(f"boxes are compared with anchors that may be others than the model's: {kind.head.assumed}")
+            say(f"boxes are compared with anchors that may be others than the model's: {kind.head.assumed}", ERR)
     if arguments.json is not None:
         write_json(arguments.json, _summary(found, arguments, settings))
 
 
 def _show(title: str, first: str, others: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=bool(first))
-    table.add_column(first, overflow="fold")
-    for column in others:
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Columns(first, others)
     for name, *cells in rows:
         table.add_row(Text(name), *cells)
-    OUT.print(f"{title}\n")
+    say(title)
     OUT.print(table)
 
 

@@ -154,10 +154,30 @@ class Config:
         return " ".join([f"W{self.weight_bits}A{self.act_bits}", *self.bits])
 
     @property
+    def flags(self) -> list[str]:
+        """The options that are not the default, as the command line takes them."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        changed = [field.name for field in dataclasses.fields(self) if values[field.name] != field.default]
+        return [word for name in changed for word in _flag(name.replace("_", "-"), values[name])]
+
+    @property
     def suffix(self) -> str:
         """What the name of the result ends with: `int8`, or the widths, as `w4a8`."""
         plain = self.weight_bits == self.act_bits == MAX_BITS
         return "int8" if plain else f"w{self.weight_bits}a{self.act_bits}"
+
+
+def _flag(name: str, value: object) -> list[str]:
+    """An option on the command line; of its kinds of values see `cli._add_config`."""
+    match value:
+        case bool():
+            return [f"--{name}" if value else f"--no-{name}"]
+        case (int(height), int(width)):
+            return [f"--{name}", f"{height}x{width}"]
+        case tuple():
+            return [f"--{name}", *value]
+        case _:
+            return [f"--{name}", str(value)]
 
 
 def _parsed_widths(text: str) -> tuple[str, tuple[int, int]]:

@@ -65,6 +65,19 @@ class Detections:
         """The boxes with their angles, float32 (n, 5)."""
         return np.concatenate([self.boxes, self.extras[:, :1]], axis=1)
 
+    def mask_logits(self, prototypes: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Prototypes times coefficients (YOLACT, Bolya et al. 2019): an object is where this is above 0, in its box.
+
+        Args:
+            prototypes: float (coefficients, rows, columns), together as large as the model's input.
+
+        Returns:
+            float32 (n, rows, columns).
+        """
+        count, rows, columns = prototypes.shape
+        sums = self.extras[:, :count] @ prototypes.astype(np.float32, copy=False).reshape(count, -1)
+        return sums.reshape(-1, rows, columns)
+
 
 @dataclass(frozen=True)
 class _Columns:

@@ -6,7 +6,6 @@ models that give masks or keypoints too, it is the boxes that are scored.
 """
 
 import argparse
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +15,6 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from onnxq import demo
@@ -27,7 +24,8 @@ from onnxq.errors import ConfigError, ModelError
 from onnxq.files import check_writable, write_json
 from onnxq.network import Network, Settings
 from onnxq.progress import Progress, silent
-from onnxq.terminal import ERR, OUT, LogHandler, ProgressBar, add_settings, guarded, settings_of
+from onnxq.sources import plural
+from onnxq.terminal import ERR, OUT, Columns, Help, ProgressBar, add_settings, guarded, say, settings_of
 
 
 @dataclass(frozen=True)
@@ -79,11 +77,8 @@ def measure(
     model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings, progress: Progress = silent
 ) -> Scores:
     """As `evaluate`, with the ground truth loaded already."""
-    network = Network.load(Path(model) if isinstance(model, str) else model, settings)
-    reason = network.detector.head.why_no_precision
-    if reason:
-        raise ModelError(f"{network.name}: {reason}; python -m onnxq.compare needs no AP")
-    categories = _category_ids(network, truth.categories)
+    progress("loading", 0, 0)
+    network, categories = _opened(model, truth, settings)
 
     def find(look: Callable[[], NDArray[np.uint8]]) -> NDArray[np.float32]:
         return network.find(look(), settings)
@@ -94,8 +89,29 @@ def measure(
     ):
         detections += _records(image, found, categories, network)
         progress("evaluating", done, len(truth.pictures))
+    progress("scoring", 0, 0)
     ap, ap50, ap75, ap_small, ap_medium, ap_large = average_precisions(truth, detections)
     return Scores(ap, ap50, ap75, ap_small, ap_medium, ap_large, len(truth.pictures), network.detector)
+
+
+def check(model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings) -> None:
+    """Find out before long work whether a model can be measured; it is run once, on black.
+
+    Raises:
+        ModelError, ConfigError: as `evaluate` does, but for what shows on pictures only.
+    """
+    _opened(model, truth, settings)
+
+
+def _opened(
+    model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings
+) -> tuple[Network, tuple[int, ...]]:
+    """The model, ready to run, and the category id of each of its classes."""
+    network = Network.load(Path(model) if isinstance(model, str) else model, settings)
+    reason = network.detector.head.why_no_precision
+    if reason:
+        raise ModelError(f"{network.name}: {reason}; python -m onnxq.compare needs no AP")
+    return network, _category_ids(network, truth.categories)
 
 
 def _records(
@@ -146,7 +162,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m onnxq.evaluate", description="COCO average precision of ONNX detectors, side by side."
+        "python -m onnxq.evaluate",
+        description="COCO average precision of ONNX detectors, side by side.",
+        formatter_class=Help,
     )
     parser.add_argument("models", metavar="MODEL", nargs="+", type=Path, help="others are compared to the first")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -158,47 +176,47 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate_all(arguments: argparse.Namespace, settings: Settings) -> None:
-    logging.basicConfig(format="%(message)s", handlers=[LogHandler()], force=True)
     if arguments.json is not None:
         check_writable(arguments.json)
-    if arguments.demo:
-        truth = demo.ground_truth(settings.max_images)
-    else:
-        truth = GroundTruth.load(arguments.annotations, arguments.images, settings.max_images)
     results: list[tuple[Path, Scores]] = []
     try:
-        for model in arguments.models:
-            with ProgressBar(arguments.quiet) as progress:
-                results.append((model, measure(model, truth, settings, progress)))
+        with ProgressBar(arguments.quiet) as progress:
+            progress("loading", 0, 0)
+            if arguments.demo:
+                truth = demo.ground_truth(settings.max_images)
+            else:
+                truth = GroundTruth.load(arguments.annotations, arguments.images, settings.max_images)
+            for model in arguments.models:
+                results.append((model, measure(model, truth, settings, progress)))  # noqa: PERF401
     finally:  # what was measured before an error is worth seeing
         if results:
-            OUT.print(_table(results))
+            OUT.print(table(results))
     if not arguments.quiet:
         for model, scores in results:
             kind = scores.detector
-            ERR.print(f"{model.name}: {kind.title}, {kind.preprocess.describe()}; {kind.why}", markup=False)
+            say(f"{model.name}: {kind.title}, {kind.preprocess.describe()}; {kind.why}", ERR)
     if arguments.json is not None:
-        write_json(arguments.json, _summary(results, arguments.annotations or "demo", settings))
+        write_json(arguments.json, summary(results, arguments.annotations or "demo", settings))
 
 
-def _table(results: list[tuple[Path, Scores]]) -> Table:
+Results = Sequence[tuple[Path, Scores]]
+"""What was measured of each model; of the first, which the others are compared to, first."""
+
+
+def table(results: Results) -> Columns:
+    """What was measured, for the terminal."""
     first = results[0][1]
-    caption = f"COCO AP of boxes in percent, {first.images} images"
-    table = Table(
-        box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, caption=caption, caption_justify="left"
-    )
-    table.add_column("model", overflow="fold")
-    for title in (*METRICS.values(), "change"):
-        table.add_column(title, justify="right", no_wrap=True)
+    caption = f"COCO AP of boxes in percent, {first.images} image{plural(first.images)}"
+    made = Columns("model", (*METRICS.values(), "change"), caption)
     for model, scores in results:
         numbers = [getattr(scores, metric) for metric in METRICS]
         change = "" if scores is first else f"{scores.ap - first.ap:+.2f}"
-        table.add_row(Text(model.name), *("-" if math.isnan(n) else f"{n:.2f}" for n in numbers), change)
-    return table
+        made.add_row(Text(model.name), *("-" if math.isnan(n) else f"{n:.2f}" for n in numbers), change)
+    return made
 
 
-def _summary(results: list[tuple[Path, Scores]], annotations: Path | str, settings: Settings) -> dict[str, Any]:
-    """What `--json` writes: the table, unrounded, and what it was made with; null where the table has a dash."""
+def summary(results: Results, annotations: Path | str, settings: Settings) -> dict[str, Any]:
+    """What `--json` writes, and reports hold: the table, unrounded, and what it was made with; None for a dash."""
     first = results[0][1]
     return {
         "annotations": str(annotations),

@@ -149,6 +149,13 @@ class Model:
             self._docs.setdefault(node, onnx.NodeProto(name=node)).doc_string = after
         return after != before
 
+    def document_alike(self, node: str, others: Iterable[str]) -> None:
+        """Let what is said of a node be said of nodes that take its place; all by name."""
+        said = self._docs.get(node)
+        if said is not None:
+            words = {"doc_string": said.doc_string, "metadata_props": said.metadata_props}
+            self._docs.update({name: onnx.NodeProto(name=name, **words) for name in others})
+
     @property
     def nodes(self) -> dict[str, Node]:
         """The nodes by name, in graph order; names are unique once the model is normalised."""
@@ -220,7 +227,9 @@ def load_proto(path: Path) -> onnx.ModelProto:
     """
     path = Path(path)
     if not os.path.isfile(path):
-        raise ModelError(f"{path}: is a folder, not an ONNX file" if os.path.isdir(path) else f"{path}: no such file")
+        is_folder = os.path.isdir(path)
+        wrong = "is a folder, not an ONNX file; name the file" if is_folder else "no such file; check the path"
+        raise ModelError(f"{path}: {wrong}")
     try:
         proto = onnx.load(path, format="protobuf", load_external_data=False)
     except OSError as error:

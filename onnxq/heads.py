@@ -94,7 +94,8 @@ class Layout:
     def why_no_precision(self) -> str:
         """Why average precision of boxes cannot be measured; empty where it can."""
         if self.family == UNKNOWN:
-            return f"is not recognised ({self.why}): give --family, one of {', '.join(FAMILIES)}"
+            families = ", ".join(FAMILIES)
+            return f"is not recognised ({self.why}): give --family to python -m onnxq.evaluate, one of {families}"
         if self.task in ("obb", "classify"):
             return f"its task is {self.task}, and AP is measured of upright boxes"
         return self.assumed
@@ -300,7 +301,8 @@ def _raw_grids(clues: Clues) -> Layout | None:
         "v5-raw", "detect", tuple(names), f"{len(names)} outputs have three boxes per cell and no decode",
         activated=all(tail.arithmetic for tail in tails),
         assumed="the anchors of its boxes are not in the file: "
-        "give --family v5-raw (those of YOLOv5, v3 and v7-tiny) or v7-raw (YOLOv7)",
+        "give --family v5-raw (those of YOLOv5, v3 and v7-tiny) or v7-raw (YOLOv7) "
+        "to python -m onnxq.evaluate or onnxq.compare",
     )  # fmt: skip
 
 

@@ -22,8 +22,9 @@ def time_passes(seconds_by_name: dict[str, float]) -> Hook:
 
 def log_passes(step: Pass, model: Model, result: object, seconds: float) -> None:
     """Log a line per pass."""
-    what = f"{result} edits" if isinstance(step, Rewrite) else f"found {type(result).__name__}"
-    log.info("%-16s %-18s %6.2f s", step.name, what, seconds)
+    edits = f"{result} edit{'' if result == 1 else 's'}"
+    what = edits if isinstance(step, Rewrite) else f"found {type(result).__name__}"
+    log.info("%-19s %-19s %6.2f s", step.name, what, seconds)
 
 
 def save_each(folder: Path) -> Hook:

@@ -3,7 +3,7 @@
 import html
 import re
 
-_SELF_CLOSING = frozenset({"br", "circle", "input", "line", "link", "meta", "path", "polyline", "rect"})
+_SELF_CLOSING = frozenset({"br", "circle", "input", "line", "link", "meta", "path", "polyline", "rect", "wbr"})
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 has no place for, section 2.2."""

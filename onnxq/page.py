@@ -1,17 +1,38 @@
 """A report as one HTML file: nothing is loaded from elsewhere, and without JavaScript only sorting is missing."""
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator
 
 from onnxq.markup import Markup, escaped, tag, together
 from onnxq.plots import curve, histogram
-
-Report = dict[str, Any]
+from onnxq.sections import (
+    Block,
+    Cell,
+    Curve,
+    Groups,
+    Head,
+    Name,
+    Number,
+    Plot,
+    Plots,
+    Points,
+    Report,
+    Table,
+    Text,
+    head_of,
+    sections_of,
+    spans,
+)
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """With this a browser loads nothing, whatever is in the page."""
+
+_LEGEND = (
+    "The bars are how often values were seen, on a logarithmic scale; the band is what the integers reach, and the "
+    "lines below are the ranges that each method would have chosen."
+)
+"""Of the plots."""
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1f2328; --soft: #59636e; --line: #d1d9e0; --back: #ffffff; --fill: #f6f8fa;
@@ -30,18 +51,24 @@ p { margin: .5rem 0; }
 .tiles div { background: var(--fill); border: 1px solid var(--line); border-radius: 6px; padding: .5rem .7rem; }
 .tiles b { display: block; font-size: 1.25rem; overflow-wrap: anywhere; }
 .tiles span { color: var(--soft); font-size: .85rem; }
-.scroll { overflow-x: auto; max-height: 36rem; overflow-y: auto; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; font-size: .85rem; }
+.scroll { overflow: auto; border: 1px solid var(--line); border-radius: 6px; }
+.long { max-height: 36rem; }
+table { border-spacing: 0; width: 100%; font-size: .85rem; }
 th, td { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: middle; }
 tr:last-child td { border-bottom: 0; }
-th { background: var(--fill); position: sticky; top: 0; white-space: nowrap; font-weight: 600; }
-.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th { background: var(--fill); position: sticky; top: 0; z-index: 1; font-weight: 600; vertical-align: bottom; }
+td:first-child, th:first-child { position: sticky; left: 0; }
+td:first-child { background: var(--back); }
+th:first-child { z-index: 2; }
+td.n { white-space: nowrap; }
+.n { text-align: right; font-variant-numeric: tabular-nums; }
 .id { font-family: ui-monospace, monospace; font-size: .8rem; min-width: 11rem; overflow-wrap: anywhere; }
 th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--blue); }
 a { color: var(--blue); text-decoration: none; }
 code { font-family: ui-monospace, monospace; font-size: .88em; background: var(--fill); padding: .1em .3em;
   border-radius: 4px; overflow-wrap: anywhere; }
+ul { padding-left: 1.4rem; }
 li { margin: .4rem 0; }
 details { border: 1px solid var(--line); border-radius: 6px; margin: .4rem 0; padding: .35rem .7rem; }
 summary { cursor: pointer; overflow-wrap: anywhere; }
@@ -55,6 +82,9 @@ svg.small { width: 10rem; height: 3rem; }
 .grid { stroke: var(--line); } .axis { stroke: var(--soft); }
 input { font: inherit; width: 100%; max-width: 24rem; padding: .3rem .6rem; margin: .3rem 0 .6rem; color: inherit;
   background: var(--back); border: 1px solid var(--line); border-radius: 6px; }
+@media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding: .25rem .35rem; }
+  .id { font-size: .75rem; min-width: 8rem; } details { padding: .35rem .5rem; }
+  svg { font-size: 12.5px; overflow: visible; } svg.small { width: 6rem; } }
 """
 
 _SCRIPT = """
@@ -88,287 +118,101 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 def to_html(report: Report) -> str:
     """The report as a page."""
-    title = f"{report['model']}, quantized"
+    shown = head_of(report)
     head = together(
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("title", title),
+        tag("title", f"{shown.title}, quantized"),
         tag("style", Markup(_STYLE)),
     )
-    body = tag(
-        "main",
-        tag("h1", report["model"]),
-        *_header(report),
-        *_findings(report),
-        *_tensors(report),
-        *_values(report),
-        *_weights(report),
-        *_float(report),
-        *_sensitivity(report),
-        *_search(report),
-        *_operators(report),
-        *_run(report),
-    )
+    body = tag("main", *_head(shown), *_sections(report))
     page = tag("html", tag("head", head), tag("body", body, tag("script", Markup(_SCRIPT))), lang="en")
     return f"<!DOCTYPE html>\n{page}\n"
 
 
-_Parts = Iterable[Markup]
-
-
-def _header(report: Report) -> _Parts:
-    detector, layers, sizes = report["detector"], report["layers"], report["bytes"]
-    yield tag(
-        "p",
-        f"Quantized for {report['target']}: weights of {report['weight_bits']} and activations of "
-        f"{report['act_bits']} bits, ranges by {report['method']}. Taken for {detector['family']} "
-        f"({detector['task']}), {detector['size'][0]} x {detector['size'][1]}, {detector['preprocess']}: "
-        f"{detector['why']}. Calibrated with {report['calibration']}.",
-    )
-    fused = layers["fused"]
-    tiles = [
-        (f"{len(layers['integer'])}", "layers on integers"),
-        *([(f"{fused}", f"of these run so by {report['runtime']}")] if fused is not None else []),
-        (f"{len(report['float'])}", "nodes float"),
-        *((_decibels(value), f"SQNR of {name}, dB") for name, value in report["sqnr"].items()),
-        (f"{sizes['before'] / 1e6:.2f} MB", "size before"),
-        (f"{sizes['after'] / 1e6:.2f} MB", "size after"),
-        (f"{sum(report['seconds'].values()):.1f} s", "in all passes"),
-    ]
-    yield tag("div", *(tag("div", tag("b", value), tag("span", what)) for value, what in tiles), class_="tiles")
-    for warning in (*report["doubts"], *report["warnings"]):
+def _head(head: Head) -> Iterator[Markup]:
+    yield tag("h1", head.title)
+    yield from map(_block, head.texts)
+    yield tag("div", *(tag("div", tag("b", value), tag("span", what)) for what, value in head.facts), class_="tiles")
+    for warning in head.warnings:
         yield tag("p", tag("b", "Warning: "), warning, class_="warn")
 
 
-def _findings(report: Report) -> _Parts:
-    if report["findings"]:
-        yield tag("h2", "What stands out, and what to try")
-        yield tag(
-            "ul", *(tag("li", each["what"], " Try: ", *_with_code(each["try"]), ".") for each in report["findings"])
-        )
+def _sections(report: Report) -> Iterator[Markup]:
+    for section in sections_of(report):
+        yield tag("h2", section.title)
+        yield from map(_block, section.blocks)
 
 
-def _with_code(text: str) -> _Parts:
-    for number, part in enumerate(text.split("`")):
-        yield tag("code", part) if number % 2 else escaped(part)
+def _block(block: Block) -> Markup:
+    match block:
+        case Text():
+            return tag("p", *_spans(block.text), class_="soft" if block.aside else None)
+        case Points():
+            return tag("ul", *(tag("li", *_spans(text)) for text in block.texts))
+        case Table():
+            return _table(block)
+        case Groups():
+            return together(*(_group(what, names) for what, names in block.names.items()))
+        case Plots():
+            return together(tag("p", _LEGEND, class_="soft"), *map(_plot, block.plots))
 
 
-def _tensors(report: Report) -> _Parts:
-    yield tag("h2", "Quantized tensors, worst first")
-    yield tag(
-        "p",
-        "Each passes through a QuantizeLinear and a DequantizeLinear. SQNR is signal to quantization noise as its "
-        "histogram lets one expect; where a SiLU reads the tensor, that behind it. Clipped is the share of the values "
-        "outside the range.",
-        class_="soft",
-    )
-    numbers = _numbered(report)
-    columns = ["tensor", "method", "SQNR dB", "clipped %", "low", "high", "bits", "scale", "zero point"]
-    yield _table(
-        columns,
-        (
-            [
-                _Id(activation["tensor"], numbers.get(activation["group"])),
-                activation["method"],
-                _Number(activation["sqnr"], ".1f"),
-                _Number(100 * activation["clipped"], ".3f"),
-                _Number(activation["low"], ".4g"),
-                _Number(activation["high"], ".4g"),
-                _Number(activation["bits"], "d"),
-                _Number(activation["scale"][0], ".4g"),
-                _Number(activation["zero_point"][0], "d"),
-            ]
-            for activation in sorted(report["activations"], key=_sqnr)
-        ),
-        sortable=True,
-    )
+def _spans(text: str) -> Iterable[Markup]:
+    return (tag("code", part) if is_code else escaped(part) for is_code, part in spans(text))
 
 
-def _values(report: Report) -> _Parts:
-    yield tag("h2", "Values and ranges, worst first")
-    yield tag(
-        "p",
-        "How often values were seen, on a logarithmic scale. The band is what the integers reach; the lines below are "
-        "the ranges that each method would have chosen. Tensors that share one scale share a plot.",
-        class_="soft",
-    )
-    sharing: dict[str, list[Report]] = defaultdict(list)
-    for activation in sorted(report["activations"], key=_sqnr):
-        sharing[activation["group"]].append(activation)
-    numbers = _numbered(report)
-    for group, activations in sharing.items():
-        if group in numbers:
-            yield _plot(activations, report["values"][group], numbers[group])
+def _group(what: str, names: tuple[str, ...]) -> Markup:
+    listed = tag("ul", *(tag("li", _breakable(name), class_="id") for name in names))
+    return tag("details", tag("summary", f"{len(names)}: {what}"), listed)
 
 
-def _numbered(report: Report) -> dict[str, int]:
-    """The groups that have a plot, and its number."""
-    return {group: number for number, group in enumerate(report["values"])}
-
-
-def _plot(activations: Sequence[Report], seen: Report, number: int) -> Markup:
-    first = activations[0]
-    more = f" and {len(activations) - 1} more" if len(activations) > 1 else ""
-    methods: Mapping[str, Report] = seen["methods"]
-    others = {name: (fit["low"], fit["high"]) for name, fit in methods.items()}
-    compared = _table(
-        ["method", "low", "high", "clipped %", "SQNR dB"],
-        (
-            [
-                name,
-                _Number(fit["low"], ".4g"),
-                _Number(fit["high"], ".4g"),
-                _Number(100 * fit["clipped"], ".3f"),
-                _Number(fit["sqnr"], ".1f"),
-            ]
-            for name, fit in {f"chosen: {first['method']}": first, **methods}.items()
-        ),
-    )
-    together_with = ", ".join(activation["tensor"] for activation in activations[1:])
+def _plot(plot: Plot) -> Markup:
+    first, *others = plot.tensors
+    more = f" and {len(others)} more" if others else ""
+    shared = tag("p", "Shares its scale with: ", _name(", ".join(others))) if others else ""
     return tag(
         "details",
-        tag("summary", tag("span", first["tensor"], class_="id"), f"{more}, {_decibels(first['sqnr'])} dB"),
+        tag("summary", _name(first), f"{more}, {plot.sqnr}\N{NO-BREAK SPACE}dB"),
         tag(
             "div",
-            histogram(seen["counts"], (seen["low"], seen["high"]), tuple(first["grid"]), others),
-            compared,
+            histogram(plot.counts, plot.seen, plot.grid, plot.bounds),
+            _table(plot.compared),
             class_="plot",
-            id=f"v{number}",
+            id=f"v{plot.number}",
         ),
-        *([tag("p", "Shares its scale with: ", tag("span", together_with, class_="id"))] if together_with else []),
+        shared,
     )
 
 
-def _weights(report: Report) -> _Parts:
-    if not report["weights"]:
-        return
-    yield tag("h2", "Weights")
-    yield tag(
-        "p",
-        "Integers with a scale for each output channel. Drawn are the scales, the greatest first, on a logarithmic "
-        "scale; spread is the greatest by the least.",
-        class_="soft",
-    )
-    yield _table(
-        ["layer", "kind", "bits", "channels", "scales", "least", "greatest", "spread"],
-        (
-            [
-                _Id(", ".join(weight["layers"])),
-                weight["kind"],
-                _Number(weight["bits"], "d"),
-                _Number(weight["channels"], "d"),
-                curve(weight["scales"]),
-                _Number(weight["scale"][0], ".3g"),
-                _Number(weight["scale"][1], ".3g"),
-                _Number(weight["scale"][1] / weight["scale"][0], ".3g"),
-            ]
-            for weight in report["weights"]
-        ),
-        sortable=True,
-    )
+def _name(text: str) -> Markup:
+    return tag("span", _breakable(text), class_="id")
 
 
-def _float(report: Report) -> _Parts:
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for name, reason in report["float"].items():
-        by_reason[reason].append(name)
-    if not by_reason:
-        return
-    yield tag("h2", "Float, and why")
-    for reason, names in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
-        listed = tag("ul", *(tag("li", name, class_="id") for name in names))
-        yield tag("details", tag("summary", f"{len(names)}: {reason}"), listed)
+def _breakable(name: str) -> Markup:
+    """A name from the graph, of which lines end behind a slash, but for a leading one, rather than anywhere."""
+    return Markup(tag("wbr").join(map(escaped, re.split("(?<=[^/]/)", name))))
 
 
-def _sensitivity(report: Report) -> _Parts:
-    if not report["sensitivity"]:
-        return
-    yield tag("h2", "Sensitivity, worst first")
-    yield tag("p", "What each piece of the network costs when it alone is on integers.", class_="soft")
-    yield _table(
-        ["alone on integers", "SQNR dB", "boxes moved %"],
-        (
-            [_Id(piece["nodes"][0]), _Number(piece["sqnr"], ".1f"), _Number(piece["moved"], ".2f")]
-            for piece in report["sensitivity"]
-        ),
-        sortable=True,
-    )
-
-
-def _search(report: Report) -> _Parts:
-    search = report["search"]
-    if search is None:
-        return
-    yield tag("h2", "Layers kept at a higher precision")
-    yield tag(
-        "p", f"Measured on {search['pictures']} pictures, after {len(search['trials'])} trials: {search['said']}."
-    )
-    kept = ([_Id(", ".join(piece["nodes"])), piece["bits"] or "float"] for piece in search["kept"])
-    yield _table(["kept", "bits"], kept)
-    yield _table(
-        ["pieces kept", "measured"], ([_Number(trial["kept"], "d"), trial["said"]] for trial in search["trials"])
-    )
-
-
-def _operators(report: Report) -> _Parts:
-    before, after = report["operators"]["float"], report["operators"]["quantized"]
-    yield tag("h2", "Operators")
-    yield tag("p", "Of the float model once it is in order, and of the file that was written.", class_="soft")
-    yield _table(
-        ["operator", "float", "quantized"],
-        (
-            [name, _Number(before.get(name, 0), "d"), _Number(after.get(name, 0), "d")]
-            for name in sorted({*before, *after})
-        ),
-    )
-
-
-def _run(report: Report) -> _Parts:
-    yield tag("h2", "Run")
-    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    yield tag("p", f"onnxq {report['onnxq']}; {versions}.")
-    yield _table(["pass", "seconds"], ([name, _Number(s, ".2f")] for name, s in report["seconds"].items()))
-
-
-class _Number:
-    """A number of a table: as it is shown, and as it is sorted by."""
-
-    def __init__(self, value: float | None, form: str) -> None:
-        self.value = math.inf if value is None else value
-        self.text = "-" if value is None else format(value, form)
-
-
-class _Id:
-    """A name from the graph, and the number of the plot that it leads to."""
-
-    def __init__(self, name: str, plot: int | None = None) -> None:
-        self.name = name
-        self.plot = plot
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]], sortable: bool = False) -> Markup:
+def _table(table: Table) -> Markup:
     """A table that scrolls within the page; columns of numbers stand right."""
-    listed = list(rows)
-    numeric = [bool(listed) and isinstance(cell, _Number) for cell in (listed[0] if listed else columns)]
-    head = tag("tr", *(tag("th", name, class_="n" if is_number else None) for name, is_number in zip(columns, numeric)))
-    body = (tag("tr", *map(_cell, row)) for row in listed)
-    made = tag("table", tag("thead", head), tag("tbody", *body), class_="sortable" if sortable else None)
-    return tag("div", made, class_="scroll")
+    classes = ["n" if is_number else None for is_number in table.has(Number)]
+    head = tag("tr", *(tag("th", name, class_=class_) for name, class_ in zip(table.columns, classes)))
+    body = (tag("tr", *map(_cell, row)) for row in table.rows)
+    made = tag("table", tag("thead", head), tag("tbody", *body), class_="sortable" if table.sortable else None)
+    return tag("div", made, class_="scroll long" if table.sortable else "scroll")
 
 
-def _cell(value: object) -> Markup:
-    if isinstance(value, _Number):
-        return tag("td", value.text, class_="n", data_value=f"{value.value:g}".replace("inf", "Infinity"))
-    if isinstance(value, _Id):
-        name = escaped(value.name) if value.plot is None else tag("a", value.name, href=f"#v{value.plot}")
-        return tag("td", name, class_="id")
-    return tag("td", value)
-
-
-def _sqnr(activation: Report) -> float:
-    return math.inf if activation["sqnr"] is None else float(activation["sqnr"])
-
-
-def _decibels(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+def _cell(cell: Cell) -> Markup:
+    match cell:
+        case Number():
+            value = math.inf if cell.value is None else cell.value
+            return tag("td", str(cell), class_="n", data_value=f"{value:g}".replace("inf", "Infinity"))
+        case Name():
+            name = _breakable(cell.text)
+            return tag("td", name if cell.plot is None else tag("a", name, href=f"#v{cell.plot}"), class_="id")
+        case Curve():
+            return tag("td", curve(cell.values))
+        case str():
+            return tag("td", cell)

@@ -4,7 +4,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called as `progress("calibrating", 3, 100)`: what is being done, steps done, steps in all (0: not known)."""
+    """Called as `progress("calibrating", 3, 100)`: what is being done, steps done, steps in all (0: not known).
+
+    What has no steps is told of once, when it begins: `progress("checking", 0, 0)`.
+    """
 
     def __call__(self, task: str, done: int, total: int, /) -> None:
         """Tell."""

@@ -16,9 +16,10 @@ from onnxq.advice import findings
 from onnxq.api import Quantized
 from onnxq.config import Config
 from onnxq.errors import ConfigError
-from onnxq.facts import Checked, Fit, Plan, Sensitivities
+from onnxq.facts import Checked, Fit, Plan, Sensitivities, Statistics
 from onnxq.files import replace_file
 from onnxq.histogram import Histogram
+from onnxq.markdown import to_markdown
 from onnxq.outcome import Outcome, final_grid, outcomes
 from onnxq.page import to_html
 from onnxq.pipeline import Facts
@@ -35,7 +36,14 @@ _SCALES = 64
 
 
 def build(
-    quantized: Quantized, config: Config, *, source: str, before: int, after: int, search: Report | None = None
+    quantized: Quantized,
+    config: Config,
+    *,
+    source: str,
+    before: int,
+    after: int,
+    search: Report | None = None,
+    evaluation: Report | None = None,
 ) -> Report:
     """Gather everything that a run found.
 
@@ -45,14 +53,14 @@ def build(
         source: name of the float model.
         before, after: sizes of the files in bytes.
         search: what a search for layers to keep at a higher precision found; None where there was none.
+        evaluation: the AP of the float and of the quantized model, as `evaluate.summary` has it; None: not measured.
     """
-    report = _gathered(quantized, config, source, {"before": before, "after": after}, search)
+    measured = {"search": search, "evaluation": evaluation}
+    report = _gathered(quantized, config, source, {"before": before, "after": after}) | measured
     return {**report, "findings": findings(report)}
 
 
-def _gathered(
-    quantized: Quantized, config: Config, source: str, sizes: Mapping[str, int], search: Report | None
-) -> Report:
+def _gathered(quantized: Quantized, config: Config, source: str, sizes: Mapping[str, int]) -> Report:
     facts = quantized.facts
     plan, checked, found = facts[Plan], facts[Checked], list(outcomes(facts))
     return {
@@ -75,6 +83,7 @@ def _gathered(
         "rest": config.rest,
         "pack": config.pack,
         "exclude": list(config.exclude),
+        "options": config.flags,
         "detector": {
             "family": quantized.detector.family,
             "task": quantized.detector.head.task,
@@ -83,6 +92,7 @@ def _gathered(
             "why": quantized.detector.why,
         },
         "calibration": quantized.samples.description if quantized.samples else "given statistics",
+        "samples": facts[Statistics].samples,
         "synthetic": quantized.samples is not None and quantized.samples.synthetic,
         "doubts": list(quantized.doubts),
         "warnings": list(checked.warnings),
@@ -95,7 +105,6 @@ def _gathered(
         "sqnr": {name: _finite(value) for name, value in checked.sqnr.items()},
         "simulated_sqnr": {name: _finite(value) for name, value in checked.simulated.items()},
         "sensitivity": list(_sensitivity(facts)),
-        "search": search,
         "activations": list(_activations(found)),
         "values": _values(found),
         "weights": list(_weights(quantized)),
@@ -224,72 +233,6 @@ def _finite(value: float) -> float | None:
 def to_json(report: Report) -> str:
     """The report as JSON."""
     return json.dumps(report, indent=2) + "\n"
-
-
-def to_markdown(report: Report) -> str:
-    """The report as Markdown: what was done, what stayed float and why, and each tensor's range, worst first."""
-    layers, sizes, detector = report["layers"], report["bytes"], report["detector"]
-    fused = layers["fused"]
-    accuracy = ", ".join(f"{name} {_dash(value)}" for name, value in report["sqnr"].items())
-    worst_first = sorted(report["activations"], key=lambda a: math.inf if a["sqnr"] is None else a["sqnr"])
-    parts = [
-        f"# {report['model']}",
-        _table(("", ""), [
-            ("onnxq", report["onnxq"]),
-            ("target", report["target"]),
-            ("method", f"{report['method']}, W{report['weight_bits']}A{report['act_bits']}"),
-            ("detector", f"{detector['family']}, {detector['size'][0]} x {detector['size'][1]}"),
-            ("images", detector["preprocess"]),
-            ("calibration", report["calibration"]),
-            *(("warning", doubt) for doubt in report["doubts"]),
-            ("layers on integers", len(layers["integer"])),
-            (f"of these run so by {report['runtime'] or 'its runtime'}", "not asked" if fused is None else fused),
-            ("size in bytes", f"{sizes['before']} before, {sizes['after']} after"),
-            ("SQNR of outputs in dB", accuracy or "not measured"),
-        ]),
-        *_findings_section(report["findings"]),
-        "## Float, and why",
-        _table(("reason", "nodes"), Counter(report["float"].values()).most_common()),
-        *_sensitivity_section(report["sensitivity"]),
-        "## Activations, worst first",
-        _table(
-            ("tensor", "method", "low", "high", "bits", "SQNR dB", "clipped"),
-            [
-                (f"`{a['tensor']}`", a["method"], f"{a['low']:.4g}", f"{a['high']:.4g}", a["bits"],
-                 _dash(a["sqnr"]), f"{100 * a['clipped']:.3f} %")
-                for a in worst_first
-            ],
-        ),
-        "## Seconds",
-        _table(("pass", "seconds"), list(report["seconds"].items())),
-    ]  # fmt: skip
-    return "\n\n".join(parts) + "\n"
-
-
-def _findings_section(found: list[Report]) -> list[str]:
-    return (
-        ["## What to try", _table(("found", "try"), [(each["what"], each["try"]) for each in found])] if found else []
-    )
-
-
-def _sensitivity_section(pieces: list[Report]) -> list[str]:
-    if not pieces:
-        return []
-    rows = [
-        (f"`{piece['nodes'][0]}`", _dash(piece["sqnr"]), "-" if piece["moved"] is None else f"{piece['moved']:.2f}")
-        for piece in pieces
-    ]
-    head = ("alone on integers", "SQNR dB", "boxes moved %")
-    return ["## Sensitivity, worst first", _table(head, rows)]
-
-
-def _dash(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 FORMATS: Mapping[str, Callable[[Report], str]] = {".json": to_json, ".md": to_markdown, ".html": to_html}

@@ -5,14 +5,13 @@ string, in which onnxq has the range or the reason.
 """
 
 import argparse
-import logging
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from onnxq.errors import ConfigError, ModelError
-from onnxq.terminal import OUT, LogHandler, guarded
+from onnxq.terminal import OUT, guarded
 
 _MOST_PORT = 65535
 
@@ -33,7 +32,7 @@ def serve(model: Path, port: int | None = None, browse: bool = True) -> str:
         ConfigError: Netron is not installed, or cannot have the port.
     """
     if not model.is_file():
-        raise ModelError(f"{model}: no such file")
+        raise ModelError(f"{model}: no such file; check the path")
     netron = _netron()
     try:
         host, taken = netron.start(str(model), address=("localhost", port), browse=browse)
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", metavar="MODEL", type=Path, help="the file")
     parser.add_argument("--port", metavar="N", type=int, help="default: one that is free")
     parser.add_argument("--no-browser", action="store_true", help="only say where the page is")
-    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     arguments = parser.parse_args(argv)
     if arguments.port is not None and not 0 < arguments.port <= _MOST_PORT:
         parser.error(f"--port {arguments.port}: give 1 to {_MOST_PORT}")
@@ -64,9 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _view(arguments: argparse.Namespace) -> None:
-    logging.basicConfig(format="%(message)s", handlers=[LogHandler()], force=True)
     address = serve(arguments.model, arguments.port, not arguments.no_browser)
-    OUT.print(f"{arguments.model} is at {address}; Ctrl+C ends it", soft_wrap=True)
+    OUT.print(f"{arguments.model} is at {address}; Ctrl+C ends it")
     _netron().wait()
 
 

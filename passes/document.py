@@ -16,6 +16,7 @@ class Document(Rewrite):
     - of a QuantizeLinear on a planned tensor: its range, how that was chosen, the expected signal-to-noise ratio and
       the share of the values outside
     - of a node that stays float: the reason
+    - a pass behind this one that replaces a node says the same of what takes its place
     - what an earlier run wrote of any other node goes; what exporters wrote stays
     """
 

@@ -15,7 +15,7 @@ class ExpandSoftmax(Rewrite):
 
     onnxruntime computes a Softmax row by row, and moves the axis to the end and back for that; the integral over box
     distributions of a detector has many short columns instead. The steps one by one take a fifth of the time or less.
-    Those over the last axis, as in attention, stay.
+    Those over the last axis, as in attention, stay. What is said of the Softmax is said of each step.
     """
 
     name = "expand-softmax"
@@ -25,7 +25,10 @@ class ExpandSoftmax(Rewrite):
         """Edit the graph and return the number of Softmaxes expanded."""
         fresh = Fresh(model)
         found = [node for node in model.graph.nodes if node.op == "Softmax" and _is_over_columns(node)]
-        replace_nodes(model.graph, {id(node): _expand(node, fresh, model.opset) for node in found})
+        steps = {id(node): _expand(node, fresh, model.opset) for node in found}
+        for node in found:
+            model.document_alike(node.name, [step.name for step in steps[id(node)]])
+        replace_nodes(model.graph, steps)
         return len(found)
 
 

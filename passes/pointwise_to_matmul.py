@@ -99,7 +99,7 @@ class _Products:
         """Gemm over the rows of all positions."""
         _, channels, height, width = shape
         outputs = matrix.shape[1]
-        rows, made = self._variable(f"{name}_rows"), self._variable(f"{name}_products")
+        rows, made = self._variable(f"{name}_rows_output"), self._variable(f"{name}_products")
         to_rows = self._fresh.constant(f"{name}_rows_shape", np.array([-1, channels], np.int64))
         to_image = self._fresh.constant(f"{name}_image_shape", np.array([-1, height, width, outputs], np.int64))
         return [

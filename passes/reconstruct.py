@@ -95,6 +95,7 @@ class Reconstruct(Analysis[Rebuilt]):
         nodes, tensors = model.nodes, model.graph.tensors()
         weight_of = {w.users[0]: w for w in plan.weights if len(w.users) == 1}
         adjusting = _adjusting(plan, nodes) if self._ranges else set()
+        self._progress("reconstructing", 0, len(plan.layers))
         samples = _load(self._samples)
         seen = sight(model.to_proto(), self._detector, [sample.feed for sample in samples])
         walk = _Walk(model, plan, grid, adjusting, samples, seen)

@@ -54,6 +54,7 @@ class Sensitivity(Analysis[Sensitivities]):
         plan, grid = facts[Plan], facts[Grid]
         biases, rebuilt = facts.get(Biases) or Biases({}), facts.get(Rebuilt) or Rebuilt({}, {}, {})
         pieces = list(_pieces(model, plan, self._target))
+        self._progress("sensitivity", 0, len(pieces))
         feeds = self._feeds()
         plain = model.to_proto()
         at_once = workers(plain)

@@ -12,6 +12,7 @@ from onnxq.facts import Checked, Plan
 from onnxq.graph import Model
 from onnxq.noise import Noise, Outputs
 from onnxq.pipeline import Analysis, Facts
+from onnxq.progress import Progress, silent
 from onnxq.runtimes import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.session import Feed, open_session, run_named
 from onnxq.sources import plural
@@ -46,6 +47,7 @@ class Verify(Analysis[Checked]):
         original: the float model.
         target: where the result is to run.
         feeds: a few samples; may be empty.
+        progress: told when it begins.
 
     Raises:
         ModelError: the model is invalid or cannot be loaded; TensorRT's parser would not read it as it is meant;
@@ -56,13 +58,17 @@ class Verify(Analysis[Checked]):
     gives = Checked
     needs = (Plan,)
 
-    def __init__(self, original: onnx.ModelProto, target: Target, feeds: Sequence[Feed] = ()) -> None:
+    def __init__(
+        self, original: onnx.ModelProto, target: Target, feeds: Sequence[Feed] = (), progress: Progress = silent
+    ) -> None:
         self._original = original
         self._target = target
         self._feeds = feeds
+        self._progress = progress
 
     def run(self, model: Model, facts: Facts) -> Checked:
         """Find the fact; the graph is not touched."""
+        self._progress("checking", 0, 0)
         proto = model.to_proto()
         _check_model(proto)
         _check_interface(self._original, proto)

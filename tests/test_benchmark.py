@@ -78,7 +78,8 @@ def test_the_models_run_in_turn_on_the_same_image(models, monkeypatch):
     images = [values["images"] for _, values in Logged.ran]
     assert all(np.array_equal(images[0], image) for image in images)
     assert images[0].shape == feed(v8())["images"].shape
-    assert told[-1] == ("measuring", 2, 2)
+    assert told[0] == ("loading", 0, 0)
+    assert told[-2:] == [("measuring", 2, 2), ("profiling", 0, 0)]
 
 
 def test_the_tables(models, tmp_path, capsys):
@@ -93,7 +94,7 @@ def test_the_tables(models, tmp_path, capsys):
     assert second[4] == f"{numbers[0]['median'] / numbers[1]['median']:.2f}"
     assert any(row and row[0] == "all" for row in rows)
     assert re.search(r"QLinearConv +\d+\.\d\d \(10\)", out)
-    assert "onnxruntime, 1 threads, 2 rounds after 3 to warm up" in err
+    assert "onnxruntime, 1 thread, 2 rounds after 3 to warm up" in err
 
 
 def test_quiet_prints_tables_only(models, capsys):

@@ -92,6 +92,15 @@ def test_the_most_sensitive_pieces_are_kept_and_no_more_than_needed(model, feeds
     assert set(result.config.exclude) == {name for nodes in order[:fewer] for name in nodes}
 
 
+def test_the_progress_says_of_which_trial(model, feeds, ranked):
+    told = {}
+    result, _ = found(model, feeds, len(ranked[1].layers) - 1, progress=lambda *step: told.setdefault(step[0], step))
+    trials = {task.split(":")[0] for task in told if task.startswith("trial ")}
+    assert trials == {f"trial {number}" for number in range(2, 1 + len(result.trials))}
+    assert told["sensitivity"][1] == 0
+    assert "trial 2: checking" in told
+
+
 def test_its_options_make_the_model_at_once(model, feeds, ranked):
     result, _ = found(model, feeds, len(ranked[1].layers) - 2)
     assert quantize(model, feeds, result.config).model == result.quantized.model
@@ -224,4 +233,5 @@ def test_precision_is_what_the_float_model_has_more(tmp_path):
     assert judge.loss(perfect, silent) == 0
     assert judge.loss(shifted, silent) == pytest.approx(30)  # its IoU is 22 / 26: three of ten thresholds are above
     assert judge.say(1.25) == "-1.25 AP"
+    assert judge.say(0.0) == "+0.00 AP"
     assert judge.files == (images / "a.png", images / "b.png")

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import zipfile
@@ -15,10 +16,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from graphs import Net, classifier, copy, initializers, nodes, ops, relu_net, silu_chain, v8, yolox
+from graphs import Net, classifier, copy, initializers, nodes, ops, relu_net, silu_chain, v5_raw, v8, yolox
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
+from tables import write_coco
 
+from onnxq import evaluate
 from onnxq.cli import main
 from onnxq.config import Config
 from onnxq.errors import ModelError
@@ -552,7 +555,7 @@ class TestSaveEach:
         names = sorted(os.listdir("deep/steps"))
         assert all(re.fullmatch(r"\d\d-[a-z-]+\.onnx", name) for name in names)
         assert [name[3:-5] for name in names] == [
-            "infer-shapes", "insert", "pointwise-to-matmul", "expand-softmax", "clean-up", "document",
+            "infer-shapes", "insert", "document", "pointwise-to-matmul", "expand-softmax", "clean-up",
         ]  # fmt: skip
         for name in names:
             runs(f"deep/steps/{name}")
@@ -562,7 +565,7 @@ class TestSaveEach:
     def test_the_numbers_are_the_places_of_the_passes(self, onnxq):
         save(v8(opset=11))
         assert onnxq("model.onnx", "--count", 2, "--save-each", "steps").code == 0
-        editing = ("normalise", "insert", "pointwise-to-matmul", "clean-up", "document")
+        editing = ("normalise", "insert", "document", "pointwise-to-matmul", "clean-up")
         assert sorted(os.listdir("steps")) == [f"{PASSES.index(name) + 1:02}-{name}.onnx" for name in editing]
 
     def test_folding_is_an_edit(self, onnxq):
@@ -590,7 +593,7 @@ class TestSensitivity:
     def test_all_are_shown_with_v_and_in_markdown(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "--sensitivity", "-v", "--report", "r.md")
         section = Path("r.md").read_text().split("## Sensitivity, worst first\n\n")[1].split("\n## ")[0]
-        rows = section.strip().splitlines()[2:]
+        rows = section.strip().split("\n\n")[1].splitlines()[2:]
         assert len(rows) > 10
         assert all(row.split("`")[1] in ran.out for row in rows)
 
@@ -673,14 +676,101 @@ class TestLimits:
         ],
     )
     def test_options_that_do_not_go_together(self, onnxq, model, options, message):
-        assert message in refused(onnxq, model, *options)
+        assert message in misused(onnxq, model, *options)
 
     def test_a_kept_calibration_has_no_pictures(self, onnxq, model):
-        onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz", "-o", "other.onnx")
-        assert "give --calib" in refused(onnxq, model, "--calibration", "seen.npz", "--sensitivity")
+        assert "give --calib" in misused(onnxq, model, "--calibration", "seen.npz", "--sensitivity")
 
     def test_one_limit_at_a_time(self, onnxq, model):
         assert "not allowed with" in misused(onnxq, model, "--max-drop", 1, "--min-sqnr", 30)
+
+
+class TestEvaluate:
+    @pytest.fixture
+    def labelled(self):
+        """Pictures with an object each, and the options that name them."""
+        pictures = {f"{name}.png": ((48, 40), [(8, 8, 24, 24, 1)]) for name in "ab"}
+        annotations, images = write_coco(Path(), pictures, {1: "a", 2: "b", 3: "c"})
+        return ["--annotations", annotations, "--images", images]
+
+    def test_says_what_the_command_beside_it_says(self, onnxq, model, labelled, capsys):
+        ran = onnxq(model, "--calib", "calib", "--evaluate", *labelled, "--report", "r.json")
+        assert ran.code == 0, ran.err
+        assert evaluate.main([*map(str, (model, "model.int8.onnx", *labelled)), "--json", "e.json", "-q"]) == 0
+        assert ran.out.endswith(capsys.readouterr().out)
+        assert "2 images" in ran.out
+        assert "next:" not in ran.out
+        assert json.loads(Path("r.json").read_text())["evaluation"] == json.loads(Path("e.json").read_text())
+
+    def test_changes_nothing_in_the_file(self, onnxq, model, labelled):
+        onnxq(model, "--calib", "calib", "-o", "plain.onnx")
+        onnxq(model, "--calib", "calib", "-o", "measured.onnx", "--evaluate", *labelled)
+        assert Path("plain.onnx").read_bytes() == Path("measured.onnx").read_bytes()
+
+    @pytest.mark.parametrize("name", ["r.md", "r.html"])
+    def test_is_in_the_report_of_a_quiet_run(self, onnxq, model, labelled, name):
+        ran = onnxq(model, "--calib", "calib", "--evaluate", *labelled, "--report", name, "-q")
+        assert ran == (0, "", "")
+        text = Path(name).read_text()
+        assert "Average precision" in text
+        assert "on 2 pictures of" in text
+
+    @pytest.mark.parametrize("given", [[], ["--annotations", "a.json"], ["--images", "calib"]])
+    def test_without_labels(self, onnxq, model, given):
+        message = misused(onnxq, model, "--evaluate", *given)
+        assert "--evaluate measures AP: it needs --annotations JSON and --images DIR" in message
+
+    def test_labels_that_are_missing_are_told_before_the_work(self, onnxq, model):
+        message = refused(onnxq, model, "--evaluate", "--annotations", "none.json", "--images", "calib")
+        assert "none.json: cannot be read" in message
+
+    @pytest.mark.parametrize(
+        ("make", "reason"),
+        [(classifier, "its task is classify"), (v5_raw, "the anchors of its boxes are not in the file: give --family")],
+    )
+    def test_a_model_that_has_no_ap_is_told_before_the_work(self, onnxq, model, labelled, make, reason):
+        message = refused(onnxq, save(make(), "other.onnx"), "--calib", "calib", "--evaluate", *labelled)
+        assert message.startswith(f"error: --evaluate: the model: {reason}")
+        assert "python -m onnxq.compare needs no AP" in message
+
+    def test_other_categories_are_told_before_the_work(self, onnxq, model):
+        annotations, images = write_coco(Path(), {"a.png": ((48, 40), [(8, 8, 24, 24, 1)])}, {1: "a"})
+        options = ["--annotations", annotations, "--images", images]
+        message = refused(onnxq, model, "--calib", "calib", "--evaluate", *options)
+        assert "--evaluate: the model: has 3 classes, but the annotations have 1 categories" in message
+
+    def test_what_is_calibrated_with_is_not_measured_on(self, onnxq, model, labelled):
+        options = [model, "--calib", "images", "--evaluate", *labelled]
+        message = refused(onnxq, *options)
+        assert "images/a.png is calibrated with too" in message
+        assert "--on-calibration" in message
+        assert onnxq(*options, "--on-calibration").code == 0
+
+    def test_of_a_kept_calibration(self, onnxq, model, labelled):
+        onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz", "-o", "other.onnx")
+        ran = onnxq(model, "--calibration", "seen.npz", "--evaluate", *labelled)
+        assert ran.code == 0
+        assert "2 images" in ran.out
+
+    def test_the_data_is_opened_once(self, onnxq, model, labelled):
+        Path("list.txt").write_text("calib/0.png\nnone.png\n")
+        ran = onnxq(model, "--calib", "list.txt", "--evaluate", *labelled)
+        assert ran.code == 0
+        assert ran.err.count("none.png") == 1
+        assert "1 left out, none.png" in ran.table
+
+    def test_what_fails_after_the_work_leaves_the_model(self, onnxq, model, labelled):
+        Path("images/b.png").write_text("hello")
+        ran = onnxq(model, "--calib", "calib", "--evaluate", *labelled, "--report", "r.json")
+        assert ran.code == 1
+        last = ran.err.splitlines()[-1]
+        assert re.search(r"^error: --evaluate: \S*b\.png: cannot be read as an image", last)
+        assert last.endswith("; model.int8.onnx is written all the same")
+        runs("model.int8.onnx")
+        assert not Path("r.json").exists()
+
+    def test_a_dry_run_measures_nothing(self, onnxq, model):
+        assert onnxq(model, "--dry-run", "--demo", "--evaluate") == onnxq(model, "--dry-run")
 
 
 class TestDryRun:
@@ -751,7 +841,7 @@ class TestReport:
         assert onnxq(model, "--calib", "calib", "--report", "r.md").code == 0
         text = Path("r.md").read_text()
         assert text.startswith("# model.onnx\n")
-        assert "| near the image, with few channels | 1 |" in text
+        assert "- 1: near the image, with few channels: `conv0`\n" in text
 
     def test_as_a_page(self, onnxq, model):
         assert onnxq(model, "--calib", "calib", "--report", "r.html").code == 0
@@ -810,6 +900,10 @@ class TestTalk:
         assert re.findall(r"^([a-z-]+) .* s$", ran.err, re.MULTILINE) == PASSES
         assert "\nfloat: conv0 (Conv): near the image, with few channels\n" in ran.out
 
+    def test_v_is_not_told_of_v(self, onnxq, model):
+        assert "(-v says which and why)" in onnxq(model, "--dry-run").table
+        assert "-v says" not in onnxq(model, "--dry-run", "-v").table
+
     def test_without_v_no_pass_is_named(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib")
         assert "fit-weights" not in ran.err
@@ -821,6 +915,25 @@ class TestTalk:
         ran = onnxq(model, "--count", 4, "-q", *data)
         assert ran == (0, "", "")
         runs("model.int8.onnx")
+
+    def test_q_leaves_the_table_of_a_dry_run(self, onnxq, model):
+        assert onnxq(model, "--dry-run", "-q") == onnxq(model, "--dry-run")
+
+    def test_logging_is_left_as_it_was(self, onnxq, model, caplog):
+        onnxq(model, "--calib", "calib", "-q")
+        logging.getLogger("onnxq").warning("heard")
+        assert caplog.messages == ["heard"]
+
+    def test_in_a_file_names_are_whole_and_no_line_ends_in_spaces(self, onnxq, model):
+        long = Path("a folder with quite a long name", "and-another-one-below-it", "model-32x32-final.onnx")
+        save(onnx.load(model), long)
+        lines = onnxq(long, "--calib", "calib", "--sensitivity", "-v").out.splitlines()
+        assert f"output       {long.with_suffix('')}.int8.onnx" in lines
+        assert not [line for line in lines if line.endswith(" ")]
+
+    def test_a_given_calibration_takes_no_time(self, onnxq, model):
+        assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz").table.count("calibration") == 2
+        assert onnxq(model, "--calibration", "seen.npz").table.count("calibration") == 1
 
     def test_q_still_tells_errors(self, onnxq, model):
         assert onnxq(model, "-q", "--calib", "none").err.startswith("error: none: ")
@@ -979,11 +1092,12 @@ class TestBadModels:
     def test_input_of_another_rank(self, onnxq):
         save(behind(silu_chain(), "Unsqueeze", [3, 32, 32]))
         message = refused(onnxq, "model.onnx")
-        assert "input images float32 (3, 32, 32) is no image: float32 or float16 (batch, 3, " in message
+        assert "input images float32 (3, 32, 32) is no image: float32, float16 or uint8 (batch, 3, " in message
 
     def test_float64_input(self, onnxq):
         save(behind(silu_chain(), "Cast", [1, 3, 32, 32], TensorProto.DOUBLE, to=TensorProto.FLOAT))
-        assert "input images double (1, 3, 32, 32) is no image: float32 or float16" in refused(onnxq, "model.onnx")
+        message = refused(onnxq, "model.onnx")
+        assert "input images double (1, 3, 32, 32) is no image: float32, float16 or uint8" in message
 
     def test_two_inputs(self, onnxq):
         save(with_two_inputs())
@@ -1171,7 +1285,7 @@ class TestBadOptions:
 
 class TestBadCalibration:
     def test_beside_data(self, onnxq, model):
-        message = refused(onnxq, model, "--calib", "calib", "--calibration", "seen.npz")
+        message = misused(onnxq, model, "--calib", "calib", "--calibration", "seen.npz")
         assert "--calib and --calibration: give one of the two" in message
 
     def test_missing(self, onnxq, model):
@@ -1228,7 +1342,7 @@ class TestDebug:
     def test_without_it_there_is_none(self, model):
         ran = spawn("nope.onnx")
         assert ran.code == 1
-        assert ran.err == "error: nope.onnx: no such file\n"
+        assert ran.err == "error: nope.onnx: no such file; check the path\n"
 
 
 PRESSES_CTRL_C = """
@@ -1248,6 +1362,23 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+SLOW = """
+import signal, sys, time
+from onnxq import cli, data
+
+read_image = data.read_image
+
+def read(path):
+    time.sleep(0.3)
+    return read_image(path)
+
+data.read_image = read
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+ERASED = "\x1b[2K"
+
+
 class TestInterrupted:
     def test_during_the_calibration(self, model):
         """In a process of its own: where OpenVINO was used, its alternate signal stack may be gone."""
@@ -1261,6 +1392,27 @@ class TestInterrupted:
             "interrupted; no file is half-written"
         ]
         assert snapshot() == before
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
+    def test_on_a_terminal_the_bar_goes(self, model):
+        terminal, programs = os.openpty()
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "80"}
+        command = [sys.executable, "-c", SLOW, str(model), "--calib", "calib"]
+        sent = b""
+        with subprocess.Popen(command, env=env, stdin=programs, stdout=programs, stderr=programs) as process:
+            os.close(programs)
+            with contextlib.suppress(OSError):  # the end, on Linux
+                while some := os.read(terminal, 4096):
+                    if b"calibrating" in some and b"calibrating" not in sent:
+                        process.send_signal(signal.SIGINT)
+                    sent += some
+            assert process.wait(10) == 130
+        os.close(terminal)
+        before, after = sent.decode().split("interrupted; no file is half-written")
+        assert after == "\r\n"
+        assert before.endswith(ERASED)
+        assert before.index("loading") < before.index("preparing") < before.index("calibrating")
+        assert not Path("model.int8.onnx").exists()
 
     def test_while_the_result_is_written(self, onnxq, model, monkeypatch):
         def half(proto, path):

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from graphs import ULTRALYTICS, classifier, csp, quantized, separate, v5_raw, v8, with_metadata
 from PIL import Image
-from tables import BOX, SIZE, always, table_of
+from tables import BOX, SIZE, always, giving, table_of
 
 from onnxq import compare as compare_module
 from onnxq.compare import compare, main
@@ -155,7 +155,11 @@ class TestCompare:
         settings = Settings(max_images=2, threads=1)
         found = compare(path, path, images, settings=settings, progress=lambda *step: told.append(step))
         assert found.images == 2
-        assert told == [("comparing", 1, 2), ("comparing", 2, 2), ("tracing", 1, 2), ("tracing", 2, 2)]
+        assert told == [
+            ("loading", 0, 0),
+            *(("comparing", done, 2) for done in (1, 2)),
+            *(("tracing", done, 2) for done in (0, 1, 2)),
+        ]
 
     def test_the_order_of_the_pictures_does_not_matter(
         self, images: Path, saved: Callable[..., list[Path]], tmp_path: Path
@@ -202,12 +206,39 @@ class TestDrawing:
         compare(path, path, tmp_path / "list.txt", draw=tmp_path / "drawn")
         assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["001-1.jpg", "002-1.jpg"]
 
-    @pytest.mark.parametrize("build", [csp, classifier])
-    def test_models_without_boxes_are_refused(
-        self, images: Path, saved: Callable[..., list[Path]], tmp_path: Path, build: Callable[[], onnx.ModelProto]
+    def test_masks_of_the_outputs_themselves(
+        self, images: Path, saved: Callable[..., list[Path]], tmp_path: Path
     ) -> None:
-        [path] = saved(build())
-        with pytest.raises(ConfigError, match=r"--draw .*drawn: draws boxes, and the models give none"):
+        def segmenting(*signs: float) -> onnx.ModelProto:
+            """The prototype is 1 left of the middle, and the coefficient of every box as given."""
+            prototype = np.where(np.arange(16) < 8, 1, -1).astype(np.float32) * np.ones((1, 1, 16, 1), np.float32)
+            table = table_of([(*BOX, 0.9, 1), (*AWAY, 0.8, 0)], "v8", 2)
+            table = np.concatenate([table, np.zeros((1, table.shape[1]), np.float32)])
+            table[-1, -2:] = signs
+            return giving({"out": table[np.newaxis], "protos": prototype}, names="['a', 'b']")
+
+        compare(*saved(segmenting(1, -1), segmenting(1, 1)), images, draw=tmp_path / "drawn")
+        with Image.open(tmp_path / "drawn" / "001-0.jpg") as drawn, Image.open(images / "0.png") as picture:
+            pixels, own = np.asarray(drawn).astype(int), np.asarray(picture.resize((640, 640))).astype(int)
+        left, right = pixels[26:, :640], pixels[26:, 644:]
+        first, second = (slice(180, 300), slice(100, 300)), (slice(420, 580), slice(420, 580))  # the boxes' insides
+        tints = [np.abs(half[box] - own[box]).mean() > 15 for half in (left, right) for box in (first, second)]
+        assert tints == [True, True, True, False]
+
+    def test_classes_are_written_beside_the_picture(
+        self, images: Path, saved: Callable[..., list[Path]], tmp_path: Path
+    ) -> None:
+        [path] = saved(with_metadata(classifier(), ULTRALYTICS | {"task": "classify"}))
+        compare(path, path, images, draw=tmp_path)
+        with Image.open(tmp_path / "001-0.jpg") as picture:
+            assert picture.width > 640 + 2 * 100
+            assert picture.height == 640
+
+    def test_models_that_are_not_understood_are_refused(
+        self, images: Path, saved: Callable[..., list[Path]], tmp_path: Path
+    ) -> None:
+        [path] = saved(csp())
+        with pytest.raises(ConfigError, match=r"--draw .*drawn: draws what is found, and the outputs are not"):
             compare(path, path, images, draw=tmp_path / "drawn")
         assert not (tmp_path / "drawn").exists()
 
@@ -331,7 +362,7 @@ class TestCommandLine:
         out, err = capsys.readouterr()
         assert out == ""
         assert err.startswith("error: ")
-        assert err.rstrip().endswith("none.onnx: no such file")
+        assert err.rstrip().endswith("none.onnx: no such file; check the path")
         assert main([*arguments, "--json", str(tmp_path / "none" / "a.json")]) == 1
         with pytest.raises(ModelError):
             main([arguments[0], str(tmp_path / "none.onnx"), *arguments[2:], "--debug"])

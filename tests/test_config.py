@@ -13,7 +13,7 @@ from onnxq.targets import TARGETS
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 NOT_CONFIG = {
     "input", "output", "calib", "demo", "calibration", "cut_head", "save_calibration", "save_each", "report",
-    "sensitivity", "max_drop", "min_sqnr", "annotations", "images", "on_calibration",
+    "sensitivity", "evaluate", "max_drop", "min_sqnr", "annotations", "images", "on_calibration",
     "dry_run", "verbose", "quiet", "debug", "version", "help",
 }  # fmt: skip
 """What the command line takes besides: files to read and write, how good the result has to be, what to say."""
@@ -133,6 +133,20 @@ class TestFlags:
         assert parsed("--reconstruct") == Config(reconstruct=True)
         assert parsed("--no-reconstruct") == Config(reconstruct=False)
         assert parsed("--count", "7") == Config(count=7)
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            Config(),
+            Config(symmetric=True, equalise=False, reconstruct=False, count=7, method="mse"),
+            Config(weight_bits=4, pack="int4", reconstruct=True, bits=("a=8/8", "re:b=4/8"), target="openvino"),
+            Config(exclude=("a", "op:Add"), image_size=(384, 640), preprocess="yolox", requantize=True),
+        ],
+    )
+    def test_a_config_tells_the_flags_that_make_it(self, config):
+        assert parsed(*config.flags) == config
+        changed = [field for name, field in FIELDS.items() if getattr(config, name) != field.default]
+        assert sum(word.startswith("--") for word in config.flags) == len(changed)
 
     def test_exclude_takes_several_and_may_be_repeated(self):
         expected = Config(exclude=("a", "op:Add", "re:b"))

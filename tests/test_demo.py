@@ -1,5 +1,6 @@
 """The scenes of the demo, its detector, and what quantization costs it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -224,10 +225,24 @@ class TestCommandLine:
         assert main([str(MODEL), "--demo", "--count", "8", "-o", str(tmp_path / "made.onnx"), *limit]) == 0
         assert "on 7 pictures, after 1 trial" in " ".join(capsys.readouterr().out.split())
 
+    def test_what_was_made_is_evaluated_on_the_validation_scenes(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.setattr(demo, "VALIDATION", replace(demo.VALIDATION, most=7))
+        made, report = tmp_path / "made.onnx", tmp_path / "r.json"
+        options = ["--demo", "--count", "8", "-o", str(made), "--evaluate", "--max-drop", "90", "--report", str(report)]
+        assert main([str(MODEL), *options]) == 0
+        assert "7 images" in capsys.readouterr().out
+        written = json.loads(report.read_text())
+        evaluation, search = written["evaluation"], written["search"]
+        assert (evaluation["annotations"], evaluation["images"], search["pictures"]) == ("demo", 7, 7)
+        measured = [measure(model, demo.ground_truth(), Settings()).ap for model in (MODEL, made)]
+        assert [each["AP"] for each in evaluation["models"]] == pytest.approx(measured)
+        assert search["said"] == f"{measured[1] - measured[0]:+.2f} AP"
+
     @pytest.mark.parametrize("option", ["--annotations", "--images"])
     def test_a_limit_takes_scenes_or_labelled_pictures(self, capsys, tmp_path, option):
-        assert main([str(MODEL), "--demo", "-o", str(tmp_path / "made.onnx"), "--max-drop", "9", option, "x"]) == 1
-        assert "--max-drop measures AP, for which it needs" in " ".join(capsys.readouterr().err.split())
+        with pytest.raises(SystemExit, match="2"):
+            main([str(MODEL), "--demo", "-o", str(tmp_path / "made.onnx"), "--max-drop", "9", option, "x"])
+        assert "--max-drop measures AP: it needs" in " ".join(capsys.readouterr().err.split())
 
     def test_compare_draws_them(self, tmp_path):
         options = ["--demo", "--max-images", "2", "--worst", "0", "--draw", str(tmp_path), "-q"]
@@ -251,5 +266,6 @@ class TestCommandLine:
         assert message in capsys.readouterr().err
 
     def test_kept_statistics_need_no_scenes(self, capsys, tmp_path):
-        assert main([str(MODEL), "--demo", "--calibration", str(tmp_path / "x.npz")]) == 1
+        with pytest.raises(SystemExit, match="2"):
+            main([str(MODEL), "--demo", "--calibration", str(tmp_path / "x.npz")])
         assert "--demo and --calibration: give one of the two" in capsys.readouterr().err

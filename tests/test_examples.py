@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from graphs import dropout_chain
 from PIL import Image
 
 from models import make
@@ -29,6 +30,17 @@ def folder(tmp_path, monkeypatch):
         Image.fromarray(scene(number, (256, 256))).save(tmp_path / "images" / f"{number}.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def python_blocks(page):
+    """The Python code of a page, each line where it stands there, so that errors name it."""
+    lines, inside = [], False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            inside = line == "```python"
+            line = ""
+        lines.append(line if inside else "")
+    return "\n".join(lines)
 
 
 def call(*command):
@@ -94,3 +106,19 @@ def test_the_options_of_the_workflow_are_known(folder):
     ran = call(sys.executable, *command[1:], "--on-calibration")
     assert ran.returncode == 0, ran.stderr
     assert_quantized("model.int8.onnx")
+
+
+def test_the_page_about_passes(folder):
+    onnx.save(dropout_chain(), "yolo.onnx")
+    page = ROOT / "docs" / "passes.md"
+    names = {"__name__": "page"}
+    exec(compile(python_blocks(page), str(page), "exec"), names)
+    tests = [value for name, value in names.items() if name.startswith("test_")]
+    assert len(tests) == 2
+    for test in tests:
+        test()
+    made = onnx.load("yolo.int8.onnx")
+    assert {"QuantizeLinear", "Conv"} <= {node.op_type for node in made.graph.node}
+    assert "Dropout" not in {node.op_type for node in made.graph.node}
+    assert "Dropout" in {node.op_type for node in onnx.load("yolo.onnx").graph.node}
+    assert list(Path("steps").iterdir())

@@ -34,6 +34,15 @@ def test_a_file_is_downloaded(tmp_path, release, capsys):
     assert "licence: MIT" in said.err
 
 
+def test_progress_is_told_in_megabytes(tmp_path, release, monkeypatch):
+    (tmp_path / "served.onnx").write_bytes(bytes(2_500_000))
+    large = replace(release, bytes=2_500_000, sha256=hashlib.sha256(bytes(2_500_000)).hexdigest())
+    monkeypatch.setattr(fetch, "RELEASES", {"net": large})
+    told = []
+    fetch.fetch("net", tmp_path / "net.onnx", lambda *step: told.append(step))
+    assert told == [("net, MB", 1, 2), ("net, MB", 2, 2), ("net, MB", 2, 2)]
+
+
 def test_what_is_there_is_not_downloaded_again(tmp_path, release):
     assert call(tmp_path, "net") == 0
     (tmp_path / "served.onnx").unlink()

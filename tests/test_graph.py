@@ -87,11 +87,11 @@ class TestLoad:
             load_proto(tmp_path / "a.onnx")
 
     def test_missing(self, tmp_path):
-        with pytest.raises(ModelError, match=r"none\.onnx: no such file$"):
+        with pytest.raises(ModelError, match=r"none\.onnx: no such file; check the path$"):
             load_proto(tmp_path / "none.onnx")
 
     def test_a_folder(self, tmp_path):
-        with pytest.raises(ModelError, match=r": is a folder, not an ONNX file$"):
+        with pytest.raises(ModelError, match=r": is a folder, not an ONNX file; name the file$"):
             load_proto(tmp_path)
 
     def test_empty(self, tmp_path):
@@ -115,7 +115,7 @@ class TestLoad:
         assert load_proto(tmp_path / name) == weighted()
 
     def test_a_name_too_long(self, tmp_path):
-        with pytest.raises(ModelError, match=r"a: no such file$"):
+        with pytest.raises(ModelError, match=r"a: no such file; check the path$"):
             load_proto(tmp_path / ("a" * 300))
 
     def test_cut_short_anywhere_in_the_graph(self, tmp_path):

@@ -14,6 +14,7 @@ LAYERS = {
     "onnxq.boxes": 0,
     "onnxq.errors": 0,
     "onnxq.histogram": 0,
+    "onnxq.lettering": 0,
     "onnxq.markup": 0,
     "onnxq.progress": 0,
     "onnxq.scenes": 0,
@@ -29,7 +30,6 @@ LAYERS = {
     # What passes are made of.
     "onnxq.exports": 2,
     "onnxq.opaque": 2,
-    "onnxq.page": 2,
     "onnxq.storage": 2,
     "onnxq.coco": 2,
     "onnxq.data": 2,
@@ -45,6 +45,7 @@ LAYERS = {
     "onnxq.demo": 3,
     "onnxq.noise": 3,
     "onnxq.outcome": 3,
+    "onnxq.sections": 3,
     "onnxq.session": 3,
     "onnxq.targets": 3,
     # What chooses among them, and hangs on them.
@@ -53,6 +54,8 @@ LAYERS = {
     "onnxq.decode": 4,
     "onnxq.doubts": 4,
     "onnxq.hooks": 4,
+    "onnxq.markdown": 4,
+    "onnxq.page": 4,
     "onnxq.runtimes": 4,
     # What is found out by them, and what several passes need.
     "onnxq.least_squares": 0,
@@ -106,8 +109,9 @@ LAYERS = {
     "onnxq.evaluate": 10,
     "onnxq.view": 10,
     "onnxq.budget": 11,
-    "onnxq.cli": 12,
-    "onnxq.__main__": 13,
+    "onnxq.screens": 12,
+    "onnxq.cli": 13,
+    "onnxq.__main__": 14,
 }
 
 SAME_LAYER: frozenset[tuple[str, str]] = frozenset()
@@ -116,15 +120,18 @@ SAME_LAYER: frozenset[tuple[str, str]] = frozenset()
 ONLY_IMPORTED_BY = {
     "onnxq.report": {"onnxq.cli"},
     "onnxq.page": {"onnxq.report"},
+    "onnxq.markdown": {"onnxq.report"},
+    "onnxq.sections": {"onnxq.page", "onnxq.markdown"},
     "onnxq.advice": {"onnxq.report"},
     "onnxq.benchmark": set(),
     "onnxq.compare": set(),
     "onnxq.view": set(),
     "onnxq.draw": {"onnxq.compare"},
-    "onnxq.evaluate": {"onnxq.budget"},
-    "onnxq.budget": {"onnxq.cli"},
+    "onnxq.evaluate": {"onnxq.budget", "onnxq.cli"},
+    "onnxq.budget": {"onnxq.cli", "onnxq.screens"},
+    "onnxq.screens": {"onnxq.cli"},
     "onnxq.cli": {"onnxq.__main__"},
-    "rich": {"onnxq.cli", "onnxq.terminal", "onnxq.evaluate", "onnxq.benchmark", "onnxq.compare"},
+    "rich": {"onnxq.screens", "onnxq.terminal", "onnxq.evaluate", "onnxq.benchmark", "onnxq.compare"},
     "onnx_graphsurgeon": {"onnxq.graph"},
     "pycocotools": {"onnxq.coco"},
     "passes": set(),

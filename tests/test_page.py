@@ -8,6 +8,7 @@ from browser import dom, needs_browser
 from graphs import csp, feed
 
 from onnxq import Config, quantize
+from onnxq.markup import tag
 from onnxq.page import to_html
 from onnxq.report import build
 
@@ -33,6 +34,13 @@ def searched(report):
         "trials": [{"kept": 0, "said": "-0.90 AP"}, {"kept": 1, "said": "-0.10 AP"}],
     }  # fmt: skip
     return report
+
+
+def evaluated():
+    """What `evaluate.summary` says of two models that find the same."""
+    numbers = {"AP": 40.0, "AP50": 60.0, "AP75": 45.0, "APs": 20.0, "APm": 42.0, "APl": None}
+    models = [{"model": name, **numbers, "change": 0.0} for name in ("net.onnx", "net.int8.onnx")]
+    return {"annotations": "labels.json", "images": 9, "models": models}
 
 
 def read(report):
@@ -129,6 +137,24 @@ class TestContents:
         assert words(item) == "It is late. Try: --early or sleep."
         assert [words(code) for code in item.iter("code")] == ["--early"]
 
+    def test_average_precision_of_both_models(self, report):
+        report["evaluation"] = evaluated()
+        page = read(report)
+        assert tables(page)["Average precision"][2] == [
+            "net.int8.onnx", "40.00", "+0.00", "60.00", "45.00", "20.00", "42.00", "-",
+        ]  # fmt: skip
+        assert "on 9 pictures of labels.json." in words(page)
+        assert "AP, +0.00 against float" in words(page)
+
+    def test_options_that_are_not_the_default(self, report):
+        said = [words(p) for p in read(report).findall("body/main/p")]
+        assert "Options: --target generic --exclude conv1." in said
+
+    def test_lines_end_behind_the_slashes_of_names(self, report):
+        report["float"] = {"/model.0/conv": "for a reason"}
+        [item] = [li for li in read(report).iter("li") if li.get("class") == "id"]
+        assert (item.text, [(e.tag, e.tail) for e in item]) == ("/model.0/", [("wbr", "conv")])
+
     def test_doubts_and_warnings(self, report):
         report["doubts"], report["warnings"] = ["one & two"], ["three"]
         said = [words(p) for p in read(report).iter("p") if p.get("class") == "warn"]
@@ -147,6 +173,8 @@ def hostile(report, text):
         entry |= {"tensor": text, "layers": [text], "users": [text], "method": text, "kind": text}
     for entry in report["sensitivity"]:
         entry["nodes"] = [text]
+    report["options"] = ["--exclude", text]
+    report["evaluation"] = evaluated() | {"annotations": text}
     report["search"] = {"said": text, "pictures": 1, "kept": [{"nodes": [text], "bits": None}], "trials": []}
     for seen in report["values"].values():
         seen["methods"] = {text: seen["methods"]["mse"]}
@@ -157,7 +185,7 @@ class TestMarkup:
     @pytest.mark.parametrize("text", [HOSTILE, "\x00\x1b[0m", "\ufffe", "é 检测", "]]>--><!--"])
     def test_any_name_stays_text(self, report, text):
         plain, strange = (read(hostile(copy.deepcopy(report), word)) for word in ("name", text))
-        assert {e.tag for e in strange.iter()} == {e.tag for e in plain.iter()}
+        assert {e.tag for e in strange.iter()} - {"wbr"} == {e.tag for e in plain.iter()}
         assert all(not (e.get("href") or "#").removeprefix("#v").strip("0123456789") for e in strange.iter("a"))
 
     def test_browsers_read_the_same_elements_as_xml_does(self, searched):
@@ -178,6 +206,30 @@ class TestMarkup:
 
     def test_the_same_report_gives_the_same_page(self, report):
         assert to_html(report) == to_html(copy.deepcopy(report))
+
+
+FRAME = """<body>{page}<script>
+const frame = document.querySelector("iframe");
+frame.onload = () => {{
+  const root = frame.contentDocument.documentElement;
+  document.body.dataset.across = [root.clientWidth, root.scrollWidth].join();
+}};
+</script></body>"""
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1000])
+def test_the_page_is_as_wide_as_the_window(searched, tmp_path, width):
+    for entry in searched["activations"]:
+        entry["tensor"] = "/model.22/" + 12 * "a_long_name"
+    searched["options"] = ["--exclude", *(f"/model.{number}/conv/Conv" for number in range(9))]
+    searched["evaluation"] = evaluated()
+    page = tag("iframe", width=width, height=800, style="border: 0", srcdoc=to_html(searched))
+    (tmp_path / "page.html").write_text(FRAME.format(page=page), encoding="utf-8")
+    text, _ = dom(tmp_path / "page.html", tmp_path / "profile")
+    found = re.search('data-across="([0-9]+),([0-9]+)"', text)
+    assert found[1] == found[2]
+    assert width - 20 <= int(found[1]) <= width
 
 
 PROBE = """<script>

@@ -352,6 +352,21 @@ class TestPicture:
             bound = uh(histogram, Scheme(bits), q_yolo.SILU_MINIMUM).high
             assert f"UH, {bits} bits: {bound:.2f}" in texts
 
+    def test_shows_what_each_bound_costs(self):
+        histogram = self.histogram()
+        root = ET.fromstring(q_yolo.error_picture("a<b", histogram))
+        texts = [element.text for element in root.iter() if element.tag.endswith("text")]
+        assert "What the upper bound costs: a<b" in texts
+        curves = [element.get("d")[1:] for element in root.iter() if element.get("fill") == "none"]
+        marks = [float(element.get("cy")) for element in root.iter() if element.tag.endswith("circle")]
+        assert len(curves) == len(marks) == 2
+        for bits, curve, mark in zip((8, 4), curves, marks):
+            bound = uh(histogram, Scheme(bits), q_yolo.SILU_MINIMUM).high
+            assert f"UH, {bits} bits: {bound:.2f}" in texts
+            heights = [float(point.split()[1]) for point in curve.split("L")]
+            assert mark == pytest.approx(max(heights), abs=1), "the mark is not where the error is least"
+            assert heights[-1] < mark, "the maximum costs no more"
+
     def test_has_the_same_bytes_each_time(self, folder, tmp_path, evaluated):
         few = ["--methods", "uh", "--bits", "8-8", "--activations", "asymmetric", "--ends", "narrow"]
         for name in ("one", "two"):

@@ -13,10 +13,11 @@ from onnxq import Config, quantize
 from onnxq.advice import findings
 from onnxq.errors import ConfigError
 from onnxq.facts import Checked, Grid, Plan, Ranges, Statistics
+from onnxq.markdown import to_markdown
 from onnxq.page import to_html
 from onnxq.pipeline import Facts
 from onnxq.ranges import METHODS
-from onnxq.report import _channels, build, check_name, to_json, to_markdown, write
+from onnxq.report import _channels, build, check_name, to_json, write
 from onnxq.scheme import QParams, Scheme
 from onnxq.version import VERSION
 
@@ -46,17 +47,6 @@ def qparams_of(scales):
     return QParams(scales.astype(np.float32), np.zeros(scales.size, np.int8), scheme)
 
 
-def sections(text):
-    """Markdown as heading -> rows of its table, without the head."""
-    found = {}
-    for part in re.split("^#+ ", text, flags=re.MULTILINE)[1:]:
-        title, _, body = part.partition("\n")
-        rows = [line for line in body.splitlines() if line]
-        assert all(line.startswith("| ") and line.endswith(" |") for line in rows)
-        found[title] = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
-    return found
-
-
 class TestBuild:
     def test_says_what_was_made_and_how(self, report):
         expected = {
@@ -70,6 +60,8 @@ class TestBuild:
             "symmetric": False,
             "keep_bias": False,
             "exclude": ["conv3", "re:^conv4$"],
+            "options": CONFIG.flags,
+            "samples": 3,
             "bytes": {"before": 1000, "after": 300},
         }
         assert {key: report[key] for key in expected} == expected
@@ -165,10 +157,11 @@ class TestBuild:
         assert after["QuantizeLinear"] > 0
         assert "QuantizeLinear" not in before
 
-    def test_has_what_stands_out_and_what_was_searched(self, result):
+    def test_has_what_stands_out_and_what_was_searched_and_measured(self, result):
         search = {"said": "-0.10 AP", "pictures": 7, "kept": [], "trials": []}
-        made = build(result, CONFIG, source="net.onnx", before=1, after=1, search=search)
-        assert made["search"] == search
+        measured = {"annotations": "a.json", "images": 2, "models": []}
+        made = build(result, CONFIG, source="net.onnx", before=1, after=1, search=search, evaluation=measured)
+        assert (made["search"], made["evaluation"]) == (search, measured)
         assert made["findings"] == findings(made)
 
     def test_has_the_seconds_of_each_pass(self, report, result):
@@ -216,56 +209,6 @@ class TestJson:
         known = [entry for entry in json.loads(to_json(report))["activations"] if entry["method"] == "known"]
         assert known
         assert {entry["sqnr"] for entry in known} == {None}
-
-
-class TestMarkdown:
-    def test_is_headed_by_the_model(self, report):
-        text = to_markdown(report)
-        assert text.startswith("# net.onnx\n\n|")
-        assert text.endswith(" |\n")
-        expected = ["net.onnx", "What to try", "Float, and why", "Activations, worst first", "Seconds"]
-        assert list(sections(text)) == expected
-
-    def test_says_what_was_made_and_how(self, report):
-        facts = dict(sections(to_markdown(report))["net.onnx"])
-        assert facts["target"] == "generic"
-        assert facts["method"] == "mse, W4A6"
-        assert facts["detector"] == "v8, 32 x 32"
-        assert facts["layers on integers"] == str(len(report["layers"]["integer"]))
-        assert facts["of these run so by its runtime"] == "not asked"
-        assert facts["size in bytes"] == "1000 before, 300 after"
-        assert facts["SQNR of outputs in dB"] == f"output {report['sqnr']['output']:.1f}"
-
-    @pytest.mark.parametrize(("sqnr", "shown"), [({}, "not measured"), ({"a": math.inf, "b": 31.25}, "a -, b 31.2")])
-    def test_accuracy_that_is_not_known_is_a_dash(self, result, sqnr, shown):
-        report = build(with_checked(result, sqnr=sqnr), CONFIG, source="net.onnx", before=1, after=1)
-        assert dict(sections(to_markdown(report))["net.onnx"])["SQNR of outputs in dB"] == shown
-
-    def test_counts_float_nodes_by_reason(self, report):
-        head, rule, *rows = sections(to_markdown(report))["Float, and why"]
-        assert head == ["reason", "nodes"]
-        assert set("".join(rule)) == {"-"}
-        counts = [int(count) for _, count in rows]
-        assert sum(counts) == len(report["float"])
-        assert counts == sorted(counts, reverse=True)
-        assert ["excluded by conv3", "1"] in rows
-
-    def test_lists_the_activations_worst_first(self, report):
-        _, _, *rows = sections(to_markdown(report))["Activations, worst first"]
-        assert sorted(row[0].strip("`") for row in rows) == sorted(entry["tensor"] for entry in report["activations"])
-        accuracies = [row[5] for row in rows]
-        known = [float(text) for text in accuracies if text != "-"]
-        assert known == sorted(known)
-        assert accuracies[len(known) :] == ["-"] * (len(rows) - len(known))
-
-    def test_bars_in_names_do_not_break_its_tables(self, report):
-        report["model"] = "a|b.onnx"
-        report["float"] = {"x": "excluded by re:a|b"}
-        report["activations"][0]["tensor"] = "a|b"
-        tables = sections(to_markdown(report))
-        assert [r"excluded by re:a\|b", "1"] in tables["Float, and why"]
-        for rows in tables.values():
-            assert len({len(row) for row in rows}) == 1
 
 
 class TestWrite:

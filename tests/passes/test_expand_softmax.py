@@ -76,3 +76,12 @@ def test_one_of_unknown_rank_stays():
     assert rewrite(ExpandSoftmax(), model)[1] == 1
     nodes(model)["softmax"].input[0] = "cast"
     assert rewrite(ExpandSoftmax(), model)[1] == 0
+
+
+def test_what_is_said_of_the_softmax_is_said_of_each_step():
+    model = softmax([2, 3, 4], 1)
+    model.graph.node[0].doc_string = "probabilities"
+    model.graph.node[0].metadata_props.add(key="where", value="head")
+    after, _ = rewrite(ExpandSoftmax(), model)
+    assert [node.doc_string for node in after.graph.node] == ["probabilities"] * len(STEPS)
+    assert [[(p.key, p.value) for p in node.metadata_props] for node in after.graph.node] == [[("where", "head")]] * 5

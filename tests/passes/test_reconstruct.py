@@ -189,7 +189,7 @@ def test_progress_is_told():
     told = []
     Reconstruct(data_of(model, 2), progress=lambda *step: told.append(step)).run(prepared(model), facts_of(model))
     layers = len(facts_of(model)[Plan].layers)
-    assert told == [("reconstructing", k + 1, layers) for k in range(layers)]
+    assert told == [("reconstructing", k, layers) for k in range(layers + 1)]
 
 
 def test_ranges_by_the_outputs_err_less():
