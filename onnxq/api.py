@@ -2,8 +2,10 @@
 
 import logging
 import operator
+import threading
+from bisect import bisect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -202,11 +204,19 @@ def _shape_and_dtype(tensor: onnx.TypeProto.Tensor) -> tuple[list[int | None], "
 
 @dataclass(frozen=True)
 class _Watched:
-    """Loaders whose samples are looked at, and of which the first few leave their feed behind, to compare models on."""
+    """Loaders whose samples are looked at, and of which the first few leave their feed behind, to compare models on.
+
+    Attributes:
+        loaders: called from several threads.
+        feeds: of the first samples that can be read, in their order.
+        watch: looks at all.
+    """
 
     loaders: Iterable[Loader]
     feeds: list[Feed]
     watch: Watch
+    _steps: list[int] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __iter__(self) -> Iterator[Loader]:
         for step, loader in enumerate(self.loaders):
@@ -219,9 +229,16 @@ class _Watched:
         sample = loader()
         if sample is not None:
             self.watch.look(step, next(iter(sample.feed.values())), sample.valid)
-            if step < _CHECKED_ON and len(self.feeds) < _CHECKED_ON:
-                self.feeds.append(sample.feed)
+            self._keep(step, sample.feed)
         return sample
+
+    def _keep(self, step: int, feed: Feed) -> None:
+        with self._lock:
+            if step not in self._steps:
+                place = bisect(self._steps, step)
+                self._steps.insert(place, step)
+                self.feeds.insert(place, feed)
+                del self._steps[_CHECKED_ON:], self.feeds[_CHECKED_ON:]
 
 
 def _metadata(config: Config, facts: Facts) -> dict[str, str]:
@@ -230,6 +247,6 @@ def _metadata(config: Config, facts: Facts) -> dict[str, str]:
         "onnxq.version": VERSION,
         "onnxq.target": config.target,
         "onnxq.method": config.chosen_method,
-        "onnxq.bits": f"W{config.weight_bits}A{config.act_bits}",
+        "onnxq.bits": config.all_widths,
         "onnxq.samples": str(facts[Statistics].samples),
     }

@@ -164,6 +164,11 @@ class Config:
         return self.pack == INT4
 
     @property
+    def all_widths(self) -> str:
+        """Every width that was given: `W4A8`, and behind it those of single nodes, as `bits` has them."""
+        return " ".join([f"W{self.weight_bits}A{self.act_bits}", *self.bits])
+
+    @property
     def flags(self) -> list[str]:
         """The options that are not the default, as the command line takes them."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

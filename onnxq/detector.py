@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxq.errors import ConfigError, ModelError
-from onnxq.heads import FAMILIES, MOVES, Clues, Head, Shape, read_as, recognise, text
+from onnxq.heads import FAMILIES, MOVES, Clues, Layout, Shape, read_as, recognise, text
 from onnxq.images import PREPROCESSES, YOLO, YOLO_255, YOLO_CROP, YOLOX, Preprocess
 
 _TYPES: dict[int, str] = {
@@ -44,7 +44,7 @@ class Detector:
 
     input_name: str
     size: tuple[int, int]
-    head: Head
+    head: Layout
     preprocess: Preprocess
     names: tuple[str, ...]
     why: str

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,14 +24,11 @@ def replace_file(path: Path) -> Iterator[Path]:
     _refuse_all_but_files(path)
     place = Path(os.path.realpath(path))
     try:
-        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+        temporary = _new_file_beside(place)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
-        _open_to_all_as_umask_says(temporary)
         os.replace(temporary, place)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
@@ -72,8 +70,10 @@ def _refuse_all_but_files(path: Path) -> None:
         raise ConfigError(f"{path}: is a device or a pipe; give the name of a file")
 
 
-def _open_to_all_as_umask_says(path: Path) -> None:
-    """A temporary file is private to its owner; give it the mode that a file made by `open` has."""
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(0o666 & ~umask)
+def _new_file_beside(path: Path) -> Path:
+    """An empty file of another name, with the mode of any new file: those of `tempfile` are private to their owner."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with suppress(FileExistsError):
+            temporary.touch(exist_ok=False)
+            return temporary

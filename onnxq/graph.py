@@ -23,7 +23,7 @@ from onnx_graphsurgeon import Constant, Node, Tensor, Variable
 from onnxq.errors import ModelError
 
 __all__ = [
-    "DEFAULT_DOMAINS", "INTEGER_OPS", "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "FreshNames", "Model", "Node",
+    "DEFAULT_DOMAINS", "INTEGER_OPS", "IR_VERSION", "LAYERS", "QDQ_OPS", "Constant", "Model", "Node",
     "Tensor", "Variable", "ancestors", "behind", "bias_of", "constant", "copied", "data_inputs", "dtype_of",
     "feeds_silu_only", "gs", "has_plain_bias", "hollow", "is_depthwise", "is_float", "is_pointwise", "is_silu",
     "large_initializers", "load_proto", "names_read", "opset_of", "outline", "output_axis", "producer", "readers",
@@ -167,8 +167,9 @@ class Model:
         return frozenset(t.name for t in self.graph.outputs)
 
     def taken_names(self) -> set[str]:
-        """Names of all tensors and nodes."""
-        return {node.name for node in self.graph.nodes} | set(self.graph.tensors())
+        """Names of all tensors and nodes, those of subgraphs too."""
+        graphs = list(_graphs(self.graph))
+        return {node.name for graph in graphs for node in graph.nodes}.union(*(graph.tensors() for graph in graphs))
 
     def digest(self) -> str:
         """SHA-256 of the nodes and constants, to tell whether calibration data belongs to this graph."""
@@ -183,6 +184,15 @@ class Model:
             sha.update(repr((name, values.dtype.str, values.shape)).encode())
             sha.update(values.data if values.size else b"")
         return sha.hexdigest()
+
+
+def _graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
+    """The graph and all graphs within."""
+    yield graph
+    for node in graph.nodes:
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                yield from _graphs(value)
 
 
 def _declared(tensor: onnx.TypeProto.Tensor) -> tuple[np.dtype[np.generic] | None, list[int | str | None] | None]:
@@ -413,22 +423,6 @@ def replace_uses(old: Tensor, new: Tensor, users: Iterable[Node] | None = None) 
                 node.inputs[index] = new
                 edits += 1
     return edits
-
-
-class FreshNames:
-    """Names that nothing in the graph has yet."""
-
-    def __init__(self, taken: set[str]) -> None:
-        self._taken = taken
-
-    def fresh(self, name: str) -> str:
-        """The name, or with a number behind it where it is taken."""
-        base, number = name, 1
-        while name in self._taken:
-            number += 1
-            name = f"{base}_{number}"
-        self._taken.add(name)
-        return name
 
 
 def output_axis(layer: Node) -> int:

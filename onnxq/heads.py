@@ -57,7 +57,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Head:
+class Layout:
     """How a model's outputs are read.
 
     Attributes:
@@ -143,18 +143,19 @@ class Clues:
         return kinds[name] in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 
 
-def recognise(clues: Clues) -> Head:
+def recognise(clues: Clues) -> Layout:
     """Tell how a model's outputs are read; of family "unknown" where they are not understood."""
     for find in _FINDERS:
-        head = find(clues)
-        if head is not None:
-            return head
+        layout = find(clues)
+        if layout is not None:
+            return layout
     tables = clues.of_rank(3).values()
     listed = ", ".join(map(text, tables))
-    return Head(UNKNOWN, "detect", (), f"outputs {listed} fit no family" if tables else "no output is a table of boxes")
+    why = f"outputs {listed} fit no family" if tables else "no output is a table of boxes"
+    return Layout(UNKNOWN, "detect", (), why)
 
 
-def read_as(family: str, clues: Clues) -> Head:
+def read_as(family: str, clues: Clues) -> Layout:
     """How the outputs are read as those of a family that was given.
 
     Raises:
@@ -165,9 +166,9 @@ def read_as(family: str, clues: Clues) -> Head:
         name = next(iter(clues.of_rank(3)), "") or clues.graph.output[0].name
         return _with_task(family, name, why, clues)
     finders = [find for find in _FINDERS if find is not _tables]
-    for head in filter(None, (find(clues) for find in finders)):
-        if head.family == family or {head.family, family} == set(_GRIDS):
-            return replace(head, family=family, why=why, assumed="")
+    for layout in filter(None, (find(clues) for find in finders)):
+        if layout.family == family or {layout.family, family} == set(_GRIDS):
+            return replace(layout, family=family, why=why, assumed="")
     listed = ", ".join(map(text, clues.by_name.values()))
     raise ModelError(f"outputs {listed} are not those of family {family}: give --family auto, or another one")
 
@@ -180,7 +181,7 @@ def text(dims: Iterable[int | str]) -> str:
 # The families
 
 
-def _nms_tables(clues: Clues) -> Head | None:
+def _nms_tables(clues: Clues) -> Layout | None:
     """EfficientNMS of TensorRT and what is laid out like it: count, boxes, scores, classes."""
     shapes = clues.by_name
     boxes = next((name for name, shape in clues.of_rank(3).items() if shape[2] == 4), "")
@@ -190,10 +191,10 @@ def _nms_tables(clues: Clues) -> Head | None:
         return None
     scores, labels = sorted(pairs, key=clues.is_float, reverse=True)
     why = f"outputs {text(shapes[boxes])} and {text(shapes[scores])} have finished boxes and their number"
-    return Head("nms-tables", "detect", (counts[0], boxes, scores, labels), why)
+    return Layout("nms-tables", "detect", (counts[0], boxes, scores, labels), why)
 
 
-def _separate(clues: Clues) -> Head | None:
+def _separate(clues: Clues) -> Layout | None:
     """Boxes and scores as two tables with a row per cell."""
     tables = clues.of_rank(3)
     boxes = next((n for n, shape in tables.items() if shape[2] == 4 and _boxes_per_cell(shape[1], clues.size)), "")
@@ -205,11 +206,11 @@ def _separate(clues: Clues) -> Head | None:
         fits = name != boxes and rows in shape[1:] and (classes == clues.classes or not clues.classes)
         if fits and not _tail(clues.graph, name).is_raw:
             why = f"outputs {text(tables[boxes])} and {text(shape)} have boxes and scores apart"
-            return Head("separate", "detect", (boxes, name), why)
+            return Layout("separate", "detect", (boxes, name), why)
     return None
 
 
-def _tables(clues: Clues) -> Head | None:
+def _tables(clues: Clues) -> Layout | None:
     """Everything of a box in one row, or one column."""
     for name, shape in clues.of_rank(3).items():
         found = _family_of(shape, clues, _tail(clues.graph, name))
@@ -218,17 +219,17 @@ def _tables(clues: Clues) -> Head | None:
     return None
 
 
-def _with_task(family: str, name: str, why: str, clues: Clues) -> Head:
+def _with_task(family: str, name: str, why: str, clues: Clues) -> Layout:
     """The task by the metadata, else by the prototypes of masks among the outputs."""
     if clues.task == "pose" and all(clues.keypoints):
-        return Head(family, "pose", (name,), why, keypoints=clues.keypoints)
+        return Layout(family, "pose", (name,), why, keypoints=clues.keypoints)
     if clues.task == "obb":
-        return Head(family, "obb", (name,), why)
+        return Layout(family, "obb", (name,), why)
     prototypes = _prototypes(clues, name)
     if not prototypes:
-        return Head(family, "detect", (name,), why)
+        return Layout(family, "detect", (name,), why)
     why = f"{why}, and {text(clues.shapes[prototypes])} are prototypes of masks"
-    return Head(family, "segment", (name,), why, prototypes=prototypes)
+    return Layout(family, "segment", (name,), why, prototypes=prototypes)
 
 
 def _prototypes(clues: Clues, table: str) -> str:
@@ -286,7 +287,7 @@ def _boxes_per_cell(boxes: int, size: tuple[int, int]) -> int:
     return 0
 
 
-def _raw_grids(clues: Clues) -> Head | None:
+def _raw_grids(clues: Clues) -> Layout | None:
     """The last Convs of a network with anchors, one per stride, as they are or behind a Sigmoid."""
     grids = {name: shape for name, shape in clues.of_rank(4, 5).items() if _grid_stride(shape, clues.size)}
     tails = [_tail(clues.graph, name) for name in grids]
@@ -299,7 +300,7 @@ def _raw_grids(clues: Clues) -> Head | None:
     if width < 6 or clues.classes not in (0, width - 5):
         return None
     names = sorted(grids, key=lambda name: _grid_stride(grids[name], clues.size))
-    return Head(
+    return Layout(
         "v5-raw", "detect", tuple(names), f"{len(names)} outputs have three boxes per cell and no decode",
         activated=all(tail.arithmetic for tail in tails),
         assumed="the anchors of its boxes are not in the file: "
@@ -317,7 +318,7 @@ def _grid_stride(shape: Shape, size: tuple[int, int]) -> int:
     return size[0] // rows if fits else 0
 
 
-def _nms_rows(clues: Clues) -> Head | None:
+def _nms_rows(clues: Clues) -> Layout | None:
     """Rows of all pictures of a batch behind NonMaxSuppression, of seven, or of six and how many each picture has."""
     if not any(node.op_type == "NonMaxSuppression" for node in clues.graph.node):
         return None
@@ -325,14 +326,14 @@ def _nms_rows(clues: Clues) -> Head | None:
     for name, shape in clues.of_rank(2).items():
         if shape[1] == 7 and clues.is_float(name):
             why = f"output {text(shape)} has finished boxes with picture, score and class"
-            return Head("nms-rows", "detect", (name,), why)
+            return Layout("nms-rows", "detect", (name,), why)
         if shape[1] == 6 and clues.is_float(name) and len(counts) == 1:
             why = f"output {text(shape)} has finished boxes with class and score, and {text(clues.shapes[counts[0]])}"
-            return Head("nms-counted", "detect", (counts[0], name), f"{why} how many each picture has")
+            return Layout("nms-counted", "detect", (counts[0], name), f"{why} how many each picture has")
     return None
 
 
-def _classes(clues: Clues) -> Head | None:
+def _classes(clues: Clues) -> Layout | None:
     """One score per class and picture."""
     pairs = clues.of_rank(2)
     if len(clues.by_name) != 1 or not pairs or clues.task not in ("", "classify"):
@@ -342,10 +343,10 @@ def _classes(clues: Clues) -> Head | None:
         return None
     if shape[0] not in (0, clues.batch or 1) or shape[1] < 2 or clues.classes not in (0, shape[1]):
         return None
-    return Head("classes", "classify", (name,), f"output {text(shape)} has a score per class")
+    return Layout("classes", "classify", (name,), f"output {text(shape)} has a score per class")
 
 
-_FINDERS: tuple[Callable[[Clues], Head | None], ...] = (
+_FINDERS: tuple[Callable[[Clues], Layout | None], ...] = (
     _nms_tables, _separate, _tables, _raw_grids, _nms_rows, _classes,
 )  # fmt: skip
 """The first that finds something is right; a table of scores alone would pass for one of boxes."""

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.facts import Biases, Grid, Plan, Point, Rebuilt, Weight
-from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, bias_of, constant, replace_uses, set_bias
+from onnxq.fresh import Fresh
+from onnxq.graph import Constant, Model, Node, Tensor, bias_of, constant, replace_uses, set_bias
 from onnxq.scheme import MAX_BITS, QParams
 
 
@@ -36,7 +37,7 @@ class _Insertion:
         self._rebuilt: Mapping[str, tuple[QParams, NDArray[np.generic]]] = rebuilt.weights
         self._tensors = model.graph.tensors()
         self._nodes = model.nodes
-        self._names = FreshNames(model.taken_names())
+        self._fresh = Fresh(model)
         self._shared: dict[str, list[Constant]] = {}
         self._limits_of: dict[str, list[Constant]] = {}
 
@@ -73,15 +74,15 @@ class _Insertion:
             return []
         grid = self._grid.activations[point.tensor]
         name = point.tensor
-        quantized = self._variable(f"{name}_quantized", grid.scheme.dtype, tensor.shape)
-        dequantized = self._variable(f"{name}_dequantized", np.dtype(np.float32), tensor.shape)
+        quantized = self._fresh.variable(f"{name}_quantized", grid.scheme.dtype, tensor.shape)
+        dequantized = self._fresh.variable(f"{name}_dequantized", np.dtype(np.float32), tensor.shape)
         replace_uses(tensor, dequantized, users)
         parameters = self._parameters(point.group, grid)
         nodes = [self._node("QuantizeLinear", name, [tensor, *parameters], quantized, grid)]
         if grid.scheme.bits < MAX_BITS:
-            clipped = self._variable(f"{name}_clipped", grid.scheme.dtype, tensor.shape)
+            clipped = self._fresh.variable(f"{name}_clipped", grid.scheme.dtype, tensor.shape)
             limits = self._limits(point.group, grid)
-            nodes.append(self._node("Clip", name, [quantized, *limits], clipped, None))
+            nodes.append(self._fresh.node("Clip", f"{name}_Clip", [quantized, *limits], [clipped]))
             quantized = clipped
         nodes.append(self._node("DequantizeLinear", name, [quantized, *parameters], dequantized, grid))
         return nodes
@@ -93,8 +94,8 @@ class _Insertion:
             _, integers = self._rebuilt[weight.tensor]
         else:
             integers = grid.quantize(np.asarray(constant(tensor), np.float32))
-        stored = Constant(self._names.fresh(f"{weight.tensor}_quantized"), integers)
-        dequantized = self._variable(f"{weight.tensor}_dequantized", np.dtype(np.float32), list(integers.shape))
+        stored = self._fresh.constant(f"{weight.tensor}_quantized", integers)
+        dequantized = self._fresh.variable(f"{weight.tensor}_dequantized", np.dtype(np.float32), list(integers.shape))
         replace_uses(tensor, dequantized, [self._nodes[name] for name in weight.users])
         return self._node(
             "DequantizeLinear", weight.tensor, [stored, *self._parameters(weight.tensor, grid)], dequantized, grid
@@ -105,30 +106,27 @@ class _Insertion:
         if old is not None and np.array_equal(old.values, bias):
             return
         name = f"{layer.name}_bias" if old is None else old.name
-        set_bias(layer, Constant(self._names.fresh(f"{name}_corrected"), bias))
+        set_bias(layer, self._fresh.constant(f"{name}_corrected", bias))
 
     def _parameters(self, name: str, grid: QParams) -> list[Constant]:
         if name not in self._shared:
             self._shared[name] = [
-                Constant(self._names.fresh(f"{name}_scale"), np.array(grid.scale)),
-                Constant(self._names.fresh(f"{name}_zero_point"), np.array(grid.zero_point)),
+                self._fresh.constant(f"{name}_scale", np.array(grid.scale)),
+                self._fresh.constant(f"{name}_zero_point", np.array(grid.zero_point)),
             ]
         return self._shared[name]
 
     def _limits(self, name: str, grid: QParams) -> list[Constant]:
         if name not in self._limits_of:
             self._limits_of[name] = [
-                Constant(self._names.fresh(f"{name}_qmin"), np.array(grid.scheme.qmin, grid.scheme.dtype)),
-                Constant(self._names.fresh(f"{name}_qmax"), np.array(grid.scheme.qmax, grid.scheme.dtype)),
+                self._fresh.constant(f"{name}_qmin", np.array(grid.scheme.qmin, grid.scheme.dtype)),
+                self._fresh.constant(f"{name}_qmax", np.array(grid.scheme.qmax, grid.scheme.dtype)),
             ]
         return self._limits_of[name]
 
-    def _variable(self, name: str, dtype: "np.dtype[np.generic]", shape: list[int | str] | None) -> Variable:
-        return Variable(self._names.fresh(name), dtype, shape)
-
-    def _node(self, op: str, name: str, inputs: list[Tensor], output: Variable, grid: QParams | None) -> Node:
-        attrs = {"axis": grid.scheme.axis} if grid is not None and grid.scheme.axis is not None else {}
-        return Node(op, self._names.fresh(f"{name}_{op}"), attrs, list(inputs), [output])
+    def _node(self, op: str, name: str, inputs: list[Tensor], output: Tensor, grid: QParams) -> Node:
+        attrs = {} if grid.scheme.axis is None else {"axis": grid.scheme.axis}
+        return self._fresh.node(op, f"{name}_{op}", inputs, [output], **attrs)
 
 
 def _reads(node: Node, tensor: Tensor) -> bool:

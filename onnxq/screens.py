@@ -13,7 +13,7 @@ from onnxq.budget import Found
 from onnxq.config import Config
 from onnxq.detector import Detector
 from onnxq.facts import Checked, Plan, Sensitivities
-from onnxq.heads import Head
+from onnxq.heads import Layout
 from onnxq.scheme import MAX_BITS
 from onnxq.sources import plural
 from onnxq.targets import TARGETS
@@ -112,9 +112,11 @@ def say_warnings(quantized: Quantized) -> None:
         warn(warning)
 
 
-def say_next(before: Path, after: Path, head: Head, annotations: Path | None, images: Path | None, demo: bool) -> None:
+def say_next(
+    before: Path, after: Path, layout: Layout, annotations: Path | None, images: Path | None, demo: bool
+) -> None:
     """Print the command that tells what quantization cost, in one line, to be copied."""
-    measurable = not head.why_no_precision
+    measurable = not layout.why_no_precision
     labels = ["--annotations", str(annotations or "A.json")] if measurable else []
     data = ["--demo"] if demo and images is None else [*labels, "--images", str(images or "DIR")]
     command = "evaluate" if measurable else "compare"

@@ -93,9 +93,12 @@ def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None
     Raises:
         ModelError: onnxruntime refuses the feed or fails; with its reason.
     """
-    floats = {i.name: _FLOATS[i.type] for i in session.get_inputs() if i.type in _FLOATS}
     with _naming_errors():
-        return list(session.run(outputs, fitted(feed, floats)))
+        return list(session.run(outputs, _as_taken(session, feed)))
+
+
+def _as_taken(session: ort.InferenceSession, feed: Feed) -> dict[str, NDArray[np.generic]]:
+    return fitted(feed, {i.name: _FLOATS[i.type] for i in session.get_inputs() if i.type in _FLOATS})
 
 
 def fitted(feed: Feed, floats: Mapping[str, "np.dtype[Any]"]) -> dict[str, NDArray[np.generic]]:
@@ -123,7 +126,7 @@ def run_named(session: ort.InferenceSession, feed: Feed) -> dict[str, NDArray[np
 def run_one_by_one(
     session: ort.InferenceSession, feed: Feed, names: Sequence[str]
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """Run one feed and give its outputs one after the other, each forgotten before the next is made an array.
+    """Run one feed, as `run` takes it, and give its outputs one after the other, each forgotten before the next.
 
     onnxruntime copies what it hands to numpy, so that all of them at once would be there twice.
 
@@ -131,7 +134,8 @@ def run_one_by_one(
         ModelError: as from `run`.
     """
     with _naming_errors():
-        values = session.run_with_ort_values(names, {k: ort.OrtValue.ortvalue_from_numpy(v) for k, v in feed.items()})
+        given = {k: ort.OrtValue.ortvalue_from_numpy(v) for k, v in _as_taken(session, feed).items()}
+        values = session.run_with_ort_values(names, given)
     values.reverse()
     for name in names:
         yield name, values.pop().numpy()

@@ -45,7 +45,7 @@ def fit_weight(
 
 
 def least_scale(layers: Iterable[Node], activations: Mapping[str, QParams]) -> NDArray[np.float64]:
-    """The least scales, float64 (channels,) or (1,), of a weight that these layers read.
+    """The least scales, float64 (scales,) or (1,), of a weight that these layers read.
 
     Runtimes hold the bias in int32 steps of input scale * weight scale: a channel whose weights are almost zero must
     not get a scale so small that its bias overflows.
@@ -55,7 +55,7 @@ def least_scale(layers: Iterable[Node], activations: Mapping[str, QParams]) -> N
         activations: tensor -> its grid.
     """
     bias_steps = [_bias(node) / float(activations[node.inputs[0].name].scale) for node in layers]
-    return np.asarray(np.max([np.broadcast_to(s, bias_steps[0].shape) for s in bias_steps], axis=0) / _MOST_BIAS_STEPS)
+    return np.asarray(np.max(np.broadcast_arrays(*bias_steps), axis=0) / _MOST_BIAS_STEPS)
 
 
 def _by_channel(values: NDArray[np.floating], axis: int) -> NDArray[np.floating]:
@@ -63,10 +63,16 @@ def _by_channel(values: NDArray[np.floating], axis: int) -> NDArray[np.floating]
 
 
 def _bias(layer: Node) -> NDArray[np.float64]:
-    """Magnitudes of a layer's bias, float64 (output channels,); zero where it has none or one that is computed."""
+    """Greatest magnitude of a layer's bias under each scale of its weight, float64 (scales,).
+
+    (1,) of zero where it has none or one that is computed. The groups of a ConvTranspose share their scales.
+    """
     tensor = bias_of(layer)
     bias = None if tensor is None else constant(tensor)
-    return np.zeros(1) if bias is None else np.abs(np.asarray(bias, np.float64))
+    if bias is None:
+        return np.zeros(1)
+    groups = layer.attrs.get("group", 1) if layer.op == "ConvTranspose" else 1
+    return np.asarray(np.abs(np.asarray(bias, np.float64)).reshape(groups, -1).max(axis=0))
 
 
 def _best_shrink(

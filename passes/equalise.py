@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, bias_of, constant, has_plain_bias, is_float, set_bias
+from onnxq.fresh import Fresh
+from onnxq.graph import Constant, Model, Node, Tensor, bias_of, constant, has_plain_bias, is_float, set_bias
 from onnxq.pipeline import Facts, Rewrite
 
 Array = NDArray[np.float64]
@@ -68,9 +69,9 @@ class Equalise(Rewrite):
 def _equalise(model: Model) -> int:
     channels = _Channels(model)
     scales = _scales(channels.layers, channels.labels)
-    names = FreshNames(model.taken_names())
+    fresh = Fresh(model)
     for layer in channels.layers:
-        _rescale(layer, scales, names)
+        _rescale(layer, scales, fresh)
     return int(np.count_nonzero((scales != 1) & (channels.labels == np.arange(scales.size))))
 
 
@@ -212,24 +213,29 @@ def _split(node: Node, x: Ids) -> list[Ids] | None:
         return None
     if axis != 1:
         return [x] * len(node.outputs)
-    if len(node.inputs) > 1:
-        sizes = [int(size) for size in np.asarray(constant(node.inputs[1]))]
-    elif x.size % len(node.outputs) == 0:
+    sizes = _numbers(node.inputs[1]) if len(node.inputs) > 1 else []
+    if not sizes and x.size % len(node.outputs) == 0:
         sizes = [x.size // len(node.outputs)] * len(node.outputs)
-    else:
+    if not sizes:
         return None
     return list(np.split(x, np.cumsum(sizes)[:-1]))
 
 
+def _numbers(tensor: Tensor) -> list[int]:
+    """The values of a constant; none of an input that is left out."""
+    values = constant(tensor)
+    return [] if values is None else values.ravel().tolist()
+
+
 def _sliced(node: Node, x: Ids) -> list[Ids] | None:
-    starts, ends, *others = (np.asarray(constant(t)).ravel().tolist() for t in node.inputs[1:])
-    axes = others[0] if others else range(len(starts))
-    steps = others[1] if len(others) > 1 else [1] * len(starts)
+    starts, ends, *others = map(_numbers, node.inputs[1:])
+    axes, steps = (*others, [], [])[:2]
+    axes, steps = axes or list(range(len(starts))), steps or [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        axis = _axis(axis, node.inputs[0])
-        if axis is None:
+        place = _axis(axis, node.inputs[0])
+        if place is None:
             return None
-        if axis == 1:
+        if place == 1:
             x = x[slice(start, end, step)]
     return [x]
 
@@ -327,7 +333,7 @@ def _norms(
     return made[labels], read[labels]
 
 
-def _rescale(layer: _Layer, scales: Array, names: FreshNames) -> None:
+def _rescale(layer: _Layer, scales: Array, fresh: Fresh) -> None:
     """Multiply the weights by the scales of what they read, and divide them by those of what they make."""
     divisor, factor = layer.spread(scales)
     if np.any(factor != divisor):
@@ -338,5 +344,5 @@ def _rescale(layer: _Layer, scales: Array, names: FreshNames) -> None:
         layer.node.inputs[1] = Constant(tensor.name, np.ascontiguousarray(weight).reshape(tensor.shape))
     bias = bias_of(layer.node)
     if bias is not None and np.any(scales[layer.made] != 1):
-        name = bias.name if len(bias.outputs) == 1 else names.fresh(bias.name)
+        name = bias.name if len(bias.outputs) == 1 else fresh.name(bias.name)
         set_bias(layer.node, Constant(name, (layer.bias / scales[layer.made]).astype(np.float32)))

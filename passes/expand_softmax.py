@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, replace_nodes
+from onnxq.fresh import Fresh
+from onnxq.graph import Model, Node, Tensor, replace_nodes
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 
 _AXES_ARE_AN_INPUT_OF_REDUCE_MAX = 18
@@ -22,9 +23,9 @@ class ExpandSoftmax(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of Softmaxes expanded."""
-        names = FreshNames(model.taken_names())
+        fresh = Fresh(model)
         found = [node for node in model.graph.nodes if node.op == "Softmax" and _is_over_columns(node)]
-        steps = {id(node): _expand(node, names, model.opset) for node in found}
+        steps = {id(node): _expand(node, fresh, model.opset) for node in found}
         for node in found:
             model.document_alike(node.name, [step.name for step in steps[id(node)]])
         replace_nodes(model.graph, steps)
@@ -37,16 +38,16 @@ def _is_over_columns(softmax: Node) -> bool:
     return shape is not None and axis % len(shape) != len(shape) - 1
 
 
-def _expand(softmax: Node, names: FreshNames, opset: int) -> list[Node]:
+def _expand(softmax: Node, fresh: Fresh, opset: int) -> list[Node]:
     """The nodes that take its place; it is cut from its tensors."""
     x, y, axis, name = softmax.inputs[0], softmax.outputs[0], softmax.attrs.get("axis", -1), softmax.name
     softmax.inputs.clear()
     softmax.outputs.clear()
-    axes = Constant(names.fresh(f"{name}_axes"), np.array([axis], np.int64))
+    axes = fresh.constant(f"{name}_axes", np.array([axis], np.int64))
 
     def step(op: str, inputs: list[Tensor], output: Tensor | None = None, **attrs: object) -> Tensor:
-        made = output or Variable(names.fresh(f"{name}_{op}_output"), x.dtype)
-        nodes.append(Node(op, names.fresh(f"{name}_{op}"), attrs, inputs, [made]))
+        made = output or fresh.variable(f"{name}_{op}_output", x.dtype)
+        nodes.append(fresh.node(op, f"{name}_{op}", inputs, [made], **attrs))
         return made
 
     nodes: list[Node] = []

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.fresh import Fresh
 from onnxq.graph import (
     Constant,
-    FreshNames,
     Model,
     Node,
     Tensor,
@@ -42,7 +42,7 @@ class FoldBatchNorm(Rewrite):
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of nodes folded away."""
         outputs = model.output_names
-        names = FreshNames(model.taken_names())
+        fresh = Fresh(model)
         folded = []
         for node in model.graph.nodes:
             affine = _affine(node)
@@ -51,7 +51,7 @@ class FoldBatchNorm(Rewrite):
             conv = producer(affine.data)
             if conv is None or not _can_take(conv, affine, outputs):
                 continue
-            _fold(conv, affine, names)
+            _fold(conv, affine, fresh)
             _take_output(conv, node)
             folded.append(node)
         return remove(model.graph, folded)
@@ -126,7 +126,7 @@ def _can_take(conv: Node, affine: _Affine, outputs: frozenset[str]) -> bool:
     return affine.channels in (1, weight.shape[_CHANNEL_AXIS[conv.op]])
 
 
-def _fold(conv: Node, affine: _Affine, names: FreshNames) -> None:
+def _fold(conv: Node, affine: _Affine, fresh: Fresh) -> None:
     axis = _CHANNEL_AXIS[conv.op]
     weight_tensor = conv.inputs[1]
     weight = np.asarray(constant(weight_tensor), np.float64)
@@ -138,18 +138,18 @@ def _fold(conv: Node, affine: _Affine, names: FreshNames) -> None:
     scale = np.broadcast_to(affine.scale, (channels,))
     new_weight = (weight * scale.reshape(spread)).astype(np.float32)
     new_bias = (bias * scale + affine.shift).astype(np.float32)
-    conv.inputs[1] = _with_values(weight_tensor, new_weight, names)
+    conv.inputs[1] = _with_values(weight_tensor, new_weight, fresh)
     if bias_tensor is None:
-        set_bias(conv, Constant(names.fresh(f"{conv.name}_bias"), new_bias))
+        set_bias(conv, fresh.constant(f"{conv.name}_bias", new_bias))
     else:
-        set_bias(conv, _with_values(bias_tensor, new_bias, names))
+        set_bias(conv, _with_values(bias_tensor, new_bias, fresh))
 
 
-def _with_values(tensor: Constant, values: NDArray[np.float32], names: FreshNames) -> Constant:
+def _with_values(tensor: Constant, values: NDArray[np.float32], fresh: Fresh) -> Constant:
     """A constant of other values in the place of one, under its name where nothing else reads it."""
     if len(tensor.outputs) == 1:
         return Constant(tensor.name, values)
-    return Constant(names.fresh(tensor.name), values)
+    return fresh.constant(tensor.name, values)
 
 
 def _take_output(conv: Node, folded: Node) -> None:

@@ -68,7 +68,7 @@ class Observe(Analysis[Statistics]):
         if count == 0:
             self._samples.require_any()
             raise DataError("the calibration data is empty; a generator or reader can be read only once")
-        return Statistics(tally.histograms, count, digest, tally.means(count))
+        return Statistics(tally.histograms, count, digest, tally.means())
 
 
 class _Tally:
@@ -81,6 +81,7 @@ class _Tally:
         # What a SiLU reads is no layer's input.
         self._averaged = {name for name, point in points.items() if not point.silu_input}
         self._sums: dict[str, NDArray[np.int64]] = {}
+        self._rows: dict[str, int] = {}
         self._locks = {name: threading.Lock() for name in points}
 
     def count(self, tensor: str, values: NDArray[np.generic]) -> None:
@@ -97,15 +98,17 @@ class _Tally:
                 ) from None
 
     def _sum_channels(self, tensor: str, values: NDArray[np.float32]) -> None:
-        """Add each sample's mean of each channel, in fixed point, so that the sum does not depend on the order."""
+        """Add each row's mean of each channel, in fixed point, so that the sum does not depend on the order."""
         if tensor in self._averaged and values.ndim == _IMAGE_RANK and values.size:
-            per_sample = values.reshape(*values.shape[:2], -1).mean(axis=2)
-            sums = np.rint(per_sample.astype(np.float64) / _MEAN_STEP).astype(np.int64).sum(axis=0)
+            per_row = values.reshape(*values.shape[:2], -1).mean(axis=2)
+            sums = np.rint(per_row.astype(np.float64) / _MEAN_STEP).astype(np.int64).sum(axis=0)
             self._sums[tensor] = self._sums.get(tensor, 0) + sums
+            # Not the samples: a picture may have been cut up into a batch of its own.
+            self._rows[tensor] = self._rows.get(tensor, 0) + len(values)
 
-    def means(self, samples: int) -> dict[str, NDArray[np.float64]]:
+    def means(self) -> dict[str, NDArray[np.float64]]:
         """Mean of each channel over all samples, float64 (channels,), of the tensors that have channels."""
-        return {name: sums.astype(np.float64) * (_MEAN_STEP / samples) for name, sums in self._sums.items()}
+        return {name: sums.astype(np.float64) * (_MEAN_STEP / self._rows[name]) for name, sums in self._sums.items()}
 
 
 def _samples_of(values: NDArray[np.float32]) -> Iterable[NDArray[np.float32]]:

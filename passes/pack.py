@@ -5,7 +5,8 @@ import logging
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from onnxq.graph import IR_VERSION, Constant, FreshNames, Model, Node, Tensor, Variable, replace_uses
+from onnxq.fresh import Fresh
+from onnxq.graph import IR_VERSION, Constant, Model, Node, Tensor, Variable, replace_uses
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 
 LEAST_OPSET = 21
@@ -33,12 +34,12 @@ class Pack(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of weights packed."""
-        names = FreshNames(model.taken_names())
+        fresh = Fresh(model)
         nodes: list[Node] = []
         packed: set[str] = set()
         for node in model.graph.nodes:
             if node.op == "DequantizeLinear" and _is_narrow(node.inputs[0]):
-                nodes.append(_cast(node.inputs[0], names))
+                nodes.append(_cast(node.inputs[0], fresh))
                 packed.add(nodes[-1].inputs[0].name)
             nodes.append(node)
         if not packed:
@@ -62,13 +63,13 @@ def _is_narrow(tensor: Tensor) -> bool:
     return bool(np.all((values >= _LOWEST) & (values <= _HIGHEST)))
 
 
-def _cast(stored: Constant, names: FreshNames) -> Node:
+def _cast(stored: Constant, fresh: Fresh) -> Node:
     """The Cast that all readers of a constant now read under its name; the constant gets another one."""
     name = stored.name
-    stored.name = names.fresh(f"{name}_packed")
+    stored.name = fresh.name(f"{name}_packed")
     made = Variable(name, np.dtype(np.int8), list(stored.shape))
     replace_uses(stored, made)
-    return Node("Cast", names.fresh(f"{name}_Cast"), {"to": TensorProto.INT8}, [stored], [made])
+    return fresh.cast(stored, made, TensorProto.INT8)
 
 
 def _int4(tensor: TensorProto) -> TensorProto:

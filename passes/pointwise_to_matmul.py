@@ -2,9 +2,8 @@
 
 import numpy as np
 
+from onnxq.fresh import Fresh
 from onnxq.graph import (
-    Constant,
-    FreshNames,
     Model,
     Node,
     Tensor,
@@ -42,7 +41,7 @@ class PointwiseToMatmul(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of Convs replaced."""
-        products = _Products(FreshNames(model.taken_names()))
+        products = _Products(Fresh(model))
         convs = [node for node in model.graph.nodes if _is_float_from_integers(node)]
         replace_nodes(model.graph, {id(conv): products.of(conv) for conv in convs})
         return len(convs)
@@ -68,8 +67,8 @@ def _has_known_image(x: Tensor) -> bool:
 class _Products:
     """Makes the nodes that do the work of Convs; a weight that several of them read is stored once."""
 
-    def __init__(self, names: FreshNames) -> None:
-        self._names = names
+    def __init__(self, fresh: Fresh) -> None:
+        self._fresh = fresh
         self._matrices: dict[str, Variable] = {}
 
     def of(self, conv: Node) -> list[Node]:
@@ -85,13 +84,13 @@ class _Products:
 
         last = self._variable(f"{x.name}_channels_last")
         product = self._variable(f"{y.name}_channels_last")
-        nodes.append(self._node("Transpose", f"{conv.name}_channels_last", [x], last, perm=_CHANNELS_LAST))
+        nodes.append(self._fresh.node("Transpose", f"{conv.name}_channels_last", [x], [last], perm=_CHANNELS_LAST))
         integers = self._dequantize_bias(bias, x, weight) if bias is not None else None
         if _has_known_image(x) and (bias is None or integers is not None):
             nodes += self._gemm(conv.name, last, matrix, integers, product, x.shape)
         else:
             nodes += self._matmul(conv.name, last, matrix, bias, product)
-        nodes.append(self._node("Transpose", f"{conv.name}_channels_first", [product], y, perm=_CHANNELS_FIRST))
+        nodes.append(self._fresh.node("Transpose", f"{conv.name}_channels_first", [product], [y], perm=_CHANNELS_FIRST))
         return nodes
 
     def _gemm(
@@ -101,13 +100,13 @@ class _Products:
         _, channels, height, width = shape
         outputs = matrix.shape[1]
         rows, made = self._variable(f"{name}_rows_output"), self._variable(f"{name}_products")
-        to_rows = self._constant(f"{name}_rows_shape", np.array([-1, channels], np.int64))
-        to_image = self._constant(f"{name}_image_shape", np.array([-1, height, width, outputs], np.int64))
+        to_rows = self._fresh.constant(f"{name}_rows_shape", np.array([-1, channels], np.int64))
+        to_image = self._fresh.constant(f"{name}_image_shape", np.array([-1, height, width, outputs], np.int64))
         return [
             *([bias] if bias is not None else []),
-            self._node("Reshape", f"{name}_rows", [x, to_rows], rows),
+            self._fresh.node("Reshape", f"{name}_rows", [x, to_rows], [rows]),
             Node("Gemm", name, {}, [rows, matrix, *(bias.outputs if bias is not None else [])], [made]),
-            self._node("Reshape", f"{name}_image", [made, to_image], product),
+            self._fresh.node("Reshape", f"{name}_image", [made, to_image], [product]),
         ]
 
     def _matmul(self, name: str, x: Tensor, matrix: Tensor, bias: Tensor | None, product: Tensor) -> list[Node]:
@@ -116,10 +115,10 @@ class _Products:
             return [Node("MatMul", name, {}, [x, matrix], [product])]
         # As a vector, onnxruntime would make a float Gemm of the MatMul and the Add.
         values = np.asarray(constant(bias)).reshape(1, 1, 1, -1)
-        made, row = self._variable(f"{name}_products"), self._constant(f"{bias.name}_channels_last", values)
+        made, row = self._variable(f"{name}_products"), self._fresh.constant(f"{bias.name}_channels_last", values)
         return [
             Node("MatMul", name, {}, [x, matrix], [made]),
-            self._node("Add", f"{name}_Add", [made, row], product),
+            self._fresh.node("Add", f"{name}_Add", [made, row], [product]),
         ]
 
     def _dequantize_bias(self, bias: Tensor, x: Tensor, weight: Tensor) -> Node | None:
@@ -128,25 +127,20 @@ class _Products:
         levels = np.rint(np.asarray(constant(bias), np.float64) / scale)
         if np.abs(levels).max() > np.iinfo(np.int32).max:
             return None
-        stored = self._constant(f"{bias.name}_quantized", levels.astype(np.int32))
-        steps = self._constant(f"{bias.name}_scale", np.asarray(scale, np.float32))
+        stored = self._fresh.constant(f"{bias.name}_quantized", levels.astype(np.int32))
+        steps = self._fresh.constant(f"{bias.name}_scale", np.asarray(scale, np.float32))
         made = self._variable(f"{bias.name}_dequantized")
-        return self._node("DequantizeLinear", f"{bias.name}_DequantizeLinear", [stored, steps], made, axis=0)
+        return self._fresh.node("DequantizeLinear", f"{bias.name}_DequantizeLinear", [stored, steps], [made], axis=0)
 
     def _dequantize_matrix(self, weight: Tensor) -> Node:
         """DequantizeLinear of the integers of a weight (outputs, channels, 1, 1) as a matrix (channels, outputs)."""
         dequantize = weight.inputs[0]
         stored, scale, zero_point = dequantize.inputs
         values = np.ascontiguousarray(np.asarray(constant(stored))[:, :, 0, 0].T)
-        matrix = self._constant(f"{stored.name}_matrix", values)
-        made = Variable(self._names.fresh(f"{weight.name}_matrix"), np.dtype(np.float32), list(values.shape))
-        return self._node("DequantizeLinear", f"{dequantize.name}_matrix", [matrix, scale, zero_point], made, axis=1)
-
-    def _node(self, op: str, name: str, inputs: list[Tensor], output: Tensor, **attrs: object) -> Node:
-        return Node(op, self._names.fresh(name), attrs, inputs, [output])
+        matrix = self._fresh.constant(f"{stored.name}_matrix", values)
+        made = self._fresh.variable(f"{weight.name}_matrix", np.dtype(np.float32), values.shape)
+        inputs = [matrix, scale, zero_point]
+        return self._fresh.node("DequantizeLinear", f"{dequantize.name}_matrix", inputs, [made], axis=1)
 
     def _variable(self, name: str) -> Variable:
-        return Variable(self._names.fresh(name), np.dtype(np.float32))
-
-    def _constant(self, name: str, values: np.typing.NDArray[np.generic]) -> Constant:
-        return Constant(self._names.fresh(name), values)
+        return self._fresh.variable(name, np.dtype(np.float32))

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, constant, readers, replace_nodes
+from onnxq.fresh import Fresh
+from onnxq.graph import Model, Node, Tensor, constant, readers, replace_nodes
 from onnxq.pipeline import Facts, Rewrite
 
 
@@ -24,7 +25,7 @@ class SequenceToSplit(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of sequences replaced."""
-        names = FreshNames(model.taken_names())
+        fresh = Fresh(model)
         # A reader that is not among them stands in a subgraph.
         here = {id(node) for node in model.graph.nodes}
         outputs = model.output_names
@@ -32,7 +33,7 @@ class SequenceToSplit(Rewrite):
         replacements: dict[int, list[Node]] = {}
         for node, sizes in found:
             picks = readers(node.outputs[0])
-            replacements |= {id(pick): [] for pick in picks} | {id(node): [_split(node, picks, sizes, names)]}
+            replacements |= {id(pick): [] for pick in picks} | {id(node): [_split(node, picks, sizes, fresh)]}
         replace_nodes(model.graph, replacements)
         return len(found)
 
@@ -79,15 +80,15 @@ def _index(pick: Node, count: int) -> int:
     return int(np.asarray(constant(pick.inputs[1])).item()) % count
 
 
-def _split(node: Node, picks: Sequence[Node], sizes: Sequence[int], names: FreshNames) -> Node:
+def _split(node: Node, picks: Sequence[Node], sizes: Sequence[int], fresh: Fresh) -> Node:
     """The Split (ONNX, opset 13) that makes what is picked; the nodes are cut from their tensors."""
     picked = {_index(pick, len(sizes)): pick.outputs[0] for pick in picks}
     for k in set(range(len(sizes))) - set(picked):
-        picked[k] = Variable(names.fresh(f"{node.name}_piece{k}"))
+        picked[k] = fresh.variable(f"{node.name}_piece{k}")
     pieces = [picked[k] for k in range(len(sizes))]
-    lengths = Constant(names.fresh(f"{node.name}_lengths"), np.array(sizes, np.int64))
+    lengths = fresh.constant(f"{node.name}_lengths", np.array(sizes, np.int64))
     x, axis = node.inputs[0], node.attrs.get("axis", 0)
     for old in (node, *picks):
         old.inputs.clear()
         old.outputs.clear()
-    return Node("Split", names.fresh(f"{node.name}_Split"), {"axis": axis}, [x, lengths], pieces)
+    return fresh.node("Split", f"{node.name}_Split", [x, lengths], pieces, axis=axis)

@@ -1,16 +1,18 @@
 """strip-qdq: a model that is quantized already becomes a float one again, to be quantized anew."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
+from onnxq.fresh import Fresh
 from onnxq.graph import (
     INTEGER_OPS,
-    Constant,
     Model,
     Node,
+    Tensor,
     constant,
     dtype_of,
     producer,
@@ -57,8 +59,9 @@ class StripQdq(Rewrite):
         inner = {id(node): node for end in ends for node in _inner(end)}
         starts = [node for node in graph.nodes if node.op == "QuantizeLinear" and id(node) not in inner]
         _check_closed([*starts, *inner.values()], inner, outputs)
+        fresh = Fresh(model)
         for end in ends:
-            _bypass(end, outputs)
+            _bypass(end, outputs, fresh)
         gone = [node for node in inner.values() if node.op not in _MOVES]
         for node in gone:
             replace_uses(node.outputs[0], node.inputs[0])
@@ -93,9 +96,17 @@ def _inner(end: Node) -> list[Node]:
 
 
 def _is_same_grid(start: Node, end: Node) -> bool:
-    """Whether a pair has one scale and zero point; it may have one constant for both, or two that are equal."""
-    pairs = zip(start.inputs[1:], end.inputs[1:])
-    return all(a is b or np.array_equal(np.asarray(constant(a)), np.asarray(constant(b))) for a, b in pairs)
+    """Whether a pair has one scale and zero point; it may have one tensor for both, or two constants that are equal."""
+    return all(_is_same(a, b) for a, b in zip_longest(start.inputs[1:], end.inputs[1:]))
+
+
+def _is_same(a: Tensor | None, b: Tensor | None) -> bool:
+    """Of parameters of Q and DQ; a zero point that is left out is 0."""
+    given = [t for t in (a, b) if t is not None and t.name]
+    values = [np.asarray(constant(t)) for t in given if constant(t) is not None]
+    if len(given) == 2:
+        return a is b or (len(values) == 2 and np.array_equal(values[0], values[1]))
+    return len(values) == len(given) and not any(value.any() for value in values)
 
 
 def _check_closed(nodes: Sequence[Node], inner: Mapping[int, Node], outputs: set[int]) -> None:
@@ -107,14 +118,14 @@ def _check_closed(nodes: Sequence[Node], inner: Mapping[int, Node], outputs: set
                 raise _without_float_form(node)
 
 
-def _bypass(end: Node, outputs: set[int]) -> None:
+def _bypass(end: Node, outputs: set[int], fresh: Fresh) -> None:
     """Let the readers of a DequantizeLinear read the floats that it stands for, or what will be these."""
     floats, stored = end.inputs[0], end.inputs[0]
     while (made_by := producer(stored)) is not None and made_by.op in _LIMITS:
         stored = made_by.inputs[0]
     values = constant(stored)
     if values is not None:
-        floats = Constant(f"{end.outputs[0].name}_float", _dequantized(end, values))
+        floats = fresh.constant(f"{end.outputs[0].name}_float", _dequantized(end, values))
     for node in _inner(end):
         if node.op in _MOVES:
             for tensor in node.outputs:

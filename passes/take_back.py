@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.fresh import Fresh
 from onnxq.graph import (
-    Constant,
-    FreshNames,
     Model,
     Node,
     Tensor,
@@ -48,11 +47,11 @@ class TakeBack(Rewrite):
 
 
 def _take_back_convs(model: Model) -> int:
-    names, outputs = FreshNames(model.taken_names()), model.output_names
+    fresh, outputs = Fresh(model), model.output_names
     found = [product for node in model.graph.nodes if (product := _product(node, outputs)) is not None]
     replacements: dict[int, list[Node]] = {}
     for product in found:
-        conv = product.conv(names)
+        conv = product.conv(fresh)
         replacements |= {id(node): [] for node in product.nodes}
         replacements[id(product.nodes[0])] = [conv]
     replace_nodes(model.graph, replacements)
@@ -107,16 +106,16 @@ class _Product:
     matrix: NDArray[np.generic]
     bias: NDArray[np.generic] | None
 
-    def conv(self, names: FreshNames) -> Node:
+    def conv(self, fresh: Fresh) -> Node:
         """The Conv in its place; the nodes are cut from their tensors."""
         x, y, name = self.nodes[-1].inputs[0], self.nodes[0].outputs[0], self.product.name
         for node in self.nodes:
             node.inputs.clear()
             node.outputs.clear()
         weight = np.ascontiguousarray(self.matrix.T)[:, :, None, None]
-        inputs = [x, Constant(names.fresh(f"{name}_weight"), weight)]
+        inputs = [x, fresh.constant(f"{name}_weight", weight)]
         if self.bias is not None:
-            inputs.append(Constant(names.fresh(f"{name}_bias"), self.bias.reshape(-1)))
+            inputs.append(fresh.constant(f"{name}_bias", self.bias.reshape(-1)))
         return Node("Conv", name, {"kernel_shape": [1, 1]}, inputs, [y])
 
 

@@ -6,10 +6,10 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from onnxq.errors import ModelError
+from onnxq.fresh import Fresh
 from onnxq.graph import (
     LAYERS,
     Constant,
-    FreshNames,
     Model,
     Node,
     Tensor,
@@ -63,15 +63,15 @@ def _refuse_others(graph: gs.Graph) -> None:
 
 def _cast_borders(model: Model) -> int:
     """Let the graph within read and make float32 tensors, whatever the inputs and outputs are."""
-    graph, names = model.graph, FreshNames(model.taken_names())
+    graph, fresh = model.graph, Fresh(model)
     # What is an input or a constant and an output at once is not computed.
     outputs = [t for t in graph.outputs if _is_narrow(t) and t.inputs and not _is_cast_only(t)]
     inputs = [t for t in graph.inputs if _is_narrow(t) and not all(map(_casts_to_others, t.outputs))]
     fixed = [t for t in graph.outputs if _is_narrow(t) and isinstance(t, Constant) and t.outputs]
     for tensor in fixed:
-        replace_uses(tensor, Constant(names.fresh(f"{tensor.name}_float"), np.asarray(tensor.values, np.float32)))
-    before = [_cast(tensor, _wide_reader(tensor, names), TensorProto.FLOAT, names) for tensor in inputs]
-    behind = [_cast(_wide_maker(tensor, names), tensor, _type_of(tensor), names) for tensor in outputs]
+        replace_uses(tensor, fresh.constant(f"{tensor.name}_float", np.asarray(tensor.values, np.float32)))
+    before = [fresh.cast(tensor, _wide_reader(tensor, fresh), TensorProto.FLOAT) for tensor in inputs]
+    behind = [fresh.cast(_wide_maker(tensor, fresh), tensor, _type_of(tensor)) for tensor in outputs]
     graph.nodes = [*before, *graph.nodes, *behind]
     return len(fixed) + len(before) + len(behind)
 
@@ -86,21 +86,17 @@ def _casts_to_others(node: Node) -> bool:
     return node.op == "Cast" and node.attrs["to"] not in _NARROW_TYPES
 
 
-def _wide_reader(tensor: Tensor, names: FreshNames) -> Variable:
-    wide = Variable(names.fresh(f"{tensor.name}_float"), _FLOAT, tensor.shape)
+def _wide_reader(tensor: Tensor, fresh: Fresh) -> Variable:
+    wide = fresh.variable(f"{tensor.name}_float", _FLOAT, tensor.shape)
     replace_uses(tensor, wide)
     return wide
 
 
-def _wide_maker(tensor: Tensor, names: FreshNames) -> Variable:
-    wide = _wide_reader(tensor, names)
+def _wide_maker(tensor: Tensor, fresh: Fresh) -> Variable:
+    wide = _wide_reader(tensor, fresh)
     [maker] = tensor.inputs
     maker.outputs[next(k for k, made in enumerate(maker.outputs) if made is tensor)] = wide
     return wide
-
-
-def _cast(tensor: Tensor, made: Tensor, to: int, names: FreshNames) -> Node:
-    return Node("Cast", names.fresh(f"{made.name}_Cast"), {"to": to}, [tensor], [made])
 
 
 def _type_of(tensor: Tensor) -> int:

@@ -7,9 +7,9 @@ import onnx
 from onnx import TensorProto
 
 from onnxq.facts import Head
+from onnxq.fresh import Fresh
 from onnxq.graph import (
     Constant,
-    FreshNames,
     Model,
     Node,
     Tensor,
@@ -98,7 +98,7 @@ class _Halving:
     def __init__(self, model: Model, halves: Mapping[int, list[int]]) -> None:
         self._model = model
         self._halves = halves
-        self._names = FreshNames(model.taken_names())
+        self._fresh = Fresh(model)
 
     def run(self) -> None:
         behind: dict[int, list[Node]] = {}
@@ -123,8 +123,7 @@ class _Halving:
 
     def _halve_constant(self, tensor: Constant, half: Sequence[Node]) -> None:
         if half:
-            values = tensor.values.astype(np.float16)
-            replace_uses(tensor, Constant(self._names.fresh(f"{tensor.name}_half"), values), half)
+            replace_uses(tensor, self._fresh.constant(f"{tensor.name}_half", tensor.values.astype(np.float16)), half)
 
     def _halve(self, tensor: Variable, half: Sequence[Node]) -> Node | None:
         """Let these nodes read the tensor as float16; the Cast to the type that is wanted as well."""
@@ -133,18 +132,15 @@ class _Halving:
             replace_uses(tensor, made_by.inputs[0], half)
             return None
         if made_by is None or id(made_by) not in self._halves:
-            return self._cast(tensor, self._half(tensor, half), TensorProto.FLOAT16) if half else None
+            return self._fresh.cast(tensor, self._half(tensor, half), TensorProto.FLOAT16) if half else None
         if len(half) == len(readers(tensor)) and tensor.name not in self._model.output_names:
             tensor.dtype = np.dtype(np.float16)
             return None
         made = self._half(tensor, half)
         made_by.outputs[next(k for k, t in enumerate(made_by.outputs) if t is tensor)] = made
-        return self._cast(made, tensor, TensorProto.FLOAT)
+        return self._fresh.cast(made, tensor, TensorProto.FLOAT)
 
     def _half(self, tensor: Variable, readers: Sequence[Node]) -> Variable:
-        made = Variable(self._names.fresh(f"{tensor.name}_half"), np.dtype(np.float16), tensor.shape)
+        made = self._fresh.variable(f"{tensor.name}_half", np.dtype(np.float16), tensor.shape)
         replace_uses(tensor, made, readers)
         return made
-
-    def _cast(self, tensor: Tensor, made: Tensor, to: int) -> Node:
-        return Node("Cast", self._names.fresh(f"{made.name}_Cast"), {"to": to}, [tensor], [made])

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from onnxq.graph import Constant, FreshNames, Model, Node, Tensor, Variable, constant, producer, replace_nodes
+from onnxq.fresh import Fresh
+from onnxq.graph import Constant, Model, Node, Tensor, Variable, constant, producer, replace_nodes
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 
 _ALIKE = {
@@ -20,7 +21,7 @@ class UpsampleToConcat(Rewrite):
     onnxruntime's Resize works out every byte: it takes about a tenth of the time. The integers are the same ones, and
     the Transposes cancel against those that onnxruntime puts around its integer Convs.
 
-    Images of unknown height, width or channels keep their Resize.
+    Images of unknown height, width or channels keep their Resize, and so do outputs of the model.
     """
 
     name = "upsample-to-concat"
@@ -28,15 +29,16 @@ class UpsampleToConcat(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of Resizes replaced."""
-        names = FreshNames(model.taken_names())
-        found = [node for node in model.graph.nodes if _doubles_integers(node)]
+        fresh, outputs = Fresh(model), model.output_names
+        found = [node for node in model.graph.nodes if _doubles_integers(node, outputs)]
         quantized_again = {id(node.outputs[0].outputs[0]): list[Node]() for node in found}
-        replace_nodes(model.graph, {id(node): _copies(node, names) for node in found} | quantized_again)
+        replace_nodes(model.graph, {id(node): _copies(node, fresh) for node in found} | quantized_again)
         return len(found)
 
 
-def _doubles_integers(node: Node) -> bool:
-    return node.op == "Resize" and _doubles(node) and _stays_on_its_grid(node)
+def _doubles_integers(node: Node, outputs: frozenset[str]) -> bool:
+    is_inner = node.op == "Resize" and node.outputs[0].name not in outputs
+    return is_inner and _doubles(node) and _stays_on_its_grid(node)
 
 
 def _doubles(resize: Node) -> bool:
@@ -71,7 +73,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return one is not None and other is not None and np.array_equal(one, other)
 
 
-def _copies(resize: Node, names: FreshNames) -> list[Node]:
+def _copies(resize: Node, fresh: Fresh) -> list[Node]:
     """The nodes that take its place and that of the QuantizeLinear behind it; both are cut from their tensors."""
     x, quantize = resize.inputs[0].inputs[0].inputs[0], resize.outputs[0].outputs[0]
     _, channels, height, width = resize.inputs[0].shape
@@ -82,12 +84,12 @@ def _copies(resize: Node, names: FreshNames) -> list[Node]:
     nodes: list[Node] = []
 
     def step(what: str, op: str, inputs: list[Tensor], output: Tensor | None = None, **attrs: object) -> Tensor:
-        made = output or Variable(names.fresh(f"{resize.name}_{what}_output"), y.dtype)
-        nodes.append(Node(op, names.fresh(f"{resize.name}_{what}"), attrs, inputs, [made]))
+        made = output or fresh.variable(f"{resize.name}_{what}_output", y.dtype)
+        nodes.append(fresh.node(op, f"{resize.name}_{what}", inputs, [made], **attrs))
         return made
 
     def shape(what: str, *sizes: int) -> Constant:
-        return Constant(names.fresh(f"{resize.name}_{what}_shape"), np.array([0, *sizes], np.int64))
+        return fresh.constant(f"{resize.name}_{what}_shape", np.array([0, *sizes], np.int64))
 
     last = step("channels_last", "Transpose", [x], perm=[0, 2, 3, 1])
     columns = step("columns", "Concat", [last, last], axis=3)

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
 
 from onnxq.detector import Detector
-from onnxq.heads import Head
+from onnxq.heads import Layout
 from onnxq.images import YOLO
 
 SIZE = (64, 64)
@@ -124,7 +124,7 @@ def detector(
     family: str, size: tuple[int, int] = SIZE, *, outputs: tuple[str, ...] = ("out",), names: int = 0, **head: object
 ) -> Detector:
     """What a model with such a head is taken for; it has names for so many classes."""
-    known = Head(family, str(head.pop("task", "detect")), outputs, "", **head)
+    known = Layout(family, str(head.pop("task", "detect")), outputs, "", **head)
     return Detector("images", size, known, YOLO, tuple(f"class {n}" for n in range(names)), "")
 
 

@@ -190,6 +190,11 @@ def test_the_keys_tell_the_options(model, feeds):
     assert (told["onnxq.bits"], told["onnxq.samples"]) == ("W4A6", "3")
 
 
+def test_the_keys_tell_the_widths_of_single_nodes(model, feeds):
+    told = metadata(quantize(model, feeds, Config(bits=("op:Conv=8/6", "re:.=7/8"), reconstruct=False)).model)
+    assert told["onnxq.bits"] == "W8A8 op:Conv=8/6 re:.=7/8"
+
+
 def test_a_quantized_model_is_refused(feeds, result):
     with pytest.raises(ModelError, match="already quantized"):
         quantize(result.model, feeds)
@@ -316,6 +321,15 @@ def test_unreadable_images_are_listed_and_left_out(tmp_path, model):
     quantized = quantize(model, tmp_path)
     assert list(quantized.samples.skipped) == [str(tmp_path / "c.png")]
     assert quantized.facts[Statistics].samples == 2
+
+
+def test_the_result_is_compared_on_the_first_images_that_can_be_read(tmp_path, model):
+    for index, name in enumerate(("c.png", "d.png", "e.png")):
+        Image.new("RGB", (40, 40), (200, 90, 80 * index)).save(tmp_path / name)
+    expected = quantize(model, tmp_path).facts[Checked].sqnr
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    assert quantize(model, tmp_path).facts[Checked].sqnr == expected != {}
 
 
 # --- facts ------------------------------------------------------------------------------------------------------------

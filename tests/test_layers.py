@@ -35,6 +35,7 @@ LAYERS = {
     "onnxq.data": 2,
     "onnxq.detector": 2,
     "onnxq.facts": 2,
+    "onnxq.fresh": 2,
     "onnxq.pipeline": 2,
     "onnxq.ranges": 2,
     "onnxq.shapes": 2,
@@ -48,6 +49,7 @@ LAYERS = {
     "onnxq.session": 3,
     "onnxq.targets": 3,
     # What chooses among them, and hangs on them.
+    "onnxq.choice": 4,
     "onnxq.config": 4,
     "onnxq.decode": 4,
     "onnxq.doubts": 4,
@@ -57,6 +59,7 @@ LAYERS = {
     "onnxq.runtimes": 4,
     # What is found out by them, and what several passes need.
     "onnxq.least_squares": 0,
+    "onnxq.placement": 5,
     "onnxq.qdq": 5,
     "onnxq.sightings": 5,
     "onnxq.sweep": 5,

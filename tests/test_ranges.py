@@ -291,6 +291,12 @@ class TestEntropy:
         h = histogram(np.linspace(0, 1, 200_000))
         assert entropy(h, Scheme(bits)).high > 0.95
 
+    @each_scheme
+    def test_the_zeros_of_a_relu_take_nothing_from_the_rest(self, scheme):
+        values = np.abs(SAMPLES["normal"])
+        plain, rectified = histogram(values), histogram(np.concatenate([values, np.zeros(values.size)]))
+        assert entropy(rectified, scheme).high == pytest.approx(entropy(plain, scheme).high, rel=0.05)
+
     @pytest.mark.parametrize("bits", [4, 7, 8])
     def test_the_divergence_is_near_the_least_that_a_slow_reference_finds(self, bits):
         h = histogram(self.TAIL)

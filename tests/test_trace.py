@@ -17,6 +17,7 @@ from graphs import (
     sqnr,
     v8,
     v10,
+    with_float16,
     with_initializers_as_inputs,
     with_random_names,
 )
@@ -143,6 +144,13 @@ def test_what_onnxq_writes_keeps_the_names(target):
     assert set(convs) <= found.keys()
     assert len(found) > 0.9 * sum(node.op_type not in ("Constant", "Shape") for node in model.graph.node)
     assert found["output"].sqnr == pytest.approx(sqnr(*(run(each)["output"] for each in (model, result))), abs=1)
+
+
+def test_floats_are_given_in_the_type_that_a_model_takes():
+    model = with_float16(silu_chain())
+    trace, values = Trace(model, model, 1), feed(silu_chain())
+    assert {value.dtype for value in values.values()} == {np.dtype(np.float32)}
+    assert {each.sqnr for each in trace.result(trace(values))} == {math.inf}
 
 
 @pytest.mark.parametrize("build", [v10, conditional])

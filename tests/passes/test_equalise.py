@@ -131,6 +131,8 @@ PASSED = {
     "to a size": lambda net, x: net.add("Resize", x, "", "", net.ints(1, CHANNELS, 48, 40), mode="cubic"),
     "split and concat": parts,
     "slices": thirds,
+    "slice without axes": lambda net, x: net.add("Slice", x, net.ints(0, 0), net.ints(1, CHANNELS), "", net.ints(1, 1)),
+    "split without lengths": lambda net, x: net.add("Concat", *net.add_many("Split", x, "", outputs=2, axis=1), axis=1),
     "slice of rows": lambda net, x: net.slice(x, -2, 3, end=20),
     "split of rows": lambda net, x: net.split(x, 8, 24, axis=2),
     "concat with others": beside_fixed,
@@ -256,7 +258,7 @@ def test_the_original_constants_are_not_written_to():
     assert all(np.array_equal(values, before[name]) for name, values in initializers(model).items())
 
 
-OF_EIGHT = {"split and concat", "slices", "to a size", "prelu", "a chain"}
+OF_EIGHT = {"split and concat", "slices", "slice without axes", "to a size", "prelu", "a chain"}
 """Those made for eight channels."""
 
 CHAIN = st.lists(

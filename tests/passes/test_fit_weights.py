@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from graphs import Net, csp, feed, initializers, leaky_net, pan, quantized, relu_net, run
+from graphs import Net, csp, feed, initializers, leaky_net, nodes, pan, quantized, relu_net, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,14 +154,15 @@ def test_a_channel_of_almost_no_weights_keeps_its_bias_in_onnxruntime(method, bi
         assert np.abs(actual - expected).max() < 0.04 * np.abs(expected).max()
 
 
-def test_a_weight_that_layers_share_lets_no_bias_of_them_overflow():
+@pytest.mark.parametrize("sizes", [(0.2, 50.0), (None, 50.0), (50.0, None)], ids=str)
+def test_a_weight_that_layers_share_lets_no_bias_of_them_overflow(sizes):
     net = Net()
     x = net.block("images", 8)
     weight = net.const(net.normal(8, 8, 1, 1, scale=1e-6), name="weight")
     ends = []
-    for name, size in (("small", 0.2), ("large", 50.0)):
-        y = net.add("Conv", x, weight, net.const(net.normal(8, scale=size)), name=name)
-        ends.append(net.silu(y))
+    for size in sizes:
+        bias = [] if size is None else [net.const(net.normal(8, scale=size))]
+        ends.append(net.silu(net.add("Conv", x, weight, *bias)))
     y = net.add("Add", *ends)
     net.channels[y] = 8
     model = net.model(net.conv(y, 4))
@@ -181,6 +182,25 @@ def test_a_conv_transpose_has_a_scale_per_output_channel():
     weight = initializers(model)["upsample_weight"]
     assert grid.scheme.axis == 1
     assert np.allclose(grid.scale, np.abs(weight).max(axis=(0, 2, 3)) / 127, rtol=1e-6)
+
+
+@pytest.mark.parametrize("group", [2, 8])
+def test_groups_of_a_conv_transpose_share_scales_that_hold_the_bias_of_each(group):
+    net = Net()
+    x = net.block("images", 8, act="Relu")
+    weight = net.const(net.normal(8, 8 // group, 2, 2, scale=1e-6), name="weight")
+    bias = np.linspace(-50, 50, 8)
+    y = net.add("ConvTranspose", x, weight, net.const(bias), name="upsample", strides=[2, 2], group=group)
+    net.channels[y] = 8
+    model = net.model(net.conv(y, 4))
+    after, facts = quantized(model, GENERIC)
+    grid = facts[Grid].weights["weight"]
+    assert grid.scale.shape == (8 // group,)
+    steps = np.abs(bias).reshape(group, -1) / facts[Grid].activations[nodes(model)["upsample"].input[0]].scale
+    assert (steps / grid.scale).max() <= 2**30 * (1 + 1e-6)
+    values = feed(model)
+    expected = run(model, values)["output"]
+    assert np.abs(run(after, values)["output"] - expected).max() < 0.05 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("build", [csp, pan, leaky_net])

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from onnxq.graph import Model
 from onnxq.passes.fold_constants import FoldConstants
 from onnxq.passes.infer_shapes import InferShapes
 
@@ -209,6 +210,27 @@ def test_shapes_behind_what_was_folded_become_known_and_what_hangs_on_them_is_fo
     assert edits == 12
     known = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in after.graph.value_info}
     assert known[x] == [1, 4, 32, 32]
+
+
+def test_what_is_folded_tells_more_shapes_which_are_folded_too():
+    net = Net()
+    x = net.conv("images", 4)
+    for _ in range(2):
+        shape = net.add("Shape", x)
+        # By way of floats, as older versions of PyTorch scale images, which shape inference does not follow.
+        sides = net.add("Cast", net.slice(shape, 0, 2), to=TensorProto.FLOAT)
+        doubled = net.add("Cast", net.add("Floor", net.add("Mul", sides, net.const(2))), to=TensorProto.INT64)
+        sizes = net.concat(net.slice(shape, 0, 0, end=2), doubled, axis=0)
+        up = net.add("Resize", x, "", "", sizes, mode="nearest")
+        net.channels[up] = 4
+        x = net.conv(up, 4)
+    after, _ = rewrite_checked(STEP, shaped(net.model(x, shape=[1, 4, 128, 128])))
+    assert ops(after) == ["Conv", "Resize", "Conv", "Resize", "Conv"]
+    assert [v.tolist() for k, v in initializers(after).items() if k.startswith("concat")] == [
+        [1, 4, 64, 64],
+        [1, 4, 128, 128],
+    ]
+    assert Model(after).graph.tensors()["resize1_out"].shape == [1, 4, 128, 128]
 
 
 def test_the_shape_of_a_constant_is_folded():

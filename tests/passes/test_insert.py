@@ -217,6 +217,15 @@ def test_a_subgraph_stays_what_it_was():
         assert list(attribute.g.node[0].input) == list(before[attribute.name].node[0].input)
 
 
+def test_new_names_are_not_those_within_a_subgraph():
+    model = conditional()
+    for attribute in nodes(model)["if0"].attribute:
+        attribute.g.output[0].name = attribute.g.node[0].output[0] = "images_quantized"
+    after, _ = quantized(model, OPENVINO)
+    onnx.checker.check_model(after, full_check=True)
+    assert nodes(after)["images_QuantizeLinear"].output == ["images_quantized_2"]
+
+
 @pytest.mark.parametrize("build", [csp, pan, silu_chain])
 def test_a_model_of_dynamic_size_takes_any_size(build):
     model = build(dynamic=True)

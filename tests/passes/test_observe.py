@@ -55,6 +55,20 @@ def values_of(model, plan, feeds, target):
     return {name: np.concatenate([each[name].ravel() for each in runs]) for name in plan.observed()}
 
 
+def test_means_are_those_of_a_picture_that_is_cut_up_into_a_batch_too():
+    net = Net()
+    x = net.block("images", 8, act="Relu")
+    pieces = net.add("Reshape", x, net.ints(4, 8, 16, 16))
+    net.channels[pieces] = 8
+    model = net.model(net.conv(net.block(pieces, 8, act="Relu"), 4))
+    feeds = [feed(model, seed) for seed in range(3)]
+    _, statistics = observe(model, feeds, OPENVINO)
+    assert {"images", pieces} < statistics.means.keys()
+    for name in statistics.means.keys() - {"images"}:
+        values = np.concatenate([run(model, each, outputs=[name])[name] for each in feeds])
+        np.testing.assert_allclose(statistics.means[name], values.mean(axis=(0, 2, 3)), atol=1e-5)
+
+
 # --- what is counted --------------------------------------------------------------------------------------------------
 
 

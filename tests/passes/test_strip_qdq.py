@@ -116,6 +116,17 @@ def test_constants_become_the_floats_that_they_stand_for(model):
     assert np.ptp(found) > 0.5
 
 
+def test_the_names_of_floats_are_new():
+    model = small(
+        helper.make_node("DequantizeLinear", ["values", "scale"], ["w"], "dq"),
+        helper.make_node("Mul", ["x", "w"], ["w_float"], "mul"),
+        helper.make_node("Add", ["w_float", "w"], ["y"], "add"),
+        outputs=[("y", TensorProto.FLOAT, [1, 4])],
+        constants={"values": np.int8([1, 2, 3, 4]), "scale": np.float32(0.25)},
+    )
+    assert np.allclose(run(model)["y"], run(stripped(model))["y"])
+
+
 def test_a_pair_behind_a_float_weight_gives_the_weight():
     model = small(
         helper.make_node("QuantizeLinear", ["weight", "scale"], ["q"], "q"),
@@ -175,17 +186,19 @@ def test_half_a_pair_is_refused_by_name(half):
         rewrite(StripQdq(), model)
 
 
-def _pair(*between, scale=0.25, end_scale=0.25, read="q"):
+def _pair(*between, scale=0.25, end_scale=0.25, read="q", start=("scale",), end=("end_scale",)):
     """x, quantized to `q`, what comes between, and y, dequantized of what `read` names."""
     return small(
-        helper.make_node("QuantizeLinear", ["x", "scale"], ["q"], "start"),
+        helper.make_node("ReduceMax", ["x"], ["greatest"], "greatest", keepdims=0),
+        helper.make_node("ReduceMin", ["x"], ["least"], "least", keepdims=0),
+        helper.make_node("QuantizeLinear", ["x", *start], ["q"], "start"),
         *between,
-        helper.make_node("DequantizeLinear", [read, "end_scale"], ["z"], "end"),
+        helper.make_node("DequantizeLinear", [read, *end], ["z"], "end"),
         helper.make_node("Neg", ["z"], ["y"], "neg"),
         outputs=[("y", TensorProto.FLOAT, None)],
         constants={
             "scale": np.float32(scale), "end_scale": np.float32(end_scale), "shape": np.int64([2, 2]),
-            "few": np.uint8([[1]]),
+            "few": np.uint8([[1]]), "zero": np.uint8(0), "middle": np.uint8(128),
         },
     )  # fmt: skip
 
@@ -197,21 +210,41 @@ def test_what_moves_integers_moves_floats():
         read="turned",
     )
     after = stripped(model)
-    assert ops(after) == ["Concat", "Transpose", "Neg"]
+    assert ops(after)[2:] == ["Concat", "Transpose", "Neg"]
     x = feed(after)["x"]
     assert np.array_equal(run(after)["y"], -np.concatenate([x, x]).T)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        (("scale", "zero"), ("end_scale",)),
+        (("scale",), ("end_scale", "zero")),
+        (("scale", "middle"), ("scale", "middle")),
+        (("greatest",), ("greatest",)),
+    ],
+    ids=str,
+)
+def test_one_grid_said_in_two_ways(start, end):
+    assert ops(stripped(_pair(start=start, end=end)))[2:] == ["Neg"]
 
 
 @pytest.mark.parametrize(
     ("model", "refused"),
     [
         (_pair(end_scale=0.5), "end"),
+        (_pair(start=("scale", "middle")), "end"),
+        (_pair(end=("end_scale", "middle")), "end"),
+        (_pair(start=("greatest",), end=("least",)), "end"),
         (_pair(helper.make_node("BitShift", ["q", "few"], ["s"], "shift", direction="LEFT"), read="s"), "end"),
         (_pair(helper.make_node("Concat", ["q", "few"], ["c"], "concat", axis=1), read="c"), "end"),
         (_pair(helper.make_node("BitShift", ["q", "few"], ["s"], "shift", direction="LEFT")), "start"),
     ],
-    ids=["another grid", "arithmetic between", "constants among", "other readers"],
-)
+    ids=[
+        "another grid", "a zero point before", "a zero point behind", "computed scales", "arithmetic between",
+        "constants among", "other readers",
+    ],
+)  # fmt: skip
 def test_integers_that_are_no_floats_are_refused(model, refused):
     with pytest.raises(ModelError, match=f"node '{refused}' is a .+ whose float form is not known"):
         rewrite(StripQdq(), model)

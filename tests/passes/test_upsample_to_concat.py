@@ -92,6 +92,20 @@ def test_images_of_unknown_size_stay():
     assert not replaced(before(upsampled(dynamic=True)))
 
 
+def test_outputs_of_the_model_stay():
+    net = Net()
+    x = net.block("images", 8, act="Relu")
+    y = net.add("Resize", x, "", net.const((1, 1, 2, 2)), mode="nearest", nearest_mode="floor",
+                coordinate_transformation_mode="asymmetric")  # fmt: skip
+    net.channels[y] = 8
+    model = before(net.model(net.conv(net.block(y, 8), 4), y))
+    [resize] = [n for n in model.graph.node if n.op_type == "Resize"]
+    [quantize] = [n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == resize.output[0]]
+    dequantize = next(n for n in model.graph.node if n.output[0] == resize.input[0])
+    quantize.input[1:] = dequantize.input[1:]
+    assert not replaced(model)
+
+
 def test_floats_and_other_grids_stay():
     model = before(upsampled())
     resize = next(n for n in model.graph.node if n.op_type == "Resize")
