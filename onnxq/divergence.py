@@ -40,7 +40,8 @@ def first_wrong(
     @cache
     def is_wrong(layer: str) -> bool:
         del typed.graph.output[:]
-        typed.graph.output.append(values[outputs[layer]])
+        tensor = outputs[layer]
+        typed.graph.output.append(values.get(tensor, onnx.ValueInfoProto(name=tensor)))
         exact = run(open_session(typed, optimised=False), feed)[0]
         noise = np.subtract(runtime(typed).run(feed)[outputs[layer]], exact, dtype=np.float64)
         return decibels(float(np.sum(np.square(exact, dtype=np.float64))), float(np.sum(noise**2))) < _DIFFERENT

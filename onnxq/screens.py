@@ -29,8 +29,8 @@ def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Li
     height, width = detector.size
     table.add_row("model", f"{detector.title}, {height} x {width}: {detector.why}")
     table.add_row("images", detector.preprocess.describe())
-    bits = f"W{config.weight_bits}A{config.act_bits}"
-    table.add_row("target", f"{config.target} ({TARGETS[config.target].title}), {config.chosen_method}, {bits}")
+    how = f"{config.chosen_method}, {config.all_widths}"
+    table.add_row("target", f"{config.target} ({TARGETS[config.target].title}), {how}")
     convs = [name for name, op in plan.ops.items() if op in ("Conv", "ConvTranspose")]
     floats = Counter(_reason(plan.skipped[name]) for name in convs if name in plan.skipped)
     table.add_row("Convs", f"{len(convs) - floats.total()} of {len(convs)} on integers")

@@ -1,15 +1,19 @@
 """One walk through a graph with many samples at once, so that later layers can be changed by what earlier ones give."""
 
+import math
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxq.errors import ConfigError
 from onnxq.graph import copied, names_read
 from onnxq.session import Feed, open_beside, run_named, workers
 
@@ -154,7 +158,8 @@ class Sweep:
 
         with ThreadPoolExecutor(at_once) as pool:
             results = pool.map(one, range(self._samples))
-            stores = [_Store(self._samples, self._bytes()) for _ in keep]
+            memory = self._memory()
+            stores = [_Store(self._samples, memory) for _ in keep]
             for arrays in results:
                 for store, array in zip(stores, arrays, strict=True):
                     store.append(array)
@@ -187,34 +192,61 @@ class Sweep:
         return name + _HALF if name in self._floats else name
 
     def _keep(self, name: str, arrays: list[Array]) -> None:
-        store = _Store(len(arrays), self._bytes())
+        store = _Store(len(arrays), self._memory())
         for array in arrays:
             store.append(array)
         self._kept[name] = store.arrays
 
-    def _bytes(self) -> int:
-        return sum(array.nbytes for arrays in self._kept.values() for array in arrays)
+    def _memory(self) -> "_Memory":
+        return _Memory(sum(array.nbytes for arrays in self._kept.values() for array in arrays))
+
+
+class _Memory:
+    """How many bytes are kept in memory, and whether there may be more."""
+
+    def __init__(self, taken: int) -> None:
+        self._taken = taken
+
+    def take(self, more: int) -> bool:
+        if self._taken + more > _IN_MEMORY:
+            return False
+        self._taken += more
+        return True
 
 
 class _Store:
     """Arrays of one tensor, in memory, or in a temporary file where there is too much in memory already."""
 
-    def __init__(self, count: int, in_memory: int) -> None:
+    def __init__(self, count: int, memory: _Memory) -> None:
         self.arrays: list[Array] = []
         self._count = count
-        self._in_memory = in_memory
+        self._memory = memory
         self._file: Array | None = None
 
     def append(self, array: Array) -> None:
-        if not self.arrays and self._in_memory + array.nbytes * self._count > _IN_MEMORY:
-            with tempfile.TemporaryFile() as file:
-                self._file = np.memmap(file, array.dtype, "w+", shape=(self._count, *array.shape))
+        if not self.arrays and not self._memory.take(array.nbytes * self._count):
+            self._file = _on_disk((self._count, *array.shape), array.dtype)
         if self._file is None or self._file.shape[1:] != array.shape:
             self.arrays.append(array)
             return
         place = self._file[len(self.arrays)]
         place[...] = array
         self.arrays.append(place)
+
+
+def _on_disk(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Array:
+    """An array in a temporary file that has its room from the start: one that fills up later ends the process."""
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        with tempfile.TemporaryFile() as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype, "w+", shape=shape)
+    except OSError as error:
+        raise ConfigError(
+            f"{tempfile.gettempdir()}: cannot take {size / 1e6:.0f} MB that reconstruction sets aside "
+            f"({error.strerror}); point TMPDIR to a folder with more room, or give fewer images (--count)"
+        ) from None
 
 
 def _cast(source: str, made: str, to: int) -> onnx.NodeProto:

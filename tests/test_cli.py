@@ -370,6 +370,10 @@ class TestOptions:
         assert widest.keys() == chosen.keys()
         assert (widest == chosen) == (method == "minmax")
 
+    def test_widths_of_single_nodes_are_told(self, onnxq, model):
+        ran = onnxq(model, "--dry-run", "--weight-bits", 4, "--bits", "op:Conv=6/8", "--calib", "calib")
+        assert ", W4A8 op:Conv=6/8" in ran.table
+
     def test_the_default_method_is_uh(self, onnxq, model):
         assert onnxq(model, "--calib", "calib").code == 0
         assert onnxq(model, "--calib", "calib", "--method", "uh", "-o", "uh.onnx").code == 0

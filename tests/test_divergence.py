@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import onnx
 import pytest
 from graphs import Net, copy, csp, feed, pan, planned, quantized, silu_chain, v8
 from onnx import numpy_helper
@@ -35,6 +36,14 @@ def found(build, *names, output="output"):
 def test_the_layer_is_found_wherever_it_stands(layer):
     name = f"conv{layer}" if layer < 5 else "last"
     assert found(csp, f"{name}_weight_scale") == name
+
+
+def test_layers_of_unknown_type_are_found_too(monkeypatch):
+    model, facts = quantized(csp(), OPENVINO)
+    del model.graph.value_info[:]
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", lambda made, **_: made)
+    wrong = first_wrong(model, "output", facts[Plan].layers, erring("conv2_weight_scale"), feed(model))
+    assert wrong == "conv2"
 
 
 def test_of_several_it_is_the_first():

@@ -1,10 +1,13 @@
+import errno
+
 import numpy as np
 import onnx
 import pytest
-from graphs import BACKBONES, DETECTORS, Net, conditional, csp, feed, prepared, quantized, run
+from graphs import BACKBONES, DETECTORS, Net, conditional, csp, feed, prepared, quantized, run, v8
 from onnx import numpy_helper
 
 from onnxq import sweep as module
+from onnxq.errors import ConfigError
 from onnxq.sweep import Sweep
 from onnxq.targets import OPENVINO
 
@@ -153,3 +156,26 @@ def test_what_is_too_much_for_memory_goes_to_a_file(monkeypatch):
         in_file = [isinstance(arrays[0], np.memmap) for arrays in walk._kept.values()]
         assert any(in_file) == (limit == 1000)
     assert np.array_equal(*found)
+
+
+def test_what_one_piece_keeps_has_one_limit(monkeypatch):
+    monkeypatch.setattr(module, "_IN_MEMORY", 31_000)
+    model = prepared(v8()).to_proto()
+    walk, _ = started(model, layers(model))
+    before = sum(array.nbytes for arrays in walk._kept.values() for array in arrays)
+    walk.compute(layers(model)[-1])
+    kept = [array for arrays in walk._kept.values() for array in arrays]
+    in_memory = [array for array in kept if not isinstance(array, np.memmap)]
+    assert before + sum(array.nbytes for array in kept) > 31_000
+    assert 0 < before + sum(array.nbytes for array in in_memory) <= 31_000
+
+
+def test_a_disk_without_room_is_told_before_it_is_written_to(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.os, "posix_fallocate", full, raising=False)
+    monkeypatch.setattr(module, "_IN_MEMORY", 1000)
+    model = prepared(csp()).to_proto()
+    with pytest.raises(ConfigError, match=r"cannot take 0 MB that .* \(No space left on device\); point TMPDIR to"):
+        started(model, layers(model))[0].compute(layers(model)[3])
