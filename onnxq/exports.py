@@ -20,6 +20,7 @@ def mended(model: onnx.ModelProto) -> onnx.ModelProto:
 
     - functions of the model's own (ONNX FunctionProto) are inlined
     - a graph without a name gets one; of nodes with one name only the first keeps it
+    - of metadata entries with one key, which onnx.checker refuses, only the last stays
     - an IR version newer than the operator sets need is lowered, so that older runtimes read the file too
     - operator domains that the nodes use and the model does not list are listed, in version 1
     - sparse initializers and sparse Constant nodes, in subgraphs too, are written out
@@ -39,6 +40,7 @@ def mended(model: onnx.ModelProto) -> onnx.ModelProto:
         made = inliner.inline_local_functions(made)
     _name_graph(made.graph)
     _drop_second_names(made.graph)
+    _drop_second_entries(made)
     _lower_ir_version(made)
     _list_domains(made)
     for graph in _graphs(made.graph):
@@ -91,6 +93,12 @@ def _drop_second_names(graph: onnx.GraphProto) -> None:
         if node.name in seen:
             node.name = ""
         seen.add(node.name)
+
+
+def _drop_second_entries(model: onnx.ModelProto) -> None:
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    if len(entries) < len(model.metadata_props):
+        helper.set_model_props(model, entries)
 
 
 def _lower_ir_version(model: onnx.ModelProto) -> None:

@@ -60,6 +60,18 @@ def test_of_nodes_of_one_name_the_first_keeps_it():
     run(after)
 
 
+def test_of_metadata_entries_of_one_key_the_last_stays():
+    model = silu_chain()
+    for value in ("a", "b"):
+        model.metadata_props.add(key="twice", value=value)
+    model.metadata_props.add(key="once", value="c")
+    after = mended(model)
+    assert [(entry.key, entry.value) for entry in after.metadata_props] == [("twice", "b"), ("once", "c")]
+    onnx.checker.check_model(after, full_check=True)
+    with pytest.raises(onnx.checker.ValidationError):
+        onnx.checker.check_model(model)
+
+
 @pytest.mark.parametrize(("given", "opset", "expected"), [(99, 17, 10), (13, 23, 11), (10, 17, None), (6, 13, None)])
 def test_a_needlessly_new_ir_version_is_lowered(given, opset, expected):
     model = silu_chain(opset=13)
