@@ -37,6 +37,7 @@ examples:
   python -m onnxq yolov8n.onnx --calibration yolov8n.npz --method mse
 """
 
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 an error with its message, 2 wrong usage."""
     parser = _parser()

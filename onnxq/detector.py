@@ -147,16 +147,16 @@ def _is_image(value: onnx.ValueInfoProto) -> bool:
     return shape[1] in (0, 3) or shape[3] == 3
 
 
-def _is_channels_last(shape: Shape) -> bool:
-    return shape[3] == 3 and shape[1] != 3
+def _is_channels_last(image: onnx.ValueInfoProto) -> bool:
+    _, first, _, last = image.type.tensor_type.shape.dim
+    return bool(last.dim_value == 3 and first.dim_value != 3)
 
 
 def _laid_out(preprocess: Preprocess, image: onnx.ValueInfoProto) -> Preprocess:
     """In the type and the order that the input has; uint8 holds 0 to 255, and nothing else."""
     levels = image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     divisor = 1.0 if levels else preprocess.divisor
-    last = _is_channels_last(_shape_of(image) or ())
-    return replace(preprocess, divisor=divisor, levels=levels, channels_last=last)
+    return replace(preprocess, divisor=divisor, levels=levels, channels_last=_is_channels_last(image))
 
 
 def _companions(graph: onnx.GraphProto, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
@@ -180,8 +180,8 @@ def _shape_of(value: onnx.ValueInfoProto) -> Shape | None:
 def _image_size(
     image: onnx.ValueInfoProto, given: tuple[int, int] | None, metadata: Mapping[str, str]
 ) -> tuple[int, int]:
-    shape = _shape_of(image) or ()
-    height, width = shape[1:3] if _is_channels_last(shape) else shape[2:]
+    first = 1 if _is_channels_last(image) else 2
+    height, width = (_shape_of(image) or ())[first : first + 2]
     if given is None:
         exported = _exported_size(metadata) if not (height and width) else (0, 0)
         return height or exported[0], width or exported[1]
@@ -286,7 +286,7 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) 
     graph.input.extend(model.graph.input)
     for value in graph.input:
         if value.name == image:
-            known = (1, *size, 3) if _is_channels_last(_shape_of(value) or ()) else (1, 3, *size)
+            known = (1, *size, 3) if _is_channels_last(value) else (1, 3, *size)
             for dim, number in zip(value.type.tensor_type.shape.dim, known):
                 dim.dim_value = dim.dim_value or number
     for output in model.graph.output:

@@ -11,7 +11,7 @@ from onnxq.sections import (
     Cell,
     Curve,
     Groups,
-    Head,
+    Header,
     Name,
     Number,
     Plot,
@@ -131,7 +131,7 @@ def to_html(report: Report) -> str:
     return f"<!DOCTYPE html>\n{page}\n"
 
 
-def _head(head: Head) -> Iterator[Markup]:
+def _head(head: Header) -> Iterator[Markup]:
     yield tag("h1", head.title)
     yield from map(_block, head.texts)
     yield tag("div", *(tag("div", tag("b", value), tag("span", what)) for what, value in head.facts), class_="tiles")

@@ -132,7 +132,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Head:
+class Header:
     """What stands above all sections.
 
     Attributes:
@@ -154,7 +154,7 @@ def spans(text: str) -> Iterator[tuple[bool, str]]:
         yield bool(number % 2), part
 
 
-def head_of(report: Report) -> Head:
+def head_of(report: Report) -> Header:
     """What stands above all sections."""
     detector = report["detector"]
     texts = [
@@ -167,7 +167,7 @@ def head_of(report: Report) -> Head:
     ]
     if report["options"]:
         texts.append(Text(f"Options: `{shlex.join(report['options'])}`."))
-    return Head(report["model"], tuple(texts), tuple(_facts(report)), (*report["doubts"], *report["warnings"]))
+    return Header(report["model"], tuple(texts), tuple(_facts(report)), (*report["doubts"], *report["warnings"]))
 
 
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
