@@ -20,7 +20,7 @@ from typing import Any
 import onnx
 
 import onnxq
-from onnxq.facts import Checked
+from onnxq.facts import Verification
 
 
 def metadata(model: onnx.ModelProto, state: dict[str, Any], values: dict[str, str]) -> onnx.ModelProto:
@@ -37,7 +37,7 @@ def quantize(model: onnx.ModelProto, state: dict[str, Any], data: str | None = N
 
 def check(model: onnx.ModelProto, state: dict[str, Any], least_sqnr: float) -> onnx.ModelProto:
     """Stop where the outputs have too much noise."""
-    noisy = {name: db for name, db in state["quantized"].facts[Checked].sqnr.items() if db < least_sqnr}
+    noisy = {name: db for name, db in state["quantized"].facts[Verification].sqnr.items() if db < least_sqnr}
     if noisy:
         raise SystemExit(f"too noisy: {noisy}")
     return model

@@ -3,7 +3,7 @@
     pip install torch torchvision ultralytics onnx onnxslim onnxscript
     python models/exports.py exports [NAME ...]
 
-Weights are drawn with a seed and batch normalisation has seen some noise, so that activations have sizes like those of
+Weights are drawn with a seed and batch normalization has seen some noise, so that activations have sizes like those of
 a trained network: good for structure and speed, never for accuracy. Ultralytics has its own licence (AGPL-3.0).
 """
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxq._files import atomic_write, check_writable
+from onnxq.console.terminal import ERR, OUT, ProgressBar, guarded, say
 from onnxq.errors import DataError
-from onnxq.files import check_writable, replace_file
 from onnxq.progress import Progress, silent
-from onnxq.terminal import ERR, OUT, ProgressBar, guarded, say
 
 _TIMEOUT = 30
 """Seconds without an answer after which the server is given up."""
@@ -83,7 +83,7 @@ def fetch(name: str, target: Path, progress: Progress = silent) -> None:
         return
     check_writable(target)
     digest, size = hashlib.sha256(), 0
-    with replace_file(target) as temporary:
+    with atomic_write(target) as temporary:
         try:
             with urllib.request.urlopen(release.url, timeout=_TIMEOUT) as answer, temporary.open("wb") as file:
                 while chunk := answer.read(_CHUNK):

@@ -17,16 +17,17 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from onnxq.api import Quantized, load, quantize
-from onnxq.benchmark import latencies
+from onnxq._files import atomic_write
+from onnxq.api import Quantized, quantize
 from onnxq.config import Config
+from onnxq.console.terminal import guarded
 from onnxq.errors import OnnxqError
-from onnxq.facts import Checked, Head, Plan
-from onnxq.files import replace_file
-from onnxq.graph import opset_of
-from onnxq.runtimes import RUNTIMES
+from onnxq.evaluation.latency import latencies
+from onnxq.facts import DecodeBoundary, Plan, Verification
+from onnxq.ir import opset_of
+from onnxq.ir.load import load
+from onnxq.runtime import RUNTIMES
 from onnxq.targets import TARGETS
-from onnxq.terminal import guarded
 
 _RUNS_IN = {"ort": "ort", "openvino": "openvino", "generic": "ort"}
 """Target -> what its files are timed in; a file for TensorRT says nothing about speed anywhere else."""
@@ -104,7 +105,7 @@ def measure(path: Path, settings: Settings) -> Row:
         except OnnxqError as error:
             cells[target] = Cell(refused=str(error))
             continue
-        head, plan = result.facts[Head], result.facts[Plan]
+        head, plan = result.facts[DecodeBoundary], result.facts[Plan]
         family, decode = result.detector.family, len(head.tail)
         convs = sum(_is_conv(plan, name) for name in head.body)
         cells[target] = _cell(result, _speed(path, result, target, settings.rounds))
@@ -116,7 +117,7 @@ def _is_conv(plan: Plan, name: str) -> bool:
 
 
 def _cell(result: Quantized, speed: float | None) -> Cell:
-    head, plan, checked = result.facts[Head], result.facts[Plan], result.facts[Checked]
+    head, plan, checked = result.facts[DecodeBoundary], result.facts[Plan], result.facts[Verification]
     return Cell(
         convs=sum(_is_conv(plan, name) for name in plan.layers),
         unfused=checked.unfused,
@@ -151,6 +152,7 @@ the worst output against the float model, and how many times as fast as that it 
 `openvino` in OpenVINO). **Of random weights the signal to noise can be compared with that of another version; it says
 nothing of accuracy.** Where the graph itself removes duplicates, lists in different orders are compared, and it is low.
 """
+
 
 def markdown(rows: Sequence[Row], settings: Settings) -> str:
     """The whole document."""
@@ -241,7 +243,7 @@ def _run(args: argparse.Namespace) -> None:
         print(f"{done}/{len(args.models)} {_row(rows[-1], settings.targets)}", file=sys.stderr)
         text = markdown(rows, settings) + "\n"
         if args.document is not None:
-            with replace_file(args.document) as temporary:
+            with atomic_write(args.document) as temporary:
                 temporary.write_text(text, encoding="utf-8")
     if args.document is None:
         print(text, end="")

@@ -34,24 +34,26 @@ import onnx
 from numpy.typing import NDArray
 
 import onnxq.passes
+from onnxq._files import atomic_write, check_writable
 from onnxq.api import open_data, quantize
-from onnxq.coco import METRICS, GroundTruth
 from onnxq.config import Config
-from onnxq.detector import detect
+from onnxq.console.terminal import guarded
 from onnxq.errors import ConfigError, ModelError
-from onnxq.evaluate import measure
-from onnxq.facts import Head, Plan, Statistics
-from onnxq.files import check_writable, replace_file
-from onnxq.graph import LAYERS, Model, Node, behind, constant, load_proto
-from onnxq.histogram import Histogram
-from onnxq.network import Settings
+from onnxq.evaluation.average_precision import METRICS, measure_precision
+from onnxq.evaluation.ground_truth import GroundTruth
+from onnxq.evaluation.predictor import Settings
+from onnxq.facts import DecodeBoundary, Plan, Statistics
+from onnxq.ir import LAYERS, Model, Node, constant, downstream
+from onnxq.ir.storage import load_proto
+from onnxq.numerics.histogram import Histogram
+from onnxq.numerics.quantization_error import squared_error
+from onnxq.numerics.ranges import SILU_MINIMUM, unilateral_histogram
+from onnxq.numerics.scheme import Scheme
 from onnxq.passes.observe import Observe
 from onnxq.passes.verify import Verify
 from onnxq.pipeline import Pipeline
-from onnxq.ranges import SILU_MINIMUM, squared_error, uh
-from onnxq.scheme import Scheme
-from onnxq.stem import positions
-from onnxq.terminal import guarded
+from onnxq.targets.stem import positions
+from onnxq.yolo.detector import detect
 
 TARGET = "openvino"
 FLOAT_BITS = 32
@@ -147,7 +149,7 @@ class Layer:
     act_bits: int = FLOAT_BITS
 
 
-def layers(model: Model, head: Head, plan: Plan | None = None) -> list[Layer]:
+def layers(model: Model, head: DecodeBoundary, plan: Plan | None = None) -> list[Layer]:
     """The Convs of a prepared graph with their widths in the plan; without one all are float.
 
     Raises:
@@ -216,7 +218,7 @@ class Cache:
     def add(self, key: str, result: dict[str, Any]) -> None:
         """Keep a result; the file is written at once."""
         self.results[key] = result
-        with replace_file(self.path) as temporary:
+        with atomic_write(self.path) as temporary:
             temporary.write_text(
                 json.dumps({"format": _FORMAT, "results": self.results}, indent=1) + "\n", encoding="utf-8"
             )
@@ -229,7 +231,7 @@ def _digest(*parts: object) -> str:
 def _code_digest() -> str:
     """Of the tool's sources: another version gives other numbers."""
     folders = [Path(onnxq.__path__[0]), Path(onnxq.passes.__path__[0])]
-    files = sorted((path.name, path) for folder in folders for path in folder.glob("*.py"))
+    files = sorted((path.relative_to(folder).as_posix(), path) for folder in folders for path in folder.rglob("*.py"))
     return _digest([(name, path.read_text(encoding="utf-8")) for name, path in files])
 
 
@@ -284,7 +286,7 @@ class Subject:
         self._original = load_proto(path)
         self._sha = hashlib.sha256(self._original.SerializeToString(deterministic=True)).hexdigest()
         self._prepared, self._head, _ = self._planned(Config(target=TARGET))
-        inner = behind(self._prepared.graph.nodes, lambda node: node.op in LAYERS)
+        inner = downstream(self._prepared.graph.nodes, lambda node: node.op in LAYERS)
         names = [layer.name for layer in layers(self._prepared, self._head)]
         self.ends = tuple(name for name in names if name not in inner or name in self._head.last)
 
@@ -314,10 +316,10 @@ class Subject:
         """Names of the tensors read by Convs that come straight out of a SiLU, in the graph's order."""
         return [point.tensor for point in self._planned(Config(target=TARGET))[2].points if point.silu_output]
 
-    def _planned(self, config: Config) -> tuple[Model, Head, Plan]:
+    def _planned(self, config: Config) -> tuple[Model, DecodeBoundary, Plan]:
         prepared = Model(self._original)
         facts = Pipeline(onnxq.passes.planning(config)).run(prepared)
-        return prepared, facts[Head], facts[Plan]
+        return prepared, facts[DecodeBoundary], facts[Plan]
 
     def _samples(self) -> Any:
         study = self._study
@@ -335,7 +337,7 @@ class Subject:
         start = time.perf_counter()
         model, plan = (self._original, None) if setting is None else self.quantized(setting)
         quantized = time.perf_counter()
-        scores = measure(model, self._study.truth, Settings(threads=self._study.threads))
+        scores = measure_precision(model, self._study.truth, Settings(threads=self._study.threads))
         found = layers(self._prepared, self._head, plan)
         reasons = [plan.skipped[layer.name] for layer in found if layer.name in plan.skipped] if plan else []
         return {
@@ -465,7 +467,7 @@ def picture(name: str, histogram: Histogram) -> str:
         histogram: of its values, not empty.
     """
     low, high = histogram.low, histogram.high
-    bound = {bits: float(uh(histogram, Scheme(bits), lower=SILU_MINIMUM).high) for bits in (8, 4)}
+    bound = {bits: float(unilateral_histogram(histogram, Scheme(bits), lower=SILU_MINIMUM).high) for bits in (8, 4)}
     margin = 0.02 * (high - low)
     x = partial(_place, low=low - margin, high=high + margin, start=_LEFT, end=_RIGHT)
     tops = _column_tops(histogram, x)
@@ -521,7 +523,7 @@ def error_picture(name: str, histogram: Histogram) -> str:
         _text(14, (_ERROR_TOP + _BOTTOM) / 2, "mean squared error", _GREY, "middle", 12, turned=True),
     ]
     for bits, colour in ((8, _GREEN), (4, _PINK)):
-        bound = float(uh(histogram, Scheme(bits), lower=SILU_MINIMUM).high)
+        bound = float(unilateral_histogram(histogram, Scheme(bits), lower=SILU_MINIMUM).high)
         best = float(_mean_error(histogram, bits, np.array([bound]))[0])
         places = [f"{x(high):.1f} {y(math.log10(error)):.1f}" for high, error in zip(highs, errors[bits])]
         at_x, at_y = x(bound), y(math.log10(best))
@@ -606,11 +608,13 @@ def draw(subject: Subject, tensor: str | None, target: Path) -> None:
     """
     known = {name: subject.statistics.histograms[name] for name in subject.silu_outputs()}
     if tensor is None and known:
-        ordered = sorted(known, key=lambda name: known[name].high / float(uh(known[name], Scheme(4)).high))
+        ordered = sorted(
+            known, key=lambda name: known[name].high / float(unilateral_histogram(known[name], Scheme(4)).high)
+        )
         tensor = ordered[len(ordered) // 2]
     if tensor not in known:
         raise ConfigError(f"--tensor {tensor}: no SiLU that a Conv reads; there are {', '.join(known) or 'none'}")
-    with replace_file(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_text(picture(tensor, known[tensor]), encoding="utf-8")
 
 
@@ -656,7 +660,7 @@ def _run(args: argparse.Namespace) -> None:
 def _write(target: Path | None, study: Study, subjects: Sequence[Subject], rows: Sequence[Setting]) -> None:
     if target is not None:
         text = document_with(target.read_text(encoding="utf-8"), _head(study) + "\n" + markdown(subjects, rows))
-        with replace_file(target) as temporary:
+        with atomic_write(target) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 

@@ -31,14 +31,15 @@ from onnx.utils import Extractor
 from PIL import Image, ImageChops
 
 import onnxq
-from onnxq import demo, report
-from onnxq.compare import compare
+from onnxq._files import atomic_write
+from onnxq.calibration import demo
+from onnxq.calibration.dead_leaves import SyntheticImages
 from onnxq.errors import ConfigError, ModelError
-from onnxq.files import replace_file
-from onnxq.graph import Model, feeds_silu_only, is_silu, producer
-from onnxq.outcome import outcomes
+from onnxq.evaluation.comparison import compare
+from onnxq.ir import Model, feeds_only_silu, is_silu, producer
 from onnxq.pipeline import Facts
-from onnxq.scenes import Painted
+from onnxq.qdq.tensor_result import tensor_results
+from onnxq.report import build
 
 MODEL = Path(__file__).with_name("demo.onnx")
 
@@ -101,25 +102,25 @@ def main(folder: Path = Path("docs")) -> None:
         write(cropped(screenshot(after, "QuantizeLinear")), folder / "after.png")
         write(screenshot(after, "Sigmoid", PANEL), folder / "float.png")
     draw_bounds(quantized.facts, folder)
-    made = report.build(quantized, config, source=MODEL.name, before=0, after=0)
-    write(cropped(plot(report.to_html(made))), folder / "report.png")
+    made = build.build(quantized, config, source=MODEL.name, before=0, after=0)
+    write(cropped(plot(build.to_html(made))), folder / "report.png")
     write_photo(detections(), folder / "detections.jpg")
 
 
 def draw_bounds(facts: Facts, folder: Path) -> None:
     """Draw values and bounds of the SiLU's output that has lost most: `uh.svg` and `uh-error.svg`."""
-    worst = min((each for each in outcomes(facts) if each.point.silu_output), key=lambda each: each.fit.sqnr)
+    worst = min((each for each in tensor_results(facts) if each.point.silu_output), key=lambda each: each.fit.sqnr)
     assert worst.values is not None, "what a SiLU gives is known from data alone"
     for name, picture in (("uh", q_yolo.picture), ("uh-error", q_yolo.error_picture)):
         path = folder / f"{name}.svg"
-        with replace_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(picture(worst.point.tensor, worst.values), encoding="utf-8")
         print(path)
 
 
 def write(taken: Image.Image, path: Path) -> None:
     """Write a picture in few colours."""
-    with replace_file(path) as temporary:
+    with atomic_write(path) as temporary:
         taken.quantize(COLOURS).save(temporary, "PNG", optimize=True)
     print(path, taken.size)
 
@@ -128,7 +129,7 @@ def write_photo(taken: Image.Image, path: Path) -> None:
     """Write a picture that has too many colours for a small PNG."""
     width, quality = PHOTO
     small = taken.resize((width, round(taken.height * width / taken.width)), Image.Resampling.LANCZOS)
-    with replace_file(path) as temporary:
+    with atomic_write(path) as temporary:
         small.save(temporary, "JPEG", quality=quality, optimize=True)
     print(path, small.size)
 
@@ -139,7 +140,7 @@ def detections() -> Image.Image:
     with tempfile.TemporaryDirectory() as place:
         quantized, drawn = Path(place, "quantized.onnx"), Path(place, "drawn")
         onnxq.quantize(MODEL, demo.CALIBRATION, config).save(quantized)
-        compare(MODEL, quantized, Painted("scene", 1, lambda _: demo.VALIDATION.paint(SCENE)), draw=drawn)
+        compare(MODEL, quantized, SyntheticImages("scene", 1, lambda _: demo.VALIDATION.paint(SCENE)), draw=drawn)
         [picture] = drawn.iterdir()
         return Image.open(picture).convert("RGB")
 
@@ -148,7 +149,7 @@ def conv_with_silu(model: onnx.ModelProto) -> tuple[str, str]:
     """What the first Conv that stands between two SiLUs reads, and what the SiLU behind it gives; names of tensors."""
     for conv in Model(model).graph.nodes:
         before = producer(conv.inputs[0]) if conv.op == "Conv" else None
-        if before is not None and is_silu(before) and feeds_silu_only(conv.outputs[0]):
+        if before is not None and is_silu(before) and feeds_only_silu(conv.outputs[0]):
             behind = next(node for node in conv.outputs[0].outputs if node.op == "Mul")
             return conv.inputs[0].name, behind.outputs[0].name
     raise ModelError("no Conv stands between two SiLUs; take another stretch of the graph")

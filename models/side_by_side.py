@@ -24,17 +24,18 @@ from pathlib import Path
 import onnx
 
 from onnxq.api import open_data, plan
-from onnxq.benchmark import measure as measure_latency
-from onnxq.coco import GroundTruth
 from onnxq.config import Config
-from onnxq.detector import detect
-from onnxq.evaluate import measure as measure_precision
-from onnxq.graph import Model, load_proto
-from onnxq.network import Settings
-from onnxq.passes.normalise import Normalise
+from onnxq.evaluation.average_precision import measure_precision
+from onnxq.evaluation.ground_truth import GroundTruth
+from onnxq.evaluation.latency import measure_latency
+from onnxq.evaluation.predictor import Settings
+from onnxq.ir import Model
+from onnxq.ir.storage import load_proto
+from onnxq.passes.normalize import Normalize
 from onnxq.pipeline import Pipeline
 from onnxq.progress import silent
-from onnxq.runtimes import RUNTIMES
+from onnxq.runtime import RUNTIMES
+from onnxq.yolo.detector import detect
 
 _THREADS = (1, 2)
 
@@ -53,7 +54,7 @@ class Row:
 def _named(path: Path, folder: Path) -> Path:
     """The model as the other tools can take it: opset 13 at least, and a name for every node."""
     working = Model(load_proto(path))
-    Pipeline([Normalise()]).run(working)
+    Pipeline([Normalize()]).run(working)
     named = folder / f"{path.stem}.named.onnx"
     onnx.save(working.to_proto(), named)
     return named

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from onnxq import demo
-from onnxq.files import replace_file
+from onnxq._files import atomic_write
+from onnxq.calibration import demo
 
 try:
     import torch
@@ -53,7 +53,7 @@ MOST = 16  # objects in a picture at most
 
 
 class Conv(nn.Sequential):
-    """Conv, batch normalisation and SiLU."""
+    """Conv, batch normalization and SiLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> None:
         conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
@@ -182,7 +182,7 @@ class Targets(NamedTuple):
 
 
 def overlaps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU (Rezatofighi et al., CVPR 2019) of boxes (..., 4) xyxy."""
+    """IoU and generalized IoU (Rezatofighi et al., CVPR 2019) of boxes (..., 4) xyxy."""
     (a1, a2), (b1, b2) = (boxes.split(2, -1) for boxes in (a, b))
     inter = (torch.minimum(a2, b2) - torch.maximum(a1, b1)).clamp(min=0).prod(-1)
     union = (a2 - a1).prod(-1) + (b2 - b1).prod(-1) - inter + 1e-7
@@ -332,7 +332,7 @@ def train(scenes: Scenes, epochs: int, seed: int, checkpoint: Path | None) -> De
         seconds = time.perf_counter() - start
         print(f"epoch {epoch + 1}/{epochs}: loss {np.mean(losses):.3f}, {seconds:.0f} s", flush=True)
         if checkpoint is not None:
-            with replace_file(checkpoint) as temporary:
+            with atomic_write(checkpoint) as temporary:
                 torch.save(average.state_dict(), temporary)
     return average
 
@@ -359,7 +359,7 @@ def follow(average: nn.Module, network: nn.Module, step: int) -> None:
 def export(network: Detector, path: Path) -> None:
     """Write the network as ONNX of opset 17, with the metadata that Ultralytics' exports have."""
     picture = torch.zeros(1, 3, demo.SIDE, demo.SIDE)
-    with replace_file(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.onnx.export(
             network.eval().cpu(), (picture,), str(temporary), opset_version=17, dynamo=False,
             input_names=["images"], output_names=["output0"],

@@ -1,38 +1,30 @@
 """quantize(): a float model in, the quantized model and everything found on the way out."""
 
 import logging
-import operator
-import threading
-from bisect import bisect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import onnx
 
-from onnxq import storage
+from onnxq.calibration.checks import InputMonitor, MonitoredLoaders, check_first_layer
+from onnxq.calibration.samples import Samples, Source, open_samples
 from onnxq.config import Config
-from onnxq.data import Loader, Sample, Samples, Source, open_samples
-from onnxq.detector import Detector, detect
-from onnxq.doubts import Watch, doubts_of_first_layer
-from onnxq.exports import mended
 from onnxq.facts import Plan, Statistics
-from onnxq.graph import Model, load_proto
 from onnxq.hooks import time_passes
-from onnxq.opaque import Tail, cut_off
+from onnxq.ir import Model, storage
+from onnxq.ir.load import load
+from onnxq.ir.unsupported_tail import UnsupportedTail, detach
 from onnxq.passes import cutting, default, planning
 from onnxq.pipeline import Facts, Hook, Pass, Pipeline
 from onnxq.progress import Progress, silent
-from onnxq.session import Feed
+from onnxq.runtime.session import Feed
 from onnxq.version import VERSION
+from onnxq.yolo.detector import Detector, detect
 
 log = logging.getLogger(__name__)
-
-_CHECKED_ON = 2
-"""Samples on which the result is compared with the float model."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class Quantized:
         detector: what the model was taken for, and how pictures become its input.
         samples: the calibration data; None where statistics were given.
         timings: pass -> seconds.
-        doubts: what speaks against the calibration data, a sentence each.
+        warnings: what looks wrong with the calibration data, a sentence each.
     """
 
     model: onnx.ModelProto
@@ -53,7 +45,7 @@ class Quantized:
     detector: Detector
     samples: Samples | None
     timings: Mapping[str, float]
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write the model, whole or not at all; of one of over 2 GB the weights go beside it, to `PATH.data`.
@@ -105,10 +97,10 @@ def quantize(
     pinned = tuple(facts)
     samples: Samples | None = None
     checked_on: list[Feed] = []
-    watch = Watch()
+    monitor = InputMonitor()
     if not any(isinstance(fact, Statistics) for fact in pinned):
         samples = open_data(data, original, detector, config)
-        samples = replace(samples, loaders=_Watched(samples.loaders, checked_on, watch))
+        samples = replace(samples, loaders=MonitoredLoaders(samples.loaders, checked_on, monitor))
     if passes is None:
         passes = default(
             config,
@@ -126,11 +118,11 @@ def quantize(
         working.add_metadata(key, value)
     made = working.to_proto()
     if tail is not None:
-        tail.put_back(made)
-    doubts = (*watch.doubts(detector), *doubts_of_first_layer(original, detector, checked_on))
-    for doubt in doubts:
+        tail.reattach(made)
+    warnings = (*monitor.warnings(detector), *check_first_layer(original, detector, checked_on))
+    for doubt in warnings:
         log.warning("%s", doubt)
-    return Quantized(made, found, detector, samples, timings, doubts)
+    return Quantized(made, found, detector, samples, timings, warnings)
 
 
 def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> tuple[Plan, Detector]:
@@ -146,7 +138,7 @@ def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> t
     return Pipeline(planning(config)).run(Model(original))[Plan], detector
 
 
-def cut_head(model: str | Path | onnx.ModelProto, config: Config | None = None) -> onnx.ModelProto:
+def cut_decode(model: str | Path | onnx.ModelProto, config: Config | None = None) -> onnx.ModelProto:
     """The float model, prepared as `quantize` does it, that ends at its last layers, without the decode.
 
     That is what toolchains of NPUs take which quantize by themselves. Tensors have the names and, with the same
@@ -161,14 +153,9 @@ def cut_head(model: str | Path | onnx.ModelProto, config: Config | None = None) 
     return working.to_proto()
 
 
-def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
-    """Read a model from a file, or take one in memory, and mend what exporters write amiss; see `exports.mended`."""
-    return mended(model if isinstance(model, onnx.ModelProto) else load_proto(Path(model)))
-
-
-def _runnable(model: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, Tail | None]:
+def _runnable(model: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, UnsupportedTail | None]:
     """The model, and what of its end can only be put back when all is done."""
-    front, tail = cut_off(load(model))
+    front, tail = detach(load(model))
     if tail is not None:
         log.warning(
             "onnxruntime does not know %s: left as it is, and what stands before it is quantized and compared",
@@ -200,45 +187,6 @@ def open_data(data: object, original: onnx.ModelProto, detector: Detector, confi
 
 def _shape_and_dtype(tensor: onnx.TypeProto.Tensor) -> tuple[list[int | None], "np.dtype[np.generic]"]:
     return [dim.dim_value or None for dim in tensor.shape.dim], onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-
-
-@dataclass(frozen=True)
-class _Watched:
-    """Loaders whose samples are looked at, and of which the first few leave their feed behind, to compare models on.
-
-    Attributes:
-        loaders: called from several threads.
-        feeds: of the first samples that can be read, in their order.
-        watch: looks at all.
-    """
-
-    loaders: Iterable[Loader]
-    feeds: list[Feed]
-    watch: Watch
-    _steps: list[int] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __iter__(self) -> Iterator[Loader]:
-        for step, loader in enumerate(self.loaders):
-            yield partial(self._load, step, loader)
-
-    def __length_hint__(self) -> int:
-        return operator.length_hint(self.loaders)
-
-    def _load(self, step: int, loader: Loader) -> Sample | None:
-        sample = loader()
-        if sample is not None:
-            self.watch.look(step, next(iter(sample.feed.values())), sample.valid)
-            self._keep(step, sample.feed)
-        return sample
-
-    def _keep(self, step: int, feed: Feed) -> None:
-        with self._lock:
-            if step not in self._steps:
-                place = bisect(self._steps, step)
-                self._steps.insert(place, step)
-                self.feeds.insert(place, feed)
-                del self._steps[_CHECKED_ON:], self.feeds[_CHECKED_ON:]
 
 
 def _metadata(config: Config, facts: Facts) -> dict[str, str]:

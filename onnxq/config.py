@@ -7,22 +7,30 @@ from numbers import Integral
 from typing import Any
 
 from onnxq.errors import ConfigError
-from onnxq.images import PREPROCESSES
-from onnxq.ranges import METHODS
-from onnxq.scheme import MAX_BITS, MIN_BITS
+from onnxq.numerics.ranges import METHODS
+from onnxq.numerics.scheme import MAX_BITS, MIN_BITS
 from onnxq.targets import TARGETS
+from onnxq.yolo.preprocess import PREPROCESSES
 
 AUTO = "auto"
+
 HALF = "fp16"
-RESTS = ("fp32", HALF)
+
+FLOAT_TYPES = ("fp32", HALF)
+
 INT4 = "int4"
+
 PACKS = ("none", INT4)
+
 _INT4_BITS = 4
+
 BY_OUTPUTS = "output-error"
+
 WEIGHT_METHODS = ("minmax", "mse")
 
 
 _IMAGES = 100
+
 _IMAGES_TO_RECONSTRUCT = 200
 """At 4 bits YOLOv5n keeps two points of AP more than with half of them."""
 
@@ -53,12 +61,12 @@ class Config:
     act_bits: int = _option(8, "width of activations", _WIDTHS, "2..8")
     bits: tuple[str, ...] = _option((), "widths of single nodes, of weight and input", None, "NODE=W/A")
     symmetric: bool = _option(False, "zero points of activations in the middle of the grid")
-    equalise: bool = _option(True, "bring the channels of a layer to one size where weights can undo it exactly (on)")
+    equalize: bool = _option(True, "bring the channels of a layer to one size where weights can undo it exactly (on)")
     reconstruct: bool | None = _option(
         None, "fit each layer to what quantization made of its input; default: below 8 bits (needs --calib)"
     )
     keep_bias: bool = _option(False, "do not correct biases for the rounding of the weights")
-    rest: str = _option("fp32", "type of what stays float, up to the decode", RESTS)
+    float_type: str = _option("fp32", "type of what stays float, up to the decode", FLOAT_TYPES)
     pack: str = _option("none", "type that weights of at most 4 bits are stored in, for a smaller file", PACKS)
     requantize: bool = _option(False, "take Q/DQ out of a model that is quantized already, and quantize it anew")
     exclude: tuple[str, ...] = _option((), "nodes to keep float: a name, op:TYPE or re:REGEX", None, "NODE")
@@ -83,7 +91,7 @@ class Config:
         if self.is_half and not TARGETS[self.target].takes_half:
             takers = ", ".join(name for name, target in TARGETS.items() if target.takes_half)
             raise ConfigError(
-                f"rest: {TARGETS[self.target].title} chooses the type of what stays float by itself; "
+                f"float_type: {TARGETS[self.target].title} chooses the type of what stays float by itself; "
                 f"{HALF} is for --target {takers}"
             )
         if self.packs:
@@ -156,7 +164,7 @@ class Config:
     @property
     def is_half(self) -> bool:
         """Whether what stays float is computed in float16."""
-        return self.rest == HALF
+        return self.float_type == HALF
 
     @property
     def packs(self) -> bool:

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq._files import atomic_write
 from onnxq.errors import DataError
-from onnxq.files import replace_file
-from onnxq.histogram import Histogram
-from onnxq.scheme import QParams, Range, Scheme
+from onnxq.numerics.histogram import Histogram
+from onnxq.numerics.scheme import QParams, Range, Scheme
 
 
 @dataclass(frozen=True)
-class Head:
+class DecodeBoundary:
     """Where the network ends and decoding begins.
 
     Attributes:
@@ -34,7 +34,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Point:
+class QuantizationPoint:
     """A float tensor that passes through one QuantizeLinear and DequantizeLinear.
 
     Attributes:
@@ -60,7 +60,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Weight:
+class QuantizedWeight:
     """A constant weight that is stored as integers behind one DequantizeLinear.
 
     Attributes:
@@ -85,21 +85,21 @@ class Plan:
         ops: name -> operator, for every node.
     """
 
-    points: tuple[Point, ...]
-    weights: tuple[Weight, ...]
+    points: tuple[QuantizationPoint, ...]
+    weights: tuple[QuantizedWeight, ...]
     integer: frozenset[str]
     layers: tuple[str, ...]
     skipped: Mapping[str, str]
     ops: Mapping[str, str] = field(default_factory=dict)
 
-    def observed(self) -> dict[str, Point]:
+    def observed(self) -> dict[str, QuantizationPoint]:
         """Tensors of which a histogram is needed, each with its own point."""
         own = {point.tensor: point for point in self.points}
         return {name: own[name] for point in own.values() for name in point.sources}
 
-    def groups(self) -> dict[str, list[Point]]:
+    def groups(self) -> dict[str, list[QuantizationPoint]]:
         """The points by group, in the order of the plan."""
-        groups: dict[str, list[Point]] = {}
+        groups: dict[str, list[QuantizationPoint]] = {}
         for point in self.points:
             groups.setdefault(point.group, []).append(point)
         return groups
@@ -168,7 +168,7 @@ class Statistics:
         arrays: dict[str, NDArray[Any]] = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
         arrays["counts"] = np.stack([self.histograms[n].counts for n in names]) if names else np.zeros((0, 1), np.int64)
         arrays.update({f"mean_{k}": self.means[n] for k, n in enumerate(sorted(self.means))})
-        with replace_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             for key, array in arrays.items():
                 # numpy.savez stamps the time of day; a fixed date keeps the bytes the same.
                 member = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
@@ -211,7 +211,7 @@ def _histogram(header: dict[str, float], counts: NDArray[np.int64]) -> Histogram
 
 
 @dataclass(frozen=True)
-class Fit:
+class FittedRange:
     """A range that was chosen for a group, and what it costs.
 
     Attributes:
@@ -229,14 +229,14 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Ranges:
+class FittedRanges:
     """The range of every group of points."""
 
-    groups: Mapping[str, Fit]
+    groups: Mapping[str, FittedRange]
 
 
 @dataclass(frozen=True)
-class Grid:
+class QuantizationParameters:
     """The scale and zero point of everything that is quantized.
 
     Attributes:
@@ -249,18 +249,18 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Biases:
+class CorrectedBiases:
     """Layer -> the bias that it is to have, float32 (output channels,); other layers keep theirs."""
 
     layers: Mapping[str, NDArray[np.float32]]
 
-    def only(self, names: Collection[str]) -> "Biases":
+    def only(self, names: Collection[str]) -> "CorrectedBiases":
         """Those of these layers."""
-        return Biases({name: bias for name, bias in self.layers.items() if name in names})
+        return CorrectedBiases({name: bias for name, bias in self.layers.items() if name in names})
 
 
 @dataclass(frozen=True)
-class Rebuilt:
+class Reconstruction:
     """Parameters with which layers make up for the rounding of what they read and of their own weights.
 
     Attributes:
@@ -273,18 +273,18 @@ class Rebuilt:
     biases: dict[str, NDArray[np.float32]]
     activations: dict[str, QParams]
 
-    def only(self, names: Collection[str]) -> "Rebuilt":
+    def only(self, names: Collection[str]) -> "Reconstruction":
         """With the biases of these layers alone."""
         return replace(self, biases={name: bias for name, bias in self.biases.items() if name in names})
 
-    def over(self, grid: Grid) -> Grid:
+    def over(self, grid: QuantizationParameters) -> QuantizationParameters:
         """The grids as they are in the end."""
         weights = {name: found for name, (found, _) in self.weights.items()}
-        return Grid({**grid.activations, **self.activations}, {**grid.weights, **weights})
+        return QuantizationParameters({**grid.activations, **self.activations}, {**grid.weights, **weights})
 
 
 @dataclass(frozen=True)
-class Damage:
+class LayerSensitivity:
     """What quantizing one piece of the network alone does to the outputs.
 
     Attributes:
@@ -308,22 +308,22 @@ class Damage:
 class Sensitivities:
     """The damage of every piece of the network, in the graph's order, over some samples."""
 
-    pieces: tuple[Damage, ...]
+    pieces: tuple[LayerSensitivity, ...]
     samples: int
 
-    def worst_first(self) -> list[Damage]:
+    def worst_first(self) -> list[LayerSensitivity]:
         """Sorted; pieces that do equal damage stay in the graph's order."""
         return sorted(self.pieces, key=lambda piece: piece.rank)
 
 
 @dataclass(frozen=True)
-class Checked:
+class Verification:
     """What the finished model was checked for, and found.
 
     Attributes:
         sqnr: output -> dB between the float and the quantized model over a few samples, where the target runs if that
             is on this machine, else in onnxruntime.
-        simulated: the same with each node computed as the file says, without any optimisation.
+        simulated: the same with each node computed as the file says, without any optimization.
         runtime: where the target runs; empty where that is not on this machine.
         fused: how many of the layers run on integers there; None where `runtime` is empty.
         unfused: the layers that should run on integers there and do not.

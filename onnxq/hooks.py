@@ -3,9 +3,8 @@
 import logging
 from pathlib import Path
 
-from onnxq import storage
 from onnxq.errors import ConfigError
-from onnxq.graph import Model
+from onnxq.ir import Model, storage
 from onnxq.pipeline import Hook, Pass, Rewrite
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from onnxq.errors import PipelineError
-from onnxq.graph import Model
+from onnxq.ir import Model
 
 Fact = TypeVar("Fact")
+
 log = logging.getLogger(__name__)
 
 

@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from onnxq.console.terminal import OUT, guarded
 from onnxq.errors import ConfigError, ModelError
-from onnxq.terminal import OUT, guarded
 
 _MOST_PORT = 65535
 

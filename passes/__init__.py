@@ -4,79 +4,79 @@ from collections.abc import Sequence
 
 import onnx
 
+from onnxq.calibration.samples import Samples
 from onnxq.config import Config
-from onnxq.data import Samples
-from onnxq.detector import Detector
-from onnxq.passes import normalise, pack, to_half
-from onnxq.passes.choose import Choose
-from onnxq.passes.clean_up import CleanUp
+from onnxq.passes import normalize, pack_int4, to_float16
+from onnxq.passes.compute_qparams import ComputeQparams
 from onnxq.passes.correct_bias import CorrectBias
-from onnxq.passes.cut_head import CutHead
-from onnxq.passes.document import Document
-from onnxq.passes.equalise import Equalise
+from onnxq.passes.cut_decode import CutDecode
+from onnxq.passes.equalize import Equalize
 from onnxq.passes.expand_softmax import ExpandSoftmax
-from onnxq.passes.find_head import FindHead
+from onnxq.passes.find_decode import FindDecode
 from onnxq.passes.fit_ranges import FitRanges
-from onnxq.passes.fit_weights import FitWeights
 from onnxq.passes.fold_batch_norm import FoldBatchNorm
 from onnxq.passes.fold_constants import FoldConstants
 from onnxq.passes.fold_pad import FoldPad
 from onnxq.passes.infer_shapes import InferShapes
-from onnxq.passes.insert import Insert
-from onnxq.passes.normalise import Normalise
+from onnxq.passes.insert_qdq import InsertQdq
+from onnxq.passes.measure_sensitivity import MeasureSensitivity
+from onnxq.passes.normalize import Normalize
 from onnxq.passes.observe import Observe
-from onnxq.passes.pack import Pack
+from onnxq.passes.pack_int4 import PackInt4
+from onnxq.passes.plan_quantization import PlanQuantization
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
 from onnxq.passes.reconstruct import Reconstruct
-from onnxq.passes.sensitivity import Sensitivity
+from onnxq.passes.remove_unused import RemoveUnused
 from onnxq.passes.sequence_to_split import SequenceToSplit
 from onnxq.passes.strip_qdq import StripQdq
-from onnxq.passes.take_back import TakeBack
-from onnxq.passes.to_float import ToFloat
-from onnxq.passes.to_half import ToHalf
+from onnxq.passes.to_float16 import ToFloat16
+from onnxq.passes.to_float32 import ToFloat32
+from onnxq.passes.undo_lowering import UndoLowering
 from onnxq.passes.upsample_to_concat import UpsampleToConcat
 from onnxq.passes.verify import Verify
+from onnxq.passes.write_docs import WriteDocs
 from onnxq.pipeline import Pass
 from onnxq.progress import Progress, silent
-from onnxq.session import Feed
+from onnxq.runtime.session import Feed
 from onnxq.targets import TARGETS
+from onnxq.yolo.detector import Detector
 
 if __name__ != "onnxq.passes":
     # A second import under another name would make a second copy of every class and fact.
     raise ImportError("import onnxq.passes, not passes")
 
 
-def _preparing(config: Config, least_opset: int = normalise.LEAST_OPSET) -> list[Pass]:
+def _preparing(config: Config, least_opset: int = normalize.MIN_OPSET) -> list[Pass]:
     return [
-        Normalise(least_opset, quantized=config.requantize),
+        Normalize(least_opset, quantized=config.requantize),
         *([StripQdq()] if config.requantize else []),
         InferShapes(),
-        *([TakeBack()] if config.requantize else []),
-        ToFloat(),
+        *([UndoLowering()] if config.requantize else []),
+        ToFloat32(),
         FoldConstants(),
         SequenceToSplit(),
         FoldPad(),
         FoldBatchNorm(),
-        *([Equalise()] if config.equalise else []),
-        FindHead(),
+        *([Equalize()] if config.equalize else []),
+        FindDecode(),
     ]
 
 
 def cutting(config: Config) -> list[Pass]:
     """The passes that make a float model without its decode."""
-    return [*_preparing(config), CutHead()]
+    return [*_preparing(config), CutDecode()]
 
 
 def _least_opset(config: Config) -> int:
-    wanted = [(config.is_half, to_half.LEAST_OPSET), (config.packs, pack.LEAST_OPSET)]
-    return max([normalise.LEAST_OPSET, *(opset for is_wanted, opset in wanted if is_wanted)])
+    wanted = [(config.is_half, to_float16.MIN_OPSET), (config.packs, pack_int4.MIN_OPSET)]
+    return max([normalize.MIN_OPSET, *(opset for is_wanted, opset in wanted if is_wanted)])
 
 
 def planning(config: Config) -> list[Pass]:
     """The passes that decide what will be quantized, for which no data is needed."""
     return [
         *_preparing(config, _least_opset(config)),
-        Choose(
+        PlanQuantization(
             TARGETS[config.target],
             weight_bits=config.weight_bits,
             act_bits=config.act_bits,
@@ -88,9 +88,7 @@ def planning(config: Config) -> list[Pass]:
     ]
 
 
-def _parameters(
-    config: Config, samples: Samples | None, detector: Detector | None, progress: Progress
-) -> list[Pass]:
+def _parameters(config: Config, samples: Samples | None, detector: Detector | None, progress: Progress) -> list[Pass]:
     """What finds weights and biases other than the model's own, rounded."""
     if config.reconstructs:
         return [Reconstruct(samples, detector=detector, ranges=config.ranges_by_outputs, progress=progress)]
@@ -123,16 +121,16 @@ def default(
         *planning(config),
         Observe(samples, progress),
         FitRanges(config.range_method),
-        FitWeights(config.weight_method),
+        ComputeQparams(config.weight_method),
         *_parameters(config, samples, detector, progress),
-        *([Sensitivity(samples, target, detector, progress)] if sensitivity else []),
-        Insert(),
-        Document(),
-        *([ToHalf()] if config.is_half else []),
+        *([MeasureSensitivity(samples, target, detector, progress)] if sensitivity else []),
+        InsertQdq(),
+        WriteDocs(),
+        *([ToFloat16()] if config.is_half else []),
         *([PointwiseToMatmul()] if target.least_stride else []),
         *([UpsampleToConcat()] if target.upsample_to_concat else []),
         *([ExpandSoftmax()] if target.expand_softmax else []),
-        CleanUp(),
-        *([Pack()] if config.packs else []),
+        RemoveUnused(),
+        *([PackInt4()] if config.packs else []),
         Verify(original, target, checked_on, progress),
     ]

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.facts import Biases, Grid, Plan, Statistics
-from onnxq.graph import Model, Node, Tensor, bias_of, constant, has_plain_bias, producer
+from onnxq.facts import CorrectedBiases, Plan, QuantizationParameters, Statistics
+from onnxq.ir import Model, Node, Tensor, bias_of, constant, has_plain_bias, producer
 from onnxq.pipeline import Analysis, Facts
 
 Array = NDArray[np.float64]
 
 
-class CorrectBias(Analysis[Biases]):
+class CorrectBias(Analysis[CorrectedBiases]):
     """Finds the biases with which the Convs give, on average, what they gave before their weights were rounded.
 
     With W' the rounded weight and E[x] the mean of each input channel over the calibration data, the output is shifted
@@ -24,12 +24,12 @@ class CorrectBias(Analysis[Biases]):
     """
 
     name = "correct-bias"
-    gives = Biases
-    needs = (Plan, Statistics, Grid)
+    gives = CorrectedBiases
+    needs = (Plan, Statistics, QuantizationParameters)
 
-    def run(self, model: Model, facts: Facts) -> Biases:
+    def run(self, model: Model, facts: Facts) -> CorrectedBiases:
         """Find the fact; the graph is not touched."""
-        nodes, weights, means = model.nodes, facts[Grid].weights, facts[Statistics].means
+        nodes, weights, means = model.nodes, facts[QuantizationParameters].weights, facts[Statistics].means
         biases = {}
         for weight in facts[Plan].weights:
             for node in (nodes[name] for name in weight.users):
@@ -40,7 +40,7 @@ class CorrectBias(Analysis[Biases]):
                 grid = weights[weight.tensor]
                 error = np.asarray(grid.dequantize(grid.quantize(values)) - values, np.float64)
                 biases[node.name] = (_bias(node) - _shift(error, mean)).astype(np.float32)
-        return Biases(biases)
+        return CorrectedBiases(biases)
 
 
 def _mean(tensor: Tensor, means: Mapping[str, Array]) -> Array | None:

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from onnxq.fresh import Fresh
-from onnxq.graph import Model, Node, Tensor, replace_nodes
+from onnxq.ir import Builder, Model, Node, Tensor, replace_nodes
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 
 _AXES_ARE_AN_INPUT_OF_REDUCE_MAX = 18
@@ -23,11 +22,11 @@ class ExpandSoftmax(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of Softmaxes expanded."""
-        fresh = Fresh(model)
+        fresh = Builder(model)
         found = [node for node in model.graph.nodes if node.op == "Softmax" and _is_over_columns(node)]
         steps = {id(node): _expand(node, fresh, model.opset) for node in found}
         for node in found:
-            model.document_alike(node.name, [step.name for step in steps[id(node)]])
+            model.copy_doc(node.name, [step.name for step in steps[id(node)]])
         replace_nodes(model.graph, steps)
         return len(found)
 
@@ -38,7 +37,7 @@ def _is_over_columns(softmax: Node) -> bool:
     return shape is not None and axis % len(shape) != len(shape) - 1
 
 
-def _expand(softmax: Node, fresh: Fresh, opset: int) -> list[Node]:
+def _expand(softmax: Node, fresh: Builder, opset: int) -> list[Node]:
     """The nodes that take its place; it is cut from its tensors."""
     x, y, axis, name = softmax.inputs[0], softmax.outputs[0], softmax.attrs.get("axis", -1), softmax.name
     softmax.inputs.clear()

@@ -1,14 +1,14 @@
 """fit-ranges: the interval that each group of tensors is to cover, from its histogram."""
 
 from onnxq.errors import DataError
-from onnxq.facts import Fit, Plan, Point, Ranges, Statistics
-from onnxq.graph import Model
-from onnxq.outcome import expected
+from onnxq.facts import FittedRange, FittedRanges, Plan, QuantizationPoint, Statistics
+from onnxq.ir import Model
+from onnxq.numerics.ranges import Method, before_silu, method_for, minmax
 from onnxq.pipeline import Analysis, Facts
-from onnxq.ranges import Method, before_silu, method_for, minmax
+from onnxq.qdq.tensor_result import expected
 
 
-class FitRanges(Analysis[Ranges]):
+class FitRanges(Analysis[FittedRanges]):
     """Chooses one range per group of points.
 
     - a range that is known without data is taken as it is
@@ -24,34 +24,34 @@ class FitRanges(Analysis[Ranges]):
     """
 
     name = "fit-ranges"
-    gives = Ranges
+    gives = FittedRanges
     needs = (Plan, Statistics)
 
     def __init__(self, method: str = "uh") -> None:
         self._method = method
 
-    def run(self, model: Model, facts: Facts) -> Ranges:
+    def run(self, model: Model, facts: Facts) -> FittedRanges:
         """Find the fact; the graph is not touched."""
         statistics = facts[Statistics]
         if facts.is_pinned(Statistics) and statistics.digest != model.digest():
             raise DataError(
-                "the calibration was made with another model, or with another choice of --equalise; "
+                "the calibration was made with another model, or with another choice of --equalize; "
                 "calibrate this one with --calib"
             )
         inputs = {t.name for t in model.graph.inputs}
-        return Ranges({
+        return FittedRanges({
             group: self._fit(points, statistics, inputs) for group, points in facts[Plan].groups().items()
         })  # fmt: skip
 
-    def _fit(self, points: list[Point], statistics: Statistics, inputs: set[str]) -> Fit:
+    def _fit(self, points: list[QuantizationPoint], statistics: Statistics, inputs: set[str]) -> FittedRange:
         point = points[0]
         if point.known is not None:
-            return Fit(point.known)
+            return FittedRange(point.known)
         histogram = statistics.of(dict.fromkeys(s for p in points for s in p.sources))
         name, method = self._method_for(point, inputs)
         return expected(histogram, point, method(histogram, point.scheme), name)
 
-    def _method_for(self, point: Point, inputs: set[str]) -> tuple[str, Method]:
+    def _method_for(self, point: QuantizationPoint, inputs: set[str]) -> tuple[str, Method]:
         if point.tensor in inputs:
             return "minmax", minmax
         if point.silu_input:

@@ -5,19 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.fresh import Fresh
-from onnxq.graph import (
-    Constant,
-    Model,
-    Node,
-    Tensor,
-    Variable,
-    bias_of,
-    constant,
-    producer,
-    remove,
-    set_bias,
-)
+from onnxq.ir import Builder, Constant, Model, Node, Tensor, Variable, bias_of, constant, producer, remove, set_bias
 from onnxq.pipeline import Facts, Rewrite
 
 Array = NDArray[np.float64]
@@ -42,7 +30,7 @@ class FoldBatchNorm(Rewrite):
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of nodes folded away."""
         outputs = model.output_names
-        fresh = Fresh(model)
+        fresh = Builder(model)
         folded = []
         for node in model.graph.nodes:
             affine = _affine(node)
@@ -126,7 +114,7 @@ def _can_take(conv: Node, affine: _Affine, outputs: frozenset[str]) -> bool:
     return affine.channels in (1, weight.shape[_CHANNEL_AXIS[conv.op]])
 
 
-def _fold(conv: Node, affine: _Affine, fresh: Fresh) -> None:
+def _fold(conv: Node, affine: _Affine, fresh: Builder) -> None:
     axis = _CHANNEL_AXIS[conv.op]
     weight_tensor = conv.inputs[1]
     weight = np.asarray(constant(weight_tensor), np.float64)
@@ -145,7 +133,7 @@ def _fold(conv: Node, affine: _Affine, fresh: Fresh) -> None:
         set_bias(conv, _with_values(bias_tensor, new_bias, fresh))
 
 
-def _with_values(tensor: Constant, values: NDArray[np.float32], fresh: Fresh) -> Constant:
+def _with_values(tensor: Constant, values: NDArray[np.float32], fresh: Builder) -> Constant:
     """A constant of other values in the place of one, under its name where nothing else reads it."""
     if len(tensor.outputs) == 1:
         return Constant(tensor.name, values)

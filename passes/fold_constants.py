@@ -7,10 +7,10 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
-from onnxq.graph import IR_VERSION, Constant, Model, Node, Variable, gs, remove
+from onnxq.ir import IR_VERSION, Constant, Model, Node, Variable, gs, remove
+from onnxq.ir.shape_inference import infer_shapes
 from onnxq.pipeline import Facts, Rewrite
-from onnxq.session import open_session, run
-from onnxq.shapes import learn_shapes
+from onnxq.runtime.session import open_session, run
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class FoldConstants(Rewrite):
         before = len(model.graph.nodes)
         while remove(model.graph, _folded(model)):
             model.graph.cleanup()
-            learn_shapes(model)
+            infer_shapes(model)
         model.graph.cleanup()
         return before - len(model.graph.nodes)
 

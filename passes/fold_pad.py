@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.graph import Model, Node, constant, producer, remove
+from onnxq.ir import Model, Node, constant, producer, remove
 from onnxq.pipeline import Facts, Rewrite
 
 

@@ -1,8 +1,8 @@
 """infer-shapes: shapes and types of all tensors, as far as they follow from the inputs."""
 
-from onnxq.graph import Model
+from onnxq.ir import Model
+from onnxq.ir.shape_inference import infer_shapes
 from onnxq.pipeline import Facts, Rewrite
-from onnxq.shapes import learn_shapes
 
 
 class InferShapes(Rewrite):
@@ -12,4 +12,4 @@ class InferShapes(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of tensors that got a shape or a type."""
-        return learn_shapes(model)
+        return infer_shapes(model)

@@ -8,27 +8,28 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxq.data import Samples
+from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
-from onnxq.facts import Plan, Point, Statistics
-from onnxq.graph import Model
-from onnxq.histogram import Histogram
+from onnxq.facts import Plan, QuantizationPoint, Statistics
+from onnxq.ir import Model
+from onnxq.numerics.histogram import Histogram
+from onnxq.numerics.ranges import SILU_FLAT_BELOW
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
-from onnxq.ranges import SILU_FLAT_BELOW
-from onnxq.session import stream
+from onnxq.runtime.streaming import stream
 
 _COUNTED = 1 << 14
 """Values of one tensor and sample that are counted; extremes are taken of all."""
 
 _IMAGE_RANK = 4
+
 _MEAN_STEP = 2.0**-24
 
 
 class Observe(Analysis[Statistics]):
     """Runs the data through the float graph and counts the values of the tensors that the plan needs to know.
 
-    The graph ends at these tensors and is otherwise optimised by onnxruntime as ever. Each sample is forgotten once
+    The graph ends at these tensors and is otherwise optimized by onnxruntime as ever. Each sample is forgotten once
     it is counted, so that memory does not grow with their number, and the result does not depend on their order.
     The extremes are those of all values; of large tensors only evenly spaced values are counted: to count every one
     of the many millions would take almost as long as to run the network, and tell little more. Beside the histograms,
@@ -74,7 +75,7 @@ class Observe(Analysis[Statistics]):
 class _Tally:
     """Counts tensors that workers hand in."""
 
-    def __init__(self, points: dict[str, Point]) -> None:
+    def __init__(self, points: dict[str, QuantizationPoint]) -> None:
         self.histograms = {
             name: Histogram(SILU_FLAT_BELOW if point.silu_input else -math.inf) for name, point in points.items()
         }

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from onnxq.fresh import Fresh
-from onnxq.graph import (
+from onnxq.ir import (
+    Builder,
     Model,
     Node,
     Tensor,
@@ -18,6 +18,7 @@ from onnxq.graph import (
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 
 _CHANNELS_LAST = [0, 2, 3, 1]
+
 _CHANNELS_FIRST = [0, 3, 1, 2]
 
 
@@ -41,7 +42,7 @@ class PointwiseToMatmul(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of Convs replaced."""
-        products = _Products(Fresh(model))
+        products = _Products(Builder(model))
         convs = [node for node in model.graph.nodes if _is_float_from_integers(node)]
         replace_nodes(model.graph, {id(conv): products.of(conv) for conv in convs})
         return len(convs)
@@ -67,7 +68,7 @@ def _has_known_image(x: Tensor) -> bool:
 class _Products:
     """Makes the nodes that do the work of Convs; a weight that several of them read is stored once."""
 
-    def __init__(self, fresh: Fresh) -> None:
+    def __init__(self, fresh: Builder) -> None:
         self._fresh = fresh
         self._matrices: dict[str, Variable] = {}
 

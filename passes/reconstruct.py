@@ -6,20 +6,28 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.data import Sample, Samples
-from onnxq.detector import Detector
+from onnxq.calibration.feeds import Sample
+from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
-from onnxq.facts import Grid, Plan, Rebuilt, Weight
-from onnxq.graph import Model, Node, Tensor, constant, has_plain_bias, takes_bias
-from onnxq.least_squares import Moments, best_scale, descend, pulled, refit, round_with_feedback
+from onnxq.facts import Plan, QuantizationParameters, QuantizedWeight, Reconstruction
+from onnxq.ir import Model, Node, Tensor, constant, has_plain_bias, takes_bias
+from onnxq.numerics.scheme import MAX_BITS, QParams, Range
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
-from onnxq.qdq import insert_qdq
-from onnxq.scheme import MAX_BITS, QParams, Range
-from onnxq.sightings import Sightings, sight
-from onnxq.sweep import Sweep
-from onnxq.unfold import Positions, Unfolding
-from onnxq.weights import fit_weight, least_scale
+from onnxq.qdq.insertion import insert_qdq
+from onnxq.qdq.weight_qparams import minimum_scale, weight_qparams
+from onnxq.reconstruction.im2col import Im2col, Positions
+from onnxq.reconstruction.layerwise import LayerwiseRunner
+from onnxq.reconstruction.least_squares import (
+    Moments,
+    best_scale,
+    coordinate_descent,
+    refit,
+    regularized,
+    round_with_feedback,
+)
+from onnxq.yolo.detected_objects import DetectedObjects, detect_objects
+from onnxq.yolo.detector import Detector
 
 _POSITIONS = 300
 """Output positions of one image that a layer is fitted at."""
@@ -36,6 +44,7 @@ _ROUNDS, _SWEEPS = 2, 3
 """How often scales are fitted to the integers, and how often before each time the integers to the scales."""
 
 _HIGHS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 1.15, 1.3)
+
 _LOWS = (1.0, 0.5, 0.0)
 """Shares of the fitted bounds that are tried where the range is to be found by the layer's outputs."""
 
@@ -43,7 +52,7 @@ _LEAST_FOR_RANGE = 2048
 """Positions that are looked at for this, and three for each input at least."""
 
 
-class Reconstruct(Analysis[Rebuilt]):
+class Reconstruct(Analysis[Reconstruction]):
     """Fits the layers one after the other, in the graph's order.
 
     Of each layer, at positions drawn at random, half of them where the float network sees objects (most of a picture is
@@ -68,8 +77,8 @@ class Reconstruct(Analysis[Rebuilt]):
     """
 
     name = "reconstruct"
-    gives = Rebuilt
-    needs = (Plan, Grid)
+    gives = Reconstruction
+    needs = (Plan, QuantizationParameters)
 
     def __init__(
         self,
@@ -89,26 +98,26 @@ class Reconstruct(Analysis[Rebuilt]):
         self._ranges = ranges
         self._progress = progress
 
-    def run(self, model: Model, facts: Facts) -> Rebuilt:
+    def run(self, model: Model, facts: Facts) -> Reconstruction:
         """Find the fact; the graph is not touched."""
-        plan, grid = facts[Plan], facts[Grid]
+        plan, grid = facts[Plan], facts[QuantizationParameters]
         nodes, tensors = model.nodes, model.graph.tensors()
         weight_of = {w.users[0]: w for w in plan.weights if len(w.users) == 1}
         adjusting = _adjusting(plan, nodes) if self._ranges else set()
         self._progress("reconstructing", 0, len(plan.layers))
         samples = _load(self._samples)
-        seen = sight(model.to_proto(), self._detector, [sample.feed for sample in samples])
+        seen = detect_objects(model.to_proto(), self._detector, [sample.feed for sample in samples])
         walk = _Walk(model, plan, grid, adjusting, samples, seen)
-        found = Rebuilt({}, {}, {})
+        found = Reconstruction({}, {}, {})
         for number, name in enumerate(plan.layers):
             node, weight = nodes[name], weight_of.get(name)
-            unfolding = Unfolding.of(node)
+            unfolding = Im2col.of(node)
             if weight is not None and unfolding is not None and has_plain_bias(node):
                 values = np.asarray(constant(tensors[weight.tensor]), np.float32)
                 walk.draw(number, node, unfolding)
                 if name in adjusting:
                     found.activations[node.inputs[0].name] = walk.fit_range(node, unfolding, values)
-                least = least_scale([node], {**grid.activations, **found.activations})
+                least = minimum_scale([node], {**grid.activations, **found.activations})
                 moments, rounded = walk.moments(node, unfolding), grid.weights[weight.tensor]
                 fitted, integers, bias = _fit_layer(weight, values, unfolding, moments, rounded, least)
                 found.weights[weight.tensor] = fitted, integers
@@ -148,10 +157,10 @@ class _Walk:
         self,
         model: Model,
         plan: Plan,
-        grid: Grid,
+        grid: QuantizationParameters,
         adjusting: Collection[str],
         samples: Sequence[Sample],
-        seen: Sequence[Sequence[Sightings]],
+        seen: Sequence[Sequence[DetectedObjects]],
     ) -> None:
         quantized = Model(model.to_proto())
         insert_qdq(quantized, plan, grid)
@@ -164,12 +173,12 @@ class _Walk:
         self._grids = grid.activations
         self._inputs = {name: now[name].inputs[0] for name in plan.layers}
         looks = [x.name for x in self._inputs.values()] + [_unrounded(self._inputs[name]) for name in adjusting]
-        self._float = Sweep(model.to_proto(), [model.nodes[name].outputs[0].name for name in plan.layers])
-        self._quantized = Sweep(quantized.to_proto(), looks)
+        self._float = LayerwiseRunner(model.to_proto(), [model.nodes[name].outputs[0].name for name in plan.layers])
+        self._quantized = LayerwiseRunner(quantized.to_proto(), looks)
         for sweep in (self._float, self._quantized):
             sweep.start([sample.feed for sample in samples])
 
-    def draw(self, number: int, node: Node, unfolding: Unfolding) -> None:
+    def draw(self, number: int, node: Node, unfolding: Im2col) -> None:
         """Draw positions of a layer's output, and take what the float layer gives there."""
         self._drawn: dict[int, tuple[list[Positions], NDArray[np.float32]]] = {}
 
@@ -182,7 +191,7 @@ class _Walk:
 
         self._float.compute(node.outputs[0].name, look)
 
-    def fit_range(self, node: Node, unfolding: Unfolding, weight: NDArray[np.float32]) -> QParams:
+    def fit_range(self, node: Node, unfolding: Im2col, weight: NDArray[np.float32]) -> QParams:
         """The grid of the layer's input with which a refit errs least; it holds from now on."""
         unrounded = _unrounded(self._inputs[node.name])
         self._quantized.compute(unrounded)
@@ -201,7 +210,7 @@ class _Walk:
             moments = Moments.zeros(len(columns), targets.shape[1], columns.shape[1])
             moments.add(grid.dequantize(grid.quantize(columns)), targets)
             moments = moments.centred() if takes_bias(node) else moments
-            return float(moments.error(refit(pulled(moments, unfolding.matrix(weight), _PULL))).sum())
+            return float(moments.error(refit(regularized(moments, unfolding.matrix(weight), _PULL))).sum())
 
         high = min(_HIGHS, key=lambda share: cost(1.0, share))
         low = min(_LOWS if fitted.low < 0 and not fitted.scheme.symmetric else _LOWS[:1], key=lambda s: cost(s, high))
@@ -212,7 +221,7 @@ class _Walk:
             self._quantized.set_constant(step.name, 2, found.zero_point)
         return found
 
-    def moments(self, node: Node, unfolding: Unfolding) -> Moments:
+    def moments(self, node: Node, unfolding: Im2col) -> Moments:
         """What the float layer gives at the positions drawn, and what the quantized one reads there.
 
         Centred, as the bias makes up for the means; but for a MatMul, which has none.
@@ -229,9 +238,7 @@ class _Walk:
                 gathered = []
         return moments.centred() if takes_bias(node) else moments
 
-    def _columns(
-        self, unfolding: Unfolding, tensor: str
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    def _columns(self, unfolding: Im2col, tensor: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Of each sample the layer's inputs, of this tensor, and the float layer's outputs at the positions drawn."""
         for index, (positions, target) in sorted(self._drawn.items()):
             x = np.asarray(self._quantized.read(tensor, index), np.float32)
@@ -256,7 +263,7 @@ def _unrounded(dequantized: Tensor) -> str:
     return str(_quantizes(dequantized.inputs[0]).inputs[0].name)
 
 
-def _draw(rng: np.random.Generator, size: tuple[int, int], seen: Sightings | None) -> Positions:
+def _draw(rng: np.random.Generator, size: tuple[int, int], seen: DetectedObjects | None) -> Positions:
     """Some rows and columns of a picture of this height and width, int64 (2, n); half of them on its objects."""
     count = min(size[0] * size[1], _POSITIONS)
     on_objects = np.zeros(0, np.int64) if seen is None else seen.draw(rng, size, count // 2)
@@ -265,9 +272,9 @@ def _draw(rng: np.random.Generator, size: tuple[int, int], seen: Sightings | Non
 
 
 def _fit_layer(
-    weight: Weight,
+    weight: QuantizedWeight,
     values: NDArray[np.float32],
-    unfolding: Unfolding,
+    unfolding: Im2col,
     moments: Moments,
     rounded: QParams,
     least: NDArray[np.float64],
@@ -283,10 +290,10 @@ def _fit_layer(
         least: scales of the channels that the new grid must not fall below.
     """
     exact = unfolding.matrix(values)
-    towards = pulled(moments, exact, _PULL)
+    towards = regularized(moments, exact, _PULL)
     aimed = refit(towards)
-    energy = np.diagonal(moments.aa, axis1=1, axis2=2)[:, None, :]
-    grid = fit_weight(
+    energy = np.diagonal(moments.hessian, axis1=1, axis2=2)[:, None, :]
+    grid = weight_qparams(
         weight.scheme,
         unfolding.weight(aimed).astype(np.float32),
         least_scale=least,
@@ -294,9 +301,9 @@ def _fit_layer(
         importance=np.asarray(unfolding.weight(np.broadcast_to(energy, aimed.shape)), np.float64),
     )
     scale = np.asarray(unfolding.per_output(grid.scale), np.float64)
-    integers = round_with_feedback(aimed, moments.aa, scale, weight.scheme.qmax, _PULL)
+    integers = round_with_feedback(aimed, moments.hessian, scale, weight.scheme.qmax, _PULL)
     for _ in range(_ROUNDS):
-        integers = descend(integers, scale, towards, weight.scheme.qmax, _SWEEPS)
+        integers = coordinate_descent(integers, scale, towards, weight.scheme.qmax, _SWEEPS)
         if unfolding.transposed:  # several outputs share a scale
             break
         grid = grid.rescaled(np.maximum(unfolding.per_channel(best_scale(integers, towards, scale)), least))

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.fresh import Fresh
-from onnxq.graph import Model, Node, Tensor, constant, readers, replace_nodes
+from onnxq.ir import Builder, Model, Node, Tensor, constant, consumers, replace_nodes
 from onnxq.pipeline import Facts, Rewrite
 
 
@@ -25,14 +24,14 @@ class SequenceToSplit(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of sequences replaced."""
-        fresh = Fresh(model)
+        fresh = Builder(model)
         # A reader that is not among them stands in a subgraph.
         here = {id(node) for node in model.graph.nodes}
         outputs = model.output_names
         found = [(n, sizes) for n in model.graph.nodes if (sizes := _pieces(n, outputs)) and _reads_in(here, n)]
         replacements: dict[int, list[Node]] = {}
         for node, sizes in found:
-            picks = readers(node.outputs[0])
+            picks = consumers(node.outputs[0])
             replacements |= {id(pick): [] for pick in picks} | {id(node): [_split(node, picks, sizes, fresh)]}
         replace_nodes(model.graph, replacements)
         return len(found)
@@ -43,14 +42,14 @@ def _pieces(node: Node, outputs: frozenset[str]) -> list[int] | None:
     if node.op != "SplitToSequence" or len(node.inputs) < 2 or node.outputs[0].name in outputs:
         return None
     sizes = _lengths(constant(node.inputs[1]), _length(node.inputs[0], node.attrs.get("axis", 0)))
-    picks = readers(node.outputs[0])
+    picks = consumers(node.outputs[0])
     if sizes is None or not picks or not all(_picks(pick, len(sizes)) for pick in picks):
         return None
     return sizes if len({_index(pick, len(sizes)) for pick in picks}) == len(picks) else None
 
 
 def _reads_in(here: set[int], sequence: Node) -> bool:
-    return all(id(reader) in here for reader in readers(sequence.outputs[0]))
+    return all(id(reader) in here for reader in consumers(sequence.outputs[0]))
 
 
 def _lengths(given: NDArray[np.generic] | None, whole: int | None) -> list[int] | None:
@@ -80,7 +79,7 @@ def _index(pick: Node, count: int) -> int:
     return int(np.asarray(constant(pick.inputs[1])).item()) % count
 
 
-def _split(node: Node, picks: Sequence[Node], sizes: Sequence[int], fresh: Fresh) -> Node:
+def _split(node: Node, picks: Sequence[Node], sizes: Sequence[int], fresh: Builder) -> Node:
     """The Split (ONNX, opset 13) that makes what is picked; the nodes are cut from their tensors."""
     picked = {_index(pick, len(sizes)): pick.outputs[0] for pick in picks}
     for k in set(range(len(sizes))) - set(picked):

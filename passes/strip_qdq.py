@@ -7,16 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
-from onnxq.fresh import Fresh
-from onnxq.graph import (
+from onnxq.ir import (
     INTEGER_OPS,
+    Builder,
     Model,
     Node,
     Tensor,
     constant,
+    consumers,
     dtype_of,
     producer,
-    readers,
     remove,
     replace_uses,
 )
@@ -59,7 +59,7 @@ class StripQdq(Rewrite):
         inner = {id(node): node for end in ends for node in _inner(end)}
         starts = [node for node in graph.nodes if node.op == "QuantizeLinear" and id(node) not in inner]
         _check_closed([*starts, *inner.values()], inner, outputs)
-        fresh = Fresh(model)
+        fresh = Builder(model)
         for end in ends:
             _bypass(end, outputs, fresh)
         gone = [node for node in inner.values() if node.op not in _MOVES]
@@ -113,12 +113,12 @@ def _check_closed(nodes: Sequence[Node], inner: Mapping[int, Node], outputs: set
     """Refuse integers that others than a DequantizeLinear at the end read."""
     for node in nodes:
         for tensor in node.outputs:
-            is_open = any(id(reader) not in inner and reader.op != "DequantizeLinear" for reader in readers(tensor))
+            is_open = any(id(reader) not in inner and reader.op != "DequantizeLinear" for reader in consumers(tensor))
             if id(node) not in inner or is_open or id(tensor) in outputs:
                 raise _without_float_form(node)
 
 
-def _bypass(end: Node, outputs: set[int], fresh: Fresh) -> None:
+def _bypass(end: Node, outputs: set[int], fresh: Builder) -> None:
     """Let the readers of a DequantizeLinear read the floats that it stands for, or what will be these."""
     floats, stored = end.inputs[0], end.inputs[0]
     while (made_by := producer(stored)) is not None and made_by.op in _LIMITS:

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from onnxq.fresh import Fresh
-from onnxq.graph import Constant, Model, Node, Tensor, Variable, constant, producer, replace_nodes
+from onnxq.ir import Builder, Constant, Model, Node, Tensor, Variable, constant, producer, replace_nodes
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 
 _ALIKE = {
@@ -29,7 +28,7 @@ class UpsampleToConcat(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of Resizes replaced."""
-        fresh, outputs = Fresh(model), model.output_names
+        fresh, outputs = Builder(model), model.output_names
         found = [node for node in model.graph.nodes if _doubles_integers(node, outputs)]
         quantized_again = {id(node.outputs[0].outputs[0]): list[Node]() for node in found}
         replace_nodes(model.graph, {id(node): _copies(node, fresh) for node in found} | quantized_again)
@@ -73,7 +72,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return one is not None and other is not None and np.array_equal(one, other)
 
 
-def _copies(resize: Node, fresh: Fresh) -> list[Node]:
+def _copies(resize: Node, fresh: Builder) -> list[Node]:
     """The nodes that take its place and that of the QuantizeLinear behind it; both are cut from their tensors."""
     x, quantize = resize.inputs[0].inputs[0].inputs[0], resize.outputs[0].outputs[0]
     _, channels, height, width = resize.inputs[0].shape

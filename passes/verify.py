@@ -6,19 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx
 
-from onnxq.divergence import first_wrong
+from onnxq._text import plural
 from onnxq.errors import ModelError
-from onnxq.facts import Checked, Plan
-from onnxq.graph import Model
-from onnxq.noise import Noise, Outputs
+from onnxq.facts import Plan, Verification
+from onnxq.ir import Model
+from onnxq.ir.storage import loadable
+from onnxq.numerics.sqnr import Outputs, SqnrMeter
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
-from onnxq.runtimes import RUNTIMES, OnnxRuntime, Runtime
-from onnxq.session import Feed, open_session, run_named
-from onnxq.sources import plural
-from onnxq.storage import loadable
+from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
+from onnxq.runtime.locate_error import first_wrong_layer
+from onnxq.runtime.session import Feed, open_session, run_named
 from onnxq.targets import Target
-from onnxq.tensorrt import violations
+from onnxq.targets.tensorrt_parser import violations
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _EXACT = 90.0
 """dB beyond which the difference is float32's own rounding."""
 
 
-class Verify(Analysis[Checked]):
+class Verify(Analysis[Verification]):
     """Checks the finished model.
 
     - onnx.checker with full type and shape checks
@@ -55,7 +55,7 @@ class Verify(Analysis[Checked]):
     """
 
     name = "verify"
-    gives = Checked
+    gives = Verification
     needs = (Plan,)
 
     def __init__(
@@ -66,7 +66,7 @@ class Verify(Analysis[Checked]):
         self._feeds = feeds
         self._progress = progress
 
-    def run(self, model: Model, facts: Facts) -> Checked:
+    def run(self, model: Model, facts: Facts) -> Verification:
         """Find the fact; the graph is not touched."""
         self._progress("checking", 0, 0)
         proto = model.to_proto()
@@ -77,12 +77,12 @@ class Verify(Analysis[Checked]):
         opened, refusal = self._opened(proto)
         sqnr, simulated = _outputs_sqnr(self._original, proto, opened or OnnxRuntime(proto), self._feeds)
         if opened is None:
-            return Checked(sqnr, simulated, warnings=refusal)
+            return Verification(sqnr, simulated, warnings=refusal)
         runtime = type(opened)
         layers = facts[Plan].layers
         found = opened.integer_layers(proto, layers)
         unfused = tuple(name for name in layers if name not in found.wanted)
-        return Checked(
+        return Verification(
             sqnr=sqnr,
             simulated=simulated,
             runtime=runtime.title,
@@ -116,7 +116,7 @@ class Verify(Analysis[Checked]):
     ) -> Iterator[str]:
         for name, exact in simulated.items():
             if name in sqnr and sqnr[name] < min(exact, _EXACT) - _TOLERATED_LOSS:
-                layer = first_wrong(proto, name, layers, runtime, self._feeds[0])
+                layer = first_wrong_layer(proto, name, layers, runtime, self._feeds[0])
                 cause = (
                     "one of its kernels errs; try another version of it"
                     if layer is None
@@ -186,8 +186,8 @@ def _outputs_sqnr(
     except ModelError as error:
         log.warning("the float model cannot be compared with: %s", error)
         return {}, {}
-    exact = open_session(proto, optimised=False)
-    running, simulated = Noise(), Noise()
+    exact = open_session(proto, optimized=False)
+    running, simulated = SqnrMeter(), SqnrMeter()
     for feed in feeds:
         expected = run_named(plain, feed)
         _refuse_nan("float", expected)

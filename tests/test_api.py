@@ -30,12 +30,21 @@ from PIL import Image
 import onnxq
 from onnxq import Config, plan, quantize
 from onnxq.errors import ConfigError, DataError, ModelError, OnnxqError, PipelineError
-from onnxq.facts import Biases, Checked, Fit, Grid, Head, Plan, Ranges, Statistics
+from onnxq.facts import (
+    CorrectedBiases,
+    DecodeBoundary,
+    FittedRange,
+    FittedRanges,
+    Plan,
+    QuantizationParameters,
+    Statistics,
+    Verification,
+)
+from onnxq.numerics.scheme import Range
 from onnxq.passes import default, planning
-from onnxq.passes.find_head import FindHead
+from onnxq.passes.find_decode import FindDecode
 from onnxq.passes.fold_constants import FoldConstants
 from onnxq.pipeline import Analysis, Rewrite
-from onnxq.scheme import Range
 from onnxq.targets import TARGETS
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +120,9 @@ def test_what_stays_float_can_be_float16_for_tensorrt(model, feeds):
     narrow = {**TARGETS, "tensorrt": NARROW_TENSORRT}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("onnxq.passes.TARGETS", narrow)
-        whole, half = (quantize(model, feeds, Config(target="tensorrt", rest=rest)).model for rest in ("fp32", "fp16"))
+        whole, half = (
+            quantize(model, feeds, Config(target="tensorrt", float_type=rest)).model for rest in ("fp32", "fp16")
+        )
     assert half.opset_import[0].version == 19
     assert half.ir_version >= 9
     assert ops(half).count("DequantizeLinear") == ops(whole).count("DequantizeLinear") > 10
@@ -326,20 +337,20 @@ def test_unreadable_images_are_listed_and_left_out(tmp_path, model):
 def test_the_result_is_compared_on_the_first_images_that_can_be_read(tmp_path, model):
     for index, name in enumerate(("c.png", "d.png", "e.png")):
         Image.new("RGB", (40, 40), (200, 90, 80 * index)).save(tmp_path / name)
-    expected = quantize(model, tmp_path).facts[Checked].sqnr
+    expected = quantize(model, tmp_path).facts[Verification].sqnr
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"no picture")
-    assert quantize(model, tmp_path).facts[Checked].sqnr == expected != {}
+    assert quantize(model, tmp_path).facts[Verification].sqnr == expected != {}
 
 
 # --- facts ------------------------------------------------------------------------------------------------------------
 
 
 def test_every_fact_comes_out(result):
-    kinds = (Head, Plan, Statistics, Ranges, Grid, Biases, Checked)
+    kinds = (DecodeBoundary, Plan, Statistics, FittedRanges, QuantizationParameters, CorrectedBiases, Verification)
     assert all(isinstance(result.facts[kind], kind) for kind in kinds)
     assert {type(fact) for fact in result.facts} == set(kinds)
-    assert result.facts[Checked].fused == len(result.facts[Plan].layers) == 16
+    assert result.facts[Verification].fused == len(result.facts[Plan].layers) == 16
 
 
 def test_given_statistics_spare_the_data(model, result):
@@ -366,11 +377,11 @@ def test_statistics_of_another_model_are_refused(result):
 
 
 def test_ranges_made_by_hand_are_taken(model, feeds, result):
-    groups = dict(result.facts[Ranges].groups)
+    groups = dict(result.facts[FittedRanges].groups)
     chosen = next(point for point in result.facts[Plan].points if point.tensor == "mul3_out")
-    groups[chosen.group] = Fit(Range(-1.0, 4.1), method="by hand")
-    by_hand = quantize(model, feeds, facts=[Ranges(groups)])
-    assert by_hand.facts[Ranges].groups[chosen.group].method == "by hand"
+    groups[chosen.group] = FittedRange(Range(-1.0, 4.1), method="by hand")
+    by_hand = quantize(model, feeds, facts=[FittedRanges(groups)])
+    assert by_hand.facts[FittedRanges].groups[chosen.group].method == "by hand"
     before, after = initializers(result.model), initializers(by_hand.model)
     assert float(after[f"{chosen.group}_scale"]) == pytest.approx(5.1 / 255)
     assert int(after[f"{chosen.group}_zero_point"]) == 50
@@ -462,13 +473,13 @@ def test_passes_of_ones_own(model, feeds, result):
 
 
 def test_passes_in_the_wrong_order_are_refused(model, feeds):
-    with pytest.raises(PipelineError, match="choose needs Head, and no pass before it gives it"):
-        quantize(model, feeds, passes=[step for step in planning(Config()) if not isinstance(step, FindHead)])
+    with pytest.raises(PipelineError, match="plan-quantization needs DecodeBoundary, and no pass before it gives it"):
+        quantize(model, feeds, passes=[step for step in planning(Config()) if not isinstance(step, FindDecode)])
 
 
 def test_passes_that_forget_what_is_needed_are_refused(model, feeds):
     *first, choose = planning(Config())
-    with pytest.raises(PipelineError, match="choose needs Head, and fold-constants forgets it"):
+    with pytest.raises(PipelineError, match="plan-quantization needs DecodeBoundary, and fold-constants forgets it"):
         quantize(model, feeds, passes=[*first, FoldConstants(), choose])
 
 
@@ -593,7 +604,7 @@ print(json.dumps([quantized.model.metadata_props[-1].value, peak]))
 
 def test_memory_does_not_grow_with_the_number_of_samples():
     pytest.importorskip("resource", reason="no such measure on this system")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "support")))}
     peaks = {}
     for count in (20, 80):
         command = [sys.executable, "-c", _MEASURE, str(count)]

@@ -5,14 +5,15 @@ import pytest
 
 from onnxq import cli
 from onnxq.config import Config
+from onnxq.console import arguments
 from onnxq.errors import ConfigError
-from onnxq.images import PREPROCESSES
-from onnxq.ranges import METHODS
+from onnxq.numerics.ranges import METHODS
 from onnxq.targets import TARGETS
+from onnxq.yolo.preprocess import PREPROCESSES
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 NOT_CONFIG = {
-    "input", "output", "calib", "demo", "calibration", "cut_head", "save_calibration", "save_each", "report",
+    "input", "output", "calib", "demo", "calibration", "cut_decode", "save_calibration", "save_each", "report",
     "sensitivity", "evaluate", "max_drop", "min_sqnr", "annotations", "images", "on_calibration",
     "dry_run", "verbose", "quiet", "debug", "version", "help",
 }  # fmt: skip
@@ -25,12 +26,12 @@ CHOICES = [(name, choice) for name, field in FIELDS.items() for choice in field.
 
 
 def actions():
-    return {action.dest: action for action in cli._parser()._actions}
+    return {action.dest: action for action in arguments.make_parser()._actions}
 
 
-def parsed(*arguments):
+def parsed(*options):
     """The Config that a command line makes."""
-    return cli._config(cli._parser().parse_args(["model.onnx", *arguments]))
+    return arguments.read_config(arguments.make_parser().parse_args(["model.onnx", *options]))
 
 
 class TestConfig:
@@ -109,7 +110,7 @@ class TestFlags:
     def test_a_flag_has_the_name_choices_and_help_of_its_field(self, name):
         action, field = actions()[name], FIELDS[name]
         flag = name.replace("_", "-")
-        negated = [f"--no-{flag}"] if name in ("equalise", "reconstruct") else []
+        negated = [f"--no-{flag}"] if name in ("equalize", "reconstruct") else []
         assert action.option_strings == [f"--{flag}", *negated]
         choices = field.metadata["choices"]
         assert (action.choices and tuple(action.choices)) == choices
@@ -129,7 +130,7 @@ class TestFlags:
 
     def test_other_options_can_be_given(self):
         assert parsed("--symmetric") == Config(symmetric=True)
-        assert parsed("--no-equalise") == Config(equalise=False)
+        assert parsed("--no-equalize") == Config(equalize=False)
         assert parsed("--reconstruct") == Config(reconstruct=True)
         assert parsed("--no-reconstruct") == Config(reconstruct=False)
         assert parsed("--count", "7") == Config(count=7)
@@ -138,7 +139,7 @@ class TestFlags:
         "config",
         [
             Config(),
-            Config(symmetric=True, equalise=False, reconstruct=False, count=7, method="mse"),
+            Config(symmetric=True, equalize=False, reconstruct=False, count=7, method="mse"),
             Config(weight_bits=4, pack="int4", reconstruct=True, bits=("a=8/8", "re:b=4/8"), target="openvino"),
             Config(exclude=("a", "op:Add"), image_size=(384, 640), preprocess="yolox", requantize=True),
         ],
@@ -169,7 +170,7 @@ class TestFlags:
         assert "count: 0 is less than 1" in capsys.readouterr().err
 
     def test_the_help_names_every_flag(self):
-        text = cli._parser().format_help()
+        text = arguments.make_parser().format_help()
         for action in actions().values():
             for option in action.option_strings:
                 assert option in text
@@ -179,10 +180,10 @@ class TestFlags:
 
 
 def test_half_floats_are_for_targets_that_take_them():
-    assert Config(target="tensorrt", rest="fp16").is_half
+    assert Config(target="tensorrt", float_type="fp16").is_half
     for target in set(TARGETS) - {"tensorrt"}:
-        with pytest.raises(ConfigError, match=r"rest: .+ by itself; fp16 is for --target tensorrt"):
-            Config(target=target, rest="fp16")
+        with pytest.raises(ConfigError, match=r"float_type: .+ by itself; fp16 is for --target tensorrt"):
+            Config(target=target, float_type="fp16")
 
 
 def test_weights_are_packed_for_targets_that_unpack_them():

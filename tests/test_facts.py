@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from onnxq.errors import ConfigError, DataError
-from onnxq.facts import Plan, Point, Statistics
-from onnxq.histogram import Histogram
-from onnxq.scheme import Range, Scheme
+from onnxq.facts import Plan, QuantizationPoint, Statistics
+from onnxq.numerics.histogram import Histogram
+from onnxq.numerics.scheme import Range, Scheme
 
 
 def histogram(*values, floor=-math.inf):
@@ -212,7 +212,9 @@ class TestStatistics:
 
 
 def point(tensor, group=None, sources=None, **more):
-    return Point(tensor, Scheme(), group or tensor, ("user",), (tensor,) if sources is None else sources, **more)
+    return QuantizationPoint(
+        tensor, Scheme(), group or tensor, ("user",), (tensor,) if sources is None else sources, **more
+    )
 
 
 class TestPlan:

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
+from onnxq._files import atomic_write, check_writable
 from onnxq.errors import ConfigError
-from onnxq.files import check_writable, replace_file
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o027])
@@ -15,7 +15,7 @@ def umask(request):
 
 class TestReplaceFile:
     def test_makes_the_file(self, tmp_path):
-        with replace_file(tmp_path / "a.txt") as temporary:
+        with atomic_write(tmp_path / "a.txt") as temporary:
             temporary.write_text("new")
         assert (tmp_path / "a.txt").read_text() == "new"
         assert os.listdir(tmp_path) == ["a.txt"]
@@ -23,7 +23,7 @@ class TestReplaceFile:
     def test_the_old_file_is_whole_until_the_end(self, tmp_path):
         path = tmp_path / "a.txt"
         path.write_text("old")
-        with replace_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("new")
             assert path.read_text() == "old"
             assert temporary.parent == tmp_path
@@ -32,18 +32,18 @@ class TestReplaceFile:
     def test_after_an_error_the_old_file_is_there_and_nothing_else(self, tmp_path):
         path = tmp_path / "a.txt"
         path.write_text("old")
-        with pytest.raises(UnicodeEncodeError), replace_file(path) as temporary:
+        with pytest.raises(UnicodeEncodeError), atomic_write(path) as temporary:
             temporary.write_text("half\udc80")
         assert path.read_text() == "old"
         assert os.listdir(tmp_path) == ["a.txt"]
 
     def test_after_an_error_there_is_no_new_file(self, tmp_path):
-        with pytest.raises(KeyboardInterrupt), replace_file(tmp_path / "a.txt"):
+        with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "a.txt"):
             raise KeyboardInterrupt
         assert os.listdir(tmp_path) == []
 
     def test_has_the_mode_of_any_new_file(self, tmp_path, umask):
-        with replace_file(tmp_path / "a.txt") as temporary:
+        with atomic_write(tmp_path / "a.txt") as temporary:
             temporary.write_text("new")
         (tmp_path / "b.txt").write_text("new")
         modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("a.txt", "b.txt")}
@@ -51,16 +51,16 @@ class TestReplaceFile:
 
     def test_the_umask_is_left_alone_which_all_threads_share(self, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("set for all threads"))
-        with replace_file(tmp_path / "a.txt"):
+        with atomic_write(tmp_path / "a.txt"):
             pass
 
     def test_a_path_as_text_will_do(self, tmp_path):
-        with replace_file(str(tmp_path / "a.txt")) as temporary:
+        with atomic_write(str(tmp_path / "a.txt")) as temporary:
             temporary.write_text("new")
         assert (tmp_path / "a.txt").read_text() == "new"
 
     def test_two_at_once_do_not_disturb_each_other(self, tmp_path):
-        with replace_file(tmp_path / "a.txt") as first, replace_file(tmp_path / "a.txt") as second:
+        with atomic_write(tmp_path / "a.txt") as first, atomic_write(tmp_path / "a.txt") as second:
             first.write_text("first")
             second.write_text("second")
         assert (tmp_path / "a.txt").read_text() == "first"
@@ -70,7 +70,7 @@ class TestReplaceFile:
         (tmp_path / "far").mkdir()
         (tmp_path / "far" / "a.txt").write_text("old")
         (tmp_path / "link").symlink_to(tmp_path / "far" / "a.txt")
-        with replace_file(tmp_path / "link") as temporary:
+        with atomic_write(tmp_path / "link") as temporary:
             temporary.write_text("new")
             assert temporary.parent == tmp_path / "far"
         assert (tmp_path / "link").is_symlink()
@@ -78,14 +78,14 @@ class TestReplaceFile:
 
     def test_a_link_to_nothing_gets_its_file(self, tmp_path):
         (tmp_path / "link").symlink_to("a.txt")
-        with replace_file(tmp_path / "link") as temporary:
+        with atomic_write(tmp_path / "link") as temporary:
             temporary.write_text("new")
         assert (tmp_path / "a.txt").read_text() == "new"
 
     def test_full_disks_are_reported(self, tmp_path):
         with (
             pytest.raises(ConfigError, match=r"a\.txt: cannot be written \(No space left on device\); choose another"),
-            replace_file(tmp_path / "a.txt"),
+            atomic_write(tmp_path / "a.txt"),
         ):
             raise OSError(28, "No space left on device")
         assert os.listdir(tmp_path) == []
@@ -96,7 +96,7 @@ def attempt(request):
     """Both ways to find out that a place cannot be written to."""
 
     def replace(path):
-        with replace_file(path):
+        with atomic_write(path):
             raise AssertionError("not to be reached")
 
     return {"replace": replace, "check": check_writable}[request.param]

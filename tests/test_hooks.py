@@ -5,8 +5,8 @@ import onnx
 import onnx.parser
 import pytest
 
-from onnxq.graph import Model
 from onnxq.hooks import log_passes, save_each, time_passes
+from onnxq.ir import Model
 from onnxq.pipeline import Analysis, Pipeline, Rewrite
 
 

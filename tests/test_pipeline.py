@@ -5,7 +5,7 @@ import onnx.parser
 import pytest
 
 from onnxq.errors import PipelineError
-from onnxq.graph import Model
+from onnxq.ir import Model
 from onnxq.pipeline import EVERYTHING, Analysis, Facts, Pass, Pipeline, Rewrite
 
 

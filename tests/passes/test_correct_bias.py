@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.facts import Grid, Plan, Statistics, Weight
-from onnxq.graph import Model
+from onnxq.facts import Plan, QuantizationParameters, QuantizedWeight, Statistics
+from onnxq.ir import Model
+from onnxq.numerics.scheme import Range, Scheme
 from onnxq.passes.correct_bias import CorrectBias
 from onnxq.pipeline import Facts
-from onnxq.scheme import Range, Scheme
 
 SCHEME = Scheme(4, signed=True, symmetric=True, axis=0)
 
@@ -33,8 +33,8 @@ def corrected(model, weight, means):
     """The biases found, and the grid of the weight."""
     bound = np.abs(weight).reshape(len(weight), -1).max(axis=1)
     grid = SCHEME.qparams(Range(-bound, bound))
-    plan = Plan((), (Weight("w", SCHEME, ("conv",)),), frozenset({"conv"}), ("conv",), {})
-    facts = Facts([plan, Statistics({}, 1, "", means), Grid({}, {"w": grid})])
+    plan = Plan((), (QuantizedWeight("w", SCHEME, ("conv",)),), frozenset({"conv"}), ("conv",), {})
+    facts = Facts([plan, Statistics({}, 1, "", means), QuantizationParameters({}, {"w": grid})])
     return CorrectBias().run(model, facts).layers, grid
 
 

@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxq.errors import DataError
-from onnxq.facts import Grid, Plan, Point, Ranges, Statistics
-from onnxq.graph import Model
-from onnxq.histogram import Histogram
-from onnxq.passes.choose import Choose
-from onnxq.passes.find_head import FindHead
+from onnxq.facts import FittedRanges, Plan, QuantizationParameters, QuantizationPoint, Statistics
+from onnxq.ir import Model
+from onnxq.numerics.histogram import Histogram
+from onnxq.numerics.ranges import METHODS, SILU_MINIMUM, before_silu
+from onnxq.numerics.scheme import Range, Scheme
+from onnxq.passes.find_decode import FindDecode
 from onnxq.passes.fit_ranges import FitRanges
 from onnxq.passes.observe import Observe
+from onnxq.passes.plan_quantization import PlanQuantization
 from onnxq.pipeline import Facts, Pipeline
-from onnxq.ranges import METHODS, SILU_MINIMUM, before_silu
-from onnxq.scheme import Range, Scheme
 from onnxq.targets import GENERIC, OPENVINO, ORT, TARGETS
 
 MODEL = Model(silu_chain())
@@ -41,7 +41,7 @@ def fit(points, values, method="minmax"):
 
 def alone(tensor="x", **marks):
     """A point with a grid of its own."""
-    return Point(tensor, Scheme(), tensor, (), (tensor,), **marks)
+    return QuantizationPoint(tensor, Scheme(), tensor, (), (tensor,), **marks)
 
 
 def drawn(seed, size=4000, low=-0.27846454):
@@ -60,9 +60,9 @@ def test_a_sigmoid_has_the_scale_1_256_and_the_zero_point_0(method, target):
     sigmoids = [p for p in facts[Plan].points if p.tensor.startswith("sigmoid")]
     assert sigmoids
     for point in sigmoids:
-        grid = facts[Grid].activations[point.tensor]
+        grid = facts[QuantizationParameters].activations[point.tensor]
         assert (float(grid.scale), int(grid.zero_point)) == (1 / 256, 0)
-        assert facts[Ranges].groups[point.group].method == "known"
+        assert facts[FittedRanges].groups[point.group].method == "known"
 
 
 def test_a_range_that_is_known_needs_no_statistics():
@@ -88,7 +88,7 @@ def test_the_bounds_of_a_network_are_those_of_silu():
     _, facts = quantized(v8(), method="uh")
     marked = [p for p in facts[Plan].points if p.silu_output]
     assert len(marked) >= 5
-    assert all(facts[Ranges].groups[p.group].bounds.low == SILU_MINIMUM for p in marked)
+    assert all(facts[FittedRanges].groups[p.group].bounds.low == SILU_MINIMUM for p in marked)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"uh"}))
@@ -110,13 +110,13 @@ def test_the_input_of_a_model_takes_minimum_and_maximum_of_the_feeds(method):
     model = csp()
     _, facts = quantized(model, OPENVINO, method=method)
     images = np.stack([feed(model, seed)["images"] for seed in range(4)])
-    assert facts[Ranges].groups["images"].bounds == Range(float(images.min()), float(images.max()))
+    assert facts[FittedRanges].groups["images"].bounds == Range(float(images.min()), float(images.max()))
 
 
 @every_method
 def test_a_group_with_the_input_takes_minimum_and_maximum(method):
     _, facts = quantized(yolox(), GENERIC, method=method)
-    assert facts[Ranges].groups["images"].method == "minmax"
+    assert facts[FittedRanges].groups["images"].method == "minmax"
     assert "concat0_out" in {p.tensor for p in facts[Plan].groups()["images"]}
 
 
@@ -148,9 +148,9 @@ def test_a_group_is_fitted_to_the_values_of_all_its_sources(method, seed, shift,
     rng = np.random.default_rng(seed)
     one, other = rng.normal(0, 1, 1000), rng.normal(shift, scale, 3000)
     points = [
-        Point("one", Scheme(), "one", (), ("one",)),
-        Point("moved", Scheme(), "one", (), ("one",)),
-        Point("joined", Scheme(), "one", (), ("one", "other")),
+        QuantizationPoint("one", Scheme(), "one", (), ("one",)),
+        QuantizationPoint("moved", Scheme(), "one", (), ("one",)),
+        QuantizationPoint("joined", Scheme(), "one", (), ("one", "other")),
     ]
     fitted = fit(points, {"one": one, "other": other}, method)
     assert fitted.keys() == {"one"}
@@ -160,28 +160,28 @@ def test_a_group_is_fitted_to_the_values_of_all_its_sources(method, seed, shift,
 
 def test_a_source_of_several_members_of_a_group_counts_once():
     common, rare = np.zeros(100) + 0.1, np.linspace(0, 4, 100)
-    points = [Point(f"p{k}", Scheme(), "p0", (), ("common",)) for k in range(5)]
-    points.append(Point("rare", Scheme(), "p0", (), ("rare",)))
+    points = [QuantizationPoint(f"p{k}", Scheme(), "p0", (), ("common",)) for k in range(5)]
+    points.append(QuantizationPoint("rare", Scheme(), "p0", (), ("rare",)))
     fitted = fit(points, {"common": common, "rare": rare}, "percentile")["p0"]
     assert fitted.bounds == METHODS["percentile"](histogram_of(np.concatenate([common, rare])), Scheme())
 
 
 def test_histograms_of_a_group_are_not_written_to():
     one, other = histogram_of([0, 1]), histogram_of([2, 3])
-    fit([Point("x", Scheme(), "x", (), ("one", "other"))], {"one": one, "other": other})
+    fit([QuantizationPoint("x", Scheme(), "x", (), ("one", "other"))], {"one": one, "other": other})
     assert (one.total, one.high, other.total, other.low) == (2, 1, 2, 2)
 
 
 def test_each_group_has_one_range():
     _, facts = quantized(pan())
-    assert facts[Ranges].groups.keys() == facts[Plan].groups().keys()
+    assert facts[FittedRanges].groups.keys() == facts[Plan].groups().keys()
 
 
 def test_minmax_covers_all_that_was_seen():
     model = pan()
     _, facts = quantized(model, method="minmax")
     for group, points in facts[Plan].groups().items():
-        fitted = facts[Ranges].groups[group]
+        fitted = facts[FittedRanges].groups[group]
         if fitted.method == "minmax":
             seen = [facts[Statistics].histograms[s] for p in points for s in p.sources]
             assert fitted.bounds == Range(min(h.low for h in seen), max(h.high for h in seen))
@@ -201,7 +201,7 @@ def test_what_a_range_leaves_out_is_said():
 
 def test_two_fits_are_equal():
     for method in METHODS:
-        first, second = (quantized(csp(), method=method)[1][Ranges].groups for _ in range(2))
+        first, second = (quantized(csp(), method=method)[1][FittedRanges].groups for _ in range(2))
         assert {g: f.bounds for g, f in first.items()} == {g: f.bounds for g, f in second.items()}
 
 
@@ -222,7 +222,7 @@ def test_statistics_of_the_same_model_are_taken():
 
 def test_statistics_of_another_model_are_refused():
     other = statistics_of(csp(seed=1))
-    with pytest.raises(DataError, match=r"made with another model, .+--equalise; calibrate this one with --calib"):
+    with pytest.raises(DataError, match=r"made with another model, .+--equalize; calibrate this one with --calib"):
         quantized(csp(), facts=[other])
 
 
@@ -230,7 +230,7 @@ def test_statistics_that_were_found_on_the_way_are_not_asked_where_they_come_fro
     working, plan = planned(csp())
     steps = {step.name: step for step in quantizing(csp())}
     facts = Pipeline([steps["observe"], steps["fit-ranges"]], pinned=[plan]).run(working)
-    assert facts[Ranges].groups
+    assert facts[FittedRanges].groups
 
 
 def test_statistics_for_another_target_are_refused_by_the_tensor_that_they_lack():
@@ -245,17 +245,17 @@ def test_statistics_for_another_target_are_refused_by_the_tensor_that_they_lack(
 
 def test_a_lacking_tensor_is_named():
     with pytest.raises(DataError, match="holds nothing of tensor 'other'"):
-        fit([Point("x", Scheme(), "x", (), ("x", "other"))], {"x": [0, 1]})
+        fit([QuantizationPoint("x", Scheme(), "x", (), ("x", "other"))], {"x": [0, 1]})
 
 
 def test_the_graph_is_not_touched():
     working, plan = planned(csp())
     facts = Pipeline([Observe(samples([feed(csp())]))], pinned=[plan]).run(working)
     before = working.to_proto().SerializeToString(deterministic=True)
-    assert isinstance(FitRanges().run(working, facts), Ranges)
+    assert isinstance(FitRanges().run(working, facts), FittedRanges)
     assert working.to_proto().SerializeToString(deterministic=True) == before
 
 
 def test_without_a_plan_there_is_nothing_to_fit():
     assert FitRanges.needs == (Plan, Statistics)
-    assert Pipeline([FindHead(), Choose(ORT), Observe(samples([feed(csp())])), FitRanges()]).passes
+    assert Pipeline([FindDecode(), PlanQuantization(ORT), Observe(samples([feed(csp())])), FitRanges()]).passes

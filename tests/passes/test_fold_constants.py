@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from onnxq.graph import Model
+from onnxq.ir import Model
 from onnxq.passes.fold_constants import FoldConstants
 from onnxq.passes.infer_shapes import InferShapes
 

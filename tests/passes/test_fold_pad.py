@@ -42,6 +42,7 @@ def without(*names):
     def change(node):
         for name in names:
             node.attribute.remove(next(a for a in node.attribute if a.name == name))
+
     return change
 
 

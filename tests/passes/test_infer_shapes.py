@@ -22,7 +22,7 @@ from graphs import (
 )
 from onnx import helper
 
-from onnxq.graph import Model, Variable
+from onnxq.ir import Model, Variable
 from onnxq.passes.infer_shapes import InferShapes
 from onnxq.pipeline import Facts
 

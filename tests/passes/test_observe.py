@@ -22,13 +22,14 @@ from graphs import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxq.data import Sample, Samples
+from onnxq.calibration.feeds import Sample
+from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
 from onnxq.facts import Plan, Statistics
-from onnxq.histogram import BINS
+from onnxq.numerics.histogram import BINS
+from onnxq.numerics.ranges import SILU_FLAT_BELOW
 from onnxq.passes.observe import Observe
 from onnxq.pipeline import Facts, Pipeline
-from onnxq.ranges import SILU_FLAT_BELOW
 from onnxq.targets import OPENVINO, ORT, TARGETS
 
 
@@ -51,7 +52,7 @@ def summary(statistics):
 def values_of(model, plan, feeds, target):
     """What the observed tensors hold over all feeds."""
     prepared = planned(model, target)[0].to_proto()
-    runs = [run(prepared, values, outputs=list(plan.observed()), optimised=True) for values in feeds]
+    runs = [run(prepared, values, outputs=list(plan.observed()), optimized=True) for values in feeds]
     return {name: np.concatenate([each[name].ravel() for each in runs]) for name in plan.observed()}
 
 

@@ -23,15 +23,15 @@ from graphs import (
     with_metadata,
 )
 
-from onnxq.detector import detect
 from onnxq.errors import DataError
-from onnxq.facts import Grid, Plan, Rebuilt, Statistics
-from onnxq.graph import Model
-from onnxq.passes.insert import Insert
+from onnxq.facts import Plan, QuantizationParameters, Reconstruction, Statistics
+from onnxq.ir import Model
+from onnxq.passes.insert_qdq import InsertQdq
 from onnxq.passes.reconstruct import Reconstruct, _draw
 from onnxq.pipeline import Pipeline
-from onnxq.sightings import Sightings
 from onnxq.targets import GENERIC, OPENVINO, ORT
+from onnxq.yolo.detected_objects import DetectedObjects
+from onnxq.yolo.detector import detect
 
 COUNT = 8
 
@@ -46,7 +46,7 @@ def rebuilt(model, target=OPENVINO, bits=4, data=None, **options):
     for reconstruct in (False, True):
         working = Model(copy(model))
         steps = quantizing(model, target, weight_bits=bits, act_bits=bits, **options)
-        at = next(k for k, step in enumerate(steps) if isinstance(step, Insert))
+        at = next(k for k, step in enumerate(steps) if isinstance(step, InsertQdq))
         extra = [Reconstruct(data or data_of(model))] if reconstruct else []
         facts = Pipeline([*steps[:at], *extra, *steps[at:]]).run(working)
         made.append(working.to_proto())
@@ -74,7 +74,7 @@ def test_in_every_placement(target):
     model = csp()
     before, after, facts = rebuilt(model, target)
     assert noise(model, after) > noise(model, before) + 0.7
-    assert set(facts[Rebuilt].biases) == set(facts[Plan].layers)
+    assert set(facts[Reconstruction].biases) == set(facts[Plan].layers)
 
 
 def test_transposed_convs_too():
@@ -84,7 +84,7 @@ def test_transposed_convs_too():
     net.channels[y] = 8
     model = net.model(net.conv(net.silu(y), 4, name="last"))
     before, after, facts = rebuilt(model, GENERIC, bits=8)
-    assert "up" in facts[Rebuilt].biases
+    assert "up" in facts[Reconstruction].biases
     assert noise(model, after) > noise(model, before)
 
 
@@ -92,9 +92,9 @@ def test_products_of_matrices_too():
     model = products()
     before, after, facts = rebuilt(model, GENERIC)
     assert {"mix", "hidden", "classes"} <= set(facts[Plan].layers)
-    assert {"mix_weight", "hidden_weight", "classes_weight"} <= facts[Rebuilt].weights.keys()
-    assert {"hidden", "classes"} <= facts[Rebuilt].biases.keys()
-    assert "mix" not in facts[Rebuilt].biases
+    assert {"mix_weight", "hidden_weight", "classes_weight"} <= facts[Reconstruction].weights.keys()
+    assert {"hidden", "classes"} <= facts[Reconstruction].biases.keys()
+    assert "mix" not in facts[Reconstruction].biases
     assert noise(model, after) > noise(model, before) + 0.5
 
 
@@ -110,7 +110,7 @@ def test_one_layer_gives_what_least_squares_and_rounding_can():
 def test_weights_are_on_the_grid_they_are_stored_with():
     _, _, facts = rebuilt(csp(), bits=4)
     for weight in facts[Plan].weights:
-        grid, integers = facts[Rebuilt].weights[weight.tensor]
+        grid, integers = facts[Reconstruction].weights[weight.tensor]
         assert integers.dtype == np.int8
         assert np.abs(integers).max() <= weight.scheme.qmax
         assert grid.scale.shape == (integers.shape[weight.scheme.axis],)
@@ -141,7 +141,7 @@ def test_shared_weights_stay_as_they_are():
     _, _, facts = rebuilt(net.model(net.conv(y, 4, name="last")))
     shared = {w.tensor for w in facts[Plan].weights if len(w.users) > 1}
     assert shared
-    assert not shared & facts[Rebuilt].weights.keys()
+    assert not shared & facts[Reconstruction].weights.keys()
 
 
 def test_only_the_real_samples_of_a_batch_count():
@@ -178,9 +178,9 @@ def test_a_generator_can_be_read_only_once():
 
 def facts_of(model):
     working = Model(copy(model))
-    steps = [s for s in quantizing(model, OPENVINO) if not isinstance(s, Insert)]
+    steps = [s for s in quantizing(model, OPENVINO) if not isinstance(s, InsertQdq)]
     facts = Pipeline(steps).run(working)
-    assert all(kind in facts for kind in (Plan, Grid, Statistics))
+    assert all(kind in facts for kind in (Plan, QuantizationParameters, Statistics))
     return facts
 
 
@@ -199,16 +199,16 @@ def test_ranges_by_the_outputs_err_less():
     for ranges in (False, True):
         working = Model(copy(model))
         steps = quantizing(model, OPENVINO, method="minmax", weight_bits=8, act_bits=3)
-        at = next(k for k, step in enumerate(steps) if isinstance(step, Insert))
+        at = next(k for k, step in enumerate(steps) if isinstance(step, InsertQdq))
         facts = Pipeline([*steps[:at], Reconstruct(data, ranges=ranges), *steps[at:]]).run(working)
         made.append((working.to_proto(), facts))
     (plain, _), (adjusted, facts) = made
     assert noise(model, adjusted) > noise(model, plain) + 0.5
-    found = facts[Rebuilt].activations
+    found = facts[Reconstruction].activations
     assert found
     points = {p.tensor: p for p in facts[Plan].points}
     assert all(points[name].scheme.bits == 3 for name in found)
-    assert not made[0][1][Rebuilt].activations
+    assert not made[0][1][Reconstruction].activations
     stored = initializers(adjusted)
     for name, grid in found.items():
         assert stored[f"{points[name].group}_scale"] == grid.scale
@@ -222,7 +222,7 @@ def test_ranges_of_8_bits_are_not_adjusted():
 
 @pytest.mark.parametrize(("size", "count"), [((64, 64), 300), ((13, 13), 169)])
 def test_half_of_the_positions_are_on_objects(size, count):
-    seen = Sightings(np.array([[0.0, 0.0, 0.25, 0.25]], np.float32), np.ones(1, np.float32), np.zeros(1, np.intp))
+    seen = DetectedObjects(np.array([[0.0, 0.0, 0.25, 0.25]], np.float32), np.ones(1, np.float32), np.zeros(1, np.intp))
     rows, columns = _draw(np.random.default_rng(0), size, seen)
     assert len(rows) == count
     on_object = (rows < 0.25 * size[0]) & (columns < 0.25 * size[1])
@@ -230,7 +230,7 @@ def test_half_of_the_positions_are_on_objects(size, count):
 
 
 def test_without_objects_each_position_comes_once():
-    nothing = Sightings(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.intp))
+    nothing = DetectedObjects(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.intp))
     for seen in (None, nothing):
         rows, columns = _draw(np.random.default_rng(0), (64, 64), seen)
         assert len(set(zip(rows.tolist(), columns.tolist(), strict=True))) == 300
@@ -239,10 +239,10 @@ def test_without_objects_each_position_comes_once():
 def test_what_the_detector_sees_changes_what_is_fitted():
     model = with_metadata(v8())
     steps = quantizing(model, OPENVINO, weight_bits=4)
-    at = next(k for k, step in enumerate(steps) if isinstance(step, Insert))
+    at = next(k for k, step in enumerate(steps) if isinstance(step, InsertQdq))
     biases = []
     for detector in (None, detect(model), detect(model)):
         facts = Pipeline([*steps[:at], Reconstruct(data_of(model), detector=detector)]).run(Model(copy(model)))
-        biases.append(np.concatenate(list(facts[Rebuilt].biases.values())))
+        biases.append(np.concatenate(list(facts[Reconstruction].biases.values())))
     assert not np.array_equal(biases[0], biases[1])
     assert np.array_equal(biases[1], biases[2])

@@ -14,7 +14,7 @@ from graphs import (
 from onnx import TensorProto, helper
 
 from onnxq.facts import Plan
-from onnxq.graph import Model
+from onnxq.ir import Model
 from onnxq.passes.infer_shapes import InferShapes
 from onnxq.passes.sequence_to_split import SequenceToSplit
 from onnxq.pipeline import Facts

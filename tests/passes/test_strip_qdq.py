@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxq import Config, quantize
 from onnxq.errors import ModelError
 from onnxq.facts import Plan
-from onnxq.graph import INTEGER_OPS
+from onnxq.ir import INTEGER_OPS
 from onnxq.passes.strip_qdq import StripQdq
 from onnxq.targets import TARGETS
 

@@ -40,16 +40,16 @@ from graphs import (
 from onnx import TensorProto, numpy_helper
 
 from onnxq.errors import ModelError
-from onnxq.facts import Checked, Plan
-from onnxq.graph import Model
-from onnxq.passes.choose import Choose
-from onnxq.passes.clean_up import CleanUp
-from onnxq.passes.insert import Insert
+from onnxq.facts import Plan, Verification
+from onnxq.ir import Model
+from onnxq.passes.insert_qdq import InsertQdq
+from onnxq.passes.plan_quantization import PlanQuantization
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
+from onnxq.passes.remove_unused import RemoveUnused
 from onnxq.passes.verify import Verify
 from onnxq.pipeline import Analysis, Facts, Pipeline
-from onnxq.runtimes import RUNTIMES, OnnxRuntime, OpenVino
-from onnxq.session import open_session
+from onnxq.runtime import RUNTIMES, OnnxRuntime, OpenVino
+from onnxq.runtime.session import open_session
 from onnxq.targets import GENERIC, OPENVINO, ORT, TARGETS, TENSORRT
 
 try:
@@ -81,8 +81,8 @@ def edited(model, edit):
 def really_run(model):
     """The graph that onnxruntime runs."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimised.onnx"
-        open_session(model, optimised_path=path)
+        path = Path(folder) / "optimized.onnx"
+        open_session(model, optimized_path=path)
         return onnx.load(path)
 
 
@@ -218,10 +218,10 @@ class Forgetful(Analysis[Plan]):
 def test_a_layer_that_is_not_fused_is_named(name):
     model = csp()
     steps = [
-        Forgetful(f"{name}_out", step) if isinstance(step, Choose) else step
+        Forgetful(f"{name}_out", step) if isinstance(step, PlanQuantization) else step
         for step in [*quantizing(model), Verify(model, ORT, [feed(model)])]
     ]
-    checked = Pipeline(steps).run(Model(copy(model)))[Checked]
+    checked = Pipeline(steps).run(Model(copy(model)))[Verification]
     assert checked.unfused == (name,)
     assert checked.fused == 4
     assert checked.warnings == (f"onnxruntime runs these layers in float: {name}",)
@@ -392,8 +392,8 @@ def test_the_outputs_are_compared_over_all_feeds(target):
     after, _, checked = verified(model, target, feeds)
     assert list(checked.sqnr) == ["output0", "output1"]
     for name, decibels in checked.sqnr.items():
-        one = np.stack([run(model, values, optimised=True)[name] for values in feeds])
-        other = np.stack([run(after, values, optimised=True)[name] for values in feeds])
+        one = np.stack([run(model, values, optimized=True)[name] for values in feeds])
+        other = np.stack([run(after, values, optimized=True)[name] for values in feeds])
         assert abs(decibels - sqnr(one, other)) < 0.1
         assert decibels > 20
 
@@ -577,11 +577,11 @@ def test_the_graph_is_not_touched():
     working = Model(copy(model))
     facts = Pipeline(quantizing(model)).run(working)
     before = working.to_proto().SerializeToString(deterministic=True)
-    assert isinstance(Verify(model, ORT, [feed(model)]).run(working, facts), Checked)
+    assert isinstance(Verify(model, ORT, [feed(model)]).run(working, facts), Verification)
     assert working.to_proto().SerializeToString(deterministic=True) == before
 
 
 def test_rewrites_in_front_keep_what_verify_needs():
     steps = [*quantizing(csp()), Verify(csp(), ORT)]
-    assert [type(step) for step in steps[-4:]] == [Insert, PointwiseToMatmul, CleanUp, Verify]
+    assert [type(step) for step in steps[-4:]] == [InsertQdq, PointwiseToMatmul, RemoveUnused, Verify]
     assert Pipeline(steps).passes == tuple(steps)

@@ -1,0 +1,178 @@
+"""Feeds: arrays for the inputs of a model, checked and batched."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from onnxq.errors import DataError
+
+Feed = dict[str, NDArray[Any]]
+"""Input name -> array."""
+
+Inputs = Mapping[str, tuple[Sequence[int | None], DTypeLike]]
+"""Input name -> shape (None: dynamic) and dtype."""
+
+
+T = TypeVar("T")
+
+
+class Sample(NamedTuple):
+    """What the model is run on at once.
+
+    Attributes:
+        feed: an array for each input, the image input first.
+        valid: how many samples of the batch are real; the last of them is repeated to fill a batch of fixed size.
+    """
+
+    feed: Feed
+    valid: int
+
+
+Loader = Callable[[], Sample | None]
+"""Loads a sample in whichever thread calls it; None if nothing of it could be read."""
+
+
+# --- what the model takes ---------------------------------------------------------------------------------------------
+
+
+class _Shaped(Protocol):
+    """An array, or the header of one in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+
+class ArrayHeader(NamedTuple):
+    """Shape and dtype of an array in a file."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """The inputs that every sample has to fit."""
+
+    inputs: Mapping[str, tuple[tuple[int | None, ...], np.dtype[Any]]]
+    image_input: str
+
+    @property
+    def batch(self) -> int:
+        """How many samples are run at once: one where the model leaves it open."""
+        return self.inputs[self.image_input][0][0] or 1
+
+    def names(self) -> list[str]:
+        """The inputs, the image input first."""
+        return sorted(self.inputs, key=lambda name: name != self.image_input)
+
+    def choose(self, where: str, arrays: Mapping[str, T]) -> dict[str, T]:
+        """The arrays by input; a lone array is the only input's, whatever it is called."""
+        if len(arrays) == len(self.inputs) == 1:
+            return {self.image_input: next(iter(arrays.values()))}
+        if not arrays.keys() >= self.inputs.keys():
+            raise self._misnamed(where, arrays)
+        return {name: arrays[name] for name in self.names()}
+
+    def feed(self, where: str, item: object) -> Feed:
+        """Turn an item of an iterable into arrays by input: a mapping, or a bare array for the only input."""
+        if isinstance(item, Mapping):
+            if item.keys() != self.inputs.keys():
+                raise self._misnamed(where, item)
+            return {name: np.asarray(item[name]) for name in self.names()}
+        if not hasattr(item, "__array__"):
+            raise DataError(f"{where} is a {type(item).__name__}; give {{input name: array}} for {self._all_names()}")
+        if len(self.inputs) > 1:
+            raise DataError(f"{where} is a bare array; give {{input name: array}} for {self._all_names()}")
+        return {self.image_input: np.asarray(item)}
+
+    def check(self, where: str, arrays: Mapping[str, _Shaped]) -> int:
+        """Check types and shapes, and give the number of samples in the arrays."""
+        full = {name: self._full_shape(name, arrays[name]) for name in self.names()}
+        rows = next(iter(full[self.image_input]), 1)
+        for name, shape in full.items():
+            self._check_type(where, name, arrays[name].dtype)
+            wanted = self.inputs[name][0]
+            if self._has_batch(name):
+                wanted = (None if name == self.image_input else rows, *wanted[1:])
+            if len(shape) != len(wanted) or any(size not in (None, given) for size, given in zip(wanted, shape)):
+                raise DataError(
+                    f"{where}: input {name} has shape {shape_words(arrays[name].shape)}, not {shape_words(wanted)}; "
+                    "resize, transpose or split it as the model wants"
+                )
+        if rows == 0:
+            raise DataError(f"{where}: holds no samples; leave it out")
+        return rows
+
+    def row(self, where: str, arrays: Mapping[str, NDArray[Any]], index: int) -> Feed:
+        """Copy one sample out of checked arrays, with a batch of one and in the model's types."""
+        feed = {}
+        for name in self.names():
+            array = arrays[name].reshape(self._full_shape(name, arrays[name]))
+            part = array[index : index + 1] if self._has_batch(name) else array
+            # A copy even where the type fits: a generator may fill the same array again.
+            with np.errstate(over="ignore"):
+                feed[name] = np.array(part, dtype=self.inputs[name][1], order="C")
+            if feed[name].dtype.kind == "f" and not np.isfinite(feed[name]).all():
+                raise DataError(f"{where}: input {name} has NaN or infinite values; repair it or leave it out")
+        return feed
+
+    def join(self, feeds: Sequence[Feed]) -> Sample:
+        """Put single samples together to the model's batch, repeating the last one as often as it takes."""
+        if self.batch == 1:
+            return Sample(feeds[0], 1)
+        full = [*feeds, *[feeds[-1]] * (self.batch - len(feeds))]
+        shapes = sorted({feed[self.image_input].shape for feed in feeds})
+        if len(shapes) > 1:
+            raise DataError(
+                f"samples of shapes {shape_words(shapes[0])} and {shape_words(shapes[1])} cannot be run in one batch "
+                f"of {self.batch}; give all the same shape"
+            )
+        joined = {
+            name: np.concatenate([feed[name] for feed in full]) if self._has_batch(name) else feeds[-1][name]
+            for name in self.names()
+        }
+        return Sample(joined, len(feeds))
+
+    def batches(self, loads: Sequence[Callable[[], Feed | None]]) -> tuple[Loader, ...]:
+        """Loaders of the model's batch from loaders of single samples."""
+        step = self.batch
+        return tuple(partial(self._load, loads[start : start + step]) for start in range(0, len(loads), step))
+
+    def _load(self, loads: Sequence[Callable[[], Feed | None]]) -> Sample | None:
+        feeds = [feed for load in loads if (feed := load()) is not None]
+        return self.join(feeds) if feeds else None
+
+    def _has_batch(self, name: str) -> bool:
+        """Whether the input's first dimension is the batch: it is declared as the image input's is."""
+        return self.inputs[name][0][:1] == self.inputs[self.image_input][0][:1]
+
+    def _full_shape(self, name: str, array: _Shaped) -> tuple[int, ...]:
+        """The array's shape, with the batch of a lone sample that came without."""
+        lone = len(array.shape) == len(self.inputs[name][0]) - 1
+        return (1, *array.shape) if lone else tuple(array.shape)
+
+    def _check_type(self, where: str, name: str, given: np.dtype[Any]) -> None:
+        wanted = self.inputs[name][1]
+        if (given.kind == "f") == (wanted.kind == "f") and np.can_cast(given, wanted, "same_kind"):
+            return
+        given_as = "values 0-255 as uint8: scale them" if given == np.uint8 else f"not {given}: convert it"
+        raise DataError(f"{where}: input {name} takes {wanted}, {given_as} as the model wants")
+
+    def _misnamed(self, where: str, arrays: Mapping[str, object]) -> DataError:
+        given = ", ".join(map(str, arrays)) or "nothing"
+        return DataError(f"{where}: has {given}, the model's inputs are {self._all_names()}; name the arrays so")
+
+    def _all_names(self) -> str:
+        return ", ".join(self.names())
+
+
+def shape_words(shape: Sequence[int | None]) -> str:
+    """Return a shape as text, `(1, ?, 85)`."""
+    return f"({', '.join('?' if n is None else str(n) for n in shape)})"

@@ -1,0 +1,169 @@
+"""The arguments of `python -m onnxq` and their checks."""
+
+import argparse
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, cast
+
+from onnxq._files import check_writable
+from onnxq.config import Config
+from onnxq.console.terminal import image_size
+from onnxq.errors import ConfigError
+from onnxq.report import build
+from onnxq.version import VERSION
+
+_EXAMPLES = """\
+examples:
+  python -m onnxq yolov8n.onnx --calib coco/train2017
+  python -m onnxq yolov8n.onnx --calib coco/train2017 --target openvino
+  python -m onnxq yolov8n.onnx --calib train.txt --save-calibration yolov8n.npz
+  python -m onnxq yolov8n.onnx --calibration yolov8n.npz --method mse
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser of `python -m onnxq`."""
+    parser = argparse.ArgumentParser(
+        prog="onnxq",
+        usage="onnxq INPUT.onnx [-o OUT] [--calib PATH ...] [options]   (-h lists them)",
+        description="Quantize an exported YOLO detector: a float .onnx in, a fast QDQ .onnx out that keeps its mAP.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", type=Path, metavar="INPUT.onnx", help="the float model")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="default: INPUT.int8.onnx beside the input")
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument(
+        "--calib", nargs="+", metavar="PATH",
+        help="what to calibrate with: image folder, glob, .txt list, .npz, .npy, COCO .json; default: synthetic scenes",
+    )  # fmt: skip
+    data.add_argument("--demo", action="store_true", help="use pictures that onnxq paints, for models/demo.onnx")
+    _add_config(parser.add_argument_group("how to quantize"))
+    good = parser.add_argument_group("how good it has to be")
+    good.add_argument("--sensitivity", action="store_true", help="measure what each layer costs, alone on integers")
+    limit = good.add_mutually_exclusive_group()
+    limit.add_argument(
+        "--max-drop", type=float, metavar="AP",
+        help="keep the most sensitive layers at a higher precision until no more than these points are lost",
+    )  # fmt: skip
+    limit.add_argument("--min-sqnr", type=float, metavar="DB", help="the same without labels, by noise in the outputs")
+    good.add_argument("--evaluate", action="store_true", help="measure the AP of the float and of the quantized model")
+    good.add_argument("--annotations", type=Path, metavar="JSON", help="COCO file that AP is measured by")
+    good.add_argument("--images", type=Path, metavar="DIR", help="its pictures; others than are calibrated with")
+    good.add_argument("--on-calibration", action="store_true", help="measure on pictures that are calibrated with too")
+    files = parser.add_argument_group("other files")
+    files.add_argument("--save-calibration", type=Path, metavar="FILE", help="keep what was observed, as .npz")
+    files.add_argument("--calibration", type=Path, metavar="FILE", help="use what was kept instead of running data")
+    files.add_argument("--save-each", type=Path, metavar="DIR", help="save the model after each pass that edits it")
+    files.add_argument(
+        "--cut-decode", type=Path, metavar="FILE",
+        help="save the float model without its decode, as .onnx, and the ranges of its tensors beside it, as .json",
+    )  # fmt: skip
+    files.add_argument("--report", type=Path, metavar="FILE", help="every range and reason, as .html, .md or .json")
+    talk = parser.add_argument_group("what to say")
+    talk.add_argument("--dry-run", action="store_true", help="only say what would be quantized, and why the rest not")
+    loudness = talk.add_mutually_exclusive_group()
+    loudness.add_argument("-v", "--verbose", action="store_true", help="a line per pass, and every float node's reason")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="only errors, and the table of --dry-run")
+    talk.add_argument("--debug", action="store_true", help="show the traceback of errors")
+    talk.add_argument("--version", action="version", version=f"onnxq {VERSION}")
+    return parser
+
+
+def _add_config(group: "argparse._ArgumentGroup") -> None:
+    """One flag per field of Config."""
+    for field in dataclasses.fields(Config):
+        flag = "--" + field.name.replace("_", "-")
+        help_text, choices, metavar = (field.metadata[key] for key in ("help", "choices", "metavar"))
+        if field.default is False:
+            group.add_argument(flag, action="store_true", help=help_text)
+        elif field.default is True or field.type == bool | None:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=help_text)
+        elif field.default == ():
+            group.add_argument(flag, action="extend", nargs="+", default=[], metavar=metavar, help=help_text)
+        elif field.type == int | None:
+            group.add_argument(flag, type=int, metavar=metavar, help=help_text)
+        elif field.name == "image_size":
+            group.add_argument(flag, type=image_size, metavar=metavar, help=help_text)
+        else:
+            kind, default = type(field.default), field.default
+            help_text = f"{help_text} ({default})"
+            group.add_argument(flag, type=kind, default=default, choices=choices, metavar=metavar, help=help_text)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Build the Config that the arguments describe.
+
+    Raises:
+        ConfigError: a value is out of range, or values do not go together.
+    """
+    values: dict[str, Any] = {field.name: getattr(args, field.name) for field in dataclasses.fields(Config)}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return Config(**values)
+
+
+def greatest_loss(args: argparse.Namespace) -> float | None:
+    """Return the largest loss allowed, in the unit of the criterion; None without `--max-drop` and `--min-sqnr`."""
+    return cast("float | None", args.max_drop if args.min_sqnr is None else -args.min_sqnr)
+
+
+def search_record(output: Path) -> Path:
+    """Return the path of the record of a mixed-precision search, beside its output."""
+    return output.with_suffix(".search.json")
+
+
+def output_path(args: argparse.Namespace, config: Config) -> Path:
+    """Return the path of the quantized model: `--output`, or beside the input."""
+    output: Path = args.output or args.input.parent / f"{args.input.stem}.{config.suffix}.onnx"
+    return output
+
+
+def check_files(args: argparse.Namespace, output: Path) -> None:
+    """Refuse names that cannot be written, or would replace what is read, before the work is done, not after."""
+    if args.report:
+        build.check_name(args.report)
+    if args.save_each:
+        there = next(path for path in (args.save_each, *args.save_each.parents) if path.exists())
+        if not there.is_dir():
+            raise ConfigError(f"--save-each {args.save_each}: {there} is a file; give the name of a folder")
+    taken = {args.input.resolve(): "the input"}
+    read = [(path, "calibration data") for path in args.calib or ()]
+    read += [(args.calibration, "the given calibration"), (args.annotations, "the file of annotations")]
+    taken.update({Path(path).resolve(): what for path, what in read if path is not None})
+    written = [("-o", output), ("--save-calibration", args.save_calibration), ("--report", args.report)]
+    if greatest_loss(args) is not None:
+        written.append(("-o", search_record(output)))
+    if args.cut_decode:
+        if args.cut_decode.suffix != ".onnx":
+            raise ConfigError(f"--cut-decode {args.cut_decode}: the name must end in .onnx")
+        written += [("--cut-decode", args.cut_decode), ("--cut-decode", args.cut_decode.with_suffix(".json"))]
+    for option, path in written:
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            raise ConfigError(f"{path}: is {taken[path.resolve()]}; give another name with {option}")
+        taken[path.resolve()] = f"written by {option} already"
+        check_writable(path)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    if args.calibration and (args.calib or args.demo):
+        raise ConfigError(f"{'--demo' if args.demo else '--calib'} and --calibration: give one of the two")
+    limit = greatest_loss(args)
+    if limit is not None and not math.isfinite(limit):
+        raise ConfigError(f"{'--min-sqnr' if args.max_drop is None else '--max-drop'} {abs(limit)}: give a number")
+    labelled = bool(args.annotations), bool(args.images)
+    for option, is_given in (("--max-drop", args.max_drop is not None), ("--evaluate", args.evaluate)):
+        if is_given and not (all(labelled) or (args.demo and not any(labelled))):
+            raise ConfigError(f"{option} measures AP: it needs --annotations JSON and --images DIR, or --demo alone")
+    if args.min_sqnr is not None and not args.demo and not args.images:
+        raise ConfigError("--min-sqnr compares outputs, for which it needs --images DIR")
+    if args.calibration and (args.sensitivity or limit is not None):
+        raise ConfigError("--calibration keeps no pictures, which --sensitivity and limits need; give --calib")
+    measures = args.evaluate or limit is not None
+    if not measures and (args.annotations or args.images or args.on_calibration):
+        raise ConfigError(
+            "--annotations, --images, --on-calibration: for --evaluate, --max-drop or --min-sqnr; give one of these"
+        )

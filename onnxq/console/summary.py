@@ -1,0 +1,123 @@
+"""What `python -m onnxq` shows: what was found and done, what each layer costs, and what to do next."""
+
+import math
+import shlex
+from collections import Counter
+from pathlib import Path
+
+from rich.text import Text
+
+from onnxq._text import plural
+from onnxq.api import Quantized
+from onnxq.config import Config
+from onnxq.console.terminal import OUT, Columns, Listing, say, warn
+from onnxq.evaluation.mixed_precision import SearchResult
+from onnxq.facts import Plan, Sensitivities, Verification
+from onnxq.ir import storage
+from onnxq.numerics.scheme import MAX_BITS
+from onnxq.targets import TARGETS
+from onnxq.yolo.detector import Detector
+from onnxq.yolo.output_layout import OutputLayout
+
+_MOST_SHOWN = 10
+"""Pieces of the network whose sensitivity is shown unless all are wanted."""
+
+
+def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Listing:
+    """What the model was taken for, and how much of it is to run on integers."""
+    table = Listing()
+    height, width = detector.size
+    table.add_row("model", f"{detector.title}, {height} x {width}: {detector.why}")
+    table.add_row("images", detector.preprocess.describe())
+    how = f"{config.chosen_method}, {config.all_widths}"
+    table.add_row("target", f"{config.target} ({TARGETS[config.target].title}), {how}")
+    convs = [name for name, op in plan.ops.items() if op in ("Conv", "ConvTranspose")]
+    floats = Counter(_reason(plan.skipped[name]) for name in convs if name in plan.skipped)
+    table.add_row("Convs", f"{len(convs) - floats.total()} of {len(convs)} on integers")
+    for reason, count in floats.most_common():
+        table.add_row("", f"{count} float: {reason}")
+    others = len(plan.skipped) - floats.total()
+    more = "" if verbose else " (-v says which and why)"
+    table.add_row("other nodes", f"{others} of {len(plan.ops) - len(convs)} float{more}")
+    return table
+
+
+def _reason(text: str) -> str:
+    """Of all that is excluded one line, however many names were given."""
+    return "excluded" if text.startswith("excluded by") else text
+
+
+def add_result(table: Listing, quantized: Quantized, otherwise: str) -> None:
+    """Add what it was calibrated with (`otherwise`, where no data was read), what runs on integers, and the noise."""
+    checked, samples = quantized.facts[Verification], quantized.samples
+    table.add_row("calibration", samples.description if samples else otherwise)
+    if samples and samples.skipped:
+        such_as = "," if len(samples.skipped) == 1 else ", such as"
+        table.add_row("", f"{len(samples.skipped)} left out{such_as} {next(iter(samples.skipped))}")
+    if checked.fused is not None:
+        wanted = len(quantized.facts[Plan].layers)
+        table.add_row(checked.runtime, f"runs {checked.fused} of these {wanted} on integers")
+    for doubt in quantized.warnings:
+        table.add_row(Text("warning", "bold yellow"), Text(doubt))
+    for name, sqnr in checked.sqnr.items():
+        table.add_row("SQNR", f"{sqnr:.1f} dB in {name}")
+
+
+def add_cost(table: Listing, before: Path, after: Path, seconds: float, observing: float | None) -> None:
+    """Add the sizes of both files, the time that all took, and what of it went by with watching data, and the file."""
+    sizes = [f"{storage.size_on_disk(path) / 1e6:.2f} MB" for path in (before, after)]
+    table.add_row("size", " -> ".join(sizes))
+    table.add_row("time", f"{seconds:.1f} s" + ("" if observing is None else f", calibration {observing:.1f} s of it"))
+    table.add_row("output", Text(str(after), "bold green"))
+
+
+def add_found(table: Listing, found: SearchResult) -> None:
+    """Add what a search measured, and what it kept at a higher precision."""
+    wide = [piece.nodes[0] for piece in found.kept if piece.bits is not None]
+    floats = [piece.nodes[0] for piece in found.kept if piece.bits is None]
+    trials = f"{len(found.trials)} trial{plural(len(found.trials))}"
+    table.add_row("measured", f"{found.said} on {found.pictures} picture{plural(found.pictures)}, after {trials}")
+    for names, what in ((wide, f"at {MAX_BITS} bits"), (floats, "float")):
+        if names:
+            table.add_row("kept" if names is wide or not wide else "", f"{len(names)} {what}: {', '.join(names)}")
+
+
+def say_sensitivities(found: Sensitivities, every: bool) -> None:
+    """Print what each piece of the network costs alone, the worst first."""
+    most = len(found.pieces) if every else min(_MOST_SHOWN, len(found.pieces))
+    shown = "all" if most == len(found.pieces) else f"the {most} worst of {len(found.pieces)} (-v: all)"
+    table = Columns("alone on integers", ["SQNR dB", "boxes moved %"])
+    for piece in found.worst_first()[:most]:
+        moved = "-" if math.isnan(piece.moved) else f"{100 * piece.moved:.2f}"
+        table.add_row(Text(piece.nodes[0]), f"{piece.sqnr:.1f}", moved)
+    say(f"\nsensitivity, {shown}, over {found.samples} picture{plural(found.samples)}")
+    OUT.print(table)
+
+
+def list_float(plan: Plan) -> None:
+    """Print each node that stays float, and why."""
+    for name, op in plan.ops.items():
+        if name in plan.skipped:
+            say(f"float: {name} ({op}): {plan.skipped[name]}")
+
+
+def say_warnings(quantized: Quantized) -> None:
+    """Print what speaks against the result, on stderr."""
+    if quantized.samples and quantized.samples.synthetic:
+        warn(
+            "calibrated on synthetic scenes, as no data was given; "
+            "for the best accuracy give some 100 images of the kind the model will see with --calib"
+        )
+    for warning in quantized.facts[Verification].warnings:
+        warn(warning)
+
+
+def say_next(
+    before: Path, after: Path, layout: OutputLayout, annotations: Path | None, images: Path | None, demo: bool
+) -> None:
+    """Print the command that tells what quantization cost, in one line, to be copied."""
+    measurable = not layout.why_no_precision
+    labels = ["--annotations", str(annotations or "A.json")] if measurable else []
+    data = ["--demo"] if demo and images is None else [*labels, "--images", str(images or "DIR")]
+    command = "evaluate" if measurable else "compare"
+    OUT.print(f"next: python -m onnxq.{command} {shlex.join([str(before), str(after), *data])}")

@@ -1,0 +1,155 @@
+"""COCO ground truth and average precision, by pycocotools."""
+
+import contextlib
+import io
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+
+from onnxq.calibration.demo import CLASSES, VALIDATION, scene
+from onnxq.errors import DataError
+from onnxq.yolo.preprocess import read_image
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The objects on those pictures that are there.
+
+    Attributes:
+        coco: pycocotools' index of these pictures and their objects.
+        pictures: what gives the picture of an id, uint8 (height, width, 3), RGB, in the order of ids.
+        categories: name by category id, in the order of ids.
+        files: that the pictures are read from; empty where they are in none.
+    """
+
+    coco: Any
+    pictures: Mapping[int, Callable[[], NDArray[np.uint8]]]
+    categories: dict[int, str]
+    files: tuple[Path, ...] = ()
+
+    @classmethod
+    def painted(
+        cls,
+        scenes: Sequence[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]],
+        names: Sequence[str],
+    ) -> "GroundTruth":
+        """Of pictures in memory.
+
+        Args:
+            scenes: of each the picture, uint8 (height, width, 3), RGB, and of its objects the boxes, float32 (n, 4),
+                xyxy in px, and the labels, int64 (n,).
+            names: of the labels.
+        """
+        categories = dict(enumerate(names))
+        annotations = [
+            {
+                "image_id": number,
+                "category_id": label,
+                "bbox": [left, top, right - left, bottom - top],
+                "area": (right - left) * (bottom - top),
+                "iscrowd": 0,
+            }
+            for number, (_, boxes, labels) in enumerate(scenes)
+            for (left, top, right, bottom), label in zip(boxes.tolist(), labels.tolist())
+        ]
+        looks = {number: partial(np.asarray, picture) for number, (picture, _, _) in enumerate(scenes)}
+        return cls(build_index(looks, categories, annotations), looks, categories)
+
+    @classmethod
+    def load(cls, annotations: Path, images: Path, max_images: int | None = None) -> "GroundTruth":
+        """Read a COCO detection file; pictures that are missing are logged and left out.
+
+        Args:
+            annotations: JSON with `images`, `annotations` and `categories`.
+            images: the folder that the `file_name`s are in.
+            max_images: keep so many pictures, those of the lowest ids.
+
+        Raises:
+            DataError: the file is missing or not of that kind, or no picture is there.
+        """
+        dataset = _read_annotations(annotations)
+        listed = {image["id"]: images / image["file_name"] for image in sorted(dataset["images"], key=_id_of)}
+        paths = {number: path for number, path in listed.items() if os.path.isfile(path)}
+        missing = [path.name for number, path in listed.items() if number not in paths]
+        if not paths:
+            raise DataError(f"{images}: none of the {len(listed)} images of {annotations} is there")
+        if missing:
+            names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            _log.warning("%d of %d images are missing in %s: %s", len(missing), len(listed), images, names)
+        paths = dict(list(paths.items())[:max_images])
+        categories = {category["id"]: category["name"] for category in sorted(dataset["categories"], key=_id_of)}
+        looks = {number: partial(read_image, path) for number, path in paths.items()}
+        return cls(build_index(looks, categories, dataset["annotations"]), looks, categories, tuple(paths.values()))
+
+
+def _id_of(entry: dict[str, Any]) -> int:
+    return int(entry["id"])
+
+
+def _read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        dataset = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is not JSON: {error}") from error
+    try:
+        return {
+            "images": [{"id": int(image["id"]), "file_name": str(image["file_name"])} for image in dataset["images"]],
+            "categories": [{"id": int(entry["id"]), "name": str(entry["name"])} for entry in dataset["categories"]],
+            "annotations": [_annotation(entry) for entry in dataset["annotations"]],
+        }
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        cause = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{path}: is not a COCO detection file: {cause}") from error
+
+
+def _annotation(entry: dict[str, Any]) -> dict[str, Any]:
+    x, y, width, height = map(float, entry["bbox"])
+    if not all(map(math.isfinite, (x, y, width, height))):
+        raise ValueError(f"bbox {entry['bbox']} is not finite")
+    return {
+        "image_id": int(entry["image_id"]),
+        "category_id": int(entry["category_id"]),
+        "bbox": [x, y, width, height],
+        "area": float(entry.get("area", width * height)),
+        "iscrowd": int(entry.get("iscrowd", 0)),
+    }
+
+
+def build_index(pictures: Collection[int], categories: dict[int, str], annotations: list[dict[str, Any]]) -> Any:
+    """pycocotools' index; ids start at 1 because it takes a match with object 0 for none."""
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": number} for number in pictures],
+        "categories": [{"id": number, "name": name} for number, name in categories.items()],
+        "annotations": [
+            {**entry, "id": number}
+            for number, entry in enumerate((e for e in annotations if e["image_id"] in pictures), start=1)
+        ],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def demo_ground_truth(count: int | None = None) -> GroundTruth:
+    """The validation pictures, all painted at once, and what is on them.
+
+    Args:
+        count: at most so many; None: all.
+    """
+    number = VALIDATION.most if count is None else min(count, VALIDATION.most)
+    return GroundTruth.painted([scene("validation", index) for index in range(number)], CLASSES)

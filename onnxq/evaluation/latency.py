@@ -1,0 +1,136 @@
+"""Latency of models, measured side by side."""
+
+import multiprocessing
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.ir.storage import load_proto, size_on_disk
+from onnxq.progress import Progress, silent
+from onnxq.runtime import OperatorTime, Runtime
+from onnxq.runtime.session import Feed
+from onnxq.yolo.detector import detect
+
+WARM_UP = 3
+
+_PROFILED = 15
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What one model takes.
+
+    Attributes:
+        path: its file.
+        bytes: size of the file and of those beside it that hold its weights.
+        peak_memory: bytes that a process of its own needs to load and run it; None where the system does not tell.
+        least, median, p90: milliseconds of a run.
+        operators: operator, as the runtime calls it -> what it takes.
+    """
+
+    path: Path
+    bytes: int
+    peak_memory: int | None
+    least: float
+    median: float
+    p90: float
+    operators: Mapping[str, OperatorTime]
+
+
+def measure_latency(
+    models: Sequence[Path],
+    runtime: type[Runtime],
+    *,
+    threads: int,
+    rounds: int,
+    size: tuple[int, int] | None = None,
+    progress: Progress,
+) -> list[Latency]:
+    """Run models in turn on the same random image.
+
+    Args:
+        threads: within a run.
+        rounds: counted runs of each.
+        size: (height, width) in px, for models that take any.
+
+    Raises:
+        ModelError: a model cannot be read, loaded or run.
+        ConfigError: the runtime is not installed.
+    """
+    progress("loading", 0, 0)
+    feeds = [_random_feed(path, size) for path in models]
+    peaks = [_peak_memory(runtime, path, feed, threads) for path, feed in zip(models, feeds, strict=True)]
+    milliseconds = _latencies(models, feeds, runtime, threads, rounds, progress)
+    progress("profiling", 0, 0)
+    return [
+        Latency(
+            path=path,
+            bytes=size_on_disk(path),
+            peak_memory=peak,
+            least=float(row.min()),
+            median=float(np.median(row)),
+            p90=float(np.percentile(row, 90)),
+            operators=runtime.operator_times(path, feed, threads=threads, rounds=_PROFILED),
+        )
+        for path, feed, peak, row in zip(models, feeds, peaks, milliseconds, strict=True)
+    ]
+
+
+def latencies(models: Sequence[Path], runtime: type[Runtime], *, threads: int, rounds: int) -> NDArray[np.float64]:
+    """Milliseconds of each run, float64 (models, rounds), and nothing else; for arguments and errors see `measure`."""
+    return _latencies(models, [_random_feed(path, None) for path in models], runtime, threads, rounds, silent)
+
+
+def _latencies(
+    models: Sequence[Path],
+    feeds: Sequence[Feed],
+    runtime: type[Runtime],
+    threads: int,
+    rounds: int,
+    progress: Progress,
+) -> NDArray[np.float64]:
+    return 1e3 * _in_turn([runtime(path, threads=threads) for path in models], feeds, rounds, progress)
+
+
+def _random_feed(path: Path, size: tuple[int, int] | None) -> Feed:
+    """The model's batch of images, and what goes with them; the same values for all models of one size and batch."""
+    model = load_proto(path)
+    detector = detect(model, image_size=size)
+    made = detector.preprocess
+    shapes = {value.name: value.type.tensor_type.shape for value in model.graph.input}
+    batch = shapes[detector.input_name].dim[0].dim_value or 1
+    values = np.random.default_rng(0).random(made.shape(detector.size, batch), dtype=np.float32)
+    return detector.feed((made.value_range[1] * values).astype(made.dtype, copy=False))
+
+
+def _in_turn(loaded: Sequence[Runtime], feeds: Sequence[Feed], rounds: int, progress: Progress) -> NDArray[np.float64]:
+    """Seconds of each run, float64 (models, rounds)."""
+    seconds = np.empty((len(loaded), WARM_UP + rounds))
+    for turn in range(WARM_UP + rounds):
+        for row, (model, feed) in enumerate(zip(loaded, feeds, strict=True)):
+            start = time.perf_counter()
+            model.run(feed)
+            seconds[row, turn] = time.perf_counter() - start
+        progress("measuring", max(0, turn + 1 - WARM_UP), rounds)
+    return seconds[:, WARM_UP:]
+
+
+def _peak_memory(runtime: type[Runtime], path: Path, feed: Feed, threads: int) -> int | None:
+    """Peak of the resident memory, bytes, of a new process that loads the model and runs it."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_run_alone, (runtime, path, feed, threads))
+
+
+def _run_alone(runtime: type[Runtime], path: Path, feed: Feed, threads: int) -> int | None:
+    model = runtime(path, threads=threads)
+    for _ in range(WARM_UP):
+        model.run(feed)
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), None)

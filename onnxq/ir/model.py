@@ -1,0 +1,170 @@
+"""The graph of a model, for passes to read and edit: graphsurgeon's nodes in the shell of the original file.
+
+graphsurgeon alone would drop the model's metadata and the doc strings of nodes; everything of the file but the
+graph stays in the shell, and what the graph loses is put back when it is stored.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon import Constant, Node, Variable
+
+from onnxq.ir.proto import MIN_IR_VERSION, copy_fields, copy_message
+
+# graphsurgeon logs what it then raises.
+logging.getLogger("onnx_graphsurgeon").setLevel(logging.CRITICAL)
+
+gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
+
+
+_SAID = "onnxq: "
+"""What lines of doc strings begin with that `Model.set_doc` wrote."""
+
+_PLAIN = (int, float, str, bytes, list, tuple)
+"""Attributes that are no tensors and no graphs."""
+
+
+class Model:
+    """A model being rewritten.
+
+    Attributes:
+        graph: graphsurgeon's view, edited by the passes.
+    """
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self._docs: dict[str, onnx.NodeProto] = {}
+        self._graph_metadata: list[onnx.StringStringEntryProto] = []
+        self._interface: dict[str, onnx.ValueInfoProto] = {}
+        self.replace(proto)
+
+    def replace(self, proto: onnx.ModelProto) -> None:
+        """Take another model in the place of this one, as a converter returns it."""
+        self._shell = onnx.ModelProto()
+        copy_fields(proto, self._shell, "graph")
+        # Before IR version 4 every initializer had to be an input; opset 13 came with version 7.
+        self._shell.ir_version = max(proto.ir_version, MIN_IR_VERSION)
+        documented = (n for n in proto.graph.node if n.name and (n.doc_string or n.metadata_props))
+        # What a converter drops is kept from before.
+        self._docs = {**self._docs, **{n.name: _documentation(n) for n in documented}}
+        self._graph_metadata = list(proto.graph.metadata_props) or self._graph_metadata
+        # Exporters may describe an input or output a second time, in other words, among the inner tensors.
+        declared = {value.name: copy_message(value) for value in (*proto.graph.input, *proto.graph.output)}
+        self._interface = {**declared, **self._interface}
+        self.graph: gs.Graph = gs.import_onnx(proto)
+        for tensor in (*self.graph.inputs, *self.graph.outputs):
+            if isinstance(tensor, Variable) and tensor.name in self._interface:
+                tensor.dtype, tensor.shape = _declared(self._interface[tensor.name].type.tensor_type)
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return int(self.graph.opset)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's own key-value pairs."""
+        return {p.key: p.value for p in self._shell.metadata_props}
+
+    def add_metadata(self, key: str, value: str) -> None:
+        """Set a key of the model's metadata; other keys stay as they are."""
+        for p in self._shell.metadata_props:
+            if p.key == key:
+                p.value = value
+                return
+        self._shell.metadata_props.add(key=key, value=value)
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The model as it now is; the graph can be edited further."""
+        proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
+        for field, _ in proto.ListFields():
+            if field.name != "graph":
+                proto.ClearField(field.name)
+        proto.MergeFrom(self._shell)
+        proto.graph.metadata_props.extend(self._graph_metadata)
+        for value in (*proto.graph.input, *proto.graph.output):
+            if value.name in self._interface:
+                value.CopyFrom(self._interface[value.name])
+        for node in proto.graph.node:
+            if node.name in self._docs:
+                if self._docs[node.name].doc_string:
+                    node.doc_string = self._docs[node.name].doc_string
+                node.metadata_props.extend(self._docs[node.name].metadata_props)
+        return proto
+
+    def set_doc(self, node: str, text: str) -> bool:
+        """Say something of a node in a line of its doc string, which viewers show; what others wrote there stays.
+
+        Args:
+            node: its name.
+            text: takes the place of what was said before; empty: nothing is said any more.
+
+        Returns:
+            Whether the doc string changed.
+        """
+        before = self._docs[node].doc_string if node in self._docs else ""
+        lines = [line for line in before.split("\n") if not line.startswith(_SAID)] if before else []
+        after = "\n".join([*lines, _SAID + text] if text else lines)
+        if after != before:
+            self._docs.setdefault(node, onnx.NodeProto(name=node)).doc_string = after
+        return after != before
+
+    def copy_doc(self, node: str, others: Iterable[str]) -> None:
+        """Let what is said of a node be said of nodes that take its place; all by name."""
+        said = self._docs.get(node)
+        if said is not None:
+            words = {"doc_string": said.doc_string, "metadata_props": said.metadata_props}
+            self._docs.update({name: onnx.NodeProto(name=name, **words) for name in others})
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        """The nodes by name, in graph order; names are unique once the model is normalized."""
+        return {node.name: node for node in self.graph.nodes}
+
+    @property
+    def output_names(self) -> frozenset[str]:
+        """Names of the tensors that are outputs of the model."""
+        return frozenset(t.name for t in self.graph.outputs)
+
+    def taken_names(self) -> set[str]:
+        """Names of all tensors and nodes, those of subgraphs too."""
+        graphs = list(_graphs(self.graph))
+        return {node.name for graph in graphs for node in graph.nodes}.union(*(graph.tensors() for graph in graphs))
+
+    def digest(self) -> str:
+        """SHA-256 of the nodes and constants, to tell whether calibration data belongs to this graph."""
+        sha = hashlib.sha256()
+        constants: dict[str, Constant] = {}
+        for node in self.graph.nodes:
+            sha.update(repr((node.op, [t.name for t in node.inputs], [t.name for t in node.outputs])).encode())
+            sha.update(repr(sorted((k, v) for k, v in node.attrs.items() if isinstance(v, _PLAIN))).encode())
+            constants.update({t.name: t for t in node.inputs if isinstance(t, Constant)})
+        for name in sorted(constants):
+            values = np.ascontiguousarray(constants[name].values)
+            sha.update(repr((name, values.dtype.str, values.shape)).encode())
+            sha.update(values.data if values.size else b"")
+        return sha.hexdigest()
+
+
+def _graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
+    """The graph and all graphs within."""
+    yield graph
+    for node in graph.nodes:
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                yield from _graphs(value)
+
+
+def _declared(tensor: onnx.TypeProto.Tensor) -> tuple[np.dtype[np.generic] | None, list[int | str | None] | None]:
+    """The type and the shape, each None where it is not declared; a size is a number, a name or None."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else None
+    if not tensor.HasField("shape"):
+        return dtype, None
+    return dtype, [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
+
+
+def _documentation(node: onnx.NodeProto) -> onnx.NodeProto:
+    return onnx.NodeProto(name=node.name, doc_string=node.doc_string, metadata_props=node.metadata_props)

@@ -1,0 +1,1 @@
+"""Quantization arithmetic in numpy: integer schemes, histograms, ranges, quantization error, SQNR."""

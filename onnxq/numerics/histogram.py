@@ -1,0 +1,139 @@
+"""A histogram of fixed size whose result does not depend on the order or the batching of the values."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 2048
+
+_FINEST = -60
+
+_EXACT_BITS = 23  # |x| / width stays below 2**23, where float32 still holds every integer and one bit more
+
+_CHUNK = 1 << 15
+
+
+class Histogram:
+    """Counts of values in `BINS` bins whose width is a power of two and whose edges are multiples of it.
+
+    Bin i holds the values in [(start + i) * width, (start + i + 1) * width). When the values span more than `BINS`
+    bins the width doubles and neighbours are added: as the edges at any width are among those at half of it, the
+    counts are the same as if all values had been counted at the final width, which depends on the least and the
+    greatest value alone.
+
+    Attributes:
+        counts: int64 (BINS,).
+        exponent: the width is 2**exponent.
+        start: index of the first bin on the axis of all bins of this width; the edge of bin 0 is start * width.
+        low, high: least and greatest value, exact; inf and -inf while nothing was counted.
+        floor: values below it are counted as if they were it.
+    """
+
+    def __init__(self, floor: float = -math.inf) -> None:
+        self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
+        self.exponent = _FINEST
+        self.start = 0
+        self.low = math.inf
+        self.high = -math.inf
+        self.floor = floor
+
+    @property
+    def width(self) -> float:
+        """Width of a bin."""
+        return math.ldexp(1.0, self.exponent)
+
+    @property
+    def total(self) -> int:
+        """Number of values counted."""
+        return int(self.counts.sum())
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """Edges of the bins, float64 (BINS + 1,), ascending."""
+        return np.ldexp(np.arange(self.start, self.start + BINS + 1, dtype=np.float64), self.exponent)
+
+    def occupied(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Counts int64 (n,) and edges float64 (n + 1,) without the empty bins at both ends.
+
+        The outermost edges are moved inwards to the least and the greatest value.
+        """
+        if self.low > self.high:
+            return np.zeros(1, np.int64), np.zeros(2)
+        last = math.floor(self.high / self.width) - self.start
+        edges = self.edges[: last + 2]
+        edges[0], edges[-1] = self.low, max(self.high, self.low)
+        return self.counts[: last + 1], edges
+
+    def add(self, values: NDArray[np.floating], every: int = 1) -> None:
+        """Count values, of any shape.
+
+        Args:
+            values: all of them decide on `low` and `high`.
+            every: count only each so-manieth of them.
+
+        Raises:
+            FloatingPointError: a value is NaN or infinite; nothing was counted.
+        """
+        flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+        if not flat.size:
+            return
+        low, high = float(flat.min()), float(flat.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise FloatingPointError("NaN or infinite values")
+        self._cover(max(low, self.floor), max(high, self.floor))
+        # Values are scaled up without loss; scaled down, small ones would underflow, and lose their sign, in float32.
+        kind = np.float32 if self.exponent <= 0 else np.float64
+        per_bin = kind(math.ldexp(1.0, -self.exponent))
+        least = np.float32(max(self.floor // self.width, self.start))
+        flat = flat[::every]
+        scaled, index = np.empty(_CHUNK, kind), np.empty(_CHUNK, np.int64)
+        for at in range(0, flat.size, _CHUNK):
+            chunk = flat[at : at + _CHUNK]
+            n = chunk.size
+            with np.errstate(over="ignore"):  # far below the floor
+                np.multiply(chunk, per_bin, out=scaled[:n])
+            # Floor before anything is subtracted: every step up to here is exact in float32, so that a value
+            # falls into the same bin whatever else has been counted.
+            np.floor(scaled[:n], out=scaled[:n])
+            if low < self.floor:
+                np.maximum(scaled[:n], least, out=scaled[:n])
+            np.subtract(scaled[:n], np.float32(self.start), out=index[:n], casting="unsafe")
+            self.counts += np.bincount(index[:n], minlength=BINS)
+
+    def merge(self, other: "Histogram") -> None:
+        """Add another histogram's counts: the result is the histogram of both sets of values."""
+        if other.low > other.high:
+            return
+        self._cover(other.low, other.high)
+        shift = self.exponent - other.exponent
+        occupied = np.flatnonzero(other.counts)
+        np.add.at(self.counts, ((occupied + other.start) >> shift) - self.start, other.counts[occupied])
+
+    def _cover(self, low: float, high: float) -> None:
+        """Grow so that `low` and `high` have a bin."""
+        low, high = min(low, self.low) + 0.0, max(high, self.high) + 0.0  # no negative zeros
+        if (low, high) != (self.low, self.high):
+            self._widen(_exponent(low, high), low)
+            self.low, self.high = low, high
+
+    def _widen(self, exponent: int, low: float) -> None:
+        occupied = np.flatnonzero(self.counts)
+        index = (occupied + self.start) >> (exponent - self.exponent)
+        start = math.floor(math.ldexp(low, -exponent))
+        counts = np.zeros(BINS, np.int64)
+        np.add.at(counts, index - start, self.counts[occupied])
+        self.counts, self.exponent, self.start = counts, exponent, start
+
+
+def _exponent(low: float, high: float) -> int:
+    """Least e so that [low, high] touches at most BINS bins of width 2**e and float32 can count in them exactly.
+
+    It grows with the interval, and so is the same in whatever steps the interval grew.
+    """
+    exponent = max(_FINEST, math.frexp(max(-low, high))[1] - _EXACT_BITS)
+    if high > low:
+        exponent = max(exponent, math.frexp((high - low) / BINS)[1] - 1)
+    while math.floor(math.ldexp(high, -exponent)) - math.floor(math.ldexp(low, -exponent)) >= BINS:
+        exponent += 1
+    return exponent

@@ -1,0 +1,143 @@
+"""Q/DQ pairs and integer weights, put into a graph."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.facts import (
+    CorrectedBiases,
+    Plan,
+    QuantizationParameters,
+    QuantizationPoint,
+    QuantizedWeight,
+    Reconstruction,
+)
+from onnxq.ir import Builder, Constant, Model, Node, Tensor, bias_of, constant, replace_uses, set_bias
+from onnxq.numerics.scheme import MAX_BITS, QParams
+
+
+def insert_qdq(
+    model: Model,
+    plan: Plan,
+    grid: QuantizationParameters,
+    biases: CorrectedBiases | None = None,
+    rebuilt: Reconstruction | None = None,
+) -> int:
+    """Put the planned pairs and weights into the graph, as the pass `insert` says; returns how many nodes are new.
+
+    Args:
+        model: edited in place.
+        plan: what is quantized.
+        grid: scales and zero points.
+        biases: of layers, in the place of the model's.
+        rebuilt: weights and biases of layers, in the place of the rounded ones and of all others.
+    """
+    return _Insertion(model, plan, grid, biases or CorrectedBiases({}), rebuilt or Reconstruction({}, {}, {})).run()
+
+
+class _Insertion:
+    def __init__(
+        self, model: Model, plan: Plan, grid: QuantizationParameters, biases: CorrectedBiases, rebuilt: Reconstruction
+    ) -> None:
+        self._model = model
+        self._plan = plan
+        self._grid = rebuilt.over(grid)
+        self._biases = {**biases.layers, **rebuilt.biases}
+        self._rebuilt: Mapping[str, tuple[QParams, NDArray[np.generic]]] = rebuilt.weights
+        self._tensors = model.graph.tensors()
+        self._nodes = model.nodes
+        self._fresh = Builder(model)
+        self._shared: dict[str, list[Constant]] = {}
+        self._limits_of: dict[str, list[Constant]] = {}
+
+    def run(self) -> int:
+        behind: dict[str, list[Node]] = {}
+        for point in self._plan.points:
+            made = self._activation(point)
+            if made:
+                behind.setdefault(self._maker(point.tensor), []).extend(made)
+        before: dict[str, list[Node]] = {}
+        for weight in self._plan.weights:
+            tensor = self._tensors.get(weight.tensor)
+            if tensor is not None and any(_reads(self._nodes[name], tensor) for name in weight.users):
+                before.setdefault(weight.users[0], []).append(self._weight(weight))
+
+        for name, bias in self._biases.items():
+            self._set_bias(self._nodes[name], bias)
+        nodes = behind.pop("", [])
+        for node in self._model.graph.nodes:
+            nodes += [*before.get(node.name, []), node, *behind.get(node.name, [])]
+        inserted = len(nodes) - len(self._model.graph.nodes)
+        self._model.graph.nodes = nodes
+        return inserted
+
+    def _maker(self, tensor: str) -> str:
+        """Name of the node that makes a tensor; "" of inputs and constants."""
+        makers = self._tensors[tensor].inputs
+        return makers[0].name if makers else ""
+
+    def _activation(self, point: QuantizationPoint) -> list[Node]:
+        tensor = self._tensors[point.tensor]
+        users = [node for node in map(self._nodes.__getitem__, point.users) if _reads(node, tensor)]
+        if not users:
+            return []
+        grid = self._grid.activations[point.tensor]
+        name = point.tensor
+        quantized = self._fresh.variable(f"{name}_quantized", grid.scheme.dtype, tensor.shape)
+        dequantized = self._fresh.variable(f"{name}_dequantized", np.dtype(np.float32), tensor.shape)
+        replace_uses(tensor, dequantized, users)
+        parameters = self._parameters(point.group, grid)
+        nodes = [self._node("QuantizeLinear", name, [tensor, *parameters], quantized, grid)]
+        if grid.scheme.bits < MAX_BITS:
+            clipped = self._fresh.variable(f"{name}_clipped", grid.scheme.dtype, tensor.shape)
+            limits = self._limits(point.group, grid)
+            nodes.append(self._fresh.node("Clip", f"{name}_Clip", [quantized, *limits], [clipped]))
+            quantized = clipped
+        nodes.append(self._node("DequantizeLinear", name, [quantized, *parameters], dequantized, grid))
+        return nodes
+
+    def _weight(self, weight: QuantizedWeight) -> Node:
+        tensor = self._tensors[weight.tensor]
+        grid = self._grid.weights[weight.tensor]
+        if weight.tensor in self._rebuilt:
+            _, integers = self._rebuilt[weight.tensor]
+        else:
+            integers = grid.quantize(np.asarray(constant(tensor), np.float32))
+        stored = self._fresh.constant(f"{weight.tensor}_quantized", integers)
+        dequantized = self._fresh.variable(f"{weight.tensor}_dequantized", np.dtype(np.float32), list(integers.shape))
+        replace_uses(tensor, dequantized, [self._nodes[name] for name in weight.users])
+        return self._node(
+            "DequantizeLinear", weight.tensor, [stored, *self._parameters(weight.tensor, grid)], dequantized, grid
+        )
+
+    def _set_bias(self, layer: Node, bias: NDArray[np.float32]) -> None:
+        old = bias_of(layer)
+        if old is not None and np.array_equal(old.values, bias):
+            return
+        name = f"{layer.name}_bias" if old is None else old.name
+        set_bias(layer, self._fresh.constant(f"{name}_corrected", bias))
+
+    def _parameters(self, name: str, grid: QParams) -> list[Constant]:
+        if name not in self._shared:
+            self._shared[name] = [
+                self._fresh.constant(f"{name}_scale", np.array(grid.scale)),
+                self._fresh.constant(f"{name}_zero_point", np.array(grid.zero_point)),
+            ]
+        return self._shared[name]
+
+    def _limits(self, name: str, grid: QParams) -> list[Constant]:
+        if name not in self._limits_of:
+            self._limits_of[name] = [
+                self._fresh.constant(f"{name}_qmin", np.array(grid.scheme.qmin, grid.scheme.dtype)),
+                self._fresh.constant(f"{name}_qmax", np.array(grid.scheme.qmax, grid.scheme.dtype)),
+            ]
+        return self._limits_of[name]
+
+    def _node(self, op: str, name: str, inputs: list[Tensor], output: Tensor, grid: QParams) -> Node:
+        attrs = {} if grid.scheme.axis is None else {"axis": grid.scheme.axis}
+        return self._fresh.node(op, f"{name}_{op}", inputs, [output], **attrs)
+
+
+def _reads(node: Node, tensor: Tensor) -> bool:
+    return any(t is tensor for t in node.inputs)

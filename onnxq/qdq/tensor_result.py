@@ -1,0 +1,90 @@
+"""What a run ended with for each tensor, from its facts: the grids, the ranges and what they cost."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from onnxq.facts import (
+    FittedRange,
+    FittedRanges,
+    Plan,
+    QuantizationParameters,
+    QuantizationPoint,
+    Reconstruction,
+    Statistics,
+)
+from onnxq.numerics.histogram import Histogram
+from onnxq.numerics.quantization_error import clipped_share, expected_sqnr, sqnr_after_silu
+from onnxq.numerics.ranges import METHODS, method_for
+from onnxq.numerics.scheme import QParams, Range
+from onnxq.pipeline import Facts
+
+
+@dataclass(frozen=True)
+class TensorResult:
+    """What became of a tensor that passes through Q and DQ.
+
+    Attributes:
+        point: the tensor.
+        fit: the range that it has in the end, and what this costs.
+        qparams: its grid.
+        values: of its group, as they were seen; None where the range is known without data.
+    """
+
+    point: QuantizationPoint
+    fit: FittedRange
+    qparams: QParams
+    values: Histogram | None
+
+    def alternatives(self) -> dict[str, FittedRange]:
+        """By method the range that it would have chosen from the same values; none where nothing was seen of them."""
+        if self.values is None:
+            return {}
+        scheme = self.point.scheme
+        methods = {name: method_for(name, self.point.silu_output) for name in METHODS}
+        return {
+            name: expected(self.values, self.point, method(self.values, scheme), name)
+            for name, method in methods.items()
+        }
+
+
+def final_qparams(facts: Facts) -> QuantizationParameters:
+    """The grids as they are in the file."""
+    rebuilt = facts.get(Reconstruction)
+    return facts[QuantizationParameters] if rebuilt is None else rebuilt.over(facts[QuantizationParameters])
+
+
+def tensor_results(facts: Facts) -> Iterator[TensorResult]:
+    """Of every point, in the order of the plan."""
+    plan, grid, statistics = facts[Plan], final_qparams(facts), facts[Statistics]
+    groups = plan.groups()
+
+    @cache
+    def values_of(group: str) -> Histogram | None:
+        sources = dict.fromkeys(source for point in groups[group] for source in point.sources)
+        return statistics.of(sources) if sources else None
+
+    for point in plan.points:
+        fit, values, qparams = (
+            facts[FittedRanges].groups[point.group],
+            values_of(point.group),
+            grid.activations[point.tensor],
+        )
+        if qparams is not facts[QuantizationParameters].activations[point.tensor]:
+            bounds = Range(qparams.low, qparams.high)
+            method = "error of outputs"
+            fit = FittedRange(bounds, method=method) if values is None else expected(values, point, bounds, method)
+        yield TensorResult(point, fit, qparams, values)
+
+
+def expected(values: Histogram, point: QuantizationPoint, bounds: Range, method: str) -> FittedRange:
+    """What a range can be expected to cost.
+
+    Args:
+        values: of the point's group.
+        point: the tensor, or one of the group.
+        bounds: the range.
+        method: how it was chosen.
+    """
+    noise = sqnr_after_silu if point.silu_input else expected_sqnr
+    return FittedRange(bounds, noise(values, point.scheme, bounds), clipped_share(values, point.scheme, bounds), method)

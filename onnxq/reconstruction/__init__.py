@@ -1,0 +1,1 @@
+"""Layer-wise reconstruction: each layer is fitted to its quantized input."""

@@ -1,0 +1,129 @@
+"""Layers as products of matrices: which inputs meet which weights at an output position."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.ir import Node, constant, output_axis
+
+Array = NDArray[np.float32]
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Im2col:
+    """A layer as y[g, :, p] = W[g] x[g, :, p] (+ bias): a Conv, a ConvTranspose whose windows do not overlap, a Gemm or
+    a MatMul.
+
+    Attributes:
+        shape: of its weight.
+        group: number of groups.
+        strides, dilations: vertical, horizontal.
+        pads: of the image at the top, left, bottom and right.
+        transposed: a ConvTranspose; each input pixel gives a block of outputs of its own, which count as channels.
+        rows: a Gemm or MatMul: each row of what it reads is a position, in a field of one row.
+        outputs_last: of these, the weight is (inputs, outputs).
+    """
+
+    shape: tuple[int, ...]
+    group: int
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    transposed: bool = False
+    rows: bool = False
+    outputs_last: bool = False
+
+    @classmethod
+    def of(cls, node: Node) -> "Im2col | None":
+        """The unfolding of a layer with constant weights; None of one that has none."""
+        weight = constant(node.inputs[1])
+        attrs = node.attrs
+        if weight is not None and weight.ndim == 2:
+            return cls(weight.shape, 1, (1, 1), (1, 1), (0, 0, 0, 0), rows=True, outputs_last=output_axis(node) == 1)
+        if weight is None or weight.ndim != 4 or attrs.get("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET"):
+            return None
+        strides, dilations = tuple(attrs.get("strides", (1, 1))), tuple(attrs.get("dilations", (1, 1)))
+        pads, group = tuple(attrs.get("pads", (0, 0, 0, 0))), attrs.get("group", 1)
+        if node.op == "Conv":
+            return cls(weight.shape, group, strides, dilations, pads)
+        is_plain = strides == weight.shape[2:] and dilations == (1, 1) and not any(pads) and group == 1
+        if node.op == "ConvTranspose" and is_plain and not any(attrs.get("output_padding", (0, 0))):
+            return cls(weight.shape, 1, (1, 1), (1, 1), (0, 0, 0, 0), transposed=True)
+        return None
+
+    @cached_property
+    def inputs(self) -> int:
+        """Number of inputs that meet at a position, within a group."""
+        if self.rows:
+            return self.shape[0 if self.outputs_last else 1]
+        return self.shape[0] if self.transposed else int(np.prod(self.shape[1:]))
+
+    def matrix(self, weight: NDArray[np.generic]) -> NDArray[np.float64]:
+        """A weight as float64 (groups, outputs of a group, inputs)."""
+        if self.transposed or self.outputs_last:
+            return np.asarray(weight, np.float64).reshape(1, self.shape[0], -1).swapaxes(1, 2)
+        return np.asarray(weight, np.float64).reshape(self.group, self.shape[0] // self.group, -1)
+
+    def weight(self, matrix: NDArray[np.generic]) -> NDArray[np.generic]:
+        """What `matrix` undoes: the weight of (groups, outputs of a group, inputs)."""
+        flipped = self.transposed or self.outputs_last
+        return np.ascontiguousarray(matrix.swapaxes(1, 2) if flipped else matrix).reshape(self.shape)
+
+    def per_output(self, channels: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Values of the layer's output channels, as (groups, outputs of a group) of the matrix."""
+        if self.transposed:
+            return np.repeat(channels, int(np.prod(self.shape[2:])))[None]
+        return channels.reshape(self.group, -1)
+
+    def per_channel(self, outputs: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Of (groups, outputs of a group): the mean over those of each of the layer's output channels, (channels,)."""
+        return outputs.reshape(self.shape[1], -1).mean(axis=1) if self.transposed else outputs.reshape(-1)
+
+    def columns(self, x: NDArray[np.generic], positions: Positions) -> NDArray[np.generic]:
+        """The inputs at output positions, (groups, inputs, n), of the type of x; zero beyond the borders.
+
+        Args:
+            x: one image, (channels, height, width); of a Gemm or MatMul (..., inputs).
+            positions: rows and columns of the output, int64 (2, n); of the input of a ConvTranspose.
+        """
+        if self.rows:
+            return np.asarray(x.reshape(-1, x.shape[-1])[positions[1]].T[None])
+        channels, height, width = x.shape
+        if self.transposed or (self.shape[2:] == (1, 1) and not any(self.pads)):
+            rows, columns = positions * np.array(self.strides)[:, None]
+            return x[:, rows, columns].reshape(self.group, channels // self.group, -1)
+        taps = [np.arange(size) * step for size, step in zip(self.shape[2:], self.dilations, strict=True)]
+        starts = positions * np.array(self.strides)[:, None] - np.array(self.pads[:2])[:, None]
+        rows, columns = (start[None, :] + tap[:, None] for start, tap in zip(starts, taps, strict=True))
+        inside = ((rows >= 0) & (rows < height))[:, None, :] & ((columns >= 0) & (columns < width))[None, :, :]
+        flat = np.clip(rows, 0, height - 1)[:, None, :] * width + np.clip(columns, 0, width - 1)[None, :, :]
+        taken = x.reshape(channels, -1)[:, flat]
+        taken[:, ~inside] = 0
+        return taken.reshape(self.group, -1, positions.shape[1])
+
+    def outputs(self, y: NDArray[np.generic], positions: Positions) -> NDArray[np.generic]:
+        """The outputs at these positions, (groups, outputs of a group, n).
+
+        Args:
+            y: one image, (channels, height, width); of a Gemm or MatMul (..., outputs).
+            positions: as for `columns`.
+        """
+        if self.rows:
+            return self.columns(y, positions)
+        if not self.transposed:
+            return y[:, positions[0], positions[1]].reshape(self.group, -1, positions.shape[1])
+        high, wide = self.shape[2:]
+        rows = positions[0][None, None] * high + np.arange(high)[:, None, None]
+        columns = positions[1][None, None] * wide + np.arange(wide)[None, :, None]
+        return y[:, rows, columns].reshape(1, -1, positions.shape[1])
+
+    def size(self, y: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width of the field of positions, of an output of this shape (batch, channels, height, width)."""
+        if self.rows:
+            return 1, int(np.prod(y[1:-1]))
+        high, wide = self.shape[2:] if self.transposed else (1, 1)
+        return y[-2] // high, y[-1] // wide

@@ -1,0 +1,218 @@
+"""A report as one HTML file: nothing is loaded from elsewhere, and without JavaScript only sorting is missing."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+
+from onnxq.report.content import (
+    Block,
+    Cell,
+    Curve,
+    Groups,
+    Header,
+    Name,
+    Number,
+    Plot,
+    Plots,
+    Points,
+    Report,
+    Table,
+    Text,
+    head_of,
+    sections_of,
+    spans,
+)
+from onnxq.report.svg import curve, histogram
+from onnxq.report.xml import Markup, escaped, tag, together
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+"""With this a browser loads nothing, whatever is in the page."""
+
+_LEGEND = (
+    "The bars are how often values were seen, on a logarithmic scale; the band is what the integers reach, and the "
+    "lines below are the ranges that each method would have chosen."
+)
+"""Of the plots."""
+
+_STYLE = """
+:root { color-scheme: light dark; --text: #1f2328; --soft: #59636e; --line: #d1d9e0; --back: #ffffff; --fill: #f6f8fa;
+  --blue: #2f74c0; --orange: #b35900; --band: #2f74c01f; --warn: #9a6700; }
+@media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --soft: #9198a1; --line: #3d444d; --back: #0d1117;
+  --fill: #161b22; --blue: #58a6ff; --orange: #e3913b; --band: #58a6ff26; --warn: #d29922; } }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--text); background: var(--back); font: 15px/1.5 system-ui, sans-serif; }
+main { max-width: 62rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.6rem; margin: .5rem 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-bottom: .2rem; border-bottom: 1px solid var(--line); }
+p { margin: .5rem 0; }
+.soft { color: var(--soft); }
+.warn { color: var(--warn); }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .6rem; margin: 1rem 0; }
+.tiles div { background: var(--fill); border: 1px solid var(--line); border-radius: 6px; padding: .5rem .7rem; }
+.tiles b { display: block; font-size: 1.25rem; overflow-wrap: anywhere; }
+.tiles span { color: var(--soft); font-size: .85rem; }
+.scroll { overflow: auto; border: 1px solid var(--line); border-radius: 6px; }
+.long { max-height: 36rem; }
+table { border-spacing: 0; width: 100%; font-size: .85rem; }
+th, td { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: middle; }
+tr:last-child td { border-bottom: 0; }
+th { background: var(--fill); position: sticky; top: 0; z-index: 1; font-weight: 600; vertical-align: bottom; }
+td:first-child, th:first-child { position: sticky; left: 0; }
+td:first-child { background: var(--back); }
+th:first-child { z-index: 2; }
+td.n { white-space: nowrap; }
+.n { text-align: right; font-variant-numeric: tabular-nums; }
+.id { font-family: ui-monospace, monospace; font-size: .8rem; min-width: 11rem; overflow-wrap: anywhere; }
+th button { all: unset; cursor: pointer; }
+th button:focus-visible { outline: 2px solid var(--blue); }
+a { color: var(--blue); text-decoration: none; }
+code { font-family: ui-monospace, monospace; font-size: .88em; background: var(--fill); padding: .1em .3em;
+  border-radius: 4px; overflow-wrap: anywhere; }
+ul { padding-left: 1.4rem; }
+li { margin: .4rem 0; }
+details { border: 1px solid var(--line); border-radius: 6px; margin: .4rem 0; padding: .35rem .7rem; }
+summary { cursor: pointer; overflow-wrap: anywhere; }
+.plot { display: flex; flex-wrap: wrap; gap: 1rem; align-items: center; padding: .5rem 0; }
+.plot svg { flex: 1 1 20rem; min-width: 0; max-width: 34rem; }
+.plot .scroll { flex: 1 1 16rem; }
+svg { width: 100%; height: auto; font: 10px system-ui, sans-serif; fill: var(--soft); }
+svg.small { width: 10rem; height: 3rem; }
+.bars { fill: var(--blue); } .band { fill: var(--band); } .curve { fill: none; stroke: var(--blue); stroke-width: 1.5; }
+.bound { stroke: var(--orange); stroke-width: 1.5; } .other { fill: none; stroke: var(--orange); }
+.grid { stroke: var(--line); } .axis { stroke: var(--soft); }
+input { font: inherit; width: 100%; max-width: 24rem; padding: .3rem .6rem; margin: .3rem 0 .6rem; color: inherit;
+  background: var(--back); border: 1px solid var(--line); border-radius: 6px; }
+@media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding: .25rem .35rem; }
+  .id { font-size: .75rem; min-width: 8rem; } details { padding: .35rem .5rem; }
+  svg { font-size: 12.5px; overflow: visible; } svg.small { width: 6rem; } }
+"""
+
+_SCRIPT = """
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0];
+  const key = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent;
+  [...table.tHead.rows[0].cells].forEach((cell, column) => {
+    const button = document.createElement("button");
+    button.textContent = cell.textContent;
+    cell.replaceChildren(button);
+    let up = false;
+    button.onclick = () => {
+      up = !up;
+      const order = (a, b) => key(a, column).localeCompare(key(b, column), "en", { numeric: false });
+      const number = (row) => parseFloat(key(row, column));
+      const numeric = cell.classList.contains("n");
+      const sorted = [...body.rows].sort((a, b) => (up ? 1 : -1) * (numeric ? number(a) - number(b) : order(a, b)));
+      body.replaceChildren(...sorted);
+    };
+  });
+  const field = document.createElement("input");
+  field.placeholder = "only names with ...";
+  field.setAttribute("aria-label", "only names with");
+  field.oninput = () => {
+    for (const row of body.rows) row.hidden = !row.cells[0].textContent.includes(field.value);
+  };
+  table.parentElement.before(field);
+}
+"""
+
+
+def to_html(report: Report) -> str:
+    """The report as a page."""
+    shown = head_of(report)
+    head = together(
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("title", f"{shown.title}, quantized"),
+        tag("style", Markup(_STYLE)),
+    )
+    body = tag("main", *_head(shown), *_sections(report))
+    page = tag("html", tag("head", head), tag("body", body, tag("script", Markup(_SCRIPT))), lang="en")
+    return f"<!DOCTYPE html>\n{page}\n"
+
+
+def _head(head: Header) -> Iterator[Markup]:
+    yield tag("h1", head.title)
+    yield from map(_block, head.texts)
+    yield tag("div", *(tag("div", tag("b", value), tag("span", what)) for what, value in head.facts), class_="tiles")
+    for warning in head.warnings:
+        yield tag("p", tag("b", "Warning: "), warning, class_="warn")
+
+
+def _sections(report: Report) -> Iterator[Markup]:
+    for section in sections_of(report):
+        yield tag("h2", section.title)
+        yield from map(_block, section.blocks)
+
+
+def _block(block: Block) -> Markup:
+    match block:
+        case Text():
+            return tag("p", *_spans(block.text), class_="soft" if block.aside else None)
+        case Points():
+            return tag("ul", *(tag("li", *_spans(text)) for text in block.texts))
+        case Table():
+            return _table(block)
+        case Groups():
+            return together(*(_group(what, names) for what, names in block.names.items()))
+        case Plots():
+            return together(tag("p", _LEGEND, class_="soft"), *map(_plot, block.plots))
+
+
+def _spans(text: str) -> Iterable[Markup]:
+    return (tag("code", part) if is_code else escaped(part) for is_code, part in spans(text))
+
+
+def _group(what: str, names: tuple[str, ...]) -> Markup:
+    listed = tag("ul", *(tag("li", _breakable(name), class_="id") for name in names))
+    return tag("details", tag("summary", f"{len(names)}: {what}"), listed)
+
+
+def _plot(plot: Plot) -> Markup:
+    first, *others = plot.tensors
+    more = f" and {len(others)} more" if others else ""
+    shared = tag("p", "Shares its scale with: ", _name(", ".join(others))) if others else ""
+    return tag(
+        "details",
+        tag("summary", _name(first), f"{more}, {plot.sqnr}\N{NO-BREAK SPACE}dB"),
+        tag(
+            "div",
+            histogram(plot.counts, plot.seen, plot.grid, plot.bounds),
+            _table(plot.compared),
+            class_="plot",
+            id=f"v{plot.number}",
+        ),
+        shared,
+    )
+
+
+def _name(text: str) -> Markup:
+    return tag("span", _breakable(text), class_="id")
+
+
+def _breakable(name: str) -> Markup:
+    """A name from the graph, of which lines end behind a slash, but for a leading one, rather than anywhere."""
+    return Markup(tag("wbr").join(map(escaped, re.split("(?<=[^/]/)", name))))
+
+
+def _table(table: Table) -> Markup:
+    """A table that scrolls within the page; columns of numbers stand right."""
+    classes = ["n" if is_number else None for is_number in table.has(Number)]
+    head = tag("tr", *(tag("th", name, class_=class_) for name, class_ in zip(table.columns, classes)))
+    body = (tag("tr", *map(_cell, row)) for row in table.rows)
+    made = tag("table", tag("thead", head), tag("tbody", *body), class_="sortable" if table.sortable else None)
+    return tag("div", made, class_="scroll long" if table.sortable else "scroll")
+
+
+def _cell(cell: Cell) -> Markup:
+    match cell:
+        case Number():
+            value = math.inf if cell.value is None else cell.value
+            return tag("td", str(cell), class_="n", data_value=f"{value:g}".replace("inf", "Infinity"))
+        case Name():
+            name = _breakable(cell.text)
+            return tag("td", name if cell.plot is None else tag("a", name, href=f"#v{cell.plot}"), class_="id")
+        case Curve():
+            return tag("td", curve(cell.values))
+        case str():
+            return tag("td", cell)

@@ -1,0 +1,135 @@
+"""Plots as SVG, coloured by the classes of the page that they stand on."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from onnxq.report.xml import Markup, tag, together
+
+_WIDTH = 420.0
+
+_LEFT, _RIGHT = 64.0, 12.0
+
+_TOP, _BARS = 8.0, 110.0
+
+_ROW = 14.0
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A range of values, left to right."""
+
+    low: float
+    high: float
+
+    def __call__(self, value: float) -> float:
+        span = self.high - self.low
+        share = (value - self.low) / span if span > 0 else 0.5
+        return _LEFT + min(1.0, max(0.0, share)) * (_WIDTH - _LEFT - _RIGHT)
+
+
+def histogram(
+    counts: Sequence[int],
+    seen: tuple[float, float],
+    chosen: tuple[float, float],
+    others: Mapping[str, tuple[float, float]],
+) -> Markup:
+    """How often values occur, on a logarithmic scale; the range that was chosen, and below it those of other methods.
+
+    Args:
+        counts: of values in columns of one width.
+        seen: where the first column begins and the last one ends.
+        chosen: the least and the greatest value on the grid.
+        others: by method the bounds that it would have chosen.
+    """
+    axis = _Axis(min(seen[0], chosen[0]), max(seen[1], chosen[1]))
+    floor = _TOP + _BARS
+    height = floor + 22 + _ROW * len(others)
+    left, right = axis(chosen[0]), axis(chosen[1])
+    return _svg(
+        height,
+        "histogram of the values, with the chosen range and those of other methods",
+        tag("rect", class_="band", x=_px(left), y=_px(_TOP), width=_px(max(right - left, 0.5)), height=_px(_BARS)),
+        *_decades(max(counts, default=0)),
+        _columns(counts, seen, axis),
+        *(tag("line", class_="bound", x1=_px(x), x2=_px(x), y1=_px(_TOP), y2=_px(floor)) for x in (left, right)),
+        *_ticks(axis, floor),
+        *(_interval(name, bounds, axis, floor + 30 + _ROW * row) for row, (name, bounds) in enumerate(others.items())),
+    )
+
+
+def _columns(counts: Sequence[int], seen: tuple[float, float], axis: _Axis) -> Markup:
+    width = (axis(seen[1]) - axis(seen[0])) / max(1, len(counts))
+    most = max(counts, default=0)
+    steps = [f"M{_px(axis(seen[0]))} {_px(_TOP + _BARS)}"]
+    steps += [f"V{_px(_TOP + _BARS * (1 - _share(count, most)))}h{_px(width)}" for count in counts]
+    return tag("path", class_="bars", d="".join([*steps, f"V{_px(_TOP + _BARS)}Z"]))
+
+
+def _share(count: int, most: int) -> float:
+    """Of the height: one value has a little, so that it is seen beside none."""
+    return math.log10(2 * count) / math.log10(2 * most) if count else 0.0
+
+
+def _decades(most: int) -> Iterable[Markup]:
+    """Lines at 1, 10, 100, ..., every second one where there are many."""
+    decades = range(math.floor(math.log10(most)) + 1) if most else range(0)
+    for decade in decades[:: 1 if len(decades) <= 4 else 2]:
+        y = _TOP + _BARS * (1 - _share(10**decade, most)) if most > 1 else _TOP
+        yield tag("line", class_="grid", x1=_px(_LEFT), x2=_px(_WIDTH - _RIGHT), y1=_px(y), y2=_px(y))
+        yield tag("text", f"{10**decade:,}", x=_px(_LEFT - 5), y=_px(y + 3.5), text_anchor="end")
+
+
+def _ticks(axis: _Axis, floor: float) -> Iterable[Markup]:
+    yield tag("line", class_="axis", x1=_px(_LEFT), x2=_px(_WIDTH - _RIGHT), y1=_px(floor), y2=_px(floor))
+    for value in _round_values(axis.low, axis.high):
+        x = _px(axis(value))
+        yield tag("line", class_="axis", x1=x, x2=x, y1=_px(floor), y2=_px(floor + 4))
+        yield tag("text", f"{value:g}", x=x, y=_px(floor + 15), text_anchor="middle")
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """Some four round values within an interval."""
+    if not high > low:
+        return [low]
+    step = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step *= max(factor for factor in (1, 2, 5) if factor * step <= (high - low) / 3)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [float(f"{number * step:.10g}") for number in range(first, last + 1)]
+
+
+def _interval(name: str, bounds: tuple[float, float], axis: _Axis, y: float) -> Markup:
+    left, right = axis(bounds[0]), axis(bounds[1])
+    ends = f"M{_px(left)} {_px(y - 3)}v6M{_px(left)} {_px(y)}H{_px(right)}M{_px(right)} {_px(y - 3)}v6"
+    label = tag("text", name, x=_px(_LEFT - 5), y=_px(y + 3.5), text_anchor="end")
+    return together(label, tag("path", class_="other", d=ends))
+
+
+def curve(values: Sequence[float]) -> Markup:
+    """Positive values, the greatest first, on a logarithmic scale over their ranks."""
+    floor, height = 44.0, 48.0
+    low, high = math.log10(min(values)), math.log10(max(values))
+    span = max(high - low, 0.5)
+    step = (_CURVE - 4) / max(1, len(values) - 1)
+    points = " ".join(
+        f"{_px(2 + step * rank)},{_px(4 + (floor - 4) * (high - math.log10(value)) / span)}"
+        for rank, value in enumerate(values)
+    )
+    if len(values) == 1:
+        points += f" {_px(_CURVE - 2)},4"
+    return tag(
+        "svg",
+        tag("polyline", class_="curve", points=points),
+        class_="small", viewBox=f"0 0 {_CURVE:g} {height:g}", role="img", aria_label="scales of the channels",
+    )  # fmt: skip
+
+
+_CURVE = 160.0
+
+
+def _svg(height: float, label: str, *inner: Markup) -> Markup:
+    return tag("svg", *inner, viewBox=f"0 0 {_WIDTH:g} {_px(height)}", role="img", aria_label=label)
+
+
+def _px(length: float) -> str:
+    return f"{length:.1f}".removesuffix(".0")

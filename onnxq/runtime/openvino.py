@@ -1,0 +1,103 @@
+"""OpenVINO's CPU plugin as a runtime."""
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxq.errors import ConfigError, ModelError
+from onnxq.ir.storage import loadable
+from onnxq.runtime.base import IntegerLayers, OperatorTime, Runtime, Source, summed_times
+from onnxq.runtime.session import Feed, first_line, fitted
+
+_PLACES = ("Exception from", "Check", "While", "Summary", "--")
+"""How lines of OpenVINO's errors begin that tell where, not what."""
+
+
+class OpenVino(Runtime):
+    """OpenVINO's CPU plugin, in float32 where the model is not quantized."""
+
+    title = "OpenVINO"
+    _LAYERS: ClassVar[frozenset[str]] = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
+    _INTEGERS: ClassVar[frozenset[str]] = frozenset({"i8", "u8"})
+
+    def __init__(self, model: Source, *, threads: int = 0) -> None:
+        self._compiled = _compiled(model, threads)
+        self._request = self._compiled.create_infer_request()
+
+    def run(self, feed: Feed) -> dict[str, NDArray[np.generic]]:
+        """Run one feed."""
+        try:
+            found = self._request.infer(fitted(feed, _float_types(self._compiled)), share_inputs=True)
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO cannot run the model: {first_line(error)}") from error
+        return {name: np.asarray(values) for port, values in found.items() for name in port.names}
+
+    @classmethod
+    def is_installed(cls) -> bool:
+        """Whether the extra `openvino` is there."""
+        return importlib.util.find_spec("openvino") is not None
+
+    @classmethod
+    def operator_times(
+        cls, model: Source, feed: Feed, *, threads: int = 0, rounds: int = 10
+    ) -> dict[str, OperatorTime]:
+        """By OpenVINO's performance counters; an operator is a type and a precision."""
+        compiled = _compiled(model, threads, PERF_COUNT=True)
+        request, floats = compiled.create_infer_request(), _float_types(compiled)
+        spans = []
+        for _ in range(rounds):
+            request.infer(fitted(feed, floats), share_inputs=True)
+            executed = (node for node in request.profiling_info if node.real_time)
+            spans += [(_operator(node), node.node_name, node.real_time.total_seconds()) for node in executed]
+        return summed_times(spans)
+
+    def integer_layers(self, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
+        """By the runtime model, whose nodes list the names of what they were made of."""
+        executed = [
+            frozenset(_text(node, "originalLayersNames").split(","))
+            for node in self._compiled.get_runtime_model().get_ordered_ops()
+            if _text(node, "layerType") in self._LAYERS and _text(node, "runtimePrecision") in self._INTEGERS
+        ]
+        # A layer with a bias is two of OpenVINO's nodes, of which the Convolution itself has a suffix.
+        wanted = tuple(n for n in layers if any({n, f"{n}/WithoutBiases"} & names for names in executed))
+        return IntegerLayers(wanted, max(0, len(executed) - len(wanted)))
+
+
+def _compiled(model: Source, threads: int, **options: object) -> Any:
+    try:
+        import openvino
+    except ImportError:
+        raise ConfigError("OpenVINO is not installed; pip install 'onnxq[openvino]'") from None
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", **options}
+    core = openvino.Core()
+    try:
+        with loadable(model) as source:
+            return core.compile_model(core.read_model(source), "CPU", settings)
+    except RuntimeError as error:
+        raise ModelError(f"OpenVINO cannot load the model: {_cause(error)}") from error
+
+
+def _cause(error: RuntimeError) -> str:
+    """What OpenVINO says last, among the places in its source that the error came through."""
+    lines = [line for line in str(error).splitlines() if line]
+    said = [line for line in lines if not line.startswith(_PLACES)]
+    return (said or lines)[-1]
+
+
+def _float_types(compiled: Any) -> dict[str, "np.dtype[Any]"]:
+    kinds = {port.get_any_name(): port.get_element_type().to_dtype() for port in compiled.inputs}
+    return {name: kind for name, kind in kinds.items() if kind.kind == "f"}
+
+
+def _operator(node: Any) -> str:
+    """Type and precision, as `Convolution I8` of one that runs as `brgconv_avx512_1x1_I8`."""
+    return f"{node.node_type} {node.exec_type.rsplit('_', 1)[-1]}"
+
+
+def _text(node: Any, key: str) -> str:
+    info = node.get_rt_info()
+    return str(info[key].astype(str)) if key in info else ""

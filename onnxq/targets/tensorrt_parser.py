@@ -1,0 +1,268 @@
+"""The rules of TensorRT's ONNX parser for Q/DQ files, checked without TensorRT.
+
+"Parser" is onnx/onnx-tensorrt for TensorRT 10 (`QuantDequantLinearHelper` and the importers in `onnxOpImporters.cpp`,
+`docs/operators.md`); "guide" is "Explicit Quantization" in NVIDIA's documentation of TensorRT. Some rules are stricter
+than the parser: what it would read in another sense than ONNX, or what the builder refuses or computes wrongly later.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from onnxq.ir import LAYERS
+
+_OPSETS = range(13, 25)
+"""The parser reads 9 to 24; scales per channel have an axis from 13 on."""
+
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+_QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+
+_AXIS = 1
+"""Default of the attribute `axis` of both operators."""
+
+
+def violations(proto: onnx.ModelProto) -> list[str]:
+    """What keeps TensorRT from reading a quantized model, or from computing what the file says; [] if nothing does.
+
+    Each message names the node, the rule and the remedy. Nodes within subgraphs are not looked at.
+    """
+    graph = _Graph(proto)
+    return [
+        *_unreadable_opset(proto),
+        *itertools.chain.from_iterable(rule(graph, node) for node in proto.graph.node for rule in _RULES),
+    ]
+
+
+class _Graph:
+    """Who makes and who reads each tensor, and of what type it is."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        graph = proto.graph
+        self.makers = {name: node for node in graph.node for name in node.output}
+        self.readers: dict[str, list[NodeProto]] = {}
+        for node in graph.node:
+            for name in dict.fromkeys(node.input):
+                self.readers.setdefault(name, []).append(node)
+        self._graph = graph
+
+    @cached_property
+    def constants(self) -> dict[str, TensorProto]:
+        """Initializers, and what Constant nodes make."""
+        nodes = [node for node in self._graph.node if node.op_type == "Constant"]
+        made = {node.output[0]: a.t for node in nodes for a in node.attribute if a.name == "value"}
+        return made | {tensor.name: tensor for tensor in self._graph.initializer}
+
+    @cached_property
+    def types(self) -> dict[str, int]:
+        """Element types as far as the file states them."""
+        stated = (*self._graph.value_info, *self._graph.input, *self._graph.output)
+        types = {value.name: value.type.tensor_type.elem_type for value in stated}
+        return types | {name: tensor.data_type for name, tensor in self.constants.items()}
+
+    def values(self, name: str) -> NDArray[np.generic] | None:
+        """Values of a constant, None of any other tensor."""
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+
+    def dequantize(self, name: str) -> NodeProto | None:
+        """The DequantizeLinear that makes a tensor, if one does."""
+        maker = self.makers.get(name)
+        return maker if maker is not None and maker.op_type == _DEQUANTIZE else None
+
+    def is_weight(self, node: NodeProto) -> bool:
+        """Whether a Q or DQ is for a constant: what it reads is one, or is made of one by another of them."""
+        maker = self.makers.get(node.input[0])
+        return node.input[0] in self.constants or (
+            maker is not None and maker.op_type == _QUANTIZE and maker.input[0] in self.constants
+        )
+
+    def integer_type(self, node: NodeProto) -> int:
+        """Type of the integers of a Q or DQ, 0 if unknown; INT8 where nothing says so, as the parser takes it."""
+        if _input(node, 2):
+            return self.types.get(node.input[2], 0)
+        if node.op_type == _DEQUANTIZE:
+            return self.types.get(node.input[0], 0)
+        return _attribute(node, "output_dtype", TensorProto.INT8)
+
+
+def _attribute(node: NodeProto, name: str, default: int) -> int:
+    return next((a.i for a in node.attribute if a.name == name), default)
+
+
+def _is_qdq(node: NodeProto) -> bool:
+    return node.op_type in (_QUANTIZE, _DEQUANTIZE)
+
+
+def _input(node: NodeProto, index: int) -> str:
+    """Name of an input, "" where it is left out."""
+    return node.input[index] if len(node.input) > index else ""
+
+
+def _message(node: NodeProto, rule: str, remedy: str) -> str:
+    return f"{node.op_type} {node.name or node.output[0]}: {rule}; {remedy}"
+
+
+def _unreadable_opset(proto: onnx.ModelProto) -> Iterator[str]:
+    """Parser, docs/operators.md: opset 9 to 24; ONNX: `axis` of Q and DQ from 13 on."""
+    for opset in proto.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version not in _OPSETS:
+            limits = f"{_OPSETS.start} to {_OPSETS.stop - 1}"
+            yield f"opset {opset.version}: TensorRT reads Q/DQ files of opset {limits}; export with one of these"
+
+
+def _foreign_domain(_: _Graph, node: NodeProto) -> Iterator[str]:
+    """Parser: importers are found by the operator of the default domain; com.microsoft's Q and DQ have more types."""
+    if _is_qdq(node) and node.domain not in ("", "ai.onnx"):
+        yield _message(node, f"is of the domain {node.domain}", "use the operator of ONNX")
+
+
+def _integers_not_int8(graph: _Graph, node: NodeProto) -> Iterator[str]:
+    """Parser: UINT8 is refused (`checkNotInvalidType`), and so is a DQ of INT32 ("only activation types allowed").
+
+    A zero point of another type would be read as INT8 with a warning. FP8 and INT4 are read, but not written here.
+    """
+    if _is_qdq(node):
+        kind = graph.integer_type(node)
+        if kind not in (TensorProto.INT8, TensorProto.UNDEFINED):
+            name = TensorProto.DataType.Name(kind)
+            yield _message(node, f"its integers are {name}, TensorRT takes INT8", "quantize with --target tensorrt")
+
+
+def _zero_point(graph: _Graph, node: NodeProto) -> Iterator[str]:
+    """Parser: `shiftIsAllZeros`, and as many zero points as scales."""
+    name = _input(node, 2) if _is_qdq(node) else ""
+    if not name:
+        return
+    values, scale = graph.values(name), graph.values(_input(node, 1))
+    if values is None:
+        yield _message(node, "its zero point is computed", "make it a constant 0")
+    elif np.any(values):
+        yield _message(node, "its zero point is not 0", "TensorRT's grids are symmetric: use --target tensorrt")
+    elif scale is not None and scale.size != values.size:
+        yield _message(node, f"it has {values.size} zero points for {scale.size} scales", "give each scale one")
+
+
+def _scale(graph: _Graph, node: NodeProto) -> Iterator[str]:
+    """Parser: "Scale coefficients must all be positive", and are float32, float16 or bfloat16; guide: constant."""
+    if not _is_qdq(node):
+        return
+    values = graph.values(node.input[1])
+    if values is None:
+        yield _message(node, "its scale is computed", "make it a constant")
+    elif graph.types[node.input[1]] not in _FLOATS:
+        yield _message(node, f"its scale is {values.dtype}", "store it as float32")
+    elif not values.size or not np.all(np.isfinite(values) & np.greater(values, 0)):
+        yield _message(node, "its scale is not positive and finite", "calibrate again with other data")
+
+
+def _granularity(graph: _Graph, node: NodeProto) -> Iterator[str]:
+    """Parser: a scale per channel is of rank 1 and as long as the axis; guide: only weights have more than one."""
+    scale = graph.values(node.input[1]) if _is_qdq(node) else None
+    if scale is None or scale.size <= 1:
+        return
+    if not graph.is_weight(node):
+        yield _message(node, f"an activation with {scale.size} scales", "give it one for the whole tensor")
+        return
+    maker = graph.makers.get(node.input[0])
+    weight = graph.constants[node.input[0] if maker is None or maker.op_type == "Constant" else maker.input[0]]
+    axis, rank = _attribute(node, "axis", _AXIS), len(weight.dims)
+    if scale.ndim != 1 or not -rank <= axis < rank or weight.dims[axis] != scale.size:
+        shape = " x ".join(map(str, weight.dims))
+        yield _message(node, f"{scale.size} scales along axis {axis} of {shape}", "give each channel one")
+
+
+def _weight_axis(graph: _Graph, node: NodeProto) -> Iterator[str]:
+    """Guide: scales of weights are per output channel. Not so ConvTranspose: per input channel or wrong results.
+
+    NVIDIA/TensorRT, issues 1694 and 2380: kernels for ConvTranspose take scales along axis 0, its input channels.
+    """
+    made_by = graph.dequantize(_input(node, 1)) if node.op_type in LAYERS else None
+    scale = graph.values(made_by.input[1]) if made_by is not None else None
+    if made_by is None or scale is None or scale.size <= 1:
+        return
+    if node.op_type == "ConvTranspose":
+        yield _message(node, "its weight has a scale per channel", "keep it float: --exclude op:ConvTranspose")
+        return
+    axis = _attribute(made_by, "axis", _AXIS)
+    wanted = {"Conv": 0, "Gemm": 0 if _attribute(node, "transB", 0) else 1}.get(node.op_type)
+    if wanted is not None and axis != wanted:
+        yield _message(node, f"the scales of its weight lie along axis {axis}", f"put them along axis {wanted}")
+
+
+def _pair_of_two_types(graph: _Graph, node: NodeProto) -> Iterator[str]:
+    """ONNX: a DQ reads the type that the Q before it writes; the parser takes each one's from its own zero point."""
+    before = graph.makers.get(node.input[0]) if node.op_type == _DEQUANTIZE else None
+    if before is None or before.op_type != _QUANTIZE:
+        return
+    one, other = graph.integer_type(before), graph.integer_type(node)
+    if one and other and one != other:
+        names = " but ".join(TensorProto.DataType.Name(kind) for kind in (one, other))
+        yield _message(node, f"its integers are {names} in the QuantizeLinear before", "give both one zero point")
+
+
+def _clip_of_integers(graph: _Graph, node: NodeProto) -> Iterator[str]:
+    """Parser, docs/operators.md: Clip takes FP32, FP16 and BF16; an INT8 one stands behind a Q of fewer than 8 bits."""
+    before = graph.makers.get(node.input[0]) if node.op_type == "Clip" else None
+    if before is not None and before.op_type == _QUANTIZE:
+        yield _message(node, "clips integers, TensorRT clips float only", "use --act-bits 8")
+
+
+def _dequantizes_no_integers(graph: _Graph, node: NodeProto) -> Iterator[str]:
+    """Guide: INT8 tensors come from a Q or are constant weights; Q and DQ stand in pairs."""
+    if node.op_type != _DEQUANTIZE or node.input[0] in graph.constants:
+        return
+    before = graph.makers.get(node.input[0])
+    if before is None or before.op_type not in (_QUANTIZE, "Clip"):
+        what = "an input of the model" if before is None else f"what {before.op_type} makes"
+        yield _message(node, f"reads {what}", "let it read what a QuantizeLinear makes, or a constant")
+
+
+def _quantizes_no_float(graph: _Graph, node: NodeProto) -> Iterator[str]:
+    """Parser, docs/operators.md: QuantizeLinear takes FP32, FP16 and BF16 (ONNX allows INT32 as well)."""
+    kind = graph.types.get(node.input[0], 0) if node.op_type == _QUANTIZE else 0
+    if kind and kind not in _FLOATS:
+        yield _message(node, f"quantizes {TensorProto.DataType.Name(kind)}", "let it read float32")
+
+
+def _half_quantized_layer(graph: _Graph, node: NodeProto) -> Iterator[str]:
+    """Guide: quantize all inputs of weighted layers.
+
+    Integer weights with float data do not build; float weights with dequantized data lose accuracy and gain nothing.
+    """
+    if node.op_type not in LAYERS:
+        return
+    weight = graph.dequantize(node.input[1])
+    if weight is not None and not graph.is_weight(weight):
+        return
+    data = graph.dequantize(node.input[0])
+    if weight is not None and data is None:
+        yield _message(node, "its weight is quantized, its data is not", "put Q/DQ in front of it too, or exclude it")
+    if weight is None and data is not None and node.input[1] in graph.constants:
+        yield _message(node, "its data is quantized, its weight is not", "quantize both, or let it read float")
+
+
+def _quantized_bias(graph: _Graph, node: NodeProto) -> Iterator[str]:
+    """Guide: biases stay float; the parser would take a dequantized one for data (`convMultiInput`)."""
+    if node.op_type in LAYERS and graph.dequantize(_input(node, 2)) is not None:
+        yield _message(node, "its bias is quantized", "store the bias as float32")
+
+
+_RULES: tuple[Callable[[_Graph, NodeProto], Iterator[str]], ...] = (
+    _foreign_domain,
+    _integers_not_int8,
+    _zero_point,
+    _scale,
+    _granularity,
+    _weight_axis,
+    _pair_of_two_types,
+    _clip_of_integers,
+    _dequantizes_no_integers,
+    _quantizes_no_float,
+    _half_quantized_layer,
+    _quantized_bias,
+)

@@ -1,0 +1,1 @@
+"""What is specific to YOLO: preprocessing, output layouts, decoding, detections."""

@@ -1,0 +1,142 @@
+"""Where a detector sees objects, by its own account: the places of a picture that its precision hangs on."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxq.errors import ModelError
+from onnxq.runtime.session import Feed, run
+from onnxq.runtime.streaming import open_worker_session, workers
+from onnxq.yolo.boxes import box_iou
+from onnxq.yolo.decode import class_count, find
+from onnxq.yolo.detections import Outputs
+from onnxq.yolo.detector import Detector
+
+_CONFIDENCE = 0.01
+"""Least score of an object. Much of the average precision is among those that are seen with little confidence."""
+
+_COUNTED = 0.1
+"""Least score of an object that is to be found again; what is found may have less."""
+
+_IOU = 0.65
+"""Boxes of a class that overlap more are one object."""
+
+
+@dataclass(frozen=True)
+class DetectedObjects:
+    """The objects on one picture.
+
+    Attributes:
+        boxes: float32 (n, 4), left, top, right, bottom, as shares of the model's input.
+        scores: float32 (n,).
+        labels: intp (n,), the class of each.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.intp]
+
+    def draw(self, rng: np.random.Generator, size: tuple[int, int], count: int) -> NDArray[np.int64]:
+        """Draw cells of a grid that is laid over the picture: near the middle of objects more, beyond them none.
+
+        An object is drawn as often as its score says that it is one, whatever its size.
+
+        Args:
+            rng: draws.
+            size: (rows, columns) of the grid.
+            count: how many cells; the same one may come more than once.
+
+        Returns:
+            int64 (count,), row * columns + column; of no cells where there are no objects.
+        """
+        if not len(self.scores):
+            return np.zeros(0, np.int64)
+        chosen = rng.choice(len(self.scores), count, p=self.scores / self.scores.sum(dtype=np.float64))
+        low, high = self.boxes[chosen, :2], self.boxes[chosen, 2:]
+        spread = rng.random((count, 1)) * (rng.random((count, 2)) - 0.5)
+        x, y = ((low + high) / 2 + spread * (high - low)).T
+        rows, columns = size
+        return np.asarray(
+            np.clip((y * rows).astype(np.int64), 0, rows - 1) * columns
+            + np.clip((x * columns).astype(np.int64), 0, columns - 1)
+        )
+
+
+def read_objects(outputs: Outputs, detector: Detector | None) -> list[DetectedObjects]:
+    """What a model saw, of each picture of a batch; nothing where its outputs are not understood.
+
+    Args:
+        outputs: by name, of one run.
+        detector: what the model was taken for; None: nobody knows.
+    """
+    if detector is None or not _is_readable(detector):
+        return []
+    shapes = {name: np.shape(array) for name, array in outputs.items()}
+    try:
+        class_count(detector, shapes)
+    except ModelError:
+        return []
+    return [_seen(outputs, detector, picture) for picture in range(shapes[detector.outputs.outputs[0]][0])]
+
+
+def _is_readable(detector: Detector) -> bool:
+    """Whether its outputs tell objects, and by their shape of how many pictures."""
+    return detector.outputs.has_boxes and detector.family != "nms-rows"
+
+
+def detect_objects(
+    model: onnx.ModelProto, detector: Detector | None, feeds: Sequence[Feed]
+) -> list[list[DetectedObjects]]:
+    """What a model sees, of each feed and picture of its batch; nothing at all where its outputs are not understood.
+
+    Args:
+        model: with the outputs that `detector` tells of.
+        detector: how to read them; None: nobody knows.
+        feeds: one per run; float32 may come as float16.
+
+    Raises:
+        ModelError: onnxruntime cannot run the model.
+    """
+    if detector is None or not _is_readable(detector):
+        return [[] for _ in feeds]
+    at_once = workers(model)
+    session = open_worker_session(model, at_once)
+
+    def one(feed: Feed) -> list[DetectedObjects]:
+        wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in feed.items()}
+        names = detector.outputs.tensors
+        return read_objects(dict(zip(names, run(session, wide, names), strict=True)), detector)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(one, feeds))
+
+
+def matched_score(wanted: DetectedObjects, found: DetectedObjects, least: float = _COUNTED) -> tuple[float, float]:
+    """How well objects were found again: each by the box of its class that covers it best.
+
+    Args:
+        wanted: the objects; each counts by its score, those below `least` not at all.
+        found: the boxes.
+        least: score.
+
+    Returns:
+        The sum over objects of score times intersection over union, and the sum of scores.
+    """
+    counted = wanted.scores >= least
+    a, scores = wanted.boxes[counted], wanted.scores[counted].astype(np.float64)
+    if not len(found.scores):
+        return 0.0, float(scores.sum())
+    iou = box_iou(a, found.boxes)
+    iou[wanted.labels[counted][:, None] != found.labels[None]] = 0
+    return float(scores @ iou.max(axis=1)), float(scores.sum())
+
+
+def _seen(outputs: Outputs, detector: Detector, picture: int) -> DetectedObjects:
+    found = find(outputs, detector, _CONFIDENCE, _IOU, picture)
+    height, width = detector.size
+    boxes = np.divide(found.boxes, (width, height, width, height), dtype=np.float32)
+    return DetectedObjects(boxes, found.scores, found.labels)

@@ -1,0 +1,304 @@
+"""What kind of detector an ONNX model is: the picture it takes, and how its outputs are read.
+
+The picture is told by the shape of the input, by the first operators of the graph and by the metadata that Ultralytics
+documents (`names`, `imgsz`, `stride`, `task`), never by the names of nodes or tensors; for the outputs see `heads`.
+"""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnxq.errors import ConfigError, ModelError
+from onnxq.ir import MOVES_VALUES
+from onnxq.yolo.output_layout import FAMILIES, Clues, OutputLayout, Shape, read_as, recognize, shape_text
+from onnxq.yolo.preprocess import PREPROCESSES, YOLO, YOLO_255, YOLO_CROP, YOLOX, Preprocess
+
+_TYPES: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.UINT8: "uint8",
+}
+"""What an image input may hold."""
+
+_SMALL = 1024  # elements; shapes, indices and anchors have fewer, weights have more
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What a model is taken for.
+
+    Attributes:
+        input_name: the image input, as `preprocess` makes it, or in float16.
+        size: (height, width) in px.
+        outputs: how they are read.
+        preprocess: how pictures become that input; a guess when the head's family is unknown.
+        names: of the classes, as the metadata has them; may be empty.
+        why: the phrase that tells what told the head and the preprocessing.
+        companions: what other inputs read beside each picture: two floats, by PaddleDetection's names.
+    """
+
+    input_name: str
+    size: tuple[int, int]
+    outputs: OutputLayout
+    preprocess: Preprocess
+    names: tuple[str, ...]
+    why: str
+    companions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def feed(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """All inputs, for images as `preprocess` makes them, (batch, ...)."""
+        rows = {name: np.array([values] * len(images), np.float32) for name, values in self.companions.items()}
+        return {self.input_name: images, **rows}
+
+    @property
+    def family(self) -> str:
+        """Of the head: one of `output_layout.FAMILIES`, or "unknown"."""
+        return self.outputs.family
+
+    @property
+    def title(self) -> str:
+        """Family and task, without a task that goes without saying."""
+        return self.family if self.outputs.task in ("detect", "classify") else f"{self.family} {self.outputs.task}"
+
+
+def detect(
+    model: onnx.ModelProto,
+    *,
+    image_size: tuple[int, int] | None = None,
+    preprocess: str = "auto",
+    family: str = "auto",
+    output_shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Detector:
+    """Tell what kind of detector a model is.
+
+    Args:
+        model: weights may be absent or external.
+        image_size: (height, width) in px; needed where the input's are dynamic and the metadata has no `imgsz`.
+        preprocess: a key of `PREPROCESSES`, or "auto".
+        family: one of `FAMILIES`, or "auto".
+        output_shapes: of each output by name, where a run has told them; else the graph's own are used.
+
+    Raises:
+        ModelError: the model has not exactly one input that is float32, float16 or uint8 (batch, 3, height, width) or
+            (batch, height, width, 3); or the outputs cannot be read as those of the family that was given.
+        ConfigError: an option has an unknown value, or the image size is unknown or does not fit the model.
+    """
+    _check_choice("preprocess", preprocess, tuple(PREPROCESSES))
+    _check_choice("family", family, FAMILIES)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    image = _image_input(model.graph)
+    size = _image_size(image, image_size, metadata)
+    names = _class_names(metadata)
+    clues = Clues(
+        model.graph,
+        output_shapes if output_shapes is not None else _output_shapes(model, image.name, size),
+        size,
+        batch=(_shape_of(image) or (0,))[0],
+        classes=len(names),
+        task=metadata.get("task", ""),
+        keypoints=_keypoints(metadata),
+    )
+    head = recognize(clues) if family == "auto" else read_as(family, clues)
+    why = head.why
+    if preprocess != "auto":
+        chosen = PREPROCESSES[preprocess]
+    elif head.family in ("yolox", "yolox-raw"):
+        chosen = YOLOX
+    elif _scales_levels(model.graph, image.name):
+        chosen, why = YOLO_255, f"{why}, and the graph scales 0-255 itself"
+    else:
+        chosen = YOLO_CROP if head.task == "classify" else YOLO
+    return Detector(image.name, size, head, _laid_out(chosen, image), names, why, _companions(model.graph, size))
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value != "auto" and value not in choices:
+        raise ConfigError(f"{option} {value!r} is not known: give one of auto, {', '.join(choices)}")
+
+
+# The input
+
+
+def _image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
+    weights = {weight.name for weight in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    images: list[onnx.ValueInfoProto] = [value for value in inputs if _is_image(value)]
+    if len(images) == 1:
+        [image] = images
+        return image
+    if len(inputs) == 1:
+        raise ModelError(
+            f"the model's input {_describe(inputs[0])} is no image: "
+            "float32, float16 or uint8 (batch, 3, height, width) or (batch, height, width, 3) is needed"
+        )
+    listed = ", ".join(_describe(value) for value in inputs) or "none"
+    raise ModelError(f"the model has {len(inputs)} inputs ({listed}) where one image is needed")
+
+
+def _is_image(value: onnx.ValueInfoProto) -> bool:
+    shape = _shape_of(value)
+    if shape is None or len(shape) != 4 or value.type.tensor_type.elem_type not in _TYPES:
+        return False
+    return shape[1] in (0, 3) or shape[3] == 3
+
+
+def _is_channels_last(image: onnx.ValueInfoProto) -> bool:
+    _, first, _, last = image.type.tensor_type.shape.dim
+    return bool(last.dim_value == 3 and first.dim_value != 3)
+
+
+def _laid_out(preprocess: Preprocess, image: onnx.ValueInfoProto) -> Preprocess:
+    """In the type and the order that the input has; uint8 holds 0 to 255, and nothing else."""
+    levels = image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    divisor = 1.0 if levels else preprocess.divisor
+    return replace(preprocess, divisor=divisor, levels=levels, channels_last=_is_channels_last(image))
+
+
+def _companions(graph: onnx.GraphProto, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
+    """What PaddleDetection's exports read beside a picture, for one that fills the input."""
+    known = {"im_shape": (float(size[0]), float(size[1])), "scale_factor": (1.0, 1.0)}
+    pairs = {value.name for value in graph.input if (_shape_of(value) or ())[1:] == (2,)}
+    return {name: values for name, values in known.items() if name in pairs}
+
+
+def _describe(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    kind = _TYPES.get(tensor.elem_type) or onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    return f"{value.name} {kind} {shape_text([dim.dim_value or dim.dim_param for dim in tensor.shape.dim])}"
+
+
+def _shape_of(value: onnx.ValueInfoProto) -> Shape | None:
+    tensor = value.type.tensor_type
+    return tuple(dim.dim_value for dim in tensor.shape.dim) if tensor.HasField("shape") else None
+
+
+def _image_size(
+    image: onnx.ValueInfoProto, given: tuple[int, int] | None, metadata: Mapping[str, str]
+) -> tuple[int, int]:
+    first = 1 if _is_channels_last(image) else 2
+    height, width = (_shape_of(image) or ())[first : first + 2]
+    if given is None:
+        exported = _exported_size(metadata) if not (height and width) else (0, 0)
+        return height or exported[0], width or exported[1]
+    if min(given) < 1:
+        raise ConfigError(f"the image size {_by(given)} is not positive")
+    if (height and height != given[0]) or (width and width != given[1]):
+        raise ConfigError(
+            f"the image size {_by(given)} was given, but the model's input is {height or '?'}x{width or '?'}"
+        )
+    stride = _literal(metadata.get("stride", ""))
+    if isinstance(stride, int) and stride > 0 and (given[0] % stride or given[1] % stride):
+        raise ConfigError(f"the image size {_by(given)} is no multiple of the model's stride {stride}")
+    return given
+
+
+def _exported_size(metadata: Mapping[str, str]) -> tuple[int, int]:
+    match _literal(metadata.get("imgsz", "")):
+        case [int(height), int(width)] if min(height, width) > 0:
+            return height, width
+        case int(side) if side > 0:
+            return side, side
+    raise ConfigError("the model's height and width are dynamic, and it has no imgsz metadata: give --image-size 640")
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    match _literal(metadata.get("names", "")):
+        case dict(names) if set(names) == set(range(len(names))):
+            return tuple(str(names[index]) for index in range(len(names)))
+        case list(names) | tuple(names):
+            return tuple(str(name) for name in names)
+    return ()
+
+
+def _keypoints(metadata: Mapping[str, str]) -> tuple[int, int]:
+    match _literal(metadata.get("kpt_shape", "")):
+        case [int(count), (2 | 3) as numbers] if count > 0:
+            return count, numbers
+    return 0, 0
+
+
+def _literal(source: str) -> object:
+    try:
+        return ast.literal_eval(source)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _scales_levels(graph: onnx.GraphProto, image: str) -> bool:
+    """Whether the first arithmetic on the image is by a constant that only makes sense for levels of 0 to 255."""
+    constants = _small_constants(graph)
+    pending, seen = [image], {image}
+    while pending:
+        tensor = pending.pop()
+        for node in graph.node:
+            if tensor not in node.input:
+                continue
+            if node.op_type in MOVES_VALUES:
+                pending += [name for name in node.output if name not in seen]
+                seen.update(node.output)
+            operand = max((constants[name] for name in node.input if name in constants), default=None)
+            if operand is not None and (
+                (node.op_type in ("Div", "Sub", "Add") and operand > 10) or (node.op_type == "Mul" and operand < 0.1)
+            ):
+                return True
+    return False
+
+
+def _small_constants(graph: onnx.GraphProto) -> dict[str, float]:
+    """The greatest magnitude in each constant that is small enough to be a scale or an offset."""
+    tensors = {weight.name: weight for weight in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            tensors[node.output[0]] = node.attribute[0].t
+    return {
+        name: float(np.abs(numpy_helper.to_array(tensor)).max())
+        for name, tensor in tensors.items()
+        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        and 0 < np.prod(tensor.dims, dtype=np.int64) <= 3
+        and tensor.data_location != onnx.TensorProto.EXTERNAL
+    }
+
+
+# The outputs
+
+
+def _output_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) -> dict[str, Shape]:
+    """The outputs' shapes by name, as declared or else as inferred for one image of the given size."""
+    declared = {output.name: _shape_of(output) for output in model.graph.output}
+    if not all(shape and all(shape) for shape in declared.values()):
+        declared = {**declared, **_inferred_shapes(model, image, size)}
+    return {name: shape for name, shape in declared.items() if shape is not None}
+
+
+def _inferred_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) -> dict[str, Shape]:
+    sketch = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    graph = sketch.graph
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    for value in graph.input:
+        if value.name == image:
+            known = (1, *size, 3) if _is_channels_last(value) else (1, 3, *size)
+            for dim, number in zip(value.type.tensor_type.shape.dim, known):
+                dim.dim_value = dim.dim_value or number
+    for output in model.graph.output:
+        graph.output.add(name=output.name).type.tensor_type.elem_type = output.type.tensor_type.elem_type
+    for weight in model.graph.initializer:
+        if np.prod(weight.dims, dtype=np.int64) <= _SMALL:
+            graph.initializer.append(weight)
+        else:
+            graph.initializer.add(name=weight.name, data_type=weight.data_type, dims=weight.dims)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(sketch, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError):
+        return {}
+    return {output.name: shape for output in inferred.graph.output if (shape := _shape_of(output)) is not None}

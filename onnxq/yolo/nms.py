@@ -1,0 +1,71 @@
+"""Non-maximum suppression, class by class."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.yolo.boxes import rotated_iou
+from onnxq.yolo.detections import Detections
+
+MOST_CANDIDATES = 30_000
+"""Boxes of one picture that duplicates are looked for among; those of the least score are left out."""
+
+MOST_DETECTIONS = 300
+"""Boxes of one picture that are scored."""
+
+
+def suppress(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[np.intp], iou: float
+) -> NDArray[np.intp]:
+    """Class-wise non-maximum suppression: from the best on, a box goes that overlaps a better one of its class.
+
+    Args:
+        boxes: float32 (n, 4), xyxy.
+        scores: float32 (n,).
+        labels: intp (n,), the class of each box.
+        iou: more intersection over union than this is an overlap.
+
+    Returns:
+        Indices of the boxes that stay, best first; at most `MOST_DETECTIONS`, among the best `MOST_CANDIDATES`.
+    """
+    best = np.argsort(-scores, kind="stable")[:MOST_CANDIDATES]
+    # Each class stands in one piece, best first, so that the boxes which a box can suppress are one slice.
+    order = best[np.argsort(labels[best], kind="stable")]
+    x1, y1, x2, y2 = np.ascontiguousarray(boxes[order].T)
+    areas = (x2 - x1) * (y2 - y1)
+    ends = np.searchsorted(labels[order], labels[order], side="right")
+    alive = np.ones(len(order), bool)
+    kept: list[int] = []
+    for here in np.argsort(-scores[order], kind="stable").tolist():
+        if not alive[here]:
+            continue
+        kept.append(here)
+        if len(kept) == MOST_DETECTIONS:
+            break
+        worse = slice(here + 1, ends[here])
+        width = np.minimum(x2[here], x2[worse]) - np.maximum(x1[here], x1[worse])
+        height = np.minimum(y2[here], y2[worse]) - np.maximum(y1[here], y1[worse])
+        overlap = width.clip(0) * height.clip(0)
+        alive[worse] &= overlap <= iou * (areas[here] + areas[worse] - overlap)
+    return order[kept]
+
+
+def suppress_rotated(found: Detections, iou: float) -> NDArray[np.intp]:
+    """As `suppress`, by the boxes as they are rotated."""
+    boxes = found.rotated()
+    left = np.argsort(-found.scores, kind="stable")[:MOST_CANDIDATES]
+    kept: list[int] = []
+    while len(left) and len(kept) < MOST_DETECTIONS:
+        best, left = int(left[0]), left[1:]
+        kept.append(best)
+        near = _may_overlap(boxes, best, left) & (found.labels[left] == found.labels[best])
+        duplicates = left[near][rotated_iou(boxes[best : best + 1], boxes[left[near]])[0] > iou]
+        left = left[~np.isin(left, duplicates)]
+    return np.array(kept, np.intp)
+
+
+def _may_overlap(boxes: NDArray[np.float32], one: int, others: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Whether the circles around rotated boxes touch."""
+    middles = (boxes[:, :2] + boxes[:, 2:4]) / 2
+    radii = np.hypot(*(boxes[:, 2:4] - boxes[:, :2]).T) / 2
+    distances = np.hypot(*(middles[others] - middles[one]).T)
+    return np.asarray(distances <= radii[others] + radii[one])

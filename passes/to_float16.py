@@ -1,0 +1,147 @@
+"""to-float16: what is not on integers is computed in float16, up to the decode."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from onnxq.facts import DecodeBoundary
+from onnxq.ir import (
+    Builder,
+    Constant,
+    Model,
+    Node,
+    Tensor,
+    Variable,
+    consumers,
+    dtype_of,
+    gs,
+    is_float,
+    producer,
+    replace_uses,
+)
+from onnxq.pipeline import EVERYTHING, Facts, Rewrite
+
+MIN_OPSET = 19
+"""QuantizeLinear and DequantizeLinear take float16 since this version."""
+
+_HALF = "tensor(float16)"
+
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+class ToFloat16(Rewrite):
+    """Turns float32 into float16 for runtimes that take each tensor's type from the file (TensorRT: strongly typed).
+
+    - the scales of Q and DQ become float16 as well (ONNX, opset 19), so that integer layers give float16 without a Cast
+    - the decode stays float32: float16 has steps of half a pixel beyond 512
+    - the model's inputs and outputs stay what they are; Casts stand at the borders, one for each tensor; an input that
+      is float16 already is read as such
+    - operators without float16 (ONNX schemas), those of other domains and those with subgraphs stay float32, and so
+      do constants beyond what float16 can hold, with the nodes that read them
+    """
+
+    name = "to-float16"
+    needs = (DecodeBoundary,)
+    keeps = EVERYTHING
+
+    def run(self, model: Model, facts: Facts) -> int:
+        """Edit the graph and return the number of nodes that now compute in float16."""
+        tail = facts[DecodeBoundary].tail
+        halves = {id(n): k for n in model.graph.nodes if n.name not in tail and (k := _halved(n, model.opset))}
+        if halves:
+            _Halving(model, halves).run()
+        return len(halves)
+
+
+def _halved(node: Node, opset: int) -> list[int]:
+    """Which inputs of a node become float16, and with them all of its float outputs; [] where it stays float32."""
+    is_foreign = node.domain not in (None, "", "ai.onnx")
+    if node.op == "Cast" or is_foreign or any(isinstance(a, gs.Graph) for a in node.attrs.values()):
+        return []
+    try:
+        schema = onnx.defs.get_schema(node.op, opset)
+    except onnx.defs.SchemaError:
+        return []
+    allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+    given = list(_formal(schema.inputs, node.inputs))
+    inputs = [k for k, kind in given if _has_values(node.inputs[k]) and _HALF in allowed.get(kind, ())]
+    kinds = {kind for k, kind in given if k in inputs}
+    made = [kind for k, kind in _formal(schema.outputs, node.outputs) if is_float(node.outputs[k])]
+    fits = all(_fits(node.inputs[k]) for k in inputs)
+    return inputs if fits and all(kind in kinds for kind in made) else []
+
+
+def _formal(
+    formal: Sequence[onnx.defs.OpSchema.FormalParameter], actual: Iterable[Tensor]
+) -> Iterator[tuple[int, str]]:
+    """Index and type parameter of each input or output that is there; the last formal one may stand for many."""
+    for index, tensor in enumerate(actual):
+        if tensor.name and formal:
+            yield index, formal[min(index, len(formal) - 1)].type_str
+
+
+def _has_values(tensor: Tensor) -> bool:
+    return is_float(tensor) and not (isinstance(tensor, Constant) and tensor.values.size == 0)
+
+
+def _fits(tensor: Tensor) -> bool:
+    """Whether float16 can hold the values of a constant; of others nothing is known."""
+    if not isinstance(tensor, Constant):
+        return True
+    return bool(np.all(np.abs(tensor.values[np.isfinite(tensor.values)]) <= _LARGEST))
+
+
+class _Halving:
+    """Changes the types; `halves` holds id() of a node -> which of its inputs become float16."""
+
+    def __init__(self, model: Model, halves: Mapping[int, list[int]]) -> None:
+        self._model = model
+        self._halves = halves
+        self._fresh = Builder(model)
+
+    def run(self) -> None:
+        behind: dict[int, list[Node]] = {}
+        nodes: list[Node] = []
+        for tensor in self._model.graph.tensors().values():
+            if not is_float(tensor):
+                continue
+            half = [node for node in consumers(tensor) if self._reads_half(node, tensor)]
+            if isinstance(tensor, Constant):
+                self._halve_constant(tensor, half)
+                continue
+            cast = self._halve(tensor, half)
+            if cast is not None:
+                made_by = producer(cast.inputs[0])
+                (behind.setdefault(id(made_by), []) if made_by is not None else nodes).append(cast)
+        for node in self._model.graph.nodes:
+            nodes += [node, *behind.get(id(node), [])]
+        self._model.graph.nodes = nodes
+
+    def _reads_half(self, node: Node, tensor: Tensor) -> bool:
+        return any(node.inputs[k] is tensor for k in self._halves.get(id(node), ()))
+
+    def _halve_constant(self, tensor: Constant, half: Sequence[Node]) -> None:
+        if half:
+            replace_uses(tensor, self._fresh.constant(f"{tensor.name}_half", tensor.values.astype(np.float16)), half)
+
+    def _halve(self, tensor: Variable, half: Sequence[Node]) -> Node | None:
+        """Let these nodes read the tensor as float16; the Cast to the type that is wanted as well."""
+        made_by = producer(tensor)
+        if half and made_by is not None and made_by.op == "Cast" and dtype_of(made_by.inputs[0]) == np.float16:
+            replace_uses(tensor, made_by.inputs[0], half)
+            return None
+        if made_by is None or id(made_by) not in self._halves:
+            return self._fresh.cast(tensor, self._half(tensor, half), TensorProto.FLOAT16) if half else None
+        if len(half) == len(consumers(tensor)) and tensor.name not in self._model.output_names:
+            tensor.dtype = np.dtype(np.float16)
+            return None
+        made = self._half(tensor, half)
+        made_by.outputs[next(k for k, t in enumerate(made_by.outputs) if t is tensor)] = made
+        return self._fresh.cast(made, tensor, TensorProto.FLOAT)
+
+    def _half(self, tensor: Variable, readers: Sequence[Node]) -> Variable:
+        made = self._fresh.variable(f"{tensor.name}_half", np.dtype(np.float16), tensor.shape)
+        replace_uses(tensor, made, readers)
+        return made

@@ -1,0 +1,155 @@
+"""undo-lowering: what was written for one runtime is written plainly again, in a model that is quantized anew."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.ir import Builder, Model, Node, Tensor, constant, consumers, data_inputs, producer, remove, replace_nodes
+from onnxq.pipeline import Facts, Rewrite
+
+_CHANNELS_LAST = [0, 2, 3, 1]
+
+_CHANNELS_FIRST = [0, 3, 1, 2]
+
+_RANK = 4
+
+_WAYS = (("Reshape", "Gemm", "Reshape", "Transpose"), ("MatMul", "Transpose"), ("Add", "MatMul", "Transpose"))
+"""Operators of a product at every position, from the Transpose behind it back to the one in front."""
+
+
+class UndoLowering(Rewrite):
+    """Undoes what `pointwise-to-matmul` and `expand-softmax` did, so that layers and decode are known as what they are.
+
+    - Transpose, Reshape, Gemm, Reshape, Transpose, where the Reshapes make rows of an image's positions, and the same
+      image of the rows: a 1x1 Conv (ONNX, opset 11), which gets the product's name
+    - Transpose, MatMul, Transpose, with or without an Add of a constant behind the MatMul: the same
+    - exp(x - max x) / sum exp(x - max x), as ReduceMax, Sub, Exp, ReduceSum and Div over one axis: a Softmax (opset 13)
+
+    What lies between is read by nobody else, and is no output; the matrix and the bias are constant.
+    """
+
+    name = "undo-lowering"
+
+    def run(self, model: Model, facts: Facts) -> int:
+        """Edit the graph and return the number of Convs and Softmaxes that it has again."""
+        return _take_back_convs(model) + _take_back_softmaxes(model)
+
+
+def _take_back_convs(model: Model) -> int:
+    fresh, outputs = Builder(model), model.output_names
+    found = [product for node in model.graph.nodes if (product := _product(node, outputs)) is not None]
+    replacements: dict[int, list[Node]] = {}
+    for product in found:
+        conv = product.conv(fresh)
+        replacements |= {id(node): [] for node in product.nodes}
+        replacements[id(product.nodes[0])] = [conv]
+    replace_nodes(model.graph, replacements)
+    return len(found)
+
+
+def _take_back_softmaxes(model: Model) -> int:
+    outputs = model.output_names
+    gone: list[Node] = []
+    for div in model.graph.nodes:
+        steps = _softmax_steps(div)
+        if steps is None or any(t.name in outputs for step in steps for t in step.outputs):
+            continue
+        greatest, *_ = steps
+        div.op, div.attrs, div.inputs = "Softmax", {"axis": _axis(greatest)}, [greatest.inputs[0]]
+        gone += steps
+    remove(model.graph, gone)
+    return len(gone) // 4
+
+
+def _softmax_steps(div: Node) -> list[Node] | None:
+    """ReduceMax, Sub, Exp and ReduceSum in front of the Div of a Softmax, which nobody else reads."""
+    if div.op != "Div" or any(producer(t) is None for t in div.inputs):
+        return None
+    power, total = (t.inputs[0] for t in div.inputs)
+    difference = producer(power.inputs[0]) if power.op == "Exp" else None
+    greatest = producer(difference.inputs[1]) if difference is not None and difference.op == "Sub" else None
+    if difference is None or greatest is None or (total.op, greatest.op) != ("ReduceSum", "ReduceMax"):
+        return None
+    is_of_one = total.inputs[0] is power.outputs[0] and greatest.inputs[0] is difference.inputs[0]
+    if not is_of_one or _axis(total) is None or _axis(total) != _axis(greatest):
+        return None
+    counts = [len(consumers(step.outputs[0])) for step in (greatest, difference, power, total)]
+    return [greatest, difference, power, total] if counts == [1, 1, 2, 1] else None
+
+
+def _axis(reduction: Node) -> int | None:
+    """The only axis that a reduction goes over and keeps, which is an attribute or an input."""
+    axes = reduction.attrs.get("axes")
+    if axes is None and len(reduction.inputs) > 1:
+        values = constant(reduction.inputs[1])
+        axes = None if values is None else values.tolist()
+    return axes[0] if axes is not None and len(axes) == 1 and reduction.attrs.get("keepdims", 1) else None
+
+
+@dataclass(frozen=True)
+class _Product:
+    """From the Transpose behind a product back to the one in front of it."""
+
+    nodes: list[Node]
+    product: Node
+    matrix: NDArray[np.generic]
+    bias: NDArray[np.generic] | None
+
+    def conv(self, fresh: Builder) -> Node:
+        """The Conv in its place; the nodes are cut from their tensors."""
+        x, y, name = self.nodes[-1].inputs[0], self.nodes[0].outputs[0], self.product.name
+        for node in self.nodes:
+            node.inputs.clear()
+            node.outputs.clear()
+        weight = np.ascontiguousarray(self.matrix.T)[:, :, None, None]
+        inputs = [x, fresh.constant(f"{name}_weight", weight)]
+        if self.bias is not None:
+            inputs.append(fresh.constant(f"{name}_bias", self.bias.reshape(-1)))
+        return Node("Conv", name, {"kernel_shape": [1, 1]}, inputs, [y])
+
+
+def _product(last: Node, outputs: frozenset[str]) -> _Product | None:
+    """The product in front of a Transpose that brings the channels to the second axis, if it is one."""
+    if not _transposes(last, _CHANNELS_FIRST):
+        return None
+    nodes = next(filter(None, (_chain(last, ops, outputs) for ops in _WAYS)), None)
+    if nodes is None or not _transposes(nodes[-1], _CHANNELS_LAST):
+        return None
+    by_op = {node.op: node for node in reversed(nodes)}
+    product = by_op["Gemm"] if "Gemm" in by_op else by_op["MatMul"]
+    matrix = constant(product.inputs[1])
+    if matrix is None or matrix.ndim != 2 or (product.op == "Gemm" and product.attrs):
+        return None
+    if product.op == "Gemm" and not _is_same_image(nodes[-1].inputs[0], nodes[1].inputs[1], matrix):
+        return None
+    added = [*product.inputs[2:], *(t for t in nodes[1].inputs if nodes[1].op == "Add" and constant(t) is not None)]
+    biases = [constant(t) for t in added]
+    if any(bias is None or bias.size != matrix.shape[1] or bias.shape[-1] != bias.size for bias in biases):
+        return None
+    return _Product(nodes, product, matrix, biases[0] if biases else None)
+
+
+def _chain(last: Node, ops: Sequence[str], outputs: frozenset[str]) -> list[Node] | None:
+    """A node and those in front of it, if they have these operators and what lies between is read by nobody else."""
+    nodes = [last]
+    for op in ops:
+        data = data_inputs(nodes[-1])
+        made_by = producer(data[0]) if len(data) == 1 else None
+        if made_by is None or made_by.op != op or len(consumers(data[0])) > 1 or data[0].name in outputs:
+            return None
+        nodes.append(made_by)
+    return nodes
+
+
+def _transposes(node: Node, order: list[int]) -> bool:
+    return node.op == "Transpose" and list(node.attrs.get("perm", [])) == order
+
+
+def _is_same_image(x: Tensor, shape: Tensor, matrix: NDArray[np.generic]) -> bool:
+    """Whether rows go back to the height and width that x has."""
+    sizes = constant(shape)
+    if sizes is None or x.shape is None or len(x.shape) != _RANK:
+        return False
+    return bool(sizes.tolist() == [-1, *x.shape[2:], matrix.shape[1]] and x.shape[1] == matrix.shape[0])

@@ -1,0 +1,158 @@
+import re
+
+import numpy as np
+import onnx
+import pytest
+from graphs import DATA, Net, copy, feed, silu_chain, v8, with_float16, yolox
+from onnx import TensorProto, helper
+from PIL import Image
+
+from onnxq import Config, quantize
+from onnxq.api import open_data
+from onnxq.calibration.checks import InputMonitor, check_first_layer
+from onnxq.yolo.detector import detect
+
+
+def pictures(*arrays):
+    """Arrays of float32 (3, 8, 8) as feeds of one each."""
+    return [np.float32(array)[None] for array in arrays]
+
+
+def varied(count, high=1.0, low=0.0):
+    return pictures(*(low + (high - low) * np.random.default_rng(k).random((3, 8, 8)) for k in range(count)))
+
+
+def seen(model, feeds, preprocess="auto"):
+    monitor = InputMonitor()
+    for step, images in enumerate(feeds):
+        monitor.look(step, images, len(images))
+    return list(monitor.warnings(detect(model, preprocess=preprocess)))
+
+
+class TestWatch:
+    @pytest.mark.parametrize(
+        ("model", "feeds"),
+        [
+            (v8(), varied(8)),
+            (v8(), varied(8, high=0.1)),
+            (yolox(), varied(8, high=255)),
+            (yolox(), varied(8, high=20)),
+            (silu_chain(), varied(8, high=255)),
+            (silu_chain(), varied(8, low=-2.1, high=2.6)),
+            (v8(), [np.concatenate(varied(8))]),
+            (v8(), varied(1) * 4),
+            (v8(), []),
+        ],
+    )
+    def test_good_data_raises_none(self, model, feeds):
+        assert seen(model, feeds) == []
+
+    @pytest.mark.parametrize(
+        ("model", "feeds", "said"),
+        [
+            (v8(), varied(2, high=255), r"goes up to 25\d, and this model \(v8\) takes values from 0 to 1: scale"),
+            (v8(), varied(2, high=2.5), r"goes up to 2\.\d+, .* 0 to 1: scale it by 0\.4"),
+            (v8(), varied(2, high=1 / 255), r"goes up to 0\.0039\d*, .* 0 to 1: scale it by 25\d"),
+            (yolox(), varied(2), r"goes up to (1|0\.9\d*), .* from 0 to 255: scale it by 25\d"),
+            (v8(), varied(2, low=-2.1, high=2.6), r"goes down to -2\.\d+, .* leave mean and deviation out"),
+            (v8(), pictures(*np.full((2, 3, 8, 8), 0.5)), r"all values of the calibration data are 0\.5"),
+            (silu_chain(), pictures(*np.zeros((2, 3, 8, 8))), r"all values of the calibration data are 0:"),
+        ],
+    )
+    def test_values_of_another_range(self, model, feeds, said):
+        [doubt] = seen(model, feeds)
+        assert re.search(said, doubt)
+
+    def test_what_the_option_says_is_what_counts(self):
+        assert seen(v8(), varied(4, high=255), preprocess="yolo-255") == []
+        assert len(seen(v8(), varied(4), preprocess="yolo-255")) == 1
+
+    @pytest.mark.parametrize(("count", "distinct"), [(6, 3), (50, 1)])
+    def test_pictures_that_come_again(self, count, distinct):
+        [doubt] = seen(v8(), varied(distinct) * (count // distinct))
+        assert doubt.startswith(f"only {distinct} of {count} calibration samples differ: give more pictures")
+
+    @pytest.mark.parametrize(("count", "again"), [(1, 3), (4, 2)])
+    def test_a_few_that_come_again_do_no_harm(self, count, again):
+        several = varied(count)
+        assert seen(v8(), [*several, *several[:1] * again]) == []
+
+    def test_what_is_looked_at_again_counts_once(self):
+        monitor = InputMonitor()
+        for _ in range(10):
+            monitor.look(0, varied(1)[0], 1)
+        assert list(monitor.warnings(detect(v8()))) == []
+
+    def test_what_fills_a_batch_does_not_count(self):
+        monitor = InputMonitor()
+        monitor.look(0, np.repeat(varied(1)[0], 16, axis=0), 1)
+        assert list(monitor.warnings(detect(v8()))) == []
+
+
+class TestFirstLayer:
+    @pytest.mark.parametrize("build", [v8, silu_chain, lambda: with_float16(v8()), lambda: v8(batch_norm=True)])
+    @pytest.mark.parametrize(("factor", "much"), [(1, ""), (255, "much"), (1 / 255, "little")])
+    def test_is_told_by_what_it_gives(self, build, factor, much):
+        model = build()
+        values = feed(model)["images"].astype(np.float32) * np.float32(factor)
+        found = list(check_first_layer(model, detect(model), [{"images": values}]))
+        assert [doubt.count(f"may be scaled too {much}; see --preprocess") for doubt in found] == ([1] if much else [])
+        assert all("the first layer, 'conv0', gives values that deviate by" in doubt for doubt in found)
+
+    def test_arithmetic_in_front_of_it_counts(self):
+        net = Net()
+        x = net.add("Div", "images", net.const(255))
+        net.channels[x] = 3
+        model = net.model(net.conv(net.block(x, 8), 4))
+        values = feed(model)["images"]
+        assert list(check_first_layer(model, detect(model), [{"images": values * 255}])) == []
+        assert len(list(check_first_layer(model, detect(model), [{"images": values}]))) == 1
+
+    def test_other_inputs_and_what_is_not_computed_from_the_image_do_not_disturb(self):
+        model = copy(silu_chain())
+        model.graph.input.append(helper.make_tensor_value_info("sizes", TensorProto.FLOAT, [1, 2]))
+        model.graph.node.insert(0, helper.make_node("Neg", ["sizes"], ["minus"], "minus"))
+        values = {"images": feed(silu_chain())["images"], "sizes": np.zeros((1, 2), np.float32)}
+        assert list(check_first_layer(model, detect(model), [values])) == []
+
+    def test_without_conv_or_samples_there_are_none(self):
+        net = Net()
+        model = net.model(net.add("Relu", "images"))
+        assert list(check_first_layer(model, detect(model), [feed(model)])) == []
+        assert list(check_first_layer(v8(), detect(v8()), [])) == []
+
+    @pytest.mark.parametrize("name", ["yolov5n", "yolox_nano"])
+    def test_of_trained_models_only_the_wrong_scale_is_doubted(self, name):
+        path, images = DATA / "models" / f"{name}.onnx", DATA / "coco" / "train2017"
+        if not (path.is_file() and images.is_dir()):
+            pytest.skip(f"{path} or {images} is absent")
+        model = onnx.load(path)
+        doubted = set()
+        for preprocess in ("auto", "yolo", "yolo-255"):
+            detector = detect(model, preprocess=preprocess)
+            samples = open_data(str(images), model, detector, Config(count=2))
+            feeds = [loader().feed for loader in samples.loaders]
+            if list(check_first_layer(model, detector, feeds)):
+                doubted.add(preprocess)
+        assert doubted == {"yolo-255" if name == "yolov5n" else "yolo"}
+
+
+class TestQuantize:
+    def test_good_data_is_not_doubted(self, caplog):
+        assert quantize(v8(), [feed(v8(), seed) for seed in range(6)]).warnings == ()
+        assert quantize(v8(), None, Config(count=6)).warnings == ()
+        assert caplog.text == ""
+
+    def test_doubts_come_out_and_are_logged(self, caplog):
+        loud = {"images": feed(v8())["images"] * 255}
+        doubts = quantize(v8(), [loud] * 6, Config(method="minmax"), sensitivity=True).warnings
+        assert ["goes up to" in doubts[0], "only 1 of 6" in doubts[1], "the first layer" in doubts[2]] == [True] * 3
+        assert len(doubts) == 3
+        assert all(doubt in caplog.text for doubt in doubts)
+
+    def test_a_wrong_preprocess_is_doubted(self, tmp_path):
+        for k in range(2):
+            noise = np.random.default_rng(k).integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(noise).save(tmp_path / f"{k}.png")
+        quantized = quantize(v8(), str(tmp_path), Config(preprocess="yolo-255"))
+        assert ["the first layer" in doubt for doubt in quantized.warnings] == [True]

@@ -1,0 +1,93 @@
+import json
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tables import TWO, write_coco
+
+from onnxq.errors import DataError
+from onnxq.evaluation.average_precision import average_precisions
+from onnxq.evaluation.ground_truth import GroundTruth
+
+
+def test_pictures_in_memory_are_as_good_as_files() -> None:
+    boxes, labels = np.array([[8, 16, 32, 32]], np.float32), np.array([1])
+    scenes = [(np.full((64, 64, 3), grey, np.uint8), boxes, labels) for grey in (1, 2)]
+    truth = GroundTruth.painted(scenes, ["person", "car"])
+    assert [look().max() for look in truth.pictures.values()] == [1, 2]
+    assert (truth.categories, truth.files) == ({0: "person", 1: "car"}, ())
+    found = [{"image_id": 0, "category_id": 1, "bbox": [8, 16, 24, 16], "area": 384, "score": 0.9, "iscrowd": 0}]
+    assert average_precisions(truth, found)[0] == pytest.approx(50, abs=0.6)
+    assert average_precisions(truth, [*found, {**found[0], "image_id": 1}])[0] == pytest.approx(100)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Two pictures with one object each."""
+    return write_coco(tmp_path, TWO, {1: "person", 3: "car"})
+
+
+def test_annotations_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.json: cannot be read: No such file"):
+        GroundTruth.load(tmp_path / "none.json", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", pytest.param(b"[" * 100_000, id="too deep")])
+def test_annotations_not_json(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.json: is not JSON: "):
+        GroundTruth.load(tmp_path / "a.json", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ([], "list indices must be"),
+        ({"images": [], "annotations": []}, "'categories' is missing"),
+        ({"images": [{"id": 1}], "annotations": [], "categories": []}, "'file_name' is missing"),
+        ({"images": [], "annotations": [{"bbox": [1, 2]}], "categories": []}, "not enough values"),
+        ({"images": [], "annotations": [{"bbox": [1, 2, 3, 4]}], "categories": []}, "'image_id' is missing"),
+        ({"images": [], "annotations": [{"bbox": [1, 2, math.nan, 4]}], "categories": []}, "bbox .* is not finite"),
+        ({"images": [{"id": math.inf, "file_name": "a"}]}, "cannot convert float infinity"),
+        ({"images": [], "annotations": [], "categories": [{"id": "a", "name": "b"}]}, "invalid literal"),
+    ],
+)
+def test_annotations_of_another_kind(tmp_path: Path, content: object, cause: str) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"a\.json: is not a COCO detection file: .*{cause}"):
+        GroundTruth.load(tmp_path / "a.json", tmp_path)
+
+
+def test_annotations_with_a_byte_order_mark(two: tuple[Path, Path]) -> None:
+    two[0].write_bytes(b"\xef\xbb\xbf" + two[0].read_bytes())
+    assert len(GroundTruth.load(*two).files) == 2
+
+
+def test_a_name_that_no_file_can_have_is_missing(tmp_path: Path) -> None:
+    annotations, images = write_coco(tmp_path, TWO, {1: "person", 3: "car"})
+    annotations.write_text(annotations.read_text().replace("a.png", "a" * 5000))
+    assert [path.name for path in GroundTruth.load(annotations, images).files] == ["b.png"]
+
+
+def test_some_images_missing(two: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+    (two[1] / "a.png").unlink()
+    with caplog.at_level(logging.WARNING):
+        truth = GroundTruth.load(*two)
+    assert [path.name for path in truth.files] == ["b.png"]
+    assert [look().shape for look in truth.pictures.values()] == [(64, 64, 3)]
+    assert caplog.messages == [f"1 of 2 images are missing in {two[1]}: a.png"]
+
+
+def test_many_images_missing_are_not_all_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = write_coco(tmp_path, {f"{n}.png": ((8, 8), []) for n in range(7)}, {1: "thing"})
+    for n in range(6):
+        (data[1] / f"{n}.png").unlink()
+    GroundTruth.load(*data)
+    assert caplog.messages[0].endswith("0.png, 1.png, 2.png, 3.png, 4.png, ...")
+
+
+def test_all_images_missing(two: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"elsewhere: none of the 2 images of .*annotations\.json is there"):
+        GroundTruth.load(two[0], tmp_path / "elsewhere")

@@ -1,0 +1,379 @@
+"""The script that makes the tables of docs/q-yolo.md, on the sketch model and two pictures."""
+
+import json
+import xml.etree.ElementTree as ET
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from models import make, q_yolo
+from models.q_yolo import Setting
+from onnxq.config import Config
+from onnxq.errors import ConfigError, ModelError
+from onnxq.evaluation.average_precision import Scores, evaluate
+from onnxq.facts import DecodeBoundary, Plan
+from onnxq.ir import Model
+from onnxq.numerics.histogram import Histogram
+from onnxq.numerics.ranges import unilateral_histogram
+from onnxq.numerics.scheme import Scheme
+from onnxq.passes import planning
+from onnxq.pipeline import Pipeline
+from onnxq.yolo.output_layout import UNKNOWN
+
+LAST = ["Conv_91", "Conv_96", "Conv_101", "Conv_106"]
+HEADER = (
+    "| W-A | activations | method | AP | AP50 | AP75 | APs | APm | APl | MB | MB packed | OPs G | BOPs G | seconds |"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The sketch, two pictures, and what is on them."""
+    folder = tmp_path_factory.mktemp("study")
+    onnx.save(make.build(), folder / "sketch.onnx")
+    (folder / "images").mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 255, (2, 40, 50, 3), np.uint8)):
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+    truth = {
+        "images": [{"id": n, "file_name": f"{n}.png"} for n in range(2)],
+        "categories": [{"id": k + 1, "name": f"class {k}"} for k in range(make.CLASSES)],
+        "annotations": [{"image_id": 0, "category_id": 1, "bbox": [5, 5, 20, 20]}],
+    }
+    (folder / "truth.json").write_text(json.dumps(truth))
+    return folder
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """The digests of the models that were evaluated; scores are made up, but different."""
+    seen: list[int] = []
+
+    def measure(model, truth, settings):
+        seen.append(hash(model.SerializeToString(deterministic=True)))
+        return Scores(*(10 * k + len(seen) / 100 for k in range(1, 7)), len(truth.pictures), UNKNOWN)
+
+    monkeypatch.setattr(q_yolo, "measure_precision", measure)
+    return seen
+
+
+def arguments(folder, cache, *more):
+    pictures = ["--calib", folder / "images", "--images", folder / "images", "--annotations", folder / "truth.json"]
+    return [str(a) for a in (folder / "sketch.onnx", *pictures, "--cache", cache, *more)]
+
+
+def subject(folder, cache):
+    study = q_yolo.Study(folder / "images", 2, folder / "truth.json", folder / "images", None, 1, q_yolo.Cache(cache))
+    return q_yolo.Subject(folder / "sketch.onnx", study)
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("| ").split(" | ")]
+
+
+FEW = ["--methods", "minmax", "uh", "--bits", "8-8", "4-4", "--activations", "asymmetric", "--ends", "8", "narrow"]
+
+
+class TestTables:
+    def test_there_is_a_row_for_each_combination(self, folder, tmp_path, capsys, evaluated):
+        combinations = ["--methods", "uh", "--bits", "8-8", "4-8"]
+        assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *combinations)) == 0
+        lines = capsys.readouterr().out.splitlines()
+        for ends, bits in (("float", ["8-8", "4-8"]), ("8", ["4-8"]), ("narrow", ["8-8", "4-8"])):
+            start = lines.index(f"### sketch, {q_yolo.ENDS[ends]}")
+            table = [cells(line) for line in lines[start + 2 : lines.index("", start + 2)]]
+            assert lines[start + 2] == HEADER
+            assert {len(row) for row in table} == {14}
+            assert table[2][:3] == ["32-32", "", "float"]
+            kinds = ("asymmetric", "symmetric")
+            assert [row[:3] for row in table[3:]] == [[width, kind, "uh"] for width in bits for kind in kinds]
+            assert all(row[3][:2] == "10" and row[8][:2] == "60" for row in table[2:])
+
+    def test_the_overview_has_each_ap(self, folder, tmp_path, capsys, evaluated):
+        assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *FEW)) == 0
+        lines = capsys.readouterr().out.splitlines()
+        start = lines.index("## sketch")
+        assert lines[start + 2].startswith("AP; float 10.01.")
+        # In the order in which they were measured: the ends at 8 bits first.
+        assert [cells(line) for line in lines[start + 4 : start + 10]] == [
+            ["first and last", "method", "8-8", "4-4"],
+            ["---", "---", "---", "---"],
+            ["8", "minmax", "", "10.02"],
+            ["8", "uh", "", "10.03"],
+            ["narrow", "minmax", "10.04", "10.06"],
+            ["narrow", "uh", "10.05", "10.07"],
+        ]
+
+    def test_what_stays_float_is_said(self, folder, tmp_path, capsys, evaluated):
+        ends = ["--ends", "float", "narrow", "--methods", "uh", "--bits", "4-4", "--activations", "asymmetric"]
+        assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *ends)) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if "Convs quantized" in line] == [
+            "26 of 31 Convs quantized; 5 float: first or last.",
+            "31 of 31 Convs quantized.",
+        ]
+
+    def test_scores_are_those_of_the_real_evaluation(self, folder, tmp_path):
+        found = subject(folder, tmp_path / "cache.json").measured(None)
+        scores = evaluate(folder / "sketch.onnx", folder / "truth.json", folder / "images")
+        assert found["ap50"] == scores.ap50
+        assert found["ap"] == scores.ap
+        assert found["ap_large"] is None  # there is no large object
+        assert found["seconds_evaluating"] > 0
+
+    def test_of_a_document_only_the_tables_are_replaced(self, folder, tmp_path, evaluated):
+        document = tmp_path / "study.md"
+        document.write_text(f"# Head\n\n{q_yolo._BEGIN}\nold\n{q_yolo._END}\n\nFoot\n")
+        command = arguments(folder, tmp_path / "cache.json", "--document", document, *FEW)
+        assert q_yolo.main(command) == 0
+        text = document.read_text()
+        assert text.startswith(f"# Head\n\n{q_yolo._BEGIN}\n\nCalibration: 100 images. AP: 2 images.")
+        assert text.endswith(f"\n{q_yolo._END}\n\nFoot\n")
+        assert "old" not in text
+        assert HEADER in text
+        assert q_yolo.main(command) == 0
+        assert document.read_text() == text
+
+    def test_a_document_without_a_place_is_refused_before_the_work(self, folder, tmp_path, capsys, evaluated):
+        (tmp_path / "study.md").write_text("# Head\n")
+        command = arguments(folder, tmp_path / "cache.json", "--document", tmp_path / "study.md", *FEW)
+        assert q_yolo.main(command) == 1
+        assert "--document: has no lines <!-- tables" in capsys.readouterr().err
+        assert evaluated == []
+
+
+class TestCache:
+    def test_a_run_that_was_broken_off_goes_on(self, folder, tmp_path, capsys, monkeypatch, evaluated):
+        command = arguments(folder, tmp_path / "cache.json", *FEW)
+        whole = q_yolo.measure_precision
+
+        def breaks(*given):
+            if len(evaluated) == 3:
+                raise KeyboardInterrupt
+            return whole(*given)
+
+        monkeypatch.setattr(q_yolo, "measure_precision", breaks)
+        assert q_yolo.main(command) == 130
+        assert len(json.loads((tmp_path / "cache.json").read_text())["results"]) == 3
+        monkeypatch.setattr(q_yolo, "measure_precision", whole)
+        monkeypatch.setattr(q_yolo.Observe, "run", None)  # the images are not run again
+        capsys.readouterr()
+        assert q_yolo.main(command) == 0
+        assert len(evaluated) == len(set(evaluated)) == 7
+        assert [line.split()[0] for line in capsys.readouterr().err.splitlines()] == ["4/7", "5/7", "6/7", "7/7"]
+        assert q_yolo.main(command) == 0
+        assert len(evaluated) == 7
+
+    def test_what_is_the_same_file_is_evaluated_once(self, folder, tmp_path, evaluated):
+        same = ["--methods", "uh, biases corrected", "ours", "--bits", "8-8", "--activations", "asymmetric"]
+        assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *same, "--ends", "narrow")) == 0
+        assert len(evaluated) == 2  # with the float model
+
+    @pytest.mark.parametrize("more", [["--count", "1"], ["--max-images", "1"]])
+    def test_other_data_is_evaluated_anew(self, folder, tmp_path, evaluated, more):
+        few = ["--methods", "uh", "--bits", "8-8", "--activations", "asymmetric", "--ends", "narrow"]
+        assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *few)) == 0
+        assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *few, *more)) == 0
+        assert len(evaluated) == 4
+
+    def test_other_code_is_evaluated_anew(self, folder, tmp_path, monkeypatch, evaluated):
+        few = ["--methods", "uh", "--bits", "8-8", "--activations", "asymmetric", "--ends", "narrow"]
+        assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *few)) == 0
+        monkeypatch.setattr(q_yolo, "_code_digest", lambda: "another")
+        assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *few)) == 0
+        assert len(evaluated) == 4
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"format": "another", "results": {}}'])
+    def test_another_file_is_refused(self, folder, tmp_path, capsys, content):
+        (tmp_path / "cache.json").write_text(content)
+        assert q_yolo.main(arguments(folder, tmp_path / "cache.json")) == 1
+        assert "not a cache of this script; remove it" in capsys.readouterr().err
+
+
+def small(size=32):
+    """A Conv of 8 x 27 weights at 16 x 16 places, a depthwise one of 8 x 9 and a last one of 4 x 8."""
+    b = make.Builder()
+    x = b.conv("images", 3, 8, 3, 2)
+    weight = b.constant(np.ones((8, 1, 3, 3)))
+    x = b.node("Conv", x, weight, group=8, pads=[1] * 4, kernel_shape=[3, 3])
+    y = b.conv(x, 8, 4, silu=False)
+    image, made = [1, 3, size, size], [1, 4, *(["h", "w"] if size == "s" else [16, 16])]
+    graph = helper.make_graph(
+        b.nodes,
+        "small",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, image)],
+        [helper.make_tensor_value_info(y, TensorProto.FLOAT, made)],
+        b.weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def planned(model, config):
+    working = Model(model)
+    facts = Pipeline(planning(config)).run(working)
+    return working, facts[DecodeBoundary], facts[Plan]
+
+
+class TestCosts:
+    def test_of_a_float_model(self):
+        working, head, _ = planned(small(), Config(target="openvino"))
+        found = q_yolo.layers(working, head)
+        assert [(layer.products, layer.parameters) for layer in found] == [(55296, 216), (18432, 72), (8192, 32)]
+        assert q_yolo.operations(found) == 2 * (55296 + 18432 + 8192)
+        assert q_yolo.bit_operations(found) == 81920 * 32 * 32
+        assert q_yolo.packed_size(1000, found) == 1000
+
+    def test_of_a_quantized_model(self):
+        config = Config(target="openvino", weight_bits=6, act_bits=4, bits=("op:Conv=6/4",))
+        found = q_yolo.layers(*planned(small(), config))
+        assert [(layer.weight_bits, layer.act_bits) for layer in found] == [(6, 4), (32, 32), (6, 4)]
+        assert q_yolo.operations(found) == 20736 + 36864 + 3072
+        assert q_yolo.bit_operations(found) == 55296 * 24 + 18432 * 1024 + 8192 * 24
+        assert q_yolo.packed_size(1000, found) == 1000 - (216 + 32) / 4
+
+    def test_a_transposed_conv_uses_its_weights_at_each_place_of_its_input(self):
+        b = make.Builder()
+        x = b.conv("images", 3, 8, 3, 2)
+        y = b.node("ConvTranspose", x, b.constant(np.ones((8, 5, 2, 2))), strides=[2, 2], kernel_shape=[2, 2])
+        graph = helper.make_graph(
+            b.nodes,
+            "up",
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 32, 32])],
+            [helper.make_tensor_value_info(y, TensorProto.FLOAT, [1, 5, 32, 32])],
+            b.weights,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        found = q_yolo.layers(*planned(model, Config(target="openvino")))
+        assert [layer.products for layer in found] == [55296, 16 * 16 * 8 * 5 * 4]
+        assert found[1].weight_bits == 32
+
+    def test_of_an_unknown_size(self):
+        working, head, plan = planned(small("s"), Config(target="openvino"))
+        with pytest.raises(ModelError, match="export the model with a fixed size"):
+            q_yolo.layers(working, head, plan)
+
+    def test_what_a_row_says_of_the_sketch(self, folder, tmp_path, evaluated):
+        found = subject(folder, tmp_path / "cache.json")
+        plain = found.measured(None)
+        row = found.measured(Setting("narrow", "asymmetric", "4-4", "uh"))
+        # Without its decode: all Convs but the one that integrates the distributions.
+        *weights, _ = [
+            (numpy_helper.to_array(t), node)
+            for node in onnx.load(folder / "sketch.onnx").graph.node
+            for t in onnx.load(folder / "sketch.onnx").graph.initializer
+            if node.op_type == "Conv" and node.input[1] == t.name
+        ]
+        assert len(weights) == plain["convs"] == row["convs"] == 31
+        parameters = sum(values.size for values, _ in weights)
+        assert plain["bytes"] == plain["packed_bytes"] == (folder / "sketch.onnx").stat().st_size
+        assert row["packed_bytes"] == row["bytes"] - parameters / 2
+        assert row["ops"] == plain["ops"] / 8
+        assert row["bops"] == plain["bops"] / 64
+        assert 2 * 432 * 128 * 128 < plain["ops"] < 2 * parameters * 128 * 128
+
+
+class TestEnds:
+    def bits(self, folder, tmp_path, ends, bits="4-4"):
+        """The model, and (weight bits, input bits) by the Conv."""
+        found = subject(folder, tmp_path / "cache.json")
+        model, plan = found.quantized(Setting(ends, "asymmetric", bits, "minmax"))
+        of_layers = q_yolo.layers(found._prepared, found._head, plan)
+        return model, {layer.name: (layer.weight_bits, layer.act_bits) for layer in of_layers}
+
+    def test_all_are_narrow(self, folder, tmp_path):
+        model, bits = self.bits(folder, tmp_path, "narrow")
+        assert set(bits.values()) == {(4, 4)}
+        assert {"Conv_0", *LAST} <= bits.keys()
+        # In the file too: integers of 4 bits, and a Clip behind every Q.
+        stored = [numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == TensorProto.INT8]
+        weights = [values for values in stored if values.ndim == 4]
+        assert len(weights) == 31
+        assert {int(np.abs(values).max()) for values in weights} == {7}
+        q = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+        assert "images" in {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+        assert {node.input[0] for node in model.graph.node if node.op_type == "Clip"} == set(q)
+
+    def test_weights_and_activations_may_differ(self, folder, tmp_path):
+        _, bits = self.bits(folder, tmp_path, "narrow", "4-8")
+        assert set(bits.values()) == {(4, 8)}
+
+    def test_first_and_last_at_8_bits(self, folder, tmp_path):
+        _, bits = self.bits(folder, tmp_path, "8")
+        assert {name for name, pair in bits.items() if pair == (8, 8)} >= {"Conv_0", *LAST}
+        assert (4, 4) in bits.values()
+
+    def test_first_and_last_float(self, folder, tmp_path):
+        _, bits = self.bits(folder, tmp_path, "float")
+        assert {name for name, pair in bits.items() if pair == (32, 32)} == {"Conv_0", *LAST}
+        assert {pair for name, pair in bits.items() if name not in {"Conv_0", *LAST}} == {(4, 4)}
+
+    def test_ours_is_what_the_tool_does_unasked(self, folder, tmp_path, monkeypatch):
+        asked = Setting("8", "asymmetric", "4-4", "ours").config((), 100)
+        assert asked == Config(target="openvino", weight_bits=4, act_bits=4, count=100)
+        assert asked.reconstructs
+        given = {}
+
+        def quantize(model, **more):
+            given.update(more)
+            return SimpleNamespace(model=model, facts={Plan: None})
+
+        monkeypatch.setattr(q_yolo, "quantize", quantize)
+        found = subject(folder, tmp_path / "cache.json")
+        found.quantized(Setting("narrow", "asymmetric", "4-4", "ours"))
+        assert given["config"].widths == (("op:Conv", (4, 4)),)
+        assert "reconstruct" in [each.name for each in given["passes"]]
+        assert given["facts"] == (found.statistics,)
+
+    @pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "uh"])
+    def test_the_papers_methods_only_choose_ranges(self, method):
+        config = Setting("narrow", "symmetric", "4-8", method).config((), 100)
+        assert (config.reconstructs, config.keep_bias, config.range_method) == (False, True, method)
+        assert (config.weight_bits, config.act_bits, config.symmetric) == (4, 8, True)
+
+
+class TestPicture:
+    def histogram(self):
+        histogram = Histogram()
+        x = np.random.default_rng(0).normal(0, 3, 20000).astype(np.float32)
+        histogram.add(x / (1 + np.exp(-x)))
+        return histogram
+
+    def test_shows_the_extremes_and_the_bounds(self):
+        histogram = self.histogram()
+        svg = q_yolo.picture("a<b", histogram)
+        texts = [element.text for element in ET.fromstring(svg).iter() if element.tag.endswith("text")]
+        assert "What a SiLU gives: a<b, 20,000 values" in texts
+        assert f"min {histogram.low:.3f}" in texts
+        assert f"max {histogram.high:.2f}" in texts
+        for bits in (4, 8):
+            bound = unilateral_histogram(histogram, Scheme(bits), q_yolo.SILU_MINIMUM).high
+            assert f"UH, {bits} bits: {bound:.2f}" in texts
+
+    def test_shows_what_each_bound_costs(self):
+        histogram = self.histogram()
+        root = ET.fromstring(q_yolo.error_picture("a<b", histogram))
+        texts = [element.text for element in root.iter() if element.tag.endswith("text")]
+        assert "What the upper bound costs: a<b" in texts
+        curves = [element.get("d")[1:] for element in root.iter() if element.get("fill") == "none"]
+        marks = [float(element.get("cy")) for element in root.iter() if element.tag.endswith("circle")]
+        assert len(curves) == len(marks) == 2
+        for bits, curve, mark in zip((8, 4), curves, marks):
+            bound = unilateral_histogram(histogram, Scheme(bits), q_yolo.SILU_MINIMUM).high
+            assert f"UH, {bits} bits: {bound:.2f}" in texts
+            heights = [float(point.split()[1]) for point in curve.split("L")]
+            assert mark == pytest.approx(max(heights), abs=1), "the mark is not where the error is least"
+            assert heights[-1] < mark, "the maximum costs no more"
+
+    def test_has_the_same_bytes_each_time(self, folder, tmp_path, evaluated):
+        few = ["--methods", "uh", "--bits", "8-8", "--activations", "asymmetric", "--ends", "narrow"]
+        for name in ("one", "two"):
+            command = arguments(folder, tmp_path / f"{name}.json", "--plot", tmp_path / f"{name}.svg", *few)
+            assert q_yolo.main(command) == 0
+        assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+    def test_a_tensor_of_that_name_must_be_there(self, folder, tmp_path):
+        with pytest.raises(ConfigError, match=r"--tensor nothing: no SiLU that a Conv reads; there are Mul_2_out, "):
+            q_yolo.draw(subject(folder, tmp_path / "cache.json"), "nothing", tmp_path / "a.svg")

@@ -1,0 +1,98 @@
+import onnx
+import pytest
+from graphs import copy, csp, nodes, quantized, rewrite, v8
+
+from onnxq import Config, quantize
+from onnxq.facts import Plan
+from onnxq.ir import Model
+from onnxq.passes.write_docs import WriteDocs
+from onnxq.pipeline import Facts
+
+
+def documented(model, facts):
+    """The model with its doc strings, and how many were written."""
+    return rewrite(WriteDocs(), model, facts)
+
+
+def of(model):
+    """Doc strings of the nodes that have one."""
+    return {node.name: node.doc_string for node in model.graph.node if node.doc_string}
+
+
+@pytest.fixture(scope="module")
+def made():
+    return quantized(v8(), method="uh")
+
+
+def without_docs(model):
+    bare = copy(model)
+    for node in bare.graph.node:
+        node.ClearField("doc_string")
+    return bare
+
+
+class TestUntouched:
+    def test_a_model_with_nothing_to_say_of(self, made):
+        plan = Plan((), (), frozenset(), (), {})
+        facts = Facts([plan, *(fact for fact in made[1] if not isinstance(fact, Plan))])
+        after, edits = documented(made[0], facts)
+        assert (edits, of(after)) == (0, {})
+
+    def test_a_second_run(self, made):
+        once, edits = documented(*made)
+        twice, more = documented(once, made[1])
+        assert edits > 0
+        assert (more, twice) == (0, once)
+
+
+def test_each_quantized_tensor_and_each_float_node_is_told_of(made):
+    model, facts = made
+    after, edits = documented(model, facts)
+    said, plan = of(after), facts[Plan]
+    q = {node.name for node in after.graph.node if node.op_type == "QuantizeLinear"}
+    floats = {name for name in plan.skipped if name in nodes(after)}
+    assert said.keys() == q | floats
+    assert edits == len(said)
+    for name in floats:
+        assert said[name] == f"onnxq: float, {plan.skipped[name]}"
+
+
+def test_what_is_said_of_a_tensor(made):
+    said = of(documented(*made)[0])
+    words = [text for name, text in said.items() if "_QuantizeLinear" in name]
+    assert any(text.startswith("onnxq: -0.2785 to ") and ", uh, " in text and " dB, " in text for text in words)
+    assert all(text.endswith("% clipped") for text in words if " dB" in text)
+
+
+def test_only_doc_strings_change(made):
+    after, _ = documented(*made)
+    onnx.checker.check_model(after, full_check=True)
+    assert without_docs(after) == Model(made[0]).to_proto()
+
+
+def test_a_range_that_is_known_has_no_noise():
+    quantized_model = quantize(csp(), None, Config(target="generic", count=2))
+    said = of(quantized_model.model).values()
+    assert any(text.endswith(", known") for text in said)
+
+
+def test_what_exporters_wrote_stays(made):
+    model = copy(made[0])
+    [first, *_] = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    first.doc_string = "from the exporter"
+    lines = nodes(documented(model, made[1])[0])[first.name].doc_string.split("\n")
+    assert lines[0] == "from the exporter"
+    assert lines[1].startswith("onnxq: ")
+
+
+def test_a_reason_that_holds_no_more_is_struck_out(made):
+    model = copy(made[0])
+    layer = made[1][Plan].layers[0]
+    nodes(model)[layer].doc_string = "onnxq: float, excluded by conv0"
+    assert layer not in of(documented(model, made[1])[0])
+
+
+def test_files_tell_and_same_input_gives_same_bytes():
+    first, second = (quantize(v8(), None, Config(count=2)).model for _ in range(2))
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+    assert any(text.startswith("onnxq: float, ") for text in of(first).values())

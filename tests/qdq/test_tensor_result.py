@@ -1,0 +1,69 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from graphs import feed, v8
+
+from onnxq import Config, quantize
+from onnxq.facts import FittedRanges, Plan, QuantizationParameters, QuantizationPoint, Reconstruction
+from onnxq.numerics.histogram import Histogram
+from onnxq.numerics.quantization_error import silu
+from onnxq.numerics.ranges import METHODS, unilateral_histogram
+from onnxq.numerics.scheme import Range, Scheme
+from onnxq.pipeline import Facts
+from onnxq.qdq.tensor_result import expected, final_qparams, tensor_results
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return quantize(v8(), [feed(v8(), seed) for seed in range(2)], Config(target="generic")).facts
+
+
+def test_each_point_has_its_fit_and_grid(facts):
+    found = list(tensor_results(facts))
+    assert [outcome.point for outcome in found] == list(facts[Plan].points)
+    for outcome in found:
+        assert outcome.fit is facts[FittedRanges].groups[outcome.point.group]
+        assert outcome.qparams is facts[QuantizationParameters].activations[outcome.point.tensor]
+        assert (outcome.values is None) == (not outcome.point.sources)
+
+
+def test_alternatives_are_those_of_the_methods(facts):
+    found = list(tensor_results(facts))
+    for outcome in found:
+        assert list(outcome.alternatives()) == (list(METHODS) if outcome.values is not None else [])
+    chosen = [outcome for outcome in found if outcome.fit.method == "uh"]
+    assert any(outcome.point.silu_output for outcome in chosen)
+    assert all(outcome.alternatives()["uh"] == outcome.fit for outcome in chosen)
+
+
+def test_ranges_that_were_adjusted_cost_what_they_cost(facts):
+    first = next(outcome for outcome in tensor_results(facts) if outcome.values is not None)
+    name = first.point.tensor
+    adjusted = facts[QuantizationParameters].activations[name].rescaled(first.qparams.scale / 4)
+    rebuilt = Reconstruction({}, {}, {name: adjusted})
+    changed = Facts([*(fact for fact in facts if not isinstance(fact, Reconstruction)), rebuilt])
+    assert final_qparams(changed).activations[name] is adjusted
+    outcome = next(outcome for outcome in tensor_results(changed) if outcome.point.tensor == name)
+    assert outcome.fit.method == "error of outputs"
+    assert (outcome.fit.bounds.low, outcome.fit.bounds.high) == (adjusted.low, adjusted.high)
+    assert outcome.fit.clipped > 0
+    assert outcome.fit.sqnr < first.fit.sqnr
+
+
+def test_in_front_of_a_silu_the_noise_behind_it_counts():
+    values = np.random.default_rng(0).normal(-2, 3, 100_000).astype(np.float32)
+    histogram = Histogram()
+    histogram.add(values)
+    point = QuantizationPoint("x", Scheme(), "x", ("conv",), ("x",))
+    bounds = Range(-5.0, 12.0)
+    qparams = Scheme().qparams(bounds)
+    rounded = qparams.dequantize(qparams.quantize(values))
+    for silu_input, exact, found in ((False, values, rounded), (True, silu(values), silu(rounded))):
+        ratio = 10 * np.log10(np.square(exact).sum() / np.square(exact - found).sum())
+        cost = expected(histogram, replace(point, silu_input=silu_input), bounds, "mse")
+        assert cost.sqnr == pytest.approx(ratio, abs=0.2)
+    assert cost.clipped == pytest.approx(np.mean(values < -5), abs=0.01)
+    assert (
+        unilateral_histogram(histogram, Scheme()).low < -10
+    )  # which is why the plain noise of such a range would mislead

@@ -1,0 +1,121 @@
+import copy
+import re
+
+import pytest
+from graphs import csp, feed
+
+from onnxq import Config, quantize
+from onnxq.report.build import build
+from onnxq.report.content import Curve, Plots, Table, sections_of
+from onnxq.report.markdown import to_markdown
+
+CONFIG = Config(method="mse", weight_bits=4, act_bits=6, exclude=("conv3", "re:^conv4$"), target="generic")
+
+
+@pytest.fixture(scope="module")
+def made():
+    model = csp()
+    quantized = quantize(model, [feed(model, seed) for seed in range(3)], CONFIG, sensitivity=True)
+    kept = [{"nodes": ["conv9", "mul9"], "bits": 8}]
+    search = {"said": "-0.10 AP", "pictures": 7, "kept": kept, "trials": [{"kept": 1, "said": "-0.10 AP"}]}
+    return build(quantized, CONFIG, source="net.onnx", before=1_000_000, after=300_000, search=search)
+
+
+@pytest.fixture
+def report(made):
+    return copy.deepcopy(made)
+
+
+def tables(text):
+    """Markdown as heading -> rows of its first table, the head first, as cells with nothing in front of them."""
+    found = {}
+    for part in re.split("^#+ ", text, flags=re.MULTILINE)[1:]:
+        title, _, body = part.partition("\n")
+        rows = re.findall(r"^\| (.*) \|$", body.split("\n\n## ")[0], flags=re.MULTILINE)
+        cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)] for row in rows]
+        found[title] = [row for row in cells if not all(re.fullmatch("---:?", cell) for cell in row)]
+    return found
+
+
+def shown(cell):
+    return getattr(cell, "text", str(cell))
+
+
+class TestContents:
+    def test_the_head_says_what_was_made_and_how(self, report):
+        report["doubts"] = ["It is *late*."]
+        head = to_markdown(report).split("\n## ")[0].split("\n\n")
+        assert head[0] == "# net.onnx"
+        assert head[1].startswith("Quantized for generic: weights of 4 and activations of 6 bits, ranges by mse.")
+        options = "--target generic --method mse --weight-bits 4 --act-bits 6 --exclude conv3 're:^conv4$'"
+        assert head[2] == f"Options: `{options}`."
+        assert head[3] == r"**Warning:** It is \*late\*."
+        facts = dict(tables(to_markdown(report))["net.onnx"][1:])
+        assert facts["layers on integers"] == str(len(report["layers"]["integer"]))
+        assert facts["samples calibrated with"] == "3"
+        assert (facts["size before"], facts["size after"]) == ("1.00 MB", "0.30 MB")
+        assert facts["SQNR of output, dB"] == f"{report['sqnr']['output']:.1f}"
+        assert facts["in all passes"] == f"{sum(report['seconds'].values()):.1f} s"
+
+    def test_has_every_section_and_cell_but_what_is_drawn(self, report):
+        text = to_markdown(report)
+        expected = list(sections_of(report))
+        assert re.findall("^## (.*)$", text, re.MULTILINE) == [section.title for section in expected]
+        for section in expected:
+            for table in (block for block in section.blocks if isinstance(block, Table)):
+                drawn = table.has(Curve)
+                for row in (table.columns, *table.rows):
+                    cells = [shown(cell) for cell, is_drawn in zip(row, drawn, strict=True) if not is_drawn]
+                    assert f"| {' | '.join(cells)} |" in text.replace("`", "")
+
+    def test_numbers_stand_right(self, report):
+        assert "| operator | float | quantized |\n| --- | ---: | ---: |\n" in to_markdown(report)
+
+    def test_what_each_method_would_have_made(self, report):
+        head, *rows = tables(to_markdown(report))["Values and ranges, worst first"]
+        assert head == ["tensor", "and with it", "chosen", "uh", "mse", "minmax", "percentile", "entropy"]
+        [plots] = [block for section in sections_of(report) for block in section.blocks if isinstance(block, Plots)]
+        assert len(rows) == len(plots.plots) == len(report["values"])
+        sqnr = {a["tensor"]: a["sqnr"] for a in report["activations"]}
+        group = {a["tensor"]: a["group"] for a in report["activations"]}
+        for tensor, others, chosen, *methods in rows:
+            name = tensor.strip("`")
+            assert chosen == f"{sqnr[name]:.1f}"
+            assert methods == [f"{fit['sqnr']:.1f}" for fit in report["values"][group[name]]["methods"].values()]
+            assert {group[other] for other in others.split(", ") if other} <= {group[name]}
+        assert any(others for _, others, *_ in rows)
+
+    def test_scales_are_told_not_drawn(self, report):
+        head, *rows = tables(to_markdown(report))["Weights"]
+        assert head == ["layer", "kind", "bits", "channels", "least", "greatest", "spread"]
+        assert len(rows) == len(report["weights"])
+
+    def test_float_nodes_by_reason(self, report):
+        section = to_markdown(report).split("## Float, and why\n\n")[1].split("\n\n")[0]
+        found = re.findall("^- ([0-9]+): (.*): (`.*`)$", section, re.MULTILINE)
+        assert {name for _, _, names in found for name in re.findall("`(.*?)`", names)} == set(report["float"])
+        assert [int(count) for count, _, names in found] == [len(names.split(", ")) for _, _, names in found]
+        assert ("1", "excluded by conv3", "`conv3`") in found
+
+
+class TestMarkup:
+    @pytest.mark.parametrize(
+        ("name", "code"),
+        [("a|b", r"`a\|b`"), ("a`b", "`` a`b ``"), ("``", "``` `` ```"), ("a\nb", "`a b`"), ("_a_*b*", "`_a_*b*`")],
+    )
+    def test_names_stay_in_their_cells(self, report, name, code):
+        report["activations"][0]["tensor"] = name
+        found = tables(to_markdown(report))["Quantized tensors, worst first"]
+        assert code in [row[0] for row in found]
+        assert {len(row) for row in found} == {9}
+
+    def test_texts_are_not_taken_for_markup(self, report):
+        report["model"] = "_a_b_ *c* <b> [d] `e` \\f\n# g"
+        report["float"] = {"x": "excluded by re:a|b*"}
+        text = to_markdown(report)
+        assert text.startswith("# \\_a_b\\_ \\*c\\* \\<b> \\[d] \\`e\\` \\\\f # g\n")
+        assert "- 1: excluded by re:a|b\\*: `x`\n" in text
+
+    def test_options_are_set_as_code(self, report):
+        report["findings"] = [{"what": "It is *late*.", "try": "`--early a*b` or sleep"}]
+        assert "- It is \\*late\\*. Try: `--early a*b` or sleep.\n" in to_markdown(report)

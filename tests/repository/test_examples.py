@@ -1,0 +1,125 @@
+"""The examples do what they say."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from graphs import Net, ops
+from PIL import Image
+
+from models import make
+from onnxq.calibration.dead_leaves import scene
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A model and four images in the working directory."""
+    onnx.save(make.build(), tmp_path / "model.onnx")
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        Image.fromarray(scene(number, (256, 256))).save(tmp_path / "images" / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def python_blocks(page):
+    """The Python code of a page, each line where it stands there, so that errors name it."""
+    lines, inside = [], False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            inside = line == "```python"
+            line = ""
+        lines.append(line if inside else "")
+    return "\n".join(lines)
+
+
+def call(*command):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
+
+
+def assert_quantized(path):
+    model = onnx.load(path)
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) > 10
+    image = np.random.default_rng(0).random((1, 3, 256, 256), np.float32)
+    before, after = (ort.InferenceSession(str(p)).run(None, {"images": image})[0] for p in ("model.onnx", path))
+    assert before.shape == after.shape
+    assert np.isfinite(after).all()
+    return {p.key: p.value for p in model.metadata_props}
+
+
+def test_after_export(folder):
+    ran = call(EXAMPLES / "after_export.sh", "model.onnx", "images")
+    assert ran.returncode == 0, ran.stderr
+    assert_quantized("model.int8.onnx")
+    assert "SQNR dB" in ran.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_makefile(folder):
+    command = ("make", "-f", EXAMPLES / "Makefile", f"PYTHON={sys.executable}", "TARGET=openvino")
+    ran = call(*command)
+    assert ran.returncode == 0, ran.stderr
+    assert assert_quantized("model.int8.onnx")["onnxq.target"] == "openvino"
+    assert json.loads(Path("model.json").read_text())
+    assert "Nothing to be done" in call(*command).stdout
+
+
+def test_reader(folder):
+    ran = call(sys.executable, EXAMPLES / "reader.py", "model.onnx", "images", "out.onnx")
+    assert ran.returncode == 0, ran.stderr
+    assert assert_quantized("out.onnx")["onnxq.samples"] == "4"
+
+
+def test_pipeline(folder):
+    steps = [
+        {"type": "metadata", "values": {"site": "roof"}},
+        {"type": "quantize", "data": "images", "target": "openvino", "method": "minmax"},
+        {"type": "check", "least_sqnr": 10},
+    ]
+    Path("plan.json").write_text(json.dumps({"input": "model.onnx", "output": "out.onnx", "steps": steps}))
+    ran = call(sys.executable, EXAMPLES / "pipeline.py", "plan.json")
+    assert ran.returncode == 0, ran.stderr
+    metadata = assert_quantized("out.onnx")
+    assert (metadata["site"], metadata["task"], metadata["onnxq.method"]) == ("roof", "detect", "minmax")
+    steps[2]["least_sqnr"] = 200
+    Path("plan.json").write_text(json.dumps({"input": "model.onnx", "output": "other.onnx", "steps": steps}))
+    ran = call(sys.executable, EXAMPLES / "pipeline.py", "plan.json")
+    assert ran.returncode == 1
+    assert "too noisy" in ran.stderr
+    assert not Path("other.onnx").exists()
+
+
+def test_the_options_of_the_workflow_are_known(folder):
+    [line] = [line for line in (EXAMPLES / "workflow.yml").read_text().splitlines() if "python -m onnxq" in line]
+    command = line.split("run: ")[1].replace("calibration/", "images").replace("validation/", "images").split()
+    ran = call(sys.executable, *command[1:], "--on-calibration")
+    assert ran.returncode == 0, ran.stderr
+    assert_quantized("model.int8.onnx")
+
+
+def test_the_page_about_passes(folder):
+    net = Net()
+    scaled = net.add("Mul", net.block("images", 8), net.const(1.0))
+    onnx.save(net.model(net.conv(net.block(scaled, 8), 4)), "yolo.onnx")
+    page = ROOT / "docs" / "passes.md"
+    names = {"__name__": "page"}
+    exec(compile(python_blocks(page), str(page), "exec"), names)
+    tests = [value for name, value in names.items() if name.startswith("test_")]
+    assert len(tests) == 2
+    for test in tests:
+        test()
+    before, after = onnx.load("yolo.onnx"), onnx.load("yolo.int8.onnx")
+    assert "QuantizeLinear" in ops(after)
+    assert ops(before).count("Mul") == ops(after).count("Mul") + 1
+    assert list(Path("steps").iterdir())

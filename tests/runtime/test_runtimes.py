@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from graphs import assert_same_numbers, copy, csp, feed, ops, quantized, run, sqnr, v8, with_float16
+from onnx import helper
+
+from onnxq.errors import ModelError
+from onnxq.facts import Plan
+from onnxq.runtime import RUNTIMES
+from onnxq.targets import TARGETS
+
+
+@pytest.fixture(params=RUNTIMES.values(), ids=RUNTIMES)
+def runtime(request):
+    if not request.param.is_installed():
+        pytest.skip(f"{request.param.title} is not installed")
+    return request.param
+
+
+@pytest.fixture
+def target(runtime):
+    """The target that the runtime runs."""
+    return next(target for target in TARGETS.values() if RUNTIMES.get(target.runtime) is runtime)
+
+
+def test_the_outputs_are_those_of_the_model(runtime):
+    model = v8()
+    values = feed(model)
+    found = runtime(model).run(values)
+    expected = run(model, values)
+    assert found.keys() == expected.keys()
+    assert all(sqnr(expected[name], found[name]) > 80 for name in expected)
+
+
+def test_float32_feeds_a_model_that_takes_float16(runtime):
+    model = with_float16(csp())
+    found = runtime(model).run(feed(csp()))["output"]
+    assert found.dtype == np.float16
+    assert sqnr(run(csp())["output"], found.astype(np.float32)) > 40
+    assert runtime.operator_times(model, feed(csp()), rounds=1)
+
+
+def test_outputs_that_are_one_tensor_have_each_its_name(runtime):
+    model = copy(csp())
+    model.graph.node.append(helper.make_node("Identity", ["output"], ["again"], "identity"))
+    model.graph.output.append(helper.make_tensor_value_info("again", 1, [1, 4, 16, 16]))
+    found = runtime(model).run(feed(model))
+    assert {"output", "again"} <= found.keys()
+    assert np.array_equal(found["output"], found["again"])
+
+
+def test_a_model_is_also_loaded_from_a_file(runtime, tmp_path):
+    model = csp()
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    outputs = [runtime(source, threads=1).run(feed(model))["output"] for source in (path, model)]
+    assert np.array_equal(*outputs)
+
+
+def test_a_model_that_cannot_be_loaded_says_why(runtime):
+    model = copy(csp())
+    model.graph.node[2].op_type = "NoSuchOperator"
+    with pytest.raises(ModelError, match=f"{runtime.title} cannot load the model: .+"):
+        runtime(model)
+
+
+def test_a_feed_of_another_shape_is_refused(runtime):
+    with pytest.raises(ModelError, match=f"{runtime.title} cannot run the model: .+"):
+        runtime(csp()).run({"images": np.zeros((1, 5, 32, 32), np.float32)})
+
+
+def test_every_conv_is_timed(runtime):
+    model = csp()
+    times = runtime.operator_times(model, feed(model), rounds=3)
+    convs = sum(time.count for name, time in times.items() if "Conv" in name)
+    assert convs == ops(model).count("Conv")
+    assert all(time.seconds > 0 for name, time in times.items() if "Conv" in name)
+    assert [time.seconds for time in times.values()] == sorted((t.seconds for t in times.values()), reverse=True)
+
+
+def test_times_of_a_quantized_model_show_its_integers(runtime, target):
+    model = csp()
+    times = runtime.operator_times(quantized(model, target)[0], feed(model), rounds=2)
+    on_integers = ("QLinearConv", "QGemm", "Convolution I8")
+    assert sum(time.count for name, time in times.items() if name in on_integers) >= 4
+
+
+def test_layers_on_integers(runtime, target):
+    model = v8()
+    after, facts = quantized(model, target)
+    loaded = runtime(after)
+    found = loaded.integer_layers(after, facts[Plan].layers)
+    assert (found.wanted, found.others) == (facts[Plan].layers, 0)
+    first, *others = facts[Plan].layers
+    assert loaded.integer_layers(after, others).others == 1
+    assert runtime(model).integer_layers(model, [first]).wanted == ()
+
+
+def test_no_runtime_changes_the_model(runtime):
+    model = csp()
+    before = copy(model)
+    loaded = runtime(model)
+    loaded.run(feed(model))
+    loaded.integer_layers(model, [])
+    assert_same_numbers(before, model)
+    assert before == model
