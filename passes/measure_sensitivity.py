@@ -62,7 +62,7 @@ class MeasureSensitivity(Analysis[Sensitivities]):
         feeds = self._feeds()
         plain = model.to_proto()
         at_once = workers(plain)
-        session = open_session(plain, threads=cores())
+        session = open_session(plain, threads=cores(), exact=True)
         expected = [run_named(session, feed) for feed in feeds]
         seen = [read_objects(outputs, self._detector) for outputs in expected]
         del session

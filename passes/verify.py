@@ -182,7 +182,7 @@ def _outputs_sqnr(
     if not feeds:
         return {}, {}
     try:
-        plain = open_session(original)
+        plain = open_session(original, exact=True)
     except ModelError as error:
         log.warning("the float model cannot be compared with: %s", error)
         return {}, {}

@@ -104,7 +104,7 @@ def check_first_layer(model: onnx.ModelProto, detector: Detector, feeds: Sequenc
         return
     read = {value.name for value in piece.graph.input}
     try:
-        session = open_session(piece)
+        session = open_session(piece, exact=True)
         spreads = [_spread(run(session, {k: v for k, v in feed.items() if k in read})[0]) for feed in feeds]
     except ModelError as error:
         log.info("the first layer cannot be looked at: %s", error)

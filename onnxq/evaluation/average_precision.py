@@ -66,11 +66,16 @@ def evaluate(
 
 
 def measure_precision(
-    model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings, progress: Progress = silent
+    model: str | Path | onnx.ModelProto,
+    truth: GroundTruth,
+    settings: Settings,
+    progress: Progress = silent,
+    *,
+    exact: bool = False,
 ) -> Scores:
-    """As `evaluate`, with the ground truth loaded already."""
+    """As `evaluate`, with the ground truth loaded already, and `exact` as `session.open_session` has it."""
     progress("loading", 0, 0)
-    network, categories = _opened(model, truth, settings)
+    network, categories = _opened(model, truth, settings, exact)
 
     def find(look: Callable[[], NDArray[np.uint8]]) -> NDArray[np.float32]:
         return network.find(look(), settings)
@@ -96,10 +101,10 @@ def check_measurable(model: str | Path | onnx.ModelProto, truth: GroundTruth, se
 
 
 def _opened(
-    model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings
+    model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings, exact: bool = False
 ) -> tuple[Predictor, tuple[int, ...]]:
     """The model, ready to run, and the category id of each of its classes."""
-    network = Predictor.load(Path(model) if isinstance(model, str) else model, settings)
+    network = Predictor.load(Path(model) if isinstance(model, str) else model, settings, exact=exact)
     reason = network.detector.outputs.why_no_precision
     if reason:
         raise ModelError(f"{network.name}: {reason}; python -m onnxq.compare needs no AP")

@@ -72,7 +72,7 @@ class PrecisionCriterion(Criterion):
 
     @cached_property
     def _whole(self) -> float:
-        whole = measure_precision(self._original, self._truth, self._settings).ap
+        whole = measure_precision(self._original, self._truth, self._settings, exact=True).ap
         if math.isnan(whole):
             raise DataError("the annotations have no objects on the pictures, so there is no AP to lose; give others")
         if whole == 0:
@@ -84,7 +84,7 @@ class PrecisionCriterion(Criterion):
 
     def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
         """Points of AP, which may be negative."""
-        return self._whole - measure_precision(model, self._truth, self._settings, progress).ap
+        return self._whole - measure_precision(model, self._truth, self._settings, progress, exact=True).ap
 
     def identity(self) -> str:
         """The pictures, the objects on them and how they are looked at."""
@@ -136,7 +136,7 @@ class SqnrCriterion(Criterion):
         return f"{-loss:.1f} dB"
 
     def _run(self, model: onnx.ModelProto, progress: Progress) -> list[dict[str, NDArray[np.generic]]]:
-        session = open_session(model)
+        session = open_session(model, exact=True)
         outputs = []
         for number, feed in enumerate(self._feeds, start=1):
             outputs.append(run_named(session, feed))

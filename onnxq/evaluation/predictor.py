@@ -86,12 +86,13 @@ class Predictor:
     classes: int | None
 
     @classmethod
-    def load(cls, model: Path | onnx.ModelProto, settings: Settings) -> "Predictor":
+    def load(cls, model: Path | onnx.ModelProto, settings: Settings, *, exact: bool = False) -> "Predictor":
         """Open a model, run it once on black and tell from its outputs' real shapes how to decode them.
 
         Args:
             model: a file, or a model in memory.
             settings: how to read it.
+            exact: as `open_session` has it.
 
         Raises:
             ModelError: the model cannot be read or run, or its outputs are not those of the family that was given.
@@ -102,7 +103,7 @@ class Predictor:
         with _named(name):
             guess = detect(graph, image_size=settings.image_size, preprocess=settings.preprocess)
             # A picture at a time in each of many threads scales better than many threads within a picture.
-            session = open_session(model, threads=1)
+            session = open_session(model, threads=1, exact=exact)
             declared = next(i.shape[0] for i in session.get_inputs() if i.name == guess.input_name)
             batch = declared if isinstance(declared, int) else 1
             black = np.zeros(guess.preprocess.shape(guess.size, batch), guess.preprocess.dtype)

@@ -28,6 +28,8 @@ _FLOATS: Mapping[str, "np.dtype[Any]"] = {
     "tensor(float16)": np.dtype(np.float16),
 }
 
+_UNFUSED_QDQ = "session.disable_quant_qdq"
+
 _WEIGHTS_BESIDE = "session.optimized_model_external_initializers_file_name"
 
 
@@ -36,6 +38,7 @@ def open_session(
     *,
     threads: int = 0,
     optimized: bool = True,
+    exact: bool = False,
     optimized_path: Path | None = None,
     profile_prefix: Path | None = None,
     resting: bool = False,
@@ -47,6 +50,10 @@ def open_session(
         model: a model, or the path of one.
         threads: intra-op threads; 0 lets onnxruntime choose.
         optimized: with all graph optimizations, or with none.
+        exact: layers between QuantizeLinear and DequantizeLinear are computed in float32 on the dequantized values, as
+            ONNX defines them, and not by kernels for integers. Those saturate on CPUs without VNNI, which add products
+            of 8 bits in pairs in 16 bits, so that their numbers depend on the machine. Whatever a file or a decision
+            is made of must be exact; what is to show how a model runs must not. A float model runs the same way.
         optimized_path: where onnxruntime is to write the graph that it really runs.
         profile_prefix: first part of the path where it is to write the time of every node.
         resting: its threads rest between runs; else they spin for the next one, and slow down what runs meanwhile.
@@ -60,6 +67,8 @@ def open_session(
     options.log_severity_level = _FATAL_ONLY
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if exact:
+        options.add_session_config_entry(_UNFUSED_QDQ, "1")
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
         if isinstance(model, onnx.ModelProto) and not is_one_message(model):

@@ -19,10 +19,12 @@ _LARGE = 100_000_000
 def open_worker_session(model: onnx.ModelProto, at_once: int) -> ort.InferenceSession:
     """Load a model to run `at_once` samples at a time, in one session or in several: each gets its share of the cores.
 
+    Runs are exact, as `open_session` has it.
+
     Raises:
         ModelError: as from `open_session`.
     """
-    return open_session(model, threads=max(1, cores() // at_once), frugal=True)
+    return open_session(model, threads=max(1, cores() // at_once), exact=True, frugal=True)
 
 
 Sink = Callable[[str, NDArray[np.generic]], None]

@@ -13,6 +13,7 @@ from graphs import (
     initializers,
     quantized,
     run,
+    saturating,
     silu_chain,
     sqnr,
     v8,
@@ -144,6 +145,13 @@ def test_what_onnxq_writes_keeps_the_names(target):
     assert set(convs) <= found.keys()
     assert len(found) > 0.9 * sum(node.op_type not in ("Constant", "Shape") for node in model.graph.node)
     assert found["output"].sqnr == pytest.approx(sqnr(*(run(each)["output"] for each in (model, result))), abs=1)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_sum_saturates_on_any_cpu(target):
+    found = traced(saturating(), quantized(saturating(), TARGETS[target])[0])
+    assert {"conv", "output"} & found.keys()
+    assert min(each.sqnr for each in found.values()) > 60
 
 
 def test_floats_are_given_in_the_type_that_a_model_takes():

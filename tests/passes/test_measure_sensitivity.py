@@ -3,7 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from graphs import copy, csp, feed, quantizing, run, samples, silu_chain, sqnr, v8, with_metadata
+from graphs import copy, csp, feed, quantizing, run, samples, saturating, silu_chain, sqnr, v8, with_metadata
 
 from onnxq.errors import DataError
 from onnxq.facts import Plan, Sensitivities
@@ -62,6 +62,12 @@ def test_damage_is_that_of_a_model_in_which_the_others_are_float(corrected):
     name = model.graph.output[0].name
     expected, actual = (np.stack([run(m, f)[name] for f in feeds]) for m in (model, alone.to_proto()))
     assert by_layer(found)[layer].sqnr == pytest.approx(sqnr(expected, actual), abs=0.05)
+
+
+def test_no_sum_saturates_on_any_cpu():
+    found, plan = measured(saturating(), GENERIC)
+    assert plan.layers == ("wide", "product", "middle")
+    assert min(piece.sqnr for piece in found.pieces) > 60
 
 
 @pytest.mark.parametrize("target", [OPENVINO, ORT], ids=lambda t: t.name)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cpu import sums_exactly
 from graphs import (
     NARROW_TENSORRT,
     Net,
@@ -57,6 +58,15 @@ try:
 except ImportError:
     openvino = None
 needs_openvino = pytest.mark.skipif(openvino is None, reason="OpenVINO is not installed")
+
+
+def widths(weight_bits):
+    """Option for weights of so many bits in all layers, the last ones too."""
+    return {"bits": [("re:.", (weight_bits, 8))]}
+
+
+ROOM = widths(7)
+"""With these no sum of a runtime saturates on any CPU."""
 
 
 def verify(original, result, facts, target=ORT, feeds=None):
@@ -112,12 +122,14 @@ FUSED = {
 }
 
 
+@pytest.mark.parametrize("weight_bits", [8, 7])
 @pytest.mark.parametrize("kind", FUSED)
-def test_every_planned_layer_is_one_that_onnxruntime_runs_on_integers(kind):
+def test_every_planned_layer_is_one_that_onnxruntime_runs_on_integers(kind, weight_bits):
     build, options, layers = FUSED[kind]
-    after, plan, checked = verified(build(**options))
+    after, plan, checked = verified(build(**options), **widths(weight_bits))
     assert len(plan.layers) == layers
-    assert (checked.fused, checked.unfused, checked.warnings) == (layers, (), ())
+    assert (checked.fused, checked.unfused) == (layers, ())
+    assert checked.warnings == () or not sums_exactly(OnnxRuntime, weight_bits)
     assert integer_layers(after) == layers
 
 
@@ -156,10 +168,17 @@ def test_a_layer_kept_float_is_one_that_onnxruntime_runs_in_float(build, name):
 
 
 def reading_integers(follow):
-    """A layer `float` whose input others read as integers, and what `follow` makes of its output."""
+    """A layer `float` whose input others read as integers, and what `follow` makes of its output.
+
+    It reads every second channel only. Runtimes that quantize it by themselves take 8 bits: on CPUs that add products
+    in pairs in 16 bits there is room for one.
+    """
     net = Net()
     x = net.block(net.block("images", 8), 8)
-    y = follow(net, net.conv(x, 8, 3, name="float"))
+    float_weight = net.normal(8, 8, 3, 3, scale=0.2)
+    float_weight[:, 1::2] = 0
+    y = net.add("Conv", x, net.const(float_weight), name="float", pads=[1] * 4)
+    y = follow(net, y)
     net.channels[y] = 8
     z = net.add("Add", net.silu(net.conv(y, 8, name="behind")), net.silu(net.conv(x, 8, name="beside")))
     net.channels[z] = 8
@@ -167,7 +186,7 @@ def reading_integers(follow):
 
 
 def test_a_layer_kept_float_that_reads_integers_stays_float_in_front_of_a_silu():
-    after, plan, checked = verified(reading_integers(lambda net, y: net.pool(net.silu(y))), exclude=["float"])
+    after, plan, checked = verified(reading_integers(lambda net, y: net.pool(net.silu(y))), exclude=["float"], **ROOM)
     assert "float" in plan.skipped
     assert checked.warnings == ()
     assert integer_layers(after) == len(plan.layers)
@@ -186,7 +205,7 @@ def test_a_layer_kept_float_that_reads_integers_stays_float_in_front_of_a_silu()
     ids=["Conv", "Relu", "Clip", "MaxPool", "Transpose", "Reshape"],
 )
 def test_a_layer_kept_float_that_onnxruntime_quantizes_by_itself_is_told(follow):
-    after, plan, checked = verified(reading_integers(follow), exclude=["float"])
+    after, plan, checked = verified(reading_integers(follow), exclude=["float"], **ROOM)
     assert "float" in plan.skipped
     assert checked.unfused == ()
     assert integer_layers(after) == len(plan.layers) + 1
@@ -256,17 +275,19 @@ def test_without_openvino_onnxruntime_compares_and_nothing_is_counted(monkeypatc
 
 
 @needs_openvino
+@pytest.mark.parametrize("weight_bits", [8, 7])
 @pytest.mark.parametrize("build", [csp, pan, leaky_net, v5, v8, yolox], ids=lambda b: b.__name__)
-def test_every_planned_layer_is_one_that_openvino_runs_on_integers(build):
-    _, plan, checked = verified(build(), OPENVINO)
+def test_every_planned_layer_is_one_that_openvino_runs_on_integers(build, weight_bits):
+    _, plan, checked = verified(build(), OPENVINO, **widths(weight_bits))
     assert checked.runtime == "OpenVINO"
-    assert (checked.fused, checked.unfused, checked.warnings) == (len(plan.layers), (), ())
+    assert (checked.fused, checked.unfused) == (len(plan.layers), ())
+    assert checked.warnings == () or not sums_exactly(OpenVino, weight_bits)
 
 
 @needs_openvino
 def test_a_layer_that_openvino_runs_in_float_is_named():
     model = csp()
-    after, facts = quantized(model, OPENVINO)
+    after, facts = quantized(model, OPENVINO, **ROOM)
     conv = nodes(after)["conv3"]
     made_by = {name: node for node in after.graph.node for name in node.output}
     conv.input[0] = made_by[made_by[conv.input[0]].input[0]].input[0]
@@ -341,15 +362,17 @@ def test_the_rounding_of_floats_is_no_error(monkeypatch):
 @needs_openvino
 @pytest.mark.parametrize(("build", "behind"), [(csp, "conv4"), (pan, "conv2"), (yolox, "conv0")])
 def test_wrong_numbers_of_openvino_are_told_with_the_first_wrong_layer(build, behind):
-    """Signed integers through a Concat come out wrong in OpenVINO 2026.4, in the Conv behind it."""
-    _, _, checked = verified(build(), replace(OPENVINO, signed=True, symmetric=True))
-    told = [name for name, exact in checked.simulated.items() if checked.sqnr[name] < exact - 3]
-    assert len(checked.warnings) == len(told)
-    for name, warning in zip(told, checked.warnings):
+    """Signed integers through a Concat come out wrong in OpenVINO 2026.4 on CPUs without AMX, in the Conv behind it."""
+    model = build()
+    after, _, checked = verified(model, replace(OPENVINO, signed=True, symmetric=True), **ROOM)
+    exact, found = run(after), OpenVino(after).run(feed(model))
+    wrong = [name for name in exact if np.abs(found[name] - exact[name]).max() > 0.1 * np.abs(exact[name]).max()]
+    assert len(checked.warnings) == len(wrong)
+    for name, warning in zip(wrong, checked.warnings):
         assert warning.startswith(f"OpenVINO gives {name!r} with {checked.sqnr[name]:.1f} dB where the file, computed")
         assert f"it errs at {behind!r} first; --exclude that" in warning
-    if openvino.__version__.startswith("2026.4"):
-        assert told
+    if not wrong:
+        pytest.skip("OpenVINO computes signed integers through a Concat rightly on this CPU")
 
 
 # --- TensorRT's parser ------------------------------------------------------------------------------------------------
@@ -389,7 +412,7 @@ def test_what_is_made_for_tensorrt_is_read_by_it(build):
 def test_the_outputs_are_compared_over_all_feeds(target):
     model = pan()
     feeds = [feed(model, seed) for seed in range(3)]
-    after, _, checked = verified(model, target, feeds)
+    after, _, checked = verified(model, target, feeds, **ROOM)
     assert list(checked.sqnr) == ["output0", "output1"]
     for name, decibels in checked.sqnr.items():
         one = np.stack([run(model, values, optimized=True)[name] for values in feeds])

@@ -3,13 +3,13 @@ import errno
 import numpy as np
 import onnx
 import pytest
-from graphs import BACKBONES, DETECTORS, Net, conditional, csp, feed, prepared, quantized, run, v8
+from graphs import BACKBONES, DETECTORS, Net, conditional, csp, feed, prepared, quantized, run, saturating, v8
 from onnx import numpy_helper
 
 from onnxq.errors import ConfigError
 from onnxq.reconstruction import layerwise as module
 from onnxq.reconstruction.layerwise import LayerwiseRunner
-from onnxq.targets import OPENVINO
+from onnxq.targets import OPENVINO, ORT
 
 ALL = {**BACKBONES, **DETECTORS}
 
@@ -64,6 +64,24 @@ def test_a_computed_tensor_can_be_read_until_the_next_is():
     walk.compute(second)
     with pytest.raises(KeyError):
         walk.read(first, 1)
+
+
+@pytest.mark.parametrize("target", [OPENVINO, ORT], ids=lambda t: t.name)
+def test_no_sum_saturates_on_any_cpu(target):
+    model, _ = quantized(saturating(), target)
+    given = {n.input[0] for n in model.graph.node if n.op_type in ("Conv", "MatMul", "Transpose")}
+    wanted = [n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear" and n.output[0] in given]
+    walk, feeds = started(model, [*wanted, "output"])
+    for tensor in wanted:
+        walk.compute(tensor)
+        np.testing.assert_allclose(walk.read(tensor, 2), run(exposed(model, [tensor]), feeds[2])[tensor], rtol=1e-3)
+    seen = {}
+    walk.compute("output", seen.__setitem__)
+    expected = run(model, feeds[0])["output"]
+    assert len(wanted) > 1
+    assert expected.max() > 24
+    for values in seen.values():
+        np.testing.assert_allclose(values, expected, rtol=1e-3)
 
 
 def test_integers_are_kept_instead_of_what_is_made_of_them():

@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from graphs import feed, quantized, saturating
+from graphs import run as run_as_it_is
 from onnx import helper, parser
 
 from onnxq.errors import DataError, ModelError
-from onnxq.runtime import session
+from onnxq.runtime import session, streaming
 from onnxq.runtime.session import open_session, run
 from onnxq.runtime.streaming import stream, workers
+from onnxq.targets import OPENVINO, ORT
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 DOUBLE = parser.parse_model(f"{HEAD} g (float[n,2] x) => (float[n,2] y) {{ y = Add(x, x) }}")
@@ -86,6 +89,20 @@ class TestOpenSession:
             made = open_session(TWO_NODES, optimized=optimized, optimized_path=path)
             assert [node.op_type for node in onnx.load(path).graph.node] == ops
             np.testing.assert_array_equal(run(made, {"x": np.float32([1, 2])})[0], [2, 3])
+
+    @pytest.mark.parametrize("target", [ORT, OPENVINO], ids=lambda t: t.name)
+    def test_exact_is_what_the_file_says_on_every_cpu(self, target):
+        model, _ = quantized(saturating(), target)
+        values = feed(model)
+        expected = run_as_it_is(model, values)["output"]
+        for made in (open_session(model, exact=True), streaming.open_worker_session(model, 1)):
+            np.testing.assert_allclose(run(made, values)[0], expected, rtol=1e-5)
+
+    def test_exact_runs_no_layer_on_integers(self, tmp_path):
+        for exact in (True, False):
+            open_session(quantized(saturating())[0], exact=exact, optimized_path=tmp_path / "run.onnx")
+            found = [node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node]
+            assert bool({"QLinearConv", "QGemm"} & {*found}) is not exact
 
     def test_threads_are_as_asked_for(self):
         assert open_session(DOUBLE, threads=3).get_session_options().intra_op_num_threads == 3

@@ -449,6 +449,24 @@ def shared_weights(**options: object) -> onnx.ModelProto:
     return net.model(net.conv(net.add("Add", *ends), 4, name="last"))
 
 
+def saturating() -> onnx.ModelProto:
+    """Three Convs and a MatMul whose 8-bit integers are 255 and 127, as every picture is taken for white.
+
+    A pair of such products is 64,770: twice what fits into 16 bits, in which CPUs without VNNI add them.
+    """
+    net = Net(size=8)
+    x = net.add("Ceil", "images")
+    net.channels[x] = 3
+    y = net.add("Conv", x, net.const(np.ones((8, 3, 3, 3))), name="wide", pads=[1] * 4)
+    net.channels[y] = 8
+    rows = net.add("Transpose", net.reshape(net.add("Relu", y), 1, 8, 64), perm=[0, 2, 1])
+    rows = net.add("MatMul", rows, net.const(np.full((8, 8), 0.125)), name="product")
+    y = net.reshape(net.add("Transpose", rows, perm=[0, 2, 1]), 1, 8, 8, 8)
+    y = net.add("Conv", y, net.const(np.full((8, 8, 1, 1), 0.125)), name="middle")
+    y = net.add("Conv", net.add("Relu", y), net.const(np.full((8, 8, 1, 1), 0.125)), name="last")
+    return net.model(y)
+
+
 def dropout_chain(**options: object) -> onnx.ModelProto:
     """Identity, Dropout and Identity between the layers, and an Identity in front of the output."""
     net = Net(**options)
