@@ -53,7 +53,9 @@ def open_session(
         exact: layers between QuantizeLinear and DequantizeLinear are computed in float32 on the dequantized values, as
             ONNX defines them, and not by kernels for integers. Those saturate on CPUs without VNNI, which add products
             of 8 bits in pairs in 16 bits, so that their numbers depend on the machine. Whatever a file or a decision
-            is made of must be exact; what is to show how a model runs must not. A float model runs the same way.
+            is made of must be exact; what is to show how a model runs must not. A float model runs the same way. Only
+            the order of float sums still differs between CPUs, and from that without optimizations: where it turns the
+            rounding of a value, later values differ by steps of their scales.
         optimized_path: where onnxruntime is to write the graph that it really runs.
         profile_prefix: first part of the path where it is to write the time of every node.
         resting: its threads rest between runs; else they spin for the next one, and slow down what runs meanwhile.
