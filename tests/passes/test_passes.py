@@ -1,5 +1,6 @@
 """The contract of all passes, held over every graph of `graphs` and the default order of every target."""
 
+import ast
 import inspect
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ import onnx
 import pytest
 from graphs import BUILDERS, feed, quantized, silu_chain, v8
 
+import onnxq.ir
 import onnxq.passes
 from onnxq import Config, quantize
 from onnxq.errors import PipelineError
@@ -179,3 +181,15 @@ def test_builders_are_all_that_need_no_arguments():
         )
     ]
     assert sorted(found) == sorted(BUILDERS)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_pass_takes_public_names_of_the_graph_package_alone(name):
+    tree = ast.parse((Path(onnxq.passes.__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+    taken = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("onnxq.ir")
+    ]
+    assert {node.module for node in taken} == {"onnxq.ir"}
+    assert {alias.name for node in taken for alias in node.names} <= set(onnxq.ir.__all__)
