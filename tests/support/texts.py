@@ -48,3 +48,13 @@ def weighted() -> onnx.ModelProto:
     model.graph.metadata_props.add(key="shape", value="fixed")
     onnx.checker.check_model(model)
     return model
+
+
+DOUBLE = parsed("y = Add(x, x)", "float[n,2] x", "float[n,2] y")
+
+THREE_OUTPUTS = parsed("a = Neg(x) b = Abs(x) c = Exp(x)", "float[n,2] x", "float[n,2] a, float[n,2] b, float[n,2] c")
+
+
+def rows(*values: float) -> dict[str, np.ndarray]:
+    """A feed of these two models with one row per value."""
+    return {"x": np.repeat(np.float32(values)[:, None], 2, axis=1)}
