@@ -1,16 +1,28 @@
-"""Words for messages."""
+"""Words for messages: plurals, lists of names, shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-_NAMED = 3  # of many files, in a message
+_NAMED = 3
+"""Names in a message before the others are counted."""
 
 
 def plural(count: int) -> str:
-    """The ending of a noun of which there are so many."""
+    """Return the ending of a noun that is counted: "s" unless the count is 1."""
     return "" if count == 1 else "s"
 
 
 def some(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Return the first few names as text, and how many more there are."""
     rest = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def shape_text(dims: Iterable[int | str | None]) -> str:
+    """Return the shape of a tensor as text, `(1, ?, 85)`; a dimension that is 0, empty or None is unknown."""
+    return f"({', '.join(str(dim or '?') for dim in dims)})"
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """Return the size of an image, (height, width) in px, as text: `640x480`."""
+    height, width = size
+    return f"{height}x{width}"

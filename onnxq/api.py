@@ -14,7 +14,7 @@ from onnxq.calibration.samples import Samples, Source, open_samples
 from onnxq.config import Config
 from onnxq.facts import Plan, Statistics
 from onnxq.hooks import time_passes
-from onnxq.ir import Model, storage
+from onnxq.ir import Model, ProtoIndex, storage
 from onnxq.ir.load import load
 from onnxq.ir.unsupported_tail import UnsupportedTail, detach
 from onnxq.passes import cutting, default, planning
@@ -172,8 +172,7 @@ def open_data(data: object, original: onnx.ModelProto, detector: Detector, confi
     """
     if isinstance(data, Samples):
         return data
-    initializers = {t.name for t in original.graph.initializer}
-    inputs = {t.name: _shape_and_dtype(t.type.tensor_type) for t in original.graph.input if t.name not in initializers}
+    inputs = {t.name: _shape_and_dtype(t.type.tensor_type) for t in ProtoIndex(original.graph).inputs}
     return open_samples(
         cast("Source", data),
         inputs=inputs,

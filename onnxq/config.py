@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+from onnxq._text import size_text
 from onnxq.errors import ConfigError
 from onnxq.numerics.ranges import METHODS
 from onnxq.numerics.scheme import MAX_BITS, MIN_BITS
@@ -196,7 +197,7 @@ def _flag(name: str, value: object) -> list[str]:
         case bool():
             return [f"--{name}" if value else f"--no-{name}"]
         case (int(height), int(width)):
-            return [f"--{name}", f"{height}x{width}"]
+            return [f"--{name}", size_text((height, width))]
         case tuple():
             return [f"--{name}", *value]
         case _:

@@ -4,7 +4,7 @@
     ├── ModelError      the ONNX file or graph cannot be read, quantized or written
     ├── DataError       calibration or evaluation data is missing, unreadable or does not fit the model
     ├── ConfigError     an option has a value that cannot be used with this model or with another option
-    └── PipelineError   passes stand in an order that cannot work
+    └── PipelineError   passes stand in an order that cannot work, or one reads a fact that it does not declare
 
 Each message is one line or a few: it names the node, file or option, the cause, and what to do about it.
 Anything else that is raised is a bug and keeps its traceback.
@@ -28,4 +28,4 @@ class ConfigError(OnnxqError):
 
 
 class PipelineError(OnnxqError):
-    """Passes stand in an order that cannot work."""
+    """Passes stand in an order that cannot work, or a pass reads a fact that it does not declare."""

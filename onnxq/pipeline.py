@@ -1,10 +1,12 @@
-"""The pass manager: it knows nothing of quantization.
+"""The pass manager; it knows nothing of quantization.
 
-A `Rewrite` edits the graph and says how many edits it made. An `Analysis` reads the graph and finds one frozen fact;
-facts are kept by their type. An edit forgets the facts found before it, but for those that the rewrite `keeps`. So
-data flows one way, and an order that cannot work is refused when the pipeline is built.
+A `Rewrite` edits the graph and returns the number of edits. An `Analysis` reads the graph and returns one frozen fact;
+facts are stored by their type. An edit forgets all earlier facts except those that the rewrite `keeps`. A pass reads
+only the facts that it declares in `needs` and `uses`. Therefore data flows one way, and the constructor of `Pipeline`
+refuses an order that cannot work.
 """
 
+import copy
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -20,11 +22,16 @@ log = logging.getLogger(__name__)
 
 
 class Facts:
-    """What the analyses found, at most one fact of each type."""
+    """The results of the analyses, at most one fact of each type.
+
+    Args:
+        pinned: facts given from outside; they are never found again and never forgotten.
+    """
 
     def __init__(self, pinned: Iterable[object] = ()) -> None:
         self._found: dict[type, object] = {type(fact): fact for fact in pinned}
         self._pinned = frozenset(self._found)
+        self._reader: Pass | None = None
 
     def __getitem__(self, kind: type[Fact]) -> Fact:
         fact = self.get(kind)
@@ -33,20 +40,39 @@ class Facts:
         return fact
 
     def get(self, kind: type[Fact]) -> Fact | None:
-        """The fact of this type, or None."""
+        """Return the fact of this type, or None.
+
+        Raises:
+            PipelineError: the pass that reads it does not declare it.
+        """
+        self._check_declared(kind)
         fact = self._found.get(kind)
         assert fact is None or isinstance(fact, kind)
         return fact
 
     def __contains__(self, kind: type) -> bool:
+        self._check_declared(kind)
         return kind in self._found
 
     def __iter__(self) -> Iterator[object]:
-        return iter(self._found.values())
+        return (fact for kind, fact in self._found.items() if self._reader is None or self._reader.declares(kind))
 
     def is_pinned(self, kind: type) -> bool:
-        """Whether the fact was given from outside: it is never found anew and never forgotten."""
+        """Return whether the fact was given from outside."""
+        self._check_declared(kind)
         return kind in self._pinned
+
+    def _check_declared(self, kind: type) -> None:
+        if self._reader is not None and not self._reader.declares(kind):
+            raise PipelineError(
+                f"{self._reader.name} reads {kind.__name__}, which it does not declare; list it in its needs or uses"
+            )
+
+    def _as_seen_by(self, step: "Pass") -> "Facts":
+        """Return a view of the same facts through which this pass reads only what it declares."""
+        view = copy.copy(self)
+        view._reader = step
+        return view
 
     def _put(self, fact: object) -> None:
         self._found[type(fact)] = fact
@@ -58,20 +84,32 @@ class Facts:
 
 
 class Pass(ABC):
-    """One step over a model. `name` is also the name of its file and on the command line."""
+    """One step over a model.
+
+    Attributes:
+        name: of the pass, with hyphens; its file has the same name with underscores.
+        needs: types of the facts that the pass cannot run without.
+        uses: types of the facts that the pass reads if an earlier pass found them.
+    """
 
     name: ClassVar[str]
     needs: ClassVar[Sequence[type]] = ()
+    uses: ClassVar[Sequence[type]] = ()
+
+    def declares(self, kind: type) -> bool:
+        """Return whether the pass may read facts of this type."""
+        return kind in self.needs or kind in self.uses
 
     @abstractmethod
     def run(self, model: Model, facts: Facts) -> Any:
-        """Do the step."""
+        """Run the step on the model."""
 
 
 class Rewrite(Pass):
     """A pass that edits the graph in place.
 
-    `keeps` lists the types of facts that stay true after its edits; `keeps = EVERYTHING` keeps all.
+    Attributes:
+        keeps: types of the facts that stay true after its edits; `EVERYTHING` keeps all.
     """
 
     keeps: ClassVar[Sequence[type]] = ()
@@ -82,19 +120,23 @@ class Rewrite(Pass):
 
 
 class Analysis(Pass, Generic[Fact]):
-    """A pass that reads the graph and returns one frozen fact of type `gives`."""
+    """A pass that reads the graph, never edits it, and returns one frozen fact.
+
+    Attributes:
+        gives: type of the fact.
+    """
 
     gives: ClassVar[type]
 
     @abstractmethod
     def run(self, model: Model, facts: Facts) -> Fact:
-        """Find the fact; the graph is not touched."""
+        """Return the fact."""
 
 
 EVERYTHING: Sequence[type] = (object,)
 
 Hook = Callable[[Pass, Model, object, float], None]
-"""Called after each pass with the pass, the model, the pass's result (edits or fact) and the seconds it took."""
+"""Called after each pass with the pass, the model, the result (number of edits, or fact) and the seconds it took."""
 
 
 def _kept(kind: type, keeps: Sequence[type]) -> bool:
@@ -110,7 +152,8 @@ class Pipeline:
         hooks: called after each pass.
 
     Raises:
-        PipelineError: a pass needs a fact that no pass before it gives, or that an edit in between forgets.
+        PipelineError: a pass needs a fact that no earlier pass gives; or needs or uses a fact that an earlier pass
+            gives and a rewrite in between forgets.
     """
 
     def __init__(self, passes: Sequence[Pass], *, pinned: Iterable[object] = (), hooks: Sequence[Hook] = ()) -> None:
@@ -120,14 +163,18 @@ class Pipeline:
         _check_order(self.passes, {type(fact) for fact in self._pinned})
 
     def run(self, model: Model) -> Facts:
-        """Run every pass over the model, which is edited in place, and return the facts that hold at the end."""
+        """Run every pass over the model, which is edited in place, and return the facts that hold at the end.
+
+        Raises:
+            PipelineError: a pass reads a fact that it does not declare.
+        """
         facts = Facts(self._pinned)
         for step in self.passes:
             if isinstance(step, Analysis) and facts.is_pinned(step.gives):
                 log.info("%s: skipped, %s was given", step.name, step.gives.__name__)
                 continue
             start = time.perf_counter()
-            result = step.run(model, facts)
+            result = step.run(model, facts._as_seen_by(step))
             if isinstance(step, Analysis):
                 facts._put(result)
             elif isinstance(step, Rewrite) and result:
@@ -139,17 +186,24 @@ class Pipeline:
 
 
 def _check_order(passes: Sequence[Pass], pinned: set[type]) -> None:
-    """Walk the passes as if every rewrite edited, and refuse the first need that nothing gives."""
+    """Follow the facts through the passes as if every rewrite edited the graph, and refuse the first that is missing.
+
+    A fact that a pass uses may be absent if no earlier pass gives it. If one does and a rewrite forgets it, the pass
+    would do without it silently, so the order is refused.
+    """
     known = set(pinned)
-    lost: dict[type, str] = {}
+    forgotten_by: dict[type, str] = {}
     for step in passes:
-        for need in step.needs:
-            if need not in known:
-                cause = f"{lost[need]} forgets it" if need in lost else "no pass before it gives it"
-                raise PipelineError(f"{step.name} needs {need.__name__}, and {cause}")
+        for kind in step.needs:
+            if kind not in known:
+                cause = f"{forgotten_by[kind]} forgets it" if kind in forgotten_by else "no pass before it gives it"
+                raise PipelineError(f"{step.name} needs {kind.__name__}, and {cause}")
+        for kind in step.uses:
+            if kind not in known and kind in forgotten_by:
+                raise PipelineError(f"{step.name} uses {kind.__name__}, and {forgotten_by[kind]} forgets it")
         if isinstance(step, Analysis):
             known.add(step.gives)
         elif isinstance(step, Rewrite):
-            gone = {kind for kind in known - pinned if not _kept(kind, step.keeps)}
-            lost.update(dict.fromkeys(gone, step.name))
-            known -= gone
+            forgotten = {kind for kind in known - pinned if not _kept(kind, step.keeps)}
+            forgotten_by.update(dict.fromkeys(forgotten, step.name))
+            known -= forgotten

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.ir import Builder, Constant, Model, Node, Tensor, bias_of, constant, has_plain_bias, is_float, set_bias
+from onnxq.ir import (
+    CONVS,
+    Builder,
+    Constant,
+    Model,
+    Node,
+    Tensor,
+    bias_of,
+    constant,
+    has_plain_bias,
+    is_float,
+    set_bias,
+)
 from onnxq.pipeline import Facts, Rewrite
 
 Array = NDArray[np.float64]
@@ -14,8 +26,6 @@ Array = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 Mask = NDArray[np.bool_]
-
-_LAYERS = ("Conv", "ConvTranspose")
 
 _PER_CHANNEL = frozenset({"Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool"})
 """Operators that give channel c of s x, for s > 0, as s times what they give of channel c of x."""
@@ -192,7 +202,7 @@ class _Channels:
 
 def _is_layer(node: Node) -> bool:
     """Whether its weights may be edited: constant float32 ones of its own."""
-    if node.op not in _LAYERS or not isinstance(node.inputs[1], Constant) or not has_plain_bias(node):
+    if node.op not in CONVS or not isinstance(node.inputs[1], Constant) or not has_plain_bias(node):
         return False
     return len(node.inputs[1].outputs) == 1 and all(is_float(t) for t in node.inputs[1:] if t.name)
 

@@ -4,12 +4,11 @@ import math
 
 from onnxq.errors import ModelError
 from onnxq.facts import DecodeBoundary
-from onnxq.ir import LAYERS, Model, Node, ancestors, constant, data_inputs, producer
+from onnxq.ir import LAYERS, MOVES_VALUES, QDQ_OPS, Model, Node, ancestors, constant, data_inputs, producer
 from onnxq.pipeline import Analysis, Facts
 
-_SOFTMAX_CARRIERS = frozenset({
-    "Transpose", "Reshape", "Split", "Slice", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten",
-})  # fmt: skip
+_SOFTMAX_CARRIERS = MOVES_VALUES - QDQ_OPS - {"Concat", "Gather"}
+"""Between a Softmax and its projection: each value of the output comes from one input, so the way back is one way."""
 
 _SMALL_MATRIX = 64
 """Elements up to which a constant factor of a MatMul is a change of coordinates (4 x 4 for boxes), not a layer."""

@@ -3,12 +3,10 @@
 import logging
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
-from onnxq.ir import IR_VERSION, Constant, Model, Node, Variable, gs, remove
-from onnxq.ir.shape_inference import infer_shapes
+from onnxq.ir import Constant, Graph, Model, Node, Variable, infer_shapes, node_alone, remove
 from onnxq.pipeline import Facts, Rewrite
 from onnxq.runtime.session import open_session, run
 
@@ -93,21 +91,11 @@ def _computed(node: Node, model: Model) -> list[NDArray[np.generic]] | None:
         node.op in _NEVER
         or node.domain not in (None, "", "ai.onnx")
         or not all(isinstance(t, Constant) for t in given)
-        or any(isinstance(value, gs.Graph) for value in node.attrs.values())
+        or any(isinstance(value, Graph) for value in node.attrs.values())
     ):
         return None
     try:
-        return list(run(open_session(_alone(node, model), threads=1), {}))
+        return list(run(open_session(node_alone(node, model.opset), threads=1), {}))
     except ModelError as error:
         log.info("%s %s is not folded: %s", node.op, node.name, error)
         return None
-
-
-def _alone(node: Node, model: Model) -> onnx.ModelProto:
-    """A model of this node and its constants."""
-    inputs = [Constant(t.name, t.values) if t.name else Variable.empty() for t in node.inputs]
-    alone = gs.Node(node.op, node.name, dict(node.attrs), inputs, [Variable(t.name) for t in node.outputs])
-    graph = gs.Graph([alone], outputs=[t for t in alone.outputs if t.name], opset=model.opset)
-    proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
-    proto.ir_version = IR_VERSION
-    return proto

@@ -1,7 +1,6 @@
 """infer-shapes: shapes and types of all tensors, as far as they follow from the inputs."""
 
-from onnxq.ir import Model
-from onnxq.ir.shape_inference import infer_shapes
+from onnxq.ir import Model, infer_shapes
 from onnxq.pipeline import Facts, Rewrite
 
 

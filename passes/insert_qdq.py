@@ -19,6 +19,7 @@ class InsertQdq(Rewrite):
 
     name = "insert-qdq"
     needs = (Plan, QuantizationParameters)
+    uses = (CorrectedBiases, Reconstruction)
     keeps = EVERYTHING
 
     def run(self, model: Model, facts: Facts) -> int:

@@ -41,6 +41,7 @@ class MeasureSensitivity(Analysis[Sensitivities]):
     name = "measure-sensitivity"
     gives = Sensitivities
     needs = (Plan, QuantizationParameters)
+    uses = (CorrectedBiases, Reconstruction)
 
     def __init__(
         self, samples: Samples | None, target: Target, detector: Detector | None = None, progress: Progress = silent

@@ -4,11 +4,23 @@ from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper, shape_inference, version_converter
+from onnx import helper, version_converter
 
 from onnxq.errors import ModelError
-from onnxq.ir import INTEGER_OPS, QDQ_OPS, Constant, Model, Node, Variable, gs, remove, replace_uses
-from onnxq.ir.proto import restore_weights, with_weight_inputs
+from onnxq.ir import (
+    INTEGER_OPS,
+    QDQ_OPS,
+    Constant,
+    Graph,
+    InferenceError,
+    Model,
+    Node,
+    Variable,
+    remove,
+    replace_uses,
+    restore_weights,
+    with_weight_inputs,
+)
 from onnxq.pipeline import Facts, Rewrite
 
 MIN_OPSET = 13
@@ -57,7 +69,7 @@ class Normalize(Rewrite):
         )
 
 
-def _refuse_quantized(graph: gs.Graph) -> None:
+def _refuse_quantized(graph: Graph) -> None:
     for node in graph.nodes:
         if node.op in QDQ_OPS | INTEGER_OPS:
             raise ModelError(
@@ -72,7 +84,7 @@ def _convert(model: Model, least_opset: int) -> int:
     proto = model.to_proto()
     try:
         converted = restore_weights(version_converter.convert_version(with_weight_inputs(proto), least_opset), proto)
-    except (RuntimeError, shape_inference.InferenceError) as error:
+    except (RuntimeError, InferenceError) as error:
         cause = str(error).strip().splitlines()[0]
         raise ModelError(
             f"the model cannot be converted from opset {model.opset} to {least_opset} ({cause}); "
@@ -88,7 +100,7 @@ def _convert(model: Model, least_opset: int) -> int:
     return 1
 
 
-def _initializers_are_no_inputs(graph: gs.Graph) -> int:
+def _initializers_are_no_inputs(graph: Graph) -> int:
     """Before IR version 4 every initializer had to be listed as an input as well."""
     variables = [t for t in graph.inputs if isinstance(t, Variable)]
     edits = len(graph.inputs) - len(variables)
@@ -96,7 +108,7 @@ def _initializers_are_no_inputs(graph: gs.Graph) -> int:
     return edits
 
 
-def _constants_to_initializers(graph: gs.Graph) -> int:
+def _constants_to_initializers(graph: Graph) -> int:
     outputs = {id(t) for t in graph.outputs}
     folded = []
     for node in graph.nodes:
@@ -121,7 +133,7 @@ def _constant_values(node: Node) -> NDArray[np.generic] | None:
     return None
 
 
-def _bypass_identities(graph: gs.Graph) -> int:
+def _bypass_identities(graph: Graph) -> int:
     outputs = {id(t) for t in graph.outputs}
     bypassed = []
     for node in graph.nodes:
@@ -139,7 +151,7 @@ def _gives_its_input(node: Node, outputs: Collection[int]) -> bool:
     return not trains and not any(mask.outputs or id(mask) in outputs for mask in node.outputs[1:])
 
 
-def _name_nodes(graph: gs.Graph) -> int:
+def _name_nodes(graph: Graph) -> int:
     """Name nodes that have no name, or one that another node has, after their operator and place."""
     taken = {node.name for node in graph.nodes}
     edits = 0

@@ -5,13 +5,12 @@ import threading
 from collections.abc import Iterable
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
 from onnxq.facts import Plan, QuantizationPoint, Statistics
-from onnxq.ir import Model
+from onnxq.ir import Model, ending_at
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.ranges import SILU_FLAT_BELOW
 from onnxq.pipeline import Analysis, Facts
@@ -61,7 +60,7 @@ class Observe(Analysis[Statistics]):
             raise DataError("there is no calibration data; give some, or statistics that were saved")
         steps = self._samples.steps
         count = stream(
-            _ending_at(model.to_proto(), tally.histograms),
+            ending_at(model.to_proto(), tally.histograms),
             self._samples.loaders,
             tally.count,
             lambda done: self._progress("calibrating", done, steps),
@@ -126,10 +125,3 @@ def _spacing(values: int) -> int:
     while any(spacing % factor == 0 for factor in range(2, math.isqrt(spacing) + 1)):
         spacing += 1
     return spacing
-
-
-def _ending_at(proto: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
-    """The model with these tensors as its only outputs."""
-    del proto.graph.output[:]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
-    return proto

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from onnxq.errors import ModelError
 from onnxq.ir import (
     INTEGER_OPS,
+    MOVES_VALUES,
+    QDQ_OPS,
     Builder,
     Model,
     Node,
@@ -25,11 +27,11 @@ from onnxq.pipeline import Facts, Rewrite
 _LIMITS = frozenset({"Clip", "Cast"})
 """What goes where it stands between the two of a pair: the limits of narrow activations, and the type of int4."""
 
-_MOVES = frozenset({
-    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Resize", "Slice",
-    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-})  # fmt: skip
-"""What does to integers as it does to the floats that they stand for."""
+_MOVES = (MOVES_VALUES - QDQ_OPS - {"Cast"}) | {
+    "DepthToSpace", "Expand", "MaxPool", "Resize", "SpaceToDepth", "Tile",
+}  # fmt: skip
+"""Operators that do the same to integers as to the floats that they stand for: a Cast would change the integers; the
+others copy or select values, whatever these stand for."""
 
 
 class StripQdq(Rewrite):

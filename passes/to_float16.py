@@ -10,13 +10,13 @@ from onnxq.facts import DecodeBoundary
 from onnxq.ir import (
     Builder,
     Constant,
+    Graph,
     Model,
     Node,
     Tensor,
     Variable,
     consumers,
     dtype_of,
-    gs,
     is_float,
     producer,
     replace_uses,
@@ -58,7 +58,7 @@ class ToFloat16(Rewrite):
 def _halved(node: Node, opset: int) -> list[int]:
     """Which inputs of a node become float16, and with them all of its float outputs; [] where it stays float32."""
     is_foreign = node.domain not in (None, "", "ai.onnx")
-    if node.op == "Cast" or is_foreign or any(isinstance(a, gs.Graph) for a in node.attrs.values()):
+    if node.op == "Cast" or is_foreign or any(isinstance(a, Graph) for a in node.attrs.values()):
         return []
     try:
         schema = onnx.defs.get_schema(node.op, opset)

@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from onnxq.errors import ModelError
-from onnxq.ir import LAYERS, Builder, Constant, Model, Node, Tensor, Variable, dtype_of, gs, remove, replace_uses
+from onnxq.ir import LAYERS, Builder, Constant, Graph, Model, Node, Tensor, Variable, dtype_of, remove, replace_uses
 from onnxq.pipeline import Facts, Rewrite
 
 _NARROW_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -39,7 +39,7 @@ class ToFloat32(Rewrite):
         return edits + _widen(model.graph, kept=[*model.graph.inputs, *model.graph.outputs]) + _drop_casts(model.graph)
 
 
-def _refuse_others(graph: gs.Graph) -> None:
+def _refuse_others(graph: Graph) -> None:
     for node in graph.nodes:
         weights = [t for t in node.inputs[1:2] if node.op in LAYERS and isinstance(t, Constant)]
         for weight in weights:
@@ -97,7 +97,7 @@ def _is_narrow(tensor: Tensor) -> bool:
     return dtype_of(tensor) in _NARROW
 
 
-def _widen(graph: gs.Graph, kept: Iterable[Tensor]) -> int:
+def _widen(graph: Graph, kept: Iterable[Tensor]) -> int:
     """Make all narrow tensors float32, but for those that are kept and what is cast for them."""
     spared = {id(tensor) for tensor in kept}
     edits = 0
@@ -109,11 +109,11 @@ def _widen(graph: gs.Graph, kept: Iterable[Tensor]) -> int:
         if any(id(tensor) in spared and _is_narrow(tensor) for tensor in node.outputs):
             continue
         edits += _widen_attributes(node)
-        edits += sum(_widen(inner, ()) for inner in node.attrs.values() if isinstance(inner, gs.Graph))
+        edits += sum(_widen(inner, ()) for inner in node.attrs.values() if isinstance(inner, Graph))
     return edits
 
 
-def _tensors(graph: gs.Graph) -> Iterator[Tensor]:
+def _tensors(graph: Graph) -> Iterator[Tensor]:
     """All tensors that a graph holds, each once; a body's inputs and outputs too."""
     used = (tensor for node in graph.nodes for tensor in (*node.inputs, *node.outputs))
     yield from {id(tensor): tensor for tensor in (*graph.inputs, *graph.outputs, *used)}.values()
@@ -139,7 +139,7 @@ def _widen_attributes(node: Node) -> int:
     return edits
 
 
-def _drop_casts(graph: gs.Graph) -> int:
+def _drop_casts(graph: Graph) -> int:
     outputs = {id(tensor) for tensor in graph.outputs}
     dropped = []
     for node in graph.nodes:

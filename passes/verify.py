@@ -9,8 +9,7 @@ import onnx
 from onnxq._text import plural
 from onnxq.errors import ModelError
 from onnxq.facts import Plan, Verification
-from onnxq.ir import Model
-from onnxq.ir.storage import loadable
+from onnxq.ir import InferenceError, Model, ProtoIndex, loadable
 from onnxq.numerics.sqnr import Outputs, SqnrMeter
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
@@ -150,13 +149,12 @@ def _check_model(proto: onnx.ModelProto) -> None:
     try:
         with loadable(proto) as source:
             onnx.checker.check_model(source, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (onnx.checker.ValidationError, InferenceError) as error:
         raise ModelError(f"the quantized model is not valid ONNX: {str(error).strip().splitlines()[0]}") from error
 
 
 def _check_interface(original: onnx.ModelProto, proto: onnx.ModelProto) -> None:
-    initializers = {t.name for t in original.graph.initializer}
-    before = {t.name: t.type for t in original.graph.input if t.name not in initializers}
+    before = {t.name: t.type for t in ProtoIndex(original.graph).inputs}
     if before != {t.name: t.type for t in proto.graph.input}:
         raise ModelError("the inputs of the quantized model differ from the original's")
     if {t.name: t.type for t in original.graph.output} != {t.name: t.type for t in proto.graph.output}:

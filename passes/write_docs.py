@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from onnxq.facts import FittedRange, FittedRanges, Plan, QuantizationParameters, Statistics
+from onnxq.facts import FittedRange, FittedRanges, Plan, QuantizationParameters, Reconstruction, Statistics
 from onnxq.ir import Model
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 from onnxq.qdq.tensor_result import tensor_results
@@ -22,6 +22,7 @@ class WriteDocs(Rewrite):
 
     name = "write-docs"
     needs = (Plan, FittedRanges, QuantizationParameters, Statistics)
+    uses = (Reconstruction,)
     keeps = EVERYTHING
 
     def run(self, model: Model, facts: Facts) -> int:

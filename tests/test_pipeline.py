@@ -70,6 +70,15 @@ class PickPears(Analysis[Pears]):
         return Pears()
 
 
+class UseApples(Edit):
+    name = "use-apples"
+    uses = (Apples,)
+
+    def run(self, model, facts):
+        self.found = facts.get(Apples)
+        return self.edits
+
+
 class CountAll(Analysis[int]):
     name = "count-all"
     gives = int
@@ -216,6 +225,33 @@ class TestOrder:
     def test_what_is_kept_is_known(self):
         Pipeline([PickApples(), KeepApples(), KeepAll(), NeedApples()])
 
+    def test_a_used_fact_that_nothing_gives_may_be_absent(self, model):
+        step = UseApples()
+        Pipeline([Edit(), step]).run(model)
+        assert step.found is None
+
+    def test_a_used_fact_that_is_there_is_read(self, model):
+        step = UseApples()
+        Pipeline([PickApples(), KeepApples(), step]).run(model)
+        assert step.found == Apples(1)
+
+    def test_a_used_fact_that_an_edit_forgets(self):
+        self.refused(
+            [PickApples(), PickPears(), Edit(), UseApples()],
+            "use-apples uses Apples, and edit forgets it",
+        )
+
+    def test_a_used_fact_that_is_found_again(self):
+        Pipeline([PickApples(), Edit(), PickApples(), UseApples()])
+
+    def test_a_used_fact_that_is_found_only_later(self):
+        Pipeline([UseApples(), PickApples()])
+
+    def test_a_used_fact_that_was_given_is_never_forgotten(self, model):
+        step = UseApples()
+        Pipeline([Edit(), step], pinned=[Apples(7)]).run(model)
+        assert step.found == Apples(7)
+
     def test_nothing_is_run_to_find_out(self):
         pick = PickApples()
         self.refused([pick, CountAll()], "count-all needs Pears, and no pass before it gives it")
@@ -231,6 +267,48 @@ class TestFacts:
         facts = Facts([GoldenApples()])
         assert facts[GoldenApples] == GoldenApples()
         assert facts.get(Apples) is None
+
+
+READS = {
+    "by index": lambda facts: facts[Apples],
+    "get": lambda facts: facts.get(Apples),
+    "in": lambda facts: Apples in facts,
+    "is_pinned": lambda facts: facts.is_pinned(Apples),
+}
+
+
+class TestDeclaredFacts:
+    """A pass reads the facts that it declares, in whatever way it reads them, and no others."""
+
+    def step(self, read, **declared):
+        def run(self, model, facts):
+            self.read = read(facts)
+            return 0
+
+        return type("Peek", (Rewrite,), {"name": "peek", "run": run, **declared})()
+
+    @pytest.mark.parametrize("read", READS.values(), ids=READS)
+    def test_an_undeclared_fact_is_refused(self, model, read):
+        message = r"^peek reads Apples, which it does not declare; list it in its needs or uses$"
+        with pytest.raises(PipelineError, match=message):
+            Pipeline([PickApples(), self.step(read, needs=(Pears,))], pinned=[Pears()]).run(model)
+
+    @pytest.mark.parametrize("declared", ["needs", "uses"])
+    @pytest.mark.parametrize("read", READS.values(), ids=READS)
+    def test_a_declared_fact_is_read(self, model, read, declared):
+        step = self.step(read, **{declared: (Apples,)})
+        Pipeline([step], pinned=[Apples(3)]).run(model)
+        assert step.read in (Apples(3), True)
+
+    def test_only_declared_facts_are_listed(self, model):
+        step = self.step(list, uses=(Apples,))
+        Pipeline([PickApples(), PickPears(), step]).run(model)
+        assert step.read == [Apples(1)]
+
+    def test_whoever_runs_the_pipeline_reads_all(self, model):
+        facts = Pipeline([PickApples(), PickPears(), self.step(lambda facts: None)]).run(model)
+        assert facts[Apples] == Apples(1)
+        assert facts[Pears] == Pears()
 
 
 class TestHooks:

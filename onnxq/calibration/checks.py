@@ -5,7 +5,7 @@ import operator
 import threading
 import zlib
 from bisect import bisect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.feeds import Loader, Sample
 from onnxq.errors import ModelError
-from onnxq.ir import names_read
+from onnxq.ir import ending_at
 from onnxq.runtime.session import Feed, open_session, run
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.output_layout import UNKNOWN
@@ -99,21 +99,20 @@ def check_first_layer(model: onnx.ModelProto, detector: Detector, feeds: Sequenc
         detector: what it was taken for.
         feeds: a few samples.
     """
-    piece = _up_to_first_conv(model, detector.input_name)
-    if piece is None or not feeds:
+    conv = _first_conv(model.graph, detector.input_name)
+    if conv is None or not feeds:
         return
-    read = {value.name for value in piece.graph.input}
     try:
-        session = open_session(piece, exact=True)
-        spreads = [_spread(run(session, {k: v for k, v in feed.items() if k in read})[0]) for feed in feeds]
+        session = open_session(ending_at(model, conv.output), exact=True)
+        spreads = [_spread(run(session, feed)[0]) for feed in feeds]
     except ModelError as error:
         log.info("the first layer cannot be looked at: %s", error)
         return
     spread = float(np.mean(spreads))
     if not _LEAST_SPREAD <= spread <= _GREATEST_SPREAD:
-        much = "little" if spread < _LEAST_SPREAD else "much"
+        layer, much = conv.name or conv.output[0], "little" if spread < _LEAST_SPREAD else "much"
         yield (
-            f"the first layer, {piece.graph.name!r}, gives values that deviate by {spread:.3g}, and those of trained "
+            f"the first layer, {layer!r}, gives values that deviate by {spread:.3g}, and those of trained "
             f"networks deviate by about 1: the input ({detector.preprocess.describe()}) may be scaled too {much}; "
             "see --preprocess"
         )
@@ -124,36 +123,16 @@ def _spread(values: NDArray[np.generic]) -> float:
     return float(values.astype(np.float64).std(axis=(0, 2, 3)).mean())
 
 
-def _up_to_first_conv(model: onnx.ModelProto, image: str) -> onnx.ModelProto | None:
-    """The model that ends at the first Conv that the image comes to, named after it; None where there is none."""
+def _first_conv(graph: onnx.GraphProto, image: str) -> onnx.NodeProto | None:
+    """Return the first Conv that the image comes to, or None."""
     made_of_image = {image}
-    makers: dict[str, onnx.NodeProto] = {}
-    for node in model.graph.node:
-        makers.update(dict.fromkeys(node.output, node))
+    node: onnx.NodeProto
+    for node in graph.node:
         if made_of_image.intersection(node.input):
             if node.op_type == "Conv" and node.input[0] in made_of_image:
-                return _ending_with(model, node, makers)
+                return node
             made_of_image.update(node.output)
     return None
-
-
-def _ending_with(model: onnx.ModelProto, last: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> onnx.ModelProto:
-    needed = {id(last): last}
-    pending, read = [last], set()
-    while pending:
-        for name in names_read(pending.pop()):
-            read.add(name)
-            if name in makers and id(makers[name]) not in needed:
-                needed[id(makers[name])] = makers[name]
-                pending.append(makers[name])
-    graph = onnx.helper.make_graph(
-        [node for node in model.graph.node if id(node) in needed],
-        last.name or last.output[0],
-        [value for value in model.graph.input if value.name in read],
-        [onnx.ValueInfoProto(name=last.output[0])],
-        [weight for weight in model.graph.initializer if weight.name in read],
-    )
-    return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 PROBES = 2

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from onnxq._text import shape_text
 from onnxq.errors import DataError
 
 Feed = dict[str, NDArray[Any]]
@@ -102,8 +103,9 @@ class ModelInputs:
             if self._has_batch(name):
                 wanted = (None if name == self.image_input else rows, *wanted[1:])
             if len(shape) != len(wanted) or any(size not in (None, given) for size, given in zip(wanted, shape)):
+                given = shape_text(map(str, arrays[name].shape))
                 raise DataError(
-                    f"{where}: input {name} has shape {shape_words(arrays[name].shape)}, not {shape_words(wanted)}; "
+                    f"{where}: input {name} has shape {given}, not {shape_text(wanted)}; "
                     "resize, transpose or split it as the model wants"
                 )
         if rows == 0:
@@ -131,7 +133,7 @@ class ModelInputs:
         shapes = sorted({feed[self.image_input].shape for feed in feeds})
         if len(shapes) > 1:
             raise DataError(
-                f"samples of shapes {shape_words(shapes[0])} and {shape_words(shapes[1])} cannot be run in one batch "
+                f"samples of shapes {shapes[0]} and {shapes[1]} cannot be run in one batch "
                 f"of {self.batch}; give all the same shape"
             )
         joined = {
@@ -171,8 +173,3 @@ class ModelInputs:
 
     def _all_names(self) -> str:
         return ", ".join(self.names())
-
-
-def shape_words(shape: Sequence[int | None]) -> str:
-    """Return a shape as text, `(1, ?, 85)`."""
-    return f"({', '.join('?' if n is None else str(n) for n in shape)})"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq._files import atomic_write
+from onnxq._text import shape_text
 from onnxq.calibration.dead_leaves import SyntheticImages
 from onnxq.calibration.find_files import IMAGES, find_files
 from onnxq.calibration.samples import spread
@@ -24,7 +25,7 @@ from onnxq.progress import Progress, silent
 from onnxq.runtime.session import NodeArg
 from onnxq.runtime.streaming import workers
 from onnxq.yolo.detector import Detector
-from onnxq.yolo.output_layout import UNKNOWN, shape_text
+from onnxq.yolo.output_layout import UNKNOWN
 from onnxq.yolo.preprocess import read_image
 
 DEFAULTS = Settings(confidence=0.25, max_images=100)

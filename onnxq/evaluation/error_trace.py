@@ -1,12 +1,12 @@
 """Where along a graph a quantized model departs from its float model: noise in every tensor that both compute."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx
 
-from onnxq.ir import MOVES_VALUES, copy_message
+from onnxq.ir import MOVES_VALUES, ProtoIndex, ending_at
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.runtime.session import Feed, iter_outputs
 from onnxq.runtime.streaming import open_worker_session
@@ -58,9 +58,10 @@ class ErrorTrace:
 
     def __init__(self, reference: onnx.ModelProto, model: onnx.ModelProto, at_once: int) -> None:
         self._nodes = reference.graph.node
-        own = {name for node in model.graph.node for name in node.output}
+        own = ProtoIndex(model.graph).producers
         shared = [name for name in _computed(reference.graph) if name in own]
-        self._sessions = [open_worker_session(_watched(each, shared), at_once) for each in (reference, model)]
+        models = [ending_at(each, shared) for each in (reference, model)] if shared else []
+        self._sessions = [open_worker_session(each, at_once) for each in models]
         kinds = [{value.name: value.type for value in session.get_outputs()} for session in self._sessions]
         self._names = [name for name in shared if all(kind[name] in _FLOATS for kind in kinds)]
 
@@ -111,20 +112,10 @@ def worst_first(traced: Iterable[TensorError]) -> list[TensorError]:
 
 def _computed(graph: onnx.GraphProto) -> list[str]:
     """Names of the tensors that the graph computes from its inputs, in its order."""
-    stored = {weight.name for weight in graph.initializer}
-    moving = {value.name for value in graph.input} - stored
+    moving = {value.name for value in ProtoIndex(graph).inputs}
     names = []
     for node in graph.node:
         if moving & {*node.input} and node.op_type != "Shape":
             moving.update(node.output)
             names += [name for name in node.output if name]
     return names
-
-
-def _watched(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """The model with these tensors as its outputs."""
-    watched = copy_message(model)
-    known = {output.name: output for output in model.graph.output}
-    del watched.graph.output[:]
-    watched.graph.output.extend(known.get(name) or onnx.ValueInfoProto(name=name) for name in names)
-    return watched

@@ -1,15 +1,26 @@
-"""The graph of a model: reading, questions about it, edits, and new nodes and tensors.
+"""The model as a graph, for pass authors: every name that a pass needs is importable from here.
 
-graphsurgeon is imported nowhere else: `Node`, `Tensor`, `Constant` and `Variable` are its classes.
+A pass edits `Model.graph`, a graph of ONNX GraphSurgeon, whose classes `Graph`, `Node`, `Tensor`, `Constant` and
+`Variable` are re-exported: only this package imports that library.
+
+- builder: new nodes and tensors under unused names
+- query, edit: questions about the graph, and changes of it
+- operators: sets of operators, and what a node is
+- shape_inference: shapes and types; the only caller of onnx.shape_inference
+- load, storage, repair: reading and writing files, and repairing what exporters get wrong
+- proto, index, extract: work on the ONNX message itself, without a graph: copies, look-ups, parts of a model
+- unsupported_tail: operators at the end that cannot run here, detached and reattached
 """
 
-import onnx_graphsurgeon as gs
-from onnx_graphsurgeon import Constant, Node, Tensor, Variable
+from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 
 from onnxq.ir.builder import Builder
 from onnxq.ir.edit import remove, replace_nodes, replace_uses, set_bias
+from onnxq.ir.extract import ending_at, node_alone
+from onnxq.ir.index import ProtoIndex
 from onnxq.ir.model import Model
 from onnxq.ir.operators import (
+    CONVS,
     INTEGER_OPS,
     LAYERS,
     MOVES_VALUES,
@@ -23,10 +34,21 @@ from onnxq.ir.operators import (
     output_axis,
     takes_bias,
 )
-from onnxq.ir.proto import DEFAULT_DOMAINS, IR_VERSION, copy_message, names_read, opset_of
+from onnxq.ir.proto import (
+    DEFAULT_DOMAINS,
+    IR_VERSION,
+    copy_message,
+    names_read,
+    opset_of,
+    restore_weights,
+    with_weight_inputs,
+)
 from onnxq.ir.query import ancestors, constant, consumers, data_inputs, downstream, dtype_of, is_float, producer
+from onnxq.ir.shape_inference import InferenceError, infer_shapes, inferred_graph, inferred_types
+from onnxq.ir.storage import loadable
 
 __all__ = [
+    "CONVS",
     "DEFAULT_DOMAINS",
     "INTEGER_OPS",
     "IR_VERSION",
@@ -35,8 +57,11 @@ __all__ = [
     "QDQ_OPS",
     "Builder",
     "Constant",
+    "Graph",
+    "InferenceError",
     "Model",
     "Node",
+    "ProtoIndex",
     "Tensor",
     "Variable",
     "ancestors",
@@ -47,20 +72,27 @@ __all__ = [
     "data_inputs",
     "downstream",
     "dtype_of",
+    "ending_at",
     "feeds_only_silu",
-    "gs",
     "has_plain_bias",
+    "infer_shapes",
+    "inferred_graph",
+    "inferred_types",
     "is_depthwise",
     "is_float",
     "is_pointwise",
     "is_silu",
+    "loadable",
     "names_read",
+    "node_alone",
     "opset_of",
     "output_axis",
     "producer",
     "remove",
     "replace_nodes",
     "replace_uses",
+    "restore_weights",
     "set_bias",
     "takes_bias",
+    "with_weight_inputs",
 ]

@@ -4,10 +4,20 @@ from onnx_graphsurgeon import Node, Tensor
 
 from onnxq.ir.query import constant, consumers, producer
 
-LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Operators that networks have their weights in."""
+CONVS = frozenset({"Conv", "ConvTranspose"})
+"""Layers over images: the channels of their inputs and outputs lie along axis 1."""
+
+LAYERS = CONVS | {"Gemm", "MatMul"}
+"""Operators with weights."""
 
 QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""Operators between a float tensor and the integers that stand for it."""
+
+MOVES_VALUES = QDQ_OPS | {
+    "Cast", "Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+}  # fmt: skip
+"""Operators whose outputs hold values of their inputs, in other places or another type: no arithmetic, no error of its
+own. Sets that need more or fewer of them are written as a difference from this one."""
 
 INTEGER_OPS = frozenset({
     "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QLinearAdd", "QLinearMul",
@@ -82,10 +92,3 @@ def has_plain_bias(layer: Node) -> bool:
     """Whether the bias of a Conv, ConvTranspose or Gemm is constant, or there is none."""
     bias = bias_of(layer)
     return bias is None or constant(bias) is not None
-
-
-MOVES_VALUES = {
-    "Cast", "Concat", "DequantizeLinear", "Flatten", "Gather", "Identity", "QuantizeLinear", "Reshape", "Slice",
-    "Split", "Squeeze", "Transpose", "Unsqueeze",
-}  # fmt: skip
-"""Operators that give values which were there before, in other places."""

@@ -81,10 +81,10 @@ def for_shape_inference(proto: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
-def copy_fields(source: Message, target: Message, left_out: str) -> None:
-    """Copy what is set in a message, but for one field."""
+def copy_fields(source: Message, target: Message, *left_out: str) -> None:
+    """Copy all fields that are set in a message, except those left out."""
     for field, value in source.ListFields():
-        if field.name == left_out:
+        if field.name in left_out:
             continue
         if hasattr(value, "extend"):
             getattr(target, field.name).extend(value)

@@ -8,15 +8,16 @@ import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper
 
 from onnxq.errors import ModelError
+from onnxq.ir.index import ProtoIndex
 from onnxq.ir.proto import (
     DEFAULT_DOMAINS,
     IR_VERSION,
-    for_shape_inference,
     names_read,
     opset_of,
     restore_weights,
     with_weight_inputs,
 )
+from onnxq.ir.shape_inference import inferred_graph
 
 _LAYOUT_DOMAIN = "com.microsoft.nchwc"
 
@@ -133,8 +134,8 @@ def _write_out_sparse(graph: onnx.GraphProto) -> None:
 
 def _sort(graph: onnx.GraphProto) -> None:
     """Nodes in topological order, as ONNX wants them; those that are in order keep their places."""
-    makers = {name: k for k, node in enumerate(graph.node) for name in node.output if name}
-    needs = [{makers[name] for name in names_read(node) if name in makers} for node in graph.node]
+    index = ProtoIndex(graph)
+    needs = [{index.positions[name] for name in names_read(node) if name in index.positions} for node in index.nodes]
     if all(max(before, default=-1) < k for k, before in enumerate(needs)):
         return
     try:
@@ -142,7 +143,7 @@ def _sort(graph: onnx.GraphProto) -> None:
     except CycleError as error:
         node = graph.node[error.args[1][0]]
         raise ModelError(f"node {node.name!r} ({node.op_type}) depends on itself; export the model again") from None
-    made = onnx.GraphProto(node=[graph.node[k] for k in order])
+    made = onnx.GraphProto(node=[index.nodes[k] for k in order])
     del graph.node[:]
     graph.node.extend(made.node)
 
@@ -157,9 +158,7 @@ def _forget_negative_sizes(graph: onnx.GraphProto) -> None:
 def _declare_outputs(model: onnx.ModelProto) -> None:
     undeclared = [output for output in model.graph.output if not output.type.tensor_type.HasField("shape")]
     if undeclared:
-        inferred = {
-            output.name: output for output in onnx.shape_inference.infer_shapes(for_shape_inference(model)).graph.output
-        }
+        inferred = {output.name: output for output in inferred_graph(model, data_prop=False).output}
         for output in undeclared:
             output.CopyFrom(inferred[output.name])
 
@@ -169,7 +168,7 @@ def _forget_wrong_types(model: onnx.ModelProto) -> None:
     graph = model.graph
     if not any(value.type.tensor_type.elem_type == TensorProto.FLOAT16 for value in graph.value_info):
         return
-    inferred = onnx.shape_inference.infer_shapes(for_shape_inference(model)).graph.value_info
+    inferred = inferred_graph(model, data_prop=False).value_info
     types = {value.name: value.type.tensor_type.elem_type for value in (*inferred, *graph.input, *graph.output)}
     right = [v for v in graph.value_info if types.get(v.name, 0) in (0, v.type.tensor_type.elem_type)]
     if len(right) < len(graph.value_info):

@@ -1,36 +1,68 @@
-"""Shapes and types of all tensors of a graph, as far as they follow from its inputs."""
+"""Shape inference: the only caller of onnx.shape_inference.
+
+Weights take part by their shape alone, so that a model of any size is inferred in little memory: a protocol buffer
+holds at most 2 GB, and onnx refuses what is larger.
+"""
 
 import logging
+from collections.abc import Mapping
 
 import onnx
 from onnx import shape_inference
 from onnx_graphsurgeon import Variable
 
+from onnxq.errors import ModelError
 from onnxq.ir.model import Model
 from onnxq.ir.proto import for_shape_inference
+
+InferenceError = shape_inference.InferenceError
+"""Raised by onnx where it infers shapes by itself, as its checker and its version converter do."""
 
 log = logging.getLogger(__name__)
 
 
-def infer_shapes(model: Model) -> int:
-    """Give tensors their shape and element type, by ONNX shape inference with data propagation.
+def inferred_graph(model: onnx.ModelProto, *, data_prop: bool = True) -> onnx.GraphProto:
+    """Return the graph of a model without its weights, with inferred descriptions of inner tensors and outputs.
 
-    Inference goes node by node: behind a node that it does not understand it takes up again where shapes are known.
-    Large constants take part by their shape alone, so that a model of any size is inferred in little memory.
+    Inference goes node by node: behind a node that it does not understand it resumes where shapes are known. It starts
+    from the declared inputs and outputs; descriptions of inner tensors in the model are not believed.
 
-    Returns:
-        How many tensors got a shape or a type.
+    Args:
+        model: not changed.
+        data_prop: also compute the values of small shape tensors, as in a Reshape to a computed shape.
+
+    Raises:
+        ModelError: onnx fails on a node.
     """
     try:
-        inferred = shape_inference.infer_shapes(
-            for_shape_inference(model.to_proto()), strict_mode=False, data_prop=True
-        )
+        return shape_inference.infer_shapes(for_shape_inference(model), data_prop=data_prop).graph
     except Exception as error:  # it raises whatever the nodes' own functions raise
-        log.warning("shapes could not be inferred: %s", str(error).strip().splitlines()[0])
+        raise ModelError(f"shapes could not be inferred: {str(error).strip().splitlines()[0]}") from error
+
+
+def inferred_types(model: onnx.ModelProto) -> Mapping[str, onnx.ValueInfoProto]:
+    """Return the inferred descriptions of a model's inner tensors by name, as `inferred_graph` finds them.
+
+    Raises:
+        ModelError: as from `inferred_graph`.
+    """
+    return {value.name: value for value in inferred_graph(model).value_info}
+
+
+def infer_shapes(model: Model) -> int:
+    """Give tensors the shape and element type that inference finds; where it fails, log a warning.
+
+    Returns:
+        The number of tensors that got a shape or a type.
+    """
+    try:
+        inferred = inferred_graph(model.to_proto())
+    except ModelError as error:
+        log.warning("%s", error)
         return 0
     tensors = model.graph.tensors()
     named = {dim for t in model.graph.inputs for dim in t.shape or () if isinstance(dim, str)}
-    return sum(_learn(tensors.get(info.name), info.type.tensor_type, named) for info in inferred.graph.value_info)
+    return sum(_learn(tensors.get(info.name), info.type.tensor_type, named) for info in inferred.value_info)
 
 
 def _learn(tensor: Variable | None, inferred: onnx.TypeProto.Tensor, named: set[str]) -> int:

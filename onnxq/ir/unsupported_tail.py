@@ -1,18 +1,20 @@
 """Nodes that nothing here can run, as TensorRT's NMS at the end of an export: cut off the model, and put back."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx
 
 from onnxq.errors import ModelError
-from onnxq.ir.proto import DEFAULT_DOMAINS, copy_message, for_shape_inference, names_read, opset_of
+from onnxq.ir.extract import ending_at
+from onnxq.ir.index import ProtoIndex
+from onnxq.ir.operators import CONVS
+from onnxq.ir.proto import DEFAULT_DOMAINS, copy_message, names_read, opset_of
+from onnxq.ir.shape_inference import inferred_graph
 
 _RUN_HERE = frozenset({*DEFAULT_DOMAINS, "ai.onnx.ml", "com.microsoft"})
 
 _OPERATORS = frozenset(schema.name for schema in onnx.defs.get_all_schemas() if schema.domain in DEFAULT_DOMAINS)
-
-_NETWORK = frozenset({"Conv", "ConvTranspose"})
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class UnsupportedTail:
         """
         _check_opset(self.nodes, self.opset, opset_of(front))
         graph = front.graph
-        there = {name for node in graph.node for name in node.output} | {w.name for w in graph.initializer}
+        index = ProtoIndex(graph)
+        there = {*index.producers, *index.initializers}
         graph.node.extend(node for node in self.nodes if not there.intersection(node.output))
         graph.initializer.extend(w for w in self.initializers if w.name not in there)
         del graph.output[:]
@@ -102,7 +105,7 @@ def _behind(graph: onnx.GraphProto, starts: Iterable[onnx.NodeProto]) -> list[on
 
 
 def _refuse_inside(opaque: list[onnx.NodeProto], behind: list[onnx.NodeProto]) -> None:
-    layer = next((node for node in behind if node.op_type in _NETWORK), None)
+    layer = next((node for node in behind if node.op_type in CONVS), None)
     if layer is not None:
         raise ModelError(
             f"onnxruntime does not know {_described(opaque[0])}, and {_described(layer)} stands behind it; "
@@ -111,33 +114,32 @@ def _refuse_inside(opaque: list[onnx.NodeProto], behind: list[onnx.NodeProto]) -
 
 
 def _front(model: onnx.ModelProto, behind: list[onnx.NodeProto], read: set[str]) -> onnx.ModelProto:
-    gone = {id(node) for node in behind}
-    front = copy_message(model)
-    graph = front.graph
-    nodes = [copy_message(node) for node in model.graph.node if id(node) not in gone]
-    del graph.node[:], graph.output[:]
-    graph.node.extend(nodes)
-    made = {name for node in nodes for name in node.output}
-    given = {t.name for t in (*graph.input, *graph.initializer)}
-    kept = [output for output in model.graph.output if output.name in made | given]
-    graph.output.extend(kept)
-    crossing = [name for node in nodes for name in node.output if name in read - {output.name for output in kept}]
-    types = _types(front) if crossing else {}
-    for name in crossing:
-        if name not in types:
-            raise ModelError(
-                f"the shape of tensor {name!r}, which {_described(behind[0])} reads, cannot be inferred; "
-                "export the model with fixed sizes, or without this operator"
-            )
-        graph.output.append(types[name])
+    """Return the model in front of some nodes: its own outputs that are left, and the tensors that these nodes read."""
+    index = ProtoIndex(model.graph)
+    gone = {name for node in behind for name in node.output}
+    computed = [name for name in index.positions if name not in gone]
+    own = [output.name for output in model.graph.output if output.name not in gone]
+    crossing = [name for name in computed if name in read and name not in own]
+    front = ending_at(model, [*own, *crossing])
+    if crossing:
+        _describe(front.graph.output[len(own) :], front, index, _described(behind[0]))
     return front
 
 
-def _types(front: onnx.ModelProto) -> Mapping[str, onnx.ValueInfoProto]:
-    """Of the tensors whose type and rank are known."""
-    inferred = onnx.shape_inference.infer_shapes(for_shape_inference(front), data_prop=True).graph.value_info
-    known = {**{v.name: v for v in front.graph.value_info}, **{v.name: v for v in inferred}}
-    return {name: v for name, v in known.items() if v.type.tensor_type.HasField("shape")}
+def _describe(outputs: Sequence[onnx.ValueInfoProto], front: onnx.ModelProto, index: ProtoIndex, reader: str) -> None:
+    """Give outputs of the front their types and shapes: the inferred ones, else those that the model states."""
+    for output in outputs:
+        output.ClearField("type")
+    inferred = {output.name: output for output in inferred_graph(front).output}
+    for output in outputs:
+        known = [v for v in (inferred.get(output.name), index.declared.get(output.name)) if v is not None]
+        typed = next((value for value in known if value.type.tensor_type.HasField("shape")), None)
+        if typed is None:
+            raise ModelError(
+                f"the shape of tensor {output.name!r}, which {reader} reads, cannot be inferred; "
+                "export the model with fixed sizes, or without this operator"
+            )
+        output.CopyFrom(typed)
 
 
 def _check_opset(nodes: Iterable[onnx.NodeProto], before: int, after: int) -> None:

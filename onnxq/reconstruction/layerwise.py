@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.errors import ConfigError
-from onnxq.ir import copy_message, names_read
+from onnxq.ir import ProtoIndex, names_read
 from onnxq.runtime.session import Feed, run_named
 from onnxq.runtime.streaming import open_worker_session, workers
 
@@ -44,16 +44,16 @@ class LayerwiseRunner:
 
     def __init__(self, model: onnx.ModelProto, wanted: Iterable[str]) -> None:
         self._model = model
-        self._nodes = [copy_message(node) for node in model.graph.node]
-        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._makers = {name: k for k, node in enumerate(self._nodes) for name in node.output if name}
-        stated = (*model.graph.value_info, *model.graph.input, *model.graph.output)
-        self._floats = {v.name for v in stated if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+        index = ProtoIndex(model.graph)
+        self._constants = dict(index.initializers)
+        self._floats = {n for n, v in index.declared.items() if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+        self._index = ProtoIndex(onnx.GraphProto(node=model.graph.node))
+        self._nodes = self._index.nodes
         self._by_name = {node.name: node for node in self._nodes}
         self._done: set[int] = set()
         demands = list(wanted)
         self._demands = Counter(map(self._stored, demands))
-        self._needed = self._ancestors(demands, frozenset())
+        self._needed = self._index.ancestors(demands)
         self._readers: dict[str, set[int]] = {}
         for k in self._needed:
             for name in names_read(self._nodes[k]):
@@ -88,7 +88,7 @@ class LayerwiseRunner:
         """
         self._demands[self._stored(tensor)] -= 1
         self._asked = self._stored(tensor) if sink is None else ""
-        segment = sorted(self._ancestors([tensor], frozenset(self._kept)))
+        segment = sorted(self._index.ancestors([tensor], self._kept))
         self._done.update(k for k in segment if self._nodes[k].op_type != _FREE)
         made = {name for k in segment if self._nodes[k].op_type != _FREE for name in self._nodes[k].output if name}
         self._run(segment, sorted(filter(self._is_kept, made)), tensor, sink)
@@ -100,7 +100,7 @@ class LayerwiseRunner:
         kept = self._kept[self._stored(tensor)][sample]
         if self._stored(tensor) == tensor:
             return kept.astype(np.float32) if tensor in self._floats else kept
-        scale, zero_point = map(self._constant, self._nodes[self._makers[tensor]].input[1:3])
+        scale, zero_point = map(self._constant, self._index.producers[tensor].input[1:3])
         return (kept.astype(np.float32) - zero_point) * scale
 
     def _constant(self, name: str) -> NDArray[np.float32]:
@@ -108,8 +108,8 @@ class LayerwiseRunner:
 
     def _stored(self, tensor: str) -> str:
         """The tensor itself, or the integers that it is made of wherever it is read."""
-        k = self._makers.get(tensor)
-        return self._nodes[k].input[0] if k is not None and self._nodes[k].op_type == _FREE else tensor
+        node = self._index.producers.get(tensor)
+        return node.input[0] if node is not None and node.op_type == _FREE else tensor
 
     def _is_kept(self, name: str) -> bool:
         return name == self._asked or self._demands[name] > 0 or self._is_read(name)
@@ -123,19 +123,6 @@ class LayerwiseRunner:
             if node.op_type != _FREE and k not in self._done:
                 return True
         return False
-
-    def _ancestors(self, tensors: Iterable[str], kept: frozenset[str]) -> set[int]:
-        """The nodes that must run for these tensors, given those that are kept."""
-        found: set[int] = set()
-        stack = list(tensors)
-        while stack:
-            name = stack.pop()
-            k = self._makers.get(name)
-            if name in kept or k is None or k in found:
-                continue
-            found.add(k)
-            stack.extend(names_read(self._nodes[k]))
-        return found
 
     def _run(
         self, segment: Sequence[int], keep: Sequence[str], tensor: str, sink: Callable[[int, Array], None] | None

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import onnx
 
+from onnxq.ir import ProtoIndex, ending_at, inferred_types
 from onnxq.numerics.sqnr import decibels
 from onnxq.runtime.base import Runtime
 from onnxq.runtime.session import Feed, open_session, run
@@ -32,44 +33,39 @@ def first_wrong_layer(
     Raises:
         ModelError: a part of the model cannot be loaded or run.
     """
-    typed = onnx.shape_inference.infer_shapes(proto)
-    values = {value.name: value for value in (*typed.graph.value_info, *typed.graph.output)}
-    makers = {name: node for node in typed.graph.node for name in node.output}
-    outputs = {node.name: node.output[0] for node in typed.graph.node if node.name in layers}
+    types = inferred_types(proto)
+    producers = ProtoIndex(proto.graph).producers
+    outputs = {node.name: node.output[0] for node in proto.graph.node if node.name in layers}
 
     @cache
     def is_wrong(layer: str) -> bool:
-        del typed.graph.output[:]
-        tensor = outputs[layer]
-        typed.graph.output.append(values.get(tensor, onnx.ValueInfoProto(name=tensor)))
-        exact = run(open_session(typed, optimized=False), feed)[0]
-        noise = np.subtract(runtime(typed).run(feed)[outputs[layer]], exact, dtype=np.float64)
+        cut = ending_at(proto, [outputs[layer]], types)
+        exact = run(open_session(cut, optimized=False), feed)[0]
+        noise = np.subtract(runtime(cut).run(feed)[outputs[layer]], exact, dtype=np.float64)
         return decibels(float(np.sum(np.square(exact, dtype=np.float64))), float(np.sum(noise**2))) < _DIFFERENT
 
     def nearest(tensor: str) -> str | None:
-        return next((layer for layer in _layers_before(makers, tensor, frozenset(outputs)) if is_wrong(layer)), None)
+        before = _layers_before(producers, tensor, frozenset(outputs))
+        return next((layer for layer in before if is_wrong(layer)), None)
 
     earlier = nearest(output)
     found = None
     while earlier is not None:
         found = earlier
-        before = set(_layers_before(makers, _data(makers[outputs[found]]), frozenset()))
+        data = producers[outputs[found]].input[0]
+        before = set(_layers_before(producers, data, frozenset()))
         chain = [layer for layer in outputs if layer in before]
         first = bisect_left(chain, True, key=is_wrong)
         # Layers on other branches make no chain: the search may miss the one that feeds this one.
-        earlier = chain[first] if first < len(chain) else nearest(_data(makers[outputs[found]]))
+        earlier = chain[first] if first < len(chain) else nearest(data)
     return found
 
 
-def _data(node: onnx.NodeProto) -> str:
-    return str(node.input[0])
-
-
-def _layers_before(makers: Mapping[str, onnx.NodeProto], tensor: str, stops: frozenset[str]) -> Iterator[str]:
+def _layers_before(producers: Mapping[str, onnx.NodeProto], tensor: str, stops: frozenset[str]) -> Iterator[str]:
     """Names of the nodes that a tensor depends on, through others, but not beyond those in `stops`."""
     stack, seen = [tensor], set()
     while stack:
-        node = makers.get(stack.pop())
+        node = producers.get(stack.pop())
         if node is None or node.name in seen:
             continue
         seen.add(node.name)

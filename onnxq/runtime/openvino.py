@@ -13,8 +13,10 @@ from onnxq.ir.storage import loadable
 from onnxq.runtime.base import IntegerLayers, OperatorTime, Runtime, Source, summed_times
 from onnxq.runtime.session import Feed, first_line, fitted
 
-_PLACES = ("Exception from", "Check", "While", "Summary", "--")
-"""How lines of OpenVINO's errors begin that tell where, not what."""
+_PLACES = ("Exception from", "Check", "While", "Summary", "--", "To facilitate")
+"""Beginnings of the lines of OpenVINO's errors that say where it failed, not why."""
+
+_UNKNOWN_OPERATORS = "-- No conversion rule found for operations"
 
 
 class OpenVino(Runtime):
@@ -56,14 +58,19 @@ class OpenVino(Runtime):
         return summed_times(spans)
 
     def integer_layers(self, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
-        """By the runtime model, whose nodes list the names of what they were made of."""
+        """Return them by the runtime model, whose nodes list the names of the nodes that they were made of."""
         executed = [
             frozenset(_text(node, "originalLayersNames").split(","))
             for node in self._compiled.get_runtime_model().get_ordered_ops()
             if _text(node, "layerType") in self._LAYERS and _text(node, "runtimePrecision") in self._INTEGERS
         ]
-        # A layer with a bias is two of OpenVINO's nodes, of which the Convolution itself has a suffix.
-        wanted = tuple(n for n in layers if any({n, f"{n}/WithoutBiases"} & names for names in executed))
+        # A layer with a bias becomes two nodes, and the Convolution gets a suffix; a layer that makes an output of the
+        # model is named after the output.
+        ends = {output.name for output in model.graph.output}
+        last = {node.name: node.output[0] for node in model.graph.node if node.output[0] in ends}
+        wanted = tuple(
+            n for n in layers if any({n, f"{n}/WithoutBiases", last.get(n, n)} & names for names in executed)
+        )
         return IntegerLayers(wanted, max(0, len(executed) - len(wanted)))
 
 
@@ -82,10 +89,11 @@ def _compiled(model: Source, threads: int, **options: object) -> Any:
 
 
 def _cause(error: RuntimeError) -> str:
-    """What OpenVINO says last, among the places in its source that the error came through."""
-    lines = [line for line in str(error).splitlines() if line]
-    said = [line for line in lines if not line.startswith(_PLACES)]
-    return (said or lines)[-1]
+    """Return the line of an error that names the cause: operators that OpenVINO lacks, else the last of its reasons."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    unknown = [line.removeprefix("-- ") for line in lines if line.startswith(_UNKNOWN_OPERATORS)]
+    reasons = unknown or [line for line in lines if not line.startswith(_PLACES)]
+    return (reasons or lines)[-1]
 
 
 def _float_types(compiled: Any) -> dict[str, "np.dtype[Any]"]:

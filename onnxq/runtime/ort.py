@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxq.ir import ProtoIndex
 from onnxq.runtime.base import IntegerLayers, OperatorTime, Runtime, Source, summed_times
 from onnxq.runtime.session import Feed, open_session, run
 
@@ -55,11 +56,14 @@ class OnnxRuntime(Runtime):
             open_session(model, optimized_path=path)
             nodes = onnx.load(path, load_external_data=False).graph.node
         found = Counter(n.input[self._INTEGER_LAYERS[n.op_type]] for n in nodes if n.op_type in self._INTEGER_LAYERS)
-        stored = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+        producers = ProtoIndex(model.graph).producers
         asked, wanted = frozenset(layers), []
         for node in (n for n in model.graph.node if n.name in asked):
-            weight = stored.get(node.input[1])
-            if weight is not None and found[weight] > 0:
+            dequantize = producers.get(node.input[1])
+            if dequantize is None or dequantize.op_type != "DequantizeLinear":
+                continue
+            weight = dequantize.input[0]
+            if found[weight] > 0:
                 found[weight] -= 1
                 wanted.append(node.name)
         return IntegerLayers(tuple(wanted), found.total())

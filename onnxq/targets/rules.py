@@ -1,5 +1,6 @@
 """Rules that several targets share."""
 
+from onnxq.ir import MOVES_VALUES, QDQ_OPS
 from onnxq.targets.base import Role, Rule
 
 CONV_IN_OUT = {
@@ -12,10 +13,9 @@ CONV_IN = {
 
 CARRIERS = {
     op: Rule(Role.CARRIER, shared=True)
-    for op in (
-        "MaxPool", "Resize", "Split", "Slice", "Concat", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze",
-    )
-}  # fmt: skip
+    # Not Gather, whose indices may be computed; Cast and Identity are gone or stay float. MaxPool and Resize select.
+    for op in sorted((MOVES_VALUES - QDQ_OPS - {"Cast", "Gather", "Identity"}) | {"MaxPool", "Resize"})
+}
 
 ELEMENTWISE = {
     op: Rule(Role.ELEMENTWISE) for op in ("Sigmoid", "Mul", "Add", "LeakyRelu", "AveragePool", "GlobalAveragePool")

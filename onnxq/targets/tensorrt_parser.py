@@ -7,14 +7,12 @@ than the parser: what it would read in another sense than ONNX, or what the buil
 
 import itertools
 from collections.abc import Callable, Iterator
-from functools import cached_property
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto
 
-from onnxq.ir import LAYERS
+from onnxq.ir import LAYERS, ProtoIndex
 
 _OPSETS = range(13, 25)
 """The parser reads 9 to 24; scales per channel have an axis from 13 on."""
@@ -32,51 +30,24 @@ def violations(proto: onnx.ModelProto) -> list[str]:
 
     Each message names the node, the rule and the remedy. Nodes within subgraphs are not looked at.
     """
-    graph = _Graph(proto)
+    graph = _Graph(proto.graph)
     return [
         *_unreadable_opset(proto),
         *itertools.chain.from_iterable(rule(graph, node) for node in proto.graph.node for rule in _RULES),
     ]
 
 
-class _Graph:
-    """Who makes and who reads each tensor, and of what type it is."""
-
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        graph = proto.graph
-        self.makers = {name: node for node in graph.node for name in node.output}
-        self.readers: dict[str, list[NodeProto]] = {}
-        for node in graph.node:
-            for name in dict.fromkeys(node.input):
-                self.readers.setdefault(name, []).append(node)
-        self._graph = graph
-
-    @cached_property
-    def constants(self) -> dict[str, TensorProto]:
-        """Initializers, and what Constant nodes make."""
-        nodes = [node for node in self._graph.node if node.op_type == "Constant"]
-        made = {node.output[0]: a.t for node in nodes for a in node.attribute if a.name == "value"}
-        return made | {tensor.name: tensor for tensor in self._graph.initializer}
-
-    @cached_property
-    def types(self) -> dict[str, int]:
-        """Element types as far as the file states them."""
-        stated = (*self._graph.value_info, *self._graph.input, *self._graph.output)
-        types = {value.name: value.type.tensor_type.elem_type for value in stated}
-        return types | {name: tensor.data_type for name, tensor in self.constants.items()}
-
-    def values(self, name: str) -> NDArray[np.generic] | None:
-        """Values of a constant, None of any other tensor."""
-        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+class _Graph(ProtoIndex):
+    """What the rules ask of a graph."""
 
     def dequantize(self, name: str) -> NodeProto | None:
         """The DequantizeLinear that makes a tensor, if one does."""
-        maker = self.makers.get(name)
+        maker = self.producers.get(name)
         return maker if maker is not None and maker.op_type == _DEQUANTIZE else None
 
     def is_weight(self, node: NodeProto) -> bool:
         """Whether a Q or DQ is for a constant: what it reads is one, or is made of one by another of them."""
-        maker = self.makers.get(node.input[0])
+        maker = self.producers.get(node.input[0])
         return node.input[0] in self.constants or (
             maker is not None and maker.op_type == _QUANTIZE and maker.input[0] in self.constants
         )
@@ -168,7 +139,7 @@ def _granularity(graph: _Graph, node: NodeProto) -> Iterator[str]:
     if not graph.is_weight(node):
         yield _message(node, f"an activation with {scale.size} scales", "give it one for the whole tensor")
         return
-    maker = graph.makers.get(node.input[0])
+    maker = graph.producers.get(node.input[0])
     weight = graph.constants[node.input[0] if maker is None or maker.op_type == "Constant" else maker.input[0]]
     axis, rank = _attribute(node, "axis", _AXIS), len(weight.dims)
     if scale.ndim != 1 or not -rank <= axis < rank or weight.dims[axis] != scale.size:
@@ -196,7 +167,7 @@ def _weight_axis(graph: _Graph, node: NodeProto) -> Iterator[str]:
 
 def _pair_of_two_types(graph: _Graph, node: NodeProto) -> Iterator[str]:
     """ONNX: a DQ reads the type that the Q before it writes; the parser takes each one's from its own zero point."""
-    before = graph.makers.get(node.input[0]) if node.op_type == _DEQUANTIZE else None
+    before = graph.producers.get(node.input[0]) if node.op_type == _DEQUANTIZE else None
     if before is None or before.op_type != _QUANTIZE:
         return
     one, other = graph.integer_type(before), graph.integer_type(node)
@@ -207,7 +178,7 @@ def _pair_of_two_types(graph: _Graph, node: NodeProto) -> Iterator[str]:
 
 def _clip_of_integers(graph: _Graph, node: NodeProto) -> Iterator[str]:
     """Parser, docs/operators.md: Clip takes FP32, FP16 and BF16; an INT8 one stands behind a Q of fewer than 8 bits."""
-    before = graph.makers.get(node.input[0]) if node.op_type == "Clip" else None
+    before = graph.producers.get(node.input[0]) if node.op_type == "Clip" else None
     if before is not None and before.op_type == _QUANTIZE:
         yield _message(node, "clips integers, TensorRT clips float only", "use --act-bits 8")
 
@@ -216,7 +187,7 @@ def _dequantizes_no_integers(graph: _Graph, node: NodeProto) -> Iterator[str]:
     """Guide: INT8 tensors come from a Q or are constant weights; Q and DQ stand in pairs."""
     if node.op_type != _DEQUANTIZE or node.input[0] in graph.constants:
         return
-    before = graph.makers.get(node.input[0])
+    before = graph.producers.get(node.input[0])
     if before is None or before.op_type not in (_QUANTIZE, "Clip"):
         what = "an input of the model" if before is None else f"what {before.op_type} makes"
         yield _message(node, f"reads {what}", "let it read what a QuantizeLinear makes, or a constant")

@@ -14,9 +14,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnxq._text import shape_text, size_text
 from onnxq.errors import ConfigError, ModelError
-from onnxq.ir import MOVES_VALUES
-from onnxq.yolo.output_layout import FAMILIES, Clues, OutputLayout, Shape, read_as, recognize, shape_text
+from onnxq.ir import MOVES_VALUES, ProtoIndex, inferred_graph, with_weight_inputs
+from onnxq.yolo.output_layout import FAMILIES, Clues, OutputLayout, Shape, read_as, recognize
 from onnxq.yolo.preprocess import PREPROCESSES, YOLO, YOLO_255, YOLO_CROP, YOLOX, Preprocess
 
 _TYPES: dict[int, str] = {
@@ -25,8 +26,6 @@ _TYPES: dict[int, str] = {
     onnx.TensorProto.UINT8: "uint8",
 }
 """What an image input may hold."""
-
-_SMALL = 1024  # elements; shapes, indices and anchors have fewer, weights have more
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,7 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
-    weights = {weight.name for weight in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
+    inputs = ProtoIndex(graph).inputs
     images: list[onnx.ValueInfoProto] = [value for value in inputs if _is_image(value)]
     if len(images) == 1:
         [image] = images
@@ -187,14 +185,14 @@ def _image_size(
         exported = _exported_size(metadata) if not (height and width) else (0, 0)
         return height or exported[0], width or exported[1]
     if min(given) < 1:
-        raise ConfigError(f"the image size {_by(given)} is not positive")
+        raise ConfigError(f"the image size {size_text(given)} is not positive")
     if (height and height != given[0]) or (width and width != given[1]):
         raise ConfigError(
-            f"the image size {_by(given)} was given, but the model's input is {height or '?'}x{width or '?'}"
+            f"the image size {size_text(given)} was given, but the model's input is {height or '?'}x{width or '?'}"
         )
     stride = _literal(metadata.get("stride", ""))
     if isinstance(stride, int) and stride > 0 and (given[0] % stride or given[1] % stride):
-        raise ConfigError(f"the image size {_by(given)} is no multiple of the model's stride {stride}")
+        raise ConfigError(f"the image size {size_text(given)} is no multiple of the model's stride {stride}")
     return given
 
 
@@ -205,10 +203,6 @@ def _exported_size(metadata: Mapping[str, str]) -> tuple[int, int]:
         case int(side) if side > 0:
             return side, side
     raise ConfigError("the model's height and width are dynamic, and it has no imgsz metadata: give --image-size 640")
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
 
 
 def _class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
@@ -236,13 +230,11 @@ def _literal(source: str) -> object:
 
 def _scales_levels(graph: onnx.GraphProto, image: str) -> bool:
     """Whether the first arithmetic on the image is by a constant that only makes sense for levels of 0 to 255."""
-    constants = _small_constants(graph)
+    constants, consumers = _small_constants(graph), ProtoIndex(graph).consumers
     pending, seen = [image], {image}
     while pending:
         tensor = pending.pop()
-        for node in graph.node:
-            if tensor not in node.input:
-                continue
+        for node in consumers.get(tensor, ()):
             if node.op_type in MOVES_VALUES:
                 pending += [name for name in node.output if name not in seen]
                 seen.update(node.output)
@@ -256,13 +248,9 @@ def _scales_levels(graph: onnx.GraphProto, image: str) -> bool:
 
 def _small_constants(graph: onnx.GraphProto) -> dict[str, float]:
     """The greatest magnitude in each constant that is small enough to be a scale or an offset."""
-    tensors = {weight.name: weight for weight in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
-            tensors[node.output[0]] = node.attribute[0].t
     return {
         name: float(np.abs(numpy_helper.to_array(tensor)).max())
-        for name, tensor in tensors.items()
+        for name, tensor in ProtoIndex(graph).constants.items()
         if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
         and 0 < np.prod(tensor.dims, dtype=np.int64) <= 3
         and tensor.data_location != onnx.TensorProto.EXTERNAL
@@ -281,24 +269,16 @@ def _output_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) ->
 
 
 def _inferred_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) -> dict[str, Shape]:
-    sketch = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    graph = sketch.graph
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    for value in graph.input:
+    sketch = with_weight_inputs(model)
+    for value in sketch.graph.input:
         if value.name == image:
             known = (1, *size, 3) if _is_channels_last(value) else (1, 3, *size)
             for dim, number in zip(value.type.tensor_type.shape.dim, known):
                 dim.dim_value = dim.dim_value or number
-    for output in model.graph.output:
-        graph.output.add(name=output.name).type.tensor_type.elem_type = output.type.tensor_type.elem_type
-    for weight in model.graph.initializer:
-        if np.prod(weight.dims, dtype=np.int64) <= _SMALL:
-            graph.initializer.append(weight)
-        else:
-            graph.initializer.add(name=weight.name, data_type=weight.data_type, dims=weight.dims)
+    for output in sketch.graph.output:
+        output.type.tensor_type.ClearField("shape")
     try:
-        inferred = onnx.shape_inference.infer_shapes(sketch, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError):
+        inferred = inferred_graph(sketch)
+    except ModelError:
         return {}
-    return {output.name: shape for output in inferred.graph.output if (shape := _shape_of(output)) is not None}
+    return {output.name: shape for output in inferred.output if (shape := _shape_of(output)) is not None}

@@ -26,13 +26,14 @@ the angle of a rotated box, radians, of which the first four columns are the cen
 Either order of the last two axes is understood.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import onnx
 
+from onnxq._text import shape_text
 from onnxq.errors import ModelError
-from onnxq.ir import MOVES_VALUES
+from onnxq.ir import LAYERS, MOVES_VALUES, ProtoIndex
 
 TASKS = ("detect", "segment", "pose", "obb", "classify")
 
@@ -45,7 +46,7 @@ UNKNOWN = "unknown"
 
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
 
-_LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "QLinearConv", "QLinearMatMul"}
+_LAYERS = LAYERS | {"ConvInteger", "QLinearConv", "QLinearMatMul"}  # of models that are quantized already, too
 
 _TABLES = ("v5", "v8", "yolox", "yolox-raw", "end2end")
 
@@ -172,11 +173,6 @@ def read_as(family: str, clues: Clues) -> OutputLayout:
             return replace(layout, family=family, why=why, assumed="")
     listed = ", ".join(map(shape_text, clues.by_name.values()))
     raise ModelError(f"outputs {listed} are not those of family {family}: give --family auto, or another one")
-
-
-def shape_text(dims: Iterable[int | str]) -> str:
-    """A shape in words, `(1, ?, 85)`."""
-    return f"({', '.join(str(dim or '?') for dim in dims)})"
 
 
 # The families
@@ -374,7 +370,7 @@ class _Tail:
 
 
 def _tail(graph: onnx.GraphProto, output: str) -> _Tail:
-    producers = {name: node for node in graph.node for name in node.output}
+    producers = ProtoIndex(graph).producers
     pending, seen = [(output, True)], set()
     is_raw, arithmetic, layers = False, set(), set()
     while pending:

@@ -5,7 +5,8 @@ import numpy as np
 import onnx
 import pytest
 from graphs import Net, assert_same_numbers, feed, initializers, rewrite, run, silu_chain, v8
-from onnx import helper, inliner, numpy_helper, version_converter
+from onnx import external_data_helper, helper, inliner, numpy_helper, version_converter
+from texts import WEIGHT, weighted
 
 from onnxq import Config, quantize
 from onnxq.errors import ConfigError, ModelError
@@ -164,3 +165,69 @@ def test_a_model_that_lost_its_weights_is_refused_with_their_name(tmp_path, smal
     (tmp_path / "net.onnx.data").unlink()
     with pytest.raises(ModelError, match=r"net\.onnx: its external data cannot be read .*copy the data files"):
         load_proto(tmp_path / "net.onnx")
+
+
+class TestLoad:
+    def test_what_was_saved_is_loaded(self, tmp_path):
+        onnx.save(weighted(), tmp_path / "a.onnx")
+        assert load_proto(tmp_path / "a.onnx") == weighted()
+
+    def test_external_data_is_read(self, tmp_path):
+        model = weighted()
+        onnx.save(model, tmp_path / "a.onnx", save_as_external_data=True, location="a.bin", size_threshold=0)
+        loaded = load_proto(tmp_path / "a.onnx")
+        weight = loaded.graph.initializer[0]
+        assert not external_data_helper.uses_external_data(weight)
+        np.testing.assert_array_equal(numpy_helper.to_array(weight), WEIGHT)
+
+    def test_missing_external_data(self, tmp_path):
+        onnx.save(weighted(), tmp_path / "a.onnx", save_as_external_data=True, location="a.bin", size_threshold=0)
+        (tmp_path / "a.bin").unlink()
+        with pytest.raises(ModelError, match=r"a\.onnx: its external data cannot be read .*copy the data files beside"):
+            load_proto(tmp_path / "a.onnx")
+
+    def test_missing(self, tmp_path):
+        with pytest.raises(ModelError, match=r"none\.onnx: no such file; check the path$"):
+            load_proto(tmp_path / "none.onnx")
+
+    def test_a_folder(self, tmp_path):
+        with pytest.raises(ModelError, match=r": is a folder, not an ONNX file; name the file$"):
+            load_proto(tmp_path)
+
+    def test_empty(self, tmp_path):
+        (tmp_path / "a.onnx").write_bytes(b"")
+        with pytest.raises(ModelError, match=r"a\.onnx: not an ONNX file, or one without nodes; export it again"):
+            load_proto(tmp_path / "a.onnx")
+
+    @pytest.mark.parametrize("content", [b"hello, world", b"\x89PNG\r\n\x1a\n" + bytes(100), b"PK\x03\x04", b"<html>"])
+    @pytest.mark.parametrize("name", ["a.onnx", "a.pt", "a"])
+    def test_not_an_onnx_file(self, tmp_path, content, name):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ModelError, match=f"{name}: not an ONNX file"):
+            load_proto(tmp_path / name)
+
+    @pytest.mark.parametrize("name", ["a.json", "a.textproto", "a.onnxtxt"])
+    def test_the_extension_does_not_stand_for_another_format(self, tmp_path, name):
+        (tmp_path / name).write_bytes(b"hello, world")
+        with pytest.raises(ModelError, match=f"{name}: not an ONNX file"):
+            load_proto(tmp_path / name)
+        onnx.save(weighted(), tmp_path / name, format="protobuf")
+        assert load_proto(tmp_path / name) == weighted()
+
+    def test_a_name_too_long(self, tmp_path):
+        with pytest.raises(ModelError, match=r"a: no such file; check the path$"):
+            load_proto(tmp_path / ("a" * 300))
+
+    def test_cut_short_anywhere_in_the_graph(self, tmp_path):
+        content = weighted().SerializeToString()
+        graph = weighted().graph.SerializeToString()
+        end = content.index(graph) + len(graph)
+        path = tmp_path / "a.onnx"
+        for length in range(end):
+            path.write_bytes(content[:length])
+            with pytest.raises(ModelError, match=r"a\.onnx: not an ONNX file, or "):
+                load_proto(path)
+
+    def test_a_path_as_text_will_do(self, tmp_path):
+        onnx.save(weighted(), tmp_path / "a.onnx")
+        assert load_proto(str(tmp_path / "a.onnx")) == weighted()

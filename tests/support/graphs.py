@@ -1131,3 +1131,16 @@ def quantized(
     found = Pipeline(quantizing(model, target, **options), pinned=facts).run(working)
     assert all(kind in found for kind in (Plan, Statistics, FittedRanges, QuantizationParameters))
     return working.to_proto(), found
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+BUILDERS: Mapping[str, Callable[[], onnx.ModelProto]] = {
+    build.__name__: build
+    for build in (
+        silu_chain, csp, sppf, pan, attention, area_attention, ese_net, qarepvgg, products, relu_net, leaky_net,
+        depthwise_net, shared_weights, saturating, dropout_chain, conditional, v5, v5_raw, v7_end2end, v7_rows, v8, v10,
+        nms_tables, separate, classifier, yolox, v6, pp_yoloe, yolo_nas,
+    )
+}  # fmt: skip
+"""Every function of this file that builds a model without being told anything, by name."""

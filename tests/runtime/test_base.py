@@ -5,7 +5,8 @@ from onnx import helper
 
 from onnxq.errors import ModelError
 from onnxq.facts import Plan
-from onnxq.runtime import RUNTIMES
+from onnxq.runtime import RUNTIMES, OperatorTime
+from onnxq.runtime.base import summed_times
 from onnxq.targets import TARGETS
 
 
@@ -103,3 +104,14 @@ def test_no_runtime_changes_the_model(runtime):
     loaded.integer_layers(model, [])
     assert_same_numbers(before, model)
     assert before == model
+
+
+def test_operators_are_summed_by_the_least_time_of_each_node():
+    spans = [("Conv", "a", 3.0), ("Conv", "b", 1.0), ("Add", "c", 9.0), ("Conv", "a", 2.0), ("Add", "c", 4.0)]
+    times = summed_times(spans)
+    assert list(times.items()) == [("Add", OperatorTime(1, 4.0)), ("Conv", OperatorTime(2, 3.0))]
+    assert summed_times([]) == {}
+
+
+def test_operators_that_take_equally_long_are_in_the_order_of_their_names():
+    assert list(summed_times([("b", "1", 2.0), ("a", "2", 2.0)])) == ["a", "b"]

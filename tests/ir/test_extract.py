@@ -1,0 +1,93 @@
+import numpy as np
+import onnx
+import pytest
+from graphs import BUILDERS, copy, csp, feed, nodes, run, silu_chain
+from onnx import TensorProto, helper
+from texts import imported, parsed, weighted
+
+from onnxq.ir import Constant, ending_at, node_alone, remove
+from onnxq.runtime.session import open_session
+from onnxq.runtime.session import run as run_session
+
+TREE = "a = Relu(x) b = Neg(a) c = Exp(a) d = Add(b, c) y = Neg(d) z = Abs(b)"
+
+
+class TestEndingAt:
+    @pytest.mark.parametrize("name", ["csp", "conditional", "attention", "v10"])
+    def test_every_tensor_has_the_same_values(self, name):
+        model = BUILDERS[name]()
+        values = feed(model)
+        computed = [t for node in model.graph.node for t in node.output if t]
+        expected = run(model, values, computed)
+        for tensor in computed[:: max(1, len(computed) // 8)]:
+            cut = ending_at(model, [tensor])
+            [found] = run_session(open_session(cut, optimized=False), values)
+            assert np.array_equal(found, expected[tensor]), tensor
+
+    def test_only_what_is_needed_stays_in_order(self):
+        cut = ending_at(parsed(TREE), ["d"])
+        assert [node.output[0] for node in cut.graph.node] == ["a", "b", "c", "d"]
+        assert [output.name for output in cut.graph.output] == ["d"]
+
+    def test_outputs_stand_as_they_were_asked_for_and_once_each(self):
+        cut = ending_at(parsed(TREE), ["z", "c", "z"])
+        assert [output.name for output in cut.graph.output] == ["z", "c"]
+        assert [node.output[0] for node in cut.graph.node] == ["a", "b", "c", "z"]
+
+    def test_weights_behind_the_cut_go(self):
+        model = csp()
+        first = nodes(model)["conv0"]
+        cut = ending_at(model, first.output)
+        assert {w.name for w in cut.graph.initializer} == {*first.input} - {"images"}
+
+    def test_inputs_stay_all(self):
+        model = parsed("a = Relu(x) y = Add(a, k)", "float[1,4] x, float[1,4] k")
+        cut = ending_at(model, ["a"])
+        assert [value.name for value in cut.graph.input] == ["x", "k"]
+        values = np.float32([[-1, 2, -3, 4]])
+        [found] = run_session(open_session(cut), {"x": values, "k": values})
+        assert np.array_equal(found, np.maximum(values, 0))
+
+    def test_an_input_can_be_an_output(self):
+        cut = ending_at(silu_chain(), ["images", "output"])
+        [image, _] = run_session(open_session(cut), feed(cut))
+        assert np.array_equal(image, feed(cut)["images"])
+
+    def test_all_beside_the_graph_stays_and_the_model_does(self):
+        model = weighted()
+        before = copy(model)
+        cut = ending_at(model, ["y"])
+        assert model == before
+        assert cut == model
+        cut.graph.node[0].name = "changed"
+        assert model == before
+
+    def test_descriptions_are_the_given_ones_then_those_of_the_model(self):
+        model = parsed("a = Relu(x) b = Neg(a) c = Exp(b) y = Neg(c)")
+        model.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, [1, 4]))
+        model.graph.value_info.append(helper.make_tensor_value_info("b", TensorProto.FLOAT, [1, 4]))
+        given = helper.make_tensor_value_info("b", TensorProto.FLOAT, ["n", 4])
+        cut = ending_at(model, ["a", "b", "c", "y"], {"b": given})
+        assert list(cut.graph.output) == [
+            model.graph.value_info[0], given, onnx.ValueInfoProto(name="c"), model.graph.output[0]
+        ]  # fmt: skip
+        assert not cut.graph.value_info
+
+    def test_inner_descriptions_stay_of_what_is_left(self):
+        model = parsed("a = Relu(x) b = Neg(a) c = Exp(b) y = Neg(c)")
+        model.graph.value_info.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in "abc")
+        assert [value.name for value in ending_at(model, ["b"]).graph.value_info] == ["a"]
+
+
+class TestNodeAlone:
+    def test_a_node_of_constants_computes_what_it_does_in_the_graph(self):
+        graph, by_output = imported("k = Relu(x) y = Clip(k, , x)", "float x")
+        clip = by_output["y"]
+        remove(graph, [by_output["k"]])
+        clip.inputs[0].to_constant(np.float32([1, 5]))
+        clip.inputs[2] = Constant("three", np.array(3, np.float32))
+        alone = node_alone(clip, 17)
+        [found] = run_session(open_session(alone), {})
+        assert found.tolist() == [1, 3]
+        assert clip in graph.nodes
+        assert clip.inputs[0].outputs == [clip]

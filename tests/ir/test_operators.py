@@ -1,0 +1,48 @@
+import pytest
+from texts import imported
+
+from onnxq.ir import feeds_only_silu, is_silu
+
+
+class TestSilu:
+    @pytest.mark.parametrize("product", ["Mul(x, s)", "Mul(s, x)"])
+    def test_is_x_times_its_sigmoid_either_way_round(self, product):
+        graph, nodes = imported(f"s = Sigmoid(x) y = {product}")
+        assert is_silu(nodes["y"])
+        assert not is_silu(nodes["s"])
+        assert feeds_only_silu(graph.inputs[0])
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "a = Relu(x) s = Sigmoid(a) y = Mul(x, s)",
+            "s = Sigmoid(x) y = Mul(s, s)",
+            "s = Tanh(x) y = Mul(x, s)",
+            "s = Sigmoid(x) y = Add(x, s)",
+            "y = Mul(x, x)",
+            "s = HardSigmoid(x) y = Mul(x, s)",
+        ],
+    )
+    def test_other_products_are_not(self, body):
+        graph, nodes = imported(body)
+        assert not is_silu(nodes["y"])
+        assert not feeds_only_silu(graph.inputs[0])
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "s = Sigmoid(x) y = Mul(x, s) z = Relu(x)",
+            "s = Sigmoid(x) y = Mul(x, s) z = Relu(s)",
+            "s = Sigmoid(x) y = Mul(x, s) z = Mul(x, s)",
+            "s = Sigmoid(x) t = Sigmoid(x) y = Mul(x, s) z = Relu(t)",
+        ],
+    )
+    def test_a_second_use_of_x_or_of_its_sigmoid(self, body):
+        graph, nodes = imported(body)
+        assert is_silu(nodes["y"])
+        assert not feeds_only_silu(graph.inputs[0])
+
+    def test_what_comes_out_of_a_silu_does_not_go_into_it(self):
+        _, nodes = imported("s = Sigmoid(x) p = Mul(x, s) y = Relu(p)")
+        assert not feeds_only_silu(nodes["p"].outputs[0])
+        assert not feeds_only_silu(nodes["s"].outputs[0])

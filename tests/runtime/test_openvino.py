@@ -1,0 +1,61 @@
+import sys
+
+import numpy as np
+import pytest
+from graphs import copy, csp, feed, nodes, quantized
+
+from onnxq.errors import ConfigError, ModelError
+from onnxq.facts import Plan
+from onnxq.runtime import OpenVino
+from onnxq.targets import OPENVINO
+
+needs_openvino = pytest.mark.skipif(not OpenVino.is_installed(), reason="OpenVINO is not installed")
+
+
+def test_without_the_library_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ConfigError, match=r"^OpenVINO is not installed; pip install 'onnxq\[openvino\]'$"):
+        OpenVino(csp())
+
+
+@needs_openvino
+def test_an_error_is_the_cause_and_not_the_places_that_it_passed():
+    model = copy(csp())
+    nodes(model)["conv0"].op_type = "NoSuchOperator"
+    with pytest.raises(ModelError) as caught:
+        OpenVino(model)
+    message = str(caught.value)
+    assert "NoSuchOperator" in message
+    assert "\n" not in message
+    assert "Exception from" not in message
+
+
+@needs_openvino
+def test_a_float_model_is_computed_in_float32():
+    model = csp()
+    times = OpenVino.operator_times(model, feed(model), threads=1, rounds=1)
+    convs = {name: time.count for name, time in times.items() if name.startswith("Convolution")}
+    assert sum(convs.values()) > 0
+    assert not any(name.endswith(("I8", "BF16", "FP16")) for name in convs)
+
+
+@needs_openvino
+def test_layers_without_a_bias_are_known_too():
+    model = csp(batch_norm=True)
+    without = copy(model)
+    for node in without.graph.node:
+        if node.op_type == "Conv":
+            del node.input[2:]
+    after, facts = quantized(without, OPENVINO)
+    layers = facts[Plan].layers
+    assert OpenVino(after).integer_layers(after, layers).wanted == layers
+
+
+@needs_openvino
+def test_float16_and_float64_feeds_are_taken():
+    model = csp()
+    values = feed(model)
+    expected = OpenVino(model).run(values)["output"]
+    for kind in (np.float16, np.float64):
+        found = OpenVino(model).run({name: array.astype(kind) for name, array in values.items()})["output"]
+        np.testing.assert_allclose(found, expected, atol=0.02 * float(np.abs(expected).max()))
