@@ -211,6 +211,33 @@ def _histogram(header: dict[str, float], counts: NDArray[np.int64]) -> Histogram
 
 
 @dataclass(frozen=True)
+class Probe:
+    """A few samples, on which the finished model is compared with the float model.
+
+    Attributes:
+        feeds: input name -> array, of each sample; none where the statistics were given from outside.
+    """
+
+    feeds: tuple[Mapping[str, NDArray[Any]], ...] = ()
+
+
+@dataclass(frozen=True)
+class InputSummary:
+    """The image input over all calibration samples.
+
+    Attributes:
+        low, high: least and greatest value; inf and -inf without samples.
+        samples: number of samples.
+        distinct: number of samples that differ from each other.
+    """
+
+    low: float = math.inf
+    high: float = -math.inf
+    samples: int = 0
+    distinct: int = 0
+
+
+@dataclass(frozen=True)
 class FittedRange:
     """A range that was chosen for a group, and what it costs.
 

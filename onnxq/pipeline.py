@@ -1,8 +1,8 @@
 """The pass manager: it knows nothing of quantization.
 
-A `Rewrite` edits the graph and says how many edits it made. An `Analysis` reads the graph and finds one frozen fact;
-facts are kept by their type. An edit forgets the facts found before it, but for those that the rewrite `keeps`. So
-data flows one way, and an order that cannot work is refused when the pipeline is built.
+A `Rewrite` edits the graph and says how many edits it made. An `Analysis` reads the graph and finds a frozen fact, or
+several in one run; facts are kept by their type. An edit forgets the facts found before it, but for those that the
+rewrite `keeps`. So data flows one way, and an order that cannot work is refused when the pipeline is built.
 """
 
 import logging
@@ -82,9 +82,18 @@ class Rewrite(Pass):
 
 
 class Analysis(Pass, Generic[Fact]):
-    """A pass that reads the graph and returns one frozen fact of type `gives`."""
+    """A pass that reads the graph and returns one frozen fact.
 
-    gives: ClassVar[type]
+    Attributes:
+        gives: type of the fact; or a tuple of types, if `run` returns a tuple of facts, one of each type.
+    """
+
+    gives: ClassVar[type | tuple[type, ...]]
+
+    @classmethod
+    def kinds(cls) -> tuple[type, ...]:
+        """Return the types of all facts that the analysis gives."""
+        return cls.gives if isinstance(cls.gives, tuple) else (cls.gives,)
 
     @abstractmethod
     def run(self, model: Model, facts: Facts) -> Fact:
@@ -106,7 +115,8 @@ class Pipeline:
 
     Args:
         passes: run from first to last.
-        pinned: facts given from outside; the analyses that would find them are skipped.
+        pinned: facts given from outside. An analysis that would find one of them is skipped, and finds none of the
+            others either.
         hooks: called after each pass.
 
     Raises:
@@ -123,13 +133,14 @@ class Pipeline:
         """Run every pass over the model, which is edited in place, and return the facts that hold at the end."""
         facts = Facts(self._pinned)
         for step in self.passes:
-            if isinstance(step, Analysis) and facts.is_pinned(step.gives):
-                log.info("%s: skipped, %s was given", step.name, step.gives.__name__)
+            if isinstance(step, Analysis) and (given := [kind for kind in step.kinds() if facts.is_pinned(kind)]):
+                log.info("%s: skipped, %s was given", step.name, given[0].__name__)
                 continue
             start = time.perf_counter()
             result = step.run(model, facts)
             if isinstance(step, Analysis):
-                facts._put(result)
+                for fact in result if isinstance(step.gives, tuple) else (result,):
+                    facts._put(fact)
             elif isinstance(step, Rewrite) and result:
                 facts._forget(step.keeps)
             seconds = time.perf_counter() - start
@@ -142,13 +153,20 @@ def _check_order(passes: Sequence[Pass], pinned: set[type]) -> None:
     """Walk the passes as if every rewrite edited, and refuse the first need that nothing gives."""
     known = set(pinned)
     lost: dict[type, str] = {}
+    skipped: dict[type, str] = {}
     for step in passes:
         for need in step.needs:
             if need not in known:
-                cause = f"{lost[need]} forgets it" if need in lost else "no pass before it gives it"
+                absent = skipped.get(need, "no pass before it gives it")
+                cause = f"{lost[need]} forgets it" if need in lost else absent
                 raise PipelineError(f"{step.name} needs {need.__name__}, and {cause}")
         if isinstance(step, Analysis):
-            known.add(step.gives)
+            given = pinned.intersection(step.kinds())
+            if given:
+                [name, *_] = sorted(kind.__name__ for kind in given)
+                skipped.update(dict.fromkeys(step.kinds(), f"{step.name} is skipped, as {name} was given"))
+            else:
+                known.update(step.kinds())
         elif isinstance(step, Rewrite):
             gone = {kind for kind in known - pinned if not _kept(kind, step.keeps)}
             lost.update(dict.fromkeys(gone, step.name))
