@@ -14,7 +14,7 @@ from onnxq.errors import DataError
 from onnxq.facts import InputSummary, Plan, Probe, QuantizationPoint, Statistics
 from onnxq.ir import Model
 from onnxq.numerics.histogram import Histogram
-from onnxq.numerics.ranges import SILU_FLAT_BELOW
+from onnxq.numerics.silu import SILU_FLAT_BELOW
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.runtime.streaming import stream

@@ -3,31 +3,15 @@
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from onnxq.numerics.arrays import Float64Array
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.scheme import Range, Scheme
+from onnxq.numerics.silu import silu
 from onnxq.numerics.sqnr import decibels
 
-Array = NDArray[np.float64]
 
-
-def silu(x: Array) -> Array:
-    """x * sigmoid(x)."""
-    return x * _sigmoid(x)
-
-
-def silu_slope(x: Array) -> Array:
-    """Derivative of `silu`."""
-    gate = _sigmoid(x)
-    return gate * (1 + x * (1 - gate))
-
-
-def _sigmoid(x: Array) -> Array:
-    return 0.5 * (1 + np.tanh(0.5 * x))
-
-
-def squared_error(histogram: Histogram, scheme: Scheme, low: Array, high: Array) -> Array:
+def squared_error(histogram: Histogram, scheme: Scheme, low: Float64Array, high: Float64Array) -> Float64Array:
     """Expected sum of |x - x'|^2 over the histogram's values, for each of n candidate intervals.
 
     Values are taken as spread evenly within a bin, for which the integral of the squared error is exact at any
@@ -88,12 +72,12 @@ def clipped_share(histogram: Histogram, scheme: Scheme, bounds: Range) -> float:
     return float(counts[outside].sum() / max(1, counts.sum()))
 
 
-def _error(x: Array, low: Array, high: Array, step: Array) -> Array:
+def _error(x: Float64Array, low: Float64Array, high: Float64Array, step: Float64Array) -> Float64Array:
     inside = np.clip(x, low, high)
     return np.asarray(x - (low + np.rint((inside - low) / step) * step))
 
 
-def _error_integral(x: Array, low: Array, high: Array, step: Array) -> Array:
+def _error_integral(x: Float64Array, low: Float64Array, high: Float64Array, step: Float64Array) -> Float64Array:
     """Integral of the squared quantization error from `low` to x, on the grid low, low + step, ..., high."""
     inside = np.clip(x, low, high)
     cells = (inside - low) / step

@@ -27,7 +27,7 @@ from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
 from onnxq.facts import InputSummary, Plan, Probe, Statistics
 from onnxq.numerics.histogram import BINS
-from onnxq.numerics.ranges import SILU_FLAT_BELOW
+from onnxq.numerics.silu import SILU_FLAT_BELOW
 from onnxq.passes.observe import Observe
 from onnxq.pipeline import Facts, Pipeline
 from onnxq.targets import OPENVINO, ORT, TARGETS
