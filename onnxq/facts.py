@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnxq._files import atomic_write
 from onnxq.errors import DataError
+from onnxq.numerics.arrays import NamedArrays
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.scheme import QParams, Range, Scheme
 
@@ -218,7 +219,7 @@ class Probe:
         feeds: input name -> array, of each sample; none where the statistics were given from outside.
     """
 
-    feeds: tuple[Mapping[str, NDArray[Any]], ...] = ()
+    feeds: tuple[NamedArrays, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from onnxq.errors import ModelError
 from onnxq.facts import Plan, Probe, Verification
 from onnxq.ir import Model
 from onnxq.ir.storage import loadable
-from onnxq.numerics.sqnr import Outputs, SqnrMeter
+from onnxq.numerics.arrays import NamedArrays
+from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
@@ -195,7 +196,7 @@ def _outputs_sqnr(
     return running.decibels(), simulated.decibels()
 
 
-def _refuse_nan(kind: str, outputs: Outputs) -> None:
+def _refuse_nan(kind: str, outputs: NamedArrays) -> None:
     for name, values in outputs.items():
         if np.issubdtype(values.dtype, np.floating) and np.isnan(values).any():
             raise ModelError(f"the {kind} model gives NaN in output {name!r}; check the model and its preprocessing")

@@ -1,5 +1,7 @@
 """Names for the types of numpy arrays; the docstring of what has them gives their shape."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,3 +16,6 @@ Float64Array = NDArray[np.float64]
 
 Int64Array = NDArray[np.int64]
 """Counts and indices."""
+
+NamedArrays = Mapping[str, AnyArray]
+"""Arrays by the name of the tensor."""

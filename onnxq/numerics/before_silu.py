@@ -23,13 +23,13 @@ def before_silu(histogram: Histogram, scheme: Scheme) -> Range:
     if high <= low:
         return Range(low, high)
     counts, edges = histogram.occupied()
-    centres = (edges[:-1] + edges[1:]) / 2
-    y, slope = silu(centres), silu_slope(centres)
+    centers = (edges[:-1] + edges[1:]) / 2
+    y, slope = silu(centers), silu_slope(centers)
     lows = np.linspace(low, min(0.0, high), CANDIDATES) if low < 0 else np.array([low])
     highs = np.linspace(max(0.0, low), high, CANDIDATES + 1)[1:] if high > 0 else np.array([high])
     reach_low, reach_high, step = scheme.reach(lows[:, None], highs[None, :])
-    first = np.searchsorted(centres, reach_low)
-    last = np.searchsorted(centres, reach_high)
+    first = np.searchsorted(centers, reach_low)
+    last = np.searchsorted(centers, reach_high)
     rounding = step**2 / 12 * (prefix_sums(counts * slope**2)[last] - prefix_sums(counts * slope**2)[first])
     c0, c1, c2 = prefix_sums(counts), prefix_sums(counts * y), prefix_sums(counts * y * y)
     at_low, at_high = silu(reach_low), silu(reach_high)
