@@ -47,8 +47,9 @@ from onnxq.ir import LAYERS, Model, Node, constant, downstream
 from onnxq.ir.storage import load_proto
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.quantization_error import squared_error
-from onnxq.numerics.ranges import SILU_MINIMUM, unilateral_histogram
+from onnxq.numerics.range_methods.unilateral_histogram import unilateral_histogram
 from onnxq.numerics.scheme import Scheme
+from onnxq.numerics.silu import SILU_MINIMUM
 from onnxq.passes.observe import Observe
 from onnxq.passes.verify import Verify
 from onnxq.pipeline import Pipeline

@@ -1,18 +1,18 @@
 """quantize(): a float model in, the quantized model and everything found on the way out."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import onnx
 
-from onnxq.calibration.checks import InputMonitor, MonitoredLoaders, check_first_layer
+from onnxq.calibration.checks import check_first_layer, check_inputs
 from onnxq.calibration.samples import Samples, Source, open_samples
 from onnxq.config import Config
-from onnxq.facts import Plan, Statistics
+from onnxq.facts import InputSummary, Plan, Probe, Statistics
 from onnxq.hooks import time_passes
 from onnxq.ir import Model, ProtoIndex, storage
 from onnxq.ir.load import load
@@ -20,7 +20,6 @@ from onnxq.ir.unsupported_tail import UnsupportedTail, detach
 from onnxq.passes import cutting, default, planning
 from onnxq.pipeline import Facts, Hook, Pass, Pipeline
 from onnxq.progress import Progress, silent
-from onnxq.runtime.session import Feed
 from onnxq.version import VERSION
 from onnxq.yolo.detector import Detector, detect
 
@@ -94,32 +93,31 @@ def quantize(
     progress("preparing", 0, 0)
     original, tail = _runnable(model)
     detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
-    pinned = tuple(facts)
+    pinned = {type(fact): fact for fact in facts}
     samples: Samples | None = None
-    checked_on: list[Feed] = []
-    monitor = InputMonitor()
-    if not any(isinstance(fact, Statistics) for fact in pinned):
+    if Statistics in pinned:
+        # They come without samples, so that the result is compared only on samples that are given too.
+        pinned.setdefault(Probe, Probe())
+    else:
         samples = open_data(data, original, detector, config)
-        samples = replace(samples, loaders=MonitoredLoaders(samples.loaders, checked_on, monitor))
     if passes is None:
         passes = default(
             config,
             original,
             samples,
             detector=detector,
-            checked_on=checked_on,
             sensitivity=sensitivity,
             progress=progress,
         )
     timings: dict[str, float] = {}
     working = Model(original)
-    found = Pipeline(passes, pinned=pinned, hooks=[time_passes(timings), *hooks]).run(working)
+    found = Pipeline(passes, pinned=pinned.values(), hooks=[time_passes(timings), *hooks]).run(working)
     for key, value in _metadata(config, found).items():
         working.add_metadata(key, value)
     made = working.to_proto()
     if tail is not None:
         tail.reattach(made)
-    warnings = (*monitor.warnings(detector), *check_first_layer(original, detector, checked_on))
+    warnings = tuple(_input_warnings(found, original, detector))
     for doubt in warnings:
         log.warning("%s", doubt)
     return Quantized(made, found, detector, samples, timings, warnings)
@@ -186,6 +184,11 @@ def open_data(data: object, original: onnx.ModelProto, detector: Detector, confi
 
 def _shape_and_dtype(tensor: onnx.TypeProto.Tensor) -> tuple[list[int | None], "np.dtype[np.generic]"]:
     return [dim.dim_value or None for dim in tensor.shape.dim], onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+
+
+def _input_warnings(facts: Facts, original: onnx.ModelProto, detector: Detector) -> Iterator[str]:
+    yield from check_inputs(facts.get(InputSummary) or InputSummary(), detector)
+    yield from check_first_layer(original, detector, (facts.get(Probe) or Probe()).feeds)
 
 
 def _metadata(config: Config, facts: Facts) -> dict[str, str]:

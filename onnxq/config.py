@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxq._text import size_text
 from onnxq.errors import ConfigError
-from onnxq.numerics.ranges import METHODS
+from onnxq.numerics.range_methods import METHODS
 from onnxq.numerics.scheme import MAX_BITS, MIN_BITS
 from onnxq.targets import TARGETS
 from onnxq.yolo.preprocess import PREPROCESSES
@@ -40,6 +40,8 @@ def _option(default: Any, help: str, choices: tuple[str | int, ...] | None = Non
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "metavar": metavar})
 
 
+_METHODS = "; ".join(f"{method.name} {method.summary}" for method in METHODS.values()).replace("%", "%%")
+
 _WIDTHS = tuple(range(MIN_BITS, MAX_BITS + 1))
 
 
@@ -54,7 +56,8 @@ class Config:
     target: str = _option("ort", "runtime that the result is for", tuple(TARGETS))
     method: str = _option(
         AUTO,
-        f"how the ranges of activations are chosen; auto: uh, with reconstruction {BY_OUTPUTS}",
+        f"how the ranges of activations are chosen: {_METHODS}; {BY_OUTPUTS} is the one with the least error in the "
+        f"outputs of the layers; auto: uh, with reconstruction {BY_OUTPUTS}",
         (AUTO, *METHODS, BY_OUTPUTS),
     )
     weight_method: str = _option("minmax", "how the ranges of weights are chosen", WEIGHT_METHODS)
@@ -154,7 +157,7 @@ class Config:
 
     @property
     def range_method(self) -> str:
-        """What ranges are fitted by, before they are adjusted: a key of `ranges.METHODS`."""
+        """What ranges are fitted by, before they are adjusted: a key of `range_methods.METHODS`."""
         return self.method if self.method in METHODS else "mse" if self.ranges_by_outputs else "uh"
 
     @property

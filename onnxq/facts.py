@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnxq._files import atomic_write
 from onnxq.errors import DataError
+from onnxq.numerics.arrays import NamedArrays
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.scheme import QParams, Range, Scheme
 
@@ -208,6 +209,33 @@ def _histogram(header: dict[str, float], counts: NDArray[np.int64]) -> Histogram
     histogram.exponent, histogram.start = int(header["exponent"]), int(header["start"])
     histogram.low, histogram.high = float(header["low"]), float(header["high"])
     return histogram
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A few samples, on which the finished model is compared with the float model.
+
+    Attributes:
+        feeds: input name -> array, of each sample; none where the statistics were given from outside.
+    """
+
+    feeds: tuple[NamedArrays, ...] = ()
+
+
+@dataclass(frozen=True)
+class InputSummary:
+    """The image input over all calibration samples.
+
+    Attributes:
+        low, high: least and greatest value; inf and -inf without samples.
+        samples: number of samples.
+        distinct: number of samples that differ from each other.
+    """
+
+    low: float = math.inf
+    high: float = -math.inf
+    samples: int = 0
+    distinct: int = 0
 
 
 @dataclass(frozen=True)

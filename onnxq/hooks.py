@@ -5,7 +5,7 @@ from pathlib import Path
 
 from onnxq.errors import ConfigError
 from onnxq.ir import Model, storage
-from onnxq.pipeline import Hook, Pass, Rewrite
+from onnxq.pipeline import Analysis, Hook, Pass, Rewrite
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,8 @@ def time_passes(seconds_by_name: dict[str, float]) -> Hook:
 def log_passes(step: Pass, model: Model, result: object, seconds: float) -> None:
     """Log a line per pass."""
     edits = f"{result} edit{'' if result == 1 else 's'}"
-    what = edits if isinstance(step, Rewrite) else f"found {type(result).__name__}"
+    kinds = ", ".join(kind.__name__ for kind in step.kinds()) if isinstance(step, Analysis) else ""
+    what = edits if isinstance(step, Rewrite) else f"found {kinds}"
     log.info("%-19s %-19s %6.2f s", step.name, what, seconds)
 
 

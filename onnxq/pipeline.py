@@ -1,9 +1,9 @@
 """The pass manager; it knows nothing of quantization.
 
-A `Rewrite` edits the graph and returns the number of edits. An `Analysis` reads the graph and returns one frozen fact;
-facts are stored by their type. An edit forgets all earlier facts except those that the rewrite `keeps`. A pass reads
-only the facts that it declares in `needs` and `uses`. Therefore data flows one way, and the constructor of `Pipeline`
-refuses an order that cannot work.
+A `Rewrite` edits the graph and returns the number of edits. An `Analysis` reads the graph and returns one frozen fact, or
+a tuple of facts; facts are stored by their type. An edit forgets all earlier facts except those that the rewrite `keeps`.
+A pass reads only the facts that it declares in `needs` and `uses`. Therefore data flows one way, and the constructor of
+`Pipeline` refuses an order that cannot work.
 """
 
 import copy
@@ -123,10 +123,15 @@ class Analysis(Pass, Generic[Fact]):
     """A pass that reads the graph, never edits it, and returns one frozen fact.
 
     Attributes:
-        gives: type of the fact.
+        gives: type of the fact; or a tuple of types, if `run` returns a tuple of facts, one of each type.
     """
 
-    gives: ClassVar[type]
+    gives: ClassVar[type | tuple[type, ...]]
+
+    @classmethod
+    def kinds(cls) -> tuple[type, ...]:
+        """Return the types of all facts that the analysis gives."""
+        return cls.gives if isinstance(cls.gives, tuple) else (cls.gives,)
 
     @abstractmethod
     def run(self, model: Model, facts: Facts) -> Fact:
@@ -148,7 +153,8 @@ class Pipeline:
 
     Args:
         passes: run from first to last.
-        pinned: facts given from outside; the analyses that would find them are skipped.
+        pinned: facts given from outside. An analysis that would find one of them is skipped, and finds none of the
+            others either.
         hooks: called after each pass.
 
     Raises:
@@ -170,13 +176,14 @@ class Pipeline:
         """
         facts = Facts(self._pinned)
         for step in self.passes:
-            if isinstance(step, Analysis) and facts.is_pinned(step.gives):
-                log.info("%s: skipped, %s was given", step.name, step.gives.__name__)
+            if isinstance(step, Analysis) and (given := [kind for kind in step.kinds() if facts.is_pinned(kind)]):
+                log.info("%s: skipped, %s was given", step.name, given[0].__name__)
                 continue
             start = time.perf_counter()
             result = step.run(model, facts._as_seen_by(step))
             if isinstance(step, Analysis):
-                facts._put(result)
+                for fact in result if isinstance(step.gives, tuple) else (result,):
+                    facts._put(fact)
             elif isinstance(step, Rewrite) and result:
                 facts._forget(step.keeps)
             seconds = time.perf_counter() - start
@@ -193,16 +200,23 @@ def _check_order(passes: Sequence[Pass], pinned: set[type]) -> None:
     """
     known = set(pinned)
     forgotten_by: dict[type, str] = {}
+    skipped: dict[type, str] = {}
     for step in passes:
         for kind in step.needs:
             if kind not in known:
-                cause = f"{forgotten_by[kind]} forgets it" if kind in forgotten_by else "no pass before it gives it"
+                absent = skipped.get(kind, "no pass before it gives it")
+                cause = f"{forgotten_by[kind]} forgets it" if kind in forgotten_by else absent
                 raise PipelineError(f"{step.name} needs {kind.__name__}, and {cause}")
         for kind in step.uses:
             if kind not in known and kind in forgotten_by:
                 raise PipelineError(f"{step.name} uses {kind.__name__}, and {forgotten_by[kind]} forgets it")
         if isinstance(step, Analysis):
-            known.add(step.gives)
+            given = pinned.intersection(step.kinds())
+            if given:
+                [name, *_] = sorted(kind.__name__ for kind in given)
+                skipped.update(dict.fromkeys(step.kinds(), f"{step.name} is skipped, as {name} was given"))
+            else:
+                known.update(step.kinds())
         elif isinstance(step, Rewrite):
             forgotten = {kind for kind in known - pinned if not _kept(kind, step.keeps)}
             forgotten_by.update(dict.fromkeys(forgotten, step.name))

@@ -1,7 +1,5 @@
 """The passes: one file, one class, one name each; and their order."""
 
-from collections.abc import Sequence
-
 import onnx
 
 from onnxq.calibration.samples import Samples
@@ -37,7 +35,6 @@ from onnxq.passes.verify import Verify
 from onnxq.passes.write_docs import WriteDocs
 from onnxq.pipeline import Pass
 from onnxq.progress import Progress, silent
-from onnxq.runtime.session import Feed
 from onnxq.targets import TARGETS
 from onnxq.yolo.detector import Detector
 
@@ -101,7 +98,6 @@ def default(
     samples: Samples | None,
     *,
     detector: Detector | None = None,
-    checked_on: Sequence[Feed] = (),
     sensitivity: bool = False,
     progress: Progress = silent,
 ) -> list[Pass]:
@@ -110,9 +106,8 @@ def default(
     Args:
         config: the options.
         original: the float model, to compare the result with.
-        samples: the calibration data; None where `Statistics` will be given.
+        samples: the calibration data; None where `Statistics` and `Probe` will be given.
         detector: what the model was taken for; reconstruction looks where it sees objects, and so does sensitivity.
-        checked_on: samples to compare the result on; may be filled while the passes before run.
         sensitivity: measure what each piece of the network costs.
         progress: told how far the work is.
     """
@@ -132,5 +127,5 @@ def default(
         *([ExpandSoftmax()] if target.expand_softmax else []),
         RemoveUnused(),
         *([PackInt4()] if config.packs else []),
-        Verify(original, target, checked_on, progress),
+        Verify(original, target, progress),
     ]

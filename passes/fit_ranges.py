@@ -3,7 +3,10 @@
 from onnxq.errors import DataError
 from onnxq.facts import FittedRange, FittedRanges, Plan, QuantizationPoint, Statistics
 from onnxq.ir import Model
-from onnxq.numerics.ranges import Method, before_silu, method_for, minmax
+from onnxq.numerics.before_silu import before_silu
+from onnxq.numerics.range_method import FitRange
+from onnxq.numerics.range_methods import method_for
+from onnxq.numerics.range_methods.minmax import minmax
 from onnxq.pipeline import Analysis, Facts
 from onnxq.qdq.tensor_result import expected
 
@@ -17,7 +20,7 @@ class FitRanges(Analysis[FittedRanges]):
     - everything else by the method, over the histogram of all the group's values
 
     Args:
-        method: a key of `ranges.METHODS`.
+        method: a key of `range_methods.METHODS`.
 
     Raises:
         DataError: the statistics were given and are of another model, or lack a tensor.
@@ -51,7 +54,7 @@ class FitRanges(Analysis[FittedRanges]):
         name, method = self._method_for(point, inputs)
         return expected(histogram, point, method(histogram, point.scheme), name)
 
-    def _method_for(self, point: QuantizationPoint, inputs: set[str]) -> tuple[str, Method]:
+    def _method_for(self, point: QuantizationPoint, inputs: set[str]) -> tuple[str, FitRange]:
         if point.tensor in inputs:
             return "minmax", minmax
         if point.silu_input:

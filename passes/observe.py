@@ -7,12 +7,13 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.calibration.input_monitor import InputMonitor
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
-from onnxq.facts import Plan, QuantizationPoint, Statistics
+from onnxq.facts import InputSummary, Plan, Probe, QuantizationPoint, Statistics
 from onnxq.ir import Model, ending_at
 from onnxq.numerics.histogram import Histogram
-from onnxq.numerics.ranges import SILU_FLAT_BELOW
+from onnxq.numerics.silu import SILU_FLAT_BELOW
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.runtime.streaming import stream
@@ -25,7 +26,7 @@ _IMAGE_RANK = 4
 _MEAN_STEP = 2.0**-24
 
 
-class Observe(Analysis[Statistics]):
+class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
     """Runs the data through the float graph and counts the values of the tensors that the plan needs to know.
 
     The graph ends at these tensors and is otherwise optimized by onnxruntime as ever. Each sample is forgotten once
@@ -43,32 +44,32 @@ class Observe(Analysis[Statistics]):
     """
 
     name = "observe"
-    gives = Statistics
+    gives = (Statistics, Probe, InputSummary)
     needs = (Plan,)
 
     def __init__(self, samples: Samples | None, progress: Progress = silent) -> None:
         self._samples = samples
         self._progress = progress
 
-    def run(self, model: Model, facts: Facts) -> Statistics:
+    def run(self, model: Model, facts: Facts) -> tuple[Statistics, Probe, InputSummary]:
         """Find the fact; the graph is not touched."""
         plan, digest = facts[Plan], model.digest()
         tally = _Tally(plan.observed())
         if not tally.histograms:
-            return Statistics({}, digest=digest)
+            return Statistics({}, digest=digest), Probe(), InputSummary()
         if self._samples is None:
             raise DataError("there is no calibration data; give some, or statistics that were saved")
-        steps = self._samples.steps
+        steps, inputs = self._samples.steps, InputMonitor()
         count = stream(
             ending_at(model.to_proto(), tally.histograms),
-            self._samples.loaders,
+            inputs.watch(self._samples.loaders),
             tally.count,
             lambda done: self._progress("calibrating", done, steps),
         )
         if count == 0:
             self._samples.require_any()
             raise DataError("the calibration data is empty; a generator or reader can be read only once")
-        return Statistics(tally.histograms, count, digest, tally.means())
+        return Statistics(tally.histograms, count, digest, tally.means()), inputs.probe(), inputs.summary()
 
 
 class _Tally:

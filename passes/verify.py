@@ -8,9 +8,10 @@ import onnx
 
 from onnxq._text import plural
 from onnxq.errors import ModelError
-from onnxq.facts import Plan, Verification
+from onnxq.facts import Plan, Probe, Verification
 from onnxq.ir import InferenceError, Model, ProtoIndex, loadable
-from onnxq.numerics.sqnr import Outputs, SqnrMeter
+from onnxq.numerics.arrays import NamedArrays
+from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
@@ -45,7 +46,6 @@ class Verify(Analysis[Verification]):
     Args:
         original: the float model.
         target: where the result is to run.
-        feeds: a few samples; may be empty.
         progress: told when it begins.
 
     Raises:
@@ -55,26 +55,23 @@ class Verify(Analysis[Verification]):
 
     name = "verify"
     gives = Verification
-    needs = (Plan,)
+    needs = (Plan, Probe)
 
-    def __init__(
-        self, original: onnx.ModelProto, target: Target, feeds: Sequence[Feed] = (), progress: Progress = silent
-    ) -> None:
+    def __init__(self, original: onnx.ModelProto, target: Target, progress: Progress = silent) -> None:
         self._original = original
         self._target = target
-        self._feeds = feeds
         self._progress = progress
 
     def run(self, model: Model, facts: Facts) -> Verification:
         """Find the fact; the graph is not touched."""
         self._progress("checking", 0, 0)
-        proto = model.to_proto()
+        proto, feeds = model.to_proto(), facts[Probe].feeds
         _check_model(proto)
         _check_interface(self._original, proto)
         if self._target.checks_parser:
             _check_parser(proto)
         opened, refusal = self._opened(proto)
-        sqnr, simulated = _outputs_sqnr(self._original, proto, opened or OnnxRuntime(proto), self._feeds)
+        sqnr, simulated = _outputs_sqnr(self._original, proto, opened or OnnxRuntime(proto), feeds)
         if opened is None:
             return Verification(sqnr, simulated, warnings=refusal)
         runtime = type(opened)
@@ -89,7 +86,7 @@ class Verify(Analysis[Verification]):
             unfused=unfused,
             warnings=(
                 *_unlike_the_plan(runtime, unfused, found.others),
-                *self._errors(proto, runtime, layers, sqnr, simulated),
+                *_errors(proto, runtime, layers, sqnr, simulated, feeds),
             ),
         )
 
@@ -105,26 +102,27 @@ class Verify(Analysis[Verification]):
                 raise
             return None, (f"{error}; it does not load the float model either. Compared in {OnnxRuntime.title}",)
 
-    def _errors(
-        self,
-        proto: onnx.ModelProto,
-        runtime: type[Runtime],
-        layers: Sequence[str],
-        sqnr: Mapping[str, float],
-        simulated: Mapping[str, float],
-    ) -> Iterator[str]:
-        for name, exact in simulated.items():
-            if name in sqnr and sqnr[name] < min(exact, _EXACT) - _TOLERATED_LOSS:
-                layer = first_wrong_layer(proto, name, layers, runtime, self._feeds[0])
-                cause = (
-                    "one of its kernels errs; try another version of it"
-                    if layer is None
-                    else f"it errs at {layer!r} first; --exclude that, or try another version of it"
-                )
-                yield (
-                    f"{runtime.title} gives {name!r} with {sqnr[name]:.1f} dB where the file, computed exactly, has "
-                    f"{exact:.1f} dB: {cause}"
-                )
+
+def _errors(
+    proto: onnx.ModelProto,
+    runtime: type[Runtime],
+    layers: Sequence[str],
+    sqnr: Mapping[str, float],
+    simulated: Mapping[str, float],
+    feeds: Sequence[Feed],
+) -> Iterator[str]:
+    for name, exact in simulated.items():
+        if name in sqnr and sqnr[name] < min(exact, _EXACT) - _TOLERATED_LOSS:
+            layer = first_wrong_layer(proto, name, layers, runtime, feeds[0])
+            cause = (
+                "one of its kernels errs; try another version of it"
+                if layer is None
+                else f"it errs at {layer!r} first; --exclude that, or try another version of it"
+            )
+            yield (
+                f"{runtime.title} gives {name!r} with {sqnr[name]:.1f} dB where the file, computed exactly, has "
+                f"{exact:.1f} dB: {cause}"
+            )
 
 
 def _loads(runtime: type[Runtime], model: onnx.ModelProto) -> bool:
@@ -196,7 +194,7 @@ def _outputs_sqnr(
     return running.decibels(), simulated.decibels()
 
 
-def _refuse_nan(kind: str, outputs: Outputs) -> None:
+def _refuse_nan(kind: str, outputs: NamedArrays) -> None:
     for name, values in outputs.items():
         if np.issubdtype(values.dtype, np.floating) and np.isnan(values).any():
             raise ModelError(f"the {kind} model gives NaN in output {name!r}; check the model and its preprocessing")

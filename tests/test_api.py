@@ -35,7 +35,9 @@ from onnxq.facts import (
     DecodeBoundary,
     FittedRange,
     FittedRanges,
+    InputSummary,
     Plan,
+    Probe,
     QuantizationParameters,
     Statistics,
     Verification,
@@ -44,7 +46,8 @@ from onnxq.numerics.scheme import Range
 from onnxq.passes import default, planning
 from onnxq.passes.find_decode import FindDecode
 from onnxq.passes.fold_constants import FoldConstants
-from onnxq.pipeline import Analysis, Rewrite
+from onnxq.passes.observe import Observe
+from onnxq.pipeline import Analysis, Pipeline, Rewrite
 from onnxq.targets import TARGETS
 
 ROOT = Path(__file__).parents[1]
@@ -347,7 +350,17 @@ def test_the_result_is_compared_on_the_first_images_that_can_be_read(tmp_path, m
 
 
 def test_every_fact_comes_out(result):
-    kinds = (DecodeBoundary, Plan, Statistics, FittedRanges, QuantizationParameters, CorrectedBiases, Verification)
+    kinds = (
+        DecodeBoundary,
+        Plan,
+        Statistics,
+        Probe,
+        InputSummary,
+        FittedRanges,
+        QuantizationParameters,
+        CorrectedBiases,
+        Verification,
+    )
     assert all(isinstance(result.facts[kind], kind) for kind in kinds)
     assert {type(fact) for fact in result.facts} == set(kinds)
     assert result.facts[Verification].fused == len(result.facts[Plan].layers) == 16
@@ -369,6 +382,15 @@ def test_saved_statistics_do_as_well_and_serve_any_method(tmp_path, model, feeds
     seen = Statistics.load(tmp_path / "seen.npz")
     for config in (Config(), Config(method="minmax"), Config(act_bits=4, symmetric=True, reconstruct=False)):
         assert content(quantize(model, facts=[seen], config=config)) == content(quantize(model, feeds, config))
+
+
+def test_with_given_statistics_the_result_is_compared_on_samples_that_are_given_too(model, feeds, result):
+    statistics, probe = result.facts[Statistics], result.facts[Probe]
+    assert quantize(model, facts=[statistics]).facts[Verification].sqnr == {}
+    again = quantize(model, facts=[statistics, probe])
+    assert again.facts[Verification].sqnr == result.facts[Verification].sqnr != {}
+    with pytest.raises(PipelineError, match="fit-ranges needs Statistics, and observe is skipped, as Probe was given"):
+        quantize(model, feeds, facts=[probe])
 
 
 def test_statistics_of_another_model_are_refused(result):
@@ -404,7 +426,8 @@ def test_hooks_are_called_once_per_pass_in_order(model, feeds):
     def first(step, working, result, seconds):
         order.append("first")
         if isinstance(step, Analysis):
-            assert isinstance(result, step.gives)
+            found = result if isinstance(step.gives, tuple) else (result,)
+            assert tuple(map(type, found)) == step.kinds()
         else:
             assert isinstance(step, Rewrite)
             assert isinstance(result, int)
@@ -475,6 +498,16 @@ def test_passes_of_ones_own(model, feeds, result):
 def test_passes_in_the_wrong_order_are_refused(model, feeds):
     with pytest.raises(PipelineError, match="plan-quantization needs DecodeBoundary, and no pass before it gives it"):
         quantize(model, feeds, passes=[step for step in planning(Config()) if not isinstance(step, FindDecode)])
+
+
+def test_verify_without_observe_is_refused(model, result):
+    steps = [step for step in default(Config(), model, None) if not isinstance(step, Observe)]
+    given = result.facts[Statistics]
+    with pytest.raises(PipelineError, match=r"^verify needs Probe, and no pass before it gives it$"):
+        Pipeline(steps, pinned=[given])
+    with pytest.raises(PipelineError, match=r"^verify needs Probe, and observe is skipped, as Statistics was given$"):
+        Pipeline(default(Config(), model, None), pinned=[given])
+    assert Pipeline(steps, pinned=[given, Probe()]).passes == tuple(steps)
 
 
 def test_passes_that_forget_what_is_needed_are_refused(model, feeds):

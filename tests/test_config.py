@@ -7,7 +7,7 @@ from onnxq import cli
 from onnxq.config import Config
 from onnxq.console import arguments
 from onnxq.errors import ConfigError
-from onnxq.numerics.ranges import METHODS
+from onnxq.numerics.range_methods import METHODS
 from onnxq.targets import TARGETS
 from onnxq.yolo.preprocess import PREPROCESSES
 

@@ -34,6 +34,14 @@ class Look(Analysis[str]):
         return model.graph.nodes[0].name
 
 
+class LookTwice(Analysis[tuple[str, int]]):
+    name = "look-twice"
+    gives = (str, int)
+
+    def run(self, model, facts):
+        return model.graph.nodes[0].name, len(model.graph.nodes)
+
+
 @pytest.fixture
 def model():
     text = '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { y = Relu(x) }'
@@ -59,6 +67,12 @@ def test_each_pass_is_one_line_in_the_log(model, caplog):
     assert [" ".join(line[:-2]) for line in lines] == ["rename 1 edit", "rename 0 edits", "look found str"]
     assert all(float(line[-2]) >= 0 and line[-1] == "s" for line in lines)
     assert {record.levelname for record in caplog.records} == {"INFO"}
+
+
+def test_all_facts_of_an_analysis_are_logged(model, caplog):
+    caplog.set_level(logging.INFO)
+    Pipeline([Rename("a"), LookTwice()], hooks=[log_passes]).run(model)
+    assert "look-twice          found str, int" in caplog.text
 
 
 def test_the_model_is_saved_after_each_pass_that_edits_it(model, tmp_path):

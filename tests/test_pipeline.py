@@ -88,6 +88,14 @@ class CountAll(Analysis[int]):
         return facts[Apples].count + facts[Pears].count
 
 
+class PickBoth(Analysis[tuple[Apples, Pears]]):
+    name = "pick-both"
+    gives = (Apples, Pears)
+
+    def run(self, model, facts):
+        return Apples(3), Pears(4)
+
+
 class PickGolden(Analysis[GoldenApples]):
     name = "pick-golden"
     gives = GoldenApples
@@ -121,6 +129,13 @@ class TestRun:
         assert facts[int] == 2
         assert Pears in facts
         assert set(facts) == {Apples(1), Pears(), 2}
+
+    def test_an_analysis_may_find_several_facts_in_one_run(self, model):
+        facts = Pipeline([PickBoth(), CountAll()]).run(model)
+        assert facts[int] == 7
+
+    def test_an_edit_may_keep_one_of_several_facts(self, model):
+        assert set(Pipeline([PickBoth(), KeepApples()]).run(model)) == {Apples(3)}
 
     def test_an_empty_pipeline_finds_nothing(self, model):
         assert list(Pipeline([]).run(model)) == []
@@ -165,6 +180,10 @@ class TestPinned:
         assert pick.runs == 0
         assert facts[int] == 41
         assert caplog.messages == ["pick-apples: skipped, Apples was given"]
+
+    @pytest.mark.parametrize("given", [Apples(40), Pears(40)])
+    def test_an_analysis_is_skipped_if_one_of_its_facts_is_given(self, model, given):
+        assert set(Pipeline([PickBoth()], pinned=[given]).run(model)) == {given}
 
     def test_edits_do_not_forget_a_given_fact(self, model):
         given = Apples(40)
@@ -214,6 +233,12 @@ class TestOrder:
 
     def test_a_given_fact_does_not_stand_for_another(self):
         self.refused([PickPears(), Edit(), CountAll()], "count-all needs Pears, and edit forgets it", pinned=[Apples()])
+
+    def test_a_skipped_analysis_gives_none_of_its_facts(self):
+        message = "count-all needs Pears, and pick-both is skipped, as Apples was given"
+        self.refused([PickBoth(), CountAll()], message, pinned=[Apples()])
+        Pipeline([PickBoth(), CountAll()], pinned=[Apples(), Pears()])
+        Pipeline([PickBoth(), PickPears(), CountAll()], pinned=[Apples()])
 
     def test_a_rewrite_may_need_what_it_forgets(self, model):
         facts = Pipeline([PickApples(), NeedApples()]).run(model)

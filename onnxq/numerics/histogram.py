@@ -1,37 +1,42 @@
-"""A histogram of fixed size whose result does not depend on the order or the batching of the values."""
+"""A histogram of fixed size that does not depend on the order or the batching of the values."""
 
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.numerics.arrays import Float64Array, Int64Array
+
 BINS = 2048
+"""Bins of every histogram."""
 
 _FINEST = -60
+"""Exponent of the least width."""
 
-_EXACT_BITS = 23  # |x| / width stays below 2**23, where float32 still holds every integer and one bit more
+_EXACT_BITS = 23
+"""|x| / width stays below 2**23, where float32 still holds every integer and one bit more."""
 
 _CHUNK = 1 << 15
+"""Values that are counted at once, to stay in the cache."""
 
 
 class Histogram:
     """Counts of values in `BINS` bins whose width is a power of two and whose edges are multiples of it.
 
     Bin i holds the values in [(start + i) * width, (start + i + 1) * width). When the values span more than `BINS`
-    bins the width doubles and neighbours are added: as the edges at any width are among those at half of it, the
-    counts are the same as if all values had been counted at the final width, which depends on the least and the
-    greatest value alone.
+    bins, the width doubles and neighboring bins are added. The edges at any width are among those at half of it, so the
+    counts equal those of all values counted at the final width, which depends only on the least and greatest value.
 
     Attributes:
         counts: int64 (BINS,).
         exponent: the width is 2**exponent.
-        start: index of the first bin on the axis of all bins of this width; the edge of bin 0 is start * width.
-        low, high: least and greatest value, exact; inf and -inf while nothing was counted.
-        floor: values below it are counted as if they were it.
+        start: index of the first bin among all bins of this width; the lower edge of bin 0 is start * width.
+        low, high: least and greatest value, exact; inf and -inf before the first value.
+        floor: smaller values are counted as if they were equal to it.
     """
 
     def __init__(self, floor: float = -math.inf) -> None:
-        self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
+        self.counts: Int64Array = np.zeros(BINS, np.int64)
         self.exponent = _FINEST
         self.start = 0
         self.low = math.inf
@@ -40,21 +45,21 @@ class Histogram:
 
     @property
     def width(self) -> float:
-        """Width of a bin."""
+        """The width of a bin."""
         return math.ldexp(1.0, self.exponent)
 
     @property
     def total(self) -> int:
-        """Number of values counted."""
+        """The number of values counted."""
         return int(self.counts.sum())
 
     @property
-    def edges(self) -> NDArray[np.float64]:
-        """Edges of the bins, float64 (BINS + 1,), ascending."""
+    def edges(self) -> Float64Array:
+        """The edges of the bins, float64 (BINS + 1,), ascending."""
         return np.ldexp(np.arange(self.start, self.start + BINS + 1, dtype=np.float64), self.exponent)
 
-    def occupied(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Counts int64 (n,) and edges float64 (n + 1,) without the empty bins at both ends.
+    def occupied(self) -> tuple[Int64Array, Float64Array]:
+        """Return counts int64 (n,) and edges float64 (n + 1,) without the empty bins at both ends.
 
         The outermost edges are moved inwards to the least and the greatest value.
         """
@@ -69,11 +74,11 @@ class Histogram:
         """Count values, of any shape.
 
         Args:
-            values: all of them decide on `low` and `high`.
-            every: count only each so-manieth of them.
+            values: `low` and `high` are those of all values.
+            every: count every n-th value.
 
         Raises:
-            FloatingPointError: a value is NaN or infinite; nothing was counted.
+            FloatingPointError: a value is NaN or infinite; nothing is counted.
         """
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         if not flat.size:
@@ -82,7 +87,7 @@ class Histogram:
         if not (math.isfinite(low) and math.isfinite(high)):
             raise FloatingPointError("NaN or infinite values")
         self._cover(max(low, self.floor), max(high, self.floor))
-        # Values are scaled up without loss; scaled down, small ones would underflow, and lose their sign, in float32.
+        # Scaling up is exact. Scaling down in float32 would underflow for small values, which then lose their sign.
         kind = np.float32 if self.exponent <= 0 else np.float64
         per_bin = kind(math.ldexp(1.0, -self.exponent))
         least = np.float32(max(self.floor // self.width, self.start))
@@ -93,8 +98,8 @@ class Histogram:
             n = chunk.size
             with np.errstate(over="ignore"):  # far below the floor
                 np.multiply(chunk, per_bin, out=scaled[:n])
-            # Floor before anything is subtracted: every step up to here is exact in float32, so that a value
-            # falls into the same bin whatever else has been counted.
+            # Floor before anything is subtracted: every step up to here is exact in float32, so a value falls into
+            # the same bin whatever else was counted.
             np.floor(scaled[:n], out=scaled[:n])
             if low < self.floor:
                 np.maximum(scaled[:n], least, out=scaled[:n])
@@ -102,7 +107,7 @@ class Histogram:
             self.counts += np.bincount(index[:n], minlength=BINS)
 
     def merge(self, other: "Histogram") -> None:
-        """Add another histogram's counts: the result is the histogram of both sets of values."""
+        """Add the counts of another histogram; the result is the histogram of both sets of values."""
         if other.low > other.high:
             return
         self._cover(other.low, other.high)
@@ -111,7 +116,7 @@ class Histogram:
         np.add.at(self.counts, ((occupied + other.start) >> shift) - self.start, other.counts[occupied])
 
     def _cover(self, low: float, high: float) -> None:
-        """Grow so that `low` and `high` have a bin."""
+        """Grow until `low` and `high` have bins."""
         low, high = min(low, self.low) + 0.0, max(high, self.high) + 0.0  # no negative zeros
         if (low, high) != (self.low, self.high):
             self._widen(_exponent(low, high), low)
@@ -127,9 +132,9 @@ class Histogram:
 
 
 def _exponent(low: float, high: float) -> int:
-    """Least e so that [low, high] touches at most BINS bins of width 2**e and float32 can count in them exactly.
+    """Return the least e for which [low, high] touches at most BINS bins of width 2**e and float32 counts exactly.
 
-    It grows with the interval, and so is the same in whatever steps the interval grew.
+    It grows with the interval, so it does not depend on the steps in which the interval grew.
     """
     exponent = max(_FINEST, math.frexp(max(-low, high))[1] - _EXACT_BITS)
     if high > low:

@@ -15,7 +15,7 @@ from onnxq.facts import (
 )
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.quantization_error import clipped_share, expected_sqnr, sqnr_after_silu
-from onnxq.numerics.ranges import METHODS, method_for
+from onnxq.numerics.range_methods import METHODS, method_for
 from onnxq.numerics.scheme import QParams, Range
 from onnxq.pipeline import Facts
 

@@ -9,7 +9,9 @@ from PIL import Image
 
 from onnxq import Config, quantize
 from onnxq.api import open_data
-from onnxq.calibration.checks import InputMonitor, check_first_layer
+from onnxq.calibration.checks import check_first_layer, check_inputs
+from onnxq.calibration.feeds import Sample
+from onnxq.calibration.input_monitor import InputMonitor
 from onnxq.yolo.detector import detect
 
 
@@ -22,14 +24,16 @@ def varied(count, high=1.0, low=0.0):
     return pictures(*(low + (high - low) * np.random.default_rng(k).random((3, 8, 8)) for k in range(count)))
 
 
-def seen(model, feeds, preprocess="auto"):
+def warnings(model, feeds, preprocess="auto", valid=None):
+    """The warnings about these arrays, each a sample of which `valid` images count, or all."""
     monitor = InputMonitor()
-    for step, images in enumerate(feeds):
-        monitor.look(step, images, len(images))
-    return list(monitor.warnings(detect(model, preprocess=preprocess)))
+    loaders = [lambda images=images: Sample({"images": images}, valid or len(images)) for images in feeds]
+    for load in monitor.watch(loaders):
+        load()
+    return list(check_inputs(monitor.summary(), detect(model, preprocess=preprocess)))
 
 
-class TestWatch:
+class TestInputs:
     @pytest.mark.parametrize(
         ("model", "feeds"),
         [
@@ -45,7 +49,7 @@ class TestWatch:
         ],
     )
     def test_good_data_raises_none(self, model, feeds):
-        assert seen(model, feeds) == []
+        assert warnings(model, feeds) == []
 
     @pytest.mark.parametrize(
         ("model", "feeds", "said"),
@@ -60,33 +64,27 @@ class TestWatch:
         ],
     )
     def test_values_of_another_range(self, model, feeds, said):
-        [doubt] = seen(model, feeds)
+        [doubt] = warnings(model, feeds)
         assert re.search(said, doubt)
 
     def test_what_the_option_says_is_what_counts(self):
-        assert seen(v8(), varied(4, high=255), preprocess="yolo-255") == []
-        assert len(seen(v8(), varied(4), preprocess="yolo-255")) == 1
+        assert warnings(v8(), varied(4, high=255), preprocess="yolo-255") == []
+        assert len(warnings(v8(), varied(4), preprocess="yolo-255")) == 1
 
     @pytest.mark.parametrize(("count", "distinct"), [(6, 3), (50, 1)])
     def test_pictures_that_come_again(self, count, distinct):
-        [doubt] = seen(v8(), varied(distinct) * (count // distinct))
+        [doubt] = warnings(v8(), varied(distinct) * (count // distinct))
         assert doubt.startswith(f"only {distinct} of {count} calibration samples differ: give more pictures")
 
     @pytest.mark.parametrize(("count", "again"), [(1, 3), (4, 2)])
     def test_a_few_that_come_again_do_no_harm(self, count, again):
         several = varied(count)
-        assert seen(v8(), [*several, *several[:1] * again]) == []
+        assert warnings(v8(), [*several, *several[:1] * again]) == []
 
-    def test_what_is_looked_at_again_counts_once(self):
-        monitor = InputMonitor()
-        for _ in range(10):
-            monitor.look(0, varied(1)[0], 1)
-        assert list(monitor.warnings(detect(v8()))) == []
-
-    def test_what_fills_a_batch_does_not_count(self):
-        monitor = InputMonitor()
-        monitor.look(0, np.repeat(varied(1)[0], 16, axis=0), 1)
-        assert list(monitor.warnings(detect(v8()))) == []
+    def test_images_that_only_fill_a_batch_do_not_count(self):
+        repeated = [np.repeat(varied(1)[0], 16, axis=0)]
+        assert len(warnings(v8(), repeated)) == 1
+        assert warnings(v8(), repeated, valid=1) == []
 
 
 class TestFirstLayer:

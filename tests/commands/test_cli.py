@@ -26,7 +26,7 @@ from onnxq.cli import main
 from onnxq.config import Config
 from onnxq.console.terminal import ERR, OUT
 from onnxq.errors import ModelError
-from onnxq.numerics.ranges import METHODS
+from onnxq.numerics.range_methods import METHODS
 from onnxq.passes import default
 from onnxq.targets import TARGETS
 from onnxq.version import VERSION

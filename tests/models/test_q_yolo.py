@@ -18,7 +18,7 @@ from onnxq.evaluation.average_precision import Scores, evaluate
 from onnxq.facts import DecodeBoundary, Plan
 from onnxq.ir import Model
 from onnxq.numerics.histogram import Histogram
-from onnxq.numerics.ranges import unilateral_histogram
+from onnxq.numerics.range_methods.unilateral_histogram import unilateral_histogram
 from onnxq.numerics.scheme import Scheme
 from onnxq.passes import planning
 from onnxq.pipeline import Pipeline

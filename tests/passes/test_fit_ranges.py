@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from onnxq.errors import DataError
 from onnxq.facts import FittedRanges, Plan, QuantizationParameters, QuantizationPoint, Statistics
 from onnxq.ir import Model
+from onnxq.numerics.before_silu import before_silu
 from onnxq.numerics.histogram import Histogram
-from onnxq.numerics.ranges import METHODS, SILU_MINIMUM, before_silu
+from onnxq.numerics.range_methods import METHODS
 from onnxq.numerics.scheme import Range, Scheme
+from onnxq.numerics.silu import SILU_MINIMUM
 from onnxq.passes.find_decode import FindDecode
 from onnxq.passes.fit_ranges import FitRanges
 from onnxq.passes.observe import Observe
@@ -95,7 +97,7 @@ def test_the_bounds_of_a_network_are_those_of_silu():
 def test_behind_a_silu_other_methods_look_at_the_values_alone(method):
     values = drawn(0, low=-0.2)
     fitted = fit([alone(silu_output=True)], {"x": values}, method)["x"]
-    assert fitted.bounds == METHODS[method](histogram_of(values), Scheme())
+    assert fitted.bounds == METHODS[method].fit(histogram_of(values), Scheme())
 
 
 @every_method
@@ -136,7 +138,7 @@ def test_everything_else_is_fitted_by_the_method(method):
     values = np.random.default_rng(0).normal(0, 1, 5000)
     scheme = Scheme(bits=6, signed=True, symmetric=True)
     fitted = fit([replace(alone(), scheme=scheme)], {"x": values}, method)["x"]
-    assert fitted.bounds == METHODS[method](histogram_of(values), scheme)
+    assert fitted.bounds == METHODS[method].fit(histogram_of(values), scheme)
     assert fitted.method == method
     assert fitted.sqnr > 20
 
@@ -155,7 +157,7 @@ def test_a_group_is_fitted_to_the_values_of_all_its_sources(method, seed, shift,
     fitted = fit(points, {"one": one, "other": other}, method)
     assert fitted.keys() == {"one"}
     union = histogram_of(np.concatenate([one, other]))
-    assert fitted["one"].bounds == METHODS[method](union, Scheme())
+    assert fitted["one"].bounds == METHODS[method].fit(union, Scheme())
 
 
 def test_a_source_of_several_members_of_a_group_counts_once():
@@ -163,7 +165,7 @@ def test_a_source_of_several_members_of_a_group_counts_once():
     points = [QuantizationPoint(f"p{k}", Scheme(), "p0", (), ("common",)) for k in range(5)]
     points.append(QuantizationPoint("rare", Scheme(), "p0", (), ("rare",)))
     fitted = fit(points, {"common": common, "rare": rare}, "percentile")["p0"]
-    assert fitted.bounds == METHODS["percentile"](histogram_of(np.concatenate([common, rare])), Scheme())
+    assert fitted.bounds == METHODS["percentile"].fit(histogram_of(np.concatenate([common, rare])), Scheme())
 
 
 def test_histograms_of_a_group_are_not_written_to():

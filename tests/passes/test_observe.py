@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from onnxq.calibration.feeds import Sample
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
-from onnxq.facts import Plan, Statistics
+from onnxq.facts import InputSummary, Plan, Probe, Statistics
 from onnxq.numerics.histogram import BINS
-from onnxq.numerics.ranges import SILU_FLAT_BELOW
+from onnxq.numerics.silu import SILU_FLAT_BELOW
 from onnxq.passes.observe import Observe
 from onnxq.pipeline import Facts, Pipeline
 from onnxq.targets import OPENVINO, ORT, TARGETS
@@ -168,6 +168,36 @@ def test_samples_that_only_fill_a_batch_do_not_count():
     assert summary(statistics) == summary(observe(single, [{"images": image} for image in images])[1])
 
 
+# --- inputs -----------------------------------------------------------------------------------------------------------
+
+
+def inputs(model, data):
+    """The probe and the summary of the inputs."""
+    working, plan = planned(model)
+    facts = Pipeline([Observe(samples(data))], pinned=[plan]).run(working)
+    return facts[Probe], facts[InputSummary]
+
+
+def test_the_first_samples_that_can_be_read_are_kept_in_order():
+    model = csp()
+    feeds = [feed(model, seed) for seed in range(6)]
+    for _ in range(5):  # whichever worker is done first
+        probe, summary = inputs(model, [None, feeds[0], None, *feeds[1:]])
+        assert [values["images"].tobytes() for values in probe.feeds] == [f["images"].tobytes() for f in feeds[:2]]
+        assert summary.samples == 6
+
+
+def test_of_fewer_samples_all_are_kept():
+    assert len(inputs(csp(), [feed(csp())])[0].feeds) == 1
+
+
+def test_the_summary_is_that_of_all_inputs():
+    feeds = [feed(csp(), seed) for seed in (0, 1, 0, 2)]
+    _, summary = inputs(csp(), feeds)
+    images = np.concatenate([values["images"] for values in feeds])
+    assert summary == InputSummary(float(images.min()), float(images.max()), 4, 3)
+
+
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
@@ -237,9 +267,10 @@ def test_an_empty_generator_is_refused():
 def test_a_plan_that_needs_no_data_gets_none():
     working, plan = planned(csp())
     nothing = Plan((), (), frozenset(), (), {})
-    statistics = Observe(None).run(working, Facts([nothing]))
+    statistics, probe, inputs = Observe(None).run(working, Facts([nothing]))
     assert (statistics.histograms, statistics.samples) == ({}, 0)
     assert statistics.digest == working.digest()
+    assert (probe.feeds, inputs.samples) == ((), 0)
     assert plan.observed()
 
 

@@ -41,7 +41,7 @@ from graphs import (
 from onnx import TensorProto, numpy_helper
 
 from onnxq.errors import ModelError
-from onnxq.facts import Plan, Verification
+from onnxq.facts import Plan, Probe, Verification
 from onnxq.ir import Model
 from onnxq.passes.insert_qdq import InsertQdq
 from onnxq.passes.plan_quantization import PlanQuantization
@@ -71,8 +71,8 @@ ROOM = widths(7)
 
 def verify(original, result, facts, target=ORT, feeds=None):
     """What is found of a result, given the facts from its making."""
-    step = Verify(original, target, [feed(original)] if feeds is None else feeds)
-    return step.run(Model(result), Facts([facts[Plan]]))
+    probe = Probe((feed(original),) if feeds is None else tuple(feeds))
+    return Verify(original, target).run(Model(result), Facts([facts[Plan], probe]))
 
 
 def verified(model, target=ORT, feeds=None, **options):
@@ -238,7 +238,7 @@ def test_a_layer_that_is_not_fused_is_named(name):
     model = csp()
     steps = [
         Forgetful(f"{name}_out", step) if isinstance(step, PlanQuantization) else step
-        for step in [*quantizing(model), Verify(model, ORT, [feed(model)])]
+        for step in [*quantizing(model), Verify(model, ORT)]
     ]
     checked = Pipeline(steps).run(Model(copy(model)))[Verification]
     assert checked.unfused == (name,)
@@ -453,15 +453,6 @@ def test_without_feeds_nothing_is_compared_but_the_model_is_loaded():
         verify(model, after, facts, feeds=[])
 
 
-def test_feeds_may_be_gathered_after_the_pass_was_made():
-    model = csp()
-    after, facts = quantized(model)
-    feeds = []
-    step = Verify(model, ORT, feeds)
-    feeds.append(feed(model))
-    assert step.run(Model(after), Facts([facts[Plan]])).sqnr["output"] > 20
-
-
 def test_nan_of_the_float_model_is_refused():
     model = csp()
     after, facts = quantized(model)
@@ -600,7 +591,7 @@ def test_the_graph_is_not_touched():
     working = Model(copy(model))
     facts = Pipeline(quantizing(model)).run(working)
     before = working.to_proto().SerializeToString(deterministic=True)
-    assert isinstance(Verify(model, ORT, [feed(model)]).run(working, facts), Verification)
+    assert isinstance(Verify(model, ORT).run(working, facts), Verification)
     assert working.to_proto().SerializeToString(deterministic=True) == before
 
 

@@ -7,9 +7,10 @@ from graphs import feed, v8
 from onnxq import Config, quantize
 from onnxq.facts import FittedRanges, Plan, QuantizationParameters, QuantizationPoint, Reconstruction
 from onnxq.numerics.histogram import Histogram
-from onnxq.numerics.quantization_error import silu
-from onnxq.numerics.ranges import METHODS, unilateral_histogram
+from onnxq.numerics.range_methods import METHODS
+from onnxq.numerics.range_methods.unilateral_histogram import unilateral_histogram
 from onnxq.numerics.scheme import Range, Scheme
+from onnxq.numerics.silu import silu
 from onnxq.pipeline import Facts
 from onnxq.qdq.tensor_result import expected, final_qparams, tensor_results
 

@@ -12,7 +12,7 @@ from graphs import depthwise_net, feed, initializers, ops, v8, yolox
 from onnxq import Config, quantize
 from onnxq.errors import ConfigError
 from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Statistics, Verification
-from onnxq.numerics.ranges import METHODS
+from onnxq.numerics.range_methods import METHODS
 from onnxq.numerics.scheme import QParams, Scheme
 from onnxq.pipeline import Facts
 from onnxq.report.build import _channels, build, check_name, to_json, write

@@ -1,0 +1,27 @@
+"""What a range method is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from onnxq.numerics.histogram import Histogram
+from onnxq.numerics.scheme import Range, Scheme
+
+FitRange = Callable[[Histogram, Scheme], Range]
+"""Chooses the interval that the grid of a tensor covers, from the histogram of its values."""
+
+
+@dataclass(frozen=True)
+class RangeMethod:
+    """A way to choose the ranges of activations.
+
+    Attributes:
+        name: in `Config.method`, on the command line and in reports.
+        summary: half a sentence for the command line's help.
+        fit: chooses the range.
+        fit_silu_output: chooses the range of x * sigmoid(x), whose least value is known; None: `fit` does.
+    """
+
+    name: str
+    summary: str
+    fit: FitRange
+    fit_silu_output: FitRange | None = None
