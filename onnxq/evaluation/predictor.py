@@ -31,7 +31,7 @@ class Settings:
     """How detectors are run on pictures and read.
 
     Attributes:
-        family: one of `heads.FAMILIES`, or "auto".
+        family: one of `families.family_names()`, or "auto".
         preprocess: a key of `images.PREPROCESSES`, or "auto".
         image_size: (height, width) in px, for models that take any.
         confidence: a (box, class) pair counts as a detection when its score is above this.

@@ -85,7 +85,7 @@ def read_objects(outputs: Outputs, detector: Detector | None) -> list[DetectedOb
 
 def _is_readable(detector: Detector) -> bool:
     """Whether its outputs tell objects, and by their shape of how many pictures."""
-    return detector.outputs.has_boxes and detector.family != "nms-rows"
+    return detector.outputs.has_boxes and detector.outputs.record.tells_batch
 
 
 def detect_objects(

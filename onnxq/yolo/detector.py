@@ -16,8 +16,9 @@ from onnx import numpy_helper
 
 from onnxq.errors import ConfigError, ModelError
 from onnxq.ir import MOVES_VALUES
-from onnxq.yolo.output_layout import FAMILIES, Clues, OutputLayout, Shape, read_as, recognize, shape_text
-from onnxq.yolo.preprocess import PREPROCESSES, YOLO, YOLO_255, YOLO_CROP, YOLOX, Preprocess
+from onnxq.yolo.families import family_names, read_as, recognize
+from onnxq.yolo.output_layout import Clues, OutputLayout, Shape, shape_text
+from onnxq.yolo.preprocess import PREPROCESSES, YOLO, YOLO_255, YOLO_CROP, Preprocess
 
 _TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
@@ -58,7 +59,7 @@ class Detector:
 
     @property
     def family(self) -> str:
-        """Of the head: one of `output_layout.FAMILIES`, or "unknown"."""
+        """Name of the head family, or "unknown"."""
         return self.outputs.family
 
     @property
@@ -81,7 +82,7 @@ def detect(
         model: weights may be absent or external.
         image_size: (height, width) in px; needed where the input's are dynamic and the metadata has no `imgsz`.
         preprocess: a key of `PREPROCESSES`, or "auto".
-        family: one of `FAMILIES`, or "auto".
+        family: one of `families.family_names()`, or "auto".
         output_shapes: of each output by name, where a run has told them; else the graph's own are used.
 
     Raises:
@@ -90,7 +91,7 @@ def detect(
         ConfigError: an option has an unknown value, or the image size is unknown or does not fit the model.
     """
     _check_choice("preprocess", preprocess, tuple(PREPROCESSES))
-    _check_choice("family", family, FAMILIES)
+    _check_choice("family", family, family_names())
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     image = _image_input(model.graph)
     size = _image_size(image, image_size, metadata)
@@ -104,17 +105,17 @@ def detect(
         task=metadata.get("task", ""),
         keypoints=_keypoints(metadata),
     )
-    head = recognize(clues) if family == "auto" else read_as(family, clues)
-    why = head.why
+    layout = recognize(clues) if family == "auto" else read_as(family, clues)
+    why = layout.why
     if preprocess != "auto":
         chosen = PREPROCESSES[preprocess]
-    elif head.family in ("yolox", "yolox-raw"):
-        chosen = YOLOX
+    elif layout.record.preprocess is not None:
+        chosen = layout.record.preprocess
     elif _scales_levels(model.graph, image.name):
         chosen, why = YOLO_255, f"{why}, and the graph scales 0-255 itself"
     else:
-        chosen = YOLO_CROP if head.task == "classify" else YOLO
-    return Detector(image.name, size, head, _laid_out(chosen, image), names, why, _companions(model.graph, size))
+        chosen = YOLO_CROP if layout.task == "classify" else YOLO
+    return Detector(image.name, size, layout, _laid_out(chosen, image), names, why, _companions(model.graph, size))
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

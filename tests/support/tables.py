@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
 
 from onnxq.yolo.detector import Detector
+from onnxq.yolo.families import family_of
 from onnxq.yolo.output_layout import OutputLayout
 from onnxq.yolo.preprocess import YOLO
 
@@ -124,7 +125,7 @@ def detector(
     family: str, size: tuple[int, int] = SIZE, *, outputs: tuple[str, ...] = ("out",), names: int = 0, **head: object
 ) -> Detector:
     """What a model with such a head is taken for; it has names for so many classes."""
-    known = OutputLayout(family, str(head.pop("task", "detect")), outputs, "", **head)
+    known = OutputLayout(family_of(family), str(head.pop("task", "detect")), outputs, "", **head)
     return Detector("images", size, known, YOLO, tuple(f"class {n}" for n in range(names)), "")
 
 

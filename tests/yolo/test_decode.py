@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tables import BOX, CELLS, SIZE, detector, table_of
 
 from onnxq.errors import ModelError
-from onnxq.yolo import decode as decode_module
 from onnxq.yolo.decode import class_count, decode, find
 from onnxq.yolo.detections import Detections
 from onnxq.yolo.detector import Detector, detect
+from onnxq.yolo.families import raw_grids
 from onnxq.yolo.nms import suppress
 
 
@@ -111,7 +111,7 @@ class TestRawGrids:
         known = detect(raw)
         anchors = tuple(tuple(s * side for side in (1, 2, 2, 1, 2, 2)) for s in (8, 16, 32))  # of the small graph
         with pytest.MonkeyPatch.context() as patched:
-            patched.setitem(decode_module._ANCHORS, ("v5-raw", 3), anchors)
+            patched.setitem(raw_grids._V5_ANCHORS, 3, anchors)
             found = decode(run(raw, image), known, 0.1)
         assert len(found) > 20
         np.testing.assert_allclose(found.boxes, expected.boxes, rtol=1e-4, atol=1e-3)

@@ -311,7 +311,7 @@ class TestInput:
             detect(onnx.ModelProto())
 
     def test_unknown_choices(self) -> None:
-        with pytest.raises(ConfigError, match="family 'v9' is not known: give one of auto, v5, v8"):
+        with pytest.raises(ConfigError, match=r"family 'v9' is not known: give one of auto, .*v5, v8"):
             detect(model(), family="v9")
         with pytest.raises(ConfigError, match="preprocess 'caffe' is not known: give one of auto, yolo"):
             detect(model(), preprocess="caffe")

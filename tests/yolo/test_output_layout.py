@@ -26,7 +26,8 @@ from tables import giving
 
 from onnxq.errors import ModelError
 from onnxq.yolo.detector import detect
-from onnxq.yolo.output_layout import FAMILIES, UNKNOWN
+from onnxq.yolo.families import family_names
+from onnxq.yolo.output_layout import UNKNOWN
 from onnxq.yolo.preprocess import YOLO, YOLO_CROP
 
 # family, task, outputs that are read, keypoints
@@ -223,7 +224,9 @@ def test_classifiers_take_the_middle_of_a_picture_in_place_of_a_letterbox():
     assert detect(v8()).preprocess == YOLO
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("v5", "v8", "yolox", "yolox-raw", "end2end")])
+@pytest.mark.parametrize(
+    "family", [f for f in family_names() if f not in ("v5", "v8", "yolox", "yolox-raw", "end2end")]
+)
 def test_a_family_that_is_given_and_does_not_fit(family):
     message = rf"outputs \(1, 7, 21\) are not those of family {family}: give --family auto, or another one"
     with pytest.raises(ModelError, match=message):
