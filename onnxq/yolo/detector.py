@@ -1,7 +1,7 @@
-"""What kind of detector an ONNX model is: the picture it takes, and how its outputs are read.
+"""Recognizes what kind of detector an ONNX model is: the image that it takes, and how its outputs are read.
 
-The picture is told by the shape of the input, by the first operators of the graph and by the metadata that Ultralytics
-documents (`names`, `imgsz`, `stride`, `task`), never by the names of nodes or tensors; for the outputs see `heads`.
+The evidence for the input is its shape, the first operators of the graph and the metadata that Ultralytics documents
+(`names`, `imgsz`, `stride`, `task`), never the names of nodes or tensors; for the outputs see `output_layout`.
 """
 
 import ast
@@ -25,23 +25,23 @@ _TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.UINT8: "uint8",
 }
-"""What an image input may hold."""
+"""Types that an image input may have."""
 
 _SMALL = 1024  # elements; shapes, indices and anchors have fewer, weights have more
 
 
 @dataclass(frozen=True)
 class Detector:
-    """What a model is taken for.
+    """The image input of a model, and how its outputs are read.
 
     Attributes:
         input_name: the image input, as `preprocess` makes it, or in float16.
-        size: (height, width) in px.
-        outputs: how they are read.
-        preprocess: how pictures become that input; a guess when the head's family is unknown.
-        names: of the classes, as the metadata has them; may be empty.
-        why: the phrase that tells what told the head and the preprocessing.
-        companions: what other inputs read beside each picture: two floats, by PaddleDetection's names.
+        size: (height, width) of the input in px.
+        outputs: how the outputs are read.
+        preprocess: how images become that input; a guess if the family is unknown.
+        names: class names in the metadata; may be empty.
+        why: the phrase that names the evidence for the family and the preprocessing.
+        companions: values of the other inputs for each image: two floats, by PaddleDetection's names.
     """
 
     input_name: str
@@ -53,7 +53,7 @@ class Detector:
     companions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def feed(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """All inputs, for images as `preprocess` makes them, (batch, ...)."""
+        """Return arrays for all inputs, given images as `preprocess` makes them, (batch, ...)."""
         rows = {name: np.array([values] * len(images), np.float32) for name, values in self.companions.items()}
         return {self.input_name: images, **rows}
 
@@ -64,7 +64,7 @@ class Detector:
 
     @property
     def title(self) -> str:
-        """Family and task, without a task that goes without saying."""
+        """Family and task; detection and classification go without saying."""
         return self.family if self.outputs.task in ("detect", "classify") else f"{self.family} {self.outputs.task}"
 
 
@@ -76,18 +76,18 @@ def detect(
     family: str = "auto",
     output_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Detector:
-    """Tell what kind of detector a model is.
+    """Recognize what kind of detector a model is.
 
     Args:
-        model: weights may be absent or external.
-        image_size: (height, width) in px; needed where the input's are dynamic and the metadata has no `imgsz`.
+        model: the model; weights may be absent or external.
+        image_size: (height, width) in px; needed if the input's are dynamic and the metadata has no `imgsz`.
         preprocess: a key of `PREPROCESSES`, or "auto".
         family: one of `families.family_names()`, or "auto".
-        output_shapes: of each output by name, where a run has told them; else the graph's own are used.
+        output_shapes: shapes of the outputs by name, known from a run; None: those of the graph.
 
     Raises:
-        ModelError: the model has not exactly one input that is float32, float16 or uint8 (batch, 3, height, width) or
-            (batch, height, width, 3); or the outputs cannot be read as those of the family that was given.
+        ModelError: the model does not have exactly one image input: float32, float16 or uint8, (batch, 3, height,
+            width) or (batch, height, width, 3); or the outputs cannot be read as those of the given family.
         ConfigError: an option has an unknown value, or the image size is unknown or does not fit the model.
     """
     _check_choice("preprocess", preprocess, tuple(PREPROCESSES))
@@ -155,14 +155,14 @@ def _is_channels_last(image: onnx.ValueInfoProto) -> bool:
 
 
 def _laid_out(preprocess: Preprocess, image: onnx.ValueInfoProto) -> Preprocess:
-    """In the type and the order that the input has; uint8 holds 0 to 255, and nothing else."""
+    """Return the preprocessing with the type and order of axes of the input; uint8 holds levels of 0 to 255 only."""
     levels = image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     divisor = 1.0 if levels else preprocess.divisor
     return replace(preprocess, divisor=divisor, levels=levels, channels_last=_is_channels_last(image))
 
 
 def _companions(graph: onnx.GraphProto, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
-    """What PaddleDetection's exports read beside a picture, for one that fills the input."""
+    """Values that PaddleDetection's exports take beside an image that fills the input."""
     known = {"im_shape": (float(size[0]), float(size[1])), "scale_factor": (1.0, 1.0)}
     pairs = {value.name for value in graph.input if (_shape_of(value) or ())[1:] == (2,)}
     return {name: values for name, values in known.items() if name in pairs}
@@ -182,21 +182,30 @@ def _shape_of(value: onnx.ValueInfoProto) -> Shape | None:
 def _image_size(
     image: onnx.ValueInfoProto, given: tuple[int, int] | None, metadata: Mapping[str, str]
 ) -> tuple[int, int]:
+    """Return (height, width) of the input: as given, else as declared, else as in the metadata."""
     first = 1 if _is_channels_last(image) else 2
     height, width = (_shape_of(image) or ())[first : first + 2]
-    if given is None:
-        exported = _exported_size(metadata) if not (height and width) else (0, 0)
-        return height or exported[0], width or exported[1]
+    if given is not None:
+        _check_image_size(given, (height, width), metadata)
+        return given
+    if height and width:
+        return height, width
+    exported = _exported_size(metadata)
+    return height or exported[0], width or exported[1]
+
+
+def _check_image_size(given: tuple[int, int], declared: tuple[int, int], metadata: Mapping[str, str]) -> None:
+    """Raise ConfigError if a given size is not the declared one (0: any), or no multiple of the metadata's stride."""
     if min(given) < 1:
         raise ConfigError(f"the image size {_by(given)} is not positive")
-    if (height and height != given[0]) or (width and width != given[1]):
+    if any(fixed not in (0, side) for side, fixed in zip(given, declared, strict=True)):
+        height, width = declared
         raise ConfigError(
             f"the image size {_by(given)} was given, but the model's input is {height or '?'}x{width or '?'}"
         )
     stride = _literal(metadata.get("stride", ""))
-    if isinstance(stride, int) and stride > 0 and (given[0] % stride or given[1] % stride):
+    if isinstance(stride, int) and stride > 0 and any(side % stride for side in given):
         raise ConfigError(f"the image size {_by(given)} is no multiple of the model's stride {stride}")
-    return given
 
 
 def _exported_size(metadata: Mapping[str, str]) -> tuple[int, int]:
@@ -236,7 +245,7 @@ def _literal(source: str) -> object:
 
 
 def _scales_levels(graph: onnx.GraphProto, image: str) -> bool:
-    """Whether the first arithmetic on the image is by a constant that only makes sense for levels of 0 to 255."""
+    """Whether the first arithmetic on the image has a constant that only makes sense for levels of 0 to 255."""
     constants = _small_constants(graph)
     pending, seen = [image], {image}
     while pending:
@@ -256,7 +265,7 @@ def _scales_levels(graph: onnx.GraphProto, image: str) -> bool:
 
 
 def _small_constants(graph: onnx.GraphProto) -> dict[str, float]:
-    """The greatest magnitude in each constant that is small enough to be a scale or an offset."""
+    """The greatest magnitude in each constant of at most three values, which may be a scale or an offset."""
     tensors = {weight.name: weight for weight in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].HasField("t"):
@@ -274,7 +283,7 @@ def _small_constants(graph: onnx.GraphProto) -> dict[str, float]:
 
 
 def _output_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) -> dict[str, Shape]:
-    """The outputs' shapes by name, as declared or else as inferred for one image of the given size."""
+    """The outputs' shapes by name, as declared, else as inferred for one image of the given size."""
     declared = {output.name: _shape_of(output) for output in model.graph.output}
     if not all(shape and all(shape) for shape in declared.values()):
         declared = {**declared, **_inferred_shapes(model, image, size)}
