@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxq.errors import ConfigError, ModelError, OnnxqError
 from onnxq.ir.storage import load_proto
 from onnxq.runtime.session import Feed, Session, cores, open_session, run_named
-from onnxq.yolo.decode import class_count, find
+from onnxq.yolo.decode import class_count, find_objects
 from onnxq.yolo.detections import Outputs
 from onnxq.yolo.detector import Detector, detect
 from onnxq.yolo.preprocess import Letterbox
@@ -151,7 +151,7 @@ class Predictor:
             ModelError: the model cannot be run, or gives numbers that are not finite.
         """
         feed, placed = self.prepare(image)
-        found = find(self.run(feed), self.detector, settings.confidence, settings.iou)
+        found = find_objects(self.run(feed), self.detector, settings.confidence, settings.iou)
         height, width = image.shape[:2]
         inside = placed.undo(found.boxes).clip(0, np.array([width, height, width, height], np.float32))
         return np.column_stack([inside, found.scores, found.labels]).astype(np.float32)

@@ -24,12 +24,12 @@ def class_count(detector: Detector, shapes: Mapping[str, Shape]) -> int | None:
     layout = detector.outputs
     for name in layout.outputs:
         if not layout.record.fits(shapes[name], detector.size):
-            raise ModelError(f"output {name} {shapes[name]} is not one of family {detector.family}")
+            raise layout.mismatch(name, shapes[name])
     columns = layout.columns(shapes, len(detector.names))
     return columns.classes if columns is not None else len(detector.names) or None
 
 
-def find(outputs: Outputs, detector: Detector, confidence: float, iou: float, picture: int = 0) -> Detections:
+def find_objects(outputs: Outputs, detector: Detector, confidence: float, iou: float, index: int = 0) -> Detections:
     """Return the objects on one image of a batch, without duplicates.
 
     Args:
@@ -37,7 +37,7 @@ def find(outputs: Outputs, detector: Detector, confidence: float, iou: float, pi
         detector: how they are read; its layout has boxes.
         confidence: each (box, class) pair of a score above this counts.
         iou: of two boxes of a class that overlap more than this, the one of lower score is dropped.
-        picture: number of the image in the batch.
+        index: number of the image in the batch.
 
     Returns:
         At most `MOST_DETECTIONS`, best first.
@@ -45,7 +45,7 @@ def find(outputs: Outputs, detector: Detector, confidence: float, iou: float, pi
     Raises:
         ModelError: the outputs do not fit the layout.
     """
-    found = decode(outputs, detector, confidence, picture)
+    found = decode(outputs, detector, confidence, index)
     if detector.outputs.is_finished:
         return found.take(np.argsort(-found.scores, kind="stable")[:MOST_DETECTIONS])
     if detector.outputs.task == "obb":
@@ -53,13 +53,13 @@ def find(outputs: Outputs, detector: Detector, confidence: float, iou: float, pi
     return found.take(suppress(found.boxes, found.scores, found.labels, iou))
 
 
-def decode(outputs: Outputs, detector: Detector, confidence: float, picture: int = 0) -> Detections:
+def decode(outputs: Outputs, detector: Detector, confidence: float, index: int = 0) -> Detections:
     """Return the boxes in a model's outputs, duplicates included unless the model removes them itself.
 
     Args, Raises:
-        as of `find`.
+        as of `find_objects`.
     """
     read = detector.outputs.record.read
     if read is None:
         raise ModelError(f"outputs of family {detector.family} have no boxes")
-    return read(Reading(detector.outputs, outputs, detector.size, len(detector.names), confidence, picture))
+    return read(Reading(detector.outputs, outputs, detector.size, len(detector.names), confidence, index))

@@ -16,7 +16,7 @@ from onnxq.errors import ModelError
 from onnxq.runtime.session import Feed, run
 from onnxq.runtime.streaming import open_worker_session, workers
 from onnxq.yolo.boxes import box_iou
-from onnxq.yolo.decode import class_count, find
+from onnxq.yolo.decode import class_count, find_objects
 from onnxq.yolo.detections import Outputs
 from onnxq.yolo.detector import Detector
 
@@ -84,7 +84,7 @@ def read_objects(outputs: Outputs, detector: Detector | None) -> list[DetectedOb
         class_count(detector, shapes)
     except ModelError:
         return []
-    return [_objects(outputs, detector, picture) for picture in range(shapes[detector.outputs.outputs[0]][0])]
+    return [_objects(outputs, detector, index) for index in range(shapes[detector.outputs.outputs[0]][0])]
 
 
 def _is_readable(detector: Detector) -> bool:
@@ -139,8 +139,8 @@ def matched_score(wanted: DetectedObjects, found: DetectedObjects, least: float 
     return float(scores @ iou.max(axis=1)), float(scores.sum())
 
 
-def _objects(outputs: Outputs, detector: Detector, picture: int) -> DetectedObjects:
-    found = find(outputs, detector, _CONFIDENCE, _IOU, picture)
+def _objects(outputs: Outputs, detector: Detector, index: int) -> DetectedObjects:
+    found = find_objects(outputs, detector, _CONFIDENCE, _IOU, index)
     height, width = detector.size
     boxes = np.divide(found.boxes, (width, height, width, height), dtype=np.float32)
     return DetectedObjects(boxes, found.scores, found.labels)

@@ -120,7 +120,7 @@ def detect(
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value != "auto" and value not in choices:
-        raise ConfigError(f"{option} {value!r} is not known: give one of auto, {', '.join(choices)}")
+        raise ConfigError(f"{option}: {value!r} is unknown; give one of auto, {', '.join(choices)}")
 
 
 # The input
@@ -135,11 +135,11 @@ def _image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
         return image
     if len(inputs) == 1:
         raise ModelError(
-            f"the model's input {_describe(inputs[0])} is no image: "
-            "float32, float16 or uint8 (batch, 3, height, width) or (batch, height, width, 3) is needed"
+            f"the model's input {_describe(inputs[0])} is not an image: "
+            "expected float32, float16 or uint8, (batch, 3, height, width) or (batch, height, width, 3)"
         )
     listed = ", ".join(_describe(value) for value in inputs) or "none"
-    raise ModelError(f"the model has {len(inputs)} inputs ({listed}) where one image is needed")
+    raise ModelError(f"the model has {len(inputs)} inputs ({listed}): expected exactly one image")
 
 
 def _is_image(value: onnx.ValueInfoProto) -> bool:
@@ -205,7 +205,7 @@ def _check_image_size(given: tuple[int, int], declared: tuple[int, int], metadat
         )
     stride = _literal(metadata.get("stride", ""))
     if isinstance(stride, int) and stride > 0 and any(side % stride for side in given):
-        raise ConfigError(f"the image size {_by(given)} is no multiple of the model's stride {stride}")
+        raise ConfigError(f"the image size {_by(given)} is not a multiple of the model's stride {stride}")
 
 
 def _exported_size(metadata: Mapping[str, str]) -> tuple[int, int]:

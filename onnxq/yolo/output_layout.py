@@ -67,8 +67,8 @@ UNKNOWN_FAMILY = Family(UNKNOWN, "outputs that no family recognizes", lambda clu
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Columns of a table of boxes.
+class ScoreColumns:
+    """ScoreColumns of a table of boxes.
 
     Attributes:
         first: the first class score; an objectness stands before it if this is 5.
@@ -135,7 +135,7 @@ class OutputLayout:
         """Names of all outputs that are read."""
         return (*self.outputs, self.prototypes) if self.prototypes else self.outputs
 
-    def columns(self, shapes: Mapping[str, Shape], named: int) -> Columns | None:
+    def columns(self, shapes: Mapping[str, Shape], named: int) -> ScoreColumns | None:
         """Return the columns with class scores; None if the shapes do not show them.
 
         Args:
@@ -151,9 +151,14 @@ class OutputLayout:
         extras = {"segment": shapes.get(self.prototypes, (0, 0))[1], "pose": int(np.prod(self.keypoints)), "obb": 1}
         room = width - first - extras.get(self.task, 0)
         if room < max(named, 1):
-            last = self.outputs[-1]
-            raise ModelError(f"output {last} {shapes[last]} is not one of family {self.family}")
-        return Columns(first, named or room)
+            raise self.mismatch(self.outputs[-1], shapes[self.outputs[-1]])
+        return ScoreColumns(first, named or room)
+
+    def mismatch(self, output: str, shape: Shape) -> ModelError:
+        """Return the error for an output whose shape does not fit the family."""
+        return ModelError(
+            f"output {output} {shape} is not one of family {self.family}: give --family auto, or another one"
+        )
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,7 @@ class Reading:
         size: the model's input, (height, width) in px.
         named: number of classes that the metadata names; 0: none.
         confidence: only (box, class) pairs of a score above this are read.
-        picture: number of the image in the batch.
+        index: number of the image in the batch.
     """
 
     layout: OutputLayout
@@ -174,18 +179,18 @@ class Reading:
     size: tuple[int, int]
     named: int
     confidence: float
-    picture: int = 0
+    index: int = 0
 
     @property
     def tables(self) -> list[NDArray[Any]]:
         """The layout's outputs in its order, for all images of the batch."""
         return [np.asarray(self.outputs[name]) for name in self.layout.outputs]
 
-    def own_table(self, index: int = 0) -> NDArray[np.float32]:
-        """Return the part of an output that belongs to the image, float32; outputs have the batch as first axis."""
-        return np.asarray(self.tables[index][self.picture], np.float32)
+    def own_table(self, output: int = 0) -> NDArray[np.float32]:
+        """Return the image's part of the layout's n-th output, float32; the first axis must be the batch."""
+        return np.asarray(self.tables[output][self.index], np.float32)
 
-    def columns(self) -> Columns:
+    def columns(self) -> ScoreColumns:
         """Return the columns with class scores.
 
         Raises:

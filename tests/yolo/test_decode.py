@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tables import BOX, CELLS, SIZE, detector, table_of
 
 from onnxq.errors import ModelError
-from onnxq.yolo.decode import class_count, decode, find
+from onnxq.yolo.decode import class_count, decode, find_objects
 from onnxq.yolo.detections import Detections
 from onnxq.yolo.detector import Detector, detect
 from onnxq.yolo.families import raw_grids
@@ -153,7 +153,7 @@ class TestOtherLayouts:
 
     def test_finished_boxes_are_found_best_first(self) -> None:
         table = np.array([[*BOX, 0.5, 7], [*BOX, 0.9, 7], [*BOX, 0.01, 7]], np.float32)
-        found = find({"out": table[np.newaxis]}, detector("end2end"), 0.2, 0.5)
+        found = find_objects({"out": table[np.newaxis]}, detector("end2end"), 0.2, 0.5)
         assert found.scores.tolist() == pytest.approx([0.9, 0.5])
 
     def test_of_tables_of_nms_only_so_many_count(self) -> None:
@@ -179,7 +179,7 @@ class TestOtherLayouts:
         """Both small graphs have one seed, and so the same boxes."""
         image = feed(v8())
         candidates = decode(run(v8(), image), detect(v8()), 0.0)
-        tables, rows = (find(run(build(), image), detect(build()), 0.0, 0.5) for build in (nms_tables, v10))
+        tables, rows = (find_objects(run(build(), image), detect(build()), 0.0, 0.5) for build in (nms_tables, v10))
         best = np.sort(candidates.scores)[::-1]
         np.testing.assert_allclose(tables.scores, best[:4], rtol=1e-5)
         np.testing.assert_allclose(rows.scores, best[:5], rtol=1e-5)
@@ -216,23 +216,23 @@ class TestTasks:
         for row, (box, score, angle) in enumerate([(flat, 0.9, 0), (flat, 0.8, np.pi / 2), (upright, 0.7, np.pi / 2)]):
             table[row] = (*table_of([(*box, score, 1)], "v8", 3)[:, -1], angle)
         known = detector("v8", task="obb")
-        found = find({"out": table.T[np.newaxis]}, known, 0.1, 0.5)
+        found = find_objects({"out": table.T[np.newaxis]}, known, 0.1, 0.5)
         assert found.scores.tolist() == pytest.approx([0.9, 0.8])  # the third is where the first is
-        other = find({"out": table.T[np.newaxis]}, detector("v8", names=3), 0.1, 0.5)
+        other = find_objects({"out": table.T[np.newaxis]}, detector("v8", names=3), 0.1, 0.5)
         assert other.scores.tolist() == pytest.approx([0.9, 0.7])  # as straight boxes, the second is
 
     def test_rotated_boxes_that_reach_far_are_duplicates_too(self) -> None:
         table = np.zeros((84, 8), np.float32)
         for row, shift in enumerate((0, 12, 24)):
             table[row] = (*table_of([(4 + shift, 30, 44 + shift, 34, 0.9 - 0.1 * row, 1)], "v8", 3)[:, -1], 0)
-        found = find({"out": table.T[np.newaxis]}, detector("v8", task="obb"), 0.1, 0.5)
+        found = find_objects({"out": table.T[np.newaxis]}, detector("v8", task="obb"), 0.1, 0.5)
         assert found.scores.tolist() == pytest.approx([0.9, 0.7])  # 28 of 52 in common, and then 16 of 64
 
     def test_rotated_boxes_of_other_classes_are_no_duplicates(self) -> None:
         table = np.zeros((84, 8), np.float32)
         for row, label in enumerate((0, 1, 1)):
             table[row] = (*table_of([(*BOX, 0.9 - 0.1 * row, label)], "v8", 3)[:, -1], 1.0)
-        found = find({"out": table.T[np.newaxis]}, detector("v8", task="obb"), 0.1, 0.5)
+        found = find_objects({"out": table.T[np.newaxis]}, detector("v8", task="obb"), 0.1, 0.5)
         assert found.labels.tolist() == [0, 1]
 
 

@@ -20,8 +20,8 @@ def _recognize(clues: Clues, output: str) -> OutputLayout | None:
 
 def _read(reading: Reading) -> Detections:
     counts, rows = reading.tables[0], reading.tables[1].astype(np.float32, copy=False)
-    start = int(counts[: reading.picture].sum())
-    mine = rows[start : start + int(counts[reading.picture])]
+    start = int(counts[: reading.index].sum())
+    mine = rows[start : start + int(counts[reading.index])]
     mine = mine[mine[:, 1] > reading.confidence]
     return without_extras(mine[:, 2:6], mine[:, 1], mine[:, 0].astype(np.intp))
 

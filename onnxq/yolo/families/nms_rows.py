@@ -20,7 +20,7 @@ def _read(reading: Reading) -> Detections:
     rows = reading.tables[0].astype(np.float32, copy=False)
     class_first = bool((rows[:, 5] == np.rint(rows[:, 5])).all())
     labels, scores = (rows[:, 5], rows[:, 6]) if class_first else (rows[:, 6], rows[:, 5])
-    mine = (rows[:, 0] == reading.picture) & (scores > reading.confidence)
+    mine = (rows[:, 0] == reading.index) & (scores > reading.confidence)
     return without_extras(rows[mine, 1:5], scores[mine], labels[mine].astype(np.intp))
 
 

@@ -21,7 +21,7 @@ def _recognize(clues: Clues, output: str) -> OutputLayout | None:
 
 
 def _read(reading: Reading) -> Detections:
-    counts, boxes, scores, labels = (table[reading.picture] for table in reading.tables)
+    counts, boxes, scores, labels = (table[reading.index] for table in reading.tables)
     valid = np.flatnonzero(scores[: int(np.max(counts))] > np.float32(reading.confidence))
     return without_extras(
         boxes[valid].astype(np.float32), scores[valid].astype(np.float32), labels[valid].astype(np.intp)

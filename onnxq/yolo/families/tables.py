@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.yolo.detections import Detections, to_corners
-from onnxq.yolo.output_layout import Clues, Columns, Family, OutputLayout, Reading, Shape, shape_text
+from onnxq.yolo.output_layout import Clues, Family, OutputLayout, Reading, ScoreColumns, Shape, shape_text
 from onnxq.yolo.preprocess import Preprocess
 
 STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
@@ -114,7 +114,7 @@ def rows_first(table: NDArray[np.float32]) -> NDArray[np.float32]:
     return table.T if table.shape[0] < table.shape[1] else table
 
 
-def boxes_above(table: NDArray[np.float32], columns: Columns, confidence: float) -> Detections:
+def boxes_above(table: NDArray[np.float32], columns: ScoreColumns, confidence: float) -> Detections:
     """Return each (box, class) pair of a score above `confidence`.
 
     Args:

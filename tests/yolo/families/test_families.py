@@ -9,7 +9,7 @@ from tables import BOX, detector, giving
 from onnxq import evaluate
 from onnxq.errors import ConfigError, ModelError
 from onnxq.yolo import families
-from onnxq.yolo.decode import class_count, find
+from onnxq.yolo.decode import class_count, find_objects
 from onnxq.yolo.detections import without_extras
 from onnxq.yolo.detector import detect
 from onnxq.yolo.families import family_names, family_of
@@ -46,7 +46,7 @@ def test_boxes_are_read_from_shapes_that_show_the_classes_or_are_finished(name):
 
 def test_outputs_without_boxes_cannot_be_decoded():
     with pytest.raises(ModelError, match="outputs of family classes have no boxes"):
-        find({"out": np.zeros((1, 5), np.float32)}, detector("classes"), 0.1, 0.5)
+        find_objects({"out": np.zeros((1, 5), np.float32)}, detector("classes"), 0.1, 0.5)
 
 
 ROWS = np.array([[0, *BOX, 2, 0.9, 1], [1, *BOX, 0, 0.8, 1], [1, *BOX, 1, 0.7, 0]], np.float32)
@@ -63,7 +63,7 @@ def rows8(monkeypatch):
 
     def read(reading):
         rows = reading.tables[0]
-        mine = rows[(rows[:, 0] == reading.picture) & (rows[:, 6] > reading.confidence) & (rows[:, 7] > 0)]
+        mine = rows[(rows[:, 0] == reading.index) & (rows[:, 6] > reading.confidence) & (rows[:, 7] > 0)]
         return without_extras(mine[:, 1:5], mine[:, 6], mine[:, 5].astype(np.intp))
 
     family = Family("rows8", "(n, 8)", recognize, read, is_finished=True, tells_batch=False, preprocess=YOLOX)
@@ -76,7 +76,7 @@ class TestAFamilyThatIsAdded:
 
     def test_without_it_its_outputs_are_unknown(self):
         assert detect(giving({"rows": ROWS})).family == UNKNOWN
-        with pytest.raises(ConfigError, match="family 'rows8' is not known"):
+        with pytest.raises(ConfigError, match="family: 'rows8' is unknown"):
             detect(giving({"rows": ROWS}), family="rows8")
 
     @pytest.mark.parametrize("given", ["auto", "rows8"])
@@ -89,7 +89,7 @@ class TestAFamilyThatIsAdded:
     def test_is_read(self, rows8):
         known = detect(giving({"rows": ROWS}, names="['a', 'b', 'c']"))
         assert class_count(known, {"rows": ROWS.shape}) == 3
-        first, second = (find({"rows": ROWS}, known, 0.2, 0.5, picture) for picture in (0, 1))
+        first, second = (find_objects({"rows": ROWS}, known, 0.2, 0.5, picture) for picture in (0, 1))
         assert (first.boxes.tolist(), first.labels.tolist()) == ([list(BOX)], [2])
         assert (second.labels.tolist(), second.scores.tolist()) == ([0], [pytest.approx(0.8)])
 
