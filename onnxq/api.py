@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnxq.calibration.checks import InputMonitor, MonitoredLoaders, check_first_layer
-from onnxq.calibration.samples import Samples, Source, open_samples
+from onnxq.calibration.samples import DataSource, Samples, open_samples
 from onnxq.config import Config
 from onnxq.facts import Plan, Statistics
 from onnxq.hooks import time_passes
@@ -175,7 +175,7 @@ def open_data(data: object, original: onnx.ModelProto, detector: Detector, confi
     initializers = {t.name for t in original.graph.initializer}
     inputs = {t.name: _shape_and_dtype(t.type.tensor_type) for t in original.graph.input if t.name not in initializers}
     return open_samples(
-        cast("Source", data),
+        cast("DataSource", data),
         inputs=inputs,
         image_input=detector.input_name,
         size=detector.size,

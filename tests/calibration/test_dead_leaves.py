@@ -4,34 +4,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxq.calibration import dead_leaves
-from onnxq.calibration.dead_leaves import scene
+from onnxq.calibration.dead_leaves import dead_leaves_image
 
 SIZE = (160, 224)
 
 
 @pytest.fixture(scope="module")
 def many():
-    return np.stack([scene(index, SIZE) for index in range(24)])
+    return np.stack([dead_leaves_image(index, SIZE) for index in range(24)])
 
 
 def test_a_scene_is_an_rgb_picture_of_the_size():
-    picture = scene(0, SIZE)
+    picture = dead_leaves_image(0, SIZE)
     assert picture.shape == (*SIZE, 3)
     assert picture.dtype == np.uint8
 
 
 def test_index_and_size_decide_the_scene():
     np.random.seed(1)
-    first = scene(5, SIZE)
+    first = dead_leaves_image(5, SIZE)
     np.random.seed(2)
-    assert (first == scene(5, SIZE)).all()
+    assert (first == dead_leaves_image(5, SIZE)).all()
 
 
 def test_scenes_do_not_touch_the_global_random_state():
     np.random.seed(3)
     expected = np.random.random()
     np.random.seed(3)
-    scene(0, SIZE)
+    dead_leaves_image(0, SIZE)
     assert np.random.random() == expected
 
 
@@ -42,7 +42,7 @@ def test_every_index_is_another_scene(many):
 @settings(max_examples=15, deadline=None)
 @given(index=st.integers(0, 10**6), height=st.integers(1, 90), width=st.integers(1, 90))
 def test_any_index_and_size_work(index, height, width):
-    assert scene(index, (height, width)).shape == (height, width, 3)
+    assert dead_leaves_image(index, (height, width)).shape == (height, width, 3)
 
 
 def test_radii_fall_with_density_r_to_the_minus_three():

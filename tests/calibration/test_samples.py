@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onnxq.calibration import samples
-from onnxq.calibration.dead_leaves import SCENES, SyntheticImages, scene
+from onnxq.calibration.dead_leaves import SCENE_COUNT, SyntheticImages, dead_leaves_image
 from onnxq.calibration.samples import open_samples
 from onnxq.errors import ConfigError, DataError
 from onnxq.yolo.preprocess import YOLO
@@ -267,12 +267,12 @@ def test_without_data_there_are_scenes():
     assert samples.description == "3 synthetic scenes"
     assert (samples.count, samples.steps) == (3, 3)
     for index, sample in enumerate(drawn(samples)):
-        assert (sample.feed["x"] == YOLO(scene(index, SIZE), SIZE)[0]).all()
+        assert (sample.feed["x"] == YOLO(dead_leaves_image(index, SIZE), SIZE)[0]).all()
 
 
 @pytest.mark.parametrize("count", [100, None])
 def test_there_are_not_more_scenes_than_it_takes(count):
-    assert opened(None, count=count).count == SCENES
+    assert opened(None, count=count).count == SCENE_COUNT
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(3, 3), (100, 5), (None, 5)])
@@ -568,7 +568,7 @@ def test_a_glob_without_matches(tmp_path):
 
 def test_an_unknown_suffix(tmp_path):
     (tmp_path / "film.mp4").touch()
-    with refused("film.mp4: files of this kind are not known; give a folder or one of .bmp"):
+    with refused("film.mp4: unknown kind of file; give a folder or one of .bmp"):
         opened(tmp_path / "film.mp4")
 
 
@@ -759,7 +759,7 @@ def test_samples_of_different_sizes_in_one_batch():
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_a_count_below_one(count, folder):
-    with pytest.raises(ConfigError, match=f"{count} calibration samples: take 1 at least"):
+    with pytest.raises(ConfigError, match=f"{count} calibration samples: take at least 1"):
         opened(folder, count=count)
 
 

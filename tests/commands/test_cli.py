@@ -1157,7 +1157,7 @@ class TestBadData:
 
     def test_a_kind_of_file_that_is_not_known(self, onnxq, model):
         Path("data.tar").write_bytes(b"")
-        assert "data.tar: files of this kind are not known; give" in refused(onnxq, model, "--calib", "data.tar")
+        assert "data.tar: unknown kind of file; give" in refused(onnxq, model, "--calib", "data.tar")
 
     def test_a_list_of_files_that_are_not_there(self, onnxq, model):
         Path("list.txt").write_text("a.png\nb.png\n")
