@@ -21,13 +21,13 @@ def test_of_tables_of_nms_only_so_many_count() -> None:
 
 
 def four(boxes=(1, 10, 4), scores=(1, 10), labels=(1, 10), count=(1, 1), count_type=np.int32):
-    """A model with these outputs, in the order of EfficientNMS."""
+    """A model with a NonMaxSuppression and these outputs, in the order of EfficientNMS."""
     return giving({
         "count": np.zeros(count, count_type),
         "boxes": np.zeros(boxes, np.float32),
         "scores": np.zeros(scores, np.float32),
         "labels": np.zeros(labels, np.int32),
-    })  # fmt: skip
+    }, nms=True)  # fmt: skip
 
 
 def test_is_recognized_also_where_scores_alone_would_pass_for_rows_of_seven():
