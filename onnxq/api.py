@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnxq.calibration.checks import check_first_layer, check_inputs
-from onnxq.calibration.samples import Samples, Source, open_samples
+from onnxq.calibration.samples import DataSource, Samples, open_samples
 from onnxq.config import Config
 from onnxq.facts import InputSummary, Plan, Probe, Statistics
 from onnxq.hooks import time_passes
@@ -172,7 +172,7 @@ def open_data(data: object, original: onnx.ModelProto, detector: Detector, confi
         return data
     inputs = {t.name: _shape_and_dtype(t.type.tensor_type) for t in ProtoIndex(original.graph).inputs}
     return open_samples(
-        cast("Source", data),
+        cast("DataSource", data),
         inputs=inputs,
         image_input=detector.input_name,
         size=detector.size,

@@ -1,9 +1,9 @@
 """The pass manager; it knows nothing of quantization.
 
-A `Rewrite` edits the graph and returns the number of edits. An `Analysis` reads the graph and returns one frozen fact, or
-a tuple of facts; facts are stored by their type. An edit forgets all earlier facts except those that the rewrite `keeps`.
-A pass reads only the facts that it declares in `needs` and `uses`. Therefore data flows one way, and the constructor of
-`Pipeline` refuses an order that cannot work.
+A `Rewrite` edits the graph and returns the number of edits. An `Analysis` reads the graph and returns one frozen
+fact, or a tuple of facts; facts are stored by their type. An edit forgets all earlier facts except those that the
+rewrite `keeps`. A pass reads only the facts that it declares in `needs` and `uses`. Therefore data flows one way, and
+the constructor of `Pipeline` refuses an order that cannot work.
 """
 
 import copy

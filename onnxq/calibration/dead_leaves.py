@@ -1,9 +1,9 @@
-"""Synthetic pictures to calibrate on where no data is given: "dead leaves".
+"""Synthetic calibration images, "dead leaves", for use without data.
 
-Shapes with a power law of sizes lie over each other. Such a picture has what the first layers of a detector answer to
-in photographs: sharp edges of every direction and contrast at all scales, between smooth and textured regions (Lee,
-Mumford and Huang, "Occlusion Models for Natural Images", IJCV 2001; Baradad et al., "Learning to See by Looking at
-Noise", NeurIPS 2021).
+Shapes whose sizes follow a power law occlude each other. The images have the features that the first layers of a
+detector respond to in photographs: sharp edges of every direction and contrast at all scales, between smooth and
+textured regions (Lee, Mumford and Huang, "Occlusion Models for Natural Images", IJCV 2001; Baradad et al., "Learning to
+See by Looking at Noise", NeurIPS 2021).
 """
 
 import math
@@ -14,36 +14,36 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-Floats = NDArray[np.float32]
+LabelMap = NDArray[np.int32]
+"""(height, width): which shape is the uppermost at each pixel; 0: none."""
 
-Labels = NDArray[np.int32]
-
-Pixels = NDArray[np.uint8]
+RgbImage = NDArray[np.uint8]
+"""(height, width, 3), RGB."""
 
 
 @dataclass(frozen=True)
 class SyntheticImages:
-    """Pictures that are in no file, each painted when it is looked at.
+    """Images that are painted on demand, and are in no file.
 
     Attributes:
-        what: one of them is, for messages.
-        most: how many there are.
-        paint: the picture of an index below `most`, uint8 (height, width, 3), RGB.
+        noun: one of them in messages, "synthetic scene".
+        count: number of images.
+        paint: returns the image of an index below `count`, uint8 (height, width, 3), RGB.
     """
 
-    what: str
-    most: int
-    paint: Callable[[int], Pixels]
+    noun: str
+    count: int
+    paint: Callable[[int], RgbImage]
 
 
-SCENES = 64
-"""How many scenes calibrate a model."""
+SCENE_COUNT = 64
+"""Number of images that calibrate a model without data."""
 
 _SEED = 0xDEAD1EAF
 
-_SIDE = 640  # radii below are in pixels of a scene of 640 x 640
+_SIDE = 640  # radii below are in px of a scene of 640 x 640
 
-_SMALLEST = (4.0, 24.0)  # radius of the smallest leaf, from a busy scene to a calm one
+_SMALLEST = (4.0, 24.0)  # bounds of the radius of the smallest leaf: a busy and a calm scene
 
 _LARGEST = 300.0
 
@@ -55,17 +55,17 @@ _CORNERS = (3, 4, 4, 6, 9, _ROUND, _ROUND)
 
 _CELLS = (2, 4, 12, 48)  # px between the points of the texture's finer and coarser grids
 
-_VIVID = 4  # times the colour, and a part of the texture, of what is to stand out
+_VIVID = 4  # factor of colour, and divisor of texture, for shapes that stand out
 
 _CHROMA = np.array([[1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]])  # yellow-blue and green-magenta
 
 
-def scene(index: int, size: tuple[int, int]) -> Pixels:
-    """Paint one scene; the same index and size always give the same picture.
+def dead_leaves_image(index: int, size: tuple[int, int]) -> RgbImage:
+    """Paint a scene of leaves; the same index and size always give the same image.
 
     Args:
-        index: which scene, 0 or more.
-        size: (height, width) in pixels.
+        index: number of the scene, 0 or more.
+        size: (height, width) in px.
 
     Returns:
         uint8 (height, width, 3), RGB.
@@ -75,32 +75,32 @@ def scene(index: int, size: tuple[int, int]) -> Pixels:
 
 
 def generator(*seed: int) -> np.random.Generator:
-    """Random numbers that the given ones, of 0 or more each, decide; the same on every machine."""
+    """Return a generator of random numbers for seeds of 0 or more; the numbers are the same on every machine."""
     return np.random.Generator(np.random.PCG64([_SEED, *seed]))
 
 
-def leaves(rng: np.random.Generator, size: tuple[int, int], smallest: tuple[float, float] = _SMALLEST) -> Labels:
-    """Which leaf is the uppermost at each pixel.
+def leaves(rng: np.random.Generator, size: tuple[int, int], smallest: tuple[float, float] = _SMALLEST) -> LabelMap:
+    """Return which leaf is the uppermost at each pixel.
 
     Args:
-        rng: of the scene.
-        size: (height, width) in pixels.
-        smallest: radius of the smallest leaf, from a busy scene to a calm one, in pixels of a scene of 640 x 640.
+        rng: random numbers of the scene.
+        size: (height, width) in px.
+        smallest: bounds of the radius of the smallest leaf, px in a scene of 640 x 640.
 
     Returns:
-        int32 (height, width): 1 and up, larger numbers on smaller ones; 0 where there is none.
+        int32 (height, width): 1 and up, falling in size; 0: none.
     """
     return _paint(rng, _leaves(rng, size, smallest), size)
 
 
-def develop(rng: np.random.Generator, labels: Labels, shrink: int = 1, vivid: int | None = None) -> Pixels:
-    """Make a picture of what is where: colour and texture for each label, light from one side, blur and noise.
+def develop(rng: np.random.Generator, labels: LabelMap, shrink: int = 1, vivid: int | None = None) -> RgbImage:
+    """Render a label map: colour and texture for each label, light from one side, blur and noise.
 
     Args:
-        rng: of the scene.
+        rng: random numbers of the scene.
         labels: int32 (height, width), 0 and up.
-        shrink: pixels of the labels along a side of one of the picture, for smooth edges.
-        vivid: labels from this on have more colour and less texture; None: all are alike.
+        shrink: px of the map along a side of one px of the image, for smooth edges.
+        vivid: labels from this on have more colour and less texture; None: no label has.
 
     Returns:
         uint8 (height / shrink, width / shrink, 3), RGB.
@@ -116,7 +116,7 @@ def develop(rng: np.random.Generator, labels: Labels, shrink: int = 1, vivid: in
 def _leaves(
     rng: np.random.Generator, size: tuple[int, int], bounds: tuple[float, float] = _SMALLEST
 ) -> NDArray[np.float64]:
-    """Radii in pixels of leaves that cover the scene `_COVERAGE` times, float64 (count,), falling."""
+    """Radii in px of leaves that cover the scene `_COVERAGE` times, float64 (count,), falling."""
     scale = math.sqrt(size[0] * size[1]) / _SIDE
     smallest = math.exp(rng.uniform(*np.log(bounds)))
     mean_square = 2 * math.log(_LARGEST / smallest) / (smallest**-2 - _LARGEST**-2)
@@ -127,15 +127,15 @@ def _leaves(
 def _radii(rng: np.random.Generator, count: int, smallest: float, largest: float) -> NDArray[np.float64]:
     """Radii of density ~ r^-3 between the two bounds, float64 (count,), falling: every octave covers the same area.
 
-    Drawn by the inverse of the distribution from evenly spread quantiles, so that large leaves are rarely missing.
+    Inverse transform sampling from stratified quantiles, so that large leaves are rarely missing.
     """
     quantiles = (np.arange(count) + rng.random(count)) / count
     near, far = smallest**-2.0, largest**-2.0
     return np.asarray(1 / np.sqrt(far + quantiles * (near - far)))
 
 
-def _paint(rng: np.random.Generator, radii: NDArray[np.float64], size: tuple[int, int]) -> Labels:
-    """Paint leaf after leaf and give the uppermost at each pixel, int32 (height, width): 1 + its index, 0 for none."""
+def _paint(rng: np.random.Generator, radii: NDArray[np.float64], size: tuple[int, int]) -> LabelMap:
+    """The uppermost leaf at each pixel, int32 (height, width): 1 + its index; 0: none."""
     height, width = size
     count = len(radii)
     corners = rng.choice(_CORNERS, count)
@@ -149,14 +149,14 @@ def _paint(rng: np.random.Generator, radii: NDArray[np.float64], size: tuple[int
 
 
 def _outlines(rng: np.random.Generator, corners: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Polygons in the unit circle, stretched, turned and some of them ragged.
+    """Polygons in the unit circle, stretched and rotated, some of them ragged.
 
     Args:
-        rng: of the scene.
-        corners: int64 (count,).
+        rng: random numbers of the scene.
+        corners: number of corners of each, int64 (count,).
 
     Returns:
-        x and y, float64 (count, most corners, 2); of each polygon's row only the first `corners` are meant.
+        x and y, float64 (count, most corners, 2); only the first `corners` of each row are used.
     """
     count, most = len(corners), max(_CORNERS)
     angles = (2 * np.arange(most) + 1) * (math.pi / corners)[:, np.newaxis]
@@ -170,24 +170,24 @@ def _outlines(rng: np.random.Generator, corners: NDArray[np.int64]) -> NDArray[n
     return np.stack([x, y], axis=-1)
 
 
-def _colour(rng: np.random.Generator, labels: Labels, vivid: int | None) -> Floats:
-    """Give every leaf a colour and a texture, float32 (height, width, 3), about 0 to 255."""
+def _colour(rng: np.random.Generator, labels: LabelMap, vivid: int | None) -> NDArray[np.float32]:
+    """Colour and texture of every leaf, float32 (height, width, 3), about 0 to 255."""
     count = int(labels.max()) + 1
     grey = rng.normal(112, 24) + rng.uniform(25, 75) * rng.uniform(-1.7, 1.7, (count, 1))
-    # In photographs the channels rise and fall together; what is left is more yellow-blue than green-magenta.
+    # In photographs the channels are correlated; the remainder is more yellow-blue than green-magenta.
     chroma = rng.exponential(1, (count, 1)) * rng.normal(0, (16, 8), (count, 2)) + rng.normal((7, 0), (10, 4), (1, 2))
     roughness = rng.exponential(rng.uniform(4, 40), count).astype(np.float32)
     if vivid is not None:
         chroma[vivid:] *= _VIVID
         roughness[vivid:] /= _VIVID
     colours = (grey + chroma @ _CHROMA).astype(np.float32)
-    # A leaf sees its own part of the one texture; where the shift wraps a row matters as little as any leaf's edge.
+    # Each leaf has its own part of one texture; a seam where the shift wraps looks like an edge of a leaf.
     places = np.arange(labels.size) + rng.integers(labels.size, size=count).take(labels.ravel())
     texture = _clouds(rng, labels.shape).ravel().take(places, mode="wrap").reshape(labels.shape)
     return np.asarray(colours.take(labels, axis=0) + (roughness.take(labels) * texture)[..., np.newaxis])
 
 
-def _clouds(rng: np.random.Generator, size: tuple[int, ...]) -> Floats:
+def _clouds(rng: np.random.Generator, size: tuple[int, ...]) -> NDArray[np.float32]:
     """Noise with detail at every scale, as in photographs; float32 (height, width), mean 0, variance 1."""
     height, width = size
     total = np.zeros(size, np.float32)
@@ -197,13 +197,13 @@ def _clouds(rng: np.random.Generator, size: tuple[int, ...]) -> Floats:
     return total / np.float32(total.std() + 1e-6)
 
 
-def _slope(rng: np.random.Generator, size: tuple[int, ...]) -> Floats:
-    """Light that falls off to one side: factors about 1, float32 (height, width, 1)."""
+def _slope(rng: np.random.Generator, size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Light from one side: factors about 1, float32 (height, width, 1)."""
     down, right = rng.uniform(-0.25, 0.25, 2)
     rows = np.linspace(-down, down, size[0], dtype=np.float32)
     columns = np.linspace(-right, right, size[1], dtype=np.float32)
     return np.asarray(1 + rows[:, np.newaxis, np.newaxis] + columns[:, np.newaxis])
 
 
-def _pixels(picture: Floats) -> Pixels:
+def _pixels(picture: NDArray[np.float32]) -> RgbImage:
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Feeds: arrays for the inputs of a model, checked and batched."""
+"""Feeds of a model: arrays for its inputs, checked, and batched as the model takes them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,23 +10,20 @@ from numpy.typing import DTypeLike, NDArray
 
 from onnxq._text import shape_text
 from onnxq.errors import DataError
-
-Feed = dict[str, NDArray[Any]]
-"""Input name -> array."""
+from onnxq.runtime.session import Feed
 
 Inputs = Mapping[str, tuple[Sequence[int | None], DTypeLike]]
 """Input name -> shape (None: dynamic) and dtype."""
-
 
 T = TypeVar("T")
 
 
 class Sample(NamedTuple):
-    """What the model is run on at once.
+    """The feed of one run.
 
     Attributes:
         feed: an array for each input, the image input first.
-        valid: how many samples of the batch are real; the last of them is repeated to fill a batch of fixed size.
+        valid: number of real samples in the batch; the last one is repeated to fill a batch of fixed size.
     """
 
     feed: Feed
@@ -34,14 +31,11 @@ class Sample(NamedTuple):
 
 
 Loader = Callable[[], Sample | None]
-"""Loads a sample in whichever thread calls it; None if nothing of it could be read."""
-
-
-# --- what the model takes ---------------------------------------------------------------------------------------------
+"""Loads a sample in the thread that calls it; returns None if no image of it can be read."""
 
 
 class _Shaped(Protocol):
-    """An array, or the header of one in a file."""
+    """An array, or the header of an array in a file."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -59,47 +53,64 @@ class ArrayHeader(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """The inputs that every sample has to fit."""
+    """The inputs of a model, which every sample must fit.
 
-    inputs: Mapping[str, tuple[tuple[int | None, ...], np.dtype[Any]]]
+    Attributes:
+        specs: input name -> shape (None: dynamic) and dtype.
+        image_input: the input that takes images; its first axis is the batch.
+    """
+
+    specs: Mapping[str, tuple[tuple[int | None, ...], np.dtype[Any]]]
     image_input: str
 
     @property
     def batch(self) -> int:
-        """How many samples are run at once: one where the model leaves it open."""
-        return self.inputs[self.image_input][0][0] or 1
+        """Samples per run; 1 if the model takes any number."""
+        return self.specs[self.image_input][0][0] or 1
 
     def names(self) -> list[str]:
-        """The inputs, the image input first."""
-        return sorted(self.inputs, key=lambda name: name != self.image_input)
+        """Return the names of the inputs, the image input first."""
+        return sorted(self.specs, key=lambda name: name != self.image_input)
 
     def choose(self, where: str, arrays: Mapping[str, T]) -> dict[str, T]:
-        """The arrays by input; a lone array is the only input's, whatever it is called."""
-        if len(arrays) == len(self.inputs) == 1:
+        """Return the arrays by input name; a single array fits a single input under any name.
+
+        Raises:
+            DataError: an input has no array.
+        """
+        if len(arrays) == len(self.specs) == 1:
             return {self.image_input: next(iter(arrays.values()))}
-        if not arrays.keys() >= self.inputs.keys():
+        if not arrays.keys() >= self.specs.keys():
             raise self._misnamed(where, arrays)
         return {name: arrays[name] for name in self.names()}
 
     def feed(self, where: str, item: object) -> Feed:
-        """Turn an item of an iterable into arrays by input: a mapping, or a bare array for the only input."""
+        """Return arrays by input for an item of an iterable: a mapping, or a bare array for a single input.
+
+        Raises:
+            DataError: the item is neither, or its names are not those of the inputs.
+        """
         if isinstance(item, Mapping):
-            if item.keys() != self.inputs.keys():
+            if item.keys() != self.specs.keys():
                 raise self._misnamed(where, item)
             return {name: np.asarray(item[name]) for name in self.names()}
         if not hasattr(item, "__array__"):
             raise DataError(f"{where} is a {type(item).__name__}; give {{input name: array}} for {self._all_names()}")
-        if len(self.inputs) > 1:
+        if len(self.specs) > 1:
             raise DataError(f"{where} is a bare array; give {{input name: array}} for {self._all_names()}")
         return {self.image_input: np.asarray(item)}
 
     def check(self, where: str, arrays: Mapping[str, _Shaped]) -> int:
-        """Check types and shapes, and give the number of samples in the arrays."""
+        """Check types and shapes, and return the number of samples in the arrays.
+
+        Raises:
+            DataError: an array does not fit its input, or has no samples.
+        """
         full = {name: self._full_shape(name, arrays[name]) for name in self.names()}
         rows = next(iter(full[self.image_input]), 1)
         for name, shape in full.items():
             self._check_type(where, name, arrays[name].dtype)
-            wanted = self.inputs[name][0]
+            wanted = self.specs[name][0]
             if self._has_batch(name):
                 wanted = (None if name == self.image_input else rows, *wanted[1:])
             if len(shape) != len(wanted) or any(size not in (None, given) for size, given in zip(wanted, shape)):
@@ -113,20 +124,28 @@ class ModelInputs:
         return rows
 
     def row(self, where: str, arrays: Mapping[str, NDArray[Any]], index: int) -> Feed:
-        """Copy one sample out of checked arrays, with a batch of one and in the model's types."""
+        """Copy one sample out of checked arrays, with a batch of one and the model's types.
+
+        Raises:
+            DataError: it has NaN or infinite values.
+        """
         feed = {}
         for name in self.names():
             array = arrays[name].reshape(self._full_shape(name, arrays[name]))
             part = array[index : index + 1] if self._has_batch(name) else array
-            # A copy even where the type fits: a generator may fill the same array again.
+            # Copy even if the type fits: a generator may fill the same array again.
             with np.errstate(over="ignore"):
-                feed[name] = np.array(part, dtype=self.inputs[name][1], order="C")
+                feed[name] = np.array(part, dtype=self.specs[name][1], order="C")
             if feed[name].dtype.kind == "f" and not np.isfinite(feed[name]).all():
                 raise DataError(f"{where}: input {name} has NaN or infinite values; repair it or leave it out")
         return feed
 
     def join(self, feeds: Sequence[Feed]) -> Sample:
-        """Put single samples together to the model's batch, repeating the last one as often as it takes."""
+        """Join single samples to the model's batch, repeating the last one to fill it.
+
+        Raises:
+            DataError: their images differ in shape.
+        """
         if self.batch == 1:
             return Sample(feeds[0], 1)
         full = [*feeds, *[feeds[-1]] * (self.batch - len(feeds))]
@@ -143,7 +162,7 @@ class ModelInputs:
         return Sample(joined, len(feeds))
 
     def batches(self, loads: Sequence[Callable[[], Feed | None]]) -> tuple[Loader, ...]:
-        """Loaders of the model's batch from loaders of single samples."""
+        """Return loaders of the model's batch for loaders of single samples."""
         step = self.batch
         return tuple(partial(self._load, loads[start : start + step]) for start in range(0, len(loads), step))
 
@@ -152,16 +171,16 @@ class ModelInputs:
         return self.join(feeds) if feeds else None
 
     def _has_batch(self, name: str) -> bool:
-        """Whether the input's first dimension is the batch: it is declared as the image input's is."""
-        return self.inputs[name][0][:1] == self.inputs[self.image_input][0][:1]
+        """Whether the input's first axis is the batch: it is declared like that of the image input."""
+        return self.specs[name][0][:1] == self.specs[self.image_input][0][:1]
 
     def _full_shape(self, name: str, array: _Shaped) -> tuple[int, ...]:
-        """The array's shape, with the batch of a lone sample that came without."""
-        lone = len(array.shape) == len(self.inputs[name][0]) - 1
-        return (1, *array.shape) if lone else tuple(array.shape)
+        """The array's shape, with a batch axis for a single sample without one."""
+        is_single = len(array.shape) == len(self.specs[name][0]) - 1
+        return (1, *array.shape) if is_single else tuple(array.shape)
 
     def _check_type(self, where: str, name: str, given: np.dtype[Any]) -> None:
-        wanted = self.inputs[name][1]
+        wanted = self.specs[name][1]
         if (given.kind == "f") == (wanted.kind == "f") and np.can_cast(given, wanted, "same_kind"):
             return
         given_as = "values 0-255 as uint8: scale them" if given == np.uint8 else f"not {given}: convert it"

@@ -1,4 +1,4 @@
-"""From what the user names as data (folders, patterns, lists, COCO files) to the files that it means."""
+"""Finds the files that a data source stands for: a folder, a pattern, a list or a COCO file."""
 
 import glob
 import json
@@ -19,14 +19,19 @@ ARRAYS = frozenset({".npy", ".npz"})
 
 
 class FoundFiles(NamedTuple):
-    """The files that a source means, and of those it names but that are not there the reason."""
+    """The files of a source.
+
+    Attributes:
+        files: those that exist.
+        missing: file -> reason, for files that the source names and that do not exist.
+    """
 
     files: Sequence[Path]
     missing: Mapping[str, str] = {}
 
 
 def paths_of(source: object) -> list[str] | None:
-    """The paths that a source consists of, or None if it is something else."""
+    """Return the paths that a source consists of; None if it is not a path or a sequence of paths."""
     if isinstance(source, str | os.PathLike):
         return [os.fsdecode(source)]
     if isinstance(source, Sequence) and source and all(isinstance(each, str | os.PathLike) for each in source):
@@ -35,10 +40,10 @@ def paths_of(source: object) -> list[str] | None:
 
 
 def find_files(source: str) -> FoundFiles:
-    """Find the files that one path, pattern, list or COCO file stands for; they are not opened.
+    """Return the files that a path, pattern, list or COCO file stands for, without opening them.
 
     Raises:
-        DataError: it does not exist, is of an unknown kind, or means no file that is there.
+        DataError: the source does not exist, is of an unknown kind, or has no file that exists.
     """
     path = Path(source)
     if os.path.isdir(source):
@@ -55,7 +60,7 @@ def find_files(source: str) -> FoundFiles:
     if suffix in IMAGES | ARRAYS:
         return FoundFiles([path])
     known = ", ".join(sorted(IMAGES | ARRAYS | {".txt", ".json"}))
-    raise DataError(f"{source}: files of this kind are not known; give a folder or one of {known}")
+    raise DataError(f"{source}: unknown kind of file; give a folder or one of {known}")
 
 
 def _is_pattern(source: str) -> bool:
@@ -63,7 +68,7 @@ def _is_pattern(source: str) -> bool:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    """Its images, else those of its subfolders, else its arrays. Hidden files and folders do not count."""
+    """The folder's images, else those of its subfolders, else its arrays; without hidden files and folders."""
     for pattern, suffixes in (("*", IMAGES), ("**/*", IMAGES), ("*", ARRAYS)):
         files = [
             file
@@ -93,19 +98,21 @@ def _listed(path: Path) -> FoundFiles:
     return _existing(path, [line for line in lines if line and not line.startswith("#")], [path.parent, Path()])
 
 
-def _in_coco(path: Path) -> FoundFiles:
+def _in_coco(annotations: Path) -> FoundFiles:
     try:
-        names = [str(image["file_name"]) for image in json.loads(path.read_text("utf-8-sig"))["images"]]
+        names = [str(image["file_name"]) for image in json.loads(annotations.read_text("utf-8-sig"))["images"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise DataError(f"{path}: has no images with a file_name; give annotations in COCO's format") from None
-    folder = Path(os.path.abspath(path)).parent
-    split = path.stem.rpartition("_")[2]
-    places = [base / inner for base in (folder, folder.parent) for inner in ("", split, "images", f"images/{split}")]
-    return _existing(path, names, [place for place in places if place.is_dir()])
+        raise DataError(f"{annotations}: has no images with a file_name; give annotations in COCO's format") from None
+    folder = Path(os.path.abspath(annotations)).parent
+    split = annotations.stem.rpartition("_")[2]
+    candidates = [
+        base / inner for base in (folder, folder.parent) for inner in ("", split, "images", f"images/{split}")
+    ]
+    return _existing(annotations, names, [path for path in candidates if path.is_dir()])
 
 
 def _existing(source: Path, names: Sequence[str], folders: Sequence[Path]) -> FoundFiles:
-    """Look for each name in the folders, the first one that has it."""
+    """Take each name from the first folder that has it."""
     if not names:
         raise DataError(f"{source}: names no files; write one path per line")
     found = {name: next((folder / name for folder in folders if os.path.isfile(folder / name)), None) for name in names}
@@ -113,15 +120,17 @@ def _existing(source: Path, names: Sequence[str], folders: Sequence[Path]) -> Fo
     missing = [name for name, file in found.items() if file is None]
     if not files:
         where = ", ".join(map(str, dict.fromkeys(folders)))
-        names_what = f"names {len(found)} file{plural(len(found))} and none exists, such as {missing[0]}"
-        raise DataError(f"{source}: {names_what}; put them in one of these folders: {where}")
+        raise DataError(
+            f"{source}: names {len(found)} file{plural(len(found))} and none exists, such as {missing[0]}; "
+            f"put them in one of these folders: {where}"
+        )
     if missing:
         log.warning("%s: %d of its %d files do not exist: %s", source, len(missing), len(found), some(missing))
     return FoundFiles(files, {name: f"{source} names it, and it does not exist" for name in missing})
 
 
-def place(source: str) -> str:
-    """Short for a source: a pattern as it is, of a path the last part, of an image the folder's."""
+def short_name(source: str) -> str:
+    """Return a short name of a source: the pattern, the last part of the path, or the folder of an image."""
     path = Path(os.path.abspath(source))
     if _is_pattern(source):
         return source

@@ -9,8 +9,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.feeds import Feed, Loader, Sample
+from onnxq.calibration.feeds import Loader, Sample
 from onnxq.facts import InputSummary, Probe
+from onnxq.runtime.session import Feed
 
 PROBES = 2
 """Samples on which the quantized model is compared with the float model."""

@@ -1,4 +1,4 @@
-"""Readers of calibration data: iterables, images and array files."""
+"""Readers of calibration data: iterables, image files and array files."""
 
 import logging
 import threading
@@ -16,45 +16,48 @@ from numpy.lib.format import open_memmap, read_array_header_1_0, read_array_head
 from numpy.typing import NDArray
 
 from onnxq.calibration.dead_leaves import SyntheticImages
-from onnxq.calibration.feeds import ArrayHeader, Feed, Loader, ModelInputs
+from onnxq.calibration.feeds import ArrayHeader, Loader, ModelInputs
 from onnxq.calibration.find_files import ARRAYS
 from onnxq.errors import DataError
+from onnxq.runtime.session import Feed
 from onnxq.yolo.preprocess import Preprocess, read_image
 
 log = logging.getLogger(__name__)
 
 
 class FeedReader(Protocol):
-    """What onnxruntime calls a CalibrationDataReader."""
+    """A CalibrationDataReader of onnxruntime."""
 
     def get_next(self) -> Any:
-        """Give the next feed, or None at the end."""
-
-
-# --- iterables and readers --------------------------------------------------------------------------------------------
+        """Return the next feed, or None at the end."""
 
 
 @dataclass(frozen=True)
 class FeedStream:
-    """Loaders of the feeds of an iterable or a reader, which is drawn from only when the next loader is asked for."""
+    """Loaders for the feeds of an iterable or a reader; each feed is drawn only when its loader is requested.
 
-    model: ModelInputs
+    Attributes:
+        inputs: the inputs of the model.
+        source: an iterable of feeds or of bare arrays, one of these, or a reader with `get_next`.
+    """
+
+    inputs: ModelInputs
     source: Any
 
     def __iter__(self) -> Iterator[Loader]:
-        model = self.model
+        inputs = self.inputs
         pending: list[Feed] = []
         number = 0
         for number, item in enumerate(self._items(), 1):
             where = f"item {number} of the data"
-            arrays = model.feed(where, item)
-            for index in range(model.check(where, arrays)):
-                pending.append(model.row(where, arrays, index))
-                if len(pending) == model.batch:
-                    yield partial(model.join, pending)
+            arrays = inputs.feed(where, item)
+            for index in range(inputs.check(where, arrays)):
+                pending.append(inputs.row(where, arrays, index))
+                if len(pending) == inputs.batch:
+                    yield partial(inputs.join, pending)
                     pending = []
         if pending:
-            yield partial(model.join, pending)
+            yield partial(inputs.join, pending)
         if number == 0:
             kind = type(self.source).__name__
             raise DataError(f"the {kind} gave no samples; a generator or reader can be read once only, give a new one")
@@ -69,20 +72,22 @@ class FeedStream:
             yield from self.source
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
 class FileReader:
-    """Loads single samples from files, and notes the images that cannot be read. Safe to use from several threads."""
+    """Loads single samples from files; several threads may call it.
+
+    Attributes:
+        inputs: the inputs of the model.
+        unreadable: file -> reason, for the images that could not be read so far.
+    """
 
     def __init__(
         self,
-        model: ModelInputs,
+        inputs: ModelInputs,
         size: tuple[int, int],
         preprocess: Preprocess,
         companions: Mapping[str, Sequence[float]],
     ) -> None:
-        self.model = model
+        self.inputs = inputs
         self._companions = {name: np.array([values], np.float32) for name, values in companions.items()}
         self.unreadable: dict[str, str] = {}
         self._size = size
@@ -91,23 +96,34 @@ class FileReader:
         self._archive: tuple[Path, Feed] | None = None
 
     def check_images(self, what: str) -> None:
-        """Refuse images where the model takes more than an image, or no image of this size."""
-        if self.model.inputs.keys() - {self.model.image_input, *self._companions}:
-            names = ", ".join(self.model.names())
+        """Check that images fit the model.
+
+        Args:
+            what: the images, for messages.
+
+        Raises:
+            DataError: the model needs more than an image, or takes no image of this size.
+        """
+        if self.inputs.specs.keys() - {self.inputs.image_input, *self._companions}:
+            names = ", ".join(self.inputs.names())
             raise DataError(f"{what} can feed one input only, the model has {names}; give .npz files or an iterable")
         image = ArrayHeader(self._preprocess.shape(self._size), self._preprocess.dtype)
-        self.model.check(what, {self.model.image_input: image, **self._companions})
+        self.inputs.check(what, {self.inputs.image_input: image, **self._companions})
 
     def open(self, file: Path) -> list[Callable[[], Feed | None]]:
-        """Loaders of the samples in a file; of an array only the header is read."""
+        """Return loaders of the samples in a file; only the header of an array file is read.
+
+        Raises:
+            DataError: the file has no arrays, or arrays that do not fit the model.
+        """
         if not is_array(file):
             self.check_images("images")
             return [partial(self.image, file)]
-        headers = self.model.choose(str(file), self._headers(file))
-        return [partial(self.row, file, index) for index in range(self.model.check(str(file), headers))]
+        headers = self.inputs.choose(str(file), self._headers(file))
+        return [partial(self.row, file, index) for index in range(self.inputs.check(str(file), headers))]
 
     def image(self, file: Path) -> Feed | None:
-        """Load an image; None and an entry in `unreadable` if it cannot be read."""
+        """Load an image; return None and note it in `unreadable` if it cannot be read."""
         try:
             image = read_image(file)
         except DataError as error:
@@ -116,42 +132,42 @@ class FileReader:
             return None
         return self._feed(str(file), image)
 
-    def painted(self, source: SyntheticImages, index: int) -> Feed:
-        """Paint the image of an index."""
-        return self._feed(f"{source.what} {index}", source.paint(index))
+    def synthetic(self, images: SyntheticImages, index: int) -> Feed:
+        """Paint the synthetic image of an index."""
+        return self._feed(f"{images.noun} {index}", images.paint(index))
 
     def row(self, file: Path, index: int) -> Feed:
         """Load one sample of an array file."""
-        return self.model.row(f"{file}, sample {index}", self._arrays(file), index)
+        return self.inputs.row(f"{file}, sample {index}", self._arrays(file), index)
 
     def _feed(self, where: str, image: NDArray[np.uint8]) -> Feed:
         array, _ = self._preprocess(image, self._size)
-        return self.model.row(where, {self.model.image_input: array, **self._companions}, 0)
+        return self.inputs.row(where, {self.inputs.image_input: array, **self._companions}, 0)
 
     def _headers(self, file: Path) -> dict[str, ArrayHeader]:
         with _reading(file):
             if not zipfile.is_zipfile(file):
                 array = open_memmap(file, mode="r")
-                return {self.model.image_input: ArrayHeader(array.shape, array.dtype)}
+                return {self.inputs.image_input: ArrayHeader(array.shape, array.dtype)}
             with zipfile.ZipFile(file) as archive:
                 return {name.removesuffix(".npy"): _header(archive, name) for name in archive.namelist()}
 
     def _arrays(self, file: Path) -> Feed:
-        """The arrays of a file by input. The last archive is kept, as its samples follow each other."""
+        """The arrays of a file by input. The last archive is cached: its samples are loaded one after the other."""
         with _reading(file):
             if not zipfile.is_zipfile(file):
-                return {self.model.image_input: open_memmap(file, mode="r")}
+                return {self.inputs.image_input: open_memmap(file, mode="r")}
             with self._lock:
                 if self._archive is None or self._archive[0] != file:
                     self._archive = None
                     with np.load(file) as archive:
-                        keys = self.model.choose(str(file), {key: key for key in archive.files})
+                        keys = self.inputs.choose(str(file), {key: key for key in archive.files})
                         self._archive = file, {name: archive[key] for name, key in keys.items()}
                 return self._archive[1]
 
 
 def is_array(file: Path) -> bool:
-    """Whether a file holds arrays, by its suffix."""
+    """Return whether a file holds arrays, by its suffix."""
     return file.suffix.lower() in ARRAYS
 
 

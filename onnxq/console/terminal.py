@@ -27,7 +27,7 @@ from rich.text import Text
 
 from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.predictor import Settings
-from onnxq.yolo.output_layout import FAMILIES
+from onnxq.yolo.families import family_names
 from onnxq.yolo.preprocess import PREPROCESSES
 
 
@@ -300,7 +300,7 @@ def add_settings(parser: argparse.ArgumentParser, default: Settings) -> None:
     most = default.max_images
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers and settings to this file as well")
     for option, names, chosen, what in (
-        ("--family", FAMILIES, default.family, "how outputs are decoded"),
+        ("--family", family_names(), default.family, "how outputs are decoded"),
         ("--preprocess", PREPROCESSES, default.preprocess, "how pictures become inputs"),
     ):
         choices = ("auto", *names)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.yolo.boxes import box_iou, rotated_iou
-from onnxq.yolo.decode import find
+from onnxq.yolo.decode import find_objects
 from onnxq.yolo.detections import Detections, Outputs
 from onnxq.yolo.detector import Detector
 
@@ -95,7 +95,7 @@ def agree(expected: Outputs, actual: Outputs, detector: Detector, confidence: fl
     if not detector.outputs.has_boxes:
         [name] = detector.outputs.outputs
         return _agree_on_class(np.asarray(expected[name])[0], np.asarray(actual[name])[0])
-    wanted, found = (find(outputs, detector, confidence, iou) for outputs in (expected, actual))
+    wanted, found = (find_objects(outputs, detector, confidence, iou) for outputs in (expected, actual))
     rows, others, overlaps = match(wanted, found, detector.outputs.task == "obb")
     a, b = wanted.take(rows), found.take(others)
     agreed = Agreement(

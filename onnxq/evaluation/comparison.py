@@ -110,8 +110,8 @@ class _Picture(NamedTuple):
 
 def _pictures(source: str | Path | SyntheticImages) -> list[_Picture]:
     if isinstance(source, SyntheticImages):
-        name = source.what.replace(" ", "-")
-        return [_Picture(f"{name}-{index}", partial(source.paint, index)) for index in range(source.most)]
+        name = source.noun.replace(" ", "-")
+        return [_Picture(f"{name}-{index}", partial(source.paint, index)) for index in range(source.count)]
     found = [path for path in find_files(str(source)).files if path.suffix.lower() in IMAGES]
     if not found:
         raise DataError(f"{source}: has no pictures ({', '.join(sorted(IMAGES))}); give another folder")

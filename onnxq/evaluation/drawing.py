@@ -10,7 +10,7 @@ from onnxq._text import plural
 from onnxq.evaluation.agreement import SEEN, match
 from onnxq.evaluation.captions import PAPER, Bars, Labels, Sizes, title
 from onnxq.yolo.boxes import corners_of_rotated
-from onnxq.yolo.decode import find
+from onnxq.yolo.decode import find_objects
 from onnxq.yolo.detections import Detections, Outputs
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.preprocess import Letterbox
@@ -76,7 +76,7 @@ def drawing(
         return classes_beside(image, np.asarray(expected[name])[0], np.asarray(actual[name])[0], detector)
     first, second = (
         Seen(
-            find(outputs, detector, confidence, iou),
+            find_objects(outputs, detector, confidence, iou),
             np.asarray(outputs[head.prototypes])[0].astype(np.float32) if head.prototypes else None,
         )
         for outputs in (expected, actual)

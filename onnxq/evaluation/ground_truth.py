@@ -151,5 +151,5 @@ def demo_ground_truth(count: int | None = None) -> GroundTruth:
     Args:
         count: at most so many; None: all.
     """
-    number = VALIDATION.most if count is None else min(count, VALIDATION.most)
+    number = VALIDATION.count if count is None else min(count, VALIDATION.count)
     return GroundTruth.painted([scene("validation", index) for index in range(number)], CLASSES)

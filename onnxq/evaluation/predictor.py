@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxq.errors import ConfigError, ModelError, OnnxqError
 from onnxq.ir.storage import load_proto
 from onnxq.runtime.session import Feed, Session, cores, open_session, run_named
-from onnxq.yolo.decode import class_count, find
+from onnxq.yolo.decode import class_count, find_objects
 from onnxq.yolo.detections import Outputs
 from onnxq.yolo.detector import Detector, detect
 from onnxq.yolo.preprocess import Letterbox
@@ -31,7 +31,7 @@ class Settings:
     """How detectors are run on pictures and read.
 
     Attributes:
-        family: one of `heads.FAMILIES`, or "auto".
+        family: one of `families.family_names()`, or "auto".
         preprocess: a key of `images.PREPROCESSES`, or "auto".
         image_size: (height, width) in px, for models that take any.
         confidence: a (box, class) pair counts as a detection when its score is above this.
@@ -151,7 +151,7 @@ class Predictor:
             ModelError: the model cannot be run, or gives numbers that are not finite.
         """
         feed, placed = self.prepare(image)
-        found = find(self.run(feed), self.detector, settings.confidence, settings.iou)
+        found = find_objects(self.run(feed), self.detector, settings.confidence, settings.iou)
         height, width = image.shape[:2]
         inside = placed.undo(found.boxes).clip(0, np.array([width, height, width, height], np.float32))
         return np.column_stack([inside, found.scores, found.labels]).astype(np.float32)

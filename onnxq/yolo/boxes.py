@@ -1,4 +1,4 @@
-"""How much boxes overlap: intersection over union of straight ones and of rotated ones."""
+"""Intersection over union of upright and of rotated boxes."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ _LEAST = np.finfo(np.float32).tiny
 
 
 def box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Intersection over union of each pair of boxes; 0 where both have no area.
+    """Return the intersection over union of each pair of boxes; 0 if both have no area.
 
     Args:
         a: float32 (n, 4), left, top, right, bottom.
@@ -23,10 +23,10 @@ def box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float3
 
 
 def rotated_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Intersection over union of each pair of rotated boxes, by the polygon that they have in common.
+    """Return the intersection over union of each pair of rotated boxes, computed from their common polygon.
 
     Args:
-        a: float32 (n, 5): left, top, right, bottom before the rotation about the middle, and its angle, radians.
+        a: float32 (n, 5): left, top, right, bottom before rotation about the centre, and the angle in radians.
         b: float32 (m, 5).
 
     Returns:
@@ -43,7 +43,7 @@ def _area(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def corners_of_rotated(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Corners of rotated boxes, in the order of their sides.
+    """Return the corners of rotated boxes, in the order of their sides.
 
     Args:
         boxes: float32 (n, 5), as for `rotated_iou`.
@@ -59,9 +59,9 @@ def corners_of_rotated(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _common_area(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Area that the rectangles a and b, float64 (pairs, 4, 2), have in common, float64 (pairs,).
+    """Common area of the rectangles a and b, float64 (pairs, 4, 2), as float64 (pairs,).
 
-    Its corners are among those of each that lie within the other and the crossings of their sides.
+    The corners of the common polygon are the corners of each within the other, and the crossings of their sides.
     """
     start, side = a[:, :, None], (np.roll(a, -1, axis=1) - a)[:, :, None]
     other_start, other_side = b[:, None], (np.roll(b, -1, axis=1) - b)[:, None]
@@ -82,7 +82,7 @@ def _cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def _within(points: NDArray[np.float64], rectangle: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which points, float64 (pairs, 4, 2), lie in the rectangle of their pair or on its sides."""
+    """Whether points, float64 (pairs, 4, 2), lie in the rectangle of their pair or on its sides."""
     offset = points - rectangle[:, :1]
     inside = np.ones(points.shape[:2], bool)
     for end in (1, 3):
@@ -93,13 +93,18 @@ def _within(points: NDArray[np.float64], rectangle: NDArray[np.float64]) -> NDAr
 
 
 def _hull_area(points: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Area of the convex polygon whose corners are the valid points, float64 (pairs, points, 2) and (pairs, points)."""
+    """Area of the convex polygons whose corners are the valid points.
+
+    Args:
+        points: float64 (pairs, points, 2).
+        valid: bool (pairs, points).
+    """
     count = valid.sum(axis=1)
     middle = (points * valid[..., None]).sum(axis=1) / np.maximum(count, 1)[:, None]
     offset = np.where(valid[..., None], points - middle[:, None], 0.0)
     angle = np.where(valid, np.arctan2(offset[..., 1], offset[..., 0]), np.inf)
     order = np.argsort(angle, axis=1)
     ring = np.take_along_axis(offset, order[..., None], axis=1)
-    # Behind the last corner stands the first again, as often as points are left.
+    # Repeat the first corner in place of the points that are not valid: edges of length 0 add no area.
     ring = np.where((np.arange(ring.shape[1]) < count[:, None])[..., None], ring, ring[:, :1])
     return np.asarray(np.abs(_cross(ring, np.roll(ring, -1, axis=1)).sum(axis=1)) / 2)

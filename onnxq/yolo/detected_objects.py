@@ -1,4 +1,8 @@
-"""Where a detector sees objects, by its own account: the places of a picture that its precision hangs on."""
+"""Objects that the float model detects on calibration images.
+
+Reconstruction samples positions there, because average precision depends on them; sensitivity measures whether a
+quantized model finds them again.
+"""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,28 +16,28 @@ from onnxq.errors import ModelError
 from onnxq.runtime.session import Feed, run
 from onnxq.runtime.streaming import open_worker_session, workers
 from onnxq.yolo.boxes import box_iou
-from onnxq.yolo.decode import class_count, find
+from onnxq.yolo.decode import class_count, find_objects
 from onnxq.yolo.detections import Outputs
 from onnxq.yolo.detector import Detector
 
 _CONFIDENCE = 0.01
-"""Least score of an object. Much of the average precision is among those that are seen with little confidence."""
+"""Least score of an object. Detections of low score contribute much of the average precision."""
 
 _COUNTED = 0.1
-"""Least score of an object that is to be found again; what is found may have less."""
+"""Least score of an object that must be found again; the detection that finds it may have less."""
 
 _IOU = 0.65
-"""Boxes of a class that overlap more are one object."""
+"""Boxes of a class with a greater intersection over union are one object."""
 
 
 @dataclass(frozen=True)
 class DetectedObjects:
-    """The objects on one picture.
+    """Objects on one image, in coordinates that do not depend on the input's size.
 
     Attributes:
-        boxes: float32 (n, 4), left, top, right, bottom, as shares of the model's input.
+        boxes: float32 (n, 4), left, top, right, bottom as fractions of the model's input.
         scores: float32 (n,).
-        labels: intp (n,), the class of each.
+        labels: intp (n,), class of each.
     """
 
     boxes: NDArray[np.float32]
@@ -41,17 +45,17 @@ class DetectedObjects:
     labels: NDArray[np.intp]
 
     def draw(self, rng: np.random.Generator, size: tuple[int, int], count: int) -> NDArray[np.int64]:
-        """Draw cells of a grid that is laid over the picture: near the middle of objects more, beyond them none.
+        """Draw cells of a grid over the image: more near the centres of objects, none outside their boxes.
 
-        An object is drawn as often as its score says that it is one, whatever its size.
+        Objects are drawn with probabilities proportional to their scores, whatever their size.
 
         Args:
-            rng: draws.
+            rng: random numbers.
             size: (rows, columns) of the grid.
-            count: how many cells; the same one may come more than once.
+            count: number of cells; a cell may be drawn more than once.
 
         Returns:
-            int64 (count,), row * columns + column; of no cells where there are no objects.
+            int64 (count,), row * columns + column; (0,) if there are no objects.
         """
         if not len(self.scores):
             return np.zeros(0, np.int64)
@@ -67,11 +71,11 @@ class DetectedObjects:
 
 
 def read_objects(outputs: Outputs, detector: Detector | None) -> list[DetectedObjects]:
-    """What a model saw, of each picture of a batch; nothing where its outputs are not understood.
+    """Return the objects on each image of a batch; none if the outputs cannot be read.
 
     Args:
-        outputs: by name, of one run.
-        detector: what the model was taken for; None: nobody knows.
+        outputs: outputs of one run, by name.
+        detector: how the outputs are read; None: unknown.
     """
     if detector is None or not _is_readable(detector):
         return []
@@ -80,23 +84,23 @@ def read_objects(outputs: Outputs, detector: Detector | None) -> list[DetectedOb
         class_count(detector, shapes)
     except ModelError:
         return []
-    return [_seen(outputs, detector, picture) for picture in range(shapes[detector.outputs.outputs[0]][0])]
+    return [_objects(outputs, detector, index) for index in range(shapes[detector.outputs.outputs[0]][0])]
 
 
 def _is_readable(detector: Detector) -> bool:
-    """Whether its outputs tell objects, and by their shape of how many pictures."""
-    return detector.outputs.has_boxes and detector.family != "nms-rows"
+    """Whether objects can be read from the outputs, and the number of images from their shapes."""
+    return detector.outputs.has_boxes and detector.outputs.record.tells_batch
 
 
 def detect_objects(
     model: onnx.ModelProto, detector: Detector | None, feeds: Sequence[Feed]
 ) -> list[list[DetectedObjects]]:
-    """What a model sees, of each feed and picture of its batch; nothing at all where its outputs are not understood.
+    """Run a model, and return the objects on each image of each feed's batch; none if the outputs cannot be read.
 
     Args:
-        model: with the outputs that `detector` tells of.
-        detector: how to read them; None: nobody knows.
-        feeds: one per run; float32 may come as float16.
+        model: the model that `detector` describes.
+        detector: how the outputs are read; None: unknown.
+        feeds: one per run; float32 may be given as float16.
 
     Raises:
         ModelError: onnxruntime cannot run the model.
@@ -116,11 +120,11 @@ def detect_objects(
 
 
 def matched_score(wanted: DetectedObjects, found: DetectedObjects, least: float = _COUNTED) -> tuple[float, float]:
-    """How well objects were found again: each by the box of its class that covers it best.
+    """Return how well objects are found again, each by the box of its class with the greatest overlap.
 
     Args:
-        wanted: the objects; each counts by its score, those below `least` not at all.
-        found: the boxes.
+        wanted: the objects, weighted by their scores; those below `least` are left out.
+        found: the boxes that may find them.
         least: score.
 
     Returns:
@@ -135,8 +139,8 @@ def matched_score(wanted: DetectedObjects, found: DetectedObjects, least: float 
     return float(scores @ iou.max(axis=1)), float(scores.sum())
 
 
-def _seen(outputs: Outputs, detector: Detector, picture: int) -> DetectedObjects:
-    found = find(outputs, detector, _CONFIDENCE, _IOU, picture)
+def _objects(outputs: Outputs, detector: Detector, index: int) -> DetectedObjects:
+    found = find_objects(outputs, detector, _CONFIDENCE, _IOU, index)
     height, width = detector.size
     boxes = np.divide(found.boxes, (width, height, width, height), dtype=np.float32)
     return DetectedObjects(boxes, found.scores, found.labels)

@@ -1,7 +1,7 @@
-"""What kind of detector an ONNX model is: the picture it takes, and how its outputs are read.
+"""Recognizes what kind of detector an ONNX model is: the image that it takes, and how its outputs are read.
 
-The picture is told by the shape of the input, by the first operators of the graph and by the metadata that Ultralytics
-documents (`names`, `imgsz`, `stride`, `task`), never by the names of nodes or tensors; for the outputs see `heads`.
+The evidence for the input is its shape, the first operators of the graph and the metadata that Ultralytics documents
+(`names`, `imgsz`, `stride`, `task`), never the names of nodes or tensors; for the outputs see `output_layout`.
 """
 
 import ast
@@ -17,29 +17,30 @@ from onnx import numpy_helper
 from onnxq._text import shape_text, size_text
 from onnxq.errors import ConfigError, ModelError
 from onnxq.ir import MOVES_VALUES, ProtoIndex, inferred_graph, with_weight_inputs
-from onnxq.yolo.output_layout import FAMILIES, Clues, OutputLayout, Shape, read_as, recognize
-from onnxq.yolo.preprocess import PREPROCESSES, YOLO, YOLO_255, YOLO_CROP, YOLOX, Preprocess
+from onnxq.yolo.families import family_names, read_as, recognize
+from onnxq.yolo.output_layout import Clues, OutputLayout, Shape
+from onnxq.yolo.preprocess import PREPROCESSES, YOLO, YOLO_255, YOLO_CROP, Preprocess
 
 _TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.UINT8: "uint8",
 }
-"""What an image input may hold."""
+"""Types that an image input may have."""
 
 
 @dataclass(frozen=True)
 class Detector:
-    """What a model is taken for.
+    """The image input of a model, and how its outputs are read.
 
     Attributes:
         input_name: the image input, as `preprocess` makes it, or in float16.
-        size: (height, width) in px.
-        outputs: how they are read.
-        preprocess: how pictures become that input; a guess when the head's family is unknown.
-        names: of the classes, as the metadata has them; may be empty.
-        why: the phrase that tells what told the head and the preprocessing.
-        companions: what other inputs read beside each picture: two floats, by PaddleDetection's names.
+        size: (height, width) of the input in px.
+        outputs: how the outputs are read.
+        preprocess: how images become that input; a guess if the family is unknown.
+        names: class names in the metadata; may be empty.
+        why: the phrase that names the evidence for the family and the preprocessing.
+        companions: values of the other inputs for each image: two floats, by PaddleDetection's names.
     """
 
     input_name: str
@@ -51,18 +52,18 @@ class Detector:
     companions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def feed(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """All inputs, for images as `preprocess` makes them, (batch, ...)."""
+        """Return arrays for all inputs, given images as `preprocess` makes them, (batch, ...)."""
         rows = {name: np.array([values] * len(images), np.float32) for name, values in self.companions.items()}
         return {self.input_name: images, **rows}
 
     @property
     def family(self) -> str:
-        """Of the head: one of `output_layout.FAMILIES`, or "unknown"."""
+        """Name of the head family, or "unknown"."""
         return self.outputs.family
 
     @property
     def title(self) -> str:
-        """Family and task, without a task that goes without saying."""
+        """Family and task; detection and classification go without saying."""
         return self.family if self.outputs.task in ("detect", "classify") else f"{self.family} {self.outputs.task}"
 
 
@@ -74,22 +75,22 @@ def detect(
     family: str = "auto",
     output_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Detector:
-    """Tell what kind of detector a model is.
+    """Recognize what kind of detector a model is.
 
     Args:
-        model: weights may be absent or external.
-        image_size: (height, width) in px; needed where the input's are dynamic and the metadata has no `imgsz`.
+        model: the model; weights may be absent or external.
+        image_size: (height, width) in px; needed if the input's are dynamic and the metadata has no `imgsz`.
         preprocess: a key of `PREPROCESSES`, or "auto".
-        family: one of `FAMILIES`, or "auto".
-        output_shapes: of each output by name, where a run has told them; else the graph's own are used.
+        family: one of `families.family_names()`, or "auto".
+        output_shapes: shapes of the outputs by name, known from a run; None: those of the graph.
 
     Raises:
-        ModelError: the model has not exactly one input that is float32, float16 or uint8 (batch, 3, height, width) or
-            (batch, height, width, 3); or the outputs cannot be read as those of the family that was given.
+        ModelError: the model does not have exactly one image input: float32, float16 or uint8, (batch, 3, height,
+            width) or (batch, height, width, 3); or the outputs cannot be read as those of the given family.
         ConfigError: an option has an unknown value, or the image size is unknown or does not fit the model.
     """
     _check_choice("preprocess", preprocess, tuple(PREPROCESSES))
-    _check_choice("family", family, FAMILIES)
+    _check_choice("family", family, family_names())
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     image = _image_input(model.graph)
     size = _image_size(image, image_size, metadata)
@@ -103,22 +104,22 @@ def detect(
         task=metadata.get("task", ""),
         keypoints=_keypoints(metadata),
     )
-    head = recognize(clues) if family == "auto" else read_as(family, clues)
-    why = head.why
+    layout = recognize(clues) if family == "auto" else read_as(family, clues)
+    why = layout.why
     if preprocess != "auto":
         chosen = PREPROCESSES[preprocess]
-    elif head.family in ("yolox", "yolox-raw"):
-        chosen = YOLOX
+    elif layout.record.preprocess is not None:
+        chosen = layout.record.preprocess
     elif _scales_levels(model.graph, image.name):
         chosen, why = YOLO_255, f"{why}, and the graph scales 0-255 itself"
     else:
-        chosen = YOLO_CROP if head.task == "classify" else YOLO
-    return Detector(image.name, size, head, _laid_out(chosen, image), names, why, _companions(model.graph, size))
+        chosen = YOLO_CROP if layout.task == "classify" else YOLO
+    return Detector(image.name, size, layout, _laid_out(chosen, image), names, why, _companions(model.graph, size))
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value != "auto" and value not in choices:
-        raise ConfigError(f"{option} {value!r} is not known: give one of auto, {', '.join(choices)}")
+        raise ConfigError(f"{option}: {value!r} is unknown; give one of auto, {', '.join(choices)}")
 
 
 # The input
@@ -132,11 +133,11 @@ def _image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
         return image
     if len(inputs) == 1:
         raise ModelError(
-            f"the model's input {_describe(inputs[0])} is no image: "
-            "float32, float16 or uint8 (batch, 3, height, width) or (batch, height, width, 3) is needed"
+            f"the model's input {_describe(inputs[0])} is not an image: "
+            "expected float32, float16 or uint8, (batch, 3, height, width) or (batch, height, width, 3)"
         )
     listed = ", ".join(_describe(value) for value in inputs) or "none"
-    raise ModelError(f"the model has {len(inputs)} inputs ({listed}) where one image is needed")
+    raise ModelError(f"the model has {len(inputs)} inputs ({listed}): expected exactly one image")
 
 
 def _is_image(value: onnx.ValueInfoProto) -> bool:
@@ -152,14 +153,14 @@ def _is_channels_last(image: onnx.ValueInfoProto) -> bool:
 
 
 def _laid_out(preprocess: Preprocess, image: onnx.ValueInfoProto) -> Preprocess:
-    """In the type and the order that the input has; uint8 holds 0 to 255, and nothing else."""
+    """Return the preprocessing with the type and order of axes of the input; uint8 holds levels of 0 to 255 only."""
     levels = image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     divisor = 1.0 if levels else preprocess.divisor
     return replace(preprocess, divisor=divisor, levels=levels, channels_last=_is_channels_last(image))
 
 
 def _companions(graph: onnx.GraphProto, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
-    """What PaddleDetection's exports read beside a picture, for one that fills the input."""
+    """Values that PaddleDetection's exports take beside an image that fills the input."""
     known = {"im_shape": (float(size[0]), float(size[1])), "scale_factor": (1.0, 1.0)}
     pairs = {value.name for value in graph.input if (_shape_of(value) or ())[1:] == (2,)}
     return {name: values for name, values in known.items() if name in pairs}
@@ -179,21 +180,30 @@ def _shape_of(value: onnx.ValueInfoProto) -> Shape | None:
 def _image_size(
     image: onnx.ValueInfoProto, given: tuple[int, int] | None, metadata: Mapping[str, str]
 ) -> tuple[int, int]:
+    """Return (height, width) of the input: as given, else as declared, else as in the metadata."""
     first = 1 if _is_channels_last(image) else 2
     height, width = (_shape_of(image) or ())[first : first + 2]
-    if given is None:
-        exported = _exported_size(metadata) if not (height and width) else (0, 0)
-        return height or exported[0], width or exported[1]
+    if given is not None:
+        _check_image_size(given, (height, width), metadata)
+        return given
+    if height and width:
+        return height, width
+    exported = _exported_size(metadata)
+    return height or exported[0], width or exported[1]
+
+
+def _check_image_size(given: tuple[int, int], declared: tuple[int, int], metadata: Mapping[str, str]) -> None:
+    """Raise ConfigError if a given size is not the declared one (0: any), or no multiple of the metadata's stride."""
     if min(given) < 1:
         raise ConfigError(f"the image size {size_text(given)} is not positive")
-    if (height and height != given[0]) or (width and width != given[1]):
+    if any(fixed not in (0, side) for side, fixed in zip(given, declared, strict=True)):
+        height, width = declared
         raise ConfigError(
             f"the image size {size_text(given)} was given, but the model's input is {height or '?'}x{width or '?'}"
         )
     stride = _literal(metadata.get("stride", ""))
-    if isinstance(stride, int) and stride > 0 and (given[0] % stride or given[1] % stride):
-        raise ConfigError(f"the image size {size_text(given)} is no multiple of the model's stride {stride}")
-    return given
+    if isinstance(stride, int) and stride > 0 and any(side % stride for side in given):
+        raise ConfigError(f"the image size {size_text(given)} is not a multiple of the model's stride {stride}")
 
 
 def _exported_size(metadata: Mapping[str, str]) -> tuple[int, int]:
@@ -229,7 +239,7 @@ def _literal(source: str) -> object:
 
 
 def _scales_levels(graph: onnx.GraphProto, image: str) -> bool:
-    """Whether the first arithmetic on the image is by a constant that only makes sense for levels of 0 to 255."""
+    """Whether the first arithmetic on the image has a constant that only makes sense for levels of 0 to 255."""
     constants, consumers = _small_constants(graph), ProtoIndex(graph).consumers
     pending, seen = [image], {image}
     while pending:
@@ -247,7 +257,7 @@ def _scales_levels(graph: onnx.GraphProto, image: str) -> bool:
 
 
 def _small_constants(graph: onnx.GraphProto) -> dict[str, float]:
-    """The greatest magnitude in each constant that is small enough to be a scale or an offset."""
+    """The greatest magnitude in each constant of at most three values, which may be a scale or an offset."""
     return {
         name: float(np.abs(numpy_helper.to_array(tensor)).max())
         for name, tensor in ProtoIndex(graph).constants.items()
@@ -261,7 +271,7 @@ def _small_constants(graph: onnx.GraphProto) -> dict[str, float]:
 
 
 def _output_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) -> dict[str, Shape]:
-    """The outputs' shapes by name, as declared or else as inferred for one image of the given size."""
+    """The outputs' shapes by name, as declared, else as inferred for one image of the given size."""
     declared = {output.name: _shape_of(output) for output in model.graph.output}
     if not all(shape and all(shape) for shape in declared.values()):
         declared = {**declared, **_inferred_shapes(model, image, size)}

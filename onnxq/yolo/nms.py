@@ -7,28 +7,28 @@ from onnxq.yolo.boxes import rotated_iou
 from onnxq.yolo.detections import Detections
 
 MOST_CANDIDATES = 30_000
-"""Boxes of one picture that duplicates are looked for among; those of the least score are left out."""
+"""Boxes of one image that suppression looks at; those of the least scores are dropped."""
 
 MOST_DETECTIONS = 300
-"""Boxes of one picture that are scored."""
+"""Boxes of one image that are kept."""
 
 
 def suppress(
     boxes: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[np.intp], iou: float
 ) -> NDArray[np.intp]:
-    """Class-wise non-maximum suppression: from the best on, a box goes that overlaps a better one of its class.
+    """Return the boxes that class-wise non-maximum suppression keeps: those that overlap no better one of their class.
 
     Args:
         boxes: float32 (n, 4), xyxy.
         scores: float32 (n,).
-        labels: intp (n,), the class of each box.
-        iou: more intersection over union than this is an overlap.
+        labels: intp (n,), class of each box.
+        iou: boxes overlap if their intersection over union is greater than this.
 
     Returns:
-        Indices of the boxes that stay, best first; at most `MOST_DETECTIONS`, among the best `MOST_CANDIDATES`.
+        Indices of the boxes, intp, best first; at most `MOST_DETECTIONS`, among the best `MOST_CANDIDATES`.
     """
     best = np.argsort(-scores, kind="stable")[:MOST_CANDIDATES]
-    # Each class stands in one piece, best first, so that the boxes which a box can suppress are one slice.
+    # Sorted by class, then score: the boxes that a box can suppress are one slice.
     order = best[np.argsort(labels[best], kind="stable")]
     x1, y1, x2, y2 = np.ascontiguousarray(boxes[order].T)
     areas = (x2 - x1) * (y2 - y1)
@@ -50,7 +50,7 @@ def suppress(
 
 
 def suppress_rotated(found: Detections, iou: float) -> NDArray[np.intp]:
-    """As `suppress`, by the boxes as they are rotated."""
+    """Return the same as `suppress`, for rotated boxes."""
     boxes = found.rotated()
     left = np.argsort(-found.scores, kind="stable")[:MOST_CANDIDATES]
     kept: list[int] = []
@@ -64,7 +64,7 @@ def suppress_rotated(found: Detections, iou: float) -> NDArray[np.intp]:
 
 
 def _may_overlap(boxes: NDArray[np.float32], one: int, others: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Whether the circles around rotated boxes touch."""
+    """Whether the circles around rotated boxes touch, bool (others,)."""
     middles = (boxes[:, :2] + boxes[:, 2:4]) / 2
     radii = np.hypot(*(boxes[:, 2:4] - boxes[:, :2]).T) / 2
     distances = np.hypot(*(middles[others] - middles[one]).T)

@@ -1,6 +1,6 @@
-"""Image files to the array that a detector takes: decode, letterbox or crop, normalize.
+"""Preprocessing from image files to the input of a detector: decode, letterbox or crop, normalize.
 
-Arrays hold images as uint8 (height, width, 3) in RGB; sizes are (height, width); boxes are xyxy in pixels.
+Images are uint8 (height, width, 3), RGB; sizes are (height, width); boxes are xyxy in px.
 """
 
 from dataclasses import dataclass
@@ -14,60 +14,60 @@ from PIL import Image, ImageOps
 from onnxq.errors import DataError
 
 PADDING = 114
-"""The grey, 0 to 255, that both YOLOv5's and YOLOX's training pads pictures with."""
+"""Grey level, 0 to 255, with which the training of YOLOv5 and of YOLOX pads images."""
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file, turned upright as its EXIF orientation says.
+    """Decode an image file, turned upright by its EXIF orientation.
 
-    Palette, grey, CMYK and 16-bit pictures become 8-bit RGB; transparency is dropped.
+    Palette, grey, CMYK and 16-bit images become 8-bit RGB; transparency is dropped.
 
     Returns:
         uint8 (height, width, 3), RGB.
 
     Raises:
-        DataError: the file is missing, unreadable or no image.
+        DataError: the file is missing, unreadable or not an image.
     """
     try:
         with Image.open(path) as image:
             return np.asarray(_rgb(ImageOps.exif_transpose(image)))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
-    except Exception as error:  # on broken files Pillow lets out SyntaxError, struct.error, OverflowError and more
+    except Exception as error:  # Pillow raises SyntaxError, struct.error, OverflowError and more for broken files
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow would clip at 255 where OpenCV keeps the high byte
+    if image.mode.startswith("I;16"):  # Pillow would clip at 255; OpenCV keeps the high byte
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image.info.pop("transparency", None)  # Pillow warns of palettes that have it
+    image.info.pop("transparency", None)  # Pillow warns about palettes with transparency
     return image.convert("RGB")
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where a picture went on its canvas: canvas px = image px * `ratio` + (`left`, `top`); below 0 in a crop."""
+    """Placement of an image on its canvas: canvas px = image px * `ratio` + (`left`, `top`); negative in a crop."""
 
     ratio: float
     left: int
     top: int
 
     def undo(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map boxes, float32 (n, 4) xyxy, from canvas px to image px."""
+        """Return boxes, float32 (n, 4) xyxy, in image px instead of canvas px."""
         offset = np.array([self.left, self.top, self.left, self.top], np.float32)
         return (boxes - offset) / np.float32(self.ratio)
 
 
 def letterbox(image: NDArray[np.uint8], size: tuple[int, int], centred: bool) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Scale a picture up or down to fit a canvas, keeping its aspect ratio, and pad the rest with grey.
+    """Scale an image up or down to fit a canvas, keeping its aspect ratio, and pad the rest with grey.
 
     Args:
         image: uint8 (height, width, 3).
         size: the canvas, (height, width) in px.
-        centred: put the picture in the middle rather than at the top left.
+        centred: place the image in the middle, else at the top left.
 
     Returns:
-        The canvas, uint8 (*size, 3), and where the picture is on it.
+        The canvas, uint8 (*size, 3), and the placement of the image on it.
     """
     height, width = image.shape[:2]
     ratio = min(size[0] / height, size[1] / width)
@@ -79,16 +79,16 @@ def letterbox(image: NDArray[np.uint8], size: tuple[int, int], centred: bool) ->
 
 
 def crop(image: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Scale a picture so that its shorter side fits, antialiased, and keep its middle, as Ultralytics classifies.
+    """Scale an image so that its shorter side fits, antialiased, and keep its middle, as Ultralytics' classifiers do.
 
-    A canvas that is not square takes the whole picture, stretched.
+    On a canvas that is not square, the whole image is stretched.
 
     Args:
         image: uint8 (height, width, 3).
         size: the canvas, (height, width) in px.
 
     Returns:
-        The canvas, uint8 (*size, 3), and where the picture is on it; of a stretched one by its height.
+        The canvas, uint8 (*size, 3), and the placement of the image on it; for a stretched one, by its height.
     """
     height, width = image.shape[:2]
     shorter, scaled = height, size
@@ -101,9 +101,9 @@ def crop(image: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[np.ui
 
 
 def _resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bilinear with pixel centres at halves and no antialiasing, as OpenCV's INTER_LINEAR within one level.
+    """Resize bilinearly with half-pixel centres and without antialiasing, within one level of OpenCV's INTER_LINEAR.
 
-    Published accuracies were measured so; `Image.resize` antialiases and is several levels off.
+    Published accuracies were measured this way; `Image.resize` antialiases and differs by several levels.
     """
     height, width = image.shape[:2]
     if (height, width) == size:
@@ -115,16 +115,16 @@ def _resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a detector wants its pictures.
+    """How images become the input of a detector.
 
     Attributes:
-        name: what the command line calls it.
-        bgr: channels are blue, green, red.
-        divisor: what the levels 0 to 255 are divided by.
-        centred: the letterbox puts the picture in the middle, else at the top left.
-        cropped: there is no letterbox; the middle of the picture fills the input.
+        name: what `--preprocess` takes.
+        bgr: channels are blue, green, red; else red, green, blue.
+        divisor: divides the levels 0 to 255.
+        centred: the letterbox places the image in the middle, else at the top left.
+        cropped: the middle of the image fills the input, without a letterbox.
         levels: values are uint8, else float32.
-        channels_last: each pixel's three values lie together, else there are three planes.
+        channels_last: (height, width, 3), else (3, height, width).
     """
 
     name: str
@@ -137,20 +137,20 @@ class Preprocess:
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """The least and the greatest value that the model's input can have."""
+        """Least and greatest value of the model's input."""
         return 0.0, 255.0 / self.divisor
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the model's input; float32 for one of float16 too."""
+        """Data type of the model's input; float32 also for a float16 input."""
         return np.dtype(np.uint8 if self.levels else np.float32)
 
     def shape(self, size: tuple[int, int], batch: int = 1) -> tuple[int, ...]:
-        """Of the model's input, for pictures of (height, width) px."""
+        """Return the shape of the model's input, for a size of (height, width) px."""
         return (batch, *size, 3) if self.channels_last else (batch, 3, *size)
 
     def describe(self) -> str:
-        """Say it in words: `RGB, 0-1, letterbox centred`."""
+        """Return a description, `RGB, 0-1, letterbox centred`."""
         place = f"letterbox {'centred' if self.centred else 'top-left'}"
         if self.cropped:
             place = "cropped to the middle"
@@ -159,14 +159,14 @@ class Preprocess:
         return f"{'BGR' if self.bgr else 'RGB'}, 0-{self.value_range[1]:g}{kind}, {place}{layout}"
 
     def __call__(self, image: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[Any], Letterbox]:
-        """Make a model's input of a picture.
+        """Return the model's input for an image.
 
         Args:
             image: uint8 (height, width, 3), RGB.
             size: the model's input, (height, width) in px.
 
         Returns:
-            `dtype` and `shape(size)`, C-contiguous, and where the picture is on it.
+            The input of `dtype` and `shape(size)`, C-contiguous, and the placement of the image on it.
         """
         canvas, placed = crop(image, size) if self.cropped else letterbox(image, size, self.centred)
         pixels: NDArray[Any] = canvas[:, :, ::-1] if self.bgr else canvas
@@ -179,7 +179,7 @@ class Preprocess:
 YOLO = Preprocess("yolo", bgr=False, divisor=255.0, centred=True)
 
 YOLO_255 = Preprocess("yolo-255", bgr=False, divisor=1.0, centred=True)
-"""For graphs that divide by 255 themselves."""
+"""For graphs that divide by 255."""
 
 YOLO_CROP = Preprocess("yolo-crop", bgr=False, divisor=255.0, centred=True, cropped=True)
 """For classifiers."""

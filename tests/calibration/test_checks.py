@@ -15,19 +15,19 @@ from onnxq.calibration.input_monitor import InputMonitor
 from onnxq.yolo.detector import detect
 
 
-def pictures(*arrays):
-    """Arrays of float32 (3, 8, 8) as feeds of one each."""
+def images(*arrays):
+    """Return arrays (3, 8, 8) as batches of one, float32 (1, 3, 8, 8)."""
     return [np.float32(array)[None] for array in arrays]
 
 
 def varied(count, high=1.0, low=0.0):
-    return pictures(*(low + (high - low) * np.random.default_rng(k).random((3, 8, 8)) for k in range(count)))
+    return images(*(low + (high - low) * np.random.default_rng(k).random((3, 8, 8)) for k in range(count)))
 
 
-def warnings(model, feeds, preprocess="auto", valid=None):
-    """The warnings about these arrays, each a sample of which `valid` images count, or all."""
+def warnings_for(model, feeds, preprocess="auto", valid=None):
+    """Return the warnings about batches, of which `valid` images count each, or all."""
     monitor = InputMonitor()
-    loaders = [lambda images=images: Sample({"images": images}, valid or len(images)) for images in feeds]
+    loaders = [lambda batch=batch: Sample({"images": batch}, valid or len(batch)) for batch in feeds]
     for load in monitor.watch(loaders):
         load()
     return list(check_inputs(monitor.summary(), detect(model, preprocess=preprocess)))
@@ -49,55 +49,57 @@ class TestInputs:
         ],
     )
     def test_good_data_raises_none(self, model, feeds):
-        assert warnings(model, feeds) == []
+        assert warnings_for(model, feeds) == []
 
     @pytest.mark.parametrize(
-        ("model", "feeds", "said"),
+        ("model", "feeds", "message"),
         [
             (v8(), varied(2, high=255), r"goes up to 25\d, and this model \(v8\) takes values from 0 to 1: scale"),
             (v8(), varied(2, high=2.5), r"goes up to 2\.\d+, .* 0 to 1: scale it by 0\.4"),
             (v8(), varied(2, high=1 / 255), r"goes up to 0\.0039\d*, .* 0 to 1: scale it by 25\d"),
             (yolox(), varied(2), r"goes up to (1|0\.9\d*), .* from 0 to 255: scale it by 25\d"),
-            (v8(), varied(2, low=-2.1, high=2.6), r"goes down to -2\.\d+, .* leave mean and deviation out"),
-            (v8(), pictures(*np.full((2, 3, 8, 8), 0.5)), r"all values of the calibration data are 0\.5"),
-            (silu_chain(), pictures(*np.zeros((2, 3, 8, 8))), r"all values of the calibration data are 0:"),
+            (v8(), varied(2, low=-2.1, high=2.6), r"goes down to -2\.\d+, .* do not subtract a mean"),
+            (v8(), images(*np.full((2, 3, 8, 8), 0.5)), r"all values of the calibration data are 0\.5"),
+            (silu_chain(), images(*np.zeros((2, 3, 8, 8))), r"all values of the calibration data are 0:"),
         ],
     )
-    def test_values_of_another_range(self, model, feeds, said):
-        [doubt] = warnings(model, feeds)
-        assert re.search(said, doubt)
+    def test_values_of_another_range(self, model, feeds, message):
+        [warning] = warnings_for(model, feeds)
+        assert re.search(message, warning)
 
-    def test_what_the_option_says_is_what_counts(self):
-        assert warnings(v8(), varied(4, high=255), preprocess="yolo-255") == []
-        assert len(warnings(v8(), varied(4), preprocess="yolo-255")) == 1
+    def test_the_given_preprocessing_decides(self):
+        assert warnings_for(v8(), varied(4, high=255), preprocess="yolo-255") == []
+        assert len(warnings_for(v8(), varied(4), preprocess="yolo-255")) == 1
 
     @pytest.mark.parametrize(("count", "distinct"), [(6, 3), (50, 1)])
-    def test_pictures_that_come_again(self, count, distinct):
-        [doubt] = warnings(v8(), varied(distinct) * (count // distinct))
-        assert doubt.startswith(f"only {distinct} of {count} calibration samples differ: give more pictures")
+    def test_duplicates(self, count, distinct):
+        [warning] = warnings_for(v8(), varied(distinct) * (count // distinct))
+        assert warning.startswith(f"only {distinct} of {count} calibration samples differ: give more images")
 
     @pytest.mark.parametrize(("count", "again"), [(1, 3), (4, 2)])
-    def test_a_few_that_come_again_do_no_harm(self, count, again):
+    def test_a_few_duplicates_give_no_warning(self, count, again):
         several = varied(count)
-        assert warnings(v8(), [*several, *several[:1] * again]) == []
+        assert warnings_for(v8(), [*several, *several[:1] * again]) == []
 
-    def test_images_that_only_fill_a_batch_do_not_count(self):
+    def test_padding_of_a_batch_does_not_count(self):
         repeated = [np.repeat(varied(1)[0], 16, axis=0)]
-        assert len(warnings(v8(), repeated)) == 1
-        assert warnings(v8(), repeated, valid=1) == []
+        assert len(warnings_for(v8(), repeated)) == 1
+        assert warnings_for(v8(), repeated, valid=1) == []
 
 
 class TestFirstLayer:
     @pytest.mark.parametrize("build", [v8, silu_chain, lambda: with_float16(v8()), lambda: v8(batch_norm=True)])
     @pytest.mark.parametrize(("factor", "much"), [(1, ""), (255, "much"), (1 / 255, "little")])
-    def test_is_told_by_what_it_gives(self, build, factor, much):
+    def test_the_scale_of_the_input_shows_in_its_output(self, build, factor, much):
         model = build()
         values = feed(model)["images"].astype(np.float32) * np.float32(factor)
         found = list(check_first_layer(model, detect(model), [{"images": values}]))
-        assert [doubt.count(f"may be scaled too {much}; see --preprocess") for doubt in found] == ([1] if much else [])
-        assert all("the first layer, 'conv0', gives values that deviate by" in doubt for doubt in found)
+        assert [warning.count(f"may be scaled too {much}; see --preprocess") for warning in found] == (
+            [1] if much else []
+        )
+        assert all("the first layer, 'conv0', gives values that deviate by" in warning for warning in found)
 
-    def test_arithmetic_in_front_of_it_counts(self):
+    def test_arithmetic_before_the_layer_counts(self):
         net = Net()
         x = net.add("Div", "images", net.const(255))
         net.channels[x] = 3
@@ -106,51 +108,53 @@ class TestFirstLayer:
         assert list(check_first_layer(model, detect(model), [{"images": values * 255}])) == []
         assert len(list(check_first_layer(model, detect(model), [{"images": values}]))) == 1
 
-    def test_other_inputs_and_what_is_not_computed_from_the_image_do_not_disturb(self):
+    def test_other_inputs_are_ignored(self):
         model = copy(silu_chain())
         model.graph.input.append(helper.make_tensor_value_info("sizes", TensorProto.FLOAT, [1, 2]))
         model.graph.node.insert(0, helper.make_node("Neg", ["sizes"], ["minus"], "minus"))
         values = {"images": feed(silu_chain())["images"], "sizes": np.zeros((1, 2), np.float32)}
         assert list(check_first_layer(model, detect(model), [values])) == []
 
-    def test_without_conv_or_samples_there_are_none(self):
+    def test_a_model_without_conv_or_samples_is_not_checked(self):
         net = Net()
         model = net.model(net.add("Relu", "images"))
         assert list(check_first_layer(model, detect(model), [feed(model)])) == []
         assert list(check_first_layer(v8(), detect(v8()), [])) == []
 
     @pytest.mark.parametrize("name", ["yolov5n", "yolox_nano"])
-    def test_of_trained_models_only_the_wrong_scale_is_doubted(self, name):
-        path, images = DATA / "models" / f"{name}.onnx", DATA / "coco" / "train2017"
-        if not (path.is_file() and images.is_dir()):
-            pytest.skip(f"{path} or {images} is absent")
+    def test_only_a_wrong_scale_warns_on_trained_models(self, name):
+        path, folder = DATA / "models" / f"{name}.onnx", DATA / "coco" / "train2017"
+        if not (path.is_file() and folder.is_dir()):
+            pytest.skip(f"{path} or {folder} is absent")
         model = onnx.load(path)
-        doubted = set()
+        warned = set()
         for preprocess in ("auto", "yolo", "yolo-255"):
             detector = detect(model, preprocess=preprocess)
-            samples = open_data(str(images), model, detector, Config(count=2))
+            samples = open_data(str(folder), model, detector, Config(count=2))
             feeds = [loader().feed for loader in samples.loaders]
             if list(check_first_layer(model, detector, feeds)):
-                doubted.add(preprocess)
-        assert doubted == {"yolo-255" if name == "yolov5n" else "yolo"}
+                warned.add(preprocess)
+        assert warned == {"yolo-255" if name == "yolov5n" else "yolo"}
 
 
 class TestQuantize:
-    def test_good_data_is_not_doubted(self, caplog):
+    def test_good_data_gives_no_warning(self, caplog):
         assert quantize(v8(), [feed(v8(), seed) for seed in range(6)]).warnings == ()
         assert quantize(v8(), None, Config(count=6)).warnings == ()
         assert caplog.text == ""
 
-    def test_doubts_come_out_and_are_logged(self, caplog):
+    def test_warnings_are_returned_and_logged(self, caplog):
         loud = {"images": feed(v8())["images"] * 255}
-        doubts = quantize(v8(), [loud] * 6, Config(method="minmax"), sensitivity=True).warnings
-        assert ["goes up to" in doubts[0], "only 1 of 6" in doubts[1], "the first layer" in doubts[2]] == [True] * 3
-        assert len(doubts) == 3
-        assert all(doubt in caplog.text for doubt in doubts)
+        warnings = quantize(v8(), [loud] * 6, Config(method="minmax"), sensitivity=True).warnings
+        assert ["goes up to" in warnings[0], "only 1 of 6" in warnings[1], "the first layer" in warnings[2]] == [
+            True
+        ] * 3
+        assert len(warnings) == 3
+        assert all(warning in caplog.text for warning in warnings)
 
-    def test_a_wrong_preprocess_is_doubted(self, tmp_path):
+    def test_a_wrong_preprocess_gives_a_warning(self, tmp_path):
         for k in range(2):
             noise = np.random.default_rng(k).integers(0, 256, (32, 32, 3), np.uint8)
             Image.fromarray(noise).save(tmp_path / f"{k}.png")
         quantized = quantize(v8(), str(tmp_path), Config(preprocess="yolo-255"))
-        assert ["the first layer" in doubt for doubt in quantized.warnings] == [True]
+        assert ["the first layer" in warning for warning in quantized.warnings] == [True]

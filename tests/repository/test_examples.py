@@ -15,7 +15,7 @@ from graphs import Net, ops
 from PIL import Image
 
 from models import make
-from onnxq.calibration.dead_leaves import scene
+from onnxq.calibration.dead_leaves import dead_leaves_image
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch):
     onnx.save(make.build(), tmp_path / "model.onnx")
     (tmp_path / "images").mkdir()
     for number in range(4):
-        Image.fromarray(scene(number, (256, 256))).save(tmp_path / "images" / f"{number}.png")
+        Image.fromarray(dead_leaves_image(number, (256, 256))).save(tmp_path / "images" / f"{number}.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

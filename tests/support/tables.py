@@ -8,7 +8,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
 
-from onnxq.yolo.detector import Detector
+from onnxq.yolo.decode import decode
+from onnxq.yolo.detections import Detections
+from onnxq.yolo.detector import Detector, detect
+from onnxq.yolo.families import family_of
 from onnxq.yolo.output_layout import OutputLayout
 from onnxq.yolo.preprocess import YOLO
 
@@ -120,11 +123,36 @@ def bright_rectangle(image: list[object], **metadata: str) -> onnx.ModelProto:
     return build(nodes, [image[0], 1, 6], image, **metadata)
 
 
+def declared(*shapes: tuple[int, ...], last: str = "Sigmoid", **metadata: str) -> onnx.ModelProto:
+    """A graph for images of 64 x 64 whose outputs are declared to have these shapes, each behind a Conv and `last`."""
+    nodes, outputs = [], []
+    for number, shape in enumerate(shapes):
+        nodes.append(helper.make_node("Conv", ["images", "w"], [f"layer{number}"]))
+        nodes.append(helper.make_node(last, [f"layer{number}"], [f"out{number}"]))
+        outputs.append(helper.make_tensor_value_info(f"out{number}", TensorProto.FLOAT, shape))
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, (1, 3, 64, 64))
+    weight = helper.make_tensor("w", TensorProto.FLOAT, (1, 3, 1, 1), [1, 1, 1])
+    made = helper.make_model(helper.make_graph(nodes, "g", [image], outputs, [weight]))
+    helper.set_model_props(made, metadata)
+    return made
+
+
+def layout_of(model: onnx.ModelProto) -> tuple[str, str, tuple[str, ...]]:
+    """Family, task and the outputs that are read."""
+    layout = detect(model).outputs
+    return layout.family, layout.task, layout.tensors
+
+
+def decoded(table: np.ndarray, known: Detector, confidence: float = 0.01) -> Detections:
+    """Of the only output of a model for one image."""
+    return decode({"out": table[np.newaxis]}, known, confidence)
+
+
 def detector(
     family: str, size: tuple[int, int] = SIZE, *, outputs: tuple[str, ...] = ("out",), names: int = 0, **head: object
 ) -> Detector:
     """What a model with such a head is taken for; it has names for so many classes."""
-    known = OutputLayout(family, str(head.pop("task", "detect")), outputs, "", **head)
+    known = OutputLayout(family_of(family), str(head.pop("task", "detect")), outputs, "", **head)
     return Detector("images", size, known, YOLO, tuple(f"class {n}" for n in range(names)), "")
 
 

@@ -12,9 +12,9 @@ from onnxq.yolo.output_layout import UNKNOWN
 DETECTOR = detector("v8", (64, 128))
 
 
-def sightings(*objects):
-    """Of (box, score, class)."""
-    boxes, scores, labels = zip(*objects, strict=True)
+def objects(*rows):
+    """Return the objects of rows (box, score, class)."""
+    boxes, scores, labels = zip(*rows, strict=True)
     return DetectedObjects(np.array(boxes, np.float32), np.array(scores, np.float32), np.array(labels))
 
 
@@ -31,7 +31,7 @@ def table(*rows):
 
 @given(st.integers(0, 100), st.integers(1, 40), st.integers(1, 40))
 def test_cells_are_on_objects(seed, rows, columns):
-    seen = sightings(((0.1, 0.5, 0.3, 0.9), 0.9, 0), ((0.7, 0.0, 1.0, 0.2), 0.2, 1))
+    seen = objects(((0.1, 0.5, 0.3, 0.9), 0.9, 0), ((0.7, 0.0, 1.0, 0.2), 0.2, 1))
     y, x = np.divmod(seen.draw(np.random.default_rng(seed), (rows, columns), 50), columns)
     left = (x + 1 > 0.1 * columns) & (x <= 0.3 * columns) & (y + 1 > 0.5 * rows) & (y <= 0.9 * rows)
     right = (x + 1 > 0.7 * columns) & (y <= 0.2 * rows)
@@ -41,20 +41,20 @@ def test_cells_are_on_objects(seed, rows, columns):
 
 
 def test_boxes_that_reach_beyond_the_picture_give_cells_within_it():
-    seen = sightings(((-1.0, -1.0, -0.1, 0.1), 1, 0), ((0.9, 0.9, 5.0, 5.0), 1, 0))
+    seen = objects(((-1.0, -1.0, -0.1, 0.1), 1, 0), ((0.9, 0.9, 5.0, 5.0), 1, 0))
     cells = seen.draw(np.random.default_rng(0), (4, 5), 500)
     assert cells.min() >= 0
     assert cells.max() < 20
 
 
 def test_objects_are_drawn_by_their_scores_whatever_their_size():
-    seen = sightings(((0.0, 0.0, 0.5, 1.0), 0.8, 0), ((0.9, 0.9, 0.92, 0.92), 0.2, 0))
+    seen = objects(((0.0, 0.0, 0.5, 1.0), 0.8, 0), ((0.9, 0.9, 0.92, 0.92), 0.2, 0))
     cells = seen.draw(np.random.default_rng(0), (100, 100), 10_000)
     assert np.mean(cells % 100 < 50) == pytest.approx(0.8, abs=0.02)
 
 
 def test_more_are_drawn_near_the_middle():
-    seen = sightings(((0.0, 0.0, 1.0, 1.0), 1, 0))
+    seen = objects(((0.0, 0.0, 1.0, 1.0), 1, 0))
     y, x = np.divmod(seen.draw(np.random.default_rng(0), (8, 8), 4000), 8)
     inner = (abs(x - 3.5) < 2) & (abs(y - 3.5) < 2)
     assert inner.mean() > 0.5  # a quarter, if all were alike
@@ -68,28 +68,28 @@ def test_without_objects_there_are_no_cells():
 
 
 def test_the_same_boxes_cover_each_other_whole():
-    seen = sightings(((0.1, 0.1, 0.4, 0.5), 0.9, 0), ((0.5, 0.5, 0.7, 0.9), 0.3, 1))
+    seen = objects(((0.1, 0.1, 0.4, 0.5), 0.9, 0), ((0.5, 0.5, 0.7, 0.9), 0.3, 1))
     assert matched_score(seen, seen) == pytest.approx((1.2, 1.2))
 
 
 def test_intersection_over_union_counts_by_the_score():
-    wanted = sightings(((0.0, 0.0, 0.2, 0.2), 0.5, 0), ((0.5, 0.5, 0.7, 0.7), 0.25, 0))
-    found = sightings(((0.0, 0.0, 0.2, 0.1), 0.9, 0), ((0.5, 0.5, 0.7, 0.7), 0.01, 0))
+    wanted = objects(((0.0, 0.0, 0.2, 0.2), 0.5, 0), ((0.5, 0.5, 0.7, 0.7), 0.25, 0))
+    found = objects(((0.0, 0.0, 0.2, 0.1), 0.9, 0), ((0.5, 0.5, 0.7, 0.7), 0.01, 0))
     assert matched_score(wanted, found) == pytest.approx((0.5 * 0.5 + 0.25, 0.75))
 
 
 def test_a_box_of_another_class_covers_nothing():
-    assert matched_score(sightings(((0, 0, 1, 1), 0.5, 0)), sightings(((0, 0, 1, 1), 0.5, 1))) == (0, 0.5)
+    assert matched_score(objects(((0, 0, 1, 1), 0.5, 0)), objects(((0, 0, 1, 1), 0.5, 1))) == (0, 0.5)
 
 
 def test_faint_objects_need_not_be_found_but_faint_boxes_may_find():
-    wanted = sightings(((0, 0, 1, 1), 0.05, 0), ((0, 0, 1, 1), 0.5, 1))
-    assert matched_score(wanted, sightings(((0, 0, 1, 1), 0.02, 1))) == (0.5, 0.5)
+    wanted = objects(((0, 0, 1, 1), 0.05, 0), ((0, 0, 1, 1), 0.5, 1))
+    assert matched_score(wanted, objects(((0, 0, 1, 1), 0.02, 1))) == (0.5, 0.5)
 
 
 def test_nothing_is_found_by_nothing():
-    assert matched_score(sightings(((0, 0, 1, 1), 0.5, 0)), NOTHING) == (0, 0.5)
-    assert matched_score(NOTHING, sightings(((0, 0, 1, 1), 0.5, 0))) == (0, 0)
+    assert matched_score(objects(((0, 0, 1, 1), 0.5, 0)), NOTHING) == (0, 0.5)
+    assert matched_score(NOTHING, objects(((0, 0, 1, 1), 0.5, 0))) == (0, 0)
 
 
 # --- outputs ----------------------------------------------------------------------------------------------------------
