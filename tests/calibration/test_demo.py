@@ -223,7 +223,7 @@ class TestCommandLine:
         assert [path.name for path in tmp_path.iterdir()] == ["demo.w6a8.onnx"]
         assert main(["--demo", "-o", "other.onnx", "-q"]) == 0
         assert evaluate.main(["demo", "other.onnx", "--demo", "--max-images", "20"]) == 0
-        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:4]] == ["demo.onnx", "other.onnx"]
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[3:5]] == ["demo.onnx", "other.onnx"]
 
     def test_a_file_named_demo_is_not_the_demo_model(self, tmp_path, monkeypatch):
         assert model_file("demo") == demo.model_path() == MODEL
