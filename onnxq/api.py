@@ -24,6 +24,8 @@ from onnxq.runtime.session import Feed
 from onnxq.version import VERSION
 from onnxq.yolo.detector import Detector, detect
 
+__all__ = ["Quantized", "cut_decode", "load", "open_data", "plan", "quantize"]
+
 log = logging.getLogger(__name__)
 
 

@@ -19,6 +19,8 @@ from onnxq.errors import ConfigError
 from onnxq.evaluation.latency import WARM_UP, Latency, measure_latency
 from onnxq.runtime import RUNTIMES, OperatorTime
 
+__all__ = ["Latency", "main", "measure_latency"]
+
 _SMALL_SHARE = 0.01
 """Of the time of every model, below which an operator has no row of its own."""
 

@@ -33,6 +33,8 @@ from onnxq.evaluation.comparison import DEFAULTS, Comparison, compare
 from onnxq.evaluation.error_trace import worst_first
 from onnxq.evaluation.predictor import Settings
 
+__all__ = ["Comparison", "Settings", "compare", "main"]
+
 _PERCENT = {"found_again", "top1", "top5"}
 
 _TITLES = {

@@ -29,9 +29,11 @@ from onnxq.console.terminal import (
     settings_of,
 )
 from onnxq.evaluation import ground_truth
-from onnxq.evaluation.average_precision import METRICS, Scores, measure_precision
+from onnxq.evaluation.average_precision import METRICS, Scores, evaluate, measure_precision
 from onnxq.evaluation.ground_truth import GroundTruth
 from onnxq.evaluation.predictor import Settings
+
+__all__ = ["GroundTruth", "Scores", "Settings", "evaluate", "main"]
 
 # The command line
 

@@ -17,6 +17,22 @@ from onnxq.errors import DataError
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.scheme import QParams, Range, Scheme
 
+__all__ = [
+    "CorrectedBiases",
+    "DecodeBoundary",
+    "FittedRange",
+    "FittedRanges",
+    "LayerSensitivity",
+    "Plan",
+    "QuantizationParameters",
+    "QuantizationPoint",
+    "QuantizedWeight",
+    "Reconstruction",
+    "Sensitivities",
+    "Statistics",
+    "Verification",
+]
+
 
 @dataclass(frozen=True)
 class DecodeBoundary:

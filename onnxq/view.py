@@ -13,6 +13,8 @@ from types import ModuleType
 from onnxq.console.terminal import OUT, guarded, model_file
 from onnxq.errors import ConfigError, ModelError
 
+__all__ = ["main", "serve"]
+
 _MOST_PORT = 65535
 
 
