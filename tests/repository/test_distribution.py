@@ -17,7 +17,7 @@ pytest.importorskip(
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILT = ("onnxq", "passes", "models", "docs", "examples", "tests")
+BUILT = (".ci", "onnxq", "passes", "models", "docs", "examples", "tests")
 URL = "https://example.org/somebody/onnxq"
 LINK = re.compile(r"\]\(([^)\s]+)\)|<img [^>]*src=\"([^\"]+)\"")
 PICTURE = re.compile(r"!\[[^]]*\]\(([^)\s]+)\)|<img [^>]*src=\"([^\"]+)\"")
@@ -116,7 +116,7 @@ def test_the_source_distribution_is_whole(shipped):
     wanted = {path.relative_to(ROOT).as_posix() for name in BUILT for path in (ROOT / name).rglob("*.py")}
     wanted = {path for path in wanted if not path.startswith("onnxq/passes/")}
     wanted |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("*.md")}
-    for folder in ("docs", "examples", "tests/support/golden"):
+    for folder in (".ci", "docs", "examples", "tests/support/golden"):
         wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).iterdir() if path.is_file()}
     assert sorted(wanted - shipped) == []
 
