@@ -1,5 +1,5 @@
 #!/bin/sh
-# From an exported detector to a smaller, faster one, and what that changed.
+# Quantize an exported detector, then compare and time both models.
 #
 #     yolo export model=yolov8n.pt format=onnx
 #     examples/after_export.sh yolov8n.onnx images/ [TARGET]

@@ -1,8 +1,8 @@
-"""onnxq as one step among others, each a function from model to model, as in Olive and its like.
+"""onnxq as a step of a pipeline, in which each step is a function from model to model, as in Olive.
 
     python examples/pipeline.py pipeline.json
 
-The file says where the model is, which steps are taken, and where the result goes:
+The file names the model, the steps and the output:
 
     {"input": "yolov8n.onnx", "output": "out.onnx", "steps": [
         {"type": "metadata", "values": {"site": "roof"}},
@@ -24,19 +24,19 @@ from onnxq.facts import Verification
 
 
 def metadata(model: onnx.ModelProto, state: dict[str, Any], values: dict[str, str]) -> onnx.ModelProto:
-    """Write keys into the model; onnxq keeps them."""
+    """Write metadata into the model; onnxq keeps it."""
     onnx.helper.set_model_props(model, {**{p.key: p.value for p in model.metadata_props}, **values})
     return model
 
 
 def quantize(model: onnx.ModelProto, state: dict[str, Any], data: str | None = None, **options: Any) -> onnx.ModelProto:
-    """All options of the command line are fields of `onnxq.Config`."""
+    """Quantize the model; every option of the command line is a field of `onnxq.Config`."""
     state["quantized"] = onnxq.quantize(model, data, onnxq.Config(**options))
     return state["quantized"].model
 
 
 def check(model: onnx.ModelProto, state: dict[str, Any], least_sqnr: float) -> onnx.ModelProto:
-    """Stop where the outputs have too much noise."""
+    """Stop if the SQNR of an output is too low."""
     noisy = {name: db for name, db in state["quantized"].facts[Verification].sqnr.items() if db < least_sqnr}
     if noisy:
         raise SystemExit(f"too noisy: {noisy}")
@@ -47,7 +47,7 @@ STEPS: dict[str, Callable[..., onnx.ModelProto]] = {"metadata": metadata, "quant
 
 
 def run(plan: dict[str, Any]) -> None:
-    """Take the steps in order."""
+    """Run the steps in order."""
     model, state = onnx.load(plan["input"]), {}
     for step in plan["steps"]:
         options = {key: value for key, value in step.items() if key != "type"}

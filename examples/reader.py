@@ -15,7 +15,7 @@ import onnxq
 
 
 class Reader:
-    """What onnxruntime calls a CalibrationDataReader: `get_next` gives a feed, and None at the end."""
+    """A CalibrationDataReader of onnxruntime: `get_next` returns a feed, or None at the end."""
 
     def __init__(self, model: str, folder: str) -> None:
         image = ort.InferenceSession(model).get_inputs()[0]
@@ -28,7 +28,7 @@ class Reader:
             yield {self._name: np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255}
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next feed."""
+        """Return the next feed."""
         return next(self._feeds, None)
 
 

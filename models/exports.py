@@ -1,10 +1,10 @@
-"""Write exports of YOLO models as their exporters make them, with random weights and no download.
+"""Export YOLO models with random weights, by the exporters of their projects and without a download.
 
     pip install torch torchvision ultralytics onnx onnxslim onnxscript
     python models/exports.py exports [NAME ...]
 
-Weights are drawn with a seed and batch normalization has seen some noise, so that activations have sizes like those of
-a trained network: good for structure and speed, never for accuracy. Ultralytics has its own licence (AGPL-3.0).
+Weights are drawn with a seed, and batch normalization is fitted to noise, so that activations have the scale of a
+trained network. The files are good for structure and speed, never for accuracy. Ultralytics' licence is AGPL-3.0.
 """
 
 import argparse
@@ -67,7 +67,7 @@ EXPORTS: dict[str, tuple[str, dict[str, Any]]] = {
     "yolo26n-cls": ("yolo26n-cls.yaml", {"imgsz": 224}),
     "yolo26n-dynamic": ("yolo26n.yaml", {"dynamic": True}),
 }
-"""Name -> what Ultralytics builds, and the options of its exporter (TorchScript; simplified with onnxslim)."""
+"""Name -> configuration of Ultralytics, and options of its exporter (TorchScript; simplified with onnxslim)."""
 
 DYNAMO: dict[str, tuple[str, dict[str, Any]]] = {
     "yolov8n-dynamo": ("yolov8n.yaml", {}),
@@ -78,11 +78,11 @@ DYNAMO: dict[str, tuple[str, dict[str, Any]]] = {
     "yolo11n-dynamo": ("yolo11n.yaml", {}),
     "yolo12n-dynamo": ("yolo12n.yaml", {}),
 }
-"""The same, and the options of `torch.onnx.export(dynamo=True)`."""
+"""Name -> configuration of Ultralytics, and options of `torch.onnx.export(dynamo=True)`."""
 
 
 def network(yaml: str, size: int) -> YOLO:
-    """A model with drawn weights, in which activations neither die out nor grow."""
+    """Build a model with random weights, in which activations neither vanish nor grow."""
     torch.manual_seed(0)
     built = YOLO(yaml)
     for module in built.model.modules():
@@ -91,7 +91,7 @@ def network(yaml: str, size: int) -> YOLO:
             if module.bias is not None:
                 torch.nn.init.normal_(module.bias, std=0.2)
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # averages all that it sees
+            module.momentum = None  # the mean over all batches
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, std=0.3)
     built.model.train()
@@ -103,25 +103,25 @@ def network(yaml: str, size: int) -> YOLO:
 
 
 def export(yaml: str, target: Path, **options: Any) -> None:
-    """As `yolo export` does it."""
+    """Export as `yolo export` does."""
     options = {"imgsz": SIZE, "simplify": True, **options}
     size = options["imgsz"] if isinstance(options["imgsz"], int) else max(options["imgsz"])
     shutil.move(network(yaml, size).export(format="onnx", **options), target)
 
 
 def export_by_dynamo(yaml: str, target: Path, **options: Any) -> None:
-    """As PyTorch's newer exporter does it, without Ultralytics' metadata."""
+    """Export with PyTorch's dynamo exporter, without the metadata of Ultralytics."""
     model = network(yaml, SIZE).model
     for module in model.modules():
         if hasattr(module, "export") and hasattr(module, "format"):
             module.export, module.format = True, "onnx"
     image = torch.rand(1, 3, SIZE, SIZE)
-    model(image)  # the head makes its anchors when it is first run
+    model(image)  # the first run creates the anchors of the head
     torch.onnx.export(model, (image,), str(target), dynamo=True, external_data=False, **options)
 
 
 def main() -> int:
-    """Write what is asked for and not there yet; the exit code is 1 where some could not be exported."""
+    """Write the exports that do not exist yet; return 1 if one could not be exported."""
     parser = argparse.ArgumentParser(description="Write exports of YOLO models, with random weights.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
@@ -132,7 +132,7 @@ def main() -> int:
     }
     unknown = set(args.names) - set(jobs)
     if unknown:
-        parser.error(f"{', '.join(sorted(unknown))}: known are {', '.join(jobs)}")
+        parser.error(f"{', '.join(sorted(unknown))}: known names: {', '.join(jobs)}")
     args.folder.mkdir(parents=True, exist_ok=True)
     failed = 0
     for name in args.names or jobs:
@@ -142,7 +142,7 @@ def main() -> int:
             continue
         try:
             write(yaml, target, **options)
-        except Exception as error:  # one that the installed versions cannot export must not keep the rest back
+        except Exception as error:  # a failure must not stop the other exports
             failed += 1
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
         else:

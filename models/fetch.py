@@ -1,8 +1,8 @@
-"""Download official releases of trained models, and check that they are what they should be.
+"""Download official releases of trained models, and check their SHA-256.
 
     python models/fetch.py yolov5n yolox_nano [--folder models]
 
-Each file has a pinned size and SHA-256; one that differs is not written. Licences are those of the models' authors.
+Each file has a pinned size and SHA-256; a file that differs is not written. The models keep their authors' licences.
 """
 
 import argparse
@@ -20,21 +20,21 @@ from onnxq.errors import DataError
 from onnxq.progress import Progress, silent
 
 _TIMEOUT = 30
-"""Seconds without an answer after which the server is given up."""
+"""Seconds without data after which a download fails."""
 
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Release:
-    """A file of a project's release.
+    """A file of an official release.
 
     Attributes:
-        url: where it is.
-        bytes: its size.
-        sha256: of its content.
+        url: its address.
+        bytes: its size in bytes.
+        sha256: SHA-256 of its content, hexadecimal.
         licence: SPDX identifier.
-        note: what to know of it.
+        note: input size and format.
     """
 
     url: str
@@ -72,11 +72,11 @@ RELEASES = {
 
 
 def fetch(name: str, target: Path, progress: Progress = silent) -> None:
-    """Download one of `RELEASES`, unless the file is there already; `progress` is told the megabytes.
+    """Download one of `RELEASES`, unless the file exists; `progress` counts megabytes.
 
     Raises:
-        DataError: it cannot be downloaded, or is not the file that was pinned; nothing is written then.
-        ConfigError: the place cannot be written to.
+        DataError: the download fails, or its SHA-256 is another one; nothing is written then.
+        ConfigError: the target cannot be written.
     """
     release = RELEASES[name]
     if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == release.sha256:
@@ -94,25 +94,27 @@ def fetch(name: str, target: Path, progress: Progress = silent) -> None:
         except (OSError, urllib.error.URLError) as error:
             cause = getattr(error, "reason", None) or error
             raise DataError(
-                f"{name}: {release.url} cannot be downloaded ({cause}); is there a connection to the internet?"
+                f"{name}: {release.url} cannot be downloaded ({cause}); check the connection to the internet"
             ) from None
         if (size, digest.hexdigest()) != (release.bytes, release.sha256):
             raise DataError(
-                f"{name}: {release.url} gave {size} bytes with SHA-256 {digest.hexdigest()}, not the {release.bytes} "
-                f"with {release.sha256} that are expected: it is not kept"
+                f"{name}: {release.url} returned {size} bytes with SHA-256 {digest.hexdigest()}, expected "
+                f"{release.bytes} with {release.sha256}; the file is discarded"
             )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns its exit code."""
+    """Run the command line and return the exit code."""
     known = "\n".join(f"  {name:<12}{r.bytes / 1e6:5.1f} MB  {r.licence:<11} {r.note}" for name, r in RELEASES.items())
     parser = argparse.ArgumentParser(
         description="Download official releases of trained models.",
         epilog=f"names:\n{known}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", choices=tuple(RELEASES), help="what to download")
-    parser.add_argument("--folder", metavar="DIR", type=Path, default=Path(__file__).parent, help="where to (models)")
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=tuple(RELEASES), help="models to download")
+    parser.add_argument(
+        "--folder", metavar="DIR", type=Path, default=Path(__file__).parent, help="target folder (models)"
+    )
     args = parser.parse_args(argv)
     return guarded(lambda: _fetch_all(args.names, args.folder))
 

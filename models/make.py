@@ -1,10 +1,9 @@
-"""Make a small YOLOv8-like graph with seeded random weights, to try the command line on.
+"""Build a small YOLOv8-like graph with seeded random weights, to try the command line on.
 
     python models/make.py [models/sketch.onnx]
 
-It has what an exported detector has (SiLU, split and residual blocks, SPPF, upsampling, a decoupled head whose boxes
-are integrated from distributions and whose boxes and scores meet in one Concat) and detects nothing: use it to see
-what is quantized and how fast it is, never to judge accuracy.
+It has the structure of an exported detector: SiLU, split and residual blocks, SPPF, upsampling, a decoupled head with
+DFL, and one Concat of boxes and scores. It detects nothing: use it to look at structure and speed, not at accuracy.
 """
 
 import sys
@@ -20,7 +19,7 @@ STRIDES = (8, 16)
 
 
 class Builder:
-    """Collects nodes and weights; each method adds a block behind tensor `x` and returns the tensor it makes."""
+    """Collects nodes and weights; each method adds a block after tensor `x` and returns its output."""
 
     def __init__(self, seed: int = 0) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -28,20 +27,20 @@ class Builder:
         self._random = np.random.default_rng(seed)
 
     def node(self, op: str, *inputs: str, outputs: int = 1, **attributes: object) -> Any:
-        """Add a node; several outputs come as a list."""
+        """Add a node and return its output; a list if `outputs` is above 1."""
         name = f"{op}_{len(self.nodes)}"
         made = [f"{name}_out{k}" if outputs > 1 else f"{name}_out" for k in range(outputs)]
         self.nodes.append(helper.make_node(op, list(inputs), made, name, **attributes))
         return made if outputs > 1 else made[0]
 
     def constant(self, values: object, dtype: type = np.float32) -> str:
-        """Add a weight or setting."""
+        """Add a constant and return its name."""
         name = f"constant_{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
 
     def conv(self, x: str, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, silu: bool = True) -> str:
-        """Conv, and SiLU as Sigmoid and Mul."""
+        """Add a Conv, and a SiLU as Sigmoid and Mul."""
         spread = np.sqrt(2.6 / (inputs * kernel * kernel))
         weight = self.constant(self._random.normal(0, spread, (outputs, inputs, kernel, kernel)))
         bias = self.constant(self._random.normal(0, 0.1, outputs))
@@ -49,7 +48,7 @@ class Builder:
         return self.node("Mul", y, self.node("Sigmoid", y)) if silu else y
 
     def block(self, x: str, inputs: int, outputs: int) -> str:
-        """Split, a residual pair of Convs on one half, and all parts together again."""
+        """Add a split block: a residual pair of Convs on one half, then a Concat of all parts."""
         half = outputs // 2
         sizes = self.constant([half, half], np.int64)
         left, right = self.node("Split", self.conv(x, inputs, outputs), sizes, outputs=2, axis=1)
@@ -57,20 +56,20 @@ class Builder:
         return self.conv(self.node("Concat", left, right, deeper, axis=1), 3 * half, outputs)
 
     def sppf(self, x: str, channels: int) -> str:
-        """Pools of growing reach, side by side."""
+        """Add spatial pyramid pooling: three MaxPools in a row, concatenated."""
         parts = [self.conv(x, channels, channels // 2)]
         for _ in range(3):
             parts.append(self.node("MaxPool", parts[-1], kernel_shape=[5, 5], pads=[2] * 4, strides=[1, 1]))
         return self.conv(self.node("Concat", *parts, axis=1), 2 * channels, channels)
 
     def upsample(self, x: str) -> str:
-        """Twice the height and width, by repetition."""
+        """Add a nearest-neighbour Resize to twice the height and width."""
         scales = self.constant([1, 1, 2, 2])
         grid = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         return self.node("Resize", x, "", scales, mode="nearest", **grid)
 
     def head(self, x: str, channels: int, cells: int) -> tuple[str, str]:
-        """Box distributions (1, 64, cells) and class scores (1, classes, cells) before the decode."""
+        """Add a head: box distributions (1, 64, cells) and class scores (1, classes, cells) before the decode."""
         made = []
         for outputs in (4 * BINS, CLASSES):
             y = self.conv(self.conv(x, channels, 32, 3), 32, outputs, silu=False)
@@ -78,7 +77,7 @@ class Builder:
         return made[0], made[1]
 
     def decode(self, boxes: str, scores: str, cells: int) -> str:
-        """Distributions to boxes (the mean of each side's), scores to 0-1, both in one tensor."""
+        """Add the decode: boxes from the means of their distributions (DFL), scores by Sigmoid, one Concat of both."""
         spread = self.node("Reshape", boxes, self.constant([1, 4, BINS, cells], np.int64))
         spread = self.node("Softmax", self.node("Transpose", spread, perm=[0, 2, 1, 3]), axis=1)
         sides = self.node("Conv", spread, self.constant(np.arange(BINS).reshape(1, BINS, 1, 1)), kernel_shape=[1, 1])
@@ -93,7 +92,7 @@ class Builder:
 
 
 def grid() -> tuple[np.ndarray, np.ndarray]:
-    """Centres (1, 2, cells) in cells and strides (1, 1, cells) in px of all cells."""
+    """Return centres (1, 2, cells) in cells and strides (1, 1, cells) in px of all cells."""
     centres, strides = [], []
     for stride in STRIDES:
         rows, columns = np.mgrid[: SIZE // stride, : SIZE // stride] + 0.5
@@ -103,7 +102,7 @@ def grid() -> tuple[np.ndarray, np.ndarray]:
 
 
 def build() -> onnx.ModelProto:
-    """The whole model: float32 (1, 3, 256, 256) to (1, 4 + classes, cells)."""
+    """Build the whole model: float32 (1, 3, 256, 256) to (1, 4 + classes, cells)."""
     b = Builder()
     x = b.conv(b.conv("images", 3, 16, 3, 2), 16, 32, 3, 2)
     fine = b.block(b.conv(x, 32, 64, 3, 2), 64, 64)

@@ -1,12 +1,12 @@
-"""Train the small detector in `models/demo.onnx` on the scenes of `onnxq.demo`, on a CPU, in less than an hour.
+"""Train the small detector in `models/demo.onnx` on the scenes of `onnxq.calibration.demo`, on a CPU, within an hour.
 
     pip install '.[train]'           # PyTorch, which nothing else in onnxq needs
     python models/train.py [models/demo.onnx]
 
-The network has the parts that exported YOLO detectors have: SiLU, blocks that split and add, pools of growing reach, a
-neck that goes up and down again, and on two scales a head of its own for boxes, as distributions (Li et al.,
-"Generalized Focal Loss", NeurIPS 2020), and one for scores. Objects are assigned to cells by how well a cell finds them
-(Feng et al., "TOOD: Task-aligned One-stage Object Detection", ICCV 2021).
+The network has the parts of exported YOLO detectors: SiLU, split and residual blocks, SPPF, a neck that goes up and
+down again, and on two scales a decoupled head: boxes as distributions (Li et al., "Generalized Focal Loss", NeurIPS
+2020), and scores. Objects are assigned to cells by task alignment (Feng et al., "TOOD: Task-aligned One-stage Object
+Detection", ICCV 2021).
 """
 
 import argparse
@@ -61,7 +61,7 @@ class Conv(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Split, a residual pair of Convs on one half, and all parts together again."""
+    """Split block: a residual pair of Convs on one half, then a Concat of all parts."""
 
     def __init__(self, inputs: int, outputs: int, add: bool = True) -> None:
         super().__init__()
@@ -72,14 +72,14 @@ class Block(nn.Module):
         self.add = add
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, inputs, h, w) to (batch, outputs, h, w)."""
+        """Map (batch, inputs, h, w) to (batch, outputs, h, w)."""
         left, right = self.enter(x).split(self.half, 1)
         deeper = self.deeper(right)
         return self.leave(torch.cat([left, right, right + deeper if self.add else deeper], 1))
 
 
 class Pools(nn.Module):
-    """Pools of growing reach, side by side (SPPF)."""
+    """Spatial pyramid pooling (SPPF): three MaxPools in a row, concatenated."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Pools(nn.Module):
         self.leave = Conv(2 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, h, w) to the same."""
+        """Map (batch, channels, h, w) to the same shape."""
         parts = [self.enter(x)]
         for _ in range(3):
             parts.append(self.pool(parts[-1]))
@@ -96,17 +96,17 @@ class Pools(nn.Module):
 
 
 class Head(nn.Module):
-    """What is in each cell of one scale."""
+    """Decoupled head of one scale."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
         self.boxes = nn.Sequential(Conv(channels, HEAD_WIDTH, 3), nn.Conv2d(HEAD_WIDTH, 4 * BINS, 1))
         self.scores = nn.Sequential(Conv(channels, HEAD_WIDTH, 3), nn.Conv2d(HEAD_WIDTH, CLASSES, 1))
-        # At first every cell of a class expects some 5 objects in a picture.
+        # The initial scores expect 5 objects in a picture.
         nn.init.constant_(self.scores[-1].bias, math.log(5 / CLASSES / (demo.SIDE / stride) ** 2))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Distributions (batch, 4 * BINS, cells) of the sides' distances, and logits (batch, CLASSES, cells)."""
+        """Return distributions (batch, 4 * BINS, cells) of the sides' distances, and logits (batch, CLASSES, cells)."""
         return self.boxes(x).flatten(2), self.scores(x).flatten(2)
 
 
@@ -130,7 +130,7 @@ class Detector(nn.Module):
         self.register_buffer("bins", torch.arange(BINS, dtype=torch.float32).view(1, 1, BINS, 1), persistent=False)
 
     def raw(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Distributions (batch, 4 * BINS, cells) and logits (batch, CLASSES, cells), all scales together."""
+        """Return distributions (batch, 4 * BINS, cells) and logits (batch, CLASSES, cells) of all scales."""
         fine = self.fine(self.stem(x))
         coarse = self.coarse(fine)
         up = self.merge_up(torch.cat([self.upsample(coarse), fine], 1))
@@ -139,13 +139,13 @@ class Detector(nn.Module):
         return torch.cat(boxes, 2), torch.cat(scores, 2)
 
     def corners(self, distributions: Tensor) -> tuple[Tensor, Tensor]:
-        """Upper left and lower right corners, each (batch, 2, cells), in cells."""
+        """Return upper left and lower right corners, each (batch, 2, cells), in cells."""
         spread = distributions.view(-1, 4, BINS, distributions.shape[-1]).softmax(2)
         near, far = (spread * self.bins).sum(2).split(2, 1)
         return self.centres - near, self.centres + far
 
     def forward(self, x: Tensor) -> Tensor:
-        """The boxes and scores of all cells."""
+        """Return the boxes and scores of all cells."""
         distributions, logits = self.raw(x)
         first, last = self.corners(distributions)
         boxes = torch.cat([(first + last) / 2, last - first], 1) * self.strides
@@ -153,7 +153,7 @@ class Detector(nn.Module):
 
 
 def cells() -> tuple[Tensor, Tensor]:
-    """Centres (1, 2, cells) in cells, and strides (1, 1, cells) in px."""
+    """Return centres (1, 2, cells) in cells, and strides (1, 1, cells) in px."""
     centres, strides = [], []
     for stride in STRIDES:
         rows, columns = np.mgrid[: demo.SIDE // stride, : demo.SIDE // stride].astype(np.float32) + 0.5
@@ -162,11 +162,11 @@ def cells() -> tuple[Tensor, Tensor]:
     return tuple(torch.from_numpy(np.concatenate(parts, axis=1)[np.newaxis]) for parts in (centres, strides))
 
 
-# What is learnt
+# The loss
 
 
 class Objects(NamedTuple):
-    """Objects of a batch, padded: boxes (batch, MOST, 4) xyxy in px, kinds (batch, MOST), and which are there."""
+    """Objects of a batch, padded: boxes (batch, MOST, 4) xyxy in px, kinds (batch, MOST), mask of valid objects."""
 
     boxes: Tensor
     kinds: Tensor
@@ -174,7 +174,7 @@ class Objects(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """For each cell: a box (batch, cells, 4) xyxy in px, scores (batch, cells, CLASSES), and whether it has one."""
+    """Cell targets: boxes (batch, cells, 4) xyxy in px, scores (batch, cells, CLASSES), a mask of assigned cells."""
 
     boxes: Tensor
     scores: Tensor
@@ -182,7 +182,7 @@ class Targets(NamedTuple):
 
 
 def overlaps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalized IoU (Rezatofighi et al., CVPR 2019) of boxes (..., 4) xyxy."""
+    """Return IoU and generalized IoU (Rezatofighi et al., CVPR 2019) of boxes (..., 4) xyxy."""
     (a1, a2), (b1, b2) = (boxes.split(2, -1) for boxes in (a, b))
     inter = (torch.minimum(a2, b2) - torch.maximum(a1, b1)).clamp(min=0).prod(-1)
     union = (a2 - a1).prod(-1) + (b2 - b1).prod(-1) - inter + 1e-7
@@ -193,7 +193,7 @@ def overlaps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def assign(boxes: Tensor, logits: Tensor, centres: Tensor, objects: Objects) -> Targets:
-    """Give each object to the cells within it that find it best, and each cell to one object at most.
+    """Assign each object to the best aligned cells within it, and each cell to at most one object.
 
     Args:
         boxes: found by each cell, (batch, cells, 4) xyxy in px.
@@ -213,7 +213,7 @@ def assign(boxes: Tensor, logits: Tensor, centres: Tensor, objects: Objects) -> 
     winner = (iou * chosen).argmax(1, keepdim=True)
     chosen *= torch.zeros_like(chosen).scatter_(1, winner, 1.0)
     merit *= chosen
-    # The best cell of an object is to score as much as its box overlaps, the others in proportion.
+    # Target score: for the best cell of an object the IoU of its box, for the others in proportion.
     worth = merit / (merit.amax(-1, keepdim=True) + 1e-9) * (iou * chosen).amax(-1, keepdim=True)
     which = winner.squeeze(1)
     found = chosen.amax(1) > 0
@@ -222,7 +222,7 @@ def assign(boxes: Tensor, logits: Tensor, centres: Tensor, objects: Objects) -> 
 
 
 def loss_of(network: Detector, pictures: Tensor, objects: Objects) -> Tensor:
-    """The loss of a batch of pictures (batch, 3, SIDE, SIDE)."""
+    """Return the loss of a batch of pictures (batch, 3, SIDE, SIDE)."""
     distributions, logits = (part.float() for part in network.raw(pictures))
     logits = logits.transpose(1, 2)
     strides = network.strides.transpose(1, 2)
@@ -243,7 +243,7 @@ def loss_of(network: Detector, pictures: Tensor, objects: Objects) -> Tensor:
 
 
 def spread_loss(spread: Tensor, sides: Tensor) -> Tensor:
-    """Cross entropy of log-probabilities (..., BINS) with the two bins beside each distance (...)."""
+    """Return the cross entropy of log-probabilities (..., BINS) with the two bins beside each distance (...)."""
     below = sides.long()
     share = sides - below
     low, high = (spread.gather(-1, (below + k)[..., None])[..., 0] for k in (0, 1))
@@ -274,7 +274,7 @@ def paint(split: str, count: int) -> Scenes:
 
 
 def batches(scenes: Scenes, random: torch.Generator) -> Iterator[tuple[Tensor, Objects]]:
-    """All scenes once, in another order, each batch mirrored, turned and coloured in another way."""
+    """Yield all scenes in random order; each batch is mirrored, turned and coloured at random."""
     for chosen in torch.randperm(len(scenes.pictures), generator=random).split(BATCH)[:-1]:
         pictures, boxes = scenes.pictures[chosen], scenes.objects.boxes[chosen]
         flip_x, flip_y, turn = (torch.rand(3, generator=random) < 0.5).tolist()
@@ -292,7 +292,7 @@ def batches(scenes: Scenes, random: torch.Generator) -> Iterator[tuple[Tensor, O
 
 
 def mirrored(boxes: Tensor, axis: int) -> Tensor:
-    """Boxes (..., 4) xyxy with their x (axis 0) or y (axis 1) counted from the other side."""
+    """Mirror boxes (..., 4) xyxy along x (axis 0) or y (axis 1)."""
     made = boxes.clone()
     made[..., axis], made[..., axis + 2] = demo.SIDE - boxes[..., axis + 2], demo.SIDE - boxes[..., axis]
     return made
@@ -302,7 +302,7 @@ def mirrored(boxes: Tensor, axis: int) -> Tensor:
 
 
 def train(scenes: Scenes, epochs: int, seed: int, checkpoint: Path | None) -> Detector:
-    """Train a network from nothing and give its averaged weights."""
+    """Train a network from scratch and return it with averaged weights."""
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
     network = Detector().to(memory_format=torch.channels_last)
@@ -338,13 +338,13 @@ def train(scenes: Scenes, epochs: int, seed: int, checkpoint: Path | None) -> De
 
 
 def rate(step: int, steps: int) -> float:
-    """Share of the learning rate: rises for a while, then falls along a cosine."""
+    """Return the share of the learning rate: linear warm-up, then a cosine."""
     return min(1, (step + 1) / WARM_UP) * (0.505 + 0.495 * math.cos(math.pi * step / max(1, steps)))
 
 
 @torch.no_grad()
 def follow(average: nn.Module, network: nn.Module, step: int) -> None:
-    """Move averaged weights and statistics towards those of the network."""
+    """Update the moving average of weights and statistics."""
     share = max(1 / AVERAGED, 1 / (1 + step / 10)) if step < AVERAGED else 1 / AVERAGED
     for slow, fast in zip(average.state_dict().values(), network.state_dict().values()):
         if slow.is_floating_point():
@@ -357,7 +357,7 @@ def follow(average: nn.Module, network: nn.Module, step: int) -> None:
 
 
 def export(network: Detector, path: Path) -> None:
-    """Write the network as ONNX of opset 17, with the metadata that Ultralytics' exports have."""
+    """Write the network as ONNX of opset 17, with the metadata of Ultralytics' exports."""
     picture = torch.zeros(1, 3, demo.SIDE, demo.SIDE)
     with atomic_write(path) as temporary:
         torch.onnx.export(
@@ -382,10 +382,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the small detector in models/demo.onnx.")
     parser.add_argument("output", nargs="?", type=Path, default=Path(__file__).parent / "demo.onnx")
     parser.add_argument("--epochs", type=int, default=25)
-    parser.add_argument("--scenes", type=int, default=8000, help="pictures to train on")
+    parser.add_argument("--scenes", type=int, default=8000, help="number of training pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="keep the averaged weights after each epoch")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="save the averaged weights after each epoch")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     scenes = paint("train", args.scenes)

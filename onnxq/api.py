@@ -23,6 +23,8 @@ from onnxq.progress import Progress, silent
 from onnxq.version import VERSION
 from onnxq.yolo.detector import Detector, detect
 
+__all__ = ["Quantized", "cut_decode", "load", "open_data", "plan", "quantize"]
+
 log = logging.getLogger(__name__)
 
 

@@ -14,10 +14,12 @@ from rich.text import Text
 
 from onnxq._files import write_json
 from onnxq._text import plural
-from onnxq.console.terminal import ERR, OUT, Columns, ProgressBar, guarded, image_size, say
+from onnxq.console.terminal import ERR, OUT, Columns, ProgressBar, guarded, image_size, model_file, say
 from onnxq.errors import ConfigError
 from onnxq.evaluation.latency import WARM_UP, Latency, measure_latency
 from onnxq.runtime import RUNTIMES, OperatorTime
+
+__all__ = ["Latency", "main", "measure_latency"]
 
 _SMALL_SHARE = 0.01
 """Of the time of every model, below which an operator has no row of its own."""
@@ -26,7 +28,7 @@ _SMALL_SHARE = 0.01
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
     parser = argparse.ArgumentParser("python -m onnxq.benchmark", description="Latency of ONNX models, side by side.")
-    parser.add_argument("models", metavar="MODEL", nargs="+", type=Path, help="others are compared to the first")
+    parser.add_argument("models", metavar="MODEL", nargs="+", type=model_file, help="others are compared to the first")
     parser.add_argument("--runtime", choices=tuple(RUNTIMES), default="ort", help="what runs them, on the CPU (ort)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads within a run (2)")
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help="counted runs of each model (30)")

@@ -21,6 +21,7 @@ from onnxq.console import summary
 from onnxq.console.arguments import (
     check_files,
     check_options,
+    choose_input,
     greatest_loss,
     make_parser,
     output_path,
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = read_config(args)
         check_options(args)
+        choose_input(args, config)
     except ConfigError as error:
         parser.error(str(error))
     level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
@@ -101,7 +103,7 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
         _write_report(args, run, output, evaluated)
     if not args.quiet and evaluated is None:
         head = run.quantized.detector.outputs
-        summary.say_next(args.input, output, head, args.annotations, args.images, args.demo)
+        summary.say_next(args.shown_input, output, head, args.annotations, args.images, args.demo)
 
 
 def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:

@@ -16,11 +16,24 @@ from rich.text import Text
 from onnxq._files import check_writable, write_json
 from onnxq._text import plural
 from onnxq.calibration import demo
-from onnxq.console.terminal import ERR, OUT, Columns, Help, ProgressBar, add_settings, guarded, say, settings_of
+from onnxq.console.terminal import (
+    ERR,
+    OUT,
+    Columns,
+    Help,
+    ProgressBar,
+    add_settings,
+    guarded,
+    model_file,
+    say,
+    settings_of,
+)
 from onnxq.evaluation.agreement import Agreement
 from onnxq.evaluation.comparison import DEFAULTS, Comparison, compare
 from onnxq.evaluation.error_trace import worst_first
 from onnxq.evaluation.predictor import Settings
+
+__all__ = ["Comparison", "Settings", "compare", "main"]
 
 _PERCENT = {"found_again", "top1", "top5"}
 
@@ -48,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="What quantization changed in a model, measured without labels.",
         formatter_class=Help,
     )
-    parser.add_argument("reference", metavar="FLOAT", type=Path, help="the model that was quantized")
-    parser.add_argument("model", metavar="QUANTIZED", type=Path, help="what came of it")
+    parser.add_argument("reference", metavar="FLOAT", type=model_file, help="the model that was quantized")
+    parser.add_argument("model", metavar="QUANTIZED", type=model_file, help="what came of it")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", metavar="DIR", help="pictures: folder, glob, .txt list, COCO .json")
     source.add_argument("--demo", action="store_true", help="pictures that onnxq paints, for models/demo.onnx")

@@ -13,6 +13,8 @@ from onnxq.numerics.scheme import MAX_BITS, MIN_BITS
 from onnxq.targets import TARGETS
 from onnxq.yolo.preprocess import PREPROCESSES
 
+__all__ = ["Config"]
+
 AUTO = "auto"
 
 HALF = "fp16"

@@ -10,6 +10,8 @@ Each message is one line or a few: it names the node, file or option, the cause,
 Anything else that is raised is a bug and keeps its traceback.
 """
 
+__all__ = ["ConfigError", "DataError", "ModelError", "OnnxqError", "PipelineError"]
+
 
 class OnnxqError(Exception):
     """Base of every error that onnxq raises on purpose."""

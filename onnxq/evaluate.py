@@ -16,11 +16,24 @@ from rich.text import Text
 
 from onnxq._files import check_writable, write_json
 from onnxq._text import plural
-from onnxq.console.terminal import ERR, OUT, Columns, Help, ProgressBar, add_settings, guarded, say, settings_of
+from onnxq.console.terminal import (
+    ERR,
+    OUT,
+    Columns,
+    Help,
+    ProgressBar,
+    add_settings,
+    guarded,
+    model_file,
+    say,
+    settings_of,
+)
 from onnxq.evaluation import ground_truth
-from onnxq.evaluation.average_precision import METRICS, Scores, measure_precision
+from onnxq.evaluation.average_precision import METRICS, Scores, evaluate, measure_precision
 from onnxq.evaluation.ground_truth import GroundTruth
 from onnxq.evaluation.predictor import Settings
+
+__all__ = ["GroundTruth", "Scores", "Settings", "evaluate", "main"]
 
 # The command line
 
@@ -41,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         description="COCO average precision of ONNX detectors, side by side.",
         formatter_class=Help,
     )
-    parser.add_argument("models", metavar="MODEL", nargs="+", type=Path, help="others are compared to the first")
+    parser.add_argument("models", metavar="MODEL", nargs="+", type=model_file, help="others are compared to the first")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--annotations", metavar="JSON", type=Path, help="COCO detection file")
     source.add_argument("--demo", action="store_true", help="pictures that onnxq paints, for models/demo.onnx")

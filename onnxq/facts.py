@@ -18,6 +18,22 @@ from onnxq.numerics.arrays import NamedArrays
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.scheme import QParams, Range, Scheme
 
+__all__ = [
+    "CorrectedBiases",
+    "DecodeBoundary",
+    "FittedRange",
+    "FittedRanges",
+    "LayerSensitivity",
+    "Plan",
+    "QuantizationParameters",
+    "QuantizationPoint",
+    "QuantizedWeight",
+    "Reconstruction",
+    "Sensitivities",
+    "Statistics",
+    "Verification",
+]
+
 
 @dataclass(frozen=True)
 class DecodeBoundary:

@@ -7,6 +7,8 @@ from onnxq.errors import ConfigError
 from onnxq.ir import Model, storage
 from onnxq.pipeline import Analysis, Hook, Pass, Rewrite
 
+__all__ = ["log_passes", "save_each", "time_passes"]
+
 log = logging.getLogger(__name__)
 
 

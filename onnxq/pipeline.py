@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from onnxq.errors import PipelineError
 from onnxq.ir import Model
 
+__all__ = ["EVERYTHING", "Analysis", "Fact", "Facts", "Hook", "Pass", "Pipeline", "Rewrite"]
+
 Fact = TypeVar("Fact")
 
 log = logging.getLogger(__name__)

@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+__all__ = ["Progress", "silent"]
+
 
 class Progress(Protocol):
     """Called as `progress("calibrating", 3, 100)`: what is being done, steps done, steps in all (0: not known).

@@ -1,3 +1,3 @@
 """The version of onnxq, for metadata, reports and the package alike."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"

@@ -10,8 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from onnxq.console.terminal import OUT, guarded
+from onnxq.console.terminal import OUT, guarded, model_file
 from onnxq.errors import ConfigError, ModelError
+
+__all__ = ["main", "serve"]
 
 _MOST_PORT = 65535
 
@@ -52,7 +54,7 @@ def _netron() -> ModuleType:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
     parser = argparse.ArgumentParser("python -m onnxq.view", description="Look at a model's graph in Netron.")
-    parser.add_argument("model", metavar="MODEL", type=Path, help="the file")
+    parser.add_argument("model", metavar="MODEL", type=model_file, help="the file")
     parser.add_argument("--port", metavar="N", type=int, help="default: one that is free")
     parser.add_argument("--no-browser", action="store_true", help="only say where the page is")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")

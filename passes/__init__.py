@@ -38,6 +38,8 @@ from onnxq.progress import Progress, silent
 from onnxq.targets import TARGETS
 from onnxq.yolo.detector import Detector
 
+__all__ = ["cutting", "default", "planning"]
+
 if __name__ != "onnxq.passes":
     # A second import under another name would make a second copy of every class and fact.
     raise ImportError("import onnxq.passes, not passes")

@@ -7,6 +7,7 @@ determine a scene, so that training, calibration and validation share none.
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from onnxq.calibration.dead_leaves import LabelMap, RgbImage, SyntheticImages, develop, generator, leaves
+
+
+def model_path() -> Path:
+    """Return the path of the demo model: inside the installed package, or in `models/` of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "demo.onnx"
+    return installed if installed.is_file() else package.parent / "models" / "demo.onnx"
+
 
 SIDE = 160
 """Height and width of an image, px."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from onnxq._files import check_writable
+from onnxq.calibration import demo
 from onnxq.config import Config
 from onnxq.console.terminal import image_size
 from onnxq.errors import ConfigError
@@ -31,14 +32,18 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("input", type=Path, metavar="INPUT.onnx", help="the float model")
+    parser.add_argument(
+        "input", nargs="?", type=Path, metavar="INPUT.onnx", help="the float model; not needed with --demo"
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="default: INPUT.int8.onnx beside the input")
     data = parser.add_mutually_exclusive_group()
     data.add_argument(
         "--calib", nargs="+", metavar="PATH",
         help="what to calibrate with: image folder, glob, .txt list, .npz, .npy, COCO .json; default: synthetic scenes",
     )  # fmt: skip
-    data.add_argument("--demo", action="store_true", help="use pictures that onnxq paints, for models/demo.onnx")
+    data.add_argument(
+        "--demo", action="store_true", help="use synthetic pictures with known objects, and the model that detects them"
+    )
     _add_config(parser.add_argument_group("how to quantize"))
     good = parser.add_argument_group("how good it has to be")
     good.add_argument("--sensitivity", action="store_true", help="measure what each layer costs, alone on integers")
@@ -106,6 +111,22 @@ def read_config(args: argparse.Namespace) -> Config:
 def greatest_loss(args: argparse.Namespace) -> float | None:
     """Return the largest loss allowed, in the unit of the criterion; None without `--max-drop` and `--min-sqnr`."""
     return cast("float | None", args.max_drop if args.min_sqnr is None else -args.min_sqnr)
+
+
+def choose_input(args: argparse.Namespace, config: Config) -> None:
+    """Let `--demo` without an input quantize the demo model to a file in the current folder.
+
+    `args.shown_input` becomes the name of the input in messages.
+
+    Raises:
+        ConfigError: there is neither an input nor `--demo`.
+    """
+    args.shown_input = args.input or Path("demo")
+    if args.input is None:
+        if not args.demo:
+            raise ConfigError("the following arguments are required: INPUT.onnx (--demo alone quantizes a small model)")
+        args.input = demo.model_path()
+        args.output = args.output or Path(f"demo.{config.suffix}.onnx")
 
 
 def search_record(output: Path) -> Path:

@@ -25,6 +25,7 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
+from onnxq.calibration import demo
 from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.predictor import Settings
 from onnxq.yolo.families import family_names
@@ -286,6 +287,12 @@ def image_size(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no image size; give 640, or height x width as 384x640")
     return int(match[1]), int(match[2] or match[1])
+
+
+def model_file(text: str) -> Path:
+    """Parse a MODEL argument, for argparse: a path, or `demo` for the demo model unless a file has this name."""
+    path = Path(text)
+    return demo.model_path() if text == "demo" and not path.exists() else path
 
 
 class Help(argparse.HelpFormatter):

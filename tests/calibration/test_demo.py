@@ -20,6 +20,7 @@ from onnxq.calibration import demo
 from onnxq.calibration.dead_leaves import generator
 from onnxq.cli import main
 from onnxq.config import Config
+from onnxq.console.terminal import model_file
 from onnxq.evaluation import ground_truth
 from onnxq.evaluation.average_precision import measure_precision
 from onnxq.evaluation.predictor import Settings
@@ -214,6 +215,28 @@ class TestCommandLine:
         assert f"next: python -m onnxq.evaluate {MODEL} {made} --demo" in done.stdout
         plain = lost(target="openvino", weight_bits=4, act_bits=4, reconstruct=False)
         assert whole - measure_precision(made, truth, Settings()).ap < plain - 1
+
+    def test_needs_no_path(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert main(["--demo", "--weight-bits", "6", "--no-reconstruct"]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].endswith(" demo demo.w6a8.onnx --demo")
+        assert [path.name for path in tmp_path.iterdir()] == ["demo.w6a8.onnx"]
+        assert main(["--demo", "-o", "other.onnx", "-q"]) == 0
+        assert evaluate.main(["demo", "other.onnx", "--demo", "--max-images", "20"]) == 0
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[3:5]] == ["demo.onnx", "other.onnx"]
+
+    def test_a_file_named_demo_is_not_the_demo_model(self, tmp_path, monkeypatch):
+        assert model_file("demo") == demo.model_path() == MODEL
+        assert model_file("other") == Path("other")
+        monkeypatch.chdir(tmp_path)
+        Path("demo").touch()
+        assert model_file("demo") == Path("demo")
+
+    def test_without_input_and_demo(self, capsys):
+        with pytest.raises(SystemExit) as ended:
+            main(["--calib", "images"])
+        assert ended.value.code == 2
+        assert "are required: INPUT.onnx" in capsys.readouterr().err
 
     def test_evaluate_and_compare(self, capsys):
         assert evaluate.main([str(MODEL), "--demo", "--max-images", "10"]) == 0

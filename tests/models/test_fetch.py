@@ -54,7 +54,7 @@ def test_another_file_is_not_kept(tmp_path, release, monkeypatch, capsys, change
     monkeypatch.setattr(fetch, "RELEASES", {"net": replace(release, **change)})
     assert call(tmp_path, "net") == 1
     assert not list((tmp_path / "out").iterdir())
-    assert "it is not kept" in " ".join(capsys.readouterr().err.split())
+    assert "the file is discarded" in " ".join(capsys.readouterr().err.split())
 
 
 def test_no_connection_is_said(tmp_path, release, monkeypatch, capsys):
@@ -64,7 +64,7 @@ def test_no_connection_is_said(tmp_path, release, monkeypatch, capsys):
     assert not list((tmp_path / "out").iterdir())
     said = " ".join(capsys.readouterr().err.split())
     assert "cannot be downloaded" in said
-    assert "is there a connection to the internet?" in said
+    assert "check the connection to the internet" in said
 
 
 def test_a_folder_that_is_not_there(tmp_path, release, capsys):

@@ -1,12 +1,11 @@
-"""Quantize models with onnxq and with other tools, and print what comes out as Markdown, each model in one run.
+"""Quantize models with onnxq and with other tools, and print the measurements as Markdown, a table per model.
 
-    python models/side_by_side.py yolov5n.onnx yolov8n.onnx --calib coco/train2017 \\
+    python -m docs.tools.side_by_side yolov5n.onnx yolov8n.onnx --calib coco/train2017 \\
         --trained yolov5n.onnx --annotations coco/instances_val2017.json --images coco/val2017
 
-The other tools get help that their users must find out for themselves: opset 13, names for nodes that have none,
-everything behind the last layers excluded, weights per channel. NNCF takes part where it is installed
-(`pip install nncf`), onnxruntime's quantizer needs sympy. Each tool is a process of its own, whose seconds and peak
-memory are the whole command's.
+The other tools get settings that their users must find for themselves: opset 13, a name for every node, the decode
+excluded, weights per channel. NNCF takes part if it is installed (`pip install nncf`); onnxruntime's quantizer needs
+sympy. Each tool runs in a process of its own; seconds and peak memory are those of the process.
 """
 
 import argparse
@@ -42,7 +41,7 @@ _THREADS = (1, 2)
 
 @dataclass(frozen=True)
 class Row:
-    """One file of a model, and what was measured of it."""
+    """One file of a model, and its measurements."""
 
     title: str
     runtime: str | None
@@ -52,7 +51,7 @@ class Row:
 
 
 def _named(path: Path, folder: Path) -> Path:
-    """The model as the other tools can take it: opset 13 at least, and a name for every node."""
+    """Write the model as the other tools need it: opset 13 or later, and a name for every node."""
     working = Model(load_proto(path))
     Pipeline([Normalize()]).run(working)
     named = folder / f"{path.stem}.named.onnx"
@@ -61,14 +60,14 @@ def _named(path: Path, folder: Path) -> Path:
 
 
 def _decode(path: Path) -> list[str]:
-    """Names of the nodes behind the last layers."""
+    """Return the names of the nodes of the decode."""
     chosen, _ = plan(path)
     names = {node.name for node in load_proto(path).graph.node}
     return [name for name, reason in chosen.skipped.items() if reason.startswith("decode") and name in names]
 
 
 def _feeds(path: Path, calib: Path, count: int) -> Iterator[dict[str, object]]:
-    """The same images in the same form for all tools."""
+    """Yield the same images in the same form for all tools."""
     model = load_proto(path)
     samples = open_data(str(calib), model, detect(model), Config(count=count))
     for load in samples.loaders:
@@ -119,7 +118,7 @@ _OTHERS: dict[str, tuple[str, str, Callable[[Path, Path, Path, int], None]]] = {
     "onnxruntime": ("ort", "onnxruntime's quantizer, MinMax", _quantize_with_onnxruntime),
     "nncf": ("openvino", "NNCF", _quantize_with_nncf),
 }
-"""Module -> runtime that its files are for, title, and what quantizes."""
+"""Module -> runtime of its files, title, and function that quantizes."""
 
 
 _MEASURE = """
@@ -129,18 +128,18 @@ code = subprocess.call(sys.argv[2:], stdout=open(sys.argv[1], "w"), stderr=subpr
 seconds = time.perf_counter() - start
 print(json.dumps([code, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))
 """
-"""Run a command from a small process: what a child is said to need at most includes what its parent has."""
+"""Runs a command from a small process, because the peak memory of a child includes that of its parent."""
 
 
 def _timed(command: list[str], log: Path) -> tuple[float, float] | None:
-    """Seconds and peak memory (MB) of a command; None where it failed."""
+    """Return seconds and peak memory (MB) of a command; None if it failed."""
     done = subprocess.run([sys.executable, "-c", _MEASURE, log, *command], capture_output=True, text=True, check=True)
     code, seconds, peak = json.loads(done.stdout)
     return (seconds, peak) if code == 0 else None
 
 
 def _rows(path: Path, folder: Path, calib: Path, count: int) -> Iterator[Row]:
-    """The float model and each tool's file; a tool that fails has no row, but a line on standard error."""
+    """Yield the float model and the file of each tool; if a tool fails, print a line on standard error instead."""
     yield Row("float", None, path)
     settings = ["--calib", str(calib), "--count", str(count)]
     named = str(_named(path, folder))
@@ -164,7 +163,7 @@ def _rows(path: Path, folder: Path, calib: Path, count: int) -> Iterator[Row]:
 
 
 def _ratios(rows: list[Row], rounds: int) -> dict[Path, list[str]]:
-    """File -> for each number of threads the ratio to the float model by least time, and by the median."""
+    """Map each file to its speedups over the float model, by minimum and median time, per number of threads."""
     cells: dict[Path, list[str]] = {}
     for name, runtime in RUNTIMES.items():
         paths = [rows[0].path, *(row.path for row in rows if row.runtime == name)]
@@ -206,11 +205,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
     parser.add_argument("--calib", type=Path, required=True, metavar="DIR", help="calibration images")
-    parser.add_argument("--count", type=int, default=100, metavar="N", help="how many of them (100)")
-    parser.add_argument("--rounds", type=int, default=40, metavar="N", help="counted runs of each file (40)")
-    parser.add_argument("--trained", nargs="*", type=Path, default=[], metavar="MODEL", help="whose AP is measured")
+    parser.add_argument("--count", type=int, default=100, metavar="N", help="number of calibration images (100)")
+    parser.add_argument("--rounds", type=int, default=40, metavar="N", help="timed runs of each file (40)")
+    parser.add_argument("--trained", nargs="*", type=Path, default=[], metavar="MODEL", help="models to measure AP of")
     parser.add_argument("--annotations", type=Path, metavar="JSON", help="COCO detection file, for AP")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="the folder with its pictures")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="the folder with its images")
     parser.add_argument("--with", choices=tuple(_OTHERS), dest="tool", help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

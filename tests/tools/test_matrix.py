@@ -4,8 +4,8 @@ import onnx
 import pytest
 from graphs import depthwise_net, quantized, v8, with_metadata
 
-from models import matrix
-from models.matrix import Settings
+from docs.tools import matrix
+from docs.tools.matrix import Settings
 from onnxq.targets import TARGETS
 
 NO_SPEED = Settings(None, 2, 0, tuple(TARGETS))

@@ -1,5 +1,4 @@
-import importlib.util
-from pathlib import Path
+import importlib
 
 import numpy as np
 import onnx
@@ -13,18 +12,11 @@ from onnxq.errors import ModelError
 from onnxq.evaluation.drawing import FOUND, LOST, NEW
 from onnxq.hooks import save_each
 
-SCRIPT = Path(__file__).parents[2] / "models" / "screenshots.py"
-
 
 @pytest.fixture(scope="module")
 def script():
     pytest.importorskip("netron", reason="Netron is not installed")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(str(SCRIPT.parent))
-        spec = importlib.util.spec_from_file_location("screenshots", SCRIPT)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+    return importlib.import_module("docs.tools.screenshots")
 
 
 @needs_browser

@@ -1,12 +1,11 @@
-"""Take pictures of what quantization makes of models/demo.onnx.
+"""Take the pictures of the README and the docs: models/demo.onnx before and after quantization.
 
-    python models/screenshots.py [docs]
+    python -m docs.tools.screenshots [docs]
 
-writes into the folder `before.png`, a stretch of the graph as Netron shows it; `after.png`, the same stretch quantized,
-with what Netron tells of a QuantizeLinear; `float.png`, what it tells of a node that stays float; `report.png`, a plot
-of the report; `uh.svg` and `uh-error.svg`, the bounds of UH on one tensor; and `detections.jpg`, what few bits lose on
-a scene of the demo. It takes Netron (`pip install '.[view]'`), a Chromium on the PATH, and a font that has Chinese
-brackets.
+The files are `before.png`, a part of the graph in Netron; `after.png`, the same part quantized, with Netron's panel of
+a QuantizeLinear; `float.png`, the panel of a node that stays float; `report.png`, a plot of the report; `uh.svg` and
+`uh-error.svg`, the bounds of UH on one tensor; and `detections.jpg`, the detections at 4 bits on a scene of the demo.
+The script needs Netron (`pip install '.[view]'`), a Chromium on the PATH, and a font with Chinese brackets.
 """
 
 import base64
@@ -26,11 +25,11 @@ from typing import IO, Any
 
 import netron
 import onnx
-import q_yolo
 from onnx.utils import Extractor
 from PIL import Image, ImageChops
 
 import onnxq
+from docs.tools import histogram_plots
 from onnxq._files import atomic_write
 from onnxq.calibration import demo
 from onnxq.calibration.dead_leaves import SyntheticImages
@@ -41,12 +40,12 @@ from onnxq.pipeline import Facts
 from onnxq.qdq.tensor_result import tensor_results
 from onnxq.report import build
 
-MODEL = Path(__file__).with_name("demo.onnx")
+MODEL = Path(__file__).resolve().parents[2] / "models" / "demo.onnx"
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost",  # nothing is reported to anyone
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost",  # no request leaves the machine
 )  # fmt: skip
 WINDOW = (760, 520)
 SIDEBAR = 490
@@ -55,7 +54,7 @@ SCALE = 2  # pixels of a picture for one of the page
 MARGIN = 12 * SCALE
 COLOURS = 64
 SCENE = 22
-"""Of the demo: a heart is lost, and a cross becomes a star."""
+"""Scene of the demo in which a heart is lost and a cross becomes a star."""
 PHOTO = (1000, 60)
 """Width, px, and quality of a JPEG file."""
 SECONDS = 60
@@ -90,7 +89,7 @@ CLICK = """(() => {
 
 
 def main(folder: Path = Path("docs")) -> None:
-    """Make all pictures."""
+    """Write all pictures."""
     config = onnxq.Config(target="openvino")
     quantized = onnxq.quantize(MODEL, demo.CALIBRATION, config)
     ends = conv_with_silu(onnx.load(MODEL))
@@ -108,10 +107,10 @@ def main(folder: Path = Path("docs")) -> None:
 
 
 def draw_bounds(facts: Facts, folder: Path) -> None:
-    """Draw values and bounds of the SiLU's output that has lost most: `uh.svg` and `uh-error.svg`."""
+    """Plot values and bounds of the SiLU output with the lowest SQNR: `uh.svg` and `uh-error.svg`."""
     worst = min((each for each in tensor_results(facts) if each.point.silu_output), key=lambda each: each.fit.sqnr)
-    assert worst.values is not None, "what a SiLU gives is known from data alone"
-    for name, picture in (("uh", q_yolo.picture), ("uh-error", q_yolo.error_picture)):
+    assert worst.values is not None, "the range of a SiLU output comes from data"
+    for name, picture in (("uh", histogram_plots.picture), ("uh-error", histogram_plots.error_picture)):
         path = folder / f"{name}.svg"
         with atomic_write(path) as temporary:
             temporary.write_text(picture(worst.point.tensor, worst.values), encoding="utf-8")
@@ -119,14 +118,14 @@ def draw_bounds(facts: Facts, folder: Path) -> None:
 
 
 def write(taken: Image.Image, path: Path) -> None:
-    """Write a picture in few colours."""
+    """Write a picture as a PNG of few colours."""
     with atomic_write(path) as temporary:
         taken.quantize(COLOURS).save(temporary, "PNG", optimize=True)
     print(path, taken.size)
 
 
 def write_photo(taken: Image.Image, path: Path) -> None:
-    """Write a picture that has too many colours for a small PNG."""
+    """Write a picture as a JPEG: one with too many colours for a small PNG."""
     width, quality = PHOTO
     small = taken.resize((width, round(taken.height * width / taken.width)), Image.Resampling.LANCZOS)
     with atomic_write(path) as temporary:
@@ -135,7 +134,7 @@ def write_photo(taken: Image.Image, path: Path) -> None:
 
 
 def detections() -> Image.Image:
-    """A scene of the demo with what its detector finds, and what it does in 4 bits, the plainest way."""
+    """Draw a scene with the detections of the float and of a 4-bit model (minmax, no reconstruction)."""
     config = onnxq.Config(target="openvino", weight_bits=4, act_bits=4, method="minmax", reconstruct=False)
     with tempfile.TemporaryDirectory() as place:
         quantized, drawn = Path(place, "quantized.onnx"), Path(place, "drawn")
@@ -146,24 +145,24 @@ def detections() -> Image.Image:
 
 
 def conv_with_silu(model: onnx.ModelProto) -> tuple[str, str]:
-    """What the first Conv that stands between two SiLUs reads, and what the SiLU behind it gives; names of tensors."""
+    """Return the names of the input of the first Conv between two SiLUs, and of the output of the second SiLU."""
     for conv in Model(model).graph.nodes:
         before = producer(conv.inputs[0]) if conv.op == "Conv" else None
         if before is not None and is_silu(before) and feeds_only_silu(conv.outputs[0]):
             behind = next(node for node in conv.outputs[0].outputs if node.op == "Mul")
             return conv.inputs[0].name, behind.outputs[0].name
-    raise ModelError("no Conv stands between two SiLUs; take another stretch of the graph")
+    raise ModelError("no Conv stands between two SiLUs; take another part of the graph")
 
 
 def stretch(model: onnx.ModelProto, start: str, end: str) -> onnx.ModelProto:
-    """What lies between two tensors; quantizing leaves them their names."""
+    """Return the model between two tensors; quantization keeps their names."""
     return Extractor(onnx.shape_inference.infer_shapes(model)).extract_model([start], [end])
 
 
 def screenshot(model: Path, clicked: str | None, part: str | None = None) -> Image.Image:
-    """A picture of Netron's page, or of the part of it that an expression in JavaScript gives."""
+    """Return a picture of Netron's page, or of the part whose rectangle a JavaScript expression returns."""
     with in_netron(model, clicked) as page:
-        time.sleep(2)  # until what slides in has come to rest
+        time.sleep(2)  # until the panel has slid in
         page("Runtime.evaluate", expression=CENTRE)
         time.sleep(0.5)
         return page.picture() if part is None else page.picture_of(part)
@@ -171,7 +170,7 @@ def screenshot(model: Path, clicked: str | None, part: str | None = None) -> Ima
 
 @contextmanager
 def in_netron(model: Path, clicked: str | None) -> "Iterator[Page]":
-    """A tab with a model in Netron, in which the first node of an operator was clicked."""
+    """Open a tab with a model in Netron, and click the first node of an operator."""
     with browser() as page, shown(page, model):
         page("Runtime.evaluate", expression=TIDY)
         if clicked is not None:
@@ -181,14 +180,14 @@ def in_netron(model: Path, clicked: str | None) -> "Iterator[Page]":
 
 @contextmanager
 def shown(page: "Page", model: Path) -> Iterator[None]:
-    """Let a tab show a model in Netron.
+    """Show a model in Netron in a tab.
 
     Raises:
-        ModelError: Netron refuses it.
+        ModelError: Netron refuses the model.
     """
     host, port = netron.start(str(model), browse=False)
     try:
-        # Netron asks about cookies, and nobody is there to answer.
+        # Answers Netron's question about cookies.
         page("Network.setCookie", name="consent", value="0", url=f"http://{host}:{port}/")
         page("Page.navigate", url=f"http://{host}:{port}/")
         page.wait_for(f"{READY} || {REFUSED}")
@@ -201,7 +200,7 @@ def shown(page: "Page", model: Path) -> Iterator[None]:
 
 
 def plot(page_text: str) -> Image.Image:
-    """A picture of the plot of the tensor that has lost most, from the report's page."""
+    """Return a picture of the first plot of the HTML report: the tensor with the lowest SQNR."""
     with tempfile.TemporaryDirectory() as place, browser() as page:
         page.resize(*REPORT)
         Path(place, "report.html").write_text(page_text, encoding="utf-8")
@@ -212,7 +211,7 @@ def plot(page_text: str) -> Image.Image:
 
 
 class Page:
-    """A tab, told what to do by the Chrome DevTools Protocol: JSON messages with a zero byte behind each."""
+    """A tab, controlled by the Chrome DevTools Protocol: JSON messages, each followed by a zero byte."""
 
     def __init__(self, sending: IO[bytes], receiving: IO[bytes]) -> None:
         self._sending = sending
@@ -224,7 +223,7 @@ class Page:
         self.resize(*WINDOW)
 
     def __call__(self, method: str, **parameters: object) -> dict[str, Any]:
-        """Do something and return what came of it."""
+        """Call a method of the protocol and return its result."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters, **self._session}
         self._sending.write(json.dumps(message).encode() + b"\0")
@@ -238,28 +237,28 @@ class Page:
         return b"".join(iter(lambda: self._receiving.read(1), b"\0"))
 
     def resize(self, width: int, height: int) -> None:
-        """Make the tab as large as this, px."""
+        """Set the size of the tab, px."""
         size = {"width": width, "height": height}
         self("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=SCALE, mobile=False)
 
     def picture(self, **clip: object) -> Image.Image:
-        """What the tab shows, or a part of its page."""
+        """Return a picture of the visible page, or of a rectangle of it."""
         taken = self("Page.captureScreenshot", captureBeyondViewport=bool(clip), **clip)["data"]
         return Image.open(io.BytesIO(base64.b64decode(taken))).convert("RGB")
 
     def picture_of(self, place: str) -> Image.Image:
-        """The part of the page that an expression in JavaScript gives: x, y, width and height."""
+        """Return a picture of the rectangle (x, y, width, height) that a JavaScript expression returns."""
         return self.picture(clip={**self.value(place), "scale": 1})
 
     def value(self, expression: str) -> Any:
-        """What an expression in JavaScript gives; None for null and undefined."""
+        """Return the value of a JavaScript expression; None for null and undefined."""
         return self("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
     def wait_for(self, condition: str) -> None:
-        """Wait until an expression in JavaScript is true.
+        """Wait until a JavaScript expression is true.
 
         Raises:
-            TimeoutError: it does not become so.
+            TimeoutError: it is not true within `SECONDS`.
         """
         end = time.monotonic() + SECONDS
         while not self.value(condition):
@@ -270,17 +269,17 @@ class Page:
 
 @contextmanager
 def browser() -> Iterator[Page]:
-    """A headless Chromium with one tab.
+    """Run a headless Chromium with one tab.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no browser is on the PATH.
     """
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         raise ConfigError(f"no browser is on the PATH: install one of {', '.join(BROWSERS)}")
     (read, sending), (receiving, write) = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        # The browser reads from its file 3 and writes to its file 4.
+        # The browser reads from file descriptor 3 and writes to 4.
         command = f'exec "$@" 3<&{read} 4>&{write}'
         ran = subprocess.Popen(
             ["bash", "-c", command, "bash", path, *OPTIONS, f"--user-data-dir={profile}"],
@@ -296,7 +295,7 @@ def browser() -> Iterator[Page]:
 
 
 def cropped(taken: Image.Image) -> Image.Image:
-    """What is drawn, with a margin."""
+    """Crop the empty border of a picture, but for a margin."""
     width, height = taken.size
     empty = Image.new("RGB", taken.size, taken.getpixel((0, 0)))
     left, top, right, bottom = ImageChops.difference(taken, empty).getbbox() or (0, 0, width, height)

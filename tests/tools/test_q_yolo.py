@@ -1,27 +1,22 @@
 """The script that makes the tables of docs/q-yolo.md, on the sketch model and two pictures."""
 
 import json
-import xml.etree.ElementTree as ET
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 from PIL import Image
 
-from models import make, q_yolo
-from models.q_yolo import Setting
+from docs.tools import q_yolo
+from docs.tools.costs import layers
+from docs.tools.q_yolo_settings import ENDS, Setting
+from models import make
 from onnxq.config import Config
-from onnxq.errors import ConfigError, ModelError
+from onnxq.errors import ConfigError
 from onnxq.evaluation.average_precision import Scores, evaluate
-from onnxq.facts import DecodeBoundary, Plan
-from onnxq.ir import Model
-from onnxq.numerics.histogram import Histogram
-from onnxq.numerics.range_methods.unilateral_histogram import unilateral_histogram
-from onnxq.numerics.scheme import Scheme
-from onnxq.passes import planning
-from onnxq.pipeline import Pipeline
+from onnxq.facts import Plan
 from onnxq.yolo.output_layout import UNKNOWN
 
 LAST = ["Conv_91", "Conv_96", "Conv_101", "Conv_106"]
@@ -83,7 +78,7 @@ class TestTables:
         assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *combinations)) == 0
         lines = capsys.readouterr().out.splitlines()
         for ends, bits in (("float", ["8-8", "4-8"]), ("8", ["4-8"]), ("narrow", ["8-8", "4-8"])):
-            start = lines.index(f"### sketch, {q_yolo.ENDS[ends]}")
+            start = lines.index(f"### sketch, {ENDS[ends]}")
             table = [cells(line) for line in lines[start + 2 : lines.index("", start + 2)]]
             assert lines[start + 2] == HEADER
             assert {len(row) for row in table} == {14}
@@ -193,68 +188,7 @@ class TestCache:
         assert "not a cache of this script; remove it" in capsys.readouterr().err
 
 
-def small(size=32):
-    """A Conv of 8 x 27 weights at 16 x 16 places, a depthwise one of 8 x 9 and a last one of 4 x 8."""
-    b = make.Builder()
-    x = b.conv("images", 3, 8, 3, 2)
-    weight = b.constant(np.ones((8, 1, 3, 3)))
-    x = b.node("Conv", x, weight, group=8, pads=[1] * 4, kernel_shape=[3, 3])
-    y = b.conv(x, 8, 4, silu=False)
-    image, made = [1, 3, size, size], [1, 4, *(["h", "w"] if size == "s" else [16, 16])]
-    graph = helper.make_graph(
-        b.nodes,
-        "small",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, image)],
-        [helper.make_tensor_value_info(y, TensorProto.FLOAT, made)],
-        b.weights,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def planned(model, config):
-    working = Model(model)
-    facts = Pipeline(planning(config)).run(working)
-    return working, facts[DecodeBoundary], facts[Plan]
-
-
 class TestCosts:
-    def test_of_a_float_model(self):
-        working, head, _ = planned(small(), Config(target="openvino"))
-        found = q_yolo.layers(working, head)
-        assert [(layer.products, layer.parameters) for layer in found] == [(55296, 216), (18432, 72), (8192, 32)]
-        assert q_yolo.operations(found) == 2 * (55296 + 18432 + 8192)
-        assert q_yolo.bit_operations(found) == 81920 * 32 * 32
-        assert q_yolo.packed_size(1000, found) == 1000
-
-    def test_of_a_quantized_model(self):
-        config = Config(target="openvino", weight_bits=6, act_bits=4, bits=("op:Conv=6/4",))
-        found = q_yolo.layers(*planned(small(), config))
-        assert [(layer.weight_bits, layer.act_bits) for layer in found] == [(6, 4), (32, 32), (6, 4)]
-        assert q_yolo.operations(found) == 20736 + 36864 + 3072
-        assert q_yolo.bit_operations(found) == 55296 * 24 + 18432 * 1024 + 8192 * 24
-        assert q_yolo.packed_size(1000, found) == 1000 - (216 + 32) / 4
-
-    def test_a_transposed_conv_uses_its_weights_at_each_place_of_its_input(self):
-        b = make.Builder()
-        x = b.conv("images", 3, 8, 3, 2)
-        y = b.node("ConvTranspose", x, b.constant(np.ones((8, 5, 2, 2))), strides=[2, 2], kernel_shape=[2, 2])
-        graph = helper.make_graph(
-            b.nodes,
-            "up",
-            [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 32, 32])],
-            [helper.make_tensor_value_info(y, TensorProto.FLOAT, [1, 5, 32, 32])],
-            b.weights,
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        found = q_yolo.layers(*planned(model, Config(target="openvino")))
-        assert [layer.products for layer in found] == [55296, 16 * 16 * 8 * 5 * 4]
-        assert found[1].weight_bits == 32
-
-    def test_of_an_unknown_size(self):
-        working, head, plan = planned(small("s"), Config(target="openvino"))
-        with pytest.raises(ModelError, match="export the model with a fixed size"):
-            q_yolo.layers(working, head, plan)
-
     def test_what_a_row_says_of_the_sketch(self, folder, tmp_path, evaluated):
         found = subject(folder, tmp_path / "cache.json")
         plain = found.measured(None)
@@ -280,7 +214,7 @@ class TestEnds:
         """The model, and (weight bits, input bits) by the Conv."""
         found = subject(folder, tmp_path / "cache.json")
         model, plan = found.quantized(Setting(ends, "asymmetric", bits, "minmax"))
-        of_layers = q_yolo.layers(found._prepared, found._head, plan)
+        of_layers = layers(found._prepared, found._head, plan)
         return model, {layer.name: (layer.weight_bits, layer.act_bits) for layer in of_layers}
 
     def test_all_are_narrow(self, folder, tmp_path):
@@ -327,46 +261,8 @@ class TestEnds:
         assert "reconstruct" in [each.name for each in given["passes"]]
         assert given["facts"] == (found.statistics,)
 
-    @pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "uh"])
-    def test_the_papers_methods_only_choose_ranges(self, method):
-        config = Setting("narrow", "symmetric", "4-8", method).config((), 100)
-        assert (config.reconstructs, config.keep_bias, config.range_method) == (False, True, method)
-        assert (config.weight_bits, config.act_bits, config.symmetric) == (4, 8, True)
-
 
 class TestPicture:
-    def histogram(self):
-        histogram = Histogram()
-        x = np.random.default_rng(0).normal(0, 3, 20000).astype(np.float32)
-        histogram.add(x / (1 + np.exp(-x)))
-        return histogram
-
-    def test_shows_the_extremes_and_the_bounds(self):
-        histogram = self.histogram()
-        svg = q_yolo.picture("a<b", histogram)
-        texts = [element.text for element in ET.fromstring(svg).iter() if element.tag.endswith("text")]
-        assert "What a SiLU gives: a<b, 20,000 values" in texts
-        assert f"min {histogram.low:.3f}" in texts
-        assert f"max {histogram.high:.2f}" in texts
-        for bits in (4, 8):
-            bound = unilateral_histogram(histogram, Scheme(bits), q_yolo.SILU_MINIMUM).high
-            assert f"UH, {bits} bits: {bound:.2f}" in texts
-
-    def test_shows_what_each_bound_costs(self):
-        histogram = self.histogram()
-        root = ET.fromstring(q_yolo.error_picture("a<b", histogram))
-        texts = [element.text for element in root.iter() if element.tag.endswith("text")]
-        assert "What the upper bound costs: a<b" in texts
-        curves = [element.get("d")[1:] for element in root.iter() if element.get("fill") == "none"]
-        marks = [float(element.get("cy")) for element in root.iter() if element.tag.endswith("circle")]
-        assert len(curves) == len(marks) == 2
-        for bits, curve, mark in zip((8, 4), curves, marks):
-            bound = unilateral_histogram(histogram, Scheme(bits), q_yolo.SILU_MINIMUM).high
-            assert f"UH, {bits} bits: {bound:.2f}" in texts
-            heights = [float(point.split()[1]) for point in curve.split("L")]
-            assert mark == pytest.approx(max(heights), abs=1), "the mark is not where the error is least"
-            assert heights[-1] < mark, "the maximum costs no more"
-
     def test_has_the_same_bytes_each_time(self, folder, tmp_path, evaluated):
         few = ["--methods", "uh", "--bits", "8-8", "--activations", "asymmetric", "--ends", "narrow"]
         for name in ("one", "two"):

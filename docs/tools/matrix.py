@@ -1,10 +1,10 @@
-"""Quantize exports for every target, see what came out, and print it as Markdown.
+"""Quantize exports for every target and print a table of the results as Markdown.
 
     python models/exports.py exports
-    python models/matrix.py exports/*.onnx --calib coco/train2017 --document docs/matrix.md
+    python -m docs.tools.matrix exports/*.onnx --calib coco/train2017 --document docs/matrix.md
 
-With random weights only the structure counts: which layers are on integers, whether the file loads and how fast it is.
-The signal-to-noise ratio is there to be compared with that of another version, and says nothing of accuracy.
+With random weights only the structure counts: which layers run on integers, whether the file loads and how fast it is.
+The SQNR can be compared with that of another version; it says nothing about accuracy.
 """
 
 import argparse
@@ -30,21 +30,21 @@ from onnxq.runtime import RUNTIMES
 from onnxq.targets import TARGETS
 
 _RUNS_IN = {"ort": "ort", "openvino": "openvino", "generic": "ort"}
-"""Target -> what its files are timed in; a file for TensorRT says nothing about speed anywhere else."""
+"""Target -> the runtime that times its files. Files for TensorRT are not timed: no other runtime tells their speed."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """An export for a target.
+    """An export quantized for a target.
 
     Attributes:
-        convs: how many Convs are on integers.
-        unfused: names of layers that the runtime computes in float all the same.
-        floats: why the other Convs of the network are float, and how many.
-        decode: nodes of the decode that are on integers; right is none.
-        sqnr: the least of the outputs, dB; None where they cannot be compared.
-        speed: times as fast as the float model, by least time; None where the target does not run here.
-        refused: the message, where there is no file.
+        convs: number of Convs on integers.
+        unfused: names of planned layers that the runtime computes in float.
+        floats: reasons of the Convs that stay float, with their counts.
+        decode: number of decode nodes on integers; 0 is right.
+        sqnr: the lowest SQNR of an output, dB; None if outputs cannot be compared.
+        speed: speedup over the float model, by minimum time; None if the target does not run here.
+        refused: the error message if the model was refused.
     """
 
     convs: int = 0
@@ -61,11 +61,11 @@ class Row:
     """An export.
 
     Attributes:
-        name: the file's, without its ending.
-        made_by: exporter and operator set.
-        family: what its output is taken for.
-        convs: Convs of the network, without those of the decode.
-        decode: nodes behind the last layers.
+        name: file name without its suffix.
+        made_by: exporter and opset.
+        family: recognized head family.
+        convs: number of Convs before the decode.
+        decode: number of nodes of the decode.
         cells: by target.
     """
 
@@ -79,7 +79,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Settings:
-    """How all exports are treated: see the options of the same names."""
+    """Options of all exports; see the command line options of the same names."""
 
     calib: Path | None
     count: int
@@ -91,7 +91,7 @@ def measure(path: Path, settings: Settings) -> Row:
     """Quantize one export for every target.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: the model cannot be read.
     """
     model = load(path)
     opset = opset_of(model)
@@ -139,23 +139,23 @@ def _speed(path: Path, result: Quantized, target: str, rounds: int) -> float | N
     return float(times[0] / times[1])
 
 
-# What is printed
+# The document
 
 _INTRODUCTION = """\
 # Exports and targets
 
-Written by `models/matrix.py`; the exports are those of `models/exports.py`, and official releases with random weights
-in the place of theirs. [exports.md](exports.md) says what is left float in each family, and why.
+`docs/tools/matrix.py` writes this page. The exports come from `models/exports.py`, and from official releases whose
+weights were replaced by random ones. [exports.md](exports.md) says what stays float in each family, and why.
 
-{tested}, two threads. A cell: Convs on integers, signal to noise in
-the worst output against the float model, and how many times as fast as that it is (`ort` and `generic` in onnxruntime,
-`openvino` in OpenVINO). **Of random weights the signal to noise can be compared with that of another version; it says
-nothing of accuracy.** Where the graph itself removes duplicates, lists in different orders are compared, and it is low.
+{tested}, two threads. A cell has the number of Convs on
+integers, the SQNR of the worst output against the float model, and the speedup over the float model (`ort` and
+`generic` in onnxruntime, `openvino` in OpenVINO). **With random weights the SQNR says nothing about accuracy; compare
+it with that of another version.** If the graph contains NMS, the SQNR is low: it compares lists in different orders.
 """
 
 
 def markdown(rows: Sequence[Row], settings: Settings) -> str:
-    """The whole document."""
+    """Return the whole document."""
     tools = ("onnx", "onnxruntime", *(["openvino"] if RUNTIMES["openvino"].is_installed() else []))
     versions = ", ".join(f"{name} {version(name)}" for name in tools)
     tested = f"Python {platform.python_version()}, {versions}"
@@ -165,7 +165,7 @@ def markdown(rows: Sequence[Row], settings: Settings) -> str:
         _line(*["---"] * (5 + len(settings.targets))),
         *(_row(row, settings.targets) for row in rows),
         "",
-        "*Convs*: of the network, without those of the decode. *decode*: nodes behind the last layers, all float.",
+        "*Convs*: Convs before the decode. *decode*: nodes after the last layers, all float.",
         "",
         "## Why Convs stay float",
         "",
@@ -201,7 +201,7 @@ def _reasons(rows: Sequence[Row], targets: Sequence[str]) -> Iterator[str]:
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
-    """What a reader must know that no cell has room for: refusals, and what is not as it should be."""
+    """Yield refusals and defects, for which a cell has no room."""
     for row in rows:
         refusals = Counter(cell.refused for cell in row.cells.values() if cell.refused)
         for refusal, count in refusals.items():
@@ -223,14 +223,14 @@ def _line(*cells: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns its exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("models", metavar="MODEL", nargs="+", type=Path)
     parser.add_argument("--calib", metavar="DIR", type=Path, help="images; default: synthetic scenes")
-    parser.add_argument("--count", metavar="N", type=int, default=4, help="how many of them (4)")
-    parser.add_argument("--rounds", metavar="N", type=int, default=10, help="counted runs of each model (10); 0: none")
+    parser.add_argument("--count", metavar="N", type=int, default=4, help="number of images (4)")
+    parser.add_argument("--rounds", metavar="N", type=int, default=10, help="timed runs of each model (10; 0: none)")
     parser.add_argument("--targets", metavar="TARGET", nargs="+", choices=tuple(TARGETS), default=tuple(TARGETS))
-    parser.add_argument("--document", metavar="FILE", type=Path, help="write it to this file; default: print it")
+    parser.add_argument("--document", metavar="FILE", type=Path, help="write the page to this file; default: print it")
     args = parser.parse_args(argv)
     return guarded(lambda: _run(args), debug=False)
 

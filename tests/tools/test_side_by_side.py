@@ -13,7 +13,7 @@ from PIL import Image
 
 from onnxq.runtime import RUNTIMES
 
-SCRIPT = Path(__file__).parents[2] / "models" / "side_by_side.py"
+SCRIPT = Path(__file__).parents[2] / "docs" / "tools" / "side_by_side.py"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def table(tmp_path_factory):
     for number, picture in enumerate(pixels):
         Image.fromarray(picture).save(folder / f"{number}.png")
     command = [sys.executable, SCRIPT, folder / "net.onnx", "--calib", folder, "--count", "2", "--rounds", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2])}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

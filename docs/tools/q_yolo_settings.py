@@ -1,0 +1,76 @@
+"""The settings that the tables of Q-YOLO compare: range methods, bit widths, symmetry, first and last Convs."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxq.config import Config
+
+TARGET = "openvino"
+
+METHODS: dict[str, dict[str, Any]] = {
+    "minmax": {"method": "minmax", "reconstruct": False, "keep_bias": True},
+    "percentile": {"method": "percentile", "reconstruct": False, "keep_bias": True},
+    "mse": {"method": "mse", "reconstruct": False, "keep_bias": True},
+    "uh": {"method": "uh", "reconstruct": False, "keep_bias": True},
+    "uh, biases corrected": {"method": "uh", "reconstruct": False},
+    "ours": {},
+}
+"""Row -> options. The paper's methods only choose ranges; `ours` is the default of onnxq."""
+
+ENDS = {
+    "float": "first and last Convs float, as in the paper",
+    "8": "first and last Convs at 8 bits, the default of onnxq",
+    "narrow": "all Convs at these widths",
+}
+BITS = ("8-8", "4-4", "6-6", "4-8")
+ACTIVATIONS = {"asymmetric": False, "symmetric": True}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of a table.
+
+    Attributes:
+        ends: a key of `ENDS`.
+        activations: a key of `ACTIVATIONS`.
+        bits: bit widths of weights and activations, as "4-8".
+        method: a key of `METHODS`.
+    """
+
+    ends: str
+    activations: str
+    bits: str
+    method: str
+
+    def config(self, ends: Sequence[str], count: int) -> Config:
+        """Return the options of onnxq.
+
+        Args:
+            ends: names of the first and the last layers.
+            count: number of calibration images.
+        """
+        weight, activation = map(int, self.bits.split("-"))
+        narrow = min(weight, activation) < 8
+        # By default the last layers keep 8 bits, and so do other layers that read the same tensor.
+        forced = (f"op:Conv={weight}/{activation}",) if narrow and self.ends != "8" else ()
+        return Config(
+            target=TARGET,
+            weight_bits=weight,
+            act_bits=activation,
+            symmetric=ACTIVATIONS[self.activations],
+            bits=forced,
+            exclude=tuple(ends) if self.ends == "float" else (),
+            count=count,
+            **METHODS[self.method],
+        )
+
+
+def settings(
+    ends: Sequence[str], activations: Sequence[str], bits: Sequence[str], methods: Sequence[str]
+) -> Iterator[Setting]:
+    """Yield all rows in the order in which they are measured: table by table."""
+    for end, activation, width, method in itertools.product(ends, activations, bits, methods):
+        if not (end == "8" and width == "8-8"):  # the same file as with all Convs at 8 bits
+            yield Setting(end, activation, width, method)
