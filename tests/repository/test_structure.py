@@ -1,0 +1,182 @@
+"""The tree is easy to find one's way in: tests mirror the modules, folders and files stay small."""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SOURCES = {"onnxq": "tests", "passes": "tests/passes"}
+"""Folders whose modules each have a test file, and the folders that mirror them."""
+
+SCRIPTS = {"models": "tests/models", "tools": "tests/tools"}
+"""Folders whose test files each belong to a script, though not each script has one."""
+
+COMMANDS = ("cli", "evaluate", "compare", "benchmark", "view")
+"""Modules directly in `onnxq` whose tests are in `tests/commands`."""
+
+BY_TOPIC = ("tests/repository", "tests/support")
+"""Folders that mirror no package: tests of the repository as a whole, helpers."""
+
+MOST_FILES = 16
+MOST_LINES = 420
+
+MANY_FILES = ("passes", "tests/passes")
+"""Folders that are a list: a file for each pass."""
+
+WITHOUT_TESTS: dict[str, str] = {
+    "onnxq/version.py": "a constant, which tests/repository/test_package.py reads",
+    # To be shortened:
+    **dict.fromkeys(
+        (
+            "onnxq/_text.py", "onnxq/errors.py", "onnxq/progress.py", "onnxq/calibration/feeds.py",
+            "onnxq/calibration/find_files.py", "onnxq/calibration/readers.py", "onnxq/console/arguments.py",
+            "onnxq/console/summary.py", "onnxq/evaluation/average_precision.py", "onnxq/evaluation/comparison.py",
+            "onnxq/evaluation/criteria.py", "onnxq/evaluation/latency.py", "onnxq/evaluation/predictor.py",
+            "onnxq/ir/edit.py", "onnxq/ir/load.py", "onnxq/ir/operators.py", "onnxq/ir/proto.py", "onnxq/ir/query.py",
+            "onnxq/ir/shape_inference.py", "onnxq/numerics/quantization_error.py", "onnxq/qdq/insertion.py",
+            "onnxq/qdq/placement.py", "onnxq/qdq/selection.py", "onnxq/qdq/weight_qparams.py", "onnxq/runtime/base.py",
+            "onnxq/runtime/openvino.py", "onnxq/runtime/ort.py", "onnxq/runtime/streaming.py", "onnxq/targets/base.py",
+            "onnxq/targets/generic.py", "onnxq/targets/openvino.py", "onnxq/targets/ort.py", "onnxq/targets/rules.py",
+            "onnxq/targets/tensorrt.py", "onnxq/yolo/detections.py", "onnxq/yolo/nms.py",
+        ),
+        "its tests are still in the file of another module",
+    ),
+}  # fmt: skip
+"""Modules that need no test file, and why."""
+
+OF_NO_MODULE: dict[str, str] = {
+    # To be shortened:
+    "tests/runtime/test_runtimes.py": "tests base, ort and openvino",
+}
+"""Test files beside those of modules, and what they test."""
+
+LONG: dict[str, str] = dict.fromkeys(
+    (
+        # To be shortened:
+        "models/q_yolo.py", "tests/test_api.py", "tests/calibration/test_samples.py", "tests/commands/test_cli.py",
+        "tests/ir/test_model.py", "tests/numerics/test_ranges.py", "tests/passes/test_equalize.py",
+        "tests/passes/test_insert_qdq.py", "tests/passes/test_plan_quantization.py", "tests/passes/test_verify.py",
+    ),
+    "to be split",
+)  # fmt: skip
+"""Files that may be longer, and why."""
+
+
+def python_files(root: Path, folder: str) -> Iterator[Path]:
+    """The Python files below a folder, as paths from the root; what a link leads to is left out."""
+    for path in sorted((root / folder).glob("*")):
+        if path.is_symlink():
+            continue
+        if path.is_dir():
+            yield from python_files(root, str(path.relative_to(root)))
+        elif path.suffix == ".py":
+            yield path.relative_to(root)
+
+
+def is_special(path: Path) -> bool:
+    """Whether it is `__init__` or `__main__`, which hold no code of their own."""
+    return path.stem.startswith("__")
+
+
+def test_file(module: Path) -> Path:
+    """Where the tests of a module are."""
+    folder = module.parts[0]
+    inside = module.relative_to(folder).parent
+    if folder == "onnxq" and str(inside) == "." and module.stem in COMMANDS:
+        inside = Path("commands")
+    return Path((SOURCES | SCRIPTS)[folder], inside, f"test_{module.stem.lstrip('_')}.py")
+
+
+test_file.__test__ = False  # it is no test
+
+
+def untested(root: Path) -> list[str]:
+    """Modules without a test file."""
+    modules = [path for folder in SOURCES for path in python_files(root, folder) if not is_special(path)]
+    return [path.as_posix() for path in modules if not (root / test_file(path)).is_file()]
+
+
+def stray(root: Path) -> list[str]:
+    """Test files that are named after no module: their names are `test_<module>`, `test_<module>_<topic>` or, for what
+    holds of a whole package, `test_<package>`."""
+    modules = [path for folder in (*SOURCES, *SCRIPTS) for path in python_files(root, folder) if not is_special(path)]
+    allowed = {test_file(path).with_suffix("").as_posix() for path in modules}
+    allowed |= {(test_file(path).parent / f"test_{path.parent.name}").as_posix() for path in modules}
+    wrong = []
+    for path in python_files(root, "tests"):
+        if not path.stem.startswith("test_") or path.as_posix().startswith(BY_TOPIC):
+            continue
+        words = path.with_suffix("").as_posix().split("_")
+        if not any("_".join(words[:count]) in allowed for count in range(len(words), 0, -1)):
+            wrong.append(path.as_posix())
+    return wrong
+
+
+def crowded(root: Path) -> list[str]:
+    """Folders with too many modules."""
+    counts: dict[str, int] = {}
+    for folder in (*SOURCES, *SCRIPTS, "tests"):
+        for path in python_files(root, folder):
+            counts[path.parent.as_posix()] = counts.get(path.parent.as_posix(), 0) + (not is_special(path))
+    return [folder for folder, count in sorted(counts.items()) if count > MOST_FILES]
+
+
+def long(root: Path) -> list[str]:
+    """Files with too many lines."""
+    files = [path for folder in (*SOURCES, *SCRIPTS, "tests", "examples") for path in python_files(root, folder)]
+    return [path.as_posix() for path in files if len((root / path).read_text("utf-8").splitlines()) > MOST_LINES]
+
+
+@pytest.mark.parametrize(
+    ("find", "allowed"),
+    [(untested, WITHOUT_TESTS), (stray, OF_NO_MODULE), (crowded, MANY_FILES), (long, LONG)],
+    ids=["every module has a test file", "every test file has a module", "no folder is crowded", "no file is long"],
+)
+def test_the_tree(find, allowed: Collection[str]):
+    found = find(ROOT)
+    assert [path for path in found if path not in allowed] == []
+    assert [path for path in allowed if path not in found] == [], "strike these out: they need no exception any more"
+
+
+class TestOnMadeUpTrees:
+    """The test above finds what it is meant to find."""
+
+    @pytest.fixture
+    def tree(self, tmp_path):
+        """Write files of so many lines, and return the root."""
+
+        def write(*paths: str, lines: int = 1) -> Path:
+            for path in paths:
+                (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / path).write_text("pass\n" * lines)
+            return tmp_path
+
+        write("onnxq/__init__.py", "onnxq/api.py", "onnxq/cli.py", "onnxq/_files.py", "onnxq/ir/model.py")
+        write("passes/fold.py", "models/make.py", "tests/test_api.py", "tests/commands/test_cli.py")
+        write("tests/test_files.py", "tests/ir/test_model.py", "tests/passes/test_fold.py")
+        return write
+
+    def test_nothing_is_wrong_with_a_good_tree(self, tree):
+        tree("tests/ir/test_ir.py", "tests/passes/test_passes.py", "tests/commands/test_cli_output.py")
+        root = tree("tests/repository/test_names.py", "tests/models/test_make.py", "tests/ir/conftest.py")
+        assert [find(root) for find in (untested, stray, crowded, long)] == [[], [], [], []]
+
+    @pytest.mark.parametrize("module", ["onnxq/hooks.py", "onnxq/view.py", "onnxq/ir/query.py", "passes/cut.py"])
+    def test_a_module_without_tests(self, tree, module):
+        assert untested(tree(module, "tests/test_query.py", "tests/test_view.py")) == [module]
+
+    @pytest.mark.parametrize("path", ["tests/ir/test_graph.py", "tests/test_cli.py", "tests/models/test_train.py"])
+    def test_tests_of_no_module(self, tree, path):
+        assert stray(tree(path)) == [path]
+
+    @pytest.mark.parametrize("folder", ["onnxq/ir", "tests/yolo"])
+    def test_a_crowded_folder(self, tree, folder):
+        root = tree(*(f"{folder}/m{number}.py" for number in range(15)), f"{folder}/__init__.py")
+        assert crowded(root) == []
+        assert crowded(tree(f"{folder}/more.py", f"{folder}/most.py")) == [folder]
+
+    def test_a_long_file(self, tree):
+        assert long(tree("tests/ir/test_model.py", lines=420)) == []
+        assert long(tree("tests/ir/test_model.py", lines=421)) == ["tests/ir/test_model.py"]

@@ -1,0 +1,125 @@
+"""Passes and rows of passes, run on a model."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from inference import assert_same_numbers, feed
+from variants import copy
+
+from onnxq.calibration.feeds import Sample
+from onnxq.calibration.samples import Samples
+from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Statistics
+from onnxq.ir import Model
+from onnxq.passes.compute_qparams import ComputeQparams
+from onnxq.passes.find_decode import FindDecode
+from onnxq.passes.fit_ranges import FitRanges
+from onnxq.passes.fold_batch_norm import FoldBatchNorm
+from onnxq.passes.fold_constants import FoldConstants
+from onnxq.passes.infer_shapes import InferShapes
+from onnxq.passes.insert_qdq import InsertQdq
+from onnxq.passes.normalize import Normalize
+from onnxq.passes.observe import Observe
+from onnxq.passes.plan_quantization import PlanQuantization
+from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
+from onnxq.passes.remove_unused import RemoveUnused
+from onnxq.passes.to_float32 import ToFloat32
+from onnxq.pipeline import Facts, Pass, Pipeline, Rewrite
+from onnxq.targets import ORT, TENSORRT, Target
+
+NARROW_TENSORRT = replace(TENSORRT, least_channels=0)
+"""As TensorRT, and Convs may have the 4 and 8 channels that they have here."""
+
+
+def rewrite(step: Rewrite, model: onnx.ModelProto, facts: Facts | None = None) -> tuple[onnx.ModelProto, int]:
+    """What a rewrite makes of a model, and its number of edits."""
+    working = Model(copy(model))
+    edits = step.run(working, facts or Facts())
+    return working.to_proto(), edits
+
+
+def assert_untouched(step: Rewrite, model: onnx.ModelProto) -> None:
+    """Assert that a rewrite makes no edit: what comes out is what comes out without it, byte for byte."""
+    after, edits = rewrite(step, model)
+    assert edits == 0
+    assert after.SerializeToString(deterministic=True) == Model(model).to_proto().SerializeToString(deterministic=True)
+    assert [node.name for node in after.graph.node] == [node.name for node in model.graph.node]
+
+
+def rewrite_checked(step: Rewrite, model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    """As `rewrite`, and assert what holds of all rewrites: the same numbers, a valid model, and no second edit."""
+    after, edits = rewrite(step, model)
+    onnx.checker.check_model(after, full_check=True)
+    assert_same_numbers(model, after)
+    assert_untouched(step, after)
+    return after, edits
+
+
+def preparing() -> list[Pass]:
+    """The rewrites in front of all analyses."""
+    return [Normalize(), InferShapes(), ToFloat32(), FoldConstants(), FoldBatchNorm()]
+
+
+def prepared(model: onnx.ModelProto) -> Model:
+    """A model after the rewrites in front of all analyses."""
+    working = Model(copy(model))
+    Pipeline(preparing()).run(working)
+    return working
+
+
+def planned(model: onnx.ModelProto, target: Target = ORT, **options: object) -> tuple[Model, Plan]:
+    """A prepared model and its plan; the options are those of Choose."""
+    working = Model(copy(model))
+    facts = Pipeline([*preparing(), FindDecode(), PlanQuantization(target, **options)]).run(working)
+    return working, facts[Plan]
+
+
+def samples(feeds: Iterable[Mapping[str, np.ndarray] | None]) -> Samples:
+    """Calibration data of these feeds; None is a sample that cannot be read."""
+    unreadable: dict[str, str] = {}
+
+    def load(number: int, values: Mapping[str, np.ndarray] | None) -> Sample | None:
+        if values is None:
+            unreadable[f"{number}.jpg"] = f"{number}.jpg is cut short"
+            return None
+        return Sample(dict(values), next(iter(values.values())).shape[0])
+
+    loaders = tuple(lambda n=n, v=v: load(n, v) for n, v in enumerate(feeds))
+    return Samples(loaders, len(loaders), "made up", unreadable=unreadable)
+
+
+def quantizing(
+    model: onnx.ModelProto,
+    target: Target = ORT,
+    method: str = "minmax",
+    weight_method: str = "minmax",
+    matmul: bool = True,
+    **options: object,
+) -> list[Pass]:
+    """All passes but correct-bias and verify, calibrated on the feeds with seeds 0 to 3.
+
+    Without `matmul` 1x1 Convs stay Convs for every target; further options are those of Choose.
+    """
+    data = samples([feed(model, seed) for seed in range(4)])
+    return [
+        *preparing(),
+        FindDecode(),
+        PlanQuantization(target, **options),
+        Observe(data),
+        FitRanges(method),
+        ComputeQparams(weight_method),
+        InsertQdq(),
+        *([PointwiseToMatmul()] if matmul and target.least_stride else []),
+        RemoveUnused(),
+    ]
+
+
+def quantized(
+    model: onnx.ModelProto, target: Target = ORT, facts: Iterable[object] = (), **options: object
+) -> tuple[onnx.ModelProto, Facts]:
+    """A quantized model and the facts found on the way; for the options see `quantizing`."""
+    working = Model(copy(model))
+    found = Pipeline(quantizing(model, target, **options), pinned=facts).run(working)
+    assert all(kind in found for kind in (Plan, Statistics, FittedRanges, QuantizationParameters))
+    return working.to_proto(), found
