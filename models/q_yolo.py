@@ -52,6 +52,7 @@ from onnxq.numerics.scheme import Scheme
 from onnxq.passes.observe import Observe
 from onnxq.passes.verify import Verify
 from onnxq.pipeline import Pipeline
+from onnxq.qdq.reasons import summary_of
 from onnxq.targets.stem import positions
 from onnxq.yolo.detector import detect
 
@@ -307,7 +308,7 @@ class Subject:
         kept = cache.with_name(f"{cache.stem}.{self.path.stem}.{_digest(self._sha, self._study.key)[:12]}.npz")
         if kept.exists():
             return Statistics.load(kept)
-        passes = [*onnxq.passes.planning(Config(target=TARGET)), Observe(self._samples())]
+        passes = [*onnxq.passes.prepare_and_plan(Config(target=TARGET)), Observe(self._samples())]
         found = Pipeline(passes).run(Model(self._original))[Statistics]
         found.save(kept)
         return found
@@ -318,7 +319,7 @@ class Subject:
 
     def _planned(self, config: Config) -> tuple[Model, DecodeBoundary, Plan]:
         prepared = Model(self._original)
-        facts = Pipeline(onnxq.passes.planning(config)).run(prepared)
+        facts = Pipeline(onnxq.passes.prepare_and_plan(config)).run(prepared)
         return prepared, facts[DecodeBoundary], facts[Plan]
 
     def _samples(self) -> Any:
@@ -330,7 +331,7 @@ class Subject:
             return _digest(self._sha, self._study.key)
         config = setting.config(self.ends, self._study.count)
         # What was left to the tool, as it decides: two ways to say the same give one result.
-        decided = {**dataclasses.asdict(config), "method": config.chosen_method, "reconstruct": config.reconstructs}
+        decided = {**dataclasses.asdict(config), "method": config.method_used, "reconstruct": config.reconstructs}
         return _digest(self._sha, self._study.key, decided)
 
     def _measure(self, setting: Setting | None) -> dict[str, Any]:
@@ -339,7 +340,8 @@ class Subject:
         quantized = time.perf_counter()
         scores = measure_precision(model, self._study.truth, Settings(threads=self._study.threads))
         found = layers(self._prepared, self._head, plan)
-        reasons = [plan.skipped[layer.name] for layer in found if layer.name in plan.skipped] if plan else []
+        skipped = plan.skipped if plan else {}
+        reasons = [summary_of(skipped[layer.name]) for layer in found if layer.name in skipped]
         return {
             "model": self.path.name,
             "setting": dataclasses.asdict(setting) if setting else None,

@@ -18,7 +18,6 @@ from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.runtime.locate_error import first_wrong_layer
 from onnxq.runtime.session import Feed, open_session, run_named
 from onnxq.targets import Target
-from onnxq.targets.tensorrt_parser import violations
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class Verify(Analysis[Verification]):
 
     - onnx.checker with full type and shape checks
     - inputs, outputs and metadata are those of the original
-    - where the target is TensorRT: its parser reads the file
+    - the file keeps the rules of the target's own parser, if it has any
     - it loads and runs on a few samples without NaN: where the target runs if that is on this machine, else in
       onnxruntime; its outputs are compared with the float model's and with the exact computation of the file
     - where the target runs on this machine: each layer meant for integers is one in the graph that it really runs;
@@ -50,7 +49,7 @@ class Verify(Analysis[Verification]):
         progress: told when it begins.
 
     Raises:
-        ModelError: the model is invalid or cannot be loaded; TensorRT's parser would not read it as it is meant;
+        ModelError: the model is invalid or cannot be loaded; the target's parser would not read it as it is meant;
             outputs of the float or of the quantized model are NaN.
     """
 
@@ -72,8 +71,7 @@ class Verify(Analysis[Verification]):
         proto = model.to_proto()
         _check_model(proto)
         _check_interface(self._original, proto)
-        if self._target.checks_parser:
-            _check_parser(proto)
+        _check_file(self._target, proto)
         opened, refusal = self._opened(proto)
         sqnr, simulated = _outputs_sqnr(self._original, proto, opened or OnnxRuntime(proto), self._feeds)
         if opened is None:
@@ -166,13 +164,13 @@ def _check_interface(original: onnx.ModelProto, proto: onnx.ModelProto) -> None:
         raise ModelError("the metadata of the quantized model differs from the original's")
 
 
-def _check_parser(proto: onnx.ModelProto) -> None:
-    found = violations(proto)
+def _check_file(target: Target, proto: onnx.ModelProto) -> None:
+    found = target.file_rules(proto) if target.file_rules is not None else []
     if found:
         lines = found[:_MOST_SHOWN]
         if len(found) > _MOST_SHOWN:
             lines.append(f"and {len(found) - _MOST_SHOWN} more")
-        raise ModelError("\n".join(["TensorRT would not read the quantized model as it is meant:", *lines]))
+        raise ModelError("\n".join([f"{target.title} would not read the quantized model as it is meant:", *lines]))
 
 
 def _outputs_sqnr(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from onnxq._files import check_writable
-from onnxq.config import Config
+from onnxq.config import FLOAT_TYPES, Config
 from onnxq.console.terminal import image_size
 from onnxq.errors import ConfigError
 from onnxq.report import build
@@ -40,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     data.add_argument("--demo", action="store_true", help="use pictures that onnxq paints, for models/demo.onnx")
     _add_config(parser.add_argument_group("how to quantize"))
+    _add_old_words(parser)
     good = parser.add_argument_group("how good it has to be")
     good.add_argument("--sensitivity", action="store_true", help="measure what each layer costs, alone on integers")
     limit = good.add_mutually_exclusive_group()
@@ -82,7 +83,7 @@ def _add_config(group: "argparse._ArgumentGroup") -> None:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=help_text)
         elif field.default == ():
             group.add_argument(flag, action="extend", nargs="+", default=[], metavar=metavar, help=help_text)
-        elif field.type == int | None:
+        elif field.type in (int, int | None):
             group.add_argument(flag, type=int, metavar=metavar, help=help_text)
         elif field.name == "image_size":
             group.add_argument(flag, type=image_size, metavar=metavar, help=help_text)
@@ -90,6 +91,14 @@ def _add_config(group: "argparse._ArgumentGroup") -> None:
             kind, default = type(field.default), field.default
             help_text = f"{help_text} ({default})"
             group.add_argument(flag, type=kind, default=default, choices=choices, metavar=metavar, help=help_text)
+
+
+def _add_old_words(parser: argparse.ArgumentParser) -> None:
+    """Accept options under the names that they had before 0.2.0; the help does not show them."""
+    hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    parser.add_argument("--rest", dest="float_type", choices=FLOAT_TYPES, **hidden)
+    parser.add_argument("--cut-head", dest="cut_decode", type=Path, **hidden)
+    parser.add_argument("--equalise", dest="equalize", action=argparse.BooleanOptionalAction, **hidden)
 
 
 def read_config(args: argparse.Namespace) -> Config:

@@ -11,10 +11,10 @@ from onnxq._text import plural
 from onnxq.api import Quantized
 from onnxq.config import Config
 from onnxq.console.terminal import OUT, Columns, Listing, say, warn
-from onnxq.evaluation.mixed_precision import SearchResult
+from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
 from onnxq.facts import Plan, Sensitivities, Verification
 from onnxq.ir import storage
-from onnxq.numerics.scheme import MAX_BITS
+from onnxq.qdq.reasons import summary_of
 from onnxq.targets import TARGETS
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.output_layout import OutputLayout
@@ -29,10 +29,10 @@ def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Li
     height, width = detector.size
     table.add_row("model", f"{detector.title}, {height} x {width}: {detector.why}")
     table.add_row("images", detector.preprocess.describe())
-    how = f"{config.chosen_method}, {config.all_widths}"
+    how = f"{config.method_used}, {config.all_widths}"
     table.add_row("target", f"{config.target} ({TARGETS[config.target].title}), {how}")
     convs = [name for name, op in plan.ops.items() if op in ("Conv", "ConvTranspose")]
-    floats = Counter(_reason(plan.skipped[name]) for name in convs if name in plan.skipped)
+    floats = Counter(summary_of(plan.skipped[name]) for name in convs if name in plan.skipped)
     table.add_row("Convs", f"{len(convs) - floats.total()} of {len(convs)} on integers")
     for reason, count in floats.most_common():
         table.add_row("", f"{count} float: {reason}")
@@ -40,11 +40,6 @@ def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Li
     more = "" if verbose else " (-v says which and why)"
     table.add_row("other nodes", f"{others} of {len(plan.ops) - len(convs)} float{more}")
     return table
-
-
-def _reason(text: str) -> str:
-    """Of all that is excluded one line, however many names were given."""
-    return "excluded" if text.startswith("excluded by") else text
 
 
 def add_result(table: Listing, quantized: Quantized, otherwise: str) -> None:
@@ -77,7 +72,7 @@ def add_found(table: Listing, found: SearchResult) -> None:
     floats = [piece.nodes[0] for piece in found.kept if piece.bits is None]
     trials = f"{len(found.trials)} trial{plural(len(found.trials))}"
     table.add_row("measured", f"{found.said} on {found.pictures} picture{plural(found.pictures)}, after {trials}")
-    for names, what in ((wide, f"at {MAX_BITS} bits"), (floats, "float")):
+    for names, what in ((wide, f"at {WIDENED_BITS} bits"), (floats, "float")):
         if names:
             table.add_row("kept" if names is wide or not wide else "", f"{len(names)} {what}: {', '.join(names)}")
 

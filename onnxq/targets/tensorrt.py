@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+from onnxq.numerics.scheme import INT8
 from onnxq.targets.base import Role, Rule, Target
+from onnxq.targets.few_channels import FewChannelsRule
 from onnxq.targets.rules import CARRIERS, CONV_IN
+from onnxq.targets.tensorrt_parser import violations
 
 # One Q behind a Concat is enough: TensorRT moves a Q backwards, and a DQ forwards, across what only moves values, so
 # that it ends up in the layers whose outputs are joined. Where one of these is read as integers anyway, the Q that
@@ -23,17 +26,17 @@ TENSORRT = Target(
         **{op: replace(rule, input=False, output=False, binding=op == "Concat") for op, rule in CARRIERS.items()},
         "Resize": Rule(Role.CARRIER, output=False, shared=True),
     },
-    signed=True,
-    symmetric=True,
-    takes_half=True,
-    narrow_activations=False,
+    activations=(INT8,),
+    symmetric_activations=True,
+    strongly_typed=True,
+    clips=(),
     # Ultralytics and NVIDIA's yolo_deepstream keep them float as well.
-    last_layers=False,
+    quantizes_last_layers=False,
     fused_activations=frozenset({"Relu", "Clip", "LeakyRelu", "HardSwish", "Sigmoid"}),
     # Model-Optimizer would quantize them, which costs YOLOX-Nano three quarters of its AP (simulated in onnxruntime).
     float_depthwise=True,
-    least_channels=16,
+    few_channels=FewChannelsRule(channels=16),
     # So does Model-Optimizer: a layer that stays float gains nothing from rounded inputs.
-    float_readers=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
-    checks_parser=True,
+    bypasses_dq=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    file_rules=violations,
 )

@@ -20,7 +20,7 @@ from onnxq.ir import Model
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.ranges import unilateral_histogram
 from onnxq.numerics.scheme import Scheme
-from onnxq.passes import planning
+from onnxq.passes import prepare_and_plan
 from onnxq.pipeline import Pipeline
 from onnxq.yolo.output_layout import UNKNOWN
 
@@ -213,7 +213,7 @@ def small(size=32):
 
 def planned(model, config):
     working = Model(model)
-    facts = Pipeline(planning(config)).run(working)
+    facts = Pipeline(prepare_and_plan(config)).run(working)
     return working, facts[DecodeBoundary], facts[Plan]
 
 
@@ -330,7 +330,7 @@ class TestEnds:
     @pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "uh"])
     def test_the_papers_methods_only_choose_ranges(self, method):
         config = Setting("narrow", "symmetric", "4-8", method).config((), 100)
-        assert (config.reconstructs, config.keep_bias, config.range_method) == (False, True, method)
+        assert (config.reconstructs, config.keep_bias, config.method_used) == (False, True, method)
         assert (config.weight_bits, config.act_bits, config.symmetric) == (4, 8, True)
 
 

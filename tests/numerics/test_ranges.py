@@ -18,10 +18,10 @@ from onnxq.numerics.ranges import (
     percentile,
     unilateral_histogram,
 )
-from onnxq.numerics.scheme import Range, Scheme
+from onnxq.numerics.scheme import INT8, UINT8, Range, Scheme
 
-ASYMMETRIC = [Scheme(bits, signed=bits % 2 > 0) for bits in range(2, 9)]
-SYMMETRIC = [Scheme(bits, signed=bits % 2 == 0, symmetric=True) for bits in range(2, 9)]
+ASYMMETRIC = [Scheme(bits, container=INT8 if bits % 2 > 0 else UINT8) for bits in range(2, 9)]
+SYMMETRIC = [Scheme(bits, container=INT8 if bits % 2 == 0 else UINT8, symmetric=True) for bits in range(2, 9)]
 SCHEMES = ASYMMETRIC + SYMMETRIC
 
 
@@ -54,7 +54,8 @@ HISTOGRAMS = {name: histogram(x) for name, x in SAMPLES.items()}
 
 
 def label(scheme):
-    return f"{'symmetric' if scheme.symmetric else 'asymmetric'}-{'int' if scheme.signed else 'uint'}{scheme.bits}"
+    kind = "int" if scheme.container is INT8 else "uint"
+    return f"{'symmetric' if scheme.symmetric else 'asymmetric'}-{kind}{scheme.bits}"
 
 
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=label)
@@ -103,7 +104,7 @@ class TestSquaredError:
         # What 400 points in a bin cannot see: a share of a step that is narrower than the bin.
         np.testing.assert_allclose(squared_error(h, scheme, low, high), expected, rtol=5e-3, atol=1e-9 * magnitude**2)
 
-    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(4, True), Scheme(8, True, True), Scheme(2)], ids=label)
+    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(4, INT8), Scheme(8, INT8, True), Scheme(2)], ids=label)
     @each_spread_sample
     def test_is_close_to_the_error_of_the_samples_themselves(self, scheme, name):
         x, h = SAMPLES[name].astype(np.float64), HISTOGRAMS[name]
@@ -126,7 +127,7 @@ class TestSquaredError:
         assert cost(h, scheme, Range(-3, 0)) == pytest.approx(10 * 3**2)
 
     @pytest.mark.parametrize("tiny", [1e-6, 1e-12, 1e-16, 1e-20, 1e-30])
-    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(4, True), Scheme(8, True, True)], ids=label)
+    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(4, INT8), Scheme(8, INT8, True)], ids=label)
     def test_an_outermost_bin_that_is_cut_to_almost_nothing_counts_as_what_it_holds(self, scheme, tiny):
         x = np.concatenate([np.random.default_rng(0).uniform(0, 1, 10_000), np.full(10_000, -tiny)])
         for high in (0.3, 0.7, 1.0):
@@ -305,7 +306,7 @@ class TestEntropy:
         h = histogram(self.TAIL * np.where(np.arange(self.TAIL.size) % 3, 1, -1))
         assert h.width == 2
         counts = np.bincount(self.TAIL.astype(int) // 2).tolist()
-        self.check(counts, entropy(h, Scheme(bits, True, True)).high / 2, 2 ** (bits - 1))
+        self.check(counts, entropy(h, Scheme(bits, INT8, True)).high / 2, 2 ** (bits - 1))
 
     TAIL = np.repeat(np.arange(1200) + 0.5, [3 + round(3000 * math.exp(-i / 60)) + (i % 7 == 0) for i in range(1200)])
     """An exponential tail in bins of width 1, of which none is empty."""
@@ -332,7 +333,7 @@ class TestSymmetricGrids:
     @pytest.mark.parametrize("signed", [False, True])
     def test_bounds_reach_no_further_than_the_values(self, method, signed):
         for name, h in HISTOGRAMS.items():
-            bounds = METHODS[method](h, Scheme(8, signed, symmetric=True))
+            bounds = METHODS[method](h, Scheme(8, INT8 if signed else UINT8, symmetric=True))
             reach = max(abs(h.low), abs(h.high)) + h.width
             assert max(abs(bounds.low), abs(bounds.high)) <= reach, name
 
@@ -419,7 +420,7 @@ class TestBeforeSilu:
 
 
 class TestWhatARangeCosts:
-    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(4, True), Scheme(8, True, True)], ids=label)
+    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(4, INT8), Scheme(8, INT8, True)], ids=label)
     @each_spread_sample
     def test_sqnr_is_close_to_that_of_the_samples(self, scheme, name):
         x, h = SAMPLES[name].astype(np.float64), HISTOGRAMS[name]
@@ -439,7 +440,7 @@ class TestWhatARangeCosts:
     def test_sqnr_of_a_constant_on_the_grid_has_no_bound(self):
         assert expected_sqnr(histogram([1.0] * 5), Scheme(8), Range(0, 255)) == math.inf
 
-    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(8, True, True), Scheme(4)], ids=label)
+    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(8, INT8, True), Scheme(4)], ids=label)
     def test_clipped_share_is_that_of_the_samples(self, scheme):
         x, h = SAMPLES["normal"], HISTOGRAMS["normal"]
         for low, high in ((-1, 1), (-0.5, 2), (0, 3), (h.low, h.high)):
@@ -479,7 +480,7 @@ ALL_METHODS = {
 }
 
 
-FEW_SCHEMES = [Scheme(8), Scheme(2, True), Scheme(8, True, True), Scheme(3, False, True)]
+FEW_SCHEMES = [Scheme(8), Scheme(2, INT8), Scheme(8, INT8, True), Scheme(3, UINT8, True)]
 
 
 @pytest.mark.parametrize("scheme", FEW_SCHEMES, ids=label)
@@ -500,7 +501,7 @@ def check_usable(method, items, scheme, name):
     assert -1e-9 * energy <= cost(h, scheme, bounds) <= 1.001 * energy, name
 
 
-@pytest.mark.parametrize("scheme", [Scheme(8), Scheme(2, True), Scheme(8, True, True)], ids=label)
+@pytest.mark.parametrize("scheme", [Scheme(8), Scheme(2, INT8), Scheme(8, INT8, True)], ids=label)
 @pytest.mark.parametrize("value", [3.7, -3.7, 0.0, 0.02, -1e-6, 1e6])
 @pytest.mark.parametrize("method", ["uh", "mse", "minmax", "percentile", "before SiLU"])
 def test_a_constant_keeps_its_value(method, value, scheme):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from onnxq.facts import FittedRange, FittedRanges, Plan, QuantizationParameters, QuantizationPoint, QuantizedWeight
 from onnxq.ir import Model
-from onnxq.numerics.scheme import Range, Scheme
+from onnxq.numerics.scheme import INT8, Range, Scheme
 from onnxq.passes.compute_qparams import ComputeQparams
 from onnxq.pipeline import Facts
 from onnxq.targets import GENERIC, OPENVINO
@@ -24,7 +24,7 @@ def weights_grid(weight, bias=None, method="minmax", axis=0, bits=8, input_range
     op = "Conv" if axis == 0 else "ConvTranspose"
     model = Model(net.model(net.add(op, *inputs, name="layer")))
     point = QuantizationPoint("images", Scheme(), "images", ("layer",), (), known=Range(*input_range))
-    planned = QuantizedWeight("weight", Scheme(bits, True, True, axis), ("layer",))
+    planned = QuantizedWeight("weight", Scheme(bits, INT8, True, axis), ("layer",))
     plan = Plan((point,), (planned,), frozenset({"layer"}), ("layer",), {})
     facts = Facts([plan, FittedRanges({"images": FittedRange(point.known)})])
     return ComputeQparams(method).run(model, facts).weights["weight"]

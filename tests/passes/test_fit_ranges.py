@@ -13,7 +13,7 @@ from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Quantization
 from onnxq.ir import Model
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.ranges import METHODS, SILU_MINIMUM, before_silu
-from onnxq.numerics.scheme import Range, Scheme
+from onnxq.numerics.scheme import INT8, Range, Scheme
 from onnxq.passes.find_decode import FindDecode
 from onnxq.passes.fit_ranges import FitRanges
 from onnxq.passes.observe import Observe
@@ -134,7 +134,7 @@ def test_the_input_of_a_silu_is_judged_by_the_error_behind_it(method):
 @every_method
 def test_everything_else_is_fitted_by_the_method(method):
     values = np.random.default_rng(0).normal(0, 1, 5000)
-    scheme = Scheme(bits=6, signed=True, symmetric=True)
+    scheme = Scheme(bits=6, container=INT8, symmetric=True)
     fitted = fit([replace(alone(), scheme=scheme)], {"x": values}, method)["x"]
     assert fitted.bounds == METHODS[method](histogram_of(values), scheme)
     assert fitted.method == method

@@ -35,7 +35,7 @@ from hypothesis import strategies as st
 
 from onnxq.facts import FittedRanges, Plan, QuantizationParameters, QuantizationPoint, QuantizedWeight
 from onnxq.ir import Model
-from onnxq.numerics.scheme import Range, Scheme
+from onnxq.numerics.scheme import INT8, UINT8, Range, Scheme
 from onnxq.passes.insert_qdq import InsertQdq
 from onnxq.passes.remove_unused import RemoveUnused
 from onnxq.pipeline import Facts, Pipeline
@@ -197,7 +197,7 @@ def test_an_output_of_the_model_that_is_read_as_integers_stays_float():
 
 
 def test_readers_that_are_not_planned_go_on_reading_float():
-    after, _ = quantized(csp(), replace(OPENVINO, float_readers=frozenset({"Add"})))
+    after, _ = quantized(csp(), replace(OPENVINO, bypasses_dq=frozenset({"Add"})))
     by_name = nodes(after)
     assert by_name["conv2"].input[0] == "split0_out1_dequantized"
     assert by_name["add0"].input[0] == "split0_out1"
@@ -355,8 +355,8 @@ def test_a_single_conv_equals_the_simulation_in_numpy(signed, symmetric, seed, b
         "Conv", "images", net.const(weight, name="w"), net.const(bias, name="b"), name="c", strides=[stride] * 2
     )
     model = net.model(y)
-    scheme = Scheme(bits[0], signed, symmetric)
-    weight_scheme = Scheme(bits[1], True, True, 0)
+    scheme = Scheme(bits[0], INT8 if signed else UINT8, symmetric)
+    weight_scheme = Scheme(bits[1], INT8, True, 0)
     grid = scheme.qparams(Range(low, high))
     bound = np.abs(weight).reshape(5, -1).max(axis=1).astype(np.float64)
     weight_grid = weight_scheme.qparams(Range(-bound, bound))
@@ -386,7 +386,7 @@ def test_a_single_conv_equals_the_simulation_in_numpy(signed, symmetric, seed, b
 def test_what_a_pair_gives_is_exactly_what_the_grid_gives(bits, target):
     model = csp()
     target = NARROW_TENSORRT if target is TENSORRT else target
-    act_bits = bits if target.narrow_activations else 8
+    act_bits = bits if target.clips else 8
     after, facts = quantized(model, target, act_bits=act_bits, weight_bits=bits)
     points = [p for p in facts[Plan].points if p.users]
     # Much larger values than those of the calibration: the ends of the grids are put to the test.
