@@ -23,7 +23,7 @@ class ComputeQparams(Analysis[QuantizationParameters]):
         self._method = method
 
     def run(self, model: Model, facts: Facts) -> QuantizationParameters:
-        """Find the fact; the graph is not touched."""
+        """Return the scales and zero points."""
         plan, ranges = facts[Plan], facts[FittedRanges]
         activations = {point.tensor: point.scheme.qparams(ranges.groups[point.group].bounds) for point in plan.points}
         tensors, nodes = model.graph.tensors(), model.nodes

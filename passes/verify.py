@@ -1,4 +1,4 @@
-"""verify: the finished model does what the float one did, where it is to run."""
+"""verify: the finished model is valid, and its target computes what the float model computes."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,13 +22,13 @@ from onnxq.targets import Target
 log = logging.getLogger(__name__)
 
 _MOST_SHOWN = 3
-"""Faults of a file that are spelt out; the others are counted."""
+"""Violations of a file that are listed; the others are counted."""
 
 _TOLERATED_LOSS = 3.0
-"""dB by which a runtime may lie below the exact computation: its integers round differently here and there."""
+"""Allowed SQNR gap between the runtime and the exact computation, dB; integer kernels round differently."""
 
 _EXACT = 90.0
-"""dB beyond which the difference is float32's own rounding."""
+"""SQNR above which the difference is only float32's own rounding, dB."""
 
 
 class Verify(Analysis[Verification]):
@@ -37,14 +37,14 @@ class Verify(Analysis[Verification]):
     - onnx.checker with full type and shape checks
     - inputs, outputs and metadata are those of the original
     - the file keeps the rules of the target's own parser, if it has any
-    - it loads and runs on a few samples without NaN: where the target runs if that is on this machine, else in
-      onnxruntime; its outputs are compared with the float model's and with the exact computation of the file
-    - where the target runs on this machine: each layer meant for integers is one in the graph that it really runs;
-      where that loads neither this model nor the float one, a warning says so
+    - it loads and runs on a few samples without NaN, in the target's runtime if that is installed, else in onnxruntime;
+      its outputs are compared with the float model's and with the exact computation of the file
+    - if the target's runtime is installed: each layer meant for integers is an integer layer in the graph that it runs;
+      if it loads neither this model nor the float one, a warning says so
 
     Args:
         original: the float model.
-        target: where the result is to run.
+        target: what the result is for.
         feeds: a few samples; may be empty.
         progress: told when it begins.
 
@@ -66,7 +66,7 @@ class Verify(Analysis[Verification]):
         self._progress = progress
 
     def run(self, model: Model, facts: Facts) -> Verification:
-        """Find the fact; the graph is not touched."""
+        """Return what was checked and found."""
         self._progress("checking", 0, 0)
         proto = model.to_proto()
         _check_model(proto)
@@ -93,7 +93,7 @@ class Verify(Analysis[Verification]):
         )
 
     def _opened(self, proto: onnx.ModelProto) -> tuple[Runtime | None, tuple[str, ...]]:
-        """The model where the target runs, if that is on this machine; else None, and why it cannot load it."""
+        """Return the model in the target's runtime if that is installed; else None, and why it does not load."""
         runtime = RUNTIMES[self._target.runtime] if self._target.runtime is not None else None
         if runtime is None or not runtime.is_installed():
             return None, ()
@@ -139,8 +139,8 @@ def _unlike_the_plan(runtime: type[Runtime], unfused: Sequence[str], others: int
         yield f"{runtime.title} runs these layers in float: {', '.join(unfused)}"
     if others:
         yield (
-            f"{runtime.title} quantizes {others} layer{plural(others)} by itself that should stay float, as integers "
-            "are wanted directly behind; exclude what follows too"
+            f"{runtime.title} quantizes {others} layer{plural(others)} by itself that should stay float, because a Q "
+            "stands directly behind; exclude what follows too"
         )
 
 
@@ -176,7 +176,7 @@ def _check_file(target: Target, proto: onnx.ModelProto) -> None:
 def _outputs_sqnr(
     original: onnx.ModelProto, proto: onnx.ModelProto, opened: Runtime, feeds: Sequence[Feed]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """SQNR in dB of each float output over all feeds: as it runs, and as the file says exactly."""
+    """Return the SQNR in dB of each float output over all feeds: in the runtime, and computed exactly."""
     if not feeds:
         return {}, {}
     try:
@@ -189,8 +189,8 @@ def _outputs_sqnr(
     for feed in feeds:
         expected = run_named(plain, feed)
         _refuse_nan("float", expected)
-        as_it_runs, as_it_says = opened.run(feed), run_named(exact, feed)
-        for sums, outputs in ((running, as_it_runs), (simulated, as_it_says)):
+        found, computed = opened.run(feed), run_named(exact, feed)
+        for sums, outputs in ((running, found), (simulated, computed)):
             _refuse_nan("quantized", outputs)
             sums.add(expected, outputs)
     return running.decibels(), simulated.decibels()

@@ -18,7 +18,7 @@ NOT_CONFIG = {
     "sensitivity", "evaluate", "max_drop", "min_sqnr", "annotations", "images", "on_calibration",
     "dry_run", "verbose", "quiet", "debug", "version", "help",
 }  # fmt: skip
-"""What the command line takes besides: files to read and write, how good the result has to be, what to say."""
+"""Other arguments of the command line: files to read and write, accuracy, output on the console."""
 
 MORE = {"fp16": {"target": "tensorrt"}, "output-error": {"weight_bits": 4}, "int4": {"weight_bits": 4}}
 """What a choice needs beside it."""

@@ -680,8 +680,8 @@ class TestLimits:
         [
             (["--max-drop", 1], "--annotations JSON and --images DIR"),
             (["--max-drop", 1, "--images", "calib"], "--annotations JSON and --images DIR"),
-            (["--max-drop", "nan", "--demo"], "--max-drop nan: give a number"),
-            (["--min-sqnr", "inf", "--images", "calib"], "--min-sqnr inf: give a number"),
+            (["--max-drop", "nan", "--demo"], "--max-drop nan: expected a number"),
+            (["--min-sqnr", "inf", "--images", "calib"], "--min-sqnr inf: expected a number"),
             (["--min-sqnr", 30], "--images DIR"),
             (["--images", "calib"], "give one of these"),
             (["--on-calibration"], "give one of these"),
