@@ -17,7 +17,7 @@ from onnxq.hooks import time_passes
 from onnxq.ir import Model, ProtoIndex, storage
 from onnxq.ir.load import load
 from onnxq.ir.unsupported_tail import UnsupportedTail, detach
-from onnxq.passes import cutting, default, planning
+from onnxq.passes import default, prepare_and_cut, prepare_and_plan
 from onnxq.pipeline import Facts, Hook, Pass, Pipeline
 from onnxq.progress import Progress, silent
 from onnxq.version import VERSION
@@ -135,7 +135,7 @@ def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> t
     config = config or Config()
     original, _ = _runnable(model)
     detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
-    return Pipeline(planning(config)).run(Model(original))[Plan], detector
+    return Pipeline(prepare_and_plan(config)).run(Model(original))[Plan], detector
 
 
 def cut_decode(model: str | Path | onnx.ModelProto, config: Config | None = None) -> onnx.ModelProto:
@@ -149,7 +149,7 @@ def cut_decode(model: str | Path | onnx.ModelProto, config: Config | None = None
     """
     original, _ = _runnable(model)
     working = Model(original)
-    Pipeline(cutting(config or Config())).run(working)
+    Pipeline(prepare_and_cut(config or Config())).run(working)
     return working.to_proto()
 
 
@@ -198,7 +198,7 @@ def _metadata(config: Config, facts: Facts) -> dict[str, str]:
     return {
         "onnxq.version": VERSION,
         "onnxq.target": config.target,
-        "onnxq.method": config.chosen_method,
+        "onnxq.method": config.method_used,
         "onnxq.bits": config.all_widths,
         "onnxq.samples": str(facts[Statistics].samples),
     }

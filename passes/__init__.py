@@ -1,9 +1,12 @@
-"""The passes: one file, one class, one name each; and their order."""
+"""The passes: one file, one class, one name each; and their order, in stages.
+
+`prepare`, `plan`, `calibrate`, `write`, `lower`, `check`: `default` runs them one after the other.
+"""
 
 import onnx
 
 from onnxq.calibration.samples import Samples
-from onnxq.config import Config
+from onnxq.config import BY_OUTPUTS, Config
 from onnxq.passes import normalize, pack_int4, to_float16
 from onnxq.passes.compute_qparams import ComputeQparams
 from onnxq.passes.correct_bias import CorrectBias
@@ -33,21 +36,27 @@ from onnxq.passes.undo_lowering import UndoLowering
 from onnxq.passes.upsample_to_concat import UpsampleToConcat
 from onnxq.passes.verify import Verify
 from onnxq.passes.write_docs import WriteDocs
-from onnxq.pipeline import Pass
+from onnxq.pipeline import Pass, Rewrite
 from onnxq.progress import Progress, silent
-from onnxq.targets import TARGETS
+from onnxq.qdq.placement import ENDS_BITS
+from onnxq.targets import TARGETS, Target
 from onnxq.yolo.detector import Detector
 
-__all__ = ["cutting", "default", "planning"]
+__all__ = ["default", "prepare_and_cut", "prepare_and_plan"]
 
 if __name__ != "onnxq.passes":
     # A second import under another name would make a second copy of every class and fact.
     raise ImportError("import onnxq.passes, not passes")
 
 
-def _preparing(config: Config, least_opset: int = normalize.MIN_OPSET) -> list[Pass]:
+LOWERING: dict[str, type[Rewrite]] = {step.name: step for step in (PointwiseToMatmul, UpsampleToConcat, ExpandSoftmax)}
+"""The passes that `Target.lowering` can name."""
+
+
+def prepare(config: Config, min_opset: int = normalize.MIN_OPSET) -> list[Pass]:
+    """The passes that bring a float model into one form and find its decode."""
     return [
-        Normalize(least_opset, quantized=config.requantize),
+        Normalize(min_opset, quantized=config.requantize),
         *([StripQdq()] if config.requantize else []),
         InferShapes(),
         *([UndoLowering()] if config.requantize else []),
@@ -61,37 +70,69 @@ def _preparing(config: Config, least_opset: int = normalize.MIN_OPSET) -> list[P
     ]
 
 
-def cutting(config: Config) -> list[Pass]:
-    """The passes that make a float model without its decode."""
-    return [*_preparing(config), CutDecode()]
-
-
-def _least_opset(config: Config) -> int:
-    wanted = [(config.is_half, to_float16.MIN_OPSET), (config.packs, pack_int4.MIN_OPSET)]
-    return max([normalize.MIN_OPSET, *(opset for is_wanted, opset in wanted if is_wanted)])
-
-
-def planning(config: Config) -> list[Pass]:
-    """The passes that decide what will be quantized, for which no data is needed."""
+def plan(config: Config) -> list[Pass]:
+    """The pass that decides what is quantized; it needs no data."""
     return [
-        *_preparing(config, _least_opset(config)),
         PlanQuantization(
             TARGETS[config.target],
             weight_bits=config.weight_bits,
             act_bits=config.act_bits,
             symmetric=config.symmetric,
             exclude=config.exclude,
+            include=config.include,
             bits=config.widths,
             half=config.is_half,
-        ),
+        )
     ]
 
 
-def _parameters(config: Config, samples: Samples | None, detector: Detector | None, progress: Progress) -> list[Pass]:
-    """What finds weights and biases other than the model's own, rounded."""
-    if config.reconstructs:
-        return [Reconstruct(samples, detector=detector, ranges=config.ranges_by_outputs, progress=progress)]
-    return [] if config.keep_bias else [CorrectBias()]
+def calibrate(
+    config: Config,
+    samples: Samples | None,
+    detector: Detector | None = None,
+    *,
+    sensitivity: bool = False,
+    progress: Progress = silent,
+) -> list[Pass]:
+    """The passes that find scales, zero points, weights and biases from data; arguments as in `default`."""
+    adjusts_ranges = config.method_used == BY_OUTPUTS
+    return [
+        Observe(samples, progress),
+        FitRanges("mse" if adjusts_ranges else config.method_used),
+        ComputeQparams(config.weight_method),
+        *(
+            [Reconstruct(samples, detector=detector, ranges=adjusts_ranges, progress=progress)]
+            if config.reconstructs
+            else []
+        ),
+        *([] if config.reconstructs or config.keep_bias else [CorrectBias()]),
+        *([MeasureSensitivity(samples, TARGETS[config.target], detector, progress)] if sensitivity else []),
+    ]
+
+
+def write(config: Config) -> list[Pass]:
+    """The passes that put Q/DQ, integer weights and doc strings into the graph."""
+    return [InsertQdq(), WriteDocs(), *([ToFloat16()] if config.is_half else [])]
+
+
+def lower(target: Target) -> list[Pass]:
+    """The passes that rewrite the quantized graph for one runtime, and then remove what is left unused."""
+    return [*(LOWERING[name]() for name in target.lowering), RemoveUnused()]
+
+
+def check(original: onnx.ModelProto, target: Target, progress: Progress = silent) -> list[Pass]:
+    """The pass that checks the finished model; arguments as in `default`."""
+    return [Verify(original, target, progress)]
+
+
+def prepare_and_plan(config: Config) -> list[Pass]:
+    """All passes up to the plan, none of which needs data."""
+    return [*prepare(config, _min_opset(config)), *plan(config)]
+
+
+def prepare_and_cut(config: Config) -> list[Pass]:
+    """The passes that make a float model without its decode."""
+    return [*prepare(config), CutDecode()]
 
 
 def default(
@@ -108,26 +149,27 @@ def default(
     Args:
         config: the options.
         original: the float model, to compare the result with.
-        samples: the calibration data; None where `Statistics` and `Probe` will be given.
-        detector: what the model was taken for; reconstruction looks where it sees objects, and so does sensitivity.
-        sensitivity: measure what each piece of the network costs.
-        progress: told how far the work is.
+        samples: the calibration data; None if `Statistics` and `Probe` are given.
+        detector: what the model was recognized as; reconstruction and sensitivity look at the objects it sees.
+        sensitivity: measure the cost of each piece of the network.
+        progress: receives how far the work is.
     """
     target = TARGETS[config.target]
     return [
-        *planning(config),
-        Observe(samples, progress),
-        FitRanges(config.range_method),
-        ComputeQparams(config.weight_method),
-        *_parameters(config, samples, detector, progress),
-        *([MeasureSensitivity(samples, target, detector, progress)] if sensitivity else []),
-        InsertQdq(),
-        WriteDocs(),
-        *([ToFloat16()] if config.is_half else []),
-        *([PointwiseToMatmul()] if target.least_stride else []),
-        *([UpsampleToConcat()] if target.upsample_to_concat else []),
-        *([ExpandSoftmax()] if target.expand_softmax else []),
-        RemoveUnused(),
+        *prepare_and_plan(config),
+        *calibrate(config, samples, detector, sensitivity=sensitivity, progress=progress),
+        *write(config),
+        *lower(target),
         *([PackInt4()] if config.packs else []),
-        Verify(original, target, progress),
+        *check(original, target, progress),
     ]
+
+
+def _min_opset(config: Config) -> int:
+    """Return the least ONNX opset that the target, its integers of these widths and the options need."""
+    target = TARGETS[config.target]
+    weight_widths = {config.weight_bits, ENDS_BITS, *(weight for _, (weight, _) in config.widths)}
+    act_widths = {config.act_bits, ENDS_BITS, *(activation for _, (_, activation) in config.widths)}
+    schemes = [*map(target.weight_scheme, weight_widths), *map(target.activation_scheme, act_widths)]
+    options = [(config.is_half, to_float16.MIN_OPSET), (config.packs, pack_int4.MIN_OPSET)]
+    return max([normalize.MIN_OPSET, target.opset(schemes), *(opset for is_used, opset in options if is_used)])

@@ -1,4 +1,4 @@
-"""compute-qparams: the grids of the weights, and so of everything."""
+"""compute-qparams: scales and zero points of weights and activations."""
 
 import numpy as np
 
@@ -9,10 +9,10 @@ from onnxq.qdq.weight_qparams import minimum_scale, weight_qparams
 
 
 class ComputeQparams(Analysis[QuantizationParameters]):
-    """Gives every weight one symmetric scale per output channel, and every group of points the grid of its range.
+    """Computes scales and zero points: of weights per output channel, of activations from the fitted ranges.
 
     Args:
-        method: "minmax" covers every weight (as in Q-YOLO), "mse" takes the bound with the least squared error.
+        method: "minmax" covers every weight (as in Q-YOLO), "mse" takes the bounds with the least squared error.
     """
 
     name = "compute-qparams"
@@ -23,7 +23,7 @@ class ComputeQparams(Analysis[QuantizationParameters]):
         self._method = method
 
     def run(self, model: Model, facts: Facts) -> QuantizationParameters:
-        """Find the fact; the graph is not touched."""
+        """Return the scales and zero points."""
         plan, ranges = facts[Plan], facts[FittedRanges]
         activations = {point.tensor: point.scheme.qparams(ranges.groups[point.group].bounds) for point in plan.points}
         tensors, nodes = model.graph.tensors(), model.nodes

@@ -1,20 +1,20 @@
-"""expand-softmax: a Softmax over another axis than the last becomes the steps that it is defined by."""
+"""expand-softmax: a Softmax over another axis than the last becomes the operators that define it."""
 
 import numpy as np
 
 from onnxq.ir import Builder, Model, Node, Tensor, replace_nodes
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 
-_AXES_ARE_AN_INPUT_OF_REDUCE_MAX = 18
-"""The opset since which they are no attribute."""
+_REDUCE_MAX_TAKES_AXES = 18
+"""First opset in which the axes are an input instead of an attribute."""
 
 
 class ExpandSoftmax(Rewrite):
     """Turns Softmax(x) over an axis in the middle into exp(x - max x) / sum exp(x - max x), as ONNX defines it.
 
-    onnxruntime computes a Softmax row by row, and moves the axis to the end and back for that; the integral over box
-    distributions of a detector has many short columns instead. The steps one by one take a fifth of the time or less.
-    Those over the last axis, as in attention, stay. What is said of the Softmax is said of each step.
+    onnxruntime computes a Softmax row by row, and moves the axis to the end and back for that, but box distributions of
+    a detector are many short columns. The single operators take a fifth of the time or less. A Softmax over the last
+    axis, as in attention, stays. The doc string of the Softmax is copied to each operator.
     """
 
     name = "expand-softmax"
@@ -22,9 +22,9 @@ class ExpandSoftmax(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of Softmaxes expanded."""
-        fresh = Builder(model)
+        builder = Builder(model)
         found = [node for node in model.graph.nodes if node.op == "Softmax" and _is_over_columns(node)]
-        steps = {id(node): _expand(node, fresh, model.opset) for node in found}
+        steps = {id(node): _expand(node, builder, model.opset) for node in found}
         for node in found:
             model.copy_doc(node.name, [step.name for step in steps[id(node)]])
         replace_nodes(model.graph, steps)
@@ -37,20 +37,20 @@ def _is_over_columns(softmax: Node) -> bool:
     return shape is not None and axis % len(shape) != len(shape) - 1
 
 
-def _expand(softmax: Node, fresh: Builder, opset: int) -> list[Node]:
-    """The nodes that take its place; it is cut from its tensors."""
+def _expand(softmax: Node, builder: Builder, opset: int) -> list[Node]:
+    """Return the nodes that replace it; it is detached from its tensors."""
     x, y, axis, name = softmax.inputs[0], softmax.outputs[0], softmax.attrs.get("axis", -1), softmax.name
     softmax.inputs.clear()
     softmax.outputs.clear()
-    axes = fresh.constant(f"{name}_axes", np.array([axis], np.int64))
+    axes = builder.constant(f"{name}_axes", np.array([axis], np.int64))
 
     def step(op: str, inputs: list[Tensor], output: Tensor | None = None, **attrs: object) -> Tensor:
-        made = output or fresh.variable(f"{name}_{op}_output", x.dtype)
-        nodes.append(fresh.node(op, f"{name}_{op}", inputs, [made], **attrs))
+        made = output or builder.variable(f"{name}_{op}_output", x.dtype)
+        nodes.append(builder.node(op, f"{name}_{op}", inputs, [made], **attrs))
         return made
 
     nodes: list[Node] = []
-    if opset < _AXES_ARE_AN_INPUT_OF_REDUCE_MAX:
+    if opset < _REDUCE_MAX_TAKES_AXES:
         greatest = step("ReduceMax", [x], axes=[axis], keepdims=1)
     else:
         greatest = step("ReduceMax", [x, axes], keepdims=1)

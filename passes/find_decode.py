@@ -38,7 +38,7 @@ class FindDecode(Analysis[DecodeBoundary]):
         return DecodeBoundary(
             body=frozenset(body),
             last=tuple(node.name for node in layers if node.name not in deeper),
-            tail={node.name: "decode behind the last layers" for node in model.graph.nodes if node.name not in body},
+            tail=frozenset(node.name for node in model.graph.nodes if node.name not in body),
         )
 
 

@@ -1,4 +1,4 @@
-"""insert-qdq: the planned Q/DQ pairs and the integer weights go into the graph."""
+"""insert-qdq: the planned Q/DQ pairs and integer weights are inserted into the graph."""
 
 from onnxq.facts import CorrectedBiases, Plan, QuantizationParameters, Reconstruction
 from onnxq.ir import Model
@@ -7,14 +7,15 @@ from onnxq.qdq.insertion import insert_qdq
 
 
 class InsertQdq(Rewrite):
-    """Puts one QuantizeLinear and one DequantizeLinear (ONNX, opset 13) on every planned tensor.
+    """Inserts one QuantizeLinear and one DequantizeLinear (ONNX, opset 13; 16 bits: 21) on every planned tensor.
 
-    - the planned users read the dequantized tensor; outputs of the model stay what they are
-    - weights are stored as int8 behind one DequantizeLinear, biases stay float, corrected or rebuilt ones
+    - the planned users read the dequantized tensor; an output of the model stays float, unless it is planned: then the
+      DequantizeLinear makes it, under its name
+    - weights are stored as integers behind one DequantizeLinear; biases stay float, with their corrections
     - points of one group share one scale and one zero point, named after the group's first tensor
-    - grids narrower than 8 bits live in 8-bit integers: weights use the levels that they have, activations pass
-      through a Clip between Q and DQ, which every runtime computes exactly
-    - nodes are put where they belong, so that the graph stays in topological order
+    - fewer bits than the container has: weights use only a part of its levels, activations pass through a Clip between
+      Q and DQ, which every runtime computes exactly
+    - new nodes stand next to what they serve, so that the graph stays in topological order
     """
 
     name = "insert-qdq"

@@ -1,4 +1,4 @@
-"""pack-int4: the integers of weights of at most 4 bits are stored in half a byte each."""
+"""pack-int4: weights of at most 4 bits are stored in half a byte each."""
 
 import logging
 
@@ -21,11 +21,11 @@ class PackInt4(Rewrite):
 
         weight_quantized_packed (int4) -> Cast -> weight_quantized (int8) -> DequantizeLinear
 
-    - onnxruntime and OpenVINO compute the Cast when they load the file, before they look for layers on integers: they
-      run the same kernels on the same integers. A DequantizeLinear that reads int4 itself says the same, but both run
-      the layer behind it in float
-    - integers beyond -8 to 7, as those of the first and the last layers, stay int8, and so do zero points
-    - the lower half of each byte comes first, and behind an odd number of integers the last half is 0
+    - onnxruntime and OpenVINO compute the Cast when they load the file, before they look for integer layers: they run
+      the same kernels on the same integers. A DequantizeLinear that reads int4 itself means the same, but both run the
+      layer behind it in float
+    - zero points stay int8, and so do integers beyond -8 to 7, such as those of the first and the last layers
+    - the lower half of each byte comes first; after an odd number of integers the last half is 0
     """
 
     name = "pack-int4"
@@ -33,16 +33,16 @@ class PackInt4(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of weights packed."""
-        fresh = Builder(model)
+        builder = Builder(model)
         nodes: list[Node] = []
         packed: set[str] = set()
         for node in model.graph.nodes:
             if node.op == "DequantizeLinear" and _is_narrow(node.inputs[0]):
-                nodes.append(_cast(node.inputs[0], fresh))
+                nodes.append(_cast(node.inputs[0], builder))
                 packed.add(nodes[-1].inputs[0].name)
             nodes.append(node)
         if not packed:
-            log.warning("pack: nothing is left that fits in 4 bits; the first and the last layers keep 8")
+            log.warning("pack: no weight fits in 4 bits; the first and the last layers keep 8 bits")
             return 0
         model.graph.nodes = nodes
         # graphsurgeon writes int4 wrongly, but leaves alone what it has read.
@@ -62,17 +62,17 @@ def _is_narrow(tensor: Tensor) -> bool:
     return bool(np.all((values >= _LOWEST) & (values <= _HIGHEST)))
 
 
-def _cast(stored: Constant, fresh: Builder) -> Node:
-    """The Cast that all readers of a constant now read under its name; the constant gets another one."""
+def _cast(stored: Constant, builder: Builder) -> Node:
+    """Return a Cast whose output takes over the name and all consumers of a constant, which gets another name."""
     name = stored.name
-    stored.name = fresh.name(f"{name}_packed")
+    stored.name = builder.name(f"{name}_packed")
     made = Variable(name, np.dtype(np.int8), list(stored.shape))
     replace_uses(stored, made)
-    return fresh.cast(stored, made, TensorProto.INT8)
+    return builder.cast(stored, made, TensorProto.INT8)
 
 
 def _int4(tensor: TensorProto) -> TensorProto:
-    """An int8 tensor with values from -8 to 7 as an int4 one."""
+    """Return an int8 tensor with values from -8 to 7 as int4."""
     values = numpy_helper.to_array(tensor).ravel().view(np.uint8) & 15
     pairs = np.append(values, np.zeros(values.size % 2, np.uint8)).reshape(-1, 2)
     raw = (pairs[:, 0] | pairs[:, 1] << 4).tobytes()

@@ -2,15 +2,15 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from onnxq.errors import ConfigError, ModelError
 from onnxq.facts import DecodeBoundary, Plan
 from onnxq.ir import Model, Node
-from onnxq.numerics.scheme import Scheme
 from onnxq.pipeline import Analysis, Facts
 from onnxq.qdq.placement import quantization_points, quantized_weights
+from onnxq.qdq.reasons import summary_of
 from onnxq.qdq.selection import NodeSelection
 from onnxq.targets import Target
 
@@ -18,23 +18,25 @@ from onnxq.targets import Target
 class PlanQuantization(Analysis[Plan]):
     """Plans the quantization.
 
-    Layers with constant weights run on integers unless they are excluded or the target keeps their like float: the
-    last ones, depthwise or narrow ones. Other nodes of the body follow by demand, from the outputs backwards: one runs
-    on integers where its target has a rule for it and an integer node reads what it makes. Each node that stays float
+    Layers with constant weights run on integers unless they are excluded or the target keeps such layers float: the
+    last ones, depthwise or narrow ones. Other nodes follow by demand, from the outputs backwards: a node runs on
+    integers if the target has a rule for it and a consumer reads its output as integers. Each node that stays float
     gets its reason.
 
     Args:
         target: its rules.
-        weight_bits, act_bits: widths; the first and the last layers keep 8 bits, and so do narrow Convs near the image.
-        symmetric: zero points of activations in the middle also where the target does not ask for it.
+        weight_bits, act_bits: widths; the first and the last layers, and narrow Convs near the image, keep at least
+            8 bits. None: the target's default.
+        symmetric: zero points of activations in the middle even if the target does not require it.
         exclude: nodes to keep float: a name, `op:TYPE` or `re:REGEX` (searched in the names).
-        bits: patterns as in `exclude`, and the widths of the nodes that match: of the weight, and of what is read; of
-            several patterns the last one counts.
-        half: scales are to be float16 numbers.
+        include: nodes to run on integers although the target prefers float: patterns as in `exclude`.
+        bits: patterns as in `exclude`, and the widths of the nodes that match: of the weight, and of the input; the
+            last of several patterns counts.
+        half: scales are float16 numbers.
 
     Raises:
-        ConfigError: a pattern in `exclude` or `bits` matches no node, or is no regular expression; the target cannot
-            have activations of so few bits.
+        ConfigError: a pattern matches no node or is not a regular expression; a node is both excluded and included; an
+            included node cannot run on integers; the target cannot have integers of such a width.
         ModelError: no layer at all can be quantized.
     """
 
@@ -46,49 +48,69 @@ class PlanQuantization(Analysis[Plan]):
         self,
         target: Target,
         *,
-        weight_bits: int = 8,
-        act_bits: int = 8,
+        weight_bits: int | None = None,
+        act_bits: int | None = None,
         symmetric: bool = False,
         exclude: Sequence[str] = (),
+        include: Sequence[str] = (),
         bits: Sequence[tuple[str, tuple[int, int]]] = (),
         half: bool = False,
     ) -> None:
         self._target = target
-        self._weights = Scheme(weight_bits, signed=True, symmetric=True, half=half)
-        self._activations = replace(target.scheme(act_bits, symmetric), half=half)
+        self._weight_bits = target.weights[0].bits if weight_bits is None else weight_bits
+        self._act_bits = target.activations[0].bits if act_bits is None else act_bits
+        self._weight_scheme = partial(target.weight_scheme, half=half)
+        self._activation_scheme = partial(target.activation_scheme, symmetric=symmetric, half=half)
         self._exclude = tuple(exclude)
+        self._include = tuple(include)
         self._bits = tuple(bits)
-        for _, (_, width) in self._bits:
-            target.scheme(width)
+        for weight, activation in ((self._weight_bits, self._act_bits), *(widths for _, widths in self._bits)):
+            self._weight_scheme(weight)
+            self._activation_scheme(activation)
 
     def run(self, model: Model, facts: Facts) -> Plan:
-        """Find the fact; the graph is not touched."""
+        """Return the plan."""
         nodes = model.graph.nodes
         widths = {name: w for pattern, w in self._bits for name in matches([pattern], nodes, "--bits")}
-        choice = NodeSelection(model, facts[DecodeBoundary], self._target, matches(self._exclude, nodes))
-        if not choice.layers:
-            reasons = sorted({choice.skipped[n.name] for n in nodes if n.op == "Conv"})
+        excluded, included = matches(self._exclude, nodes), matches(self._include, nodes, "--include")
+        for name in included.keys() & excluded.keys():
+            raise ConfigError(
+                f"--exclude {excluded[name]} and --include {included[name]} both match node {name!r}; drop one of them"
+            )
+        selection = NodeSelection(model, facts[DecodeBoundary], self._target, excluded, included)
+        _refuse_impossible(included, selection, nodes)
+        if not selection.layers:
+            reasons = sorted({summary_of(selection.skipped[n.name]) for n in nodes if n.op == "Conv"})
             raise ModelError(f"no Conv can be quantized: {'; '.join(reasons)}")
         return Plan(
-            points=quantization_points(choice, model, self._activations, widths),
-            weights=quantized_weights(choice, self._weights, widths),
-            integer=frozenset(choice.integer),
-            layers=tuple(node.name for node in choice.layers),
-            skipped=choice.skipped,
+            points=quantization_points(selection, model, self._activation_scheme, self._act_bits, widths),
+            weights=quantized_weights(selection, self._weight_scheme, self._weight_bits, widths),
+            integer=frozenset(selection.integer),
+            layers=tuple(node.name for node in selection.layers),
+            skipped=selection.skipped,
             ops={node.name: node.op for node in nodes},
         )
 
 
+def _refuse_impossible(included: Mapping[str, str], selection: NodeSelection, nodes: Iterable[Node]) -> None:
+    for node in nodes:
+        if node.name in included and node.name in selection.skipped:
+            raise ConfigError(
+                f"--include {included[node.name]}: {node.op} {node.name!r} cannot run on integers: "
+                f"{selection.skipped[node.name]}; leave it out"
+            )
+
+
 def matches(patterns: Iterable[str], nodes: Iterable[Node], option: str = "--exclude") -> dict[str, str]:
-    """Names of the nodes that match a pattern, each with the pattern.
+    """Return the names of the nodes that match a pattern, each with the pattern.
 
     Args:
         patterns: a name, `op:TYPE` or `re:REGEX`.
         nodes: of a graph.
-        option: what to call it in errors.
+        option: its name in errors.
 
     Raises:
-        ConfigError: a pattern matches nothing, or is no regular expression.
+        ConfigError: a pattern matches nothing or is not a regular expression.
     """
     nodes = list(nodes)
     found: dict[str, str] = {}

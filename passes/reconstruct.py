@@ -11,11 +11,12 @@ from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
 from onnxq.facts import Plan, QuantizationParameters, QuantizedWeight, Reconstruction
 from onnxq.ir import Model, Node, Tensor, constant, has_plain_bias, takes_bias
-from onnxq.numerics.scheme import MAX_BITS, QParams, Range
+from onnxq.numerics.scheme import QParams, Range
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.qdq.insertion import insert_qdq
 from onnxq.qdq.weight_qparams import minimum_scale, weight_qparams
+from onnxq.reconstruction import RECONSTRUCT_BELOW
 from onnxq.reconstruction.im2col import Im2col, Positions
 from onnxq.reconstruction.layerwise import LayerwiseRunner
 from onnxq.reconstruction.least_squares import (
@@ -131,7 +132,7 @@ class Reconstruct(Analysis[Reconstruction]):
 def _adjusting(plan: Plan, nodes: Mapping[str, Node]) -> set[str]:
     """The first layer that reads each tensor of few levels whose grid is its own and not known without data."""
     groups = plan.groups().values()
-    own = {p.tensor for p, *more in groups if not more and p.known is None and p.scheme.bits < MAX_BITS}
+    own = {p.tensor for p, *more in groups if not more and p.known is None and p.scheme.bits < RECONSTRUCT_BELOW}
     first: dict[str, str] = {}
     for name in plan.layers:
         first.setdefault(nodes[name].inputs[0].name, name)

@@ -1,24 +1,24 @@
-"""upsample-to-concat: a nearest Resize of integers that doubles an image becomes copies of its rows and columns."""
+"""upsample-to-concat: a nearest Resize that doubles an integer image becomes copies of its rows and columns."""
 
 import numpy as np
 
 from onnxq.ir import Builder, Constant, Model, Node, Tensor, Variable, constant, producer, replace_nodes
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 
-_ALIKE = {
+_REPEATING_MODES = {
     ("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("pytorch_half_pixel", "round_prefer_floor"),
 }  # fmt: skip
 """Coordinate and rounding modes of Resize (ONNX, opset 11) that repeat each pixel when they double an image."""
 
 
 class UpsampleToConcat(Rewrite):
-    """Turns Resize(x_dequantized) that is quantized again on the same grid into Concats of x with itself.
+    """Turns Resize(x_dequantized), quantized again with the same scale, into Concats of x with itself.
 
         x_quantized -> Transpose -> Concat -> Reshape -> Concat -> Reshape -> Transpose -> DequantizeLinear
 
-    With channels last, a copy of each pixel beside it and of each row below it are plain copies of memory, where
-    onnxruntime's Resize works out every byte: it takes about a tenth of the time. The integers are the same ones, and
-    the Transposes cancel against those that onnxruntime puts around its integer Convs.
+    With channels last, copying each pixel beside it and each row below it is a plain copy of memory. onnxruntime's
+    Resize computes every byte: the copies take about a tenth of its time. The integers are the same, and the Transposes
+    cancel those that onnxruntime puts around its integer Convs.
 
     Images of unknown height, width or channels keep their Resize, and so do outputs of the model.
     """
@@ -28,26 +28,31 @@ class UpsampleToConcat(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of Resizes replaced."""
-        fresh, outputs = Builder(model), model.output_names
+        builder, outputs = Builder(model), model.output_names
         found = [node for node in model.graph.nodes if _doubles_integers(node, outputs)]
         quantized_again = {id(node.outputs[0].outputs[0]): list[Node]() for node in found}
-        replace_nodes(model.graph, {id(node): _copies(node, fresh) for node in found} | quantized_again)
+        replace_nodes(model.graph, {id(node): _copies(node, builder) for node in found} | quantized_again)
         return len(found)
 
 
 def _doubles_integers(node: Node, outputs: frozenset[str]) -> bool:
     is_inner = node.op == "Resize" and node.outputs[0].name not in outputs
-    return is_inner and _doubles(node) and _stays_on_its_grid(node)
+    return is_inner and _doubles(node) and _keeps_its_scale(node)
 
 
 def _doubles(resize: Node) -> bool:
-    """Whether it makes 2 x 2 equal pixels of each, in images of known channels, height and width."""
+    """Return whether it makes 2 x 2 equal pixels of each, in images of known channels, height and width."""
     modes = (
         resize.attrs.get("coordinate_transformation_mode", "half_pixel"),
         resize.attrs.get("nearest_mode", "round_prefer_floor"),
     )
     shape = resize.inputs[0].shape
-    if resize.attrs.get("mode", "nearest") != "nearest" or modes not in _ALIKE or shape is None or len(shape) != 4:
+    if (
+        resize.attrs.get("mode", "nearest") != "nearest"
+        or modes not in _REPEATING_MODES
+        or shape is None
+        or len(shape) != 4
+    ):
         return False
     _, channels, height, width = shape
     if not all(isinstance(size, int) for size in (channels, height, width)):
@@ -58,8 +63,8 @@ def _doubles(resize: Node) -> bool:
     return sizes is not None and list(sizes[1:]) == [channels, 2 * height, 2 * width] and sizes[0] == shape[0]
 
 
-def _stays_on_its_grid(resize: Node) -> bool:
-    """Whether what it reads is dequantized, and what it gives is quantized alike and used for nothing else."""
+def _keeps_its_scale(resize: Node) -> bool:
+    """Return whether its input is dequantized, and its output is only quantized again, with the same scale."""
     before, readers = producer(resize.inputs[0]), resize.outputs[0].outputs
     if before is None or before.op != "DequantizeLinear" or len(readers) != 1 or readers[0].op != "QuantizeLinear":
         return False
@@ -72,8 +77,8 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return one is not None and other is not None and np.array_equal(one, other)
 
 
-def _copies(resize: Node, fresh: Builder) -> list[Node]:
-    """The nodes that take its place and that of the QuantizeLinear behind it; both are cut from their tensors."""
+def _copies(resize: Node, builder: Builder) -> list[Node]:
+    """Return the nodes that replace it and the QuantizeLinear behind it; both are detached from their tensors."""
     x, quantize = resize.inputs[0].inputs[0].inputs[0], resize.outputs[0].outputs[0]
     _, channels, height, width = resize.inputs[0].shape
     y = quantize.outputs[0]
@@ -83,12 +88,12 @@ def _copies(resize: Node, fresh: Builder) -> list[Node]:
     nodes: list[Node] = []
 
     def step(what: str, op: str, inputs: list[Tensor], output: Tensor | None = None, **attrs: object) -> Tensor:
-        made = output or fresh.variable(f"{resize.name}_{what}_output", y.dtype)
-        nodes.append(fresh.node(op, f"{resize.name}_{what}", inputs, [made], **attrs))
+        made = output or builder.variable(f"{resize.name}_{what}_output", y.dtype)
+        nodes.append(builder.node(op, f"{resize.name}_{what}", inputs, [made], **attrs))
         return made
 
     def shape(what: str, *sizes: int) -> Constant:
-        return fresh.constant(f"{resize.name}_{what}_shape", np.array([0, *sizes], np.int64))
+        return builder.constant(f"{resize.name}_{what}_shape", np.array([0, *sizes], np.int64))
 
     last = step("channels_last", "Transpose", [x], perm=[0, 2, 3, 1])
     columns = step("columns", "Concat", [last, last], axis=3)

@@ -1,4 +1,4 @@
-"""verify: the finished model does what the float one did, where it is to run."""
+"""verify: the finished model is valid, and its target computes what the float model computes."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,18 +18,17 @@ from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.runtime.locate_error import first_wrong_layer
 from onnxq.runtime.session import Feed, open_session, run_named
 from onnxq.targets import Target
-from onnxq.targets.tensorrt_parser import violations
 
 log = logging.getLogger(__name__)
 
 _MOST_SHOWN = 3
-"""Faults of a file that are spelt out; the others are counted."""
+"""Violations of a file that are listed; the others are counted."""
 
 _TOLERATED_LOSS = 3.0
-"""dB by which a runtime may lie below the exact computation: its integers round differently here and there."""
+"""Allowed SQNR gap between the runtime and the exact computation, dB; integer kernels round differently."""
 
 _EXACT = 90.0
-"""dB beyond which the difference is float32's own rounding."""
+"""SQNR above which the difference is only float32's own rounding, dB."""
 
 
 class Verify(Analysis[Verification]):
@@ -37,19 +36,19 @@ class Verify(Analysis[Verification]):
 
     - onnx.checker with full type and shape checks
     - inputs, outputs and metadata are those of the original
-    - where the target is TensorRT: its parser reads the file
-    - it loads and runs on a few samples without NaN: where the target runs if that is on this machine, else in
-      onnxruntime; its outputs are compared with the float model's and with the exact computation of the file
-    - where the target runs on this machine: each layer meant for integers is one in the graph that it really runs;
-      where that loads neither this model nor the float one, a warning says so
+    - the file keeps the rules of the target's own parser, if it has any
+    - it loads and runs on a few samples without NaN, in the target's runtime if that is installed, else in onnxruntime;
+      its outputs are compared with the float model's and with the exact computation of the file
+    - if the target's runtime is installed: each layer meant for integers is an integer layer in the graph that it runs;
+      if it loads neither this model nor the float one, a warning says so
 
     Args:
         original: the float model.
-        target: where the result is to run.
+        target: what the result is for.
         progress: told when it begins.
 
     Raises:
-        ModelError: the model is invalid or cannot be loaded; TensorRT's parser would not read it as it is meant;
+        ModelError: the model is invalid or cannot be loaded; the target's parser would not read it as it is meant;
             outputs of the float or of the quantized model are NaN.
     """
 
@@ -63,13 +62,12 @@ class Verify(Analysis[Verification]):
         self._progress = progress
 
     def run(self, model: Model, facts: Facts) -> Verification:
-        """Find the fact; the graph is not touched."""
+        """Return what was checked and found."""
         self._progress("checking", 0, 0)
         proto, feeds = model.to_proto(), facts[Probe].feeds
         _check_model(proto)
         _check_interface(self._original, proto)
-        if self._target.checks_parser:
-            _check_parser(proto)
+        _check_file(self._target, proto)
         opened, refusal = self._opened(proto)
         sqnr, simulated = _outputs_sqnr(self._original, proto, opened or OnnxRuntime(proto), feeds)
         if opened is None:
@@ -91,7 +89,7 @@ class Verify(Analysis[Verification]):
         )
 
     def _opened(self, proto: onnx.ModelProto) -> tuple[Runtime | None, tuple[str, ...]]:
-        """The model where the target runs, if that is on this machine; else None, and why it cannot load it."""
+        """Return the model in the target's runtime if that is installed; else None, and why it does not load."""
         runtime = RUNTIMES[self._target.runtime] if self._target.runtime is not None else None
         if runtime is None or not runtime.is_installed():
             return None, ()
@@ -138,8 +136,8 @@ def _unlike_the_plan(runtime: type[Runtime], unfused: Sequence[str], others: int
         yield f"{runtime.title} runs these layers in float: {', '.join(unfused)}"
     if others:
         yield (
-            f"{runtime.title} quantizes {others} layer{plural(others)} by itself that should stay float, as integers "
-            "are wanted directly behind; exclude what follows too"
+            f"{runtime.title} quantizes {others} layer{plural(others)} by itself that should stay float, because a Q "
+            "stands directly behind; exclude what follows too"
         )
 
 
@@ -162,19 +160,19 @@ def _check_interface(original: onnx.ModelProto, proto: onnx.ModelProto) -> None:
         raise ModelError("the metadata of the quantized model differs from the original's")
 
 
-def _check_parser(proto: onnx.ModelProto) -> None:
-    found = violations(proto)
+def _check_file(target: Target, proto: onnx.ModelProto) -> None:
+    found = target.file_rules(proto) if target.file_rules is not None else []
     if found:
         lines = found[:_MOST_SHOWN]
         if len(found) > _MOST_SHOWN:
             lines.append(f"and {len(found) - _MOST_SHOWN} more")
-        raise ModelError("\n".join(["TensorRT would not read the quantized model as it is meant:", *lines]))
+        raise ModelError("\n".join([f"{target.title} would not read the quantized model as it is meant:", *lines]))
 
 
 def _outputs_sqnr(
     original: onnx.ModelProto, proto: onnx.ModelProto, opened: Runtime, feeds: Sequence[Feed]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """SQNR in dB of each float output over all feeds: as it runs, and as the file says exactly."""
+    """Return the SQNR in dB of each float output over all feeds: in the runtime, and computed exactly."""
     if not feeds:
         return {}, {}
     try:
@@ -187,8 +185,8 @@ def _outputs_sqnr(
     for feed in feeds:
         expected = run_named(plain, feed)
         _refuse_nan("float", expected)
-        as_it_runs, as_it_says = opened.run(feed), run_named(exact, feed)
-        for sums, outputs in ((running, as_it_runs), (simulated, as_it_says)):
+        found, computed = opened.run(feed), run_named(exact, feed)
+        for sums, outputs in ((running, found), (simulated, computed)):
             _refuse_nan("quantized", outputs)
             sums.add(expected, outputs)
     return running.decibels(), simulated.decibels()

@@ -1,11 +1,12 @@
-"""write-docs: viewers show beside each node what became of it, and why."""
+"""write-docs: doc strings that say what became of each node, and why; viewers show them beside the node."""
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 
 from onnxq.facts import FittedRange, FittedRanges, Plan, QuantizationParameters, Reconstruction, Statistics
-from onnxq.ir import Model
+from onnxq.ir import Model, Node, consumers
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 from onnxq.qdq.tensor_result import tensor_results
 
@@ -13,11 +14,11 @@ from onnxq.qdq.tensor_result import tensor_results
 class WriteDocs(Rewrite):
     """Writes doc strings (ONNX, NodeProto), which Netron shows as the description of a node.
 
-    - of a QuantizeLinear on a planned tensor: its range, how that was chosen, the expected signal-to-noise ratio and
-      the share of the values outside
-    - of a node that stays float: the reason
-    - a pass behind this one that replaces a node says the same of what takes its place
-    - what an earlier run wrote of any other node goes; what exporters wrote stays
+    - a QuantizeLinear on a planned tensor: its range, the method, the expected signal-to-noise ratio and the share of
+      clipped values
+    - a node that stays float: the reason
+    - a later pass that replaces a node copies the doc string to the new nodes
+    - doc strings that an earlier run wrote on other nodes are removed; those of exporters stay
     """
 
     name = "write-docs"
@@ -28,15 +29,27 @@ class WriteDocs(Rewrite):
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the doc strings and return how many changed."""
         fits = {outcome.point.tensor: outcome.fit for outcome in tensor_results(facts)}
-        said = {name: f"float, {reason}" for name, reason in facts[Plan].skipped.items()}
+        docs = {name: f"float ({reason})" for name, reason in facts[Plan].skipped.items()}
         for node in model.graph.nodes:
-            if node.op == "QuantizeLinear" and node.inputs[0].name in fits:
-                said[node.name] = _words(fits[node.inputs[0].name])
-        return sum(model.set_doc(node.name, said.get(node.name, "")) for node in model.graph.nodes)
+            tensor = _quantized_tensor(node, fits) if node.op == "QuantizeLinear" else None
+            if tensor is not None:
+                docs[node.name] = _describe(fits[tensor])
+        return sum(model.set_doc(node.name, docs.get(node.name, "")) for node in model.graph.nodes)
 
 
-def _words(fit: FittedRange) -> str:
+def _quantized_tensor(quantize: Node, planned: Collection[str]) -> str | None:
+    """Return the name of the planned tensor that a QuantizeLinear is for.
+
+    The node reads that tensor, unless the tensor is an output of the model: then the DequantizeLinear behind makes it.
+    """
+    behind = consumers(quantize.outputs[0])
+    behind = consumers(behind[0].outputs[0]) if behind[0].op == "Clip" else behind
+    names = (quantize.inputs[0].name, behind[0].outputs[0].name)
+    return next((name for name in names if name in planned), None)
+
+
+def _describe(fit: FittedRange) -> str:
     """`-0.2785 to 16.66, uh, 40.9 dB, 0.001 % clipped`; only the bounds of a range that is known without data."""
     low, high = float(np.min(fit.bounds.low)), float(np.max(fit.bounds.high))
-    said = f"{low:.4g} to {high:.4g}, {fit.method}"
-    return said if math.isnan(fit.sqnr) else f"{said}, {fit.sqnr:.1f} dB, {100 * fit.clipped:.3f} % clipped"
+    text = f"{low:.4g} to {high:.4g}, {fit.method}"
+    return text if math.isnan(fit.sqnr) else f"{text}, {fit.sqnr:.1f} dB, {100 * fit.clipped:.3f} % clipped"

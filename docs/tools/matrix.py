@@ -26,6 +26,7 @@ from onnxq.evaluation.latency import latencies
 from onnxq.facts import DecodeBoundary, Plan, Verification
 from onnxq.ir import opset_of
 from onnxq.ir.load import load
+from onnxq.qdq.reasons import summary_of
 from onnxq.runtime import RUNTIMES
 from onnxq.targets import TARGETS
 
@@ -121,8 +122,10 @@ def _cell(result: Quantized, speed: float | None) -> Cell:
     return Cell(
         convs=sum(_is_conv(plan, name) for name in plan.layers),
         unfused=checked.unfused,
-        floats=Counter(plan.skipped[name] for name in head.body if _is_conv(plan, name) and name in plan.skipped),
-        decode=len(plan.integer & head.tail.keys()),
+        floats=Counter(
+            summary_of(plan.skipped[name]) for name in head.body if _is_conv(plan, name) and name in plan.skipped
+        ),
+        decode=len(plan.integer & head.tail),
         sqnr=min(checked.sqnr.values(), default=None),
         speed=speed,
     )

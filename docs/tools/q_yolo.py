@@ -51,6 +51,7 @@ from onnxq.numerics.scheme import Scheme
 from onnxq.passes.observe import Observe
 from onnxq.passes.verify import Verify
 from onnxq.pipeline import Pipeline
+from onnxq.qdq.reasons import summary_of
 from onnxq.yolo.detector import detect
 
 _BEGIN, _END = "<!-- tables: written by docs/tools/q_yolo.py -->", "<!-- end of tables -->"
@@ -174,7 +175,7 @@ class Subject:
         kept = cache.with_name(f"{cache.stem}.{self.path.stem}.{_digest(self._sha, self._study.key)[:12]}.npz")
         if kept.exists():
             return Statistics.load(kept)
-        passes = [*onnxq.passes.planning(Config(target=TARGET)), Observe(self._samples())]
+        passes = [*onnxq.passes.prepare_and_plan(Config(target=TARGET)), Observe(self._samples())]
         found = Pipeline(passes).run(Model(self._original))[Statistics]
         found.save(kept)
         return found
@@ -185,7 +186,7 @@ class Subject:
 
     def _planned(self, config: Config) -> tuple[Model, DecodeBoundary, Plan]:
         prepared = Model(self._original)
-        facts = Pipeline(onnxq.passes.planning(config)).run(prepared)
+        facts = Pipeline(onnxq.passes.prepare_and_plan(config)).run(prepared)
         return prepared, facts[DecodeBoundary], facts[Plan]
 
     def _samples(self) -> Any:
@@ -197,7 +198,7 @@ class Subject:
             return _digest(self._sha, self._study.key)
         config = setting.config(self.ends, self._study.count)
         # Defaults are resolved: two settings with the same effect share a result.
-        decided = {**dataclasses.asdict(config), "method": config.chosen_method, "reconstruct": config.reconstructs}
+        decided = {**dataclasses.asdict(config), "method": config.method_used, "reconstruct": config.reconstructs}
         return _digest(self._sha, self._study.key, decided)
 
     def _measure(self, setting: Setting | None) -> dict[str, Any]:
@@ -206,7 +207,8 @@ class Subject:
         quantized = time.perf_counter()
         scores = measure_precision(model, self._study.truth, Settings(threads=self._study.threads))
         found = layers(self._prepared, self._head, plan)
-        reasons = [plan.skipped[layer.name] for layer in found if layer.name in plan.skipped] if plan else []
+        skipped = plan.skipped if plan else {}
+        reasons = [summary_of(skipped[layer.name]) for layer in found if layer.name in skipped]
         return {
             "model": self.path.name,
             "setting": dataclasses.asdict(setting) if setting else None,

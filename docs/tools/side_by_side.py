@@ -63,7 +63,7 @@ def _decode(path: Path) -> list[str]:
     """Return the names of the nodes of the decode."""
     chosen, _ = plan(path)
     names = {node.name for node in load_proto(path).graph.node}
-    return [name for name, reason in chosen.skipped.items() if reason.startswith("decode") and name in names]
+    return [name for name, reason in chosen.skipped.items() if reason.code == "decode" and name in names]
 
 
 def _feeds(path: Path, calib: Path, count: int) -> Iterator[dict[str, object]]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from onnxq._files import check_writable
 from onnxq.calibration import demo
-from onnxq.config import Config
+from onnxq.config import FLOAT_TYPES, Config
 from onnxq.console.terminal import image_size
 from onnxq.errors import ConfigError
 from onnxq.report import build
@@ -39,37 +39,50 @@ def make_parser() -> argparse.ArgumentParser:
     data = parser.add_mutually_exclusive_group()
     data.add_argument(
         "--calib", nargs="+", metavar="PATH",
-        help="what to calibrate with: image folder, glob, .txt list, .npz, .npy, COCO .json; default: synthetic scenes",
+        help="calibration data: image folder, glob, .txt list, .npz, .npy, COCO .json; default: synthetic scenes",
     )  # fmt: skip
     data.add_argument(
         "--demo", action="store_true", help="use synthetic pictures with known objects, and the model that detects them"
     )
     _add_config(parser.add_argument_group("how to quantize"))
-    good = parser.add_argument_group("how good it has to be")
-    good.add_argument("--sensitivity", action="store_true", help="measure what each layer costs, alone on integers")
+    _add_old_words(parser)
+    good = parser.add_argument_group("accuracy")
+    good.add_argument(
+        "--sensitivity", action="store_true", help="measure what each layer costs when it alone is quantized"
+    )
     limit = good.add_mutually_exclusive_group()
     limit.add_argument(
         "--max-drop", type=float, metavar="AP",
-        help="keep the most sensitive layers at a higher precision until no more than these points are lost",
+        help="keep the most sensitive layers at a higher precision until at most this many AP points are lost",
     )  # fmt: skip
-    limit.add_argument("--min-sqnr", type=float, metavar="DB", help="the same without labels, by noise in the outputs")
+    limit.add_argument(
+        "--min-sqnr", type=float, metavar="DB", help="the same without labels, by the SQNR of the outputs"
+    )
     good.add_argument("--evaluate", action="store_true", help="measure the AP of the float and of the quantized model")
-    good.add_argument("--annotations", type=Path, metavar="JSON", help="COCO file that AP is measured by")
-    good.add_argument("--images", type=Path, metavar="DIR", help="its pictures; others than are calibrated with")
-    good.add_argument("--on-calibration", action="store_true", help="measure on pictures that are calibrated with too")
+    good.add_argument("--annotations", type=Path, metavar="JSON", help="COCO annotations to measure AP with")
+    good.add_argument(
+        "--images", type=Path, metavar="DIR", help="their images; must differ from the calibration images"
+    )
+    good.add_argument("--on-calibration", action="store_true", help="allow measuring on calibration images")
     files = parser.add_argument_group("other files")
-    files.add_argument("--save-calibration", type=Path, metavar="FILE", help="keep what was observed, as .npz")
-    files.add_argument("--calibration", type=Path, metavar="FILE", help="use what was kept instead of running data")
+    files.add_argument("--save-calibration", type=Path, metavar="FILE", help="save the observed statistics, as .npz")
+    files.add_argument("--calibration", type=Path, metavar="FILE", help="use saved statistics instead of running data")
     files.add_argument("--save-each", type=Path, metavar="DIR", help="save the model after each pass that edits it")
     files.add_argument(
         "--cut-decode", type=Path, metavar="FILE",
-        help="save the float model without its decode, as .onnx, and the ranges of its tensors beside it, as .json",
+        help="save the float model without its decode, as .onnx, and beside it the ranges of its tensors, as .json",
     )  # fmt: skip
-    files.add_argument("--report", type=Path, metavar="FILE", help="every range and reason, as .html, .md or .json")
-    talk = parser.add_argument_group("what to say")
-    talk.add_argument("--dry-run", action="store_true", help="only say what would be quantized, and why the rest not")
+    files.add_argument(
+        "--report", type=Path, metavar="FILE", help="report with every range and reason, as .html, .md or .json"
+    )
+    talk = parser.add_argument_group("output on the console")
+    talk.add_argument(
+        "--dry-run", action="store_true", help="only show what would be quantized, and why other nodes would not"
+    )
     loudness = talk.add_mutually_exclusive_group()
-    loudness.add_argument("-v", "--verbose", action="store_true", help="a line per pass, and every float node's reason")
+    loudness.add_argument(
+        "-v", "--verbose", action="store_true", help="a line per pass, and the reason of every float node"
+    )
     loudness.add_argument("-q", "--quiet", action="store_true", help="only errors, and the table of --dry-run")
     talk.add_argument("--debug", action="store_true", help="show the traceback of errors")
     talk.add_argument("--version", action="version", version=f"onnxq {VERSION}")
@@ -77,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_config(group: "argparse._ArgumentGroup") -> None:
-    """One flag per field of Config."""
+    """Add one flag per field of Config."""
     for field in dataclasses.fields(Config):
         flag = "--" + field.name.replace("_", "-")
         help_text, choices, metavar = (field.metadata[key] for key in ("help", "choices", "metavar"))
@@ -87,7 +100,7 @@ def _add_config(group: "argparse._ArgumentGroup") -> None:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=help_text)
         elif field.default == ():
             group.add_argument(flag, action="extend", nargs="+", default=[], metavar=metavar, help=help_text)
-        elif field.type == int | None:
+        elif field.type in (int, int | None):
             group.add_argument(flag, type=int, metavar=metavar, help=help_text)
         elif field.name == "image_size":
             group.add_argument(flag, type=image_size, metavar=metavar, help=help_text)
@@ -95,6 +108,14 @@ def _add_config(group: "argparse._ArgumentGroup") -> None:
             kind, default = type(field.default), field.default
             help_text = f"{help_text} ({default})"
             group.add_argument(flag, type=kind, default=default, choices=choices, metavar=metavar, help=help_text)
+
+
+def _add_old_words(parser: argparse.ArgumentParser) -> None:
+    """Accept options under the names that they had before 0.2.0; the help does not show them."""
+    hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    parser.add_argument("--rest", dest="float_type", choices=FLOAT_TYPES, **hidden)
+    parser.add_argument("--cut-head", dest="cut_decode", type=Path, **hidden)
+    parser.add_argument("--equalise", dest="equalize", action=argparse.BooleanOptionalAction, **hidden)
 
 
 def read_config(args: argparse.Namespace) -> Config:
@@ -141,7 +162,7 @@ def output_path(args: argparse.Namespace, config: Config) -> Path:
 
 
 def check_files(args: argparse.Namespace, output: Path) -> None:
-    """Refuse names that cannot be written, or would replace what is read, before the work is done, not after."""
+    """Refuse output names that cannot be written or would replace an input, before any work is done."""
     if args.report:
         build.check_name(args.report)
     if args.save_each:
@@ -169,12 +190,12 @@ def check_files(args: argparse.Namespace, output: Path) -> None:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Refuse options that do not go together."""
+    """Refuse options that exclude each other or need another one."""
     if args.calibration and (args.calib or args.demo):
         raise ConfigError(f"{'--demo' if args.demo else '--calib'} and --calibration: give one of the two")
     limit = greatest_loss(args)
     if limit is not None and not math.isfinite(limit):
-        raise ConfigError(f"{'--min-sqnr' if args.max_drop is None else '--max-drop'} {abs(limit)}: give a number")
+        raise ConfigError(f"{'--min-sqnr' if args.max_drop is None else '--max-drop'} {abs(limit)}: expected a number")
     labelled = bool(args.annotations), bool(args.images)
     for option, is_given in (("--max-drop", args.max_drop is not None), ("--evaluate", args.evaluate)):
         if is_given and not (all(labelled) or (args.demo and not any(labelled))):

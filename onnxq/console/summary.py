@@ -1,4 +1,4 @@
-"""What `python -m onnxq` shows: what was found and done, what each layer costs, and what to do next."""
+"""The summary that `python -m onnxq` prints: the model, the result, the cost of each layer, the next command."""
 
 import math
 import shlex
@@ -11,28 +11,28 @@ from onnxq._text import plural
 from onnxq.api import Quantized
 from onnxq.config import Config
 from onnxq.console.terminal import OUT, Columns, Listing, say, warn
-from onnxq.evaluation.mixed_precision import SearchResult
+from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
 from onnxq.facts import Plan, Sensitivities, Verification
 from onnxq.ir import storage
-from onnxq.numerics.scheme import MAX_BITS
+from onnxq.qdq.reasons import summary_of
 from onnxq.targets import TARGETS
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.output_layout import OutputLayout
 
 _MOST_SHOWN = 10
-"""Pieces of the network whose sensitivity is shown unless all are wanted."""
+"""Pieces of the network whose sensitivity is shown without -v."""
 
 
 def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Listing:
-    """What the model was taken for, and how much of it is to run on integers."""
+    """Return a table of what the model was recognized as, and how much of it will run on integers."""
     table = Listing()
     height, width = detector.size
     table.add_row("model", f"{detector.title}, {height} x {width}: {detector.why}")
     table.add_row("images", detector.preprocess.describe())
-    how = f"{config.chosen_method}, {config.all_widths}"
+    how = f"{config.method_used}, {config.all_widths}"
     table.add_row("target", f"{config.target} ({TARGETS[config.target].title}), {how}")
     convs = [name for name, op in plan.ops.items() if op in ("Conv", "ConvTranspose")]
-    floats = Counter(_reason(plan.skipped[name]) for name in convs if name in plan.skipped)
+    floats = Counter(summary_of(plan.skipped[name]) for name in convs if name in plan.skipped)
     table.add_row("Convs", f"{len(convs) - floats.total()} of {len(convs)} on integers")
     for reason, count in floats.most_common():
         table.add_row("", f"{count} float: {reason}")
@@ -42,13 +42,8 @@ def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Li
     return table
 
 
-def _reason(text: str) -> str:
-    """Of all that is excluded one line, however many names were given."""
-    return "excluded" if text.startswith("excluded by") else text
-
-
 def add_result(table: Listing, quantized: Quantized, otherwise: str) -> None:
-    """Add what it was calibrated with (`otherwise`, where no data was read), what runs on integers, and the noise."""
+    """Add the calibration data (`otherwise` if none was read), what runs on integers, and the noise."""
     checked, samples = quantized.facts[Verification], quantized.samples
     table.add_row("calibration", samples.description if samples else otherwise)
     if samples and samples.skipped:
@@ -57,14 +52,14 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str) -> None:
     if checked.fused is not None:
         wanted = len(quantized.facts[Plan].layers)
         table.add_row(checked.runtime, f"runs {checked.fused} of these {wanted} on integers")
-    for doubt in quantized.warnings:
-        table.add_row(Text("warning", "bold yellow"), Text(doubt))
+    for warning in quantized.warnings:
+        table.add_row(Text("warning", "bold yellow"), Text(warning))
     for name, sqnr in checked.sqnr.items():
         table.add_row("SQNR", f"{sqnr:.1f} dB in {name}")
 
 
 def add_cost(table: Listing, before: Path, after: Path, seconds: float, observing: float | None) -> None:
-    """Add the sizes of both files, the time that all took, and what of it went by with watching data, and the file."""
+    """Add the sizes of both files, the time in all and the part of it spent on calibration, and the output."""
     sizes = [f"{storage.size_on_disk(path) / 1e6:.2f} MB" for path in (before, after)]
     table.add_row("size", " -> ".join(sizes))
     table.add_row("time", f"{seconds:.1f} s" + ("" if observing is None else f", calibration {observing:.1f} s of it"))
@@ -72,18 +67,18 @@ def add_cost(table: Listing, before: Path, after: Path, seconds: float, observin
 
 
 def add_found(table: Listing, found: SearchResult) -> None:
-    """Add what a search measured, and what it kept at a higher precision."""
+    """Add what a search measured, and which layers it kept at a higher precision."""
     wide = [piece.nodes[0] for piece in found.kept if piece.bits is not None]
     floats = [piece.nodes[0] for piece in found.kept if piece.bits is None]
     trials = f"{len(found.trials)} trial{plural(len(found.trials))}"
     table.add_row("measured", f"{found.said} on {found.pictures} picture{plural(found.pictures)}, after {trials}")
-    for names, what in ((wide, f"at {MAX_BITS} bits"), (floats, "float")):
+    for names, what in ((wide, f"at {WIDENED_BITS} bits"), (floats, "float")):
         if names:
             table.add_row("kept" if names is wide or not wide else "", f"{len(names)} {what}: {', '.join(names)}")
 
 
 def say_sensitivities(found: Sensitivities, every: bool) -> None:
-    """Print what each piece of the network costs alone, the worst first."""
+    """Print the cost of each piece of the network when it alone is quantized, the worst first."""
     most = len(found.pieces) if every else min(_MOST_SHOWN, len(found.pieces))
     shown = "all" if most == len(found.pieces) else f"the {most} worst of {len(found.pieces)} (-v: all)"
     table = Columns("alone on integers", ["SQNR dB", "boxes moved %"])
@@ -102,7 +97,7 @@ def list_float(plan: Plan) -> None:
 
 
 def say_warnings(quantized: Quantized) -> None:
-    """Print what speaks against the result, on stderr."""
+    """Print the warnings about the result on stderr."""
     if quantized.samples and quantized.samples.synthetic:
         warn(
             "calibrated on synthetic scenes, as no data was given; "
@@ -115,7 +110,7 @@ def say_warnings(quantized: Quantized) -> None:
 def say_next(
     before: Path, after: Path, layout: OutputLayout, annotations: Path | None, images: Path | None, demo: bool
 ) -> None:
-    """Print the command that tells what quantization cost, in one line, to be copied."""
+    """Print the command that measures what quantization cost, in one line to copy."""
     measurable = not layout.why_no_precision
     labels = ["--annotations", str(annotations or "A.json")] if measurable else []
     data = ["--demo"] if demo and images is None else [*labels, "--images", str(images or "DIR")]

@@ -23,12 +23,14 @@ from onnxq.evaluation.criteria import Criterion
 from onnxq.facts import Plan, Sensitivities, Statistics
 from onnxq.ir import storage
 from onnxq.ir.load import load
-from onnxq.numerics.scheme import MAX_BITS
 from onnxq.pipeline import Hook
 from onnxq.progress import Progress, silent
 from onnxq.version import VERSION
 
 log = logging.getLogger(__name__)
+
+WIDENED_BITS = 8
+"""Width that narrower pieces get before they are kept in float."""
 
 
 @dataclass(frozen=True)
@@ -180,9 +182,9 @@ def _least(loss: Callable[[int], float], limit: float, most: int) -> int:
 def _steps(order: Iterable[tuple[str, ...]], plan: Plan) -> list[HigherPrecision]:
     """What to keep, in this order: narrow pieces at 8 bits, then pieces in float; but for the last, which is left."""
     pieces = list(order)
-    narrow = {name for weight in plan.weights if weight.scheme.bits < MAX_BITS for name in weight.users}
-    narrow |= {name for point in plan.points if point.scheme.bits < MAX_BITS for name in point.users}
-    widened = [HigherPrecision(nodes, MAX_BITS) for nodes in pieces if narrow & set(nodes)]
+    narrow = {name for weight in plan.weights if weight.scheme.bits < WIDENED_BITS for name in weight.users}
+    narrow |= {name for point in plan.points if point.scheme.bits < WIDENED_BITS for name in point.users}
+    widened = [HigherPrecision(nodes, WIDENED_BITS) for nodes in pieces if narrow & set(nodes)]
     return widened + [HigherPrecision(nodes, None) for nodes in pieces[:-1]]
 
 

@@ -1,4 +1,4 @@
-"""The integer grid: bits, signedness, symmetry, and the arithmetic of QuantizeLinear and DequantizeLinear in numpy."""
+"""The integer grid: width, container, symmetry, and QuantizeLinear and DequantizeLinear in numpy."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,14 +8,44 @@ from numpy.typing import ArrayLike, NDArray
 
 from onnxq.errors import ConfigError
 
-MIN_BITS, MAX_BITS = 2, 8
+MIN_BITS = 2
+"""The fewest bits that integers can have: a symmetric grid of them has the levels -1, 0 and 1."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Container:
+    """The integer type that quantized values are stored in.
+
+    Attributes:
+        dtype: its type in numpy.
+        bits: its width, the most that a `Scheme` can use.
+        opset: first version of ONNX whose QuantizeLinear and DequantizeLinear take it, with a scale per channel too.
+    """
+
+    dtype: np.dtype[np.generic]
+    bits: int
+    opset: int
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether it holds negative integers."""
+        return self.dtype.kind == "i"
+
+    def __str__(self) -> str:
+        return str(self.dtype)
+
+
+UINT8 = Container(np.dtype(np.uint8), bits=8, opset=13)
+INT8 = Container(np.dtype(np.int8), bits=8, opset=13)
+UINT16 = Container(np.dtype(np.uint16), bits=16, opset=21)
+INT16 = Container(np.dtype(np.int16), bits=16, opset=21)
+
+
+@dataclass(frozen=True)
 class Range:
-    """The real interval that a grid is to cover; floats, or float64 arrays (channels,) for one grid per channel."""
+    """The real interval that a grid must cover; floats, or float64 arrays (channels,) for one grid per channel."""
 
     low: ArrayLike
     high: ArrayLike
@@ -26,27 +56,32 @@ class Scheme:
     """Which integers stand for a tensor's values.
 
     Attributes:
-        bits: width, 2 to 8. Narrower than 8 still lives in int8 or uint8 and uses only a part of its levels.
-        signed: int8 rather than uint8.
-        symmetric: the zero point stands in the middle (0 for signed, 2^(bits-1) for unsigned).
+        bits: width that is used, 2 to the container's. A narrower grid uses only a part of the container's levels.
+        container: type that the integers are stored in.
+        symmetric: the zero point stands in the middle (0 if signed, else 2^(bits-1)).
         axis: one scale per index along this axis, or None for one scale for the whole tensor.
         half: scales are numbers that float16 holds too, rather than any of float32.
     """
 
     bits: int = 8
-    signed: bool = False
+    container: Container = UINT8
     symmetric: bool = False
     axis: int | None = None
     half: bool = False
 
     def __post_init__(self) -> None:
-        if not MIN_BITS <= self.bits <= MAX_BITS:
-            raise ConfigError(f"{self.bits} bits: choose {MIN_BITS} to {MAX_BITS}")
+        if not MIN_BITS <= self.bits <= self.container.bits:
+            raise ConfigError(f"{self.bits} bits: {self.container} holds {MIN_BITS} to {self.container.bits}")
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """Container of the integers, np.int8 or np.uint8."""
-        return np.dtype(np.int8 if self.signed else np.uint8)
+        """Type of the integers, of the container."""
+        return self.container.dtype
+
+    @property
+    def fills_container(self) -> bool:
+        """Whether the grid has all the levels of its container, so that storing saturates as the grid does."""
+        return self.bits == self.container.bits
 
     @property
     def qmin(self) -> int:
@@ -63,7 +98,7 @@ class Scheme:
     @property
     def middle(self) -> int:
         """The integer in the middle of the grid: the zero point where the scheme is symmetric."""
-        return 0 if self.signed else 1 << self.bits - 1
+        return 0 if self.container.is_signed else 1 << self.bits - 1
 
     @property
     def steps(self) -> int:
@@ -111,7 +146,7 @@ class QParams:
 
     Attributes:
         scale: float32, () or (channels,).
-        zero_point: int8 or uint8, same shape.
+        zero_point: of the scheme's container, same shape.
     """
 
     scale: NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""Q/DQ pairs and integer weights, put into a graph."""
+"""Inserts Q/DQ pairs and integer weights into a graph."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from onnxq.facts import (
     Reconstruction,
 )
 from onnxq.ir import Builder, Constant, Model, Node, Tensor, bias_of, constant, replace_uses, set_bias
-from onnxq.numerics.scheme import MAX_BITS, QParams
+from onnxq.numerics.scheme import QParams
 
 
 def insert_qdq(
@@ -24,14 +24,14 @@ def insert_qdq(
     biases: CorrectedBiases | None = None,
     rebuilt: Reconstruction | None = None,
 ) -> int:
-    """Put the planned pairs and weights into the graph, as the pass `insert` says; returns how many nodes are new.
+    """Insert the planned pairs and weights as the pass `insert-qdq` says, and return the number of new nodes.
 
     Args:
         model: edited in place.
         plan: what is quantized.
         grid: scales and zero points.
-        biases: of layers, in the place of the model's.
-        rebuilt: weights and biases of layers, in the place of the rounded ones and of all others.
+        biases: replace the model's biases of layers.
+        rebuilt: weights and biases that replace the rounded weights and all other biases of layers.
     """
     return _Insertion(model, plan, grid, biases or CorrectedBiases({}), rebuilt or Reconstruction({}, {}, {})).run()
 
@@ -47,16 +47,17 @@ class _Insertion:
         self._rebuilt: Mapping[str, tuple[QParams, NDArray[np.generic]]] = rebuilt.weights
         self._tensors = model.graph.tensors()
         self._nodes = model.nodes
-        self._fresh = Builder(model)
-        self._shared: dict[str, list[Constant]] = {}
+        self._builder = Builder(model)
+        self._parameters_of: dict[str, list[Constant]] = {}
         self._limits_of: dict[str, list[Constant]] = {}
 
     def run(self) -> int:
         behind: dict[str, list[Node]] = {}
         for point in self._plan.points:
-            made = self._activation(point)
-            if made:
-                behind.setdefault(self._maker(point.tensor), []).extend(made)
+            producer = self._producer(point.tensor)
+            pair = self._activation(point)
+            if pair:
+                behind.setdefault(producer, []).extend(pair)
         before: dict[str, list[Node]] = {}
         for weight in self._plan.weights:
             tensor = self._tensors.get(weight.tensor)
@@ -72,30 +73,44 @@ class _Insertion:
         self._model.graph.nodes = nodes
         return inserted
 
-    def _maker(self, tensor: str) -> str:
-        """Name of the node that makes a tensor; "" of inputs and constants."""
-        makers = self._tensors[tensor].inputs
-        return makers[0].name if makers else ""
+    def _producer(self, tensor: str) -> str:
+        """Return the name of the node that makes a tensor; "" for inputs and constants."""
+        producers = self._tensors[tensor].inputs
+        return producers[0].name if producers else ""
 
     def _activation(self, point: QuantizationPoint) -> list[Node]:
         tensor = self._tensors[point.tensor]
         users = [node for node in map(self._nodes.__getitem__, point.users) if _reads(node, tensor)]
-        if not users:
+        if not users and not point.is_output:
             return []
         grid = self._grid.activations[point.tensor]
         name = point.tensor
-        quantized = self._fresh.variable(f"{name}_quantized", grid.scheme.dtype, tensor.shape)
-        dequantized = self._fresh.variable(f"{name}_dequantized", np.dtype(np.float32), tensor.shape)
-        replace_uses(tensor, dequantized, users)
+        if point.is_output:
+            tensor, dequantized = self._behind_the_float(tensor, users), tensor
+        else:
+            dequantized = self._builder.variable(f"{name}_dequantized", np.dtype(np.float32), tensor.shape)
+            replace_uses(tensor, dequantized, users)
+        quantized = self._builder.variable(f"{name}_quantized", grid.scheme.dtype, tensor.shape)
         parameters = self._parameters(point.group, grid)
         nodes = [self._node("QuantizeLinear", name, [tensor, *parameters], quantized, grid)]
-        if grid.scheme.bits < MAX_BITS:
-            clipped = self._fresh.variable(f"{name}_clipped", grid.scheme.dtype, tensor.shape)
+        if not grid.scheme.fills_container:
+            clipped = self._builder.variable(f"{name}_clipped", grid.scheme.dtype, tensor.shape)
             limits = self._limits(point.group, grid)
-            nodes.append(self._fresh.node("Clip", f"{name}_Clip", [quantized, *limits], [clipped]))
+            nodes.append(self._builder.node("Clip", f"{name}_Clip", [quantized, *limits], [clipped]))
             quantized = clipped
         nodes.append(self._node("DequantizeLinear", name, [quantized, *parameters], dequantized, grid))
         return nodes
+
+    def _behind_the_float(self, output: Tensor, users: list[Node]) -> Tensor:
+        """Return a new tensor that the producer of an output of the model makes in its place.
+
+        The output, which keeps its name, is left to a DequantizeLinear; consumers other than `users` read the new one.
+        """
+        floats = self._builder.variable(f"{output.name}_float", np.dtype(np.float32), output.shape)
+        replace_uses(output, floats, [node for node in output.outputs if node not in users])
+        producer = output.inputs[0]
+        producer.outputs[next(k for k, t in enumerate(producer.outputs) if t is output)] = floats
+        return floats
 
     def _weight(self, weight: QuantizedWeight) -> Node:
         tensor = self._tensors[weight.tensor]
@@ -104,8 +119,8 @@ class _Insertion:
             _, integers = self._rebuilt[weight.tensor]
         else:
             integers = grid.quantize(np.asarray(constant(tensor), np.float32))
-        stored = self._fresh.constant(f"{weight.tensor}_quantized", integers)
-        dequantized = self._fresh.variable(f"{weight.tensor}_dequantized", np.dtype(np.float32), list(integers.shape))
+        stored = self._builder.constant(f"{weight.tensor}_quantized", integers)
+        dequantized = self._builder.variable(f"{weight.tensor}_dequantized", np.dtype(np.float32), list(integers.shape))
         replace_uses(tensor, dequantized, [self._nodes[name] for name in weight.users])
         return self._node(
             "DequantizeLinear", weight.tensor, [stored, *self._parameters(weight.tensor, grid)], dequantized, grid
@@ -116,27 +131,27 @@ class _Insertion:
         if old is not None and np.array_equal(old.values, bias):
             return
         name = f"{layer.name}_bias" if old is None else old.name
-        set_bias(layer, self._fresh.constant(f"{name}_corrected", bias))
+        set_bias(layer, self._builder.constant(f"{name}_corrected", bias))
 
     def _parameters(self, name: str, grid: QParams) -> list[Constant]:
-        if name not in self._shared:
-            self._shared[name] = [
-                self._fresh.constant(f"{name}_scale", np.array(grid.scale)),
-                self._fresh.constant(f"{name}_zero_point", np.array(grid.zero_point)),
+        if name not in self._parameters_of:
+            self._parameters_of[name] = [
+                self._builder.constant(f"{name}_scale", np.array(grid.scale)),
+                self._builder.constant(f"{name}_zero_point", np.array(grid.zero_point)),
             ]
-        return self._shared[name]
+        return self._parameters_of[name]
 
     def _limits(self, name: str, grid: QParams) -> list[Constant]:
         if name not in self._limits_of:
             self._limits_of[name] = [
-                self._fresh.constant(f"{name}_qmin", np.array(grid.scheme.qmin, grid.scheme.dtype)),
-                self._fresh.constant(f"{name}_qmax", np.array(grid.scheme.qmax, grid.scheme.dtype)),
+                self._builder.constant(f"{name}_qmin", np.array(grid.scheme.qmin, grid.scheme.dtype)),
+                self._builder.constant(f"{name}_qmax", np.array(grid.scheme.qmax, grid.scheme.dtype)),
             ]
         return self._limits_of[name]
 
     def _node(self, op: str, name: str, inputs: list[Tensor], output: Tensor, grid: QParams) -> Node:
         attrs = {} if grid.scheme.axis is None else {"axis": grid.scheme.axis}
-        return self._fresh.node(op, f"{name}_{op}", inputs, [output], **attrs)
+        return self._builder.node(op, f"{name}_{op}", inputs, [output], **attrs)
 
 
 def _reads(node: Node, tensor: Tensor) -> bool:

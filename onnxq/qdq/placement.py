@@ -1,39 +1,43 @@
-"""Where Q/DQ pairs stand: the tensors and weights that pass through them, their widths, and which share a grid."""
+"""Q/DQ placement: which tensors and weights are quantized, their widths, and which share a scale and zero point."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from onnxq.facts import QuantizationPoint, QuantizedWeight
 from onnxq.ir import LAYERS, Constant, Model, Node, Tensor, consumers, feeds_only_silu, is_silu, output_axis, producer
-from onnxq.numerics.scheme import MAX_BITS, Range, Scheme
+from onnxq.numerics.scheme import Range, Scheme
 from onnxq.qdq.selection import NodeSelection, operands
 from onnxq.targets import Role
 
-_SIGMOID = Range(0.0, 255 / 256)
-"""What a Sigmoid can give, so that the scale is 1/256 and the zero point 0."""
-
+ENDS_BITS = 8
+"""The least width at both ends of the network, where few levels cost most, and inside SiLU, where they save no time."""
 
 Widths = Mapping[str, tuple[int, int]]
-"""Node -> widths of its weight and of what it reads, where they are its own."""
+"""Node -> widths of its weight and of its input, for nodes with widths of their own."""
+
+SchemeOf = Callable[[int], Scheme]
+"""Width -> scheme of a target."""
 
 
 def quantization_points(
-    choice: NodeSelection, model: Model, scheme: Scheme, widths: Widths
+    selection: NodeSelection, model: Model, scheme_of: SchemeOf, bits: int, widths: Widths
 ) -> tuple[QuantizationPoint, ...]:
-    """The tensors that pass through Q/DQ, in graph order.
+    """Return the tensors that pass through Q/DQ, in graph order.
 
     Args:
-        choice: what runs on integers.
-        model: that it is of.
-        scheme: of activations; those at both ends of the network and inside SiLU have 8 bits all the same.
+        selection: what runs on integers.
+        model: the graph it was made for.
+        scheme_of: schemes of activations.
+        bits: width of activations; at both ends of the network and inside SiLU it is at least `ENDS_BITS`.
         widths: of single nodes.
     """
-    tensors = _tensors(choice, model)
-    group_of = _groups(choice, model, tensors)
-    sources = _sources(choice, model, tensors)
-    known = _known_ranges(tensors)
+    tensors = _tensors(selection, model)
+    group_of = _groups(selection, model, tensors)
+    sources = _sources(selection, model, tensors)
+    width_of = {name: _bits(selection, tensor, bits, widths) for name, tensor in tensors.items()}
+    known = _known_ranges(tensors, width_of)
     members: dict[str, list[str]] = {}
     for name in tensors:
         members.setdefault(group_of[name], []).append(name)
@@ -48,42 +52,43 @@ def quantization_points(
         points.append(
             QuantizationPoint(
                 tensor=name,
-                scheme=replace(scheme, bits=max(_bits(choice, tensors[m], scheme, widths) for m in members[group])),
+                scheme=scheme_of(max(width_of[member] for member in members[group])),
                 group=group,
-                # Those within a subgraph are left alone.
-                users=tuple(node.name for node in _users(choice, tensor) if id(node) in own),
+                # Nodes within a subgraph keep reading the float tensor.
+                users=tuple(node.name for node in _users(selection, tensor) if id(node) in own),
                 sources=() if is_known else sources[name],
                 silu_input=alone and feeds_only_silu(tensor),
                 silu_output=alone and _is_silu_output(tensor),
                 known=_union([known[source] for source in of_group[group]]) if is_known else None,
+                is_output=selection.is_quantized_output(tensor) and bool(tensor.inputs),
             )
         )
     return tuple(points)
 
 
-def _tensors(choice: NodeSelection, model: Model) -> dict[str, Tensor]:
-    """What the integer nodes read, and what they make where the target wants that as integers."""
+def _tensors(selection: NodeSelection, model: Model) -> dict[str, Tensor]:
+    """Return what the integer nodes read, and what they make if the target has a Q behind them."""
     tensors: dict[str, Tensor] = {}
     for node in model.graph.nodes:
-        if node.name not in choice.integer:
+        if node.name not in selection.integer:
             continue
-        if choice.rule(node).residual:
-            tensors.update({t.name: t for t in choice.identity(node)})
-        elif choice.rule(node).input and not choice.is_fused(node):
+        if selection.rule(node).residual:
+            tensors.update({t.name: t for t in selection.identity(node)})
+        elif selection.rule(node).input and not selection.is_fused(node):
             tensors.update({t.name: t for t in operands(node)})
-        if not choice.has_float_output(node):
+        if not selection.has_float_output(node):
             tensors.update({t.name: t for t in node.outputs})
     return tensors
 
 
-def _groups(choice: NodeSelection, model: Model, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Tensor -> name of the first tensor of its group, by union-find over the nodes that share a grid.
+def _groups(selection: NodeSelection, model: Model, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return for each tensor the first tensor of its group, by union-find over the nodes that share a scale.
 
-    Tensors without a Q, between nodes that ride along, lead from one to the next.
+    Tensors without a Q, between nodes that the runtime moves a Q across, connect their neighbours.
     """
     parent: dict[str, str] = {}
 
-    def find(name: str) -> str:
+    def root_of(name: str) -> str:
         while parent.setdefault(name, name) != name:
             parent[name] = parent[parent[name]]
             name = parent[name]
@@ -91,26 +96,26 @@ def _groups(choice: NodeSelection, model: Model, tensors: Mapping[str, Tensor]) 
 
     order = {name: index for index, name in enumerate(tensors)}
     for node in model.graph.nodes:
-        if node.name not in choice.integer or not choice.rule(node).shared:
+        if node.name not in selection.integer or not selection.rule(node).shared:
             continue
         tied = [t.name for t in node.outputs]
-        tied += [t.name for t in operands(node) if node.op != "Concat" or _binds(choice, node, t)]
-        roots = sorted(map(find, tied), key=lambda name: order.get(name, len(order)))
+        tied += [t.name for t in operands(node) if node.op != "Concat" or _binds(selection, node, t)]
+        roots = sorted(map(root_of, tied), key=lambda name: order.get(name, len(order)))
         for root in roots:
             parent[root] = roots[0]
-    return {name: find(name) for name in tensors}
+    return {name: root_of(name) for name in tensors}
 
 
-def _binds(choice: NodeSelection, concat: Node, tensor: Tensor) -> bool:
-    """Whether a Concat dictates the grid of an input: it costs nothing where nobody else reads it."""
-    return not isinstance(tensor, Constant) and (choice.rule(concat).binding or consumers(tensor) == [concat])
+def _binds(selection: NodeSelection, concat: Node, tensor: Tensor) -> bool:
+    """Return whether an input of a Concat has the scale of the Concat: free if nothing else reads it."""
+    return not isinstance(tensor, Constant) and (selection.rule(concat).binding or consumers(tensor) == [concat])
 
 
-def _sources(choice: NodeSelection, model: Model, tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
-    """Tensor -> the tensors whose values it holds: what only moves values needs no look of its own."""
+def _sources(selection: NodeSelection, model: Model, tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """Return for each tensor the tensors whose values it holds: outputs of carriers are not observed."""
     sources: dict[str, tuple[str, ...]] = {name: (name,) for name in tensors}
     for node in model.graph.nodes:
-        if node.name not in choice.integer or choice.rule(node).role is not Role.CARRIER:
+        if node.name not in selection.integer or selection.rule(node).role is not Role.CARRIER:
             continue
         if all(t.name in sources for t in operands(node)):
             came_from = tuple(dict.fromkeys(s for t in operands(node) for s in sources[t.name]))
@@ -118,12 +123,13 @@ def _sources(choice: NodeSelection, model: Model, tensors: Mapping[str, Tensor])
     return sources
 
 
-def _known_ranges(tensors: Mapping[str, Tensor]) -> dict[str, Range]:
+def _known_ranges(tensors: Mapping[str, Tensor], width_of: Mapping[str, int]) -> dict[str, Range]:
+    """Return the ranges that are known without data: of constants, and of Sigmoids, whose zero point is 0."""
     known = {}
     for name, tensor in tensors.items():
         made_by = producer(tensor)
         if made_by is not None and made_by.op == "Sigmoid":
-            known[name] = _SIGMOID
+            known[name] = Range(0.0, 1 - 2.0 ** -width_of[name])  # the scale is 1/256 at 8 bits
         elif isinstance(tensor, Constant):
             known[name] = Range(float(np.min(tensor.values)), float(np.max(tensor.values)))
     return known
@@ -133,19 +139,16 @@ def _union(ranges: Sequence[Range]) -> Range:
     return Range(float(np.min([r.low for r in ranges])), float(np.max([r.high for r in ranges])))
 
 
-def _bits(choice: NodeSelection, tensor: Tensor, scheme: Scheme, widths: Widths) -> int:
-    """Width of a tensor's integers: 8 at both ends of the network, and inside SiLU, where levels cost no speed.
-
-    Where readers are given widths of their own, the widest that one of them wants.
-    """
+def _bits(selection: NodeSelection, tensor: Tensor, bits: int, widths: Widths) -> int:
+    """Return the width of a tensor's integers; if consumers have widths of their own, the widest of these."""
     made_by = producer(tensor)
-    before_all = made_by is None or (made_by.op not in LAYERS and made_by.name not in choice.downstream_of_layers)
-    at_an_end = before_all or any(reader.name in choice.ends for reader in consumers(tensor))
+    before_all = made_by is None or (made_by.op not in LAYERS and made_by.name not in selection.downstream_of_layers)
+    at_an_end = before_all or any(reader.name in selection.ends for reader in consumers(tensor))
     inside_silu = feeds_only_silu(tensor) or (made_by is not None and made_by.op == "Sigmoid")
     if inside_silu:
-        return MAX_BITS
-    default = MAX_BITS if at_an_end else scheme.bits
-    users = [node for node in consumers(tensor) if node.name in choice.integer]
+        return max(ENDS_BITS, bits)
+    default = max(ENDS_BITS, bits) if at_an_end else bits
+    users = [node for node in consumers(tensor) if node.name in selection.integer]
     return max((widths.get(node.name, (0, default))[1] for node in users), default=default)
 
 
@@ -154,35 +157,38 @@ def _is_silu_output(tensor: Tensor) -> bool:
     return made_by is not None and is_silu(made_by)
 
 
-def _users(choice: NodeSelection, tensor: Tensor) -> list[Node]:
-    """The readers that get the dequantized tensor.
+def _users(selection: NodeSelection, tensor: Tensor) -> list[Node]:
+    """Return the consumers that read the dequantized tensor.
 
-    An Identity makes an output of the model, or it would be gone, and outputs stay what they are.
+    Not an Identity: `normalize` leaves only those that make an output of the model, which stays as it is.
     """
-    floats = choice.target.float_readers | {"Identity"}
-    return [node for node in consumers(tensor) if node.name in choice.integer or node.op not in floats]
+    floats = selection.target.bypasses_dq | {"Identity"}
+    return [node for node in consumers(tensor) if node.name in selection.integer or node.op not in floats]
 
 
-def quantized_weights(choice: NodeSelection, scheme: Scheme, widths: Widths) -> tuple[QuantizedWeight, ...]:
-    """The constant weights of the integer layers, each once; those at both ends of the network keep 8 bits.
+def quantized_weights(
+    selection: NodeSelection, scheme_of: SchemeOf, bits: int, widths: Widths
+) -> tuple[QuantizedWeight, ...]:
+    """Return the constant weights of the integer layers, each once.
 
     Args:
-        choice: what runs on integers.
-        scheme: of weights, without an axis.
+        selection: what runs on integers.
+        scheme_of: schemes of weights, without an axis.
+        bits: width of weights; at both ends of the network it is at least `ENDS_BITS`.
         widths: of single nodes.
     """
     weights: dict[str, QuantizedWeight] = {}
-    for node in choice.layers:
+    for node in selection.layers:
         tensor = node.inputs[1]
         if tensor.name in weights:
             shared = weights[tensor.name]
             weights[tensor.name] = replace(shared, users=(*shared.users, node.name))
             continue
-        at_an_end = node.name in choice.ends
-        bits, _ = widths.get(node.name, (MAX_BITS if at_an_end else scheme.bits, 0))
+        at_an_end = node.name in selection.ends
+        width, _ = widths.get(node.name, (max(ENDS_BITS, bits) if at_an_end else bits, 0))
         weights[tensor.name] = QuantizedWeight(
             tensor=tensor.name,
-            scheme=replace(scheme, bits=bits, axis=output_axis(node)),
+            scheme=replace(scheme_of(width), axis=output_axis(node)),
             users=(node.name,),
         )
     return tuple(weights.values())

@@ -1,12 +1,16 @@
-"""Which nodes run on integers on a target, and why the others do not."""
+"""Which nodes run on integers on a target, and why the others stay float.
+
+Three phases, a function each: `refuse` finds the nodes that stay float whatever stands around them, `demand` walks
+backwards from the outputs and adds what consumers read as integers, `withdraw` removes what must not follow floats.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.facts import DecodeBoundary
+from onnxq.facts import DecodeBoundary, Reason
 from onnxq.ir import (
     LAYERS,
     Constant,
@@ -25,243 +29,344 @@ from onnxq.ir import (
     output_axis,
     producer,
 )
+from onnxq.qdq.reasons import Code, is_choice
 from onnxq.targets import Role, Rule, Target
-from onnxq.targets.stem import FloatStemRule, pixels, positions
+from onnxq.targets.stem import FloatStemRule, image_size, pixels, positions
 
-_ALL_OPERANDS = frozenset({"Add", "Mul", "Concat"})
-"""Operators all of whose inputs are data; the others have theirs first and then weights or settings."""
+_ALL_OPERANDS = frozenset({"Add", "Sub", "Mul", "Div", "Concat"})
+"""Operators all of whose inputs are data; the others have their data first, then weights or settings."""
 
 _FIRST = FloatStemRule(channels=32, products=math.inf)
-"""Convs that keep 8 bits as the very first one does: they see the picture in detail, and have hardly any weights."""
+"""Convs that keep `placement.ENDS_BITS` as the first one does: they see the image in detail, with few weights."""
 
 
 def operands(node: Node) -> list[Tensor]:
-    """The tensors that the node computes with, without weights, bias and settings."""
+    """Return the tensors that the node computes with, without weights, bias and settings."""
     return list(node.inputs) if node.op in _ALL_OPERANDS else list(node.inputs[:1])
 
 
 class NodeSelection:
-    """What runs on integers.
+    """The nodes that run on integers.
 
     Args:
         model: its nodes are in topological order.
-        head: where the network ends.
+        boundary: where the network ends.
         target: its rules.
-        excluded: name of a node that is to stay float -> the pattern that says so.
+        excluded: name of a node that must stay float -> the pattern that matches it.
+        included: names of nodes that run on integers unless that is impossible.
 
     Attributes:
         target: as given.
         integer: names of the nodes that run on integers.
         layers: those of them that have weights, in graph order.
         skipped: name -> reason, for every other node.
-        ends: names of the Convs near the image and of the last layers, which lose most by few bits.
+        ends: names of the layers that lose most by few bits: near the image, the last ones, and in the decode.
         downstream_of_layers: names of the nodes that depend on a layer.
     """
 
-    def __init__(self, model: Model, head: DecodeBoundary, target: Target, excluded: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        boundary: DecodeBoundary,
+        target: Target,
+        excluded: Mapping[str, str],
+        included: Collection[str] = (),
+    ) -> None:
+        network = Network(model, boundary, target)
+        refused = refuse(network, excluded, included)
+        wanted, unwanted = demand(network, refused, included)
+        withdrawn = withdraw(network, wanted, included)
+        reasons = {**refused, **unwanted, **withdrawn}
         self.target = target
-        self._outputs = model.output_names
-        self.integer: set[str] = set()
-        self.layers: list[Node] = []
-        self.skipped: dict[str, str] = {}
-        self.downstream_of_layers = downstream(model.graph.nodes, lambda node: node.op in LAYERS)
-        self._last = frozenset(head.last)
-        self._tail = head.tail
-        self._image = next((found for t in model.graph.inputs if (found := pixels(t)) is not None), None)
-        inner = head.body - self._last
-        self._stem = target.stem.convs(model.graph.nodes, self._image, inner) if target.stem else set[str]()
-        self.ends = self._last | _FIRST.convs(model.graph.nodes, self._image, inner)
-        self._excluded = excluded
-        self._depth = _depth(model.graph.nodes)
-        for node in reversed(model.graph.nodes):
-            reason = self._reason(node)
-            if reason:
-                self.skipped[node.name] = reason
-                continue
-            self.integer.add(node.name)
-            if self.rule(node).role is Role.LAYER:
-                self.layers.append(node)
-        self.layers.reverse()
-        self._withdraw_behind_floats(model)
+        self.integer = wanted - withdrawn.keys()
+        self.skipped = {node.name: reasons[node.name] for node in network.nodes if node.name in reasons}
+        self.layers = [n for n in network.nodes if n.name in self.integer and self.rule(n).role is Role.LAYER]
+        self.ends = network.last | network.decode | _FIRST.convs(network.nodes, network.pixels, network.inner)
+        self.downstream_of_layers = network.downstream_of_layers
+        self._network = network
+        self._refused = refused
 
     def rule(self, node: Node) -> Rule:
-        """The rule of an integer node."""
+        """Return the rule of an integer node."""
         return self.target.rules[node.op]
 
     def has_float_output(self, node: Node) -> bool:
-        """Whether no Q stands directly behind this integer node."""
-        return not self.rule(node).output or self._runs_as_matmul(node) or self._has_fused_activation(node)
-
-    def _runs_as_matmul(self, node: Node) -> bool:
-        """Whether it is a product at every position with a float output: as nobody wants integers, or only a SiLU."""
-        if self.target.least_stride is None or not is_pointwise(node):
-            return False
-        y = node.outputs[0]
-        if all(reader.name not in self.integer for reader in consumers(y)):
+        """Return whether no Q stands directly behind this integer node."""
+        if not self.rule(node).output or self._network.runs_as_matmul(node, self.integer):
             return True
-        return feeds_only_silu(y) and (self._is_coarse(y) or self._leads_to_a_last_layer(y))
-
-    def _is_coarse(self, tensor: Tensor) -> bool:
-        """Whether it has so few positions that it does not matter that floats are four times as long."""
-        count = positions(tensor)
-        if count is None or self._image is None or self.target.least_stride is None:
-            return False
-        return count * self.target.least_stride**2 <= self._image
-
-    def _leads_to_a_last_layer(self, silu_input: Tensor) -> bool:
-        ends = [t for node in consumers(silu_input) if is_silu(node) for t in node.outputs]
-        return any(reader.name in self._last for t in ends for reader in consumers(t))
-
-    def _has_fused_activation(self, node: Node) -> bool:
-        """Whether the Q of this node stands behind the activation that follows."""
-        activation = self.fused_activation(node)
+        activation = self._network.fused_activation(node)
         return activation is not None and activation.name in self.integer
 
-    def fused_activation(self, node: Node) -> Node | None:
-        """The activation that is one with this node, which computes, so that the Q stands behind both."""
-        rule = self.target.rules.get(node.op)
-        following = consumers(node.outputs[0])
-        if rule is None or rule.role is Role.CARRIER or len(following) != 1 or node.outputs[0].name in self._outputs:
-            return None
-        return following[0] if following[0].op in self.target.fused_activations else None
-
     def is_fused(self, node: Node) -> bool:
-        """Whether this node is an activation that is one with the integer node before it."""
-        before = producer(node.inputs[0]) if node.op in self.target.fused_activations else None
-        return before is not None and before.name in self.integer and self.fused_activation(before) is node
-
-    def residual_layer(self, add: Node) -> Node | None:
-        """The integer layer that is one with an Add: of two the one further behind, as the other is there before."""
-        one, other = add.inputs
-        if isinstance(one, Constant) or isinstance(other, Constant) or one.shape != other.shape or one is other:
-            return None
-        layers = [layer for layer in map(self._own_layer, add.inputs) if layer is not None]
-        return max(layers, key=lambda layer: self._depth[layer.name], default=None)
+        """Return whether this node is an activation that is fused with the integer node before it."""
+        before = self._network.fused_with(node)
+        return before is not None and before.name in self.integer
 
     def identity(self, add: Node) -> list[Tensor]:
-        """The input of a residual Add that is not its layer's."""
-        layer = self.residual_layer(add)
-        return [t for t in add.inputs if self._own_layer(t) is not layer]
+        """Return the input of a residual Add that does not come from the layer it is fused with."""
+        layer = self._network.residual_layer(add, self._refused)
+        return [t for t in add.inputs if self._network.own_layer(t, self._refused) is not layer]
 
-    def _own_layer(self, tensor: Tensor) -> Node | None:
-        """The integer layer that a tensor comes from, directly or through its activation, and that is for it alone."""
-        if len(consumers(tensor)) != 1 or tensor.name in self._outputs:
-            return None
-        made_by = producer(tensor)
-        if made_by is not None and is_silu(made_by):
-            return self._layer_before(next((t for t in made_by.inputs if feeds_only_silu(t)), None))
-        if made_by is not None and made_by.op in self.target.fused_activations:
-            return self._layer_before(made_by.inputs[0]) if len(consumers(made_by.inputs[0])) == 1 else None
-        return self._layer_before(tensor)
+    def is_quantized_output(self, tensor: Tensor) -> bool:
+        """Return whether the tensor is an output of the model that is quantized as well."""
+        return self.target.quantizes_decode and tensor.name in self._network.outputs
 
-    def _layer_before(self, tensor: Tensor | None) -> Node | None:
-        made_by = producer(tensor) if tensor is not None and tensor.name not in self._outputs else None
-        rule = self.target.rules.get(made_by.op) if made_by is not None else None
-        return made_by if rule is not None and rule.role is Role.LAYER and self._reason(made_by) is None else None
 
-    def _reason(self, node: Node) -> str | None:
-        """Why a node stays float, or None; nodes come from the last to the first, but layers in any order."""
-        if node.name in self._tail:
-            return self._tail[node.name]
-        return f"excluded by {self._excluded[node.name]}" if node.name in self._excluded else self._refusal(node)
+def refuse(network: "Network", excluded: Mapping[str, str], included: Collection[str]) -> dict[str, Reason]:
+    """Return the nodes that stay float whatever stands around them.
 
-    def _refusal(self, node: Node) -> str | None:
-        """Why a node of the body stays float, or None."""
-        rule = self.target.rules.get(node.op)
-        if not node.inputs or not all(is_float(t) for t in [*operands(node), *node.outputs]):
-            return "does not compute on float32"
-        if rule is None:
-            return f"{self.target.title} runs {node.op} in float"
+    Args:
+        network: the graph and the target.
+        excluded: name -> the pattern that matches it.
+        included: names; reasons that are a choice do not hold for them.
+    """
+    refused = {}
+    for node in network.nodes:
+        reason: Reason | None
+        if node.name in network.decode and not network.target.quantizes_decode:
+            reason = Code.DECODE.reason("behind the last layers")
+        elif node.name in excluded:
+            reason = Code.EXCLUDED.reason(f"matches {excluded[node.name]}")
+        else:
+            reason = _node_refusal(network, node, is_included=node.name in included)
+        if reason is not None:
+            refused[node.name] = reason
+    return refused
+
+
+def demand(
+    network: "Network", refused: Mapping[str, Reason], included: Collection[str]
+) -> tuple[set[str], dict[str, Reason]]:
+    """Return the nodes that run on integers, and why the others that are not refused do not.
+
+    Layers do unless that makes an output of the model integer; all others if a consumer reads them as integers. Nodes
+    are visited from the last to the first, so that all consumers of a node are decided before it.
+    """
+    integer: set[str] = set()
+    unwanted: dict[str, Reason] = {}
+    for node in reversed(network.nodes):
+        if node.name in refused:
+            continue
+        rule = network.target.rules[node.op]
         if rule.role is Role.LAYER:
-            return self._layer_refusal(node, rule)
-        if any(t.name in self._outputs for t in node.outputs):
-            return "makes an output of the model"
-        if rule.residual and self.residual_layer(node) is None:
-            return "fuses with no layer on integers"
-        if not self._is_wanted(node, rule) and not self._closes_a_layer(node):
-            return "nothing behind it runs on integers"
-        return None
-
-    def _is_wanted(self, node: Node, rule: Rule) -> bool:
-        """Whether an integer node reads what this node makes, or what the activation makes that is one with it."""
-        activation = self.fused_activation(node) if rule.residual else None
-        made = activation.outputs if activation is not None else node.outputs
-        return any(reader.name in self.integer for t in made for reader in consumers(t))
-
-    def _closes_a_layer(self, node: Node) -> bool:
-        """Whether it is the activation of a layer that needs its Q behind the activation."""
-        before = producer(node.inputs[0]) if node.op in self.target.fused_activations else None
-        rule = self.target.rules.get(before.op) if before is not None else None
-        return rule is not None and rule.role is Role.LAYER and self.fused_activation(before) is node
-
-    def _layer_refusal(self, node: Node, rule: Rule) -> str | None:
-        weight = constant(node.inputs[1])
-        if weight is None:
-            return "its weight is not constant"
-        if node.op in ("Gemm", "MatMul") and not _is_plain_product(node, weight):
-            return "is no plain product with a matrix"
-        if node.name in self._last and not (self.target.last_layers or self._runs_as_matmul(node)):
-            return "last layer of its branch"
-        if is_depthwise(node):
-            if self.target.float_depthwise and not self._quantized_anyway(node, rule):
-                return "depthwise Conv"
-        elif node.name in self._stem:
-            return "near the image, with few channels"
-        if node.op == "Conv" and self._is_too_narrow(node):
-            return "too few channels for integers"
-        if rule.output and not self._runs_as_matmul(node) and node.outputs[0].name in self._outputs:
-            return "makes an output of the model"
-        return None
-
-    def _is_too_narrow(self, conv: Node) -> bool:
-        first = conv.name not in self.downstream_of_layers
-        return self.target.is_too_narrow(conv.inputs[1].shape, conv.attrs.get("group", 1), first)
-
-    def _quantized_anyway(self, node: Node, rule: Rule) -> bool:
-        """Whether a Q would stand directly behind it all the same, so that the target makes an integer layer of it."""
-        return rule.output and any(
-            reader.op in self.target.fused_activations or self.target.rules[reader.op].role is not Role.ELEMENTWISE
-            for reader in consumers(node.outputs[0])
-            if reader.op in self.target.rules
-        )
-
-    def _withdraw_behind_floats(self, model: Model) -> None:
-        """Take back from the integers what should not stand behind floats.
-
-        Where targets fuse the Q behind a layer, what follows a layer with a float output must not start with a Q:
-        onnxruntime would quantize a float layer by itself, with one scale for the whole weight.
-        """
-        for node in model.graph.nodes:
-            rule = self.target.rules.get(node.op)
-            if node.name not in self.integer or rule is None or rule.role is Role.LAYER:
+            if rule.output and _makes_a_float_output(network, node) and not network.runs_as_matmul(node, integer):
+                unwanted[node.name] = Code.MODEL_OUTPUT.reason()
                 continue
-            before = [made_by for t in operands(node) if (made_by := producer(t)) is not None]
-            if any(self._is_float_layer(made_by) for made_by in before):
-                self._withdraw(node, "reads the float output of a layer")
-            elif rule.behind_integers and not any(made_by.name in self.integer for made_by in before):
-                self._withdraw(node, "reads floats")
+        elif rule.residual and network.residual_layer(node, refused) is None:
+            unwanted[node.name] = Code.NO_FUSED_LAYER.reason()
+            continue
+        elif node.name not in included and not _is_wanted(network, node, integer):
+            unwanted[node.name] = Code.NO_CONSUMER.reason()
+            continue
+        integer.add(node.name)
+    return integer, unwanted
 
-    def _withdraw(self, node: Node, reason: str) -> None:
-        self.integer.discard(node.name)
-        self.skipped[node.name] = reason
 
-    def _is_float_layer(self, node: Node) -> bool:
-        rule = self.target.rules.get(node.op)
-        if rule is None or rule.role is not Role.LAYER or not rule.output:
-            return False
-        return node.name not in self.integer or self._runs_as_matmul(node)
+def withdraw(network: "Network", integer: Set[str], included: Collection[str]) -> dict[str, Reason]:
+    """Return which of the integer nodes must not follow floats.
+
+    If the target fuses the Q behind a layer, what follows a layer with a float output must not start with a Q:
+    onnxruntime would quantize the float layer by itself, with one scale for the whole weight.
+    """
+    left, withdrawn = set(integer), dict[str, Reason]()
+    for node in network.nodes:
+        rule = network.target.rules.get(node.op)
+        if node.name not in left or rule is None or rule.role is Role.LAYER:
+            continue
+        before = [made_by for t in operands(node) if (made_by := producer(t)) is not None]
+        layer = next((made_by for made_by in before if _is_float_layer(network, made_by, left)), None)
+        if layer is not None:
+            withdrawn[node.name] = Code.FLOAT_PRODUCER.reason(f"its {layer.op} {layer.name!r} has a float output")
+        elif rule.behind_integers and node.name not in included and not any(n.name in left for n in before):
+            withdrawn[node.name] = Code.FLOAT_INPUTS.reason()
+        left -= withdrawn.keys()
+    return withdrawn
+
+
+def _node_refusal(network: "Network", node: Node, *, is_included: bool) -> Reason | None:
+    rule = network.target.rules.get(node.op)
+    if not node.inputs or not all(is_float(t) for t in [*operands(node), *node.outputs]):
+        return Code.NOT_FLOAT32.reason()
+    if rule is None:
+        return Code.NO_RULE.reason(f"{network.target.title} runs {node.op} in float")
+    if rule.role is Role.LAYER:
+        refusals = _layer_refusals(network, node, rule)
+        return next((reason for reason in refusals if not (is_included and is_choice(reason))), None)
+    return Code.MODEL_OUTPUT.reason() if _makes_a_float_output(network, node) else None
+
+
+def _layer_refusals(network: "Network", node: Node, rule: Rule) -> Iterator[Reason]:
+    """Yield why a node with weights stays float; the first reason counts, or the first that cannot be overruled."""
+    target, weight = network.target, constant(node.inputs[1])
+    if weight is None:
+        yield Code.WEIGHT_NOT_CONSTANT.reason()
+        return
+    if node.op in ("Gemm", "MatMul") and not _is_plain_product(node, weight):
+        yield Code.NOT_A_PLAIN_PRODUCT.reason()
+    channels, kernel = weight.shape[output_axis(node)], " x ".join(map(str, weight.shape[2:]))
+    lowered = target.lowers_pointwise and is_pointwise(node)
+    if node.name in network.last and not target.quantizes_last_layers and not lowered:
+        yield Code.LAST_LAYER.reason(f"{channels} channels of boxes or scores")
+    if is_depthwise(node):
+        if target.float_depthwise and not _quantized_anyway(target, node, rule):
+            yield Code.DEPTHWISE.reason(f"{channels} channels with a {kernel} kernel each")
+    elif node.name in network.stem:
+        size = image_size(node.outputs[0])
+        place = "near the image" if size is None else f"at {size[0]} x {size[1]}"
+        yield Code.STEM.reason(f"{channels} channels {place}, integer kernels save no time")
+    if node.op == "Conv" and target.few_channels is not None:
+        group, first = node.attrs.get("group", 1), node.name not in network.downstream_of_layers
+        if target.few_channels.keeps_float(weight.shape, group, first):
+            counts = f"{weight.shape[1] * group} in, {channels} out"
+            yield Code.TOO_FEW_CHANNELS.reason(f"{counts}, kernel {kernel}")
+    if _makes_a_float_output(network, node) and rule.output and not lowered:
+        yield Code.MODEL_OUTPUT.reason()
 
 
 def _is_plain_product(node: Node, matrix: NDArray[np.generic]) -> bool:
-    """Whether a Gemm or MatMul is x W, and a bias for each output if any."""
+    """Return whether a Gemm or MatMul is x W with a matrix W, plus a bias for each output if any."""
     bias = bias_of(node)
     factors = (node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0), node.attrs.get("transA", 0))
     width = matrix.shape[output_axis(node)] if matrix.ndim == 2 else 0
     return matrix.ndim == 2 and factors == (1.0, 1.0, 0) and (bias is None or list(bias.shape or ()) == [width])
 
 
+def _quantized_anyway(target: Target, node: Node, rule: Rule) -> bool:
+    """Return whether a Q stands directly behind a Conv in any case, so that the target runs it on integers."""
+    return rule.output and any(
+        reader.op in target.fused_activations or target.rules[reader.op].role is not Role.ELEMENTWISE
+        for reader in consumers(node.outputs[0])
+        if reader.op in target.rules
+    )
+
+
+def _makes_a_float_output(network: "Network", node: Node) -> bool:
+    return not network.target.quantizes_decode and any(t.name in network.outputs for t in node.outputs)
+
+
+def _is_wanted(network: "Network", node: Node, integer: Set[str]) -> bool:
+    """Return whether what a node makes, or the activation fused with it, is read as integers.
+
+    The activation of a layer is wanted by the layer, whose Q stands behind both.
+    """
+    target, rule = network.target, network.target.rules[node.op]
+    activation = network.fused_activation(node) if rule.residual else None
+    made = activation.outputs if activation is not None else node.outputs
+    if any(reader.name in integer for t in made for reader in consumers(t)):
+        return True
+    if target.quantizes_decode and any(t.name in network.outputs for t in made):
+        return True
+    before = network.fused_with(node)
+    return before is not None and target.rules[before.op].role is Role.LAYER
+
+
+def _is_float_layer(network: "Network", node: Node, integer: Set[str]) -> bool:
+    rule = network.target.rules.get(node.op)
+    if rule is None or rule.role is not Role.LAYER or not rule.output:
+        return False
+    return node.name not in integer or network.runs_as_matmul(node, integer)
+
+
+class Network:
+    """What the rules ask about a graph.
+
+    Args:
+        model: its nodes are in topological order.
+        boundary: where the network ends.
+        target: its rules.
+
+    Attributes:
+        nodes: of the graph.
+        target: as given.
+        outputs: names of the outputs of the model.
+        last: names of the last layers of every branch.
+        decode: names of the nodes behind them.
+        inner: names of the other nodes.
+        pixels: height times width of the model's input; None if unknown.
+        stem: names of the Convs that the target keeps float near the image.
+        downstream_of_layers: names of the nodes that depend on a layer.
+    """
+
+    def __init__(self, model: Model, boundary: DecodeBoundary, target: Target) -> None:
+        self.nodes: Sequence[Node] = model.graph.nodes
+        self.target = target
+        self.outputs = model.output_names
+        self.last = frozenset(boundary.last)
+        self.decode = frozenset(boundary.tail)
+        self.inner = boundary.body - self.last
+        self.pixels = next((found for t in model.graph.inputs if (found := pixels(t)) is not None), None)
+        self.stem = target.stem.convs(self.nodes, self.pixels, self.inner) if target.stem else set[str]()
+        self.downstream_of_layers = downstream(self.nodes, lambda node: node.op in LAYERS)
+        self._depth = _depth(self.nodes)
+
+    def runs_as_matmul(self, node: Node, integer: Set[str]) -> bool:
+        """Return whether a 1x1 Conv is lowered to a product of integers with a float output.
+
+        It is if no consumer is among the `integer` nodes, or only a SiLU deep in the network or before a last layer.
+        """
+        if not self.target.lowers_pointwise or not is_pointwise(node):
+            return False
+        y = node.outputs[0]
+        if all(reader.name not in integer for reader in consumers(y)):
+            return True
+        return feeds_only_silu(y) and (self._is_coarse(y) or self._leads_to_a_last_layer(y))
+
+    def _is_coarse(self, tensor: Tensor) -> bool:
+        """Return whether it has so few positions that it does not matter that floats are four times as long."""
+        count, stride = positions(tensor), self.target.float_silu_stride
+        return count is not None and self.pixels is not None and stride is not None and count * stride**2 <= self.pixels
+
+    def _leads_to_a_last_layer(self, silu_input: Tensor) -> bool:
+        silu_outputs = [t for node in consumers(silu_input) if is_silu(node) for t in node.outputs]
+        return any(reader.name in self.last for t in silu_outputs for reader in consumers(t))
+
+    def fused_activation(self, node: Node) -> Node | None:
+        """Return the activation that is fused with this node, which computes, so that the Q stands behind both."""
+        rule = self.target.rules.get(node.op)
+        following = consumers(node.outputs[0])
+        if rule is None or rule.role is Role.CARRIER or len(following) != 1 or node.outputs[0].name in self.outputs:
+            return None
+        return following[0] if following[0].op in self.target.fused_activations else None
+
+    def fused_with(self, node: Node) -> Node | None:
+        """Return the node before an activation that it is fused with."""
+        before = producer(node.inputs[0]) if node.op in self.target.fused_activations else None
+        return before if before is not None and self.fused_activation(before) is node else None
+
+    def residual_layer(self, add: Node, refused: Collection[str]) -> Node | None:
+        """Return the integer layer that is fused with an Add: of two the deeper one, as the other is computed before.
+
+        Args:
+            add: an Add of two tensors.
+            refused: names of the layers that stay float, among others.
+        """
+        one, other = add.inputs
+        if isinstance(one, Constant) or isinstance(other, Constant) or one.shape != other.shape or one is other:
+            return None
+        layers = [layer for t in add.inputs if (layer := self.own_layer(t, refused)) is not None]
+        return max(layers, key=lambda layer: self._depth[layer.name], default=None)
+
+    def own_layer(self, tensor: Tensor, refused: Collection[str]) -> Node | None:
+        """Return the integer layer of which this is the only use, directly or through its activation."""
+        if len(consumers(tensor)) != 1 or tensor.name in self.outputs:
+            return None
+        made_by = producer(tensor)
+        if made_by is not None and is_silu(made_by):
+            return self._layer_before(next((t for t in made_by.inputs if feeds_only_silu(t)), None), refused)
+        if made_by is not None and made_by.op in self.target.fused_activations:
+            before = made_by.inputs[0]
+            return self._layer_before(before, refused) if len(consumers(before)) == 1 else None
+        return self._layer_before(tensor, refused)
+
+    def _layer_before(self, tensor: Tensor | None, refused: Collection[str]) -> Node | None:
+        made_by = producer(tensor) if tensor is not None and tensor.name not in self.outputs else None
+        rule = self.target.rules.get(made_by.op) if made_by is not None else None
+        is_layer = rule is not None and rule.role is Role.LAYER
+        return made_by if is_layer and made_by is not None and made_by.name not in refused else None
+
+
 def _depth(nodes: Sequence[Node]) -> dict[str, int]:
-    """Node -> how many layers lead to it on the longest way, itself included; nodes in topological order."""
+    """Return for each node how many layers are on the longest way to it, itself included; in topological order."""
     depth: dict[str, int] = {}
     for node in nodes:
         before = [depth.get(p.name, 0) for t in node.inputs for p in t.inputs]

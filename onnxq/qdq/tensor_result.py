@@ -1,4 +1,4 @@
-"""What a run ended with for each tensor, from its facts: the grids, the ranges and what they cost."""
+"""The final range, scale and expected error of each quantized tensor, from the facts of a run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from onnxq.pipeline import Facts
 
 @dataclass(frozen=True)
 class TensorResult:
-    """What became of a tensor that passes through Q and DQ.
+    """The result for a tensor that passes through Q and DQ.
 
     Attributes:
         point: the tensor.
-        fit: the range that it has in the end, and what this costs.
-        qparams: its grid.
-        values: of its group, as they were seen; None where the range is known without data.
+        fit: its final range, and what this costs.
+        qparams: its scale and zero point.
+        values: observed values of its group; None if the range is known without data.
     """
 
     point: QuantizationPoint
@@ -37,7 +37,7 @@ class TensorResult:
     values: Histogram | None
 
     def alternatives(self) -> dict[str, FittedRange]:
-        """By method the range that it would have chosen from the same values; none where nothing was seen of them."""
+        """Return for each method the range that it chooses from the same values; empty if there are none."""
         if self.values is None:
             return {}
         scheme = self.point.scheme
@@ -49,13 +49,13 @@ class TensorResult:
 
 
 def final_qparams(facts: Facts) -> QuantizationParameters:
-    """The grids as they are in the file."""
+    """Return the scales and zero points that are in the file."""
     rebuilt = facts.get(Reconstruction)
     return facts[QuantizationParameters] if rebuilt is None else rebuilt.over(facts[QuantizationParameters])
 
 
 def tensor_results(facts: Facts) -> Iterator[TensorResult]:
-    """Of every point, in the order of the plan."""
+    """Yield the result of every point, in the order of the plan."""
     plan, grid, statistics = facts[Plan], final_qparams(facts), facts[Statistics]
     groups = plan.groups()
 
@@ -78,7 +78,7 @@ def tensor_results(facts: Facts) -> Iterator[TensorResult]:
 
 
 def expected(values: Histogram, point: QuantizationPoint, bounds: Range, method: str) -> FittedRange:
-    """What a range can be expected to cost.
+    """Return a range with its expected cost.
 
     Args:
         values: of the point's group.

@@ -1,4 +1,4 @@
-"""Grids of weights: one symmetric scale per output channel."""
+"""Scales and zero points of weights, one for each output channel."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -12,7 +12,7 @@ from onnxq.numerics.scheme import QParams, Range, Scheme
 Array = NDArray[np.float32]
 
 _SHRINKS = np.linspace(1.0, 0.3, 71)
-"""Shares of a channel's greatest weight that are tried as its bound."""
+"""Shares of a channel's bounds that are tried in their place."""
 
 _MOST_BIAS_STEPS = 2.0**30
 
@@ -25,34 +25,50 @@ def weight_qparams(
     shrink: bool = False,
     importance: NDArray[np.float64] | None = None,
 ) -> QParams:
-    """The grid of a weight.
+    """Return the scales and zero points of a weight.
 
     Args:
         scheme: with an axis.
         values: the weight.
         least_scale: of each channel, float64 (channels,) or (1,).
-        shrink: take the bound with the least squared error, rather than the greatest magnitude.
-        importance: of each value's squared error, of the weight's shape.
+        shrink: take the bounds with the least squared error rather than the greatest values.
+        importance: factor of each value's squared error, of the weight's shape.
     """
     assert scheme.axis is not None
     channels = _by_channel(values, scheme.axis)
-    bound = np.abs(channels).max(axis=1, initial=0.0).astype(np.float64)
+    low, high = _bounds(channels, scheme)
     if shrink:
         weights = None if importance is None else _by_channel(importance, scheme.axis)
-        bound *= _clip_search(channels, bound, scheme, weights)
-    bound = np.maximum(bound, least_scale * (scheme.steps / 2))
-    return scheme.qparams(Range(-bound, bound))
+        share = _clip_search(channels, Range(low, high), scheme, weights)
+        low, high = low * share, high * share
+    least_span = least_scale * scheme.steps
+    if scheme.symmetric:
+        high = np.maximum(high, least_span / 2)
+        return scheme.qparams(Range(-high, high))
+    return scheme.qparams(Range(low, np.maximum(high, low + least_span)))
+
+
+def _bounds(channels: NDArray[np.floating], scheme: Scheme) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the least and the greatest value of each channel, float64 (channels,), and zero between them.
+
+    The bounds of a symmetric scheme are the greatest magnitude on both sides.
+    """
+    if scheme.symmetric:
+        bound = np.abs(channels).max(axis=1, initial=0.0).astype(np.float64)
+        return -bound, bound
+    low, high = channels.min(axis=1, initial=0.0), channels.max(axis=1, initial=0.0)
+    return low.astype(np.float64), high.astype(np.float64)
 
 
 def minimum_scale(layers: Iterable[Node], activations: Mapping[str, QParams]) -> NDArray[np.float64]:
-    """The least scales, float64 (scales,) or (1,), of a weight that these layers read.
+    """Return the least scales of a weight, float64 (scales,) or (1,).
 
     Runtimes hold the bias in int32 steps of input scale * weight scale: a channel whose weights are almost zero must
     not get a scale so small that its bias overflows.
 
     Args:
-        layers: all that read it.
-        activations: tensor -> its grid.
+        layers: all that read the weight.
+        activations: tensor -> its scale and zero point.
     """
     bias_steps = [_bias(node) / float(activations[node.inputs[0].name].scale) for node in layers]
     return np.asarray(np.max(np.broadcast_arrays(*bias_steps), axis=0) / _MOST_BIAS_STEPS)
@@ -63,9 +79,9 @@ def _by_channel(values: NDArray[np.floating], axis: int) -> NDArray[np.floating]
 
 
 def _bias(layer: Node) -> NDArray[np.float64]:
-    """Greatest magnitude of a layer's bias under each scale of its weight, float64 (scales,).
+    """Return the greatest magnitude of a layer's bias under each scale of its weight, float64 (scales,).
 
-    (1,) of zero where it has none or one that is computed. The groups of a ConvTranspose share their scales.
+    (1,) of zero if it has none or a computed one. The groups of a ConvTranspose share their scales.
     """
     tensor = bias_of(layer)
     bias = None if tensor is None else constant(tensor)
@@ -77,23 +93,24 @@ def _bias(layer: Node) -> NDArray[np.float64]:
 
 def _clip_search(
     channels: NDArray[np.floating],
-    bound: NDArray[np.float64],
+    bounds: Range,
     scheme: Scheme,
     importance: NDArray[np.floating] | None,
 ) -> NDArray[np.float64]:
-    """Per channel the share of its bound with the least squared error, float64 (channels,).
+    """Return for each channel the share of its bounds with the least squared error, float64 (channels,).
 
     Args:
         channels: (channels, weights of a channel).
-        bound: float64 (channels,), the greatest magnitudes.
+        bounds: float64 (channels,), of the values.
         scheme: the integers.
-        importance: of each error, as `channels`.
+        importance: factor of each squared error, as `channels`.
     """
     values = np.asarray(channels, np.float32)
     weights = 1.0 if importance is None else importance
-    best, least = np.ones(len(bound)), np.full(len(bound), np.inf)
+    low, high = np.asarray(bounds.low), np.asarray(bounds.high)
+    best, least = np.ones(len(high)), np.full(len(high), np.inf)
     for share in _SHRINKS:
-        grid = replace(scheme, axis=0).qparams(Range(-bound * share, bound * share))
+        grid = replace(scheme, axis=0).qparams(Range(low * share, high * share))
         error = (weights * (grid.dequantize(grid.quantize(values)) - values) ** 2).sum(axis=1, dtype=np.float64)
         best = np.where(error < least, share, best)
         least = np.minimum(error, least)

@@ -343,7 +343,7 @@ def _weights(report: Report) -> Iterator[Block]:
 def _float(report: Report) -> Iterator[Block]:
     by_reason: dict[str, list[str]] = defaultdict(list)
     for name, reason in report["float"].items():
-        by_reason[reason].append(name)
+        by_reason[reason["text"]].append(name)
     if by_reason:
         most_first = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
         yield Groups({reason: tuple(names) for reason, names in most_first})

@@ -1,28 +1,32 @@
-"""Where each runtime wants its Q/DQ pairs, as data.
+"""The record of a target: where its runtime needs Q/DQ pairs, which integers it takes, and what a file for it needs.
 
-A target is a table of rules by operator. The placement of each follows what its runtime was measured to fuse: a Q/DQ
-pair that is not fused away costs a pass over memory, and one that is missing leaves the node in float. TensorRT was
-not measured: its placement is from NVIDIA's documentation ("Explicit Quantization") and tools (Model-Optimizer).
+A target is data: rules by operator, and the properties of one runtime. The placement follows what that runtime was
+measured to fuse: a Q/DQ pair that is not fused costs a pass over memory, and a missing one leaves the node in float.
+TensorRT was not measured: its placement is from NVIDIA's documentation ("Explicit Quantization") and tools
+(Model-Optimizer).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import onnx
+
 from onnxq.errors import ConfigError
-from onnxq.numerics.scheme import MAX_BITS, Scheme
+from onnxq.numerics.scheme import INT8, MIN_BITS, UINT8, Container, Scheme
+from onnxq.targets.few_channels import FewChannelsRule
 from onnxq.targets.stem import FloatStemRule
 
-_CHANNELS_AT_ONCE = 8
-"""TensorRT's integer kernels for few channels take them in bundles of this many."""
+POINTWISE_TO_MATMUL = "pointwise-to-matmul"
+"""The lowering pass that the choice of nodes depends on: it lets an integer 1x1 Conv have a float output."""
 
 
 class Role(Enum):
-    """What kind of thing a node does to the integers that it is given."""
+    """What a node does with integers."""
 
-    LAYER = "has weights: runs on integers whenever its target can"
-    ELEMENTWISE = "computes: runs on integers where what it makes is wanted as integers"
-    CARRIER = "moves values or picks among them: its output stands on the grid of its input"
+    LAYER = "has weights: runs on integers if its target can"
+    ELEMENTWISE = "computes: runs on integers if a consumer reads its output as integers"
+    CARRIER = "moves or selects values: its output has the scale and zero point of its input"
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,13 @@ class Rule:
 
     Attributes:
         role: see `Role`.
-        input: a Q stands in front of the node. Without one, and without one behind, it rides along: the runtime moves
-            the Q of others across it.
+        input: a Q stands in front of the node. With neither this nor `output`, the runtime moves the Q of other nodes
+            across the node.
         output: a Q stands behind the node.
-        shared: input and output are on one grid; a Concat's inputs only where nothing else reads them.
-        behind_integers: stays float where what it reads is made by a float node, as it is no slower then.
-        binding: a Concat's inputs are on its grid also where others read them.
-        residual: an Add that is one with the layer of one of its inputs; a Q stands in front of the other one only.
+        shared: input and output share one scale and zero point; a Concat's inputs only if it is their sole consumer.
+        behind_integers: stays float if its input comes from a float node, where integers save no time.
+        binding: a Concat's inputs have its scale and zero point even if they have other consumers.
+        residual: an Add that the runtime fuses with the layer of one of its inputs; only the other input has a Q.
     """
 
     role: Role
@@ -54,82 +58,99 @@ class Target:
     """A runtime.
 
     Attributes:
-        name: on the command line.
-        title: in words.
+        name: word for `--target`.
+        title: name in texts.
         rules: operator -> rule. Operators without a rule stay float.
-        signed: activations are int8 rather than uint8.
-        symmetric: activations have their zero point in the middle.
-        takes_half: it keeps to the types in the file, which can be float16 where nothing is on integers.
-        takes_int4: weights can be stored as int4 (ONNX, opset 21): where it loads a file, it makes int8 of them.
-        narrow_activations: activations can have fewer than 8 bits, for which integers pass through a Clip.
-        last_layers: the last Convs run on integers.
-        least_stride: 1x1 Convs run as products of integers with a float output where nobody wants it as integers; and
-            where it goes into a SiLU, if the image is down to this fraction of its height there or a last layer is
-            next. To put what goes into a SiLU on a grid costs the most accuracy of all; so far down the network it
-            saves no time. None: they run as Convs.
-        fused_activations: operators that are one with the Conv before them when the Q stands behind both.
-        expand_softmax: a Softmax over another axis than the last is faster in the steps that it is defined by.
-        upsample_to_concat: a nearest Resize of integers is faster as copies of rows and columns.
-        float_depthwise: depthwise Convs stay float. Each convolves a channel by itself, so that channels of small
-            values drown in a scale shared with those of large ones; and they gain little, as they wait for memory.
+        activations: integer types that activations can have; the width of the first is the default.
+        weights: integer types that weights can have; the width of the first is the default.
+        symmetric_activations: activations have their zero point in the middle.
+        symmetric_weights: weights have their zero point in the middle.
+        quantizes_decode: the decode behind the last layers and the outputs of the model are quantized too.
+        lowering: names of the passes, in their order, that rewrite the quantized graph for this runtime
+            (`onnxq.passes.LOWERING` has them).
+        min_opset: the least ONNX opset that a file for this runtime needs.
+        strongly_typed: it computes in the types that the file has, so that float16 for float operators has to be
+            written into the file (`--float-type fp16`); other runtimes choose by themselves.
+        takes_int4: weights can be stored as INT4 (ONNX, opset 21), of which it makes int8 when it loads a file.
+        clips: integer types that its Clip takes, through which activations with fewer bits than their type pass.
+        quantizes_last_layers: the last layers of each branch run on integers.
+        float_silu_stride: a 1x1 Conv in front of a SiLU has a float output if the image is down to this fraction of its
+            height there, or if the SiLU leads to a last layer. To quantize the input of a SiLU costs the most accuracy
+            of all, and so deep in a network it saves no time. Only with the lowering pass `pointwise-to-matmul`.
+        fused_activations: operators that the runtime fuses with the Conv before them if the Q stands behind both.
+        float_depthwise: depthwise Convs stay float. Each of their channels is convolved alone, so that channels of
+            small values drown in a scale shared with large ones; and as they wait for memory they gain little time.
         stem: which Convs near the image stay float; None: none.
-        least_channels: Convs with fewer input or output channels stay float where they have no kernel: `is_too_narrow`.
-        float_readers: operators whose nodes, where they stay float, go on reading the float tensor, not the
-            dequantized one.
-        checks_parser: onnx-tensorrt is what reads it, so that the file is held against its rules.
-        runtime: what runs it, of those that may be on this machine, so that its work can be checked.
+        few_channels: which Convs have too few channels for an integer kernel; None: none.
+        bypasses_dq: operators whose float nodes read the float tensor itself, even if there is a dequantized one.
+        file_rules: the messages about what in a file the runtime would not read, or not as it is meant; None: no rules
+            beyond those of ONNX.
+        runtime: key in `onnxq.runtime.RUNTIMES` of what runs the result, to check it there if installed.
     """
 
     name: str
     title: str
     rules: Mapping[str, Rule]
-    signed: bool = False
-    symmetric: bool = False
-    takes_half: bool = False
+    activations: tuple[Container, ...] = (UINT8,)
+    weights: tuple[Container, ...] = (INT8,)
+    symmetric_activations: bool = False
+    symmetric_weights: bool = True
+    quantizes_decode: bool = False
+    lowering: tuple[str, ...] = ()
+    min_opset: int = 13
+    strongly_typed: bool = False
     takes_int4: bool = False
-    narrow_activations: bool = True
-    last_layers: bool = True
-    least_stride: int | None = None
+    clips: tuple[Container, ...] = (UINT8, INT8)
+    quantizes_last_layers: bool = True
+    float_silu_stride: int | None = None
     fused_activations: frozenset[str] = frozenset()
-    expand_softmax: bool = False
-    upsample_to_concat: bool = False
     float_depthwise: bool = False
     stem: FloatStemRule | None = None
-    least_channels: int = 0
-    float_readers: frozenset[str] = frozenset()
-    checks_parser: bool = False
+    few_channels: FewChannelsRule | None = None
+    bypasses_dq: frozenset[str] = frozenset()
+    file_rules: Callable[[onnx.ModelProto], list[str]] | None = None
     runtime: str | None = None
 
-    def scheme(self, bits: int, symmetric: bool = False) -> Scheme:
-        """Scheme of this target's activations.
-
-        Raises:
-            ConfigError: the target cannot have activations of so few bits.
-        """
-        if bits < MAX_BITS and not self.narrow_activations:
-            raise ConfigError(
-                f"--act-bits {bits}: {self.title} has no Clip of integers, which narrow activations need; "
-                f"use --act-bits {MAX_BITS} (--weight-bits can be less)"
-            )
-        return Scheme(bits, self.signed, self.symmetric or symmetric)
-
-    def is_too_narrow(self, weight: Sequence[int], group: int, first: bool) -> bool:
-        """Whether a Conv has so few channels that there is no good integer kernel for it.
-
-        NVIDIA's rule for INT8 (Model-Optimizer, `find_nodes_from_convs_to_exclude`): of the narrow Convs those without
-        groups need a square kernel, a multiple of 8 channels on one side, and enough channels on one side unless they
-        are the first ones; those with groups, as depthwise ones, 8 k output channels and a kernel of at least 3.
+    def activation_scheme(self, bits: int, *, symmetric: bool = False, half: bool = False) -> Scheme:
+        """Return the scheme of activations of this width, in the narrowest type that holds it.
 
         Args:
-            weight: its shape, (output channels, input channels / group, kernel...).
-            group: number of groups.
-            first: no layer stands before it.
+            bits: width of the integers.
+            symmetric: zero point in the middle even if the target does not require it.
+            half: scales are float16 numbers.
+
+        Raises:
+            ConfigError: the target cannot have activations of this width.
         """
-        outputs, inputs, *kernel = weight
-        if min(outputs, inputs) >= self.least_channels:
-            return False
-        if group > 1:
-            return outputs % _CHANNELS_AT_ONCE != 0 or min(kernel) < 3
-        wide = first or max(outputs, inputs) >= self.least_channels
-        bundled = outputs % _CHANNELS_AT_ONCE == 0 or inputs % _CHANNELS_AT_ONCE == 0
-        return not (wide and bundled and len(set(kernel)) == 1)
+        container = self._container(self.activations, bits, "activations")
+        if bits < container.bits and container not in self.clips:
+            widths = " or ".join(str(each.bits) for each in self.activations)
+            raise ConfigError(
+                f"{bits} bits: {self.title} has no Clip of {container}, which narrow activations need; "
+                f"use {widths} bits for activations (weights can have fewer)"
+            )
+        return Scheme(bits, container, self.symmetric_activations or symmetric, half=half)
+
+    def weight_scheme(self, bits: int, *, half: bool = False) -> Scheme:
+        """Return the scheme of weights of this width, without an axis, in the narrowest type that holds it.
+
+        Raises:
+            ConfigError: the target cannot have weights of this width.
+        """
+        return Scheme(bits, self._container(self.weights, bits, "weights"), self.symmetric_weights, half=half)
+
+    def opset(self, schemes: Iterable[Scheme]) -> int:
+        """Return the least ONNX opset for this target with integers of these schemes."""
+        return max([self.min_opset, *(scheme.container.opset for scheme in schemes)])
+
+    @property
+    def lowers_pointwise(self) -> bool:
+        """Whether an integer 1x1 Conv can have a float output, as `pointwise-to-matmul` makes a product of it."""
+        return POINTWISE_TO_MATMUL in self.lowering
+
+    def _container(self, allowed: Sequence[Container], bits: int, of: str) -> Container:
+        fitting = [each for each in allowed if MIN_BITS <= bits <= each.bits]
+        if not fitting:
+            most = max(each.bits for each in allowed)
+            raise ConfigError(f"{bits} bits: {of} of {self.title} have {MIN_BITS} to {most} bits")
+        return min(fitting, key=lambda each: each.bits)

@@ -9,16 +9,16 @@ from onnxq.ir import LAYERS, Node, Tensor, constant, downstream, is_depthwise
 
 @dataclass(frozen=True)
 class FloatStemRule:
-    """The stretch of a network in which Convs stay float: it ends, on every way from the image, before a Conv that
+    """The first part of a network, in which Convs stay float. On every way from the image it ends before a Conv that
 
-    - gives more than `channels` channels, or
+    - has more than `channels` output channels, or
     - reads less than half of the image's height, and sums more than `products` products for each value.
 
-    The Convs on the image itself are part of it in any case.
+    The Convs on the image itself always belong to it.
 
     Attributes:
         channels: narrow Convs wait for memory rather than for arithmetic, so that integers save little time; and what
-            they make, at the full range of the picture, is the costliest to put on one grid.
+            they make, at the full range of the image, loses most on one scale.
         products: (input channels / groups x kernel area) that one value takes in a Conv whose arithmetic is worth it.
     """
 
@@ -26,11 +26,11 @@ class FloatStemRule:
     products: float
 
     def convs(self, nodes: Sequence[Node], image: int | None, body: frozenset[str]) -> set[str]:
-        """Names of the Convs of the stem; of a network that is as narrow throughout, those on the image alone.
+        """Return the names of the Convs of the stem; if the whole network is that narrow, those on the image alone.
 
         Args:
             nodes: of the graph, in topological order.
-            image: height times width of the model's input, px; None where it is not known.
+            image: height times width of the model's input, px; None if unknown.
             body: names of the nodes that count as the network.
         """
         inner = downstream(nodes, lambda node: node.op in LAYERS)
@@ -47,20 +47,30 @@ class FloatStemRule:
         return is_deep and not is_depthwise(conv) and _products(conv) > self.products
 
 
+def image_size(tensor: Tensor) -> tuple[int, int] | None:
+    """Return height and width of images (batch, channels, height, width); None if they are not known."""
+    if tensor.shape is None or len(tensor.shape) != 4:
+        return None
+    height, width = tensor.shape[2:]
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
 def positions(tensor: Tensor) -> int | None:
-    """Height times width of images (batch, channels, height, width); None where they are not known."""
-    _, _, *image = tensor.shape if tensor.shape is not None and len(tensor.shape) == 4 else (0, 0, None)
-    return math.prod(image) if all(isinstance(size, int) for size in image) else None
+    """Return height times width of images (batch, channels, height, width); None if they are not known."""
+    size = image_size(tensor)
+    return None if size is None else math.prod(size)
 
 
 def pixels(image: Tensor) -> int | None:
-    """Height times width of an input (batch, 3, height, width) or (batch, height, width, 3); None if unknown."""
-    _, *values = image.shape if image.shape is not None and len(image.shape) == 4 else (0, None)
+    """Return height times width of an input (batch, 3, height, width) or (batch, height, width, 3); None if unknown."""
+    if image.shape is None or len(image.shape) != 4:
+        return None
+    values = image.shape[1:]
     return math.prod(values) // 3 if all(isinstance(size, int) for size in values) else None
 
 
 def output_channels(conv: Node) -> float:
-    """Of a Conv or ConvTranspose; infinitely many where the weight is computed."""
+    """Return the output channels of a Conv or ConvTranspose; infinity if the weight is computed."""
     weight = constant(conv.inputs[1])
     if weight is None:
         return math.inf
@@ -68,6 +78,6 @@ def output_channels(conv: Node) -> float:
 
 
 def _products(conv: Node) -> int:
-    """How many products of a narrow Conv or ConvTranspose make one value, at most."""
+    """Return how many products of a narrow Conv or ConvTranspose make one value, at most."""
     weight = conv.inputs[1].shape
     return math.prod(weight[1:]) if conv.op == "Conv" else weight[0] * math.prod(weight[2:])

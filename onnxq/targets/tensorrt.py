@@ -2,18 +2,21 @@
 
 from dataclasses import replace
 
+from onnxq.numerics.scheme import INT8
 from onnxq.targets.base import Role, Rule, Target
+from onnxq.targets.few_channels import FewChannelsRule
 from onnxq.targets.rules import CARRIERS, CONV_IN
+from onnxq.targets.tensorrt_parser import violations
 
-# One Q behind a Concat is enough: TensorRT moves a Q backwards, and a DQ forwards, across what only moves values, so
-# that it ends up in the layers whose outputs are joined. Where one of these is read as integers anyway, the Q that
-# arrives meets its DQ; with one scale both vanish, with two each such input costs a pass over memory. So a Concat binds
-# its inputs to its own grid. Of the others only Resize has a Q in front: it is not known to let one pass, and its input
-# is the smaller side.
-# Weights are never int4: that has a scale per block of 64 or 128 of them (guide, "Quantization Schemes"), ours have one
-# per output channel.
+# One Q behind a Concat is enough: TensorRT moves a Q backwards, and a DQ forwards, across operators that only move
+# values, so that the Q ends up in the layers whose outputs are joined. If one of these outputs is read as integers too,
+# the Q meets the DQ there: with one scale both vanish, with two each such input costs a pass over memory. So a Concat
+# binds its inputs to its own scale. Of the other carriers only Resize has a Q in front: TensorRT is not known to move a
+# Q across it, and its input is the smaller side.
+# Weights are never int4: TensorRT's int4 has a scale per block of 64 or 128 weights (guide, "Quantization Schemes"),
+# while these weights have one per output channel.
 # ConvTranspose stays float: its integer kernels have a scale per input channel (NVIDIA/TensorRT, issues 1694 and 2380),
-# which the sum over these channels cannot have.
+# which is impossible for a sum over these channels.
 TENSORRT = Target(
     name="tensorrt",
     title="TensorRT",
@@ -23,17 +26,17 @@ TENSORRT = Target(
         **{op: replace(rule, input=False, output=False, binding=op == "Concat") for op, rule in CARRIERS.items()},
         "Resize": Rule(Role.CARRIER, output=False, shared=True),
     },
-    signed=True,
-    symmetric=True,
-    takes_half=True,
-    narrow_activations=False,
+    activations=(INT8,),
+    symmetric_activations=True,
+    strongly_typed=True,
+    clips=(),
     # Ultralytics and NVIDIA's yolo_deepstream keep them float as well.
-    last_layers=False,
+    quantizes_last_layers=False,
     fused_activations=frozenset({"Relu", "Clip", "LeakyRelu", "HardSwish", "Sigmoid"}),
     # Model-Optimizer would quantize them, which costs YOLOX-Nano three quarters of its AP (simulated in onnxruntime).
     float_depthwise=True,
-    least_channels=16,
-    # So does Model-Optimizer: a layer that stays float gains nothing from rounded inputs.
-    float_readers=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
-    checks_parser=True,
+    few_channels=FewChannelsRule(channels=16),
+    # As in Model-Optimizer: a float layer gains nothing from rounded inputs.
+    bypasses_dq=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    file_rules=violations,
 )

@@ -20,6 +20,7 @@ from onnxq.calibration import demo
 from onnxq.calibration.dead_leaves import generator
 from onnxq.cli import main
 from onnxq.config import Config
+from onnxq.console.terminal import model_file
 from onnxq.evaluation import ground_truth
 from onnxq.evaluation.average_precision import measure_precision
 from onnxq.evaluation.predictor import Settings
@@ -215,6 +216,28 @@ class TestCommandLine:
         plain = lost(target="openvino", weight_bits=4, act_bits=4, reconstruct=False)
         assert whole - measure_precision(made, truth, Settings()).ap < plain - 1
 
+    def test_needs_no_path(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert main(["--demo", "--weight-bits", "6", "--no-reconstruct"]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].endswith(" demo demo.w6a8.onnx --demo")
+        assert [path.name for path in tmp_path.iterdir()] == ["demo.w6a8.onnx"]
+        assert main(["--demo", "-o", "other.onnx", "-q"]) == 0
+        assert evaluate.main(["demo", "other.onnx", "--demo", "--max-images", "20"]) == 0
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[3:5]] == ["demo.onnx", "other.onnx"]
+
+    def test_a_file_named_demo_is_not_the_demo_model(self, tmp_path, monkeypatch):
+        assert model_file("demo") == demo.model_path() == MODEL
+        assert model_file("other") == Path("other")
+        monkeypatch.chdir(tmp_path)
+        Path("demo").touch()
+        assert model_file("demo") == Path("demo")
+
+    def test_without_input_and_demo(self, capsys):
+        with pytest.raises(SystemExit) as ended:
+            main(["--calib", "images"])
+        assert ended.value.code == 2
+        assert "are required: INPUT.onnx" in capsys.readouterr().err
+
     def test_evaluate_and_compare(self, capsys):
         assert evaluate.main([str(MODEL), "--demo", "--max-images", "10"]) == 0
         assert "10 images" in capsys.readouterr().out
@@ -224,13 +247,13 @@ class TestCommandLine:
     @pytest.mark.parametrize("limit", [("--max-drop", "9"), ("--min-sqnr", "20")])
     def test_a_limit_is_measured_on_the_validation_scenes(self, capsys, tmp_path, monkeypatch, limit):
         for module in (demo, ground_truth):
-            monkeypatch.setattr(module, "VALIDATION", replace(demo.VALIDATION, most=7))
+            monkeypatch.setattr(module, "VALIDATION", replace(demo.VALIDATION, count=7))
         assert main([str(MODEL), "--demo", "--count", "8", "-o", str(tmp_path / "made.onnx"), *limit]) == 0
         assert "on 7 pictures, after 1 trial" in " ".join(capsys.readouterr().out.split())
 
     def test_what_was_made_is_evaluated_on_the_validation_scenes(self, capsys, tmp_path, monkeypatch):
         for module in (demo, ground_truth):
-            monkeypatch.setattr(module, "VALIDATION", replace(demo.VALIDATION, most=7))
+            monkeypatch.setattr(module, "VALIDATION", replace(demo.VALIDATION, count=7))
         made, report = tmp_path / "made.onnx", tmp_path / "r.json"
         options = ["--demo", "--count", "8", "-o", str(made), "--evaluate", "--max-drop", "90", "--report", str(report)]
         assert main([str(MODEL), *options]) == 0
@@ -239,11 +262,10 @@ class TestCommandLine:
         evaluation, search = written["evaluation"], written["search"]
         assert (evaluation["annotations"], evaluation["images"], search["pictures"]) == ("demo", 7, 7)
         truth = ground_truth.demo_ground_truth()
-        measured = [measure_precision(model, truth, Settings()).ap for model in (MODEL, made)]
-        assert [each["AP"] for each in evaluation["models"]] == pytest.approx(measured)
-        # The search decides by exact numbers; the evaluation shows how the file runs here.
+        as_run = [measure_precision(model, truth, Settings()).ap for model in (MODEL, made)]
+        assert [each["AP"] for each in evaluation["models"]] == pytest.approx(as_run)
         before, after = (measure_precision(model, truth, Settings(), exact=True).ap for model in (MODEL, made))
-        assert search["said"] == f"{after - before:+.2f} AP"
+        assert search["said"] == f"{after - before:+.2f} AP"  # a search decides by the exact computation
 
     @pytest.mark.parametrize("option", ["--annotations", "--images"])
     def test_a_limit_takes_scenes_or_labelled_pictures(self, capsys, tmp_path, option):

@@ -193,7 +193,9 @@ class TestOutput:
         assert ran.code == 0
         assert "output [red]a :car: [b].int8.onnx" in ran.table
         assert "calibration 3 images in [i]calib" in ran.table
-        assert "float: [red]conv:x:[/red] (Conv): near the image, with few channels" in ran.table
+        assert (
+            "float: [red]conv:x:[/red] (Conv): stem: 8 channels at 16 x 16, integer kernels save no time" in ran.table
+        )
         assert "'[red]a :car: [b].onnx' '[red]a :car: [b].int8.onnx'" in ran.out.splitlines()[-1]
         assert Path("[red]a :car: [b].int8.onnx").is_file()
 
@@ -508,7 +510,8 @@ class TestOptions:
             after = onnx.load("model.int8.onnx")
             [stored] = [v for name, v in initializers(after).items() if "upsample_weight" in name and v.ndim == 4]
             assert stored.dtype == kind
-        assert json.loads(Path("r.json").read_text())["float"]["upsample"] == "excluded by op:ConvTranspose"
+        floats = json.loads(Path("r.json").read_text())["float"]
+        assert floats["upsample"]["text"] == "excluded: matches op:ConvTranspose"
 
     @pytest.mark.parametrize(
         ("name", "words", "greatest"),
@@ -677,8 +680,8 @@ class TestLimits:
         [
             (["--max-drop", 1], "--annotations JSON and --images DIR"),
             (["--max-drop", 1, "--images", "calib"], "--annotations JSON and --images DIR"),
-            (["--max-drop", "nan", "--demo"], "--max-drop nan: give a number"),
-            (["--min-sqnr", "inf", "--images", "calib"], "--min-sqnr inf: give a number"),
+            (["--max-drop", "nan", "--demo"], "--max-drop nan: expected a number"),
+            (["--min-sqnr", "inf", "--images", "calib"], "--min-sqnr inf: expected a number"),
             (["--min-sqnr", 30], "--images DIR"),
             (["--images", "calib"], "give one of these"),
             (["--on-calibration"], "give one of these"),
@@ -806,9 +809,9 @@ class TestDryRun:
     def test_lists_the_reason_of_every_float_node_with_v(self, onnxq, model):
         listed = onnxq(model, "--dry-run", "-v", "--exclude", "conv3").out
         reasons = dict(re.findall(r"^float: (\S+) \(\w+\): (.+)$", listed, re.MULTILINE))
-        assert reasons["conv3"] == "excluded by conv3"
-        assert reasons["conv0"] == "near the image, with few channels"
-        assert reasons["decode_dfl"] == "decode behind the last layers"
+        assert reasons["conv3"] == "excluded: matches conv3"
+        assert reasons["conv0"] == "stem: 8 channels at 16 x 16, integer kernels save no time"
+        assert reasons["decode_dfl"] == "decode: behind the last layers"
         assert "conv4" not in reasons
         counted = re.search(r"other nodes +(\d+) of", listed)
         convs = sum(map(int, re.findall(r"^ +(\d+) float:", listed, re.MULTILINE)))
@@ -842,7 +845,7 @@ class TestReport:
         assert report["bytes"] == sizes
         assert set(report["layers"]["integer"]) == set(integer_layers("model.int8.onnx"))
         assert report["layers"]["fused"] == len(report["layers"]["integer"])
-        assert report["float"]["conv3"] == "excluded by conv3"
+        assert report["float"]["conv3"] == {"code": "excluded", "text": "excluded: matches conv3"}
         assert report["sqnr"]["output"] > 10
         assert {a["tensor"] for a in report["activations"]} >= set(scales("model.int8.onnx"))
 
@@ -850,13 +853,13 @@ class TestReport:
         assert onnxq(model, "--calib", "calib", "--report", "r.md").code == 0
         text = Path("r.md").read_text()
         assert text.startswith("# model.onnx\n")
-        assert "- 1: near the image, with few channels: `conv0`\n" in text
+        assert "- 1: stem: 8 channels at 16 x 16, integer kernels save no time: `conv0`\n" in text
 
     def test_as_a_page(self, onnxq, model):
         assert onnxq(model, "--calib", "calib", "--report", "r.html").code == 0
         text = Path("r.html").read_text()
         assert "<h1>model.onnx</h1>" in text
-        assert "1: near the image, with few channels" in text
+        assert "1: stem: 8 channels at 16 x 16, integer kernels save no time" in text
 
     def test_of_a_given_calibration(self, onnxq, model):
         assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz").code == 0
@@ -907,7 +910,7 @@ class TestTalk:
     def test_v_gives_a_line_per_pass_and_the_reason_of_each_float_node(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "-v")
         assert re.findall(r"^([a-z0-9-]+) .* s$", ran.err, re.MULTILINE) == PASSES
-        assert "\nfloat: conv0 (Conv): near the image, with few channels\n" in ran.out
+        assert "\nfloat: conv0 (Conv): stem: 8 channels at 16 x 16, integer kernels save no time\n" in ran.out
 
     def test_v_is_not_told_of_v(self, onnxq, model):
         assert "(-v says which and why)" in onnxq(model, "--dry-run").table

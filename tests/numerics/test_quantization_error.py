@@ -10,7 +10,7 @@ from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.quantization_error import clipped_share, expected_sqnr, squared_error
 from onnxq.numerics.range_methods.minmax import minmax
 from onnxq.numerics.range_methods.percentile import percentile
-from onnxq.numerics.scheme import Range, Scheme
+from onnxq.numerics.scheme import INT8, Range, Scheme
 from onnxq.numerics.silu import SILU_MINIMUM
 
 
@@ -41,7 +41,7 @@ class TestSquaredError:
         # What 400 points in a bin cannot see: a share of a step that is narrower than the bin.
         np.testing.assert_allclose(squared_error(h, scheme, low, high), expected, rtol=5e-3, atol=1e-9 * magnitude**2)
 
-    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(4, True), Scheme(8, True, True), Scheme(2)], ids=label)
+    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(4, INT8), Scheme(8, INT8, True), Scheme(2)], ids=label)
     @each_spread_sample
     def test_is_close_to_the_error_of_the_samples_themselves(self, scheme, name):
         x, h = SAMPLES[name].astype(np.float64), HISTOGRAMS[name]
@@ -64,7 +64,7 @@ class TestSquaredError:
         assert cost(h, scheme, Range(-3, 0)) == pytest.approx(10 * 3**2)
 
     @pytest.mark.parametrize("tiny", [1e-6, 1e-12, 1e-16, 1e-20, 1e-30])
-    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(4, True), Scheme(8, True, True)], ids=label)
+    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(4, INT8), Scheme(8, INT8, True)], ids=label)
     def test_an_outermost_bin_that_is_cut_to_almost_nothing_counts_as_what_it_holds(self, scheme, tiny):
         x = np.concatenate([np.random.default_rng(0).uniform(0, 1, 10_000), np.full(10_000, -tiny)])
         for high in (0.3, 0.7, 1.0):
@@ -80,7 +80,7 @@ class TestSquaredError:
 
 
 class TestWhatARangeCosts:
-    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(4, True), Scheme(8, True, True)], ids=label)
+    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(4, INT8), Scheme(8, INT8, True)], ids=label)
     @each_spread_sample
     def test_sqnr_is_close_to_that_of_the_samples(self, scheme, name):
         x, h = SAMPLES[name].astype(np.float64), HISTOGRAMS[name]
@@ -100,7 +100,7 @@ class TestWhatARangeCosts:
     def test_sqnr_of_a_constant_on_the_grid_has_no_bound(self):
         assert expected_sqnr(histogram([1.0] * 5), Scheme(8), Range(0, 255)) == math.inf
 
-    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(8, True, True), Scheme(4)], ids=label)
+    @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(8, INT8, True), Scheme(4)], ids=label)
     def test_clipped_share_is_that_of_the_samples(self, scheme):
         x, h = SAMPLES["normal"], HISTOGRAMS["normal"]
         for low, high in ((-1, 1), (-0.5, 2), (0, 3), (h.low, h.high)):

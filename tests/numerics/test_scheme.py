@@ -6,13 +6,14 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from onnxq.errors import ConfigError
-from onnxq.numerics.scheme import QParams, Range, Scheme
+from onnxq.numerics.scheme import INT8, INT16, UINT8, QParams, Range, Scheme
 from onnxq.runtime.session import open_session, run
 
 SLACK = 1e-4
 """Of a step: what float32 arithmetic may add to the half step of rounding."""
 
-schemes = st.builds(Scheme, bits=st.integers(2, 8), signed=st.booleans(), symmetric=st.booleans())
+containers = st.sampled_from([UINT8, INT8])
+schemes = st.builds(Scheme, bits=st.integers(2, 8), container=containers, symmetric=st.booleans())
 numbers = st.one_of(
     st.floats(-(2.0**100), 2.0**100, width=32),
     st.builds(lambda m, e: float(np.float32(m * 10.0**e)), st.floats(-1, 1, width=32), st.integers(-44, 30)),
@@ -31,26 +32,29 @@ def on_line(shares, low, high):
     ("scheme", "qmin", "qmax", "middle"),
     [
         (Scheme(8), 0, 255, 128),
-        (Scheme(8, signed=True), -128, 127, 0),
-        (Scheme(8, signed=True, symmetric=True), -127, 127, 0),
+        (Scheme(8, INT8), -128, 127, 0),
+        (Scheme(8, INT8, symmetric=True), -127, 127, 0),
         (Scheme(8, symmetric=True), 1, 255, 128),
         (Scheme(4), 0, 15, 8),
-        (Scheme(4, signed=True), -8, 7, 0),
-        (Scheme(4, signed=True, symmetric=True), -7, 7, 0),
+        (Scheme(4, INT8), -8, 7, 0),
+        (Scheme(4, INT8, symmetric=True), -7, 7, 0),
         (Scheme(2), 0, 3, 2),
-        (Scheme(2, signed=True, symmetric=True), -1, 1, 0),
+        (Scheme(2, INT8, symmetric=True), -1, 1, 0),
     ],
 )
 def test_integers_of_a_scheme(scheme, qmin, qmax, middle):
     assert (scheme.qmin, scheme.qmax, scheme.middle) == (qmin, qmax, middle)
     assert scheme.steps == qmax - qmin
-    assert scheme.dtype == (np.int8 if scheme.signed else np.uint8)
+    assert scheme.dtype == (np.int8 if scheme.container is INT8 else np.uint8)
 
 
-@pytest.mark.parametrize("bits", [-1, 0, 1, 9, 16])
+@pytest.mark.parametrize("bits", [-1, 0, 1, 9, 16, 17])
 def test_other_widths_are_refused(bits):
-    with pytest.raises(ConfigError, match=rf"^{bits} bits: choose 2 to 8$"):
+    with pytest.raises(ConfigError, match=rf"^{bits} bits: uint8 holds 2 to 8$"):
         Scheme(bits)
+    if bits < 2 or bits > 16:
+        with pytest.raises(ConfigError, match=rf"^{bits} bits: int16 holds 2 to 16$"):
+            Scheme(bits, INT16)
 
 
 @pytest.mark.parametrize(
@@ -58,14 +62,14 @@ def test_other_widths_are_refused(bits):
     [
         (Scheme(8), -1, 3, 4 / 255, 64),
         (Scheme(8), -0.5, 2.05, 0.01, 50),
-        (Scheme(8, signed=True), -0.5, 2.05, 0.01, -78),
+        (Scheme(8, INT8), -0.5, 2.05, 0.01, -78),
         (Scheme(4), -1, 2, 0.2, 5),
-        (Scheme(8, signed=True, symmetric=True), -1.27, 0.5, 0.01, 0),
+        (Scheme(8, INT8, symmetric=True), -1.27, 0.5, 0.01, 0),
         (Scheme(8, symmetric=True), -0.5, 1.27, 0.01, 128),
         (Scheme(8), 1, 2.55, 0.01, 0),  # widened down to zero
         (Scheme(8), -2.55, -1, 0.01, 255),  # and up to zero
         (Scheme(8), 0, 0, 1, 0),
-        (Scheme(8, signed=True, symmetric=True), 0, 0, 1, 0),
+        (Scheme(8, INT8, symmetric=True), 0, 0, 1, 0),
     ],
 )
 def test_known_grids(scheme, low, high, scale, zero_point):
@@ -124,9 +128,9 @@ def test_integers_stay_within_qmin_and_qmax_and_saturate(scheme, bounds, shares)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(2, 8), st.booleans(), ranges)
-def test_symmetric_grids_have_the_zero_point_in_the_middle_and_cover_the_range(bits, signed, bounds):
-    scheme = Scheme(bits, signed, symmetric=True)
+@given(st.integers(2, 8), containers, ranges)
+def test_symmetric_grids_have_the_zero_point_in_the_middle_and_cover_the_range(bits, container, bounds):
+    scheme = Scheme(bits, container, symmetric=True)
     qparams = scheme.qparams(bounds)
     assert qparams.zero_point == scheme.middle
     assert qparams.low == -qparams.high
@@ -136,9 +140,9 @@ def test_symmetric_grids_have_the_zero_point_in_the_middle_and_cover_the_range(b
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(2, 8), st.booleans(), ranges)
-def test_asymmetric_grids_cover_the_range_but_for_half_a_step(bits, signed, bounds):
-    qparams = Scheme(bits, signed).qparams(bounds)
+@given(st.integers(2, 8), containers, ranges)
+def test_asymmetric_grids_cover_the_range_but_for_half_a_step(bits, container, bounds):
+    qparams = Scheme(bits, container).qparams(bounds)
     tolerance = float(qparams.scale) * (0.5 + SLACK) + 1e-42
     assert qparams.low <= min(bounds.low, 0) + tolerance
     assert qparams.high >= max(bounds.high, 0) - tolerance
@@ -158,7 +162,7 @@ def test_reach_agrees_with_the_stored_grid(scheme, bounds):
 @settings(max_examples=100, deadline=None)
 @given(schemes, st.lists(ranges, min_size=1, max_size=4), st.integers(0, 2), between)
 def test_each_channel_has_the_grid_that_it_would_have_alone(scheme, bounds, axis, shares):
-    per_channel = Scheme(scheme.bits, scheme.signed, scheme.symmetric, axis)
+    per_channel = Scheme(scheme.bits, scheme.container, scheme.symmetric, axis)
     low, high = (np.array([getattr(b, side) for b in bounds]) for side in ("low", "high"))
     qparams = per_channel.qparams(Range(low, high))
     alone = [scheme.qparams(b) for b in bounds]
@@ -226,7 +230,7 @@ def reference():
     sessions = {}
 
     def call(qparams, x):
-        key = (qparams.scheme.signed, qparams.scheme.axis)
+        key = (qparams.scheme.container.is_signed, qparams.scheme.axis)
         if key not in sessions:
             sessions[key] = _quantize_dequantize(*key)
         feed = {"x": x, "scale": qparams.scale, "zero_point": np.asarray(qparams.zero_point)}
@@ -244,7 +248,7 @@ def reference():
     st.integers(0, 2**32 - 1),
 )
 def test_equal_to_onnxruntime_for_8_bits(reference, signed, symmetric, low, high, seed):
-    qparams = Scheme(8, signed, symmetric).qparams(Range(low, high))
+    qparams = Scheme(8, INT8 if signed else UINT8, symmetric).qparams(Range(low, high))
     # onnxruntime saturates at the ends of int8, a symmetric grid one step earlier.
     beyond = 0 if symmetric else 1
     x = np.random.default_rng(seed).uniform(qparams.low, qparams.high, 64) * (1 + beyond)
@@ -261,7 +265,7 @@ def test_equal_to_onnxruntime_for_8_bits(reference, signed, symmetric, low, high
 def test_equal_to_onnxruntime_per_channel(reference, signed, axis):
     rng = np.random.default_rng(axis)
     low, high = -rng.uniform(0, 5, 3), rng.uniform(0.1, 50, 3)
-    qparams = Scheme(8, signed, axis=axis).qparams(Range(low, high))
+    qparams = Scheme(8, INT8 if signed else UINT8, axis=axis).qparams(Range(low, high))
     x = rng.uniform(-10, 60, (3, 3, 3)).astype(np.float32)
     q, y = reference(qparams, x)
     np.testing.assert_array_equal(qparams.quantize(x), q)
@@ -283,7 +287,7 @@ def test_a_scale_that_float16_would_store_as_zero_is_one():
 
 @pytest.mark.parametrize(("half", "stored"), [(False, np.float32), (True, np.float16)])
 def test_a_grid_can_have_other_scales(half, stored):
-    grid = Scheme(4, signed=True, symmetric=True, axis=0, half=half).qparams(Range(np.full(2, -1.0), np.ones(2)))
+    grid = Scheme(4, INT8, symmetric=True, axis=0, half=half).qparams(Range(np.full(2, -1.0), np.ones(2)))
     other = grid.rescaled(np.array([0.1, 0.3]))
     assert other.scale.dtype == np.float32
     assert other.scale.tolist() == [float(stored(0.1)), float(stored(0.3))]

@@ -4,11 +4,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.facts import Plan, QuantizationParameters, QuantizedWeight, Statistics
 from onnxq.ir import Model
-from onnxq.numerics.scheme import Range, Scheme
+from onnxq.numerics.scheme import INT8, Range, Scheme
 from onnxq.passes.correct_bias import CorrectBias
 from onnxq.pipeline import Facts
 
-SCHEME = Scheme(4, signed=True, symmetric=True, axis=0)
+SCHEME = Scheme(4, INT8, symmetric=True, axis=0)
 
 
 def conv_model(weight, bias=None, group=1, before=()):

@@ -14,7 +14,7 @@ from onnxq.ir import Model
 from onnxq.numerics.before_silu import before_silu
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.range_methods import METHODS
-from onnxq.numerics.scheme import Range, Scheme
+from onnxq.numerics.scheme import INT8, Range, Scheme
 from onnxq.numerics.silu import SILU_MINIMUM
 from onnxq.passes.find_decode import FindDecode
 from onnxq.passes.fit_ranges import FitRanges
@@ -136,7 +136,7 @@ def test_the_input_of_a_silu_is_judged_by_the_error_behind_it(method):
 @every_method
 def test_everything_else_is_fitted_by_the_method(method):
     values = np.random.default_rng(0).normal(0, 1, 5000)
-    scheme = Scheme(bits=6, signed=True, symmetric=True)
+    scheme = Scheme(bits=6, container=INT8, symmetric=True)
     fitted = fit([replace(alone(), scheme=scheme)], {"x": values}, method)["x"]
     assert fitted.bounds == METHODS[method].fit(histogram_of(values), scheme)
     assert fitted.method == method

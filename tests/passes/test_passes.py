@@ -16,7 +16,7 @@ from onnxq import Config, quantize
 from onnxq.errors import PipelineError
 from onnxq.facts import CorrectedBiases, FittedRanges, Plan, QuantizationParameters, Reconstruction, Statistics
 from onnxq.ir import Model
-from onnxq.passes import cutting, default
+from onnxq.passes import default, prepare_and_cut
 from onnxq.pipeline import Analysis, Pass, Pipeline, Rewrite
 from onnxq.targets import TARGETS
 
@@ -128,7 +128,7 @@ class TestEveryPass:
             for config in CONFIGS.values():
                 quantize_watched(silu_chain(), config, sensitivity=config.reconstructs or config.target == "ort")
             quantize_watched(quantized(v8())[0], Config(requantize=True))
-        Pipeline([each(step) for step in cutting(Config())]).run(Model(v8()))
+        Pipeline([each(step) for step in prepare_and_cut(Config())]).run(Model(v8()))
         return each
 
     def test_runs(self, runs):
@@ -144,7 +144,7 @@ def passes_of_all_configs() -> list[Pass]:
     configs = [*CONFIGS.values(), Config(requantize=True)]
     data = graphs.samples([feed(silu_chain())])
     steps = [step for config in configs for step in default(config, silu_chain(), data, sensitivity=True)]
-    return list({step.name: step for step in [*steps, *cutting(Config())]}.values())
+    return list({step.name: step for step in [*steps, *prepare_and_cut(Config())]}.values())
 
 
 class Trim(Rewrite):

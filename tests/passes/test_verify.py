@@ -43,6 +43,7 @@ from onnx import TensorProto, numpy_helper
 from onnxq.errors import ModelError
 from onnxq.facts import Plan, Probe, Verification
 from onnxq.ir import Model
+from onnxq.numerics.scheme import INT8
 from onnxq.passes.insert_qdq import InsertQdq
 from onnxq.passes.plan_quantization import PlanQuantization
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
@@ -364,7 +365,7 @@ def test_the_rounding_of_floats_is_no_error(monkeypatch):
 def test_wrong_numbers_of_openvino_are_told_with_the_first_wrong_layer(build, behind):
     """Signed integers through a Concat come out wrong in OpenVINO 2026.4 on CPUs without AMX, in the Conv behind it."""
     model = build()
-    after, _, checked = verified(model, replace(OPENVINO, signed=True, symmetric=True), **ROOM)
+    after, _, checked = verified(model, replace(OPENVINO, activations=(INT8,), symmetric_activations=True), **ROOM)
     exact, found = run(after), OpenVino(after).run(feed(model))
     wrong = [name for name in exact if np.abs(found[name] - exact[name]).max() > 0.1 * np.abs(exact[name]).max()]
     assert len(checked.warnings) == len(wrong)

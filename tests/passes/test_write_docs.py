@@ -54,7 +54,7 @@ def test_each_quantized_tensor_and_each_float_node_is_told_of(made):
     assert said.keys() == q | floats
     assert edits == len(said)
     for name in floats:
-        assert said[name] == f"onnxq: float, {plan.skipped[name]}"
+        assert said[name] == f"onnxq: float ({plan.skipped[name]})"
 
 
 def test_what_is_said_of_a_tensor(made):
@@ -88,11 +88,11 @@ def test_what_exporters_wrote_stays(made):
 def test_a_reason_that_holds_no_more_is_struck_out(made):
     model = copy(made[0])
     layer = made[1][Plan].layers[0]
-    nodes(model)[layer].doc_string = "onnxq: float, excluded by conv0"
+    nodes(model)[layer].doc_string = "onnxq: float (excluded by conv0)"
     assert layer not in of(documented(model, made[1])[0])
 
 
 def test_files_tell_and_same_input_gives_same_bytes():
     first, second = (quantize(v8(), None, Config(count=2)).model for _ in range(2))
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
-    assert any(text.startswith("onnxq: float, ") for text in of(first).values())
+    assert any(text.startswith("onnxq: float (") for text in of(first).values())

@@ -13,7 +13,7 @@ from onnxq import Config, quantize
 from onnxq.errors import ConfigError
 from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Statistics, Verification
 from onnxq.numerics.range_methods import METHODS
-from onnxq.numerics.scheme import QParams, Scheme
+from onnxq.numerics.scheme import INT8, QParams, Scheme
 from onnxq.pipeline import Facts
 from onnxq.report.build import _channels, build, check_name, to_json, write
 from onnxq.report.findings import findings
@@ -43,7 +43,7 @@ def with_checked(result, **changes):
 
 def qparams_of(scales):
     """A grid of a weight with these scales."""
-    scheme = Scheme(signed=True, symmetric=True, axis=0)
+    scheme = Scheme(container=INT8, symmetric=True, axis=0)
     return QParams(scales.astype(np.float32), np.zeros(scales.size, np.int8), scheme)
 
 
@@ -78,8 +78,9 @@ class TestBuild:
     def test_gives_each_node_integers_or_a_reason(self, report, result):
         layers, floats = report["layers"]["integer"], report["float"]
         assert tuple(layers) == result.facts[Plan].layers
-        assert floats == result.facts[Plan].skipped
-        assert floats["conv3"] == "excluded by conv3"
+        skipped = result.facts[Plan].skipped
+        assert floats == {name: {"code": reason.code, "text": str(reason)} for name, reason in skipped.items()}
+        assert floats["conv3"] == {"code": "excluded", "text": "excluded: matches conv3"}
         assert not set(layers) & set(floats)
 
     def test_has_the_grid_and_range_of_each_activation(self, report, result):

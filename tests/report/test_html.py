@@ -107,7 +107,7 @@ class TestContents:
         listed = {
             words(d[0]): [words(li) for li in d.iter("li")] for d in page.iter("details") if d.find("ul") is not None
         }
-        assert listed["1: excluded by conv1"] == ["conv1"]
+        assert listed["1: excluded: matches conv1"] == ["conv1"]
         assert sum(map(len, listed.values())) == len(report["float"])
 
     def test_sensitivity_and_operators_and_passes(self, report):
@@ -151,7 +151,7 @@ class TestContents:
         assert "Options: --target generic --exclude conv1." in said
 
     def test_lines_end_behind_the_slashes_of_names(self, report):
-        report["float"] = {"/model.0/conv": "for a reason"}
+        report["float"] = {"/model.0/conv": {"code": "stem", "text": "for a reason"}}
         [item] = [li for li in read(report).iter("li") if li.get("class") == "id"]
         assert (item.text, [(e.tag, e.tail) for e in item]) == ("/model.0/", [("wbr", "conv")])
 
@@ -164,7 +164,8 @@ class TestContents:
 def hostile(report, text):
     """The report with a text wherever a name or a sentence can be."""
     named = {key: text for key in ("model", "target", "method", "calibration", "runtime")}
-    report |= named | {"doubts": [text], "warnings": [text], "float": {text: text}, "sqnr": {text: 1.0}}
+    report |= named | {"doubts": [text], "warnings": [text], "sqnr": {text: 1.0}}
+    report["float"] = {text: {"code": text, "text": text}}
     report["detector"] |= {"family": text, "task": text, "preprocess": text, "why": text}
     report["findings"] = [{"what": text, "try": f"`{text}` {text}"}]
     report["operators"] = {"float": {text: 1}, "quantized": {}}

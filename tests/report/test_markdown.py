@@ -95,7 +95,7 @@ class TestContents:
         found = re.findall("^- ([0-9]+): (.*): (`.*`)$", section, re.MULTILINE)
         assert {name for _, _, names in found for name in re.findall("`(.*?)`", names)} == set(report["float"])
         assert [int(count) for count, _, names in found] == [len(names.split(", ")) for _, _, names in found]
-        assert ("1", "excluded by conv3", "`conv3`") in found
+        assert ("1", "excluded: matches conv3", "`conv3`") in found
 
 
 class TestMarkup:
@@ -111,10 +111,10 @@ class TestMarkup:
 
     def test_texts_are_not_taken_for_markup(self, report):
         report["model"] = "_a_b_ *c* <b> [d] `e` \\f\n# g"
-        report["float"] = {"x": "excluded by re:a|b*"}
+        report["float"] = {"x": {"code": "excluded", "text": "excluded: matches re:a|b*"}}
         text = to_markdown(report)
         assert text.startswith("# \\_a_b\\_ \\*c\\* \\<b> \\[d] \\`e\\` \\\\f # g\n")
-        assert "- 1: excluded by re:a|b\\*: `x`\n" in text
+        assert "- 1: excluded: matches re:a|b\\*: `x`\n" in text
 
     def test_options_are_set_as_code(self, report):
         report["findings"] = [{"what": "It is *late*.", "try": "`--early a*b` or sleep"}]

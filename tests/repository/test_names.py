@@ -63,4 +63,4 @@ def test_each_quantized_tensor_and_each_float_node_is_told_of(made):
         if node.op_type == "QuantizeLinear":
             assert re.search(r"^onnxq: \S+ to \S+, ", said[node.name])
         elif node.op_type in ("Softmax", "ReduceMax", "Sub", "Exp", "ReduceSum", "Div"):
-            assert said[node.name].startswith("onnxq: float, "), f"{node.name} does not say why it is float"
+            assert said[node.name].startswith("onnxq: float ("), f"{node.name} does not say why it is float"

@@ -4,7 +4,7 @@ from functools import cache
 
 from graphs import feed, quantized, run, saturating
 
-from onnxq.numerics.scheme import MAX_BITS
+from onnxq.numerics.scheme import INT8
 from onnxq.runtime import Runtime
 from onnxq.targets import OPENVINO
 
@@ -14,7 +14,7 @@ def sums_exactly(runtime: type[Runtime], weight_bits: int) -> bool:
 
     CPUs without VNNI add the products in pairs in 16 bits, where two of weights of 7 bits have room.
     """
-    return weight_bits < MAX_BITS or not saturates(runtime)
+    return weight_bits < INT8.bits or not saturates(runtime)
 
 
 @cache

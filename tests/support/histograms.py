@@ -7,11 +7,11 @@ import pytest
 
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.quantization_error import squared_error
-from onnxq.numerics.scheme import Scheme
+from onnxq.numerics.scheme import INT8, UINT8, Scheme
 from onnxq.numerics.silu import silu
 
-ASYMMETRIC = [Scheme(bits, signed=bits % 2 > 0) for bits in range(2, 9)]
-SYMMETRIC = [Scheme(bits, signed=bits % 2 == 0, symmetric=True) for bits in range(2, 9)]
+ASYMMETRIC = [Scheme(bits, container=INT8 if bits % 2 > 0 else UINT8) for bits in range(2, 9)]
+SYMMETRIC = [Scheme(bits, container=INT8 if bits % 2 == 0 else UINT8, symmetric=True) for bits in range(2, 9)]
 SCHEMES = ASYMMETRIC + SYMMETRIC
 
 
@@ -44,7 +44,8 @@ HISTOGRAMS = {name: histogram(x) for name, x in SAMPLES.items()}
 
 
 def label(scheme):
-    return f"{'symmetric' if scheme.symmetric else 'asymmetric'}-{'int' if scheme.signed else 'uint'}{scheme.bits}"
+    kind = "int" if scheme.container is INT8 else "uint"
+    return f"{'symmetric' if scheme.symmetric else 'asymmetric'}-{kind}{scheme.bits}"
 
 
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=label)

@@ -28,7 +28,7 @@ from onnxq.passes.to_float32 import ToFloat32
 from onnxq.pipeline import Facts, Pass, Pipeline, Rewrite
 from onnxq.targets import ORT, TENSORRT, Target
 
-NARROW_TENSORRT = replace(TENSORRT, least_channels=0)
+NARROW_TENSORRT = replace(TENSORRT, few_channels=None)
 """As TensorRT, and Convs may have the 4 and 8 channels that they have here."""
 
 
@@ -110,7 +110,7 @@ def quantizing(
         FitRanges(method),
         ComputeQparams(weight_method),
         InsertQdq(),
-        *([PointwiseToMatmul()] if matmul and target.least_stride else []),
+        *([PointwiseToMatmul()] if matmul and target.lowers_pointwise else []),
         RemoveUnused(),
     ]
 

@@ -10,7 +10,7 @@ from onnxq.config import Config
 from onnxq.errors import ModelError
 from onnxq.facts import DecodeBoundary, Plan
 from onnxq.ir import Model
-from onnxq.passes import planning
+from onnxq.passes import prepare_and_plan
 from onnxq.pipeline import Pipeline
 
 
@@ -34,7 +34,7 @@ def small(size=32):
 
 def planned(model, config):
     working = Model(model)
-    facts = Pipeline(planning(config)).run(working)
+    facts = Pipeline(prepare_and_plan(config)).run(working)
     return working, facts[DecodeBoundary], facts[Plan]
 
 

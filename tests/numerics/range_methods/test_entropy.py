@@ -7,7 +7,7 @@ from histograms import HISTOGRAMS, SAMPLES, each_asymmetric, each_scheme, each_s
 from onnxq.numerics.quantization_error import clipped_share
 from onnxq.numerics.range_methods.entropy import entropy
 from onnxq.numerics.range_methods.minmax import minmax
-from onnxq.numerics.scheme import Scheme
+from onnxq.numerics.scheme import INT8, Scheme
 
 
 def divergence(counts, keep, levels):
@@ -72,7 +72,7 @@ def test_on_a_symmetric_grid_it_is_that_of_the_absolute_values(bits):
     h = histogram(TAIL * np.where(np.arange(TAIL.size) % 3, 1, -1))
     assert h.width == 2
     counts = np.bincount(TAIL.astype(int) // 2).tolist()
-    check(counts, entropy(h, Scheme(bits, True, True)).high / 2, 2 ** (bits - 1))
+    check(counts, entropy(h, Scheme(bits, INT8, True)).high / 2, 2 ** (bits - 1))
 
 
 TAIL = np.repeat(np.arange(1200) + 0.5, [3 + round(3000 * math.exp(-i / 60)) + (i % 7 == 0) for i in range(1200)])

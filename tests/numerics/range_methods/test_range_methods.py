@@ -16,7 +16,7 @@ from onnxq.numerics.before_silu import before_silu
 from onnxq.numerics.quantization_error import clipped_share, squared_error
 from onnxq.numerics.range_methods import METHODS, method_for
 from onnxq.numerics.range_methods.unilateral_histogram import unilateral_histogram
-from onnxq.numerics.scheme import Range, Scheme
+from onnxq.numerics.scheme import INT8, UINT8, Range, Scheme
 from onnxq.numerics.silu import SILU_MINIMUM, silu
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -66,7 +66,7 @@ ALL_METHODS = {
 }
 
 
-FEW_SCHEMES = [Scheme(8), Scheme(2, True), Scheme(8, True, True), Scheme(3, False, True)]
+FEW_SCHEMES = [Scheme(8), Scheme(2, INT8), Scheme(8, INT8, True), Scheme(3, UINT8, True)]
 
 
 @pytest.mark.parametrize("scheme", FEW_SCHEMES, ids=label)
@@ -87,7 +87,7 @@ def check_usable(method, items, scheme, name):
     assert -1e-9 * energy <= cost(h, scheme, bounds) <= 1.001 * energy, name
 
 
-@pytest.mark.parametrize("scheme", [Scheme(8), Scheme(2, True), Scheme(8, True, True)], ids=label)
+@pytest.mark.parametrize("scheme", [Scheme(8), Scheme(2, INT8), Scheme(8, INT8, True)], ids=label)
 @pytest.mark.parametrize("value", [3.7, -3.7, 0.0, 0.02, -1e-6, 1e6])
 @pytest.mark.parametrize("method", ["uh", "mse", "minmax", "percentile", "before SiLU"])
 def test_a_constant_keeps_its_value(method, value, scheme):

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+
+from onnxq.config import Config
+from onnxq.console.arguments import make_parser, output_path, read_config
+from onnxq.errors import ConfigError
+
+
+def config(*options):
+    return read_config(make_parser().parse_args(["model.onnx", *options]))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            ["--target", "tensorrt", "--rest", "fp16"],
+            ["--target", "tensorrt", "--float-type", "fp16"],
+            Config(target="tensorrt", float_type="fp16"),
+        ),
+        (["--no-equalise"], ["--no-equalize"], Config(equalize=False)),
+        (["--no-equalize", "--equalise"], ["--no-equalize", "--equalize"], Config()),
+    ],
+)
+def test_old_option_words_give_the_same_config(old, new, expected):
+    assert config(*old) == config(*new) == expected
+
+
+def test_the_old_word_of_cut_decode_names_the_same_file():
+    old, new = (make_parser().parse_args(["model.onnx", word, "cut.onnx"]) for word in ("--cut-head", "--cut-decode"))
+    assert old == new
+    assert old.cut_decode == Path("cut.onnx")
+
+
+def test_old_words_have_the_choices_of_the_new_ones(capsys):
+    with pytest.raises(SystemExit):
+        config("--rest", "fp8")
+    assert "--rest: invalid choice: 'fp8'" in capsys.readouterr().err
+
+
+def test_old_words_are_not_shown():
+    text = make_parser().format_help()
+    assert not [word for word in ("--rest", "--cut-head", "equalise") if word in text]
+
+
+def test_without_old_words_the_defaults_hold():
+    args = make_parser().parse_args(["model.onnx"])
+    assert (args.float_type, args.cut_decode, args.equalize) == ("fp32", None, True)
+
+
+def test_the_output_is_named_after_the_widths():
+    def name(*options):
+        args = make_parser().parse_args(["folder/model.onnx", *options])
+        return str(output_path(args, read_config(args)))
+
+    assert name() == "folder/model.int8.onnx"
+    assert name("--weight-bits", "4") == "folder/model.w4a8.onnx"
+    assert name("-o", "other.onnx", "--weight-bits", "4") == "other.onnx"
+
+
+def test_a_width_that_the_target_lacks_is_refused():
+    with pytest.raises(ConfigError, match=r"^act_bits: 4 bits: TensorRT has no Clip of int8"):
+        config("--target", "tensorrt", "--act-bits", "4")

@@ -1,0 +1,46 @@
+import io
+
+import pytest
+from graphs import csp, v8
+from rich.console import Console
+
+from onnxq.api import plan
+from onnxq.config import Config
+from onnxq.console import summary
+
+
+def shown(table):
+    """The words of a table, one space between them."""
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    return " ".join(console.file.getvalue().split())
+
+
+def planned(model, verbose=False, **options):
+    config = Config(**options)
+    chosen, detector = plan(model, config)
+    return shown(summary.planned(chosen, detector, config, verbose))
+
+
+def test_float_convs_are_counted_by_the_summary_of_their_reason():
+    text = planned(v8(), exclude=("conv3", "re:^conv4$"))
+    assert "Convs 14 of 18 on integers" in text
+    assert "2 float: excluded" in text
+    assert "1 float: near the image, with few channels" in text
+
+
+def test_the_target_is_shown_with_method_and_widths():
+    assert "target openvino (OpenVINO), mse, W8A8" in planned(csp(), target="openvino", method="mse")
+    assert "W4A8 op:Conv=8/8" in planned(csp(), weight_bits=4, bits=("op:Conv=8/8",))
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_verbose_leaves_out_the_hint_at_itself(verbose):
+    assert ("(-v says which and why)" in planned(v8(), verbose)) != verbose
+
+
+def test_each_float_node_is_listed_with_code_and_numbers(capsys):
+    summary.list_float(plan(csp(), Config())[0])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "float: conv0 (Conv): stem: 8 channels at 16 x 16, integer kernels save no time"
+    assert lines[1] == "float: sigmoid0 (Sigmoid): float-producer: its Conv 'conv0' has a float output"

@@ -1,0 +1,457 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from graphs import (
+    NARROW_TENSORRT,
+    Net,
+    attention,
+    conditional,
+    csp,
+    feed,
+    leaky_net,
+    pan,
+    planned,
+    quantized,
+    relu_net,
+    run,
+    silu_chain,
+    sppf,
+    yolox,
+)
+from plans import assert_complete, code, ending, every_target, group, plan_of, point, tensors
+
+from onnxq.errors import ConfigError
+from onnxq.numerics.scheme import INT8, UINT8
+from onnxq.targets import GENERIC, OPENVINO, ORT, TENSORRT
+
+# --- what gets a pair, by target --------------------------------------------------------------------------------------
+
+CSP_EVERYWHERE = {
+    "images", "conv0_out", "sigmoid0_out", "mul0_out", "conv1_out", "sigmoid1_out", "mul1_out", "split0_out0",
+    "split0_out1", "conv2_out", "sigmoid2_out", "mul2_out", "conv3_out", "sigmoid3_out", "mul3_out", "add0_out",
+    "concat0_out", "conv4_out",
+}  # fmt: skip
+# conv4 is 1x1 and just before the last layer: it has a float output into a float SiLU.
+CSP_FLOAT_ON_ORT = {"images", *(f"{op}{k}_out" for op in ("conv", "sigmoid") for k in (0, 4))}
+CSP_ON_ORT = CSP_EVERYWHERE - CSP_FLOAT_ON_ORT | {"mul4_out"}
+CSP_CONV_INPUTS = {"images", "mul0_out", "split0_out1", "mul2_out", "concat0_out", "mul4_out"}
+CSP_ON_TENSORRT = CSP_CONV_INPUTS - {"mul4_out"}
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [(ORT, CSP_ON_ORT), (GENERIC, CSP_EVERYWHERE), (OPENVINO, CSP_CONV_INPUTS), (NARROW_TENSORRT, CSP_ON_TENSORRT)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_tensors_of_a_csp_block(target, expected):
+    assert tensors(plan_of(csp(), target)) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (ORT, {"relu0_out", "relu1_out", "upsample_out", "concat0_out", "relu2_out"}),
+        (GENERIC, {"images", "relu0_out", "relu1_out", "upsample_out", "concat0_out", "relu2_out"}),
+        (OPENVINO, {"images", "relu0_out", "concat0_out", "relu2_out"}),
+        (NARROW_TENSORRT, {"images", "relu0_out", "concat0_out"}),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_relu_has_its_pair_behind_and_none_between_it_and_the_conv(target, expected):
+    plan = plan_of(relu_net(), target)
+    assert tensors(plan) == expected
+    assert ("relu1" in plan.integer) == (target in (ORT, GENERIC))
+
+
+@pytest.mark.parametrize(
+    ("target", "layers"),
+    [
+        (ORT, ["conv1", "conv2", "last"]),
+        (OPENVINO, ["conv0", "conv1", "conv2", "last"]),
+        (NARROW_TENSORRT, ["conv0", "conv1", "conv2"]),
+        (GENERIC, ["conv0", "conv1", "upsample", "conv2"]),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_conv_transpose_runs_on_integers_where_the_target_can(target, layers):
+    plan = plan_of(relu_net(), target)
+    assert list(plan.layers) == layers
+    if "upsample" in layers:
+        assert next(w for w in plan.weights if w.tensor == "upsample_weight").scheme.axis == 1
+    else:
+        assert str(plan.skipped["upsample"]) == f"no-rule: {target.title} runs ConvTranspose in float"
+
+
+def test_a_relu_behind_an_add_is_one_with_it():
+    net = Net()
+    x = net.block("images", 8)
+    x = net.add("Relu", net.add("Add", net.conv(x, 8), net.conv(x, 8)))
+    net.channels[x] = 8
+    found = tensors(plan_of(ending(net, x)))
+    assert found >= {"mul0_out", "conv1_out", "conv2_out", "relu0_out"}
+    assert not found & {"add0_out", "last_out"}
+
+
+@pytest.mark.parametrize(
+    "carry",
+    [
+        lambda net, x: net.pool(x),
+        lambda net, x: net.concat(x, x),
+        lambda net, x: net.slice(x, 2, 0, end=16),
+        lambda net, x: net.split(x, 4, 4)[0],
+    ],
+    ids=["MaxPool", "Concat", "Slice", "Split"],
+)
+@pytest.mark.parametrize("op", ["Relu", "Clip"])
+@pytest.mark.parametrize("target", [ORT, GENERIC], ids=lambda t: t.name)
+def test_a_relu_behind_what_moves_values_has_pairs_on_both_sides(target, op, carry):
+    net = Net()
+    moved = carry(net, net.block(net.block("images", 8), 8))
+    x = net.add(op, moved)
+    net.channels[x] = net.channels[moved]
+    plan = plan_of(ending(net, x), target)
+    assert {moved, x} <= tensors(plan)
+    assert moved in group(plan, "mul1_out")
+    assert point(plan, x).group == x
+
+
+def test_a_conv_that_feeds_more_than_its_relu_has_its_pair_directly_behind():
+    net = Net()
+    x = net.conv(net.block("images", 8), 8, name="split_up")
+    y = net.add("Add", net.add("Relu", x), net.add("LeakyRelu", x))
+    net.channels[y] = 8
+    plan = plan_of(ending(net, y))
+    assert {"split_up_out", "relu0_out"} <= tensors(plan)
+    assert set(point(plan, "split_up_out").users) == {"relu0", "leakyrelu0"}
+
+
+def test_all_readers_of_a_tensor_read_one_pair():
+    plan = plan_of(csp())
+    assert point(plan, "split0_out1").users == ("conv2", "add0", "concat0")
+    assert point(plan, "conv2_out").users == ("sigmoid2", "mul2")
+
+
+def test_where_the_target_says_so_nodes_in_float_go_on_reading_float():
+    plan = plan_of(csp(), replace(OPENVINO, bypasses_dq=frozenset({"Add", "Concat"})))
+    assert point(plan, "split0_out1").users == ("conv2",)
+    assert tensors(plan) == CSP_CONV_INPUTS
+
+
+def test_readers_within_a_subgraph_go_on_reading_float():
+    for target in (ORT, OPENVINO, NARROW_TENSORRT, GENERIC):
+        model, plan = planned(conditional(), target)
+        assert_complete(model, plan)
+        assert point(plan, "mul0_out").users == ("read_inside",)
+
+
+def test_the_values_of_a_subgraph_do_not_change_under_quantization_of_what_it_reads():
+    model = conditional()
+    after, _ = quantized(model)
+    values = feed(model)
+    difference = np.abs(run(after, values)["output"] - run(model, values)["output"]).max()
+    assert difference < 0.05 * np.abs(run(model, values)["output"]).max()
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_sppf_stands_on_one_grid():
+    plan = plan_of(sppf(), GENERIC)
+    members = {"mul0_out", "maxpool0_out", "maxpool1_out", "maxpool2_out", "concat0_out"}
+    assert group(plan, "mul0_out") == members
+    assert {p.group for p in plan.points if p.tensor in members} == {"mul0_out"}
+    assert all(point(plan, name).sources == ("mul0_out",) for name in members)
+
+
+@pytest.mark.parametrize("target", [ORT, GENERIC], ids=lambda t: t.name)
+def test_an_input_of_a_concat_that_others_read_keeps_its_own_grid(target):
+    plan = plan_of(pan(), target)
+    assert group(plan, "mul0_out") == {"mul0_out"}
+    assert group(plan, "concat0_out") == {"mul1_out", "resize0_out", "concat0_out"}
+    assert group(plan, "concat1_out") == {"mul3_out", "concat1_out"}
+    assert set(point(plan, "concat0_out").sources) == {"mul1_out", "mul0_out"}
+
+
+def test_a_split_and_a_concat_of_its_parts_stand_on_one_grid():
+    plan = plan_of(csp())
+    assert group(plan, "mul1_out") == {"mul1_out", "split0_out0", "split0_out1", "add0_out", "concat0_out"}
+    assert point(plan, "split0_out1").sources == ("mul1_out",)
+    assert set(point(plan, "concat0_out").sources) == {"mul1_out", "add0_out"}
+
+
+@pytest.mark.parametrize(
+    "carry",
+    [
+        lambda net, x: net.add("Transpose", x, perm=[0, 1, 3, 2]),
+        lambda net, x: net.reshape(x, 1, 8, 16, 64),
+        lambda net, x: net.slice(x, 2, 0, end=16),
+        lambda net, x: net.add("Squeeze", net.unsqueeze(x, 0), net.ints(0)),
+        lambda net, x: net.upsample(x),
+        lambda net, x: net.pool(x),
+        lambda net, x: net.concat(net.add("Flatten", net.reshape(x, 1, 8, 1024), axis=2), axis=1),
+    ],
+    ids=["Transpose", "Reshape", "Slice", "Squeeze", "Resize", "MaxPool", "Flatten"],
+)
+def test_what_only_moves_values_stays_on_the_grid_of_its_input(carry):
+    net = Net()
+    x = carry(net, net.block(net.block("images", 8), 8))
+    x = net.reshape(x, 1, 8, 32, -1)
+    net.channels[x] = 8
+    plan = plan_of(ending(net, x))
+    moved = point(plan, x)
+    assert "mul1_out" in group(plan, moved.tensor)
+    assert moved.sources == ("mul1_out",)
+
+
+@pytest.mark.parametrize(("kernel", "integer"), [(3, True), (1, False)])
+def test_max_pools_of_floats_stay_float_on_onnxruntime(kernel, integer):
+    net = Net()
+    x = net.block("images", 8, stride=16)
+    x = net.pool(net.pool(net.block(x, 8, kernel=kernel)))
+    plan = plan_of(ending(net, x))
+    assert ({"maxpool0", "maxpool1"} <= plan.integer) == integer
+    assert code(plan, "maxpool1") == (None if integer else "float-inputs")
+    assert "maxpool1_out" in tensors(plan)  # what reads it runs on integers
+
+
+@pytest.mark.parametrize(
+    ("stride", "kernel", "act", "dynamic", "is_float"),
+    [
+        (16, 1, "silu", False, True),
+        (8, 1, "silu", False, False),
+        (16, 3, "silu", False, False),
+        (16, 1, "Relu", False, False),
+        (16, 1, "LeakyRelu", False, False),
+        (16, 1, "silu", True, False),
+    ],
+)
+def test_deep_1x1_convs_into_a_silu_have_a_float_output_on_onnxruntime(stride, kernel, act, dynamic, is_float):
+    net = Net(size=64, dynamic=dynamic)
+    x = net.block(net.block("images", 8, stride=stride), 8, kernel=kernel, act=act)
+    plan = plan_of(ending(net, net.block(x, 8)))
+    assert "conv1" in plan.layers
+    on_a_grid = "conv1_out" if act == "silu" else f"{act.lower()}0_out"
+    assert (on_a_grid not in tensors(plan)) == is_float
+    if act == "silu":
+        assert (code(plan, "mul1") == "float-producer") == is_float
+
+
+def test_a_1x1_conv_of_which_nobody_wants_integers_has_a_float_output_on_onnxruntime():
+    plan = plan_of(attention())
+    assert "conv1" in plan.layers
+    assert "conv1_out" not in tensors(plan)
+
+
+def test_openvino_has_no_groups():
+    assert all(len(members) == 1 for members in plan_of(pan(), OPENVINO).groups().values())
+
+
+# --- what is known without data ---------------------------------------------------------------------------------------
+
+
+def test_the_grid_of_a_sigmoid_is_known():
+    known = point(plan_of(silu_chain()), "sigmoid1_out").known
+    assert (known.low, known.high) == (0, 255 / 256)
+
+
+def test_the_range_of_a_constant_is_known():
+    net = Net()
+    factors = net.const(np.linspace(-2, 3, 8).reshape(8, 1, 1), name="factors")
+    x = net.add("Mul", net.block("images", 8), factors)
+    net.channels[x] = 8
+    plan = plan_of(ending(net, x))
+    known = point(plan, "factors").known
+    assert (known.low, known.high) == (-2, 3)
+    assert point(plan, "factors").users == ("mul1",)
+    assert point(plan, "factors").sources == ()
+
+
+def test_the_range_of_a_group_is_known_where_that_of_all_its_sources_is():
+    net = Net()
+    x = net.block("images", 8)
+    gates = [net.add("Sigmoid", net.conv(x, 4)) for _ in range(2)]
+    plan = plan_of(ending(net, net.concat(*gates)))
+    assert group(plan, "concat0_out") == {*gates, "concat0_out"}
+    assert all(point(plan, name).known.high == 255 / 256 for name in group(plan, "concat0_out"))
+    assert not plan.observed().keys() & set(gates)
+
+
+def test_a_group_that_is_known_in_part_is_observed_whole():
+    net = Net()
+    x = net.block("images", 8)
+    gate, other = net.add("Sigmoid", net.conv(x, 4)), net.add("LeakyRelu", net.conv(x, 4))
+    plan = plan_of(ending(net, net.concat(gate, other)))
+    assert group(plan, "concat0_out") == {gate, other, "concat0_out"}
+    assert all(point(plan, name).known is None for name in group(plan, "concat0_out"))
+    assert {gate, other} <= plan.observed().keys()
+
+
+def test_only_tensors_that_come_from_somewhere_else_are_observed():
+    assert plan_of(sppf(), GENERIC).observed().keys() == {"mul0_out", "conv0_out", "conv1_out", "images"}
+
+
+def test_both_sides_of_a_silu_are_marked():
+    plan = plan_of(csp(), replace(ORT, lowering=()))
+    assert [p.tensor for p in plan.points if p.silu_input] == [f"conv{k}_out" for k in range(1, 5)]
+    # mul1_out is split and joined with other tensors, whose grid it shares.
+    assert [p.tensor for p in plan.points if p.silu_output] == ["mul0_out", "mul2_out", "mul3_out"]
+
+
+def test_a_silu_whose_input_others_read_is_not_marked():
+    net = Net()
+    x = net.conv(net.block("images", 8), 8)
+    y = net.add("Add", net.silu(x), x)
+    net.channels[y] = 8
+    plan = plan_of(ending(net, y))
+    assert not point(plan, "conv1_out").silu_input
+    assert point(plan, "mul1_out").silu_output
+
+
+# --- widths and schemes -----------------------------------------------------------------------------------------------
+
+
+def test_first_and_last_layers_keep_8_bits():
+    plan = plan_of(csp(), OPENVINO, weight_bits=4, act_bits=6)
+    assert {w.tensor: w.scheme.bits for w in plan.weights} == {
+        "conv0_weight": 8, "conv1_weight": 4, "conv2_weight": 4, "conv3_weight": 4, "conv4_weight": 4, "last_weight": 8,
+    }  # fmt: skip
+    assert {p.tensor: p.scheme.bits for p in plan.points} == {
+        "images": 8, "mul0_out": 6, "split0_out1": 6, "mul2_out": 6, "concat0_out": 6, "mul4_out": 8,
+    }  # fmt: skip
+
+
+def test_convs_near_the_image_keep_8_bits_up_to_the_first_wide_one():
+    net = Net()
+    x = net.block(net.block("images", 16, stride=2), 32)
+    side = net.block(x, 16)
+    model = net.model(net.conv(net.block(net.concat(net.block(x, 48), side), 16), 4, name="last"))
+    plan = plan_of(model, OPENVINO, weight_bits=4, act_bits=4)
+    assert {w.tensor: w.scheme.bits for w in plan.weights} == {
+        "conv0_weight": 8, "conv1_weight": 8, "conv2_weight": 8, "conv3_weight": 4, "conv4_weight": 4, "last_weight": 8,
+    }  # fmt: skip
+    # conv2 and conv3 read the same tensor, which has the width of the wider one.
+    assert {p.tensor: p.scheme.bits for p in plan.points} == {
+        "images": 8, "mul0_out": 8, "mul1_out": 8, "concat0_out": 4, "mul4_out": 8,
+    }  # fmt: skip
+
+
+def test_levels_inside_silu_and_of_the_input_stay_8_bits():
+    plan = plan_of(csp(), act_bits=4)
+    for p in plan.points:
+        wide = p.tensor.startswith(("conv", "sigmoid")) or "last" in p.users
+        assert p.scheme.bits == (8 if wide else 4), p.tensor
+
+
+def test_a_group_has_the_width_of_its_widest_member():
+    net = Net()
+    x = net.block(net.block("images", 8), 8)
+    pooled = net.pool(x)
+    model = net.model(net.conv(net.block(pooled, 8), 4), net.conv(x, 4, name="reads_the_ungrouped"))
+    plan = plan_of(model, act_bits=4)
+    assert group(plan, "mul1_out") == {"mul1_out", "maxpool0_out"}
+    assert {point(plan, name).scheme.bits for name in group(plan, "mul1_out")} == {8}
+
+
+def test_first_layers_behind_focus_slices_keep_8_bits():
+    for target in (OPENVINO, GENERIC):
+        plan = plan_of(yolox(), target, weight_bits=4, act_bits=4)
+        assert {w.tensor: w.scheme.bits for w in plan.weights}["conv0_weight"] == 8
+        assert point(plan, "concat0_out").scheme.bits == 8
+
+
+@pytest.mark.parametrize(
+    ("target", "container", "symmetric"),
+    [(ORT, UINT8, False), (OPENVINO, UINT8, False), (TENSORRT, INT8, True), (GENERIC, UINT8, False)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_activations_have_the_type_that_the_target_takes(target, container, symmetric):
+    for p in plan_of(csp(), target).points:
+        assert (p.scheme.container, p.scheme.symmetric, p.scheme.axis) == (container, symmetric, None)
+
+
+@every_target
+def test_activations_can_be_made_symmetric(target):
+    plan = plan_of(csp(), target, symmetric=True)
+    assert all(p.scheme.symmetric for p in plan.points)
+    assert {p.scheme.container for p in plan.points} == {target.activations[0]}
+
+
+@every_target
+def test_weights_are_symmetric_int8_with_a_scale_per_output_channel(target):
+    for w in plan_of(leaky_net(), target).weights:
+        assert (w.scheme.bits, w.scheme.container, w.scheme.symmetric, w.scheme.axis) == (8, INT8, True, 0)
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def shared():
+    """Two Convs with one weight, and biases of their own."""
+    net = Net()
+    x = net.block("images", 8)
+    weight = net.const(net.normal(8, 8, 1, 1, scale=0.3), name="weight")
+    left = net.add("Conv", x, weight, net.const(net.normal(8), name="left_bias"), name="left")
+    right = net.add("Conv", x, weight, name="right")
+    y = net.add("Add", net.silu(left), net.silu(right))
+    net.channels[y] = 8
+    return ending(net, y)
+
+
+def test_a_shared_weight_is_listed_once_with_all_its_users():
+    plan = plan_of(shared())
+    weight = next(w for w in plan.weights if w.tensor == "weight")
+    assert weight.users == ("left", "right")
+    assert [w.tensor for w in plan.weights].count("weight") == 1
+
+
+def test_a_weight_shared_with_an_excluded_layer_is_quantized_for_the_other_alone():
+    plan = plan_of(shared(), exclude=["left"])
+    weight = next(w for w in plan.weights if w.tensor == "weight")
+    assert weight.users == ("right",)
+
+
+# --- widths of single nodes -------------------------------------------------------------------------------------------
+
+
+def widths_of(plan, layer):
+    """Widths of a layer's weight and of what it reads."""
+    weight = next(w for w in plan.weights if layer in w.users)
+    read = [p for p in plan.points if layer in p.users]
+    return weight.scheme.bits, *(p.scheme.bits for p in read)
+
+
+def test_nodes_can_have_widths_of_their_own():
+    model = csp()
+    plan = plan_of(model, OPENVINO, weight_bits=4, act_bits=4, bits=[("conv2", (6, 5)), ("re:conv[34]", (3, 7))])
+    assert widths_of(plan, "conv1") == (4, 4)
+    assert widths_of(plan, "conv2") == (6, 5)
+    assert widths_of(plan, "conv3") == (3, 7)
+
+
+def test_the_last_pattern_counts_also_at_the_ends():
+    plan = plan_of(csp(), OPENVINO, weight_bits=4, act_bits=4, bits=[("op:Conv", (5, 5)), ("last", (2, 3))])
+    assert widths_of(plan, "conv0") == (5, 5)
+    assert widths_of(plan, "last") == (2, 3)
+
+
+def test_of_several_readers_the_widest_wish_counts():
+    net = Net()
+    x = net.block("images", 8)
+    both = net.concat(net.conv(x, 8, name="left"), net.conv(x, 8, name="right"))
+    model = ending(net, both)
+    for left, expected in ((3, 6), (7, 7)):
+        plan = plan_of(model, OPENVINO, act_bits=6, bits=[("left", (8, left))])
+        assert widths_of(plan, "left") == (8, expected)
+    plan = plan_of(model, OPENVINO, act_bits=6, bits=[("left", (8, 3)), ("right", (8, 4))])
+    assert widths_of(plan, "right") == (8, 4)
+
+
+def test_widths_of_no_node_are_an_error():
+    with pytest.raises(ConfigError, match=r"--bits conv99: no node of the model matches; did you mean conv"):
+        plan_of(csp(), bits=[("conv99", (4, 4))])
+
+
+def test_narrow_inputs_need_a_target_that_has_them():
+    with pytest.raises(ConfigError, match="4 bits: TensorRT has no Clip"):
+        plan_of(csp(), NARROW_TENSORRT, bits=[("conv2", (8, 4))])

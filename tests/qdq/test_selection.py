@@ -1,0 +1,488 @@
+"""Which nodes run on integers, why others do not, and what `include` changes."""
+
+import re
+from functools import cache
+
+import pytest
+from graphs import (
+    NARROW_TENSORRT,
+    Net,
+    attention,
+    csp,
+    depthwise_net,
+    dropout_chain,
+    exported,
+    feed,
+    nodes,
+    planned,
+    prepared,
+    products,
+    quantized,
+    relu_net,
+    run,
+    sppf,
+    sqnr,
+    v5,
+    v8,
+    yolox,
+)
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+from plans import ALL, assert_complete, code, ending, every_target, plan_of, point, tensors
+
+from onnxq.api import plan, quantize
+from onnxq.config import Config
+from onnxq.errors import ConfigError, ModelError
+from onnxq.facts import DecodeBoundary, Plan, Verification
+from onnxq.passes.find_decode import FindDecode
+from onnxq.passes.plan_quantization import PlanQuantization
+from onnxq.pipeline import Pipeline
+from onnxq.qdq.selection import Network, NodeSelection, demand, refuse, withdraw
+from onnxq.targets import GENERIC, OPENVINO, ORT, TARGETS, TENSORRT
+
+# --- reasons ----------------------------------------------------------------------------------------------------------
+
+
+@every_target
+@pytest.mark.parametrize("name", ALL)
+def test_every_node_runs_on_integers_or_has_a_reason(name, target):
+    assert_complete(*planned(ALL[name](), target))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(sorted(ALL)),
+    target=st.sampled_from(sorted(TARGETS)),
+    bits=st.tuples(st.integers(2, 8), st.integers(2, 8)),
+    symmetric=st.booleans(),
+    excluded=st.sets(st.sampled_from(["re:[02]$", "re:^(mul|sigmoid)0$|relu|concat", "conv0"]), max_size=2),
+)
+def test_every_plan_is_complete(name, target, bits, symmetric, excluded):
+    act_bits = bits[1] if TARGETS[target].clips else 8
+    options = {"weight_bits": bits[0], "act_bits": act_bits, "symmetric": symmetric, "exclude": sorted(excluded)}
+    try:
+        model, plan = planned(ALL[name](), TARGETS[target], **options)
+    except ModelError:  # no layer is left
+        reject()
+    assert_complete(model, plan)
+
+
+@cache
+def real(name):
+    """A real export, prepared; planning does not edit it."""
+    return prepared(exported(name))
+
+
+@every_target
+@pytest.mark.parametrize("name", ["yolo11n", "yolo26n", "yolov6n", "yolov7-tiny", "yolov8n-dynamic", "yolov8n-nms"])
+def test_every_node_of_a_real_export_runs_on_integers_or_has_a_reason(name, target):
+    model = real(name)
+    facts = Pipeline([FindDecode(), PlanQuantization(target)]).run(model)
+    plan = facts[Plan]
+    assert_complete(model, plan)
+    convs = [n for n, node in model.nodes.items() if node.op == "Conv" and n in facts[DecodeBoundary].body]
+    last = set(facts[DecodeBoundary].last)
+    expected = set(convs)
+    if target is ORT:
+        near = {n for n in convs if code(plan, n) == "stem"}
+        assert convs[0] in near <= set(convs[:8])
+        assert all(model.nodes[n].inputs[1].shape[0] <= 32 for n in near - {convs[0]})
+        expected -= near | {n for n in last if tuple(model.nodes[n].inputs[1].shape[2:]) != (1, 1)}
+    if target is TENSORRT:
+        expected -= last
+    if target is not GENERIC:
+        expected = {n for n in expected if model.nodes[n].attrs.get("group", 1) == 1}
+    assert {n for n in plan.layers if model.nodes[n].op == "Conv"} == expected
+
+
+def test_reasons_of_a_detector_on_onnxruntime():
+    plan = plan_of(v8())
+    assert {name: reason.code for name, reason in plan.skipped.items() if not name.startswith("decode_")} == {
+        "conv0": "stem",
+        "sigmoid0": "float-producer",
+        "mul0": "float-producer",
+    }
+    decode = {reason.code for name, reason in plan.skipped.items() if name.startswith("decode_")}
+    assert decode == {"decode"}
+
+
+def test_reasons_of_a_csp_block_on_openvino():
+    plan = plan_of(csp(), OPENVINO)
+    others = [n for n in nodes(csp()) if not re.match(r"conv|last", n)]
+    assert {name: str(reason) for name, reason in plan.skipped.items()} == {
+        name: f"no-rule: OpenVINO runs {nodes(csp())[name].op_type} in float" for name in others
+    }
+
+
+def test_a_dropout_is_no_hindrance():
+    plan = plan_of(dropout_chain(), GENERIC)
+    assert set(plan.skipped) == {"identity3"}  # in front of the output
+
+
+@every_target
+def test_the_decode_stays_float(target):
+    for build in (v5, v8, yolox):
+        model, plan = planned(build(), target)
+        decode = [name for name in model.nodes if name.startswith("decode_")]
+        assert decode
+        assert not plan.integer & set(decode)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_last_layers_run_on_integers_in_onnxruntime_where_they_can_have_a_float_output(kernel):
+    net = Net()
+    x = net.block("images", 8)
+    plan = plan_of(net.model(net.conv(net.block(x, 8), 4, kernel, name="last")))
+    assert ("last" in plan.layers) == ("last_weight" in {w.tensor for w in plan.weights}) == (kernel == 1)
+    assert code(plan, "last") == (None if kernel == 1 else "last-layer")
+    assert "last_out" not in tensors(plan)
+
+
+@pytest.mark.parametrize("target", [ORT, OPENVINO], ids=lambda t: t.name)
+def test_last_layers_run_on_integers_and_have_no_pair_behind(target):
+    plan = plan_of(v8(), target)
+    last = {f"{kind}{k}" for kind in ("box", "cls") for k in range(3)}
+    assert last <= set(plan.layers)
+    assert not tensors(plan) & {f"{name}_out" for name in last}
+
+
+def test_a_node_that_makes_an_output_stays_float():
+    net = Net()
+    x = net.block("images", 8)
+    plan = plan_of(net.model(x, net.conv(net.block(x, 8), 4)))
+    assert code(plan, "mul0") == "model-output"
+    assert "output0" in tensors(plan)  # the Conv behind it still reads integers
+    assert point(plan, "output0").users == ("conv1",)
+
+
+def test_a_layer_that_makes_an_output_stays_float_where_its_pair_would_stand_on_it():
+    net = Net()
+    x = net.conv(net.block("images", 8), 8, 3, name="seen")
+    model = net.model(x, net.conv(net.block(net.silu(x), 8), 4))
+    plan = plan_of(model)
+    assert code(plan, "seen") == "model-output"
+    assert "output0" not in tensors(plan)
+    assert "seen" in plan_of(model, OPENVINO).layers
+
+
+def integer_arithmetic():
+    """A map is resized to twice the size of another, by int64 arithmetic, and the arithmetic reaches the layers."""
+    net = Net(dynamic=True)
+    x = net.block("images", 8, stride=2)
+    size = net.slice(net.add("Shape", x), 0, 2, end=4)
+    double = net.add("Add", net.add("Mul", size, net.ints(3)), net.add("Div", size, net.ints(-1)))
+    whole = net.concat(net.slice(net.add("Shape", x), 0, 0, end=2), double, axis=0)
+    y = net.add("Resize", x, "", "", whole, mode="nearest", name="resize")
+    net.channels[y] = 8
+    return net.model(net.conv(net.block(y, 8), 4, name="last"))
+
+
+@every_target
+def test_integer_arithmetic_is_left_alone(target):
+    model, plan = planned(integer_arithmetic(), target)
+    for name in ("shape0", "mul1", "add0", "div0", "concat0", "slice0"):
+        assert code(plan, name) == "not-float32"
+    assert not tensors(plan) & {f"{name}_out" for name in ("shape0", "mul1", "add0", "div0", "concat0", "slice0")}
+    assert ("resize" in plan.integer) == (target in (ORT, GENERIC))
+    assert_complete(model, plan)
+
+
+def test_products_with_matrices_run_on_integers_where_every_operator_does():
+    plan = plan_of(products(), GENERIC)
+    assert {"mix", "hidden", "classes"} <= set(plan.layers)
+    axes = {weight.users[0]: weight.scheme.axis for weight in plan.weights}
+    assert (axes["mix"], axes["hidden"], axes["classes"]) == (1, 0, 1)
+    for target in (ORT, OPENVINO, TENSORRT):
+        assert not {"mix", "hidden", "classes"} & set(plan_of(products(), target).layers)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "bias"), [({"alpha": 2.0}, 10), ({"beta": 0.5}, 10), ({"transA": 1}, 10), ({}, 1)]
+)
+def test_a_gemm_that_does_more_than_to_multiply_stays_float(attributes, bias):
+    net = Net()
+    means = net.add("Flatten", net.add("GlobalAveragePool", net.block("images", 8)))
+    x = net.add("Transpose", means, perm=[1, 0]) if "transA" in attributes else means
+    weight = net.const(net.normal(8, 10))
+    hidden = net.add("Gemm", x, weight, net.const(net.normal(bias)), name="hidden", **attributes)
+    last = net.add("Gemm", net.silu(hidden), net.const(net.normal(10, 8)), name="last")
+    model = net.model(net.add("Softmax", last, axis=1))
+    plan = plan_of(model, GENERIC)
+    assert code(plan, "hidden") == "not-a-plain-product"
+    assert "last" in plan.layers
+
+
+def test_a_conv_with_a_computed_weight_stays_float():
+    net = Net()
+    x = net.block("images", 8)
+    weight = net.add("Mul", net.const(net.normal(8, 8, 1, 1)), net.add("ReduceMax", "images", keepdims=0))
+    y = net.add("Conv", x, weight, name="computed")
+    net.channels[y] = 8
+    plan = plan_of(net.model(net.conv(net.block(y, 8), 4)))
+    assert code(plan, "computed") == "weight-not-constant"
+
+
+def test_a_model_of_one_layer_is_refused_where_the_last_layer_stays_float():
+    net = Net()
+    model = net.model(net.conv("images", 4))
+    with pytest.raises(ModelError, match="no Conv can be quantized: makes an output of the model"):
+        plan_of(model, GENERIC)
+    assert plan_of(model, OPENVINO).layers == ("conv0",)
+
+
+# --- layers that stay float because integers lose ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [ORT, OPENVINO, NARROW_TENSORRT], ids=lambda t: t.name)
+def test_depthwise_convs_stay_float_where_they_lose(target):
+    plan = plan_of(depthwise_net(), target)
+    assert code(plan, "conv1") == code(plan, "conv3") == "depthwise"
+    assert "conv2" in plan.layers
+    assert "mul0_out" not in tensors(plan)
+
+
+def test_depthwise_convs_run_on_integers_elsewhere():
+    assert {"conv1", "conv3"} <= set(plan_of(depthwise_net(), GENERIC).layers)
+
+
+@pytest.mark.parametrize(
+    ("follow", "integer"),
+    [
+        (lambda net, x: net.silu(x), False),
+        (lambda net, x: net.add("LeakyRelu", x), False),
+        (lambda net, x: net.add("Relu", x), True),
+        (lambda net, x: net.pool(x), True),
+        (lambda net, x: x, True),
+    ],
+    ids=["SiLU", "LeakyRelu", "Relu", "MaxPool", "Conv"],
+)
+def test_a_depthwise_conv_that_onnxruntime_would_quantize_anyway_runs_on_integers(follow, integer):
+    net = Net()
+    x = follow(net, net.conv(net.block("images", 8), 8, 3, group=8, name="depthwise"))
+    net.channels[x] = 8
+    assert ("depthwise" in plan_of(ending(net, x)).layers) == integer
+
+
+def test_convs_in_a_few_groups_are_not_depthwise():
+    net = Net()
+    x = net.conv(net.block("images", 8), 8, group=2, name="grouped")
+    assert "grouped" in plan_of(ending(net, x)).layers
+
+
+def test_layers_on_the_image_stay_float_on_onnxruntime():
+    net = Net()
+    model = ending(net, net.concat(net.conv("images", 40, name="left"), net.conv("images", 4, name="right")))
+    plan = plan_of(model)
+    assert {code(plan, "left"), code(plan, "right")} == {"stem"}
+    assert "behind" in plan.layers
+    assert {"left", "right"} <= set(plan_of(model, OPENVINO).layers)
+
+
+def stems(*channels):
+    """The layers of a chain of blocks of these channels, by number, that are near the image."""
+    net = Net()
+    x = "images"
+    for count in channels:
+        x = net.block(x, count)
+    plan = plan_of(net.model(net.conv(x, 4, name="last")))
+    assert "last" in plan.layers
+    return [k for k in range(len(channels)) if code(plan, f"conv{k}") == "stem"]
+
+
+def test_narrow_layers_stay_float_on_onnxruntime_until_one_is_wider():
+    assert stems(16, 32, 33, 16) == [0, 1]
+    assert stems(40, 32, 64) == [0, 1]
+    assert stems(16, 64, 16) == [0]
+
+
+def test_a_network_without_wider_layers_is_not_left_whole_in_float():
+    assert stems(16, 32, 32) == [0]
+
+
+def test_every_branch_of_the_stem_counts():
+    net = Net()
+    x = net.block("images", 16)
+    both = net.concat(net.block(x, 48), net.block(x, 16))
+    plan = plan_of(net.model(net.conv(net.block(both, 16), 4, name="last")))
+    assert [code(plan, f"conv{k}") == "stem" for k in range(4)] == [True, False, True, False]
+
+
+def test_an_add_in_front_of_a_relu_kept_float_stays_float_on_onnxruntime():
+    net = Net()
+    x = net.block("images", 8)
+    x = net.add("Relu", net.add("Add", net.conv(x, 8), net.conv(x, 8), name="add"), name="relu")
+    net.channels[x] = 8
+    assert code(plan_of(ending(net, x), exclude=["relu"]), "add") == "no-consumer"
+
+
+# --- include ----------------------------------------------------------------------------------------------------------
+
+
+def codes(model, target, **options):
+    return {name: reason.code for name, reason in planned(model, target, **options)[1].skipped.items()}
+
+
+def pairs_around(model, name):
+    """Operators in front of a node's data and weight, and behind it."""
+    node = nodes(model)[name]
+    makers = {output: other.op_type for other in model.graph.node for output in other.output}
+    behind = [other.op_type for other in model.graph.node if node.output[0] in other.input]
+    return [makers.get(tensor) for tensor in node.input[:2]], behind
+
+
+@pytest.mark.parametrize(
+    ("build", "target", "name", "code"),
+    [
+        (csp, ORT, "conv0", "stem"),
+        (depthwise_net, ORT, "conv1", "depthwise"),
+        (depthwise_net, OPENVINO, "conv3", "depthwise"),
+        (relu_net, NARROW_TENSORRT, "last", "last-layer"),
+        (csp, TENSORRT, "conv2", "too-few-channels"),
+    ],
+    ids=["stem", "depthwise", "depthwise-openvino", "last", "narrow"],
+)
+def test_a_layer_that_is_float_by_taste_runs_on_integers_if_included(build, target, name, code):
+    model = build()
+    others = {"include": ["re:^conv[13]$"]} if code == "too-few-channels" else {}
+    assert codes(model, target, **others)[name] == code
+    include = [*others.get("include", []), name]
+    assert name not in codes(model, target, include=include)
+    after, facts = quantized(model, target, include=include)
+    assert name in facts[Plan].layers
+    before, _ = pairs_around(after, name)
+    assert before == ["DequantizeLinear", "DequantizeLinear"]
+
+
+def test_an_included_depthwise_conv_really_runs_on_integers_and_what_that_costs():
+    model = depthwise_net()
+    feeds = [feed(model, seed) for seed in range(4)]
+    plain, included = (quantize(model, feeds, Config(include=names)) for names in ((), ("conv1",)))
+    assert included.facts[Verification].fused == plain.facts[Verification].fused + 1
+    assert included.facts[Verification].unfused == ()
+    [before], [one], [more] = (run(m, feed(model)).values() for m in (model, plain.model, included.model))
+    assert sqnr(before, more) < sqnr(before, one)
+    assert sqnr(before, more) > 30
+
+
+def test_an_included_node_without_consumers_on_integers_gets_pairs_on_both_sides():
+    net = Net()
+    x = net.add("Add", net.block("images", 8), net.block("images", 8), name="sum")
+    net.channels[x] = 8
+    model = net.model(net.conv(net.add("Tanh", x), 4, name="last"))
+    assert codes(model, GENERIC)["sum"] == "no-consumer"
+    after, _ = quantized(model, GENERIC, include=["sum"])
+    assert pairs_around(after, "sum") == (["DequantizeLinear", "DequantizeLinear"], ["QuantizeLinear"])
+
+
+def test_a_max_pool_of_floats_can_be_included():
+    net = Net()
+    model = net.model(net.conv(net.block(net.pool(net.add("Tanh", "images")), 8), 4))
+    assert codes(model, ORT, include=["conv0"])["maxpool0"] == "float-inputs"
+    assert "maxpool0" not in codes(model, ORT, include=["conv0", "maxpool0"])
+
+
+@pytest.mark.parametrize(
+    ("build", "target", "pattern", "message"),
+    [
+        (v8, ORT, "decode_dfl", "Conv 'decode_dfl' cannot run on integers: decode: behind the last layers"),
+        (csp, OPENVINO, "op:Mul", "Mul 'mul0' cannot run on integers: no-rule: OpenVINO runs Mul in float"),
+        (csp, ORT, "re:mul0", "Mul 'mul0' cannot run on integers: float-producer: its Conv 'conv0' has a float output"),
+        (csp, NARROW_TENSORRT, "last", None),
+    ],
+    ids=["decode", "no-rule", "float-producer", "possible"],
+)
+def test_what_cannot_run_on_integers_is_refused_with_the_node_and_the_reason(build, target, pattern, message):
+    if message is None:
+        planned(build(), target, include=[pattern])
+        return
+    with pytest.raises(ConfigError, match=re.escape(f"--include {pattern}: {message}; leave it out")):
+        planned(build(), target, include=[pattern])
+
+
+def test_a_computed_weight_cannot_be_included():
+    net = Net()
+    weight = net.add("Tanh", net.const(net.normal(8, 8, 1, 1)))
+    weight = net.add("Mul", weight, net.add("GlobalAveragePool", net.conv("images", 8, kernel=1)))
+    y = net.add("Conv", net.block("images", 8), weight, name="computed")
+    net.channels[y] = 8
+    model = net.model(net.conv(y, 4))
+    with pytest.raises(ConfigError, match="'computed' cannot run on integers: weight-not-constant"):
+        planned(model, OPENVINO, include=["computed"])
+
+
+def test_a_node_is_not_both_excluded_and_included():
+    message = "--exclude re:conv2 and --include conv2 both match node 'conv2'; drop one of them"
+    with pytest.raises(ConfigError, match=message):
+        planned(csp(), ORT, exclude=["re:conv2"], include=["conv2"])
+
+
+def test_what_runs_on_integers_anyway_can_be_included():
+    assert planned(csp(), GENERIC, include=["conv2", "op:Concat"])[1] == planned(csp(), GENERIC)[1]
+
+
+def test_a_pattern_that_matches_nothing_is_refused():
+    with pytest.raises(ConfigError, match="--include op:Cnov: no node of the model matches; did you mean Conv"):
+        planned(csp(), ORT, include=["op:Cnov"])
+
+
+def test_config_has_the_option_too():
+    chosen, _ = plan(csp(), Config(include=("conv0",)))
+    assert "conv0" in chosen.layers
+
+
+# --- the three phases -------------------------------------------------------------------------------------------------
+
+
+def network_of(model, target):
+    working = prepared(model)
+    boundary = Pipeline([FindDecode()]).run(working)[DecodeBoundary]
+    return working, boundary, Network(working, boundary, target)
+
+
+def test_refused_nodes_stay_float_whatever_stands_around_them():
+    _, _, network = network_of(csp(), ORT)
+    refused = refuse(network, {"conv3": "op:Conv"}, ())
+    assert {name: reason.code for name, reason in refused.items()} == {"conv0": "stem", "conv3": "excluded"}
+
+
+def test_demand_walks_from_the_outputs_backwards():
+    _, _, network = network_of(csp(), ORT)
+    refused = refuse(network, {"conv2": "conv2", "conv4": "conv4"}, ())
+    integer, unwanted = demand(network, refused, ())
+    assert "concat0" in unwanted
+    assert unwanted["concat0"].code == "no-consumer"
+    assert not integer & (refused.keys() | unwanted.keys())
+    assert integer | refused.keys() | unwanted.keys() == {node.name for node in network.nodes}
+
+
+def test_withdrawn_nodes_are_some_of_those_in_demand():
+    _, _, network = network_of(csp(), ORT)
+    integer, _ = demand(network, refuse(network, {}, ()), ())
+    withdrawn = withdraw(network, integer, ())
+    assert withdrawn.keys() <= integer
+    assert withdrawn.keys() == {"sigmoid0", "mul0", "sigmoid4", "mul4"}
+    assert {reason.code for reason in withdrawn.values()} == {"float-producer"}
+
+
+@pytest.mark.parametrize("target", [ORT, OPENVINO, TENSORRT, GENERIC], ids=lambda target: target.name)
+@pytest.mark.parametrize("build", [csp, sppf, attention, depthwise_net, v8])
+def test_each_node_has_integers_or_one_reason_in_graph_order(build, target):
+    working, boundary, network = network_of(build(), target)
+    selection = NodeSelection(working, boundary, target, {})
+    names = [node.name for node in network.nodes]
+    assert selection.integer | selection.skipped.keys() == set(names)
+    assert not selection.integer & selection.skipped.keys()
+    assert list(selection.skipped) == [name for name in names if name in selection.skipped]
+
+
+def test_numbers_in_the_reasons():
+    net = Net(size=64)
+    x = net.block(net.block("images", 16, stride=2), 16, group=16)
+    model = net.model(net.conv(net.block(x, 48), 6, kernel=3, name="last"))
+    skipped = planned(model, ORT)[1].skipped
+    assert str(skipped["conv0"]) == "stem: 16 channels at 32 x 32, integer kernels save no time"
+    assert str(skipped["conv1"]) == "depthwise: 16 channels with a 3 x 3 kernel each"
+    assert str(skipped["last"]) == "last-layer: 6 channels of boxes or scores"
+    narrow = planned(csp(), TENSORRT, include=["conv1"])[1].skipped
+    assert str(narrow["conv2"]) == "too-few-channels: 4 in, 4 out, kernel 3 x 3"
+    assert str(narrow["sigmoid0"]) == "no-rule: TensorRT runs Sigmoid in float"
