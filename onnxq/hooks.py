@@ -1,8 +1,9 @@
-"""What can be hung on a pipeline; the passes know nothing of it."""
+"""Pipeline hooks: time, log and save the model after each pass."""
 
 import logging
 from pathlib import Path
 
+from onnxq._text import plural
 from onnxq.errors import ConfigError
 from onnxq.ir import Model, storage
 from onnxq.pipeline import Hook, Pass, Rewrite
@@ -11,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def time_passes(seconds_by_name: dict[str, float]) -> Hook:
-    """Record the seconds that each pass took."""
+    """Return a hook that adds the seconds of each pass to a dictionary, by name."""
 
     def hook(step: Pass, model: Model, result: object, seconds: float) -> None:
         seconds_by_name[step.name] = seconds_by_name.get(step.name, 0.0) + seconds
@@ -20,14 +21,21 @@ def time_passes(seconds_by_name: dict[str, float]) -> Hook:
 
 
 def log_passes(step: Pass, model: Model, result: object, seconds: float) -> None:
-    """Log a line per pass."""
-    edits = f"{result} edit{'' if result == 1 else 's'}"
-    what = edits if isinstance(step, Rewrite) else f"found {type(result).__name__}"
-    log.info("%-19s %-19s %6.2f s", step.name, what, seconds)
+    """Log one line for each pass."""
+    found = f"found {type(result).__name__}"
+    outcome = f"{result} edit{plural(result)}" if isinstance(step, Rewrite) and isinstance(result, int) else found
+    log.info("%-19s %-19s %6.2f s", step.name, outcome, seconds)
 
 
 def save_each(folder: Path) -> Hook:
-    """Save the model to `folder` after each rewrite that edited it, as `04-fold-constants.onnx`."""
+    """Return a hook that saves the model after each rewrite that edits it, as `04-fold-constants.onnx`.
+
+    Args:
+        folder: created at the first file.
+
+    Raises:
+        ConfigError: by the hook, if the folder cannot be created or a file cannot be written.
+    """
     number = 0
 
     def hook(step: Pass, model: Model, result: object, seconds: float) -> None:
@@ -37,7 +45,7 @@ def save_each(folder: Path) -> Hook:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another place") from None
+                raise ConfigError(f"{folder}: cannot be created ({error.strerror}); choose another place") from None
             storage.save(model.to_proto(), folder / f"{number:02}-{step.name}.onnx")
 
     return hook

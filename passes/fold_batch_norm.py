@@ -1,4 +1,4 @@
-"""fold-batch-norm: per-channel arithmetic behind a Conv goes into its weight and bias."""
+"""fold-batch-norm: per-channel arithmetic behind a Conv is folded into its weight and bias."""
 
 from dataclasses import dataclass
 
@@ -17,12 +17,12 @@ class FoldBatchNorm(Rewrite):
     """Folds y = a * conv(x) + b, with constants a and b per channel, into the Conv (or ConvTranspose).
 
     - BatchNormalization in inference form (ONNX BatchNormalization, opset 15)
-    - Mul, Div, Add and Sub by a constant scalar or (C, 1, 1), which is also a bias that stands apart
-    - a chain of these, one after the other
+    - Mul, Div, Add and Sub by a constant scalar or (C, 1, 1), such as a separate bias
+    - a chain of these
 
-    A Conv with weights that others share gets weights of its own. Nothing is folded where the Conv's output has
-    another reader or is an output of the model, where its weight is no constant float32, or where the Conv is a
-    ConvTranspose in groups (its weight's channel axis holds one group only).
+    A Conv that shares its weights gets a copy. Nothing is folded if the Conv's output has another reader or is an
+    output of the model, if its weight is not a float32 constant, or if it is a ConvTranspose in groups (the channel
+    axis of its weight holds one group only).
     """
 
     name = "fold-batch-norm"
@@ -89,7 +89,7 @@ def _batch_norm(node: Node) -> _Affine | None:
 
 
 def _per_channel(tensor: Tensor) -> Array | None:
-    """Values float64 () or (channels,) of a constant float32 that is a scalar or differs by channel alone."""
+    """Return the values of a constant that is a scalar or varies by channel only, float64 () or (channels,)."""
     values = constant(tensor)
     if values is None or values.dtype != np.float32:
         return None
@@ -134,14 +134,14 @@ def _fold(conv: Node, affine: _Affine, fresh: Builder) -> None:
 
 
 def _with_values(tensor: Constant, values: NDArray[np.float32], fresh: Builder) -> Constant:
-    """A constant of other values in the place of one, under its name where nothing else reads it."""
+    """Return a constant with other values, under the same name if nothing else reads the old one."""
     if len(tensor.outputs) == 1:
         return Constant(tensor.name, values)
     return fresh.constant(tensor.name, values)
 
 
 def _take_output(conv: Node, folded: Node) -> None:
-    """Let the Conv make what the folded node made, under that name."""
+    """Make the Conv produce the output of the folded node, under the same name."""
     made = folded.outputs[0]
     folded.outputs.clear()
     conv.outputs[0] = made
