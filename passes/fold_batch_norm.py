@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from onnxq.ir import Builder, Constant, Model, Node, Tensor, Variable, bias_of, constant, producer, remove, set_bias
 from onnxq.pipeline import Facts, Rewrite
 
-Array = NDArray[np.float64]
-
 _CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
 
 
@@ -30,7 +28,7 @@ class FoldBatchNorm(Rewrite):
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of nodes folded away."""
         outputs = model.output_names
-        fresh = Builder(model)
+        builder = Builder(model)
         folded = []
         for node in model.graph.nodes:
             affine = _affine(node)
@@ -39,7 +37,7 @@ class FoldBatchNorm(Rewrite):
             conv = producer(affine.data)
             if conv is None or not _can_take(conv, affine, outputs):
                 continue
-            _fold(conv, affine, fresh)
+            _fold(conv, affine, builder)
             _take_output(conv, node)
             folded.append(node)
         return remove(model.graph, folded)
@@ -50,8 +48,8 @@ class _Affine:
     """y = scale * data + shift, with scale and shift float64 of shape () or (channels,)."""
 
     data: Tensor
-    scale: Array
-    shift: Array
+    scale: NDArray[np.float64]
+    shift: NDArray[np.float64]
 
     @property
     def channels(self) -> int:
@@ -88,7 +86,7 @@ def _batch_norm(node: Node) -> _Affine | None:
     return _Affine(node.inputs[0], scale, beta - mean * scale)
 
 
-def _per_channel(tensor: Tensor) -> Array | None:
+def _per_channel(tensor: Tensor) -> NDArray[np.float64] | None:
     """Return the values of a constant that is a scalar or varies by channel only, float64 () or (channels,)."""
     values = constant(tensor)
     if values is None or values.dtype != np.float32:
@@ -114,7 +112,7 @@ def _can_take(conv: Node, affine: _Affine, outputs: frozenset[str]) -> bool:
     return affine.channels in (1, weight.shape[_CHANNEL_AXIS[conv.op]])
 
 
-def _fold(conv: Node, affine: _Affine, fresh: Builder) -> None:
+def _fold(conv: Node, affine: _Affine, builder: Builder) -> None:
     axis = _CHANNEL_AXIS[conv.op]
     weight_tensor = conv.inputs[1]
     weight = np.asarray(constant(weight_tensor), np.float64)
@@ -126,18 +124,18 @@ def _fold(conv: Node, affine: _Affine, fresh: Builder) -> None:
     scale = np.broadcast_to(affine.scale, (channels,))
     new_weight = (weight * scale.reshape(spread)).astype(np.float32)
     new_bias = (bias * scale + affine.shift).astype(np.float32)
-    conv.inputs[1] = _with_values(weight_tensor, new_weight, fresh)
+    conv.inputs[1] = _with_values(weight_tensor, new_weight, builder)
     if bias_tensor is None:
-        set_bias(conv, fresh.constant(f"{conv.name}_bias", new_bias))
+        set_bias(conv, builder.constant(f"{conv.name}_bias", new_bias))
     else:
-        set_bias(conv, _with_values(bias_tensor, new_bias, fresh))
+        set_bias(conv, _with_values(bias_tensor, new_bias, builder))
 
 
-def _with_values(tensor: Constant, values: NDArray[np.float32], fresh: Builder) -> Constant:
+def _with_values(tensor: Constant, values: NDArray[np.float32], builder: Builder) -> Constant:
     """Return a constant with other values, under the same name if nothing else reads the old one."""
     if len(tensor.outputs) == 1:
         return Constant(tensor.name, values)
-    return fresh.constant(tensor.name, values)
+    return builder.constant(tensor.name, values)
 
 
 def _take_output(conv: Node, folded: Node) -> None:

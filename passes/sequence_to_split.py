@@ -24,7 +24,7 @@ class SequenceToSplit(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of sequences replaced."""
-        fresh = Builder(model)
+        builder = Builder(model)
         # A reader that is missing here is inside a subgraph.
         here = {id(node) for node in model.graph.nodes}
         outputs = model.output_names
@@ -32,7 +32,7 @@ class SequenceToSplit(Rewrite):
         replacements: dict[int, list[Node]] = {}
         for node, sizes in found:
             picks = consumers(node.outputs[0])
-            replacements |= {id(pick): [] for pick in picks} | {id(node): [_split(node, picks, sizes, fresh)]}
+            replacements |= {id(pick): [] for pick in picks} | {id(node): [_split(node, picks, sizes, builder)]}
         replace_nodes(model.graph, replacements)
         return len(found)
 
@@ -79,15 +79,15 @@ def _index(pick: Node, count: int) -> int:
     return int(np.asarray(constant(pick.inputs[1])).item()) % count
 
 
-def _split(node: Node, picks: Sequence[Node], sizes: Sequence[int], fresh: Builder) -> Node:
+def _split(node: Node, picks: Sequence[Node], sizes: Sequence[int], builder: Builder) -> Node:
     """Return the Split (ONNX, opset 13) that produces the picked tensors, and disconnect the nodes that it replaces."""
     picked = {_index(pick, len(sizes)): pick.outputs[0] for pick in picks}
     for k in set(range(len(sizes))) - set(picked):
-        picked[k] = fresh.variable(f"{node.name}_piece{k}")
+        picked[k] = builder.variable(f"{node.name}_piece{k}")
     pieces = [picked[k] for k in range(len(sizes))]
-    lengths = fresh.constant(f"{node.name}_lengths", np.array(sizes, np.int64))
+    lengths = builder.constant(f"{node.name}_lengths", np.array(sizes, np.int64))
     x, axis = node.inputs[0], node.attrs.get("axis", 0)
     for old in (node, *picks):
         old.inputs.clear()
         old.outputs.clear()
-    return fresh.node("Split", f"{node.name}_Split", [x, lengths], pieces, axis=axis)
+    return builder.node("Split", f"{node.name}_Split", [x, lengths], pieces, axis=axis)

@@ -62,9 +62,9 @@ class StripQdq(Rewrite):
         inner = {id(node): node for end in ends for node in _inner(end)}
         starts = [node for node in graph.nodes if node.op == "QuantizeLinear" and id(node) not in inner]
         _check_closed([*starts, *inner.values()], inner, outputs)
-        fresh = Builder(model)
+        builder = Builder(model)
         for end in ends:
-            _bypass(end, outputs, fresh)
+            _bypass(end, outputs, builder)
         gone = [node for node in inner.values() if node.op not in _MOVES]
         for node in gone:
             replace_uses(node.outputs[0], node.inputs[0])
@@ -121,14 +121,14 @@ def _check_closed(nodes: Sequence[Node], inner: Mapping[int, Node], outputs: set
                 raise _without_float_form(node)
 
 
-def _bypass(end: Node, outputs: set[int], fresh: Builder) -> None:
+def _bypass(end: Node, outputs: set[int], builder: Builder) -> None:
     """Make the readers of a DequantizeLinear read its floats, or the tensor that becomes these."""
     floats, stored = end.inputs[0], end.inputs[0]
     while (limit := producer(stored)) is not None and limit.op in _LIMITS:
         stored = limit.inputs[0]
     values = constant(stored)
     if values is not None:
-        floats = fresh.constant(f"{end.outputs[0].name}_float", _dequantized(end, values))
+        floats = builder.constant(f"{end.outputs[0].name}_float", _dequantized(end, values))
     for node in _inner(end):
         if node.op in _MOVES:
             for tensor in node.outputs:

@@ -99,7 +99,7 @@ class _Halving:
     def __init__(self, model: Model, halves: Mapping[int, list[int]]) -> None:
         self._model = model
         self._halves = halves
-        self._fresh = Builder(model)
+        self._builder = Builder(model)
 
     def run(self) -> None:
         behind: dict[int, list[Node]] = {}
@@ -124,7 +124,7 @@ class _Halving:
 
     def _halve_constant(self, tensor: Constant, half: Sequence[Node]) -> None:
         if half:
-            replace_uses(tensor, self._fresh.constant(f"{tensor.name}_half", tensor.values.astype(np.float16)), half)
+            replace_uses(tensor, self._builder.constant(f"{tensor.name}_half", tensor.values.astype(np.float16)), half)
 
     def _halve(self, tensor: Variable, half: Sequence[Node]) -> Node | None:
         """Make nodes read a tensor as float16, and return the Cast to the other type if both are needed."""
@@ -133,15 +133,15 @@ class _Halving:
             replace_uses(tensor, made_by.inputs[0], half)
             return None
         if made_by is None or id(made_by) not in self._halves:
-            return self._fresh.cast(tensor, self._half(tensor, half), TensorProto.FLOAT16) if half else None
+            return self._builder.cast(tensor, self._half(tensor, half), TensorProto.FLOAT16) if half else None
         if len(half) == len(consumers(tensor)) and tensor.name not in self._model.output_names:
             tensor.dtype = np.dtype(np.float16)
             return None
         made = self._half(tensor, half)
         made_by.outputs[next(k for k, t in enumerate(made_by.outputs) if t is tensor)] = made
-        return self._fresh.cast(made, tensor, TensorProto.FLOAT)
+        return self._builder.cast(made, tensor, TensorProto.FLOAT)
 
     def _half(self, tensor: Variable, readers: Sequence[Node]) -> Variable:
-        made = self._fresh.variable(f"{tensor.name}_half", np.dtype(np.float16), tensor.shape)
+        made = self._builder.variable(f"{tensor.name}_half", np.dtype(np.float16), tensor.shape)
         replace_uses(tensor, made, readers)
         return made

@@ -53,15 +53,15 @@ def _refuse_others(graph: Graph) -> None:
 
 def _cast_borders(model: Model) -> int:
     """Insert Casts so that the inner graph reads and produces float32; return the number of edits."""
-    graph, fresh = model.graph, Builder(model)
+    graph, builder = model.graph, Builder(model)
     # An output that is also an input or a constant is not computed.
     outputs = [t for t in graph.outputs if _is_narrow(t) and t.inputs and not _is_cast_only(t)]
     inputs = [t for t in graph.inputs if _is_narrow(t) and not all(map(_casts_to_others, t.outputs))]
     fixed = [t for t in graph.outputs if _is_narrow(t) and isinstance(t, Constant) and t.outputs]
     for tensor in fixed:
-        replace_uses(tensor, fresh.constant(f"{tensor.name}_float", np.asarray(tensor.values, np.float32)))
-    before = [fresh.cast(tensor, _wide_input(tensor, fresh), TensorProto.FLOAT) for tensor in inputs]
-    behind = [fresh.cast(_wide_output(tensor, fresh), tensor, _type_of(tensor)) for tensor in outputs]
+        replace_uses(tensor, builder.constant(f"{tensor.name}_float", np.asarray(tensor.values, np.float32)))
+    before = [builder.cast(tensor, _wide_input(tensor, builder), TensorProto.FLOAT) for tensor in inputs]
+    behind = [builder.cast(_wide_output(tensor, builder), tensor, _type_of(tensor)) for tensor in outputs]
     graph.nodes = [*before, *graph.nodes, *behind]
     return len(fixed) + len(before) + len(behind)
 
@@ -76,14 +76,14 @@ def _casts_to_others(node: Node) -> bool:
     return node.op == "Cast" and node.attrs["to"] not in _NARROW_TYPES
 
 
-def _wide_input(tensor: Tensor, fresh: Builder) -> Variable:
-    wide = fresh.variable(f"{tensor.name}_float", _FLOAT, tensor.shape)
+def _wide_input(tensor: Tensor, builder: Builder) -> Variable:
+    wide = builder.variable(f"{tensor.name}_float", _FLOAT, tensor.shape)
     replace_uses(tensor, wide)
     return wide
 
 
-def _wide_output(tensor: Tensor, fresh: Builder) -> Variable:
-    wide = _wide_input(tensor, fresh)
+def _wide_output(tensor: Tensor, builder: Builder) -> Variable:
+    wide = _wide_input(tensor, builder)
     [node] = tensor.inputs
     node.outputs[next(k for k, made in enumerate(node.outputs) if made is tensor)] = wide
     return wide

@@ -39,11 +39,11 @@ class UndoLowering(Rewrite):
 
 
 def _restore_convs(model: Model) -> int:
-    fresh, outputs = Builder(model), model.output_names
+    builder, outputs = Builder(model), model.output_names
     found = [product for node in model.graph.nodes if (product := _product(node, outputs)) is not None]
     replacements: dict[int, list[Node]] = {}
     for product in found:
-        conv = product.conv(fresh)
+        conv = product.conv(builder)
         replacements |= {id(node): [] for node in product.nodes}
         replacements[id(product.nodes[0])] = [conv]
     replace_nodes(model.graph, replacements)
@@ -98,16 +98,16 @@ class _Product:
     matrix: NDArray[np.generic]
     bias: NDArray[np.generic] | None
 
-    def conv(self, fresh: Builder) -> Node:
+    def conv(self, builder: Builder) -> Node:
         """Return the Conv that replaces the nodes, and disconnect them from their tensors."""
         x, y, name = self.nodes[-1].inputs[0], self.nodes[0].outputs[0], self.product.name
         for node in self.nodes:
             node.inputs.clear()
             node.outputs.clear()
         weight = np.ascontiguousarray(self.matrix.T)[:, :, None, None]
-        inputs = [x, fresh.constant(f"{name}_weight", weight)]
+        inputs = [x, builder.constant(f"{name}_weight", weight)]
         if self.bias is not None:
-            inputs.append(fresh.constant(f"{name}_bias", self.bias.reshape(-1)))
+            inputs.append(builder.constant(f"{name}_bias", self.bias.reshape(-1)))
         return Node("Conv", name, {"kernel_shape": [1, 1]}, inputs, [y])
 
 
