@@ -1,4 +1,4 @@
-"""What can go wrong through no fault of onnxq's own.
+"""Exceptions for what the user can repair: a model, data, an option, an order of passes.
 
     OnnxqError
     ├── ModelError      the ONNX file or graph cannot be read, quantized or written
@@ -6,15 +6,15 @@
     ├── ConfigError     an option has a value that cannot be used with this model or with another option
     └── PipelineError   passes stand in an order that cannot work, or one reads a fact that it does not declare
 
-Each message is one line or a few: it names the node, file or option, the cause, and what to do about it.
-Anything else that is raised is a bug and keeps its traceback.
+Each message has one line or a few: it names the node, file or option, the cause, and the remedy. Any other exception is
+a bug and keeps its traceback.
 """
 
 __all__ = ["ConfigError", "DataError", "ModelError", "OnnxqError", "PipelineError"]
 
 
 class OnnxqError(Exception):
-    """Base of every error that onnxq raises on purpose."""
+    """Base class of every exception that onnxq raises on purpose."""
 
 
 class ModelError(OnnxqError):

@@ -1,4 +1,4 @@
-"""What can be hung on a pipeline; the passes know nothing of it."""
+"""Pipeline hooks: time, log and save the model after each pass."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def time_passes(seconds_by_name: dict[str, float]) -> Hook:
-    """Record the seconds that each pass took."""
+    """Return a hook that adds the seconds of each pass to a dictionary, by name."""
 
     def hook(step: Pass, model: Model, result: object, seconds: float) -> None:
         seconds_by_name[step.name] = seconds_by_name.get(step.name, 0.0) + seconds
@@ -22,15 +22,23 @@ def time_passes(seconds_by_name: dict[str, float]) -> Hook:
 
 
 def log_passes(step: Pass, model: Model, result: object, seconds: float) -> None:
-    """Log a line per pass."""
-    edits = f"{result} edit{'' if result == 1 else 's'}"
-    kinds = ", ".join(kind.__name__ for kind in step.kinds()) if isinstance(step, Analysis) else ""
-    what = edits if isinstance(step, Rewrite) else f"found {kinds}"
-    log.info("%-19s %-19s %6.2f s", step.name, what, seconds)
+    """Log one line for each pass."""
+    if isinstance(step, Analysis):
+        outcome = f"found {', '.join(kind.__name__ for kind in step.kinds())}"
+    else:
+        outcome = f"{result} edit{'' if result == 1 else 's'}"
+    log.info("%-19s %-19s %6.2f s", step.name, outcome, seconds)
 
 
 def save_each(folder: Path) -> Hook:
-    """Save the model to `folder` after each rewrite that edited it, as `04-fold-constants.onnx`."""
+    """Return a hook that saves the model after each rewrite that edits it, as `04-fold-constants.onnx`.
+
+    Args:
+        folder: created at the first file.
+
+    Raises:
+        ConfigError: by the hook, if the folder cannot be created or a file cannot be written.
+    """
     number = 0
 
     def hook(step: Pass, model: Model, result: object, seconds: float) -> None:
@@ -40,7 +48,7 @@ def save_each(folder: Path) -> Hook:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another place") from None
+                raise ConfigError(f"{folder}: cannot be created ({error.strerror}); choose another place") from None
             storage.save(model.to_proto(), folder / f"{number:02}-{step.name}.onnx")
 
     return hook

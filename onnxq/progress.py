@@ -1,4 +1,4 @@
-"""How the library tells how far it is: a callable, so that only the command line knows of bars and colours."""
+"""Progress of the library's work: a callable, so that only the command line knows of bars and colors."""
 
 from typing import Protocol
 
@@ -6,14 +6,14 @@ __all__ = ["Progress", "silent"]
 
 
 class Progress(Protocol):
-    """Called as `progress("calibrating", 3, 100)`: what is being done, steps done, steps in all (0: not known).
+    """Called with the task, the steps done and the steps in all, as `progress("calibrating", 3, 100)`.
 
-    What has no steps is told of once, when it begins: `progress("checking", 0, 0)`.
+    A total of 0 is unknown. A task without steps is reported once, at its start: `progress("checking", 0, 0)`.
     """
 
     def __call__(self, task: str, done: int, total: int, /) -> None:
-        """Tell."""
+        """Report the progress."""
 
 
 def silent(task: str, done: int, total: int, /) -> None:
-    """Tell nobody."""
+    """Report nothing."""

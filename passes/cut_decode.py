@@ -1,4 +1,4 @@
-"""cut-decode: the model ends at its last layers, where tools that quantize by themselves want it to end."""
+"""cut-decode: the model ends at its last layers, as toolchains with a quantizer of their own need it."""
 
 from onnxq.facts import DecodeBoundary
 from onnxq.ir import Model
@@ -6,9 +6,9 @@ from onnxq.pipeline import Facts, Rewrite
 
 
 class CutDecode(Rewrite):
-    """Makes the outputs of the last layers the outputs of the model, and removes the decode behind them.
+    """Makes the outputs of the last layers the outputs of the model, and removes the decode.
 
-    The outputs stand in graph order and have the names that their tensors have.
+    The outputs are in graph order and keep the names of their tensors.
     """
 
     name = "cut-decode"

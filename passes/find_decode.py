@@ -1,4 +1,4 @@
-"""find-decode: where the network ends and decoding begins, from the structure of the graph alone."""
+"""find-decode: where the network ends and the decode begins, by the structure of the graph alone."""
 
 import math
 
@@ -11,15 +11,15 @@ _SOFTMAX_CARRIERS = MOVES_VALUES - QDQ_OPS - {"Concat", "Gather"}
 """Between a Softmax and its projection: each value of the output comes from one input, so the way back is one way."""
 
 _SMALL_MATRIX = 64
-"""Elements up to which a constant factor of a MatMul is a change of coordinates (4 x 4 for boxes), not a layer."""
+"""Elements up to which a constant matrix changes coordinates (4 x 4 for boxes) and is not a layer."""
 
 
 class FindDecode(Analysis[DecodeBoundary]):
-    """Finds the last layers of every branch; all that is not needed by any layer is the decode behind them.
+    """Finds the last layers of every branch; all nodes on which no layer depends are the decode.
 
-    A layer is a Conv, ConvTranspose, Gemm or MatMul, but not a projection of the decode: one whose data comes from a
-    Softmax (the integral of box distributions, "DFL"), or a product with a small constant matrix. Walking back from
-    the outputs to the first Conv would instead stop at these, and could leave the head through shape arithmetic.
+    A layer is a Conv, ConvTranspose, Gemm or MatMul, except projections of the decode: a product of a Softmax with
+    constants (the integral of box distributions, "DFL"), or a product with a small constant matrix. A search from the
+    outputs back to the first Conv would stop at these projections, and could leave the decode through shape arithmetic.
 
     Raises:
         ModelError: the graph has no Conv.
@@ -29,7 +29,7 @@ class FindDecode(Analysis[DecodeBoundary]):
     gives = DecodeBoundary
 
     def run(self, model: Model, facts: Facts) -> DecodeBoundary:
-        """Find the fact; the graph is not touched."""
+        """Return the fact."""
         layers = [node for node in model.graph.nodes if node.op in LAYERS and not _is_projection(node)]
         if not any(node.op == "Conv" for node in layers):
             raise ModelError("the model has no Conv: there is nothing here that onnxq could quantize")
@@ -43,14 +43,14 @@ class FindDecode(Analysis[DecodeBoundary]):
 
 
 def _is_projection(node: Node) -> bool:
-    """Whether the node belongs to a decode although it multiplies by weights."""
+    """Return whether the node is a projection of the decode, although it multiplies by constants."""
     data = data_inputs(node)
     weights = [values for t in node.inputs[:2] if (values := constant(t)) is not None]
     if len(data) != 1 or not weights:
         return False
     if node.op in ("MatMul", "Gemm") and math.prod(weights[0].shape) <= _SMALL_MATRIX:
         return True
-    made_by = producer(data[0])
-    while made_by is not None and made_by.op in _SOFTMAX_CARRIERS:
-        made_by = producer(made_by.inputs[0])
-    return made_by is not None and made_by.op == "Softmax"
+    before = producer(data[0])
+    while before is not None and before.op in _SOFTMAX_CARRIERS:
+        before = producer(before.inputs[0])
+    return before is not None and before.op == "Softmax"

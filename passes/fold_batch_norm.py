@@ -1,4 +1,4 @@
-"""fold-batch-norm: per-channel arithmetic behind a Conv goes into its weight and bias."""
+"""fold-batch-norm: per-channel arithmetic behind a Conv is folded into its weight and bias."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from onnxq.ir import Builder, Constant, Model, Node, Tensor, Variable, bias_of, constant, producer, remove, set_bias
 from onnxq.pipeline import Facts, Rewrite
 
-Array = NDArray[np.float64]
-
 _CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
 
 
@@ -17,12 +15,12 @@ class FoldBatchNorm(Rewrite):
     """Folds y = a * conv(x) + b, with constants a and b per channel, into the Conv (or ConvTranspose).
 
     - BatchNormalization in inference form (ONNX BatchNormalization, opset 15)
-    - Mul, Div, Add and Sub by a constant scalar or (C, 1, 1), which is also a bias that stands apart
-    - a chain of these, one after the other
+    - Mul, Div, Add and Sub by a constant scalar or (C, 1, 1), such as a separate bias
+    - a chain of these
 
-    A Conv with weights that others share gets weights of its own. Nothing is folded where the Conv's output has
-    another reader or is an output of the model, where its weight is no constant float32, or where the Conv is a
-    ConvTranspose in groups (its weight's channel axis holds one group only).
+    A Conv that shares its weights gets a copy. Nothing is folded if the Conv's output has another reader or is an
+    output of the model, if its weight is not a float32 constant, or if it is a ConvTranspose in groups (the channel
+    axis of its weight holds one group only).
     """
 
     name = "fold-batch-norm"
@@ -30,7 +28,7 @@ class FoldBatchNorm(Rewrite):
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of nodes folded away."""
         outputs = model.output_names
-        fresh = Builder(model)
+        builder = Builder(model)
         folded = []
         for node in model.graph.nodes:
             affine = _affine(node)
@@ -39,7 +37,7 @@ class FoldBatchNorm(Rewrite):
             conv = producer(affine.data)
             if conv is None or not _can_take(conv, affine, outputs):
                 continue
-            _fold(conv, affine, fresh)
+            _fold(conv, affine, builder)
             _take_output(conv, node)
             folded.append(node)
         return remove(model.graph, folded)
@@ -50,8 +48,8 @@ class _Affine:
     """y = scale * data + shift, with scale and shift float64 of shape () or (channels,)."""
 
     data: Tensor
-    scale: Array
-    shift: Array
+    scale: NDArray[np.float64]
+    shift: NDArray[np.float64]
 
     @property
     def channels(self) -> int:
@@ -88,8 +86,8 @@ def _batch_norm(node: Node) -> _Affine | None:
     return _Affine(node.inputs[0], scale, beta - mean * scale)
 
 
-def _per_channel(tensor: Tensor) -> Array | None:
-    """Values float64 () or (channels,) of a constant float32 that is a scalar or differs by channel alone."""
+def _per_channel(tensor: Tensor) -> NDArray[np.float64] | None:
+    """Return the values of a constant that is a scalar or varies by channel only, float64 () or (channels,)."""
     values = constant(tensor)
     if values is None or values.dtype != np.float32:
         return None
@@ -114,7 +112,7 @@ def _can_take(conv: Node, affine: _Affine, outputs: frozenset[str]) -> bool:
     return affine.channels in (1, weight.shape[_CHANNEL_AXIS[conv.op]])
 
 
-def _fold(conv: Node, affine: _Affine, fresh: Builder) -> None:
+def _fold(conv: Node, affine: _Affine, builder: Builder) -> None:
     axis = _CHANNEL_AXIS[conv.op]
     weight_tensor = conv.inputs[1]
     weight = np.asarray(constant(weight_tensor), np.float64)
@@ -126,22 +124,22 @@ def _fold(conv: Node, affine: _Affine, fresh: Builder) -> None:
     scale = np.broadcast_to(affine.scale, (channels,))
     new_weight = (weight * scale.reshape(spread)).astype(np.float32)
     new_bias = (bias * scale + affine.shift).astype(np.float32)
-    conv.inputs[1] = _with_values(weight_tensor, new_weight, fresh)
+    conv.inputs[1] = _with_values(weight_tensor, new_weight, builder)
     if bias_tensor is None:
-        set_bias(conv, fresh.constant(f"{conv.name}_bias", new_bias))
+        set_bias(conv, builder.constant(f"{conv.name}_bias", new_bias))
     else:
-        set_bias(conv, _with_values(bias_tensor, new_bias, fresh))
+        set_bias(conv, _with_values(bias_tensor, new_bias, builder))
 
 
-def _with_values(tensor: Constant, values: NDArray[np.float32], fresh: Builder) -> Constant:
-    """A constant of other values in the place of one, under its name where nothing else reads it."""
+def _with_values(tensor: Constant, values: NDArray[np.float32], builder: Builder) -> Constant:
+    """Return a constant with other values, under the same name if nothing else reads the old one."""
     if len(tensor.outputs) == 1:
         return Constant(tensor.name, values)
-    return fresh.constant(tensor.name, values)
+    return builder.constant(tensor.name, values)
 
 
 def _take_output(conv: Node, folded: Node) -> None:
-    """Let the Conv make what the folded node made, under that name."""
+    """Make the Conv produce the output of the folded node, under the same name."""
     made = folded.outputs[0]
     folded.outputs.clear()
     conv.outputs[0] = made

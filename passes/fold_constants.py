@@ -1,4 +1,4 @@
-"""fold-constants: what does not depend on the inputs is computed once, here."""
+"""fold-constants: computes everything that does not depend on the inputs."""
 
 import logging
 
@@ -13,7 +13,7 @@ from onnxq.runtime.session import open_session, run
 log = logging.getLogger(__name__)
 
 _LARGEST = 1 << 22
-"""Elements up to which a result is stored: anchors and grids stay far below it, an expanded constant may not."""
+"""Greatest number of elements of a stored result: anchors and grids have far fewer, an expanded constant may not."""
 
 _NEVER = frozenset({
     "Constant", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli",
@@ -21,22 +21,22 @@ _NEVER = frozenset({
 
 
 class FoldConstants(Rewrite):
-    """Replaces nodes whose inputs are all constant by their result, and Shape nodes by shapes that are known.
+    """Replaces nodes whose inputs are all constant by their results, and Shape nodes by known shapes.
 
     - anchors, grids and shape arithmetic of the decode become initializers
-    - where bounds of a Slice or lengths of a Reshape come of it, the shapes behind become known, and what hangs on
-      these is folded too: PyTorch exports `chunk` so
-    - of CastLike, a constant that gets the type of a tensor, that type is all that has to be known
-    - onnxruntime computes them; a node that it refuses stays, and so does all that depends on it
+    - shapes that become known in this way, as from the bounds of a Slice, are used to fold further: PyTorch exports
+      `chunk` like this
+    - a CastLike of a constant is folded if the type of its second input is known
+    - onnxruntime computes the results; a node that it refuses stays, with all that depends on it
     - nodes with subgraphs, random nodes and nodes of other domains stay
-    - a node that makes an output of the model stays, and so does one with over four million elements to store
-    - nodes and constants that nothing needs any more go
+    - nodes that make an output of the model stay, and so do results of over four million elements
+    - unused nodes and constants are removed
     """
 
     name = "fold-constants"
 
     def run(self, model: Model, facts: Facts) -> int:
-        """Edit the graph and return the number of nodes that went."""
+        """Edit the graph and return the number of nodes removed."""
         before = len(model.graph.nodes)
         while remove(model.graph, _folded(model)):
             model.graph.cleanup()
@@ -46,13 +46,13 @@ class FoldConstants(Rewrite):
 
 
 def _folded(model: Model) -> list[Node]:
-    """The nodes whose outputs were turned into constants."""
+    """Fold nodes, and return those whose outputs became constants."""
     outputs = model.output_names
     return [node for node in model.graph.nodes if _fold(node, model, outputs)]
 
 
 def _fold(node: Node, model: Model, outputs: frozenset[str]) -> bool:
-    """Turn the outputs of one node into constants, if they are known; nodes come in topological order."""
+    """Turn the outputs of a node into constants if they are known; return whether they are."""
     if any(t.name in outputs for t in node.outputs):
         return False
     values = _known_shape(node) or _known_type(node) or _computed(node, model)
@@ -66,7 +66,7 @@ def _fold(node: Node, model: Model, outputs: frozenset[str]) -> bool:
 
 
 def _known_shape(node: Node) -> list[NDArray[np.generic]] | None:
-    """Result of a Shape node (ONNX Shape, opset 1; `start` and `end` since 15) of a tensor of static shape."""
+    """Return the result of a Shape node (ONNX, opset 1; `start` and `end` since 15) on a tensor of static shape."""
     if node.op != "Shape" or not isinstance(node.inputs[0], Variable):
         return None
     shape = node.inputs[0].shape
@@ -76,7 +76,7 @@ def _known_shape(node: Node) -> list[NDArray[np.generic]] | None:
 
 
 def _known_type(node: Node) -> list[NDArray[np.generic]] | None:
-    """Result of a CastLike node (ONNX, opset 15) of a constant to the float type of a tensor."""
+    """Return the result of a CastLike node (ONNX, opset 15) from a constant to the float type of a tensor."""
     if node.op != "CastLike" or not isinstance(node.inputs[0], Constant):
         return None
     kind = node.inputs[1].dtype

@@ -1,4 +1,4 @@
-"""fold-pad: zeros that a Pad puts around an image are left to the Conv that reads it."""
+"""fold-pad: zero padding moves from a Pad into the Conv behind it."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,19 +8,19 @@ from onnxq.pipeline import Facts, Rewrite
 
 
 class FoldPad(Rewrite):
-    """Folds Pad(x) into the `pads` of the Convs that read it, as TensorFlow's converters part the two.
+    """Folds Pad(x) into the `pads` of the Convs that read it; TensorFlow's converters separate the two.
 
     - Pad of constant zeros, not negative, around height and width (ONNX Pad, opset 13; with `axes`, opset 18)
     - in front of a Conv with padding of its own, or with `auto_pad` VALID
 
-    A Pad that something else reads too, or that is an output of the model, stays for that. ConvTranspose crops by its
-    `pads`, and pools do not pad with zeros: what stands in front of them stays.
+    A Pad stays if another node reads it too, or if it makes an output of the model. ConvTranspose crops by its `pads`,
+    and pools do not pad with zeros: a Pad in front of them stays.
     """
 
     name = "fold-pad"
 
     def run(self, model: Model, facts: Facts) -> int:
-        """Edit the graph and return how many Pads of Convs were folded."""
+        """Edit the graph and return the number of Pads folded into Convs."""
         edits = 0
         for conv in model.graph.nodes:
             while conv.op == "Conv" and (pad := producer(conv.inputs[0])) and _fold(pad, conv):
@@ -31,7 +31,7 @@ class FoldPad(Rewrite):
 
 
 def _fold(pad: Node, conv: Node) -> bool:
-    """Let a Conv pad for itself and read what the Pad reads, if it can."""
+    """Fold a Pad into a Conv that reads it, if possible; return whether it is folded."""
     margins = _margins(pad)
     if margins is None or conv.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return False
@@ -42,7 +42,7 @@ def _fold(pad: Node, conv: Node) -> bool:
 
 
 def _margins(node: Node) -> NDArray[np.int64] | None:
-    """Zeros in front of and behind each spatial axis, int64 (2 * axes,), as Conv has them; None of what is no such."""
+    """Return the zeros before and after each spatial axis, as a Conv orders them, int64 (2 * axes,); else None."""
     if node.op != "Pad" or node.attrs.get("mode", "constant") != "constant" or node.inputs[0].shape is None:
         return None
     rank = len(node.inputs[0].shape)

@@ -5,7 +5,7 @@ from onnxq.pipeline import Facts, Rewrite
 
 
 class InferShapes(Rewrite):
-    """Gives tensors their shape and element type; see `shapes.learn_shapes`."""
+    """Gives tensors their shape and element type by ONNX shape inference; see `onnxq.ir.infer_shapes`."""
 
     name = "infer-shapes"
 

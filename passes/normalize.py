@@ -1,4 +1,4 @@
-"""normalize: one form for what exporters write in many ways."""
+"""normalize: a common form of the graph, whatever the exporter."""
 
 from collections.abc import Collection
 
@@ -24,7 +24,7 @@ from onnxq.ir import (
 from onnxq.pipeline import Facts, Rewrite
 
 MIN_OPSET = 13
-"""QuantizeLinear has one scale per channel since this version."""
+"""QuantizeLinear takes a scale per channel since this version."""
 
 _PLAIN_CONSTANTS = {
     "value_float": np.float32,
@@ -37,17 +37,17 @@ _PLAIN_CONSTANTS = {
 class Normalize(Rewrite):
     """Brings a model into the form that the other passes expect.
 
-    - a new enough operator set, by conversion
-    - Constant nodes become initializers, and initializers are no inputs
-    - no Identity stands on the way of data, and no Dropout (opset 7) that does not drop
-    - every node has a name of its own
+    - a model with an older operator set is converted
+    - Constant nodes become initializers, and initializers are not inputs
+    - Identity and inference-mode Dropout (opset 7) are removed
+    - every node has a unique name
 
     Args:
-        least_opset: version of the operator set that the model must have at least.
-        quantized: nodes that are quantized already are let be.
+        least_opset: least version of the operator set after the pass.
+        quantized: accept a model that is quantized already.
 
     Raises:
-        ModelError: the model already holds quantized nodes, or cannot be converted.
+        ModelError: the model is quantized already, or cannot be converted.
     """
 
     name = "normalize"
@@ -74,7 +74,7 @@ def _refuse_quantized(graph: Graph) -> None:
         if node.op in QDQ_OPS | INTEGER_OPS:
             raise ModelError(
                 f"the model is already quantized: node {node.name!r} is a {node.op}; "
-                "give the float model that it was made from, or add --requantize"
+                "give the float model from which it was made, or add --requantize"
             )
 
 
@@ -90,7 +90,7 @@ def _convert(model: Model, least_opset: int) -> int:
             f"the model cannot be converted from opset {model.opset} to {least_opset} ({cause}); "
             f"export it again with opset {max(least_opset, 17)}"
         ) from None
-    # The converter loses metadata; of its result only the graph and the operator set are wanted.
+    # The converter loses metadata: only the graph and the operator set of its result are used.
     proto.graph.CopyFrom(converted.graph)
     for entry in proto.opset_import:
         if entry.domain in ("", "ai.onnx"):
@@ -101,7 +101,7 @@ def _convert(model: Model, least_opset: int) -> int:
 
 
 def _initializers_are_no_inputs(graph: Graph) -> int:
-    """Before IR version 4 every initializer had to be listed as an input as well."""
+    """Remove initializers from the inputs, where IR versions below 4 require them."""
     variables = [t for t in graph.inputs if isinstance(t, Variable)]
     edits = len(graph.inputs) - len(variables)
     graph.inputs = variables
@@ -144,7 +144,7 @@ def _bypass_identities(graph: Graph) -> int:
 
 
 def _gives_its_input(node: Node, outputs: Collection[int]) -> bool:
-    """Whether it is an Identity, or a Dropout that is not in training and whose mask nobody wants."""
+    """Return whether the node is an Identity, or a Dropout in inference mode whose mask is unused."""
     if node.op != "Dropout":
         return bool(node.op == "Identity")
     trains = node.inputs[2:] and not (isinstance(node.inputs[2], Constant) and not node.inputs[2].values.any())
@@ -152,7 +152,7 @@ def _gives_its_input(node: Node, outputs: Collection[int]) -> bool:
 
 
 def _name_nodes(graph: Graph) -> int:
-    """Name nodes that have no name, or one that another node has, after their operator and place."""
+    """Name nodes without a name, or with the name of another node, after their operator and place."""
     taken = {node.name for node in graph.nodes}
     edits = 0
     kept: set[str] = set()

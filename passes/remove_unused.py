@@ -1,13 +1,13 @@
-"""remove-unused: nothing stays in the graph that nothing needs."""
+"""remove-unused: removes nodes and constants that no output needs."""
 
 from onnxq.ir import Model
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 
 
 class RemoveUnused(Rewrite):
-    """Removes nodes on which no output of the model depends, and constants that no node reads any more.
+    """Removes nodes on which no output of the model depends, and constants without a reader.
 
-    Inputs and outputs of the model stay as they are, used or not.
+    Inputs and outputs of the model stay, used or not.
     """
 
     name = "remove-unused"

@@ -1,4 +1,4 @@
-"""sequence-to-split: what is cut into a sequence, to be picked out of it again, is split."""
+"""sequence-to-split: a tensor that is split into a sequence and picked from it becomes a Split."""
 
 from collections.abc import Sequence
 
@@ -10,35 +10,35 @@ from onnxq.pipeline import Facts, Rewrite
 
 
 class SequenceToSplit(Rewrite):
-    """Turns SplitToSequence (ONNX, opset 11) whose pieces are read by SequenceAt into one Split.
+    """Turns a SplitToSequence (ONNX, opset 11) whose pieces are read by SequenceAt into one Split.
 
-    PyTorch's newer exporter writes `chunk` and `split` like this. Neither can an integer stand in a sequence of floats,
-    nor do runtimes see through it.
+    PyTorch's newer exporter writes `chunk` and `split` like this. A sequence of floats cannot hold integers, and
+    runtimes do not optimize through it.
 
-    - the lengths of the pieces are constant, or one length for all is, and the axis is of a known length
+    - the lengths of the pieces are constant; a single length needs an axis of known length
     - every reader is a SequenceAt with a constant index, and no two pick the same piece
-    - without lengths each piece would be of one, and may lose its axis: such a sequence stays
+    - a SplitToSequence without lengths stays: each piece has length one, and may lose its axis
     """
 
     name = "sequence-to-split"
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of sequences replaced."""
-        fresh = Builder(model)
-        # A reader that is not among them stands in a subgraph.
+        builder = Builder(model)
+        # A reader that is missing here is inside a subgraph.
         here = {id(node) for node in model.graph.nodes}
         outputs = model.output_names
         found = [(n, sizes) for n in model.graph.nodes if (sizes := _pieces(n, outputs)) and _reads_in(here, n)]
         replacements: dict[int, list[Node]] = {}
         for node, sizes in found:
             picks = consumers(node.outputs[0])
-            replacements |= {id(pick): [] for pick in picks} | {id(node): [_split(node, picks, sizes, fresh)]}
+            replacements |= {id(pick): [] for pick in picks} | {id(node): [_split(node, picks, sizes, builder)]}
         replace_nodes(model.graph, replacements)
         return len(found)
 
 
 def _pieces(node: Node, outputs: frozenset[str]) -> list[int] | None:
-    """Lengths of the pieces, where the node and its readers can be replaced."""
+    """Return the lengths of the pieces, or None if the node and its readers cannot be replaced."""
     if node.op != "SplitToSequence" or len(node.inputs) < 2 or node.outputs[0].name in outputs:
         return None
     sizes = _lengths(constant(node.inputs[1]), _length(node.inputs[0], node.attrs.get("axis", 0)))
@@ -62,7 +62,7 @@ def _lengths(given: NDArray[np.generic] | None, whole: int | None) -> list[int] 
 
 
 def _length(tensor: Tensor, axis: int) -> int | None:
-    """Of an axis of a tensor, if it is known."""
+    """Return the length of an axis of a tensor, or None if it is unknown."""
     if tensor.shape is None or not -len(tensor.shape) <= axis < len(tensor.shape):
         return None
     return tensor.shape[axis] if isinstance(tensor.shape[axis], int) else None
@@ -79,15 +79,15 @@ def _index(pick: Node, count: int) -> int:
     return int(np.asarray(constant(pick.inputs[1])).item()) % count
 
 
-def _split(node: Node, picks: Sequence[Node], sizes: Sequence[int], fresh: Builder) -> Node:
-    """The Split (ONNX, opset 13) that makes what is picked; the nodes are cut from their tensors."""
+def _split(node: Node, picks: Sequence[Node], sizes: Sequence[int], builder: Builder) -> Node:
+    """Return the Split (ONNX, opset 13) that produces the picked tensors, and disconnect the nodes that it replaces."""
     picked = {_index(pick, len(sizes)): pick.outputs[0] for pick in picks}
     for k in set(range(len(sizes))) - set(picked):
-        picked[k] = fresh.variable(f"{node.name}_piece{k}")
+        picked[k] = builder.variable(f"{node.name}_piece{k}")
     pieces = [picked[k] for k in range(len(sizes))]
-    lengths = fresh.constant(f"{node.name}_lengths", np.array(sizes, np.int64))
+    lengths = builder.constant(f"{node.name}_lengths", np.array(sizes, np.int64))
     x, axis = node.inputs[0], node.attrs.get("axis", 0)
     for old in (node, *picks):
         old.inputs.clear()
         old.outputs.clear()
-    return fresh.node("Split", f"{node.name}_Split", [x, lengths], pieces, axis=axis)
+    return builder.node("Split", f"{node.name}_Split", [x, lengths], pieces, axis=axis)

@@ -1,4 +1,4 @@
-"""strip-qdq: a model that is quantized already becomes a float one again, to be quantized anew."""
+"""strip-qdq: a quantized model becomes a float model, to be quantized again."""
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -25,7 +25,7 @@ from onnxq.ir import (
 from onnxq.pipeline import Facts, Rewrite
 
 _LIMITS = frozenset({"Clip", "Cast"})
-"""What goes where it stands between the two of a pair: the limits of narrow activations, and the type of int4."""
+"""Operators between a Q and its DQ that are removed: limits of narrow activations, and the Cast from int4."""
 
 _MOVES = (MOVES_VALUES - QDQ_OPS - {"Cast"}) | {
     "DepthToSpace", "Expand", "MaxPool", "Resize", "SpaceToDepth", "Tile",
@@ -35,23 +35,24 @@ others copy or select values, whatever these stand for."""
 
 
 class StripQdq(Rewrite):
-    """Takes QuantizeLinear and DequantizeLinear (ONNX, opset 10 to 25) out of a graph.
+    """Removes QuantizeLinear and DequantizeLinear (ONNX, opset 10 to 25) from a graph.
 
-    - a pair on the way of data goes, with a Clip between the two; what only moves integers there moves floats instead
-    - one that makes an output becomes an Identity
-    - a DequantizeLinear of integer constants becomes the floats that it gives: weights keep the values that they were
-      rounded to, per tensor, per channel or per block, and int32 biases become float ones
-    - a pair behind a float constant gives back the constant, as it was before rounding
+    - a pair on an activation is removed, with a Clip between the two; operators in between that only move integers move
+      floats instead
+    - a DequantizeLinear that makes an output becomes an Identity
+    - a DequantizeLinear of integer constants becomes a float constant: weights keep their rounded values, per tensor,
+      per channel or per block, and int32 biases become float
+    - a pair behind a float constant is replaced by the constant, before rounding
 
     Raises:
-        ModelError: a node computes on integers, or only one half of a pair is there, or the halves are of different
-            grids: then the float arithmetic that was meant is not known.
+        ModelError: a node computes on integers, half of a pair is missing, or its halves differ in scale or zero point:
+            the float computation is unknown.
     """
 
     name = "strip-qdq"
 
     def run(self, model: Model, facts: Facts) -> int:
-        """Edit the graph and return the number of nodes that went, or became others."""
+        """Edit the graph and return the number of nodes removed or replaced."""
         graph = model.graph
         for node in graph.nodes:
             if node.op in INTEGER_OPS:
@@ -61,9 +62,9 @@ class StripQdq(Rewrite):
         inner = {id(node): node for end in ends for node in _inner(end)}
         starts = [node for node in graph.nodes if node.op == "QuantizeLinear" and id(node) not in inner]
         _check_closed([*starts, *inner.values()], inner, outputs)
-        fresh = Builder(model)
+        builder = Builder(model)
         for end in ends:
-            _bypass(end, outputs, fresh)
+            _bypass(end, outputs, builder)
         gone = [node for node in inner.values() if node.op not in _MOVES]
         for node in gone:
             replace_uses(node.outputs[0], node.inputs[0])
@@ -73,12 +74,12 @@ class StripQdq(Rewrite):
 
 def _without_float_form(node: Node) -> ModelError:
     return ModelError(
-        f"node {node.name!r} is a {node.op} whose float form is not known; give the float model that it was made from"
+        f"node {node.name!r} is a {node.op} whose float form is unknown; give the float model from which it was made"
     )
 
 
 def _inner(end: Node) -> list[Node]:
-    """What lies between a DequantizeLinear and the integers that it reads, be they constant or of QuantizeLinears."""
+    """Return the nodes from a DequantizeLinear back to its QuantizeLinears or integer constants."""
     found: dict[int, Node] = {}
     stack = [end.inputs[0]]
     while stack:
@@ -98,12 +99,12 @@ def _inner(end: Node) -> list[Node]:
 
 
 def _is_same_grid(start: Node, end: Node) -> bool:
-    """Whether a pair has one scale and zero point; it may have one tensor for both, or two constants that are equal."""
+    """Return whether a Q and a DQ have the same scale and zero point: one tensor, or two equal constants."""
     return all(_is_same(a, b) for a, b in zip_longest(start.inputs[1:], end.inputs[1:]))
 
 
 def _is_same(a: Tensor | None, b: Tensor | None) -> bool:
-    """Of parameters of Q and DQ; a zero point that is left out is 0."""
+    """Return whether two parameters of Q and DQ are equal; a zero point that is left out is 0."""
     given = [t for t in (a, b) if t is not None and t.name]
     values = [np.asarray(constant(t)) for t in given if constant(t) is not None]
     if len(given) == 2:
@@ -112,7 +113,7 @@ def _is_same(a: Tensor | None, b: Tensor | None) -> bool:
 
 
 def _check_closed(nodes: Sequence[Node], inner: Mapping[int, Node], outputs: set[int]) -> None:
-    """Refuse integers that others than a DequantizeLinear at the end read."""
+    """Refuse integers that are read by any node except a DequantizeLinear at the end."""
     for node in nodes:
         for tensor in node.outputs:
             is_open = any(id(reader) not in inner and reader.op != "DequantizeLinear" for reader in consumers(tensor))
@@ -120,14 +121,14 @@ def _check_closed(nodes: Sequence[Node], inner: Mapping[int, Node], outputs: set
                 raise _without_float_form(node)
 
 
-def _bypass(end: Node, outputs: set[int], fresh: Builder) -> None:
-    """Let the readers of a DequantizeLinear read the floats that it stands for, or what will be these."""
+def _bypass(end: Node, outputs: set[int], builder: Builder) -> None:
+    """Make the readers of a DequantizeLinear read its floats, or the tensor that becomes these."""
     floats, stored = end.inputs[0], end.inputs[0]
-    while (made_by := producer(stored)) is not None and made_by.op in _LIMITS:
-        stored = made_by.inputs[0]
+    while (limit := producer(stored)) is not None and limit.op in _LIMITS:
+        stored = limit.inputs[0]
     values = constant(stored)
     if values is not None:
-        floats = fresh.constant(f"{end.outputs[0].name}_float", _dequantized(end, values))
+        floats = builder.constant(f"{end.outputs[0].name}_float", _dequantized(end, values))
     for node in _inner(end):
         if node.op in _MOVES:
             for tensor in node.outputs:
@@ -140,7 +141,7 @@ def _bypass(end: Node, outputs: set[int], fresh: Builder) -> None:
 
 
 def _dequantized(end: Node, integers: NDArray[np.generic]) -> NDArray[np.generic]:
-    """(integers - zero point) * scale; a scale is for all, for an index of an axis, or for a block of it."""
+    """Return (integers - zero point) * scale; scales are per tensor, per channel or per block."""
     axis, block = end.attrs.get("axis", 1), end.attrs.get("block_size", 0)
 
     def spread(parameter: NDArray[np.generic]) -> NDArray[np.float32]:

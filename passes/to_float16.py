@@ -1,4 +1,4 @@
-"""to-float16: what is not on integers is computed in float16, up to the decode."""
+"""to-float16: operators that are not quantized compute in float16, up to the decode."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -34,12 +34,12 @@ _LARGEST = float(np.finfo(np.float16).max)
 class ToFloat16(Rewrite):
     """Turns float32 into float16 for runtimes that take each tensor's type from the file (TensorRT: strongly typed).
 
-    - the scales of Q and DQ become float16 as well (ONNX, opset 19), so that integer layers give float16 without a Cast
-    - the decode stays float32: float16 has steps of half a pixel beyond 512
-    - the model's inputs and outputs stay what they are; Casts stand at the borders, one for each tensor; an input that
-      is float16 already is read as such
-    - operators without float16 (ONNX schemas), those of other domains and those with subgraphs stay float32, and so
-      do constants beyond what float16 can hold, with the nodes that read them
+    - scales of Q and DQ become float16 too (ONNX, opset 19), so that integer layers give float16 without a Cast
+    - the decode stays float32: float16 has steps of half a pixel above 512
+    - inputs and outputs of the model keep their types; one Cast per tensor stands at each border, none after an input
+      that is float16 already
+    - nodes stay float32 if their operator does not take float16 (ONNX schemas), is of another domain or has subgraphs,
+      or if they read a constant beyond the range of float16
     """
 
     name = "to-float16"
@@ -47,7 +47,7 @@ class ToFloat16(Rewrite):
     keeps = EVERYTHING
 
     def run(self, model: Model, facts: Facts) -> int:
-        """Edit the graph and return the number of nodes that now compute in float16."""
+        """Edit the graph and return the number of nodes that compute in float16."""
         tail = facts[DecodeBoundary].tail
         halves = {id(n): k for n in model.graph.nodes if n.name not in tail and (k := _halved(n, model.opset))}
         if halves:
@@ -56,7 +56,7 @@ class ToFloat16(Rewrite):
 
 
 def _halved(node: Node, opset: int) -> list[int]:
-    """Which inputs of a node become float16, and with them all of its float outputs; [] where it stays float32."""
+    """Return which inputs of a node become float16, with all its float outputs; [] if it stays float32."""
     is_foreign = node.domain not in (None, "", "ai.onnx")
     if node.op == "Cast" or is_foreign or any(isinstance(a, Graph) for a in node.attrs.values()):
         return []
@@ -76,7 +76,7 @@ def _halved(node: Node, opset: int) -> list[int]:
 def _formal(
     formal: Sequence[onnx.defs.OpSchema.FormalParameter], actual: Iterable[Tensor]
 ) -> Iterator[tuple[int, str]]:
-    """Index and type parameter of each input or output that is there; the last formal one may stand for many."""
+    """Yield index and type parameter of each input or output present; the last formal one may be variadic."""
     for index, tensor in enumerate(actual):
         if tensor.name and formal:
             yield index, formal[min(index, len(formal) - 1)].type_str
@@ -87,19 +87,19 @@ def _has_values(tensor: Tensor) -> bool:
 
 
 def _fits(tensor: Tensor) -> bool:
-    """Whether float16 can hold the values of a constant; of others nothing is known."""
+    """Return whether float16 can hold the values of a constant; True for any other tensor."""
     if not isinstance(tensor, Constant):
         return True
     return bool(np.all(np.abs(tensor.values[np.isfinite(tensor.values)]) <= _LARGEST))
 
 
 class _Halving:
-    """Changes the types; `halves` holds id() of a node -> which of its inputs become float16."""
+    """Changes the types of a graph; `halves` maps id() of a node to the inputs that become float16."""
 
     def __init__(self, model: Model, halves: Mapping[int, list[int]]) -> None:
         self._model = model
         self._halves = halves
-        self._fresh = Builder(model)
+        self._builder = Builder(model)
 
     def run(self) -> None:
         behind: dict[int, list[Node]] = {}
@@ -124,24 +124,24 @@ class _Halving:
 
     def _halve_constant(self, tensor: Constant, half: Sequence[Node]) -> None:
         if half:
-            replace_uses(tensor, self._fresh.constant(f"{tensor.name}_half", tensor.values.astype(np.float16)), half)
+            replace_uses(tensor, self._builder.constant(f"{tensor.name}_half", tensor.values.astype(np.float16)), half)
 
     def _halve(self, tensor: Variable, half: Sequence[Node]) -> Node | None:
-        """Let these nodes read the tensor as float16; the Cast to the type that is wanted as well."""
+        """Make nodes read a tensor as float16, and return the Cast to the other type if both are needed."""
         made_by = producer(tensor)
         if half and made_by is not None and made_by.op == "Cast" and dtype_of(made_by.inputs[0]) == np.float16:
             replace_uses(tensor, made_by.inputs[0], half)
             return None
         if made_by is None or id(made_by) not in self._halves:
-            return self._fresh.cast(tensor, self._half(tensor, half), TensorProto.FLOAT16) if half else None
+            return self._builder.cast(tensor, self._half(tensor, half), TensorProto.FLOAT16) if half else None
         if len(half) == len(consumers(tensor)) and tensor.name not in self._model.output_names:
             tensor.dtype = np.dtype(np.float16)
             return None
         made = self._half(tensor, half)
         made_by.outputs[next(k for k, t in enumerate(made_by.outputs) if t is tensor)] = made
-        return self._fresh.cast(made, tensor, TensorProto.FLOAT)
+        return self._builder.cast(made, tensor, TensorProto.FLOAT)
 
     def _half(self, tensor: Variable, readers: Sequence[Node]) -> Variable:
-        made = self._fresh.variable(f"{tensor.name}_half", np.dtype(np.float16), tensor.shape)
+        made = self._builder.variable(f"{tensor.name}_half", np.dtype(np.float16), tensor.shape)
         replace_uses(tensor, made, readers)
         return made

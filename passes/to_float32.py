@@ -1,4 +1,4 @@
-"""to-float32: what is computed in float16 or bfloat16 is computed in float32, between inputs and outputs that stay."""
+"""to-float32: float16 and bfloat16 computations become float32; inputs and outputs of the model keep their types."""
 
 from collections.abc import Iterable, Iterator
 
@@ -16,18 +16,18 @@ _NARROW = frozenset(helper.tensor_dtype_to_np_dtype(kind) for kind in _NARROW_TY
 _FLOAT = np.dtype(np.float32)
 
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype")
-"""Attributes that hold the type of what a node gives (ONNX Cast, EyeLike, RandomNormal, HannWindow, ...)."""
+"""Attributes with the type of a node's output (ONNX Cast, EyeLike, RandomNormal, HannWindow, ...)."""
 
 
 class ToFloat32(Rewrite):
     """Turns float16 and bfloat16 into float32, in which ranges are observed and Q and DQ are exact.
 
-    - constants, tensors, and attributes that name a type, in subgraphs too
-    - the model's inputs and outputs keep their type; a Cast stands behind each such input, and before each such output
-    - Casts to the type that a tensor has already go (ONNX Cast, opset 13), but for those that make an output
+    - constants, tensors, and attributes that name a type, also in subgraphs
+    - inputs and outputs of the model keep their types; a Cast follows each such input and precedes each such output
+    - a Cast to the type that its input has already is removed (ONNX Cast, opset 13), unless it makes an output
 
     Raises:
-        ModelError: a layer's weights are of a type that is neither float32 nor one of these.
+        ModelError: the weights of a layer are neither float32 nor float16 nor bfloat16.
     """
 
     name = "to-float32"
@@ -52,40 +52,40 @@ def _refuse_others(graph: Graph) -> None:
 
 
 def _cast_borders(model: Model) -> int:
-    """Let the graph within read and make float32 tensors, whatever the inputs and outputs are."""
-    graph, fresh = model.graph, Builder(model)
-    # What is an input or a constant and an output at once is not computed.
+    """Insert Casts so that the inner graph reads and produces float32; return the number of edits."""
+    graph, builder = model.graph, Builder(model)
+    # An output that is also an input or a constant is not computed.
     outputs = [t for t in graph.outputs if _is_narrow(t) and t.inputs and not _is_cast_only(t)]
     inputs = [t for t in graph.inputs if _is_narrow(t) and not all(map(_casts_to_others, t.outputs))]
     fixed = [t for t in graph.outputs if _is_narrow(t) and isinstance(t, Constant) and t.outputs]
     for tensor in fixed:
-        replace_uses(tensor, fresh.constant(f"{tensor.name}_float", np.asarray(tensor.values, np.float32)))
-    before = [fresh.cast(tensor, _wide_reader(tensor, fresh), TensorProto.FLOAT) for tensor in inputs]
-    behind = [fresh.cast(_wide_maker(tensor, fresh), tensor, _type_of(tensor)) for tensor in outputs]
+        replace_uses(tensor, builder.constant(f"{tensor.name}_float", np.asarray(tensor.values, np.float32)))
+    before = [builder.cast(tensor, _wide_input(tensor, builder), TensorProto.FLOAT) for tensor in inputs]
+    behind = [builder.cast(_wide_output(tensor, builder), tensor, _type_of(tensor)) for tensor in outputs]
     graph.nodes = [*before, *graph.nodes, *behind]
     return len(fixed) + len(before) + len(behind)
 
 
 def _is_cast_only(output: Tensor) -> bool:
-    """Whether an output is cast from a tensor of another type, and read by nobody."""
-    [maker] = output.inputs
-    return maker.op == "Cast" and not _is_narrow(maker.inputs[0]) and not output.outputs
+    """Return whether an output is a Cast of a tensor of another type, and has no reader."""
+    [node] = output.inputs
+    return node.op == "Cast" and not _is_narrow(node.inputs[0]) and not output.outputs
 
 
 def _casts_to_others(node: Node) -> bool:
     return node.op == "Cast" and node.attrs["to"] not in _NARROW_TYPES
 
 
-def _wide_reader(tensor: Tensor, fresh: Builder) -> Variable:
-    wide = fresh.variable(f"{tensor.name}_float", _FLOAT, tensor.shape)
+def _wide_input(tensor: Tensor, builder: Builder) -> Variable:
+    wide = builder.variable(f"{tensor.name}_float", _FLOAT, tensor.shape)
     replace_uses(tensor, wide)
     return wide
 
 
-def _wide_maker(tensor: Tensor, fresh: Builder) -> Variable:
-    wide = _wide_reader(tensor, fresh)
-    [maker] = tensor.inputs
-    maker.outputs[next(k for k, made in enumerate(maker.outputs) if made is tensor)] = wide
+def _wide_output(tensor: Tensor, builder: Builder) -> Variable:
+    wide = _wide_input(tensor, builder)
+    [node] = tensor.inputs
+    node.outputs[next(k for k, made in enumerate(node.outputs) if made is tensor)] = wide
     return wide
 
 
@@ -98,7 +98,7 @@ def _is_narrow(tensor: Tensor) -> bool:
 
 
 def _widen(graph: Graph, kept: Iterable[Tensor]) -> int:
-    """Make all narrow tensors float32, but for those that are kept and what is cast for them."""
+    """Make all narrow tensors float32, except those to keep and the Casts that produce them; return the edits."""
     spared = {id(tensor) for tensor in kept}
     edits = 0
     for tensor in _tensors(graph):
@@ -114,7 +114,7 @@ def _widen(graph: Graph, kept: Iterable[Tensor]) -> int:
 
 
 def _tensors(graph: Graph) -> Iterator[Tensor]:
-    """All tensors that a graph holds, each once; a body's inputs and outputs too."""
+    """Yield all tensors of a graph, each once, including its inputs and outputs."""
     used = (tensor for node in graph.nodes for tensor in (*node.inputs, *node.outputs))
     yield from {id(tensor): tensor for tensor in (*graph.inputs, *graph.outputs, *used)}.values()
 

@@ -1,4 +1,4 @@
-"""undo-lowering: what was written for one runtime is written plainly again, in a model that is quantized anew."""
+"""undo-lowering: rewrites for one runtime are undone in a model that is quantized again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,41 +15,42 @@ _CHANNELS_FIRST = [0, 3, 1, 2]
 
 _RANK = 4
 
-_WAYS = (("Reshape", "Gemm", "Reshape", "Transpose"), ("MatMul", "Transpose"), ("Add", "MatMul", "Transpose"))
-"""Operators of a product at every position, from the Transpose behind it back to the one in front."""
+_LOWERINGS = (("Reshape", "Gemm", "Reshape", "Transpose"), ("MatMul", "Transpose"), ("Add", "MatMul", "Transpose"))
+"""Operators of a lowered 1x1 Conv, from the last Transpose back to the first."""
 
 
 class UndoLowering(Rewrite):
-    """Undoes what `pointwise-to-matmul` and `expand-softmax` did, so that layers and decode are known as what they are.
+    """Undoes `pointwise-to-matmul` and `expand-softmax`, so that layers and the decode are recognized.
 
-    - Transpose, Reshape, Gemm, Reshape, Transpose, where the Reshapes make rows of an image's positions, and the same
-      image of the rows: a 1x1 Conv (ONNX, opset 11), which gets the product's name
-    - Transpose, MatMul, Transpose, with or without an Add of a constant behind the MatMul: the same
-    - exp(x - max x) / sum exp(x - max x), as ReduceMax, Sub, Exp, ReduceSum and Div over one axis: a Softmax (opset 13)
+    - Transpose, Reshape, Gemm, Reshape, Transpose, where the Reshapes turn the positions of an image into rows and
+      back: becomes a 1x1 Conv (ONNX, opset 11) with the name of the product
+    - Transpose, MatMul, Transpose, with or without an Add of a constant behind the MatMul: becomes the same
+    - ReduceMax, Sub, Exp, ReduceSum and Div over one axis, which compute exp(x - max x) / sum exp(x - max x): becomes a
+      Softmax (opset 13)
 
-    What lies between is read by nobody else, and is no output; the matrix and the bias are constant.
+    The tensors in between must have no other reader and must not be outputs; matrix and bias must be constant.
     """
 
     name = "undo-lowering"
 
     def run(self, model: Model, facts: Facts) -> int:
-        """Edit the graph and return the number of Convs and Softmaxes that it has again."""
-        return _take_back_convs(model) + _take_back_softmaxes(model)
+        """Edit the graph and return the number of Convs and Softmaxes restored."""
+        return _restore_convs(model) + _restore_softmaxes(model)
 
 
-def _take_back_convs(model: Model) -> int:
-    fresh, outputs = Builder(model), model.output_names
+def _restore_convs(model: Model) -> int:
+    builder, outputs = Builder(model), model.output_names
     found = [product for node in model.graph.nodes if (product := _product(node, outputs)) is not None]
     replacements: dict[int, list[Node]] = {}
     for product in found:
-        conv = product.conv(fresh)
+        conv = product.conv(builder)
         replacements |= {id(node): [] for node in product.nodes}
         replacements[id(product.nodes[0])] = [conv]
     replace_nodes(model.graph, replacements)
     return len(found)
 
 
-def _take_back_softmaxes(model: Model) -> int:
+def _restore_softmaxes(model: Model) -> int:
     outputs = model.output_names
     gone: list[Node] = []
     for div in model.graph.nodes:
@@ -64,7 +65,7 @@ def _take_back_softmaxes(model: Model) -> int:
 
 
 def _softmax_steps(div: Node) -> list[Node] | None:
-    """ReduceMax, Sub, Exp and ReduceSum in front of the Div of a Softmax, which nobody else reads."""
+    """Return ReduceMax, Sub, Exp and ReduceSum in front of the Div of a Softmax, or None if another node reads them."""
     if div.op != "Div" or any(producer(t) is None for t in div.inputs):
         return None
     power, total = (t.inputs[0] for t in div.inputs)
@@ -80,7 +81,7 @@ def _softmax_steps(div: Node) -> list[Node] | None:
 
 
 def _axis(reduction: Node) -> int | None:
-    """The only axis that a reduction goes over and keeps, which is an attribute or an input."""
+    """Return the single axis of a reduction with keepdims, from its attribute or input, or None."""
     axes = reduction.attrs.get("axes")
     if axes is None and len(reduction.inputs) > 1:
         values = constant(reduction.inputs[1])
@@ -90,31 +91,31 @@ def _axis(reduction: Node) -> int | None:
 
 @dataclass(frozen=True)
 class _Product:
-    """From the Transpose behind a product back to the one in front of it."""
+    """A lowered 1x1 Conv: its nodes from the last Transpose back to the first, and its product."""
 
     nodes: list[Node]
     product: Node
     matrix: NDArray[np.generic]
     bias: NDArray[np.generic] | None
 
-    def conv(self, fresh: Builder) -> Node:
-        """The Conv in its place; the nodes are cut from their tensors."""
+    def conv(self, builder: Builder) -> Node:
+        """Return the Conv that replaces the nodes, and disconnect them from their tensors."""
         x, y, name = self.nodes[-1].inputs[0], self.nodes[0].outputs[0], self.product.name
         for node in self.nodes:
             node.inputs.clear()
             node.outputs.clear()
         weight = np.ascontiguousarray(self.matrix.T)[:, :, None, None]
-        inputs = [x, fresh.constant(f"{name}_weight", weight)]
+        inputs = [x, builder.constant(f"{name}_weight", weight)]
         if self.bias is not None:
-            inputs.append(fresh.constant(f"{name}_bias", self.bias.reshape(-1)))
+            inputs.append(builder.constant(f"{name}_bias", self.bias.reshape(-1)))
         return Node("Conv", name, {"kernel_shape": [1, 1]}, inputs, [y])
 
 
 def _product(last: Node, outputs: frozenset[str]) -> _Product | None:
-    """The product in front of a Transpose that brings the channels to the second axis, if it is one."""
+    """Return the lowered Conv that ends with a Transpose to channels first, or None."""
     if not _transposes(last, _CHANNELS_FIRST):
         return None
-    nodes = next(filter(None, (_chain(last, ops, outputs) for ops in _WAYS)), None)
+    nodes = next(filter(None, (_chain(last, ops, outputs) for ops in _LOWERINGS)), None)
     if nodes is None or not _transposes(nodes[-1], _CHANNELS_LAST):
         return None
     by_op = {node.op: node for node in reversed(nodes)}
@@ -132,14 +133,14 @@ def _product(last: Node, outputs: frozenset[str]) -> _Product | None:
 
 
 def _chain(last: Node, ops: Sequence[str], outputs: frozenset[str]) -> list[Node] | None:
-    """A node and those in front of it, if they have these operators and what lies between is read by nobody else."""
+    """Return a node and those before it, if they have these operators and no tensor between has another reader."""
     nodes = [last]
     for op in ops:
         data = data_inputs(nodes[-1])
-        made_by = producer(data[0]) if len(data) == 1 else None
-        if made_by is None or made_by.op != op or len(consumers(data[0])) > 1 or data[0].name in outputs:
+        before = producer(data[0]) if len(data) == 1 else None
+        if before is None or before.op != op or len(consumers(data[0])) > 1 or data[0].name in outputs:
             return None
-        nodes.append(made_by)
+        nodes.append(before)
     return nodes
 
 
@@ -148,7 +149,7 @@ def _transposes(node: Node, order: list[int]) -> bool:
 
 
 def _is_same_image(x: Tensor, shape: Tensor, matrix: NDArray[np.generic]) -> bool:
-    """Whether rows go back to the height and width that x has."""
+    """Return whether a Reshape restores the height and width of x."""
     sizes = constant(shape)
     if sizes is None or x.shape is None or len(x.shape) != _RANK:
         return False

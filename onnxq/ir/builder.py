@@ -1,4 +1,4 @@
-"""New nodes and tensors, under names that nothing in the graph has yet."""
+"""New nodes and tensors under unused names."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,17 @@ from onnxq.ir.model import Model
 
 
 class Builder:
-    """Makes what is to go into a model's graph; behind a name that is taken goes a number.
+    """Makes nodes and tensors for a model's graph; a name that is taken gets a number.
 
     Args:
-        model: whose names are taken, and so are those that were made before.
+        model: the names in its graph are taken, and so is each name that the builder gives out.
     """
 
     def __init__(self, model: Model) -> None:
         self._taken = model.taken_names()
 
     def name(self, wanted: str) -> str:
-        """The name, or with a number behind it where it is taken."""
+        """Return the wanted name, followed by a number if it is taken."""
         name, number = wanted, 1
         while name in self._taken:
             number += 1
@@ -29,25 +29,25 @@ class Builder:
         return name
 
     def constant(self, name: str, values: NDArray[np.generic]) -> Constant:
-        """A constant."""
+        """Return a constant tensor."""
         return Constant(self.name(name), values)
 
     def variable(
         self, name: str, dtype: "np.dtype[np.generic] | None" = None, shape: Sequence[int | str | None] | None = None
     ) -> Variable:
-        """A tensor that a node is to make; its type and shape are None where they are left to inference."""
+        """Return a tensor for a node to compute; a type or shape of None is left to inference."""
         return Variable(self.name(name), dtype, None if shape is None else list(shape))
 
     def node(self, op: str, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], **attrs: object) -> Node:
-        """A node of an operator of ONNX."""
+        """Return a node of one of ONNX's own operators."""
         return Node(op, self.name(name), attrs, list(inputs), list(outputs))
 
     def cast(self, tensor: Tensor, made: Tensor, to: int) -> Node:
-        """A Cast from a tensor to another, which gives it the name.
+        """Return a Cast from one tensor to another, named after the second.
 
         Args:
-            tensor: as it is.
-            made: as it is wanted.
-            to: ONNX's number of its type.
+            tensor: the input.
+            made: the output.
+            to: element type of the output (ONNX TensorProto.DataType).
         """
         return self.node("Cast", f"{made.name}_Cast", [tensor], [made], to=to)

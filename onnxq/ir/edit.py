@@ -1,4 +1,4 @@
-"""Edits of a graph."""
+"""Edits of a graph: other inputs, other biases, nodes replaced or removed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -7,7 +7,7 @@ from onnx_graphsurgeon import Constant, Node, Tensor
 
 
 def replace_uses(old: Tensor, new: Tensor, users: Iterable[Node] | None = None) -> int:
-    """Let the nodes that read `old` (or only those in `users`) read `new`; returns how many inputs changed."""
+    """Make the consumers of `old`, or only those in `users`, read `new`; return the number of inputs changed."""
     edits = 0
     for node in {id(n): n for n in (old.outputs if users is None else users)}.values():
         for index, tensor in enumerate(node.inputs):
@@ -18,7 +18,7 @@ def replace_uses(old: Tensor, new: Tensor, users: Iterable[Node] | None = None) 
 
 
 def set_bias(conv: Node, bias: Constant) -> None:
-    """Give a Conv, ConvTranspose or Gemm another bias, or its first."""
+    """Set the bias of a Conv, ConvTranspose or Gemm, whether it has one or not."""
     if len(conv.inputs) > 2:
         conv.inputs[2] = bias
     else:
@@ -26,12 +26,17 @@ def set_bias(conv: Node, bias: Constant) -> None:
 
 
 def replace_nodes(graph: gs.Graph, replacements: Mapping[int, Sequence[Node]]) -> None:
-    """Put other nodes, or none, in the places of nodes, given by their id() and cut from their tensors already."""
+    """Replace nodes by others, or by none, at the same places.
+
+    Args:
+        graph: edited in place.
+        replacements: id() of a node -> the nodes in its place. The old node must have no inputs and outputs any more.
+    """
     graph.nodes = [new for node in graph.nodes for new in replacements.get(id(node), [node])]
 
 
 def remove(graph: gs.Graph, nodes: Iterable[Node]) -> int:
-    """Take nodes out of the graph and cut them from their tensors; returns how many there were."""
+    """Remove nodes from the graph and disconnect them from their tensors; return their number."""
     gone = {id(node): node for node in nodes}
     for node in gone.values():
         node.inputs.clear()

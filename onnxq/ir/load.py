@@ -1,4 +1,4 @@
-"""Reads a model and repairs it."""
+"""Reading models as the rest of onnxq expects them: from a file, repaired."""
 
 from pathlib import Path
 
@@ -9,5 +9,9 @@ from onnxq.ir.storage import load_proto
 
 
 def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
-    """Read a model from a file, or take one in memory, and mend what exporters write amiss; see `exports.mended`."""
+    """Read a model from a file, or take one in memory, and repair what exporters get wrong; see `repair`.
+
+    Raises:
+        ModelError: the file cannot be read, or the model cannot be repaired.
+    """
     return repair(model if isinstance(model, onnx.ModelProto) else load_proto(Path(model)))

@@ -1,7 +1,7 @@
-"""The graph of a model, for passes to read and edit: graphsurgeon's nodes in the shell of the original file.
+"""The model that passes read and edit: a graph of graphsurgeon inside the message of the original file.
 
-graphsurgeon alone would drop the model's metadata and the doc strings of nodes; everything of the file but the
-graph stays in the shell, and what the graph loses is put back when it is stored.
+graphsurgeon alone would drop the metadata of the model and the doc strings of nodes. `Model` keeps everything of the
+file except the graph, and restores what the graph loses when it is exported.
 """
 
 import hashlib
@@ -15,24 +15,27 @@ from onnx_graphsurgeon import Constant, Node, Variable
 
 from onnxq.ir.proto import MIN_IR_VERSION, copy_fields, copy_message
 
-# graphsurgeon logs what it then raises.
+# graphsurgeon logs every error before it raises it.
 logging.getLogger("onnx_graphsurgeon").setLevel(logging.CRITICAL)
 
 gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
 
 
-_SAID = "onnxq: "
-"""What lines of doc strings begin with that `Model.set_doc` wrote."""
+_DOC_PREFIX = "onnxq: "
+"""Beginning of the doc string lines that `Model.set_doc` writes."""
 
 _PLAIN = (int, float, str, bytes, list, tuple)
-"""Attributes that are no tensors and no graphs."""
+"""Types of attributes that are neither tensors nor graphs."""
 
 
 class Model:
-    """A model being rewritten.
+    """A model that passes rewrite.
+
+    Args:
+        proto: not changed.
 
     Attributes:
-        graph: graphsurgeon's view, edited by the passes.
+        graph: the graph, edited in place by the passes.
     """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
@@ -42,16 +45,15 @@ class Model:
         self.replace(proto)
 
     def replace(self, proto: onnx.ModelProto) -> None:
-        """Take another model in the place of this one, as a converter returns it."""
+        """Replace the model by another one, such as the result of a converter."""
         self._shell = onnx.ModelProto()
         copy_fields(proto, self._shell, "graph")
-        # Before IR version 4 every initializer had to be an input; opset 13 came with version 7.
         self._shell.ir_version = max(proto.ir_version, MIN_IR_VERSION)
         documented = (n for n in proto.graph.node if n.name and (n.doc_string or n.metadata_props))
-        # What a converter drops is kept from before.
+        # Converters drop documentation; what the nodes had before stays.
         self._docs = {**self._docs, **{n.name: _documentation(n) for n in documented}}
         self._graph_metadata = list(proto.graph.metadata_props) or self._graph_metadata
-        # Exporters may describe an input or output a second time, in other words, among the inner tensors.
+        # Exporters may describe an input or output again, and differently, among the inner tensors.
         declared = {value.name: copy_message(value) for value in (*proto.graph.input, *proto.graph.output)}
         self._interface = {**declared, **self._interface}
         self.graph: gs.Graph = gs.import_onnx(proto)
@@ -66,11 +68,11 @@ class Model:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The model's own key-value pairs."""
+        """The metadata of the model, key -> value."""
         return {p.key: p.value for p in self._shell.metadata_props}
 
     def add_metadata(self, key: str, value: str) -> None:
-        """Set a key of the model's metadata; other keys stay as they are."""
+        """Set one key of the model's metadata; other keys keep their values."""
         for p in self._shell.metadata_props:
             if p.key == key:
                 p.value = value
@@ -78,7 +80,7 @@ class Model:
         self._shell.metadata_props.add(key=key, value=value)
 
     def to_proto(self) -> onnx.ModelProto:
-        """The model as it now is; the graph can be edited further."""
+        """Return the current model as a message; the graph can be edited further."""
         proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         for field, _ in proto.ListFields():
             if field.name != "graph":
@@ -96,28 +98,28 @@ class Model:
         return proto
 
     def set_doc(self, node: str, text: str) -> bool:
-        """Say something of a node in a line of its doc string, which viewers show; what others wrote there stays.
+        """Set onnxq's line in the doc string of a node, which viewers show; lines of exporters stay.
 
         Args:
-            node: its name.
-            text: takes the place of what was said before; empty: nothing is said any more.
+            node: name of the node.
+            text: replaces the previous line; an empty text removes it.
 
         Returns:
             Whether the doc string changed.
         """
         before = self._docs[node].doc_string if node in self._docs else ""
-        lines = [line for line in before.split("\n") if not line.startswith(_SAID)] if before else []
-        after = "\n".join([*lines, _SAID + text] if text else lines)
+        lines = [line for line in before.split("\n") if not line.startswith(_DOC_PREFIX)] if before else []
+        after = "\n".join([*lines, _DOC_PREFIX + text] if text else lines)
         if after != before:
             self._docs.setdefault(node, onnx.NodeProto(name=node)).doc_string = after
         return after != before
 
     def copy_doc(self, node: str, others: Iterable[str]) -> None:
-        """Let what is said of a node be said of nodes that take its place; all by name."""
-        said = self._docs.get(node)
-        if said is not None:
-            words = {"doc_string": said.doc_string, "metadata_props": said.metadata_props}
-            self._docs.update({name: onnx.NodeProto(name=name, **words) for name in others})
+        """Copy the documentation of a node to the nodes that replace it; all are given by name."""
+        source = self._docs.get(node)
+        if source is not None:
+            fields = {"doc_string": source.doc_string, "metadata_props": source.metadata_props}
+            self._docs.update({name: onnx.NodeProto(name=name, **fields) for name in others})
 
     @property
     def nodes(self) -> dict[str, Node]:
@@ -130,12 +132,12 @@ class Model:
         return frozenset(t.name for t in self.graph.outputs)
 
     def taken_names(self) -> set[str]:
-        """Names of all tensors and nodes, those of subgraphs too."""
+        """Return the names of all tensors and nodes, including those of subgraphs."""
         graphs = list(_graphs(self.graph))
         return {node.name for graph in graphs for node in graph.nodes}.union(*(graph.tensors() for graph in graphs))
 
     def digest(self) -> str:
-        """SHA-256 of the nodes and constants, to tell whether calibration data belongs to this graph."""
+        """Return the SHA-256 of the nodes and constants, which tells whether calibration data belongs to this graph."""
         sha = hashlib.sha256()
         constants: dict[str, Constant] = {}
         for node in self.graph.nodes:
@@ -150,7 +152,7 @@ class Model:
 
 
 def _graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
-    """The graph and all graphs within."""
+    """Yield the graph and all its subgraphs."""
     yield graph
     for node in graph.nodes:
         for value in node.attrs.values():
@@ -159,7 +161,7 @@ def _graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
 
 
 def _declared(tensor: onnx.TypeProto.Tensor) -> tuple[np.dtype[np.generic] | None, list[int | str | None] | None]:
-    """The type and the shape, each None where it is not declared; a size is a number, a name or None."""
+    """Return the type and the shape, each None if it is not declared; a dimension is a number, a name or None."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else None
     if not tensor.HasField("shape"):
         return dtype, None

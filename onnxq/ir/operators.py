@@ -1,4 +1,4 @@
-"""Sets of operators, and what a node is: depthwise, pointwise, part of a SiLU."""
+"""Sets of operators, and predicates on nodes: depthwise, pointwise, part of a SiLU, with a bias."""
 
 from onnx_graphsurgeon import Node, Tensor
 
@@ -24,11 +24,11 @@ INTEGER_OPS = frozenset({
     "QLinearSigmoid", "QLinearLeakyRelu", "QLinearConcat", "QLinearAveragePool", "QLinearGlobalAveragePool",
     "QLinearSoftmax", "QLinearReduceMean", "QLinearWhere", "QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
 })  # fmt: skip
-"""Operators that compute on integers, ONNX's and onnxruntime's."""
+"""Operators of ONNX and onnxruntime that compute on integers."""
 
 
 def is_depthwise(node: Node) -> bool:
-    """Whether every channel of a Conv is convolved by itself."""
+    """Return whether the node is a depthwise Conv: each input channel has filters of its own."""
     if node.op != "Conv" or node.attrs.get("group", 1) == 1:
         return False
     weight = constant(node.inputs[1])
@@ -36,7 +36,7 @@ def is_depthwise(node: Node) -> bool:
 
 
 def is_pointwise(node: Node) -> bool:
-    """Whether the node is a 1x1 Conv over images that gives each position from the same position and all channels."""
+    """Return whether the node is a 1x1 Conv over images: stride 1, no padding, no groups."""
     shape = node.inputs[1].shape if node.op == "Conv" else None
     return (
         shape is not None
@@ -48,14 +48,14 @@ def is_pointwise(node: Node) -> bool:
 
 
 def is_silu(mul: Node) -> bool:
-    """Whether the node is the Mul of x * Sigmoid(x)."""
+    """Return whether the node is the Mul of x * Sigmoid(x)."""
     if mul.op != "Mul" or len(mul.inputs) != 2:
         return False
     return any(_is_sigmoid_of(gate, x) for gate, x in (mul.inputs, reversed(mul.inputs)))
 
 
 def feeds_only_silu(tensor: Tensor) -> bool:
-    """Whether x is used as x * Sigmoid(x) and for nothing else."""
+    """Return whether the only use of a tensor x is x * Sigmoid(x)."""
     users = consumers(tensor)
     mul = [node for node in users if node.op == "Mul"]
     return (
@@ -67,28 +67,28 @@ def feeds_only_silu(tensor: Tensor) -> bool:
 
 
 def _is_sigmoid_of(gate: Tensor, x: Tensor) -> bool:
-    made_by = producer(gate)
-    return made_by is not None and made_by.op == "Sigmoid" and made_by.inputs[0] is x
+    node = producer(gate)
+    return node is not None and node.op == "Sigmoid" and node.inputs[0] is x
 
 
 def output_axis(layer: Node) -> int:
-    """Axis of a weight that its layer's outputs lie along (ONNX Conv, ConvTranspose, Gemm and MatMul)."""
+    """Return the axis of output channels in the weight of a layer (ONNX Conv, ConvTranspose, Gemm and MatMul)."""
     if layer.op == "Conv" or (layer.op == "Gemm" and layer.attrs.get("transB", 0)):
         return 0
     return 1
 
 
 def takes_bias(layer: Node) -> bool:
-    """Whether a Conv, ConvTranspose or Gemm; a MatMul has no input for one."""
+    """Return whether a layer has an input for a bias: a Conv, ConvTranspose or Gemm has, a MatMul has not."""
     return bool(layer.op != "MatMul")
 
 
 def bias_of(layer: Node) -> Tensor | None:
-    """The bias of a Conv, ConvTranspose or Gemm, constant or computed; None where it has none, as a MatMul."""
+    """Return the bias of a layer, constant or computed, or None if it has none; a MatMul never has one."""
     return layer.inputs[2] if len(layer.inputs) > 2 and layer.inputs[2].name else None
 
 
 def has_plain_bias(layer: Node) -> bool:
-    """Whether the bias of a Conv, ConvTranspose or Gemm is constant, or there is none."""
+    """Return whether the bias of a layer is constant or missing, not computed."""
     bias = bias_of(layer)
     return bias is None or constant(bias) is not None

@@ -1,4 +1,4 @@
-"""Operations on model protos that need no graph: copies without weights, and restoring these."""
+"""Operations on model messages without a graph: copies without weights, and restoring the weights."""
 
 import math
 from typing import TypeVar
@@ -9,31 +9,32 @@ from google.protobuf.message import Message
 Proto = TypeVar("Proto", bound=Message)
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
-"""Names of the domain of ONNX's own operators."""
+"""The two names of the domain of ONNX's own operators."""
 
 MIN_IR_VERSION = 7
+"""Least IR version of written models: opset 13 came with it, and since version 4 initializers need not be inputs."""
 
 IR_VERSION = 10
-"""Of models that are made here: newer ones are refused by runtimes a year old."""
+"""IR version of models made by onnxq: runtimes a year old refuse newer ones."""
 
 _LARGE = 1024
-"""Elements from which on a constant takes part by its shape alone; shape arithmetic needs the values of small ones."""
+"""Elements above which only the shape of a constant matters to inference; shape arithmetic reads smaller ones."""
 
 
 def copy_message(message: Proto) -> Proto:
-    """A message of its own, equal to this part of a model, which would keep all of the model in memory."""
+    """Return a copy of a part of a model; the part itself would keep the whole model in memory."""
     made: Proto = type(message)()
     made.CopyFrom(message)
     return made
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """Version of the default operator set; 0 where the model does not say it."""
+    """Return the version of the default operator set, or 0 if the model does not state it."""
     return next((entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), 0)
 
 
 def large_initializers(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """The constants that have a model's bulk, and whose values no shape depends on."""
+    """Return the large constants: most bytes of a model, and no shape depends on their values."""
     return [tensor for tensor in proto.graph.initializer if _is_large(tensor)]
 
 
@@ -42,7 +43,7 @@ def _is_large(tensor: onnx.TensorProto) -> bool:
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model that lacks its large constants: small enough for one message, whatever the model's size."""
+    """Return a copy of the model without its large constants; it fits into one message, whatever the model's size."""
     made = onnx.ModelProto()
     copy_fields(proto, made, "graph")
     copy_fields(proto.graph, made.graph, "initializer")
@@ -51,7 +52,7 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def with_weight_inputs(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model in which inputs stand for its large constants; `refilled` undoes it."""
+    """Return a copy of the model with an input in place of each large constant; `restore_weights` undoes it."""
     made = without_weights(proto)
     inputs = {t.name for t in proto.graph.input}
     made.graph.input.extend(
@@ -63,7 +64,15 @@ def with_weight_inputs(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def restore_weights(made: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
-    """What became of a model with stand-ins, with the constants of the original in their places; edited in place."""
+    """Put the large constants of a model back where `with_weight_inputs` put inputs.
+
+    Args:
+        made: the model with inputs, or any model made from it; edited in place.
+        original: the model with the constants.
+
+    Returns:
+        `made`.
+    """
     large = {t.name: t for t in large_initializers(original)}
     kept = {t.name for t in original.graph.input}
     inputs = onnx.GraphProto(input=[t for t in made.graph.input if t.name in kept])
@@ -74,7 +83,7 @@ def restore_weights(made: onnx.ModelProto, original: onnx.ModelProto) -> onnx.Mo
 
 
 def for_shape_inference(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model for shape inference: inputs stand for large constants, and nothing is believed of its shapes."""
+    """Return a copy of the model for shape inference: inputs for large constants, no descriptions of inner tensors."""
     made = with_weight_inputs(proto)
     made.ir_version = max(proto.ir_version, 4)
     del made.graph.value_info[:]
@@ -95,6 +104,9 @@ def copy_fields(source: Message, target: Message, *left_out: str) -> None:
 
 
 def names_read(node: onnx.NodeProto) -> list[str]:
-    """The tensors that a node reads, its subgraphs too (with those that are made within one, which do no harm)."""
+    """Return the names of the tensors that a node and its subgraphs read.
+
+    Tensors that are computed inside a subgraph are among them.
+    """
     inner = [name for a in node.attribute if a.HasField("g") for n in a.g.node for name in names_read(n)]
     return [name for name in (*node.input, *inner) if name]

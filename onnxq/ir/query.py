@@ -1,4 +1,4 @@
-"""Questions about tensors and nodes of a graph."""
+"""Queries on tensors and nodes of a graph: constants, producers, consumers, ancestors, types."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -10,27 +10,27 @@ from onnx_graphsurgeon import Constant, Node, Tensor, Variable
 
 
 def constant(tensor: Tensor) -> NDArray[np.generic] | None:
-    """The values of a constant tensor, or None for any other."""
+    """Return the values of a constant tensor, or None for any other tensor."""
     return np.asarray(tensor.values) if isinstance(tensor, Constant) else None
 
 
 def producer(tensor: Tensor) -> Node | None:
-    """The node that makes a tensor, or None for inputs and constants."""
+    """Return the node that produces a tensor, or None for inputs and constants."""
     return tensor.inputs[0] if tensor.inputs else None
 
 
 def consumers(tensor: Tensor) -> list[Node]:
-    """The nodes that read a tensor, each once; those of subgraphs among them."""
+    """Return the nodes that read a tensor, each once, including nodes of subgraphs."""
     return list({id(node): node for node in tensor.outputs}.values())
 
 
 def data_inputs(node: Node) -> list[Tensor]:
-    """Inputs that are computed, not constant and not left out."""
+    """Return the inputs of a node that are neither constant nor left out."""
     return [t for t in node.inputs if isinstance(t, Variable) and t.name]
 
 
 def ancestors(nodes: Iterable[Node]) -> Iterator[Node]:
-    """The nodes themselves and every node they depend on, through data edges and through the bodies of subgraphs."""
+    """Yield the nodes and all nodes that they depend on, each once, also through the bodies of subgraphs."""
     stack, seen = list(nodes), set()
     while stack:
         node = stack.pop()
@@ -45,7 +45,12 @@ def ancestors(nodes: Iterable[Node]) -> Iterator[Node]:
 
 
 def downstream(nodes: Iterable[Node], is_start: Callable[[Node], bool]) -> set[str]:
-    """Names of the nodes, given in topological order, that depend on one for which `is_start` holds."""
+    """Return the names of all nodes downstream of a node that satisfies `is_start`.
+
+    Args:
+        nodes: in topological order.
+        is_start: called with nodes.
+    """
     found: set[str] = set()
     for node in nodes:
         if any(is_start(p) or p.name in found for t in node.inputs for p in t.inputs):
@@ -54,7 +59,7 @@ def downstream(nodes: Iterable[Node], is_start: Callable[[Node], bool]) -> set[s
 
 
 def dtype_of(tensor: Tensor) -> "np.dtype[np.generic] | None":
-    """Element type, or None where it is unknown; graphsurgeon has types that numpy lacks as ONNX's numbers."""
+    """Return the element type, or None if it is unknown; graphsurgeon stores types that numpy lacks as numbers."""
     kind = tensor.dtype
     if kind is None:
         return None
@@ -62,5 +67,5 @@ def dtype_of(tensor: Tensor) -> "np.dtype[np.generic] | None":
 
 
 def is_float(tensor: Tensor) -> bool:
-    """Whether the tensor is float32; tensors of unknown type are not."""
+    """Return whether the tensor is float32; a tensor of unknown type is not."""
     return dtype_of(tensor) == np.dtype(np.float32)

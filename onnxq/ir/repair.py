@@ -1,4 +1,4 @@
-"""What exporters write that a runtime or a pass would stumble over, mended before anything looks at the model."""
+"""Repairs of exported models: faults of exporters at which a runtime or a pass would fail."""
 
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -22,26 +22,26 @@ from onnxq.ir.shape_inference import inferred_graph
 _LAYOUT_DOMAIN = "com.microsoft.nchwc"
 
 _FUSED = frozenset({"FusedConv", "FusedGemm", "FusedMatMul", "NhwcFusedConv", "QuickGelu"})
-"""Operators of onnxruntime that stand for several of ONNX."""
+"""Operators of onnxruntime that combine several of ONNX."""
 
 
 def repair(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model that computes the same in a form that runtimes take; the given one is not changed.
+    """Return a model that computes the same in a form that runtimes accept; the given model is not changed.
 
-    - functions of the model's own (ONNX FunctionProto) are inlined
-    - a graph without a name gets one; of nodes with one name only the first keeps it
-    - of metadata entries with one key, which onnx.checker refuses, only the last stays
-    - an IR version newer than the operator sets need is lowered, so that older runtimes read the file too
-    - operator domains that the nodes use and the model does not list are listed, in version 1
-    - sparse initializers and sparse Constant nodes, in subgraphs too, are written out
-    - nodes stand behind what they read
-    - a size of -1, as paddle2onnx writes it, becomes one that is not known
-    - outputs without a type or shape get those that follow from the inputs
-    - of float16 models, inner tensors said to be of another type than they are are described no more
+    - local functions (ONNX FunctionProto) are inlined
+    - a graph without a name gets one; nodes with the same name lose it, except the first
+    - duplicate metadata keys, which onnx.checker refuses, keep their last value
+    - an IR version newer than the operator sets need is lowered, so that older runtimes read the file
+    - operator domains that nodes use and the model does not import are imported, in version 1
+    - sparse initializers and sparse Constant nodes become dense, also in subgraphs
+    - nodes are sorted topologically
+    - a dimension of -1, which paddle2onnx writes, becomes unknown
+    - outputs without a type or shape get the inferred ones
+    - wrong type descriptions of inner tensors are removed from float16 models
 
     Raises:
-        ModelError: the model does not say which operator set it is written in, or says one that is not known; it is
-            what onnxruntime made of one; or a node depends on itself.
+        ModelError: the model states no operator set, or one that is unknown; onnxruntime saved it after optimizing it;
+            a node depends on itself.
     """
     _check_opset(model)
     _refuse_optimized(model.graph)
@@ -49,16 +49,16 @@ def repair(model: onnx.ModelProto) -> onnx.ModelProto:
     if made.functions:
         made = inliner.inline_local_functions(made)
     _name_graph(made.graph)
-    _drop_second_names(made.graph)
-    _drop_second_entries(made)
+    _remove_duplicate_names(made.graph)
+    _remove_duplicate_metadata(made)
     _lower_ir_version(made)
-    _list_domains(made)
+    _import_domains(made)
     for graph in _graphs(made.graph):
-        _write_out_sparse(graph)
+        _densify(graph)
     _sort(made.graph)
-    _forget_negative_sizes(made.graph)
+    _clear_negative_dims(made.graph)
     _declare_outputs(made)
-    _forget_wrong_types(made)
+    _remove_wrong_types(made)
     return restore_weights(made, model) if made != with_weight_inputs(model) else model
 
 
@@ -66,10 +66,10 @@ def _check_opset(model: onnx.ModelProto) -> None:
     version = opset_of(model)
     newest = onnx.defs.onnx_opset_version()
     if version < 1:
-        raise ModelError("the model does not say which operator set it is written in; export it again with opset 17")
+        raise ModelError("the model states no operator set; export it again with opset 17")
     if version > newest:
         raise ModelError(
-            f"the model is written in opset {version}, and the installed onnx knows those up to {newest}; "
+            f"the model has opset {version}, and the installed onnx knows opsets up to {newest}; "
             "export it with opset 17, or install a newer onnx"
         )
 
@@ -78,13 +78,13 @@ def _refuse_optimized(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         if node.domain == _LAYOUT_DOMAIN or (node.domain == "com.microsoft" and node.op_type in _FUSED):
             raise ModelError(
-                f"node {node.name or node.output[0]!r} is a {node.op_type} of {node.domain}: the graph was saved by "
-                "onnxruntime after its optimization; give the one that it was made from"
+                f"node {node.name or node.output[0]!r} is a {node.op_type} of {node.domain}: onnxruntime saved this "
+                "graph after optimizing it; give the model from which it was made"
             )
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and all graphs within."""
+    """Yield the graph and all its subgraphs."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -96,8 +96,8 @@ def _name_graph(graph: onnx.GraphProto) -> None:
     graph.name = graph.name or "graph"
 
 
-def _drop_second_names(graph: onnx.GraphProto) -> None:
-    """Nodes without a name may be many; onnxruntime refuses two of one name."""
+def _remove_duplicate_names(graph: onnx.GraphProto) -> None:
+    """Remove duplicate names of nodes, which onnxruntime refuses; many nodes may have no name."""
     seen = set()
     for node in graph.node:
         if node.name in seen:
@@ -105,7 +105,7 @@ def _drop_second_names(graph: onnx.GraphProto) -> None:
         seen.add(node.name)
 
 
-def _drop_second_entries(model: onnx.ModelProto) -> None:
+def _remove_duplicate_metadata(model: onnx.ModelProto) -> None:
     entries = {entry.key: entry.value for entry in model.metadata_props}
     if len(entries) < len(model.metadata_props):
         helper.set_model_props(model, entries)
@@ -116,13 +116,13 @@ def _lower_ir_version(model: onnx.ModelProto) -> None:
     model.ir_version = min(model.ir_version, max(IR_VERSION, needed))
 
 
-def _list_domains(model: onnx.ModelProto) -> None:
+def _import_domains(model: onnx.ModelProto) -> None:
     listed = {entry.domain for entry in model.opset_import}
     used = {node.domain for graph in _graphs(model.graph) for node in graph.node} - {*DEFAULT_DOMAINS, *listed}
     model.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(used))
 
 
-def _write_out_sparse(graph: onnx.GraphProto) -> None:
+def _densify(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(map(_dense, graph.sparse_initializer))
     del graph.sparse_initializer[:]
     for node in graph.node:
@@ -133,7 +133,7 @@ def _write_out_sparse(graph: onnx.GraphProto) -> None:
 
 
 def _sort(graph: onnx.GraphProto) -> None:
-    """Nodes in topological order, as ONNX wants them; those that are in order keep their places."""
+    """Sort the nodes topologically, as ONNX requires; a sorted graph keeps its order."""
     index = ProtoIndex(graph)
     needs = [{index.positions[name] for name in names_read(node) if name in index.positions} for node in index.nodes]
     if all(max(before, default=-1) < k for k, before in enumerate(needs)):
@@ -148,7 +148,7 @@ def _sort(graph: onnx.GraphProto) -> None:
     graph.node.extend(made.node)
 
 
-def _forget_negative_sizes(graph: onnx.GraphProto) -> None:
+def _clear_negative_dims(graph: onnx.GraphProto) -> None:
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_value < 0:
@@ -163,8 +163,8 @@ def _declare_outputs(model: onnx.ModelProto) -> None:
             output.CopyFrom(inferred[output.name])
 
 
-def _forget_wrong_types(model: onnx.ModelProto) -> None:
-    """Converters to float16 leave such descriptions behind, with which onnxruntime refuses the model."""
+def _remove_wrong_types(model: onnx.ModelProto) -> None:
+    """Remove wrong type descriptions, which converters to float16 leave and which onnxruntime refuses."""
     graph = model.graph
     if not any(value.type.tensor_type.elem_type == TensorProto.FLOAT16 for value in graph.value_info):
         return
@@ -178,7 +178,7 @@ def _forget_wrong_types(model: onnx.ModelProto) -> None:
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> TensorProto:
-    """The tensor in full; indices are those of the flattened tensor, or one per axis (ONNX SparseTensorProto)."""
+    """Return the dense tensor; indices are into the flattened tensor, or one per axis (ONNX SparseTensorProto)."""
     stored = numpy_helper.to_array(sparse.values)
     indices = numpy_helper.to_array(sparse.indices)
     values = np.zeros(tuple(sparse.dims), stored.dtype)

@@ -1,6 +1,7 @@
-"""Models as files and for runtimes: those that are too large for one message have their weights in a file beside it.
+"""Models as files and as input of runtimes.
 
-Protocol buffers hold 2 GB at most, in a file as well as in memory that is handed on to a runtime.
+A protocol buffer holds at most 2 GB, in a file as well as in memory that is passed to a runtime. A larger model has its
+weights in a second file.
 """
 
 import hashlib
@@ -20,46 +21,46 @@ from onnxq.errors import ModelError
 from onnxq.ir.proto import large_initializers, without_weights
 
 LARGEST = 2**31 - 1
-"""Bytes of a model that is one message."""
+"""Greatest size of one message, bytes."""
 
 _ALIGNMENT = 4096
-"""Bytes; runtimes map weights into memory by pages."""
+"""Alignment of weights in a file, bytes; runtimes map them into memory by pages."""
 
 
 def size(model: onnx.ModelProto) -> int:
-    """Bytes that a model takes in one message, or would take."""
+    """Return the bytes that a model takes, or would take, as one message."""
     weights = sum(int(tensor.ByteSize()) for tensor in large_initializers(model))
     return weights + int(without_weights(model).ByteSize())
 
 
 def is_one_message(model: onnx.ModelProto) -> bool:
-    """Whether a model is small enough for one file, and to be handed on in memory."""
+    """Return whether a model fits into one message."""
     return size(model) <= LARGEST
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model, whole or not at all; one of over 2 GB with its weights beside it, as `PATH.data`.
+    """Write a model, whole or not at all; the weights of one over 2 GB go to `PATH.data`.
 
     Raises:
-        ConfigError: the place cannot be written to.
+        ConfigError: the file cannot be written.
     """
     if is_one_message(model):
         with atomic_write(path) as temporary:
             onnx.save(model, temporary)
         return
     data = data_path(path)
-    # The last to be opened is the first to be in place: a model is never there without its weights.
+    # The file opened last is in place first: the model file never exists without its weights.
     with atomic_write(path) as temporary, atomic_write(data) as weights:
         onnx.save(_external(model, weights, data.name), temporary)
 
 
 def data_path(path: Path) -> Path:
-    """Where the weights of a model are that is too large for one file."""
+    """Return the path of the second file of a model that is too large for one."""
     return path.with_name(f"{path.name}.data")
 
 
 def size_on_disk(path: Path) -> int:
-    """Bytes of a model's file and of the files beside it that hold its weights."""
+    """Return the bytes of a model's file and of the files with its weights."""
     proto = onnx.load(path, load_external_data=False)
     named = {ExternalDataInfo(t).location for t in proto.graph.initializer if uses_external_data(t)}
     files = [path, *(path.parent / name for name in named)]
@@ -67,7 +68,7 @@ def size_on_disk(path: Path) -> int:
 
 
 def digest(model: onnx.ModelProto) -> str:
-    """SHA-256 of all that a model is."""
+    """Return the SHA-256 of a model with its weights."""
     sha = hashlib.sha256(without_weights(model).SerializeToString(deterministic=True))
     for tensor in large_initializers(model):
         sha.update(tensor.SerializeToString(deterministic=True))
@@ -76,7 +77,7 @@ def digest(model: onnx.ModelProto) -> str:
 
 @contextmanager
 def loadable(model: onnx.ModelProto | Path) -> Iterator[bytes | str]:
-    """What runtimes load a model from: its bytes, or the path of its file, which may be gone when the block ends."""
+    """Yield the bytes or the path from which a runtime loads a model; a temporary file is removed after the block."""
     if isinstance(model, Path):
         yield str(model)
     elif is_one_message(model):
@@ -89,7 +90,7 @@ def loadable(model: onnx.ModelProto | Path) -> Iterator[bytes | str]:
 
 
 def _external(model: onnx.ModelProto, data: Path, location: str) -> onnx.ModelProto:
-    """Write the large weights of a model to a file, and give the model that refers to it under the name `location`."""
+    """Write the large weights of a model to a file, and return the model that refers to it as `location`."""
     made = without_weights(model)
     with data.open("wb") as file:
         for tensor in large_initializers(model):
@@ -103,7 +104,7 @@ def _external(model: onnx.ModelProto, data: Path, location: str) -> onnx.ModelPr
 
 
 def _raw(tensor: TensorProto) -> bytes:
-    """The values as they stand in a file, little-endian."""
+    """Return the bytes of the values, little-endian."""
     return tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
 
 

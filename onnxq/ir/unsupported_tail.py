@@ -1,4 +1,4 @@
-"""Nodes that nothing here can run, as TensorRT's NMS at the end of an export: cut off the model, and put back."""
+"""Operators at the end of a model that onnxruntime lacks, such as TensorRT's NMS: detached, and reattached later."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ _OPERATORS = frozenset(schema.name for schema in onnx.defs.get_all_schemas() if 
 
 @dataclass(frozen=True)
 class UnsupportedTail:
-    """The end of a model that cannot be run here.
+    """The end of a model that cannot run here.
 
     Attributes:
-        opaque: names of the nodes that cannot be run, with their operators.
-        nodes: these, all that depends on them, and the Constant nodes that these read.
-        initializers: that they read.
-        outputs: of the whole model.
-        opset: of the default domain, in which they are written.
+        opaque: names of the unsupported nodes, with their operators.
+        nodes: the unsupported nodes, all that depend on them, and the Constant nodes that they read.
+        initializers: those that the nodes read.
+        outputs: outputs of the whole model.
+        opset: version of the default operator set of the nodes.
     """
 
     opaque: tuple[str, ...]
@@ -36,10 +36,10 @@ class UnsupportedTail:
     opset: int
 
     def reattach(self, front: onnx.ModelProto) -> None:
-        """Join the tail to the model that it was cut off, or to what was made of it, in place.
+        """Append the tail to the model from which it was detached, or to one made from that; edits it in place.
 
         Raises:
-            ModelError: that has another operator set now, in which a node means something else.
+            ModelError: the model has another operator set by now, in which a node means something else.
         """
         _check_opset(self.nodes, self.opset, opset_of(front))
         graph = front.graph
@@ -52,13 +52,13 @@ class UnsupportedTail:
 
 
 def detach(model: onnx.ModelProto) -> tuple[onnx.ModelProto, UnsupportedTail | None]:
-    """The part of a model that can be run, and the rest; the model itself and None where all of it can.
+    """Return the part of a model that can run, and the rest; the model itself and None if all of it can.
 
-    A node cannot be run if its domain is neither ONNX's nor onnxruntime's, or ONNX does not have its operator. What the
-    rest reads become outputs, behind those of the model that are left.
+    A node cannot run if its domain is neither ONNX's nor onnxruntime's, or if ONNX lacks its operator. The tensors that
+    the rest reads become outputs, after the remaining outputs of the model.
 
     Raises:
-        ModelError: such a node has Convs behind it, or the type of what it reads cannot be inferred.
+        ModelError: a Conv depends on such a node, or the type of a tensor that it reads cannot be inferred.
     """
     graph = model.graph
     opaque = [node for node in graph.node if _unknown(node)]
@@ -79,7 +79,7 @@ def detach(model: onnx.ModelProto) -> tuple[onnx.ModelProto, UnsupportedTail | N
 
 
 def _unknown(node: onnx.NodeProto) -> str:
-    """The operator of a node that cannot be run, or of one within it; empty where it can."""
+    """Return the unsupported operator of a node, or of one in its subgraphs; empty if there is none."""
     if node.domain not in _RUN_HERE:
         return f"{node.domain}.{node.op_type}"
     if node.domain in DEFAULT_DOMAINS and node.op_type not in _OPERATORS:
@@ -93,7 +93,7 @@ def _described(node: onnx.NodeProto) -> str:
 
 
 def _behind(graph: onnx.GraphProto, starts: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """The nodes themselves and all that depend on them, in topological order."""
+    """Return the nodes and all that depend on them, in topological order."""
     first = {id(node) for node in starts}
     made: set[str] = set()
     found = []
@@ -108,7 +108,7 @@ def _refuse_inside(opaque: list[onnx.NodeProto], behind: list[onnx.NodeProto]) -
     layer = next((node for node in behind if node.op_type in CONVS), None)
     if layer is not None:
         raise ModelError(
-            f"onnxruntime does not know {_described(opaque[0])}, and {_described(layer)} stands behind it; "
+            f"onnxruntime does not know {_described(opaque[0])}, and {_described(layer)} depends on it; "
             "export the model with ONNX's own operators"
         )
 
@@ -148,13 +148,13 @@ def _check_opset(nodes: Iterable[onnx.NodeProto], before: int, after: int) -> No
             continue
         if not _means_the_same(onnx.defs.get_schema(node.op_type, before), onnx.defs.get_schema(node.op_type, after)):
             raise ModelError(
-                f"{_described(node)} stands behind a node that onnxruntime does not know, and cannot be converted "
+                f"{_described(node)} depends on a node that onnxruntime does not know, and cannot be converted "
                 f"from opset {before} to {after}; export the model with opset 17"
             )
 
 
 def _means_the_same(old: onnx.defs.OpSchema, new: onnx.defs.OpSchema) -> bool:
-    """Whether all that can be said in one version of an operator is said in the same way in another."""
+    """Return whether every node of one version of an operator means the same in another version."""
     kept = (name in new.attributes and new.attributes[name].default_value == a.default_value
             for name, a in old.attributes.items())  # fmt: skip
     return all(kept) and old.min_input == new.min_input and old.max_input <= new.max_input

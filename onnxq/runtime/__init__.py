@@ -1,17 +1,27 @@
-"""Runtimes that can run a model on this machine. One file per runtime."""
+"""Runtimes that run a model on this machine, one file each; only this package imports onnxruntime and openvino.
 
-from onnxq.runtime.base import IntegerLayers, OperatorTime, Runtime, Source
+- base: the interface `Runtime`
+- ort, openvino: its implementations, by name in `RUNTIMES`
+- session: sessions of onnxruntime for onnxq's own computations, exact on every CPU
+- streaming: many samples through a model in bounded memory
+- locate_error: the first layer that a runtime computes wrongly
+"""
+
+from onnxq.runtime.base import IntegerLayers, ModelSource, OperatorTime, Runtime
 from onnxq.runtime.openvino import OpenVino
 from onnxq.runtime.ort import OnnxRuntime
+from onnxq.runtime.session import Feed
 
 RUNTIMES: dict[str, type[Runtime]] = {"ort": OnnxRuntime, "openvino": OpenVino}
+"""Name, as in `Target.runtime` -> class."""
 
 __all__ = [
     "RUNTIMES",
+    "Feed",
     "IntegerLayers",
+    "ModelSource",
     "OnnxRuntime",
     "OpenVino",
     "OperatorTime",
     "Runtime",
-    "Source",
 ]

@@ -1,4 +1,4 @@
-"""What runs the models on this machine: to compare, to time, and to see which operators run on integers."""
+"""Interface of runtimes: run a model on this machine, time its operators, tell which layers run on integers."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 
 from onnxq.runtime.session import Feed
 
-Source = Path | onnx.ModelProto
+ModelSource = Path | onnx.ModelProto
+"""A model, or the path of one."""
 
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """What one type of operator takes within a run.
+    """The time of all nodes of one operator within a run.
 
     Attributes:
-        count: how many of them run.
-        seconds: all of them together, each by its least time.
+        count: number of nodes.
+        seconds: sum over the nodes of the least time of each.
     """
 
     count: int
@@ -31,11 +32,11 @@ class OperatorTime:
 
 @dataclass(frozen=True)
 class IntegerLayers:
-    """Which layers a runtime runs on integers.
+    """The layers that a runtime runs on integers.
 
     Attributes:
-        wanted: names of those that were asked for and do.
-        others: how many more do.
+        wanted: names of those among the layers that were asked for.
+        others: number of other layers.
     """
 
     wanted: tuple[str, ...]
@@ -47,21 +48,24 @@ class Runtime(ABC):
 
     Args:
         model: a model, or the path of one.
-        threads: within a run; 0 lets the runtime choose.
+        threads: threads of a run; 0 lets the runtime choose.
+
+    Attributes:
+        title: name of the runtime in messages.
 
     Raises:
         ConfigError: the runtime is not installed.
-        ModelError: it cannot load the model; with its reason.
+        ModelError: the runtime cannot load the model; with its reason.
     """
 
     title: ClassVar[str]
 
     @abstractmethod
-    def __init__(self, model: Source, *, threads: int = 0) -> None: ...
+    def __init__(self, model: ModelSource, *, threads: int = 0) -> None: ...
 
     @abstractmethod
     def run(self, feed: Feed) -> dict[str, NDArray[np.generic]]:
-        """The outputs by name.
+        """Return the outputs by name.
 
         Raises:
             ModelError: the runtime refuses the feed or fails; with its reason.
@@ -70,17 +74,20 @@ class Runtime(ABC):
     @classmethod
     @abstractmethod
     def is_installed(cls) -> bool:
-        """Whether it can be used here."""
+        """Return whether the runtime can be used on this machine."""
 
     @classmethod
     @abstractmethod
     def operator_times(
-        cls, model: Source, feed: Feed, *, threads: int = 0, rounds: int = 10
+        cls, model: ModelSource, feed: Feed, *, threads: int = 0, rounds: int = 10
     ) -> dict[str, OperatorTime]:
-        """Operator, as the runtime calls it -> what it takes, the slowest first.
+        """Return the time of each operator, named as the runtime does, the slowest first.
 
         Args:
-            rounds: runs, of which each node counts by the fastest.
+            model: a model, or the path of one.
+            feed: input of every run.
+            threads: threads of a run; 0 lets the runtime choose.
+            rounds: number of runs; each node counts with its least time.
 
         Raises:
             ModelError: as from the constructor and `run`.
@@ -88,11 +95,11 @@ class Runtime(ABC):
 
     @abstractmethod
     def integer_layers(self, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
-        """Which of the layers run on integers in the graph that the runtime makes of the model.
+        """Return the layers that run on integers in the optimized graph of the runtime.
 
         Args:
-            model: the one that is loaded.
-            layers: names of Convs and MatMuls with weights behind a DequantizeLinear.
+            model: the loaded model.
+            layers: names of Convs and MatMuls whose weights come from a DequantizeLinear.
 
         Raises:
             ModelError: as from the constructor.
@@ -100,7 +107,7 @@ class Runtime(ABC):
 
 
 def summed_times(spans: Iterable[tuple[str, str, float]]) -> dict[str, OperatorTime]:
-    """Operator -> sum over its nodes of the least seconds of each, from (operator, node, seconds) of many runs."""
+    """Return the time of each operator, the slowest first, from (operator, node, seconds) of many runs."""
     least: dict[tuple[str, str], float] = {}
     for operator, node, seconds in spans:
         least[operator, node] = min(seconds, least.get((operator, node), seconds))

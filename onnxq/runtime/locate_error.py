@@ -1,4 +1,4 @@
-"""Where a runtime leaves the exact computation of a quantized model."""
+"""Locating the first layer that a runtime computes wrongly."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,22 +13,23 @@ from onnxq.runtime.base import Runtime
 from onnxq.runtime.session import Feed, open_session, run
 
 _DIFFERENT = 25.0
-"""dB below which two results differ by more than the rounding of kernels, which gives 40 and more."""
+"""SQNR in dB below which two results differ by more than the rounding of kernels, which leaves 40 and more."""
 
 
 def first_wrong_layer(
     proto: onnx.ModelProto, output: str, layers: Sequence[str], runtime: type[Runtime], feed: Feed
 ) -> str | None:
-    """Name of the first layer on the way to an output that the runtime computes wrongly; None if none is by itself.
+    """Return the name of the first layer before an output that the runtime computes wrongly, or None.
 
-    The model is cut behind one layer after the other, as what is looked at from within may run by other kernels.
+    The model is cut after one layer at a time: as an additional output of the whole model, a layer could run in another
+    kernel. None means that no layer errs by itself.
 
     Args:
         proto: a quantized model.
-        output: of the model.
-        layers: names of layers, of which those that the output depends on are looked at.
-        runtime: what is at fault.
-        feed: inputs that show it.
+        output: name of a wrong output of the model.
+        layers: names of layers; those that the output depends on are checked.
+        runtime: the runtime at fault.
+        feed: inputs that show the error.
 
     Raises:
         ModelError: a part of the model cannot be loaded or run.
@@ -56,13 +57,13 @@ def first_wrong_layer(
         before = set(_layers_before(producers, data, frozenset()))
         chain = [layer for layer in outputs if layer in before]
         first = bisect_left(chain, True, key=is_wrong)
-        # Layers on other branches make no chain: the search may miss the one that feeds this one.
+        # Layers on parallel branches are not ordered: the bisection may miss the layer that feeds this one.
         earlier = chain[first] if first < len(chain) else nearest(data)
     return found
 
 
 def _layers_before(producers: Mapping[str, onnx.NodeProto], tensor: str, stops: frozenset[str]) -> Iterator[str]:
-    """Names of the nodes that a tensor depends on, through others, but not beyond those in `stops`."""
+    """Yield the names of the nodes that a tensor depends on; with `stops`, only the nearest of these."""
     stack, seen = [tensor], set()
     while stack:
         node = producers.get(stack.pop())

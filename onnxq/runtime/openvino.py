@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxq.errors import ConfigError, ModelError
 from onnxq.ir.storage import loadable
-from onnxq.runtime.base import IntegerLayers, OperatorTime, Runtime, Source, summed_times
+from onnxq.runtime.base import IntegerLayers, ModelSource, OperatorTime, Runtime, summed_times
 from onnxq.runtime.session import Feed, first_line, fitted
 
 _PLACES = ("Exception from", "Check", "While", "Summary", "--", "To facilitate")
@@ -20,13 +20,13 @@ _UNKNOWN_OPERATORS = "-- No conversion rule found for operations"
 
 
 class OpenVino(Runtime):
-    """OpenVINO's CPU plugin, in float32 where the model is not quantized."""
+    """OpenVINO's CPU plugin; operators that are not quantized run in float32."""
 
     title = "OpenVINO"
     _LAYERS: ClassVar[frozenset[str]] = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
     _INTEGERS: ClassVar[frozenset[str]] = frozenset({"i8", "u8"})
 
-    def __init__(self, model: Source, *, threads: int = 0) -> None:
+    def __init__(self, model: ModelSource, *, threads: int = 0) -> None:
         self._compiled = _compiled(model, threads)
         self._request = self._compiled.create_infer_request()
 
@@ -40,14 +40,14 @@ class OpenVino(Runtime):
 
     @classmethod
     def is_installed(cls) -> bool:
-        """Whether the extra `openvino` is there."""
+        """Return whether the extra `openvino` is installed."""
         return importlib.util.find_spec("openvino") is not None
 
     @classmethod
     def operator_times(
-        cls, model: Source, feed: Feed, *, threads: int = 0, rounds: int = 10
+        cls, model: ModelSource, feed: Feed, *, threads: int = 0, rounds: int = 10
     ) -> dict[str, OperatorTime]:
-        """By OpenVINO's performance counters; an operator is a type and a precision."""
+        """Return them by OpenVINO's performance counters; an operator is a type and a precision."""
         compiled = _compiled(model, threads, PERF_COUNT=True)
         request, floats = compiled.create_infer_request(), _float_types(compiled)
         spans = []
@@ -74,7 +74,7 @@ class OpenVino(Runtime):
         return IntegerLayers(wanted, max(0, len(executed) - len(wanted)))
 
 
-def _compiled(model: Source, threads: int, **options: object) -> Any:
+def _compiled(model: ModelSource, threads: int, **options: object) -> Any:
     try:
         import openvino
     except ImportError:
@@ -102,7 +102,7 @@ def _float_types(compiled: Any) -> dict[str, "np.dtype[Any]"]:
 
 
 def _operator(node: Any) -> str:
-    """Type and precision, as `Convolution I8` of one that runs as `brgconv_avx512_1x1_I8`."""
+    """Return type and precision: `Convolution I8` for a node that runs as `brgconv_avx512_1x1_I8`."""
     return f"{node.node_type} {node.exec_type.rsplit('_', 1)[-1]}"
 
 

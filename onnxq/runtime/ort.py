@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.ir import ProtoIndex
-from onnxq.runtime.base import IntegerLayers, OperatorTime, Runtime, Source, summed_times
+from onnxq.runtime.base import IntegerLayers, ModelSource, OperatorTime, Runtime, summed_times
 from onnxq.runtime.session import Feed, open_session, run
 
 
@@ -21,26 +21,26 @@ class OnnxRuntime(Runtime):
 
     title = "onnxruntime"
     _INTEGER_LAYERS: ClassVar[Mapping[str, int]] = {"QLinearConv": 3, "QGemm": 3, "MatMulIntegerToFloat": 1}
-    """Its operators for layers on integers, and which of their inputs is the weight."""
+    """onnxruntime's operators for layers on integers -> index of the weight among their inputs."""
 
-    def __init__(self, model: Source, *, threads: int = 0) -> None:
+    def __init__(self, model: ModelSource, *, threads: int = 0) -> None:
         self._session = open_session(model, threads=threads, resting=True)
         self._names = [output.name for output in self._session.get_outputs()]
 
     def run(self, feed: Feed) -> dict[str, NDArray[np.generic]]:
-        """Run one feed, with threads that rest afterwards."""
+        """Run one feed; the threads sleep afterwards."""
         return dict(zip(self._names, run(self._session, feed), strict=True))
 
     @classmethod
     def is_installed(cls) -> bool:
-        """Whether it can be used here: always, as onnxq needs it."""
+        """Return True: onnxq requires onnxruntime."""
         return True
 
     @classmethod
     def operator_times(
-        cls, model: Source, feed: Feed, *, threads: int = 0, rounds: int = 10
+        cls, model: ModelSource, feed: Feed, *, threads: int = 0, rounds: int = 10
     ) -> dict[str, OperatorTime]:
-        """By onnxruntime's profile, where fused nodes have names of their own."""
+        """Return them by onnxruntime's profile, in which fused nodes have names of their own."""
         with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
             session = open_session(model, threads=threads, profile_prefix=Path(folder) / "profile")
             for _ in range(rounds):
@@ -50,7 +50,7 @@ class OnnxRuntime(Runtime):
         return summed_times((e["args"]["op_name"], e["name"], e["dur"] * 1e-6) for e in runs)
 
     def integer_layers(self, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
-        """By the optimized graph, where nodes are renamed but weights are not: a layer is known by its integers."""
+        """Return them by the optimized graph; it renames nodes but not weights, by which layers are recognized."""
         with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
             path = Path(folder) / "optimized.onnx"
             open_session(model, optimized_path=path)

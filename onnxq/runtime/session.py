@@ -1,4 +1,4 @@
-"""Run graphs through onnxruntime, and stream chosen tensors of many samples with bounded memory."""
+"""Sessions of onnxruntime: load a model, run one feed, name its errors."""
 
 import contextlib
 import logging
@@ -22,6 +22,7 @@ NodeArg = ort.NodeArg
 Feed = Mapping[str, NDArray[np.generic]]
 
 _FATAL_ONLY = 4
+"""Log severity of onnxruntime."""
 
 _FLOATS: Mapping[str, "np.dtype[Any]"] = {
     "tensor(float)": np.dtype(np.float32),
@@ -49,17 +50,17 @@ def open_session(
     Args:
         model: a model, or the path of one.
         threads: intra-op threads; 0 lets onnxruntime choose.
-        optimized: with all graph optimizations, or with none.
-        exact: layers between QuantizeLinear and DequantizeLinear are computed in float32 on the dequantized values, as
-            ONNX defines them, and not by kernels for integers. Those saturate on CPUs without VNNI, which add products
-            of 8 bits in pairs in 16 bits, so that their numbers depend on the machine. Whatever a file or a decision
-            is made of must be exact; what is to show how a model runs must not. A float model runs the same way. Only
-            the order of float sums still differs between CPUs, and from that without optimizations: where it turns the
-            rounding of a value, later values differ by steps of their scales.
-        optimized_path: where onnxruntime is to write the graph that it really runs.
-        profile_prefix: first part of the path where it is to write the time of every node.
-        resting: its threads rest between runs; else they spin for the next one, and slow down what runs meanwhile.
-        frugal: memory is taken where it is needed, not planned ahead for all that a run needs at once.
+        optimized: run with all graph optimizations, or with none.
+        exact: compute layers between QuantizeLinear and DequantizeLinear in float32 on the dequantized values, as ONNX
+            defines them, instead of in integer kernels. On CPUs without VNNI the integer kernels add pairs of 8-bit
+            products in 16 bits, which saturate, so that the result depends on the machine. Results that go into a file
+            or a decision must be exact; results that show how a model runs must not. A float model is not affected.
+            The order of float sums still differs between CPUs: if it changes the rounding of a value, later values
+            differ by steps of their scales.
+        optimized_path: file to which onnxruntime writes the graph that it really runs.
+        profile_prefix: beginning of the path of the file to which it writes the time of every node.
+        resting: its threads sleep between runs; otherwise they spin until the next run and slow down other work.
+        frugal: allocate memory when it is needed instead of planning it for a whole run.
 
     Raises:
         ModelError: onnxruntime cannot load the model; with its reason.
@@ -103,11 +104,11 @@ def _as_taken(session: ort.InferenceSession, feed: Feed) -> dict[str, NDArray[np
 
 
 def fitted(feed: Feed, floats: Mapping[str, "np.dtype[Any]"]) -> dict[str, NDArray[np.generic]]:
-    """A feed with its floats in the types that a model takes.
+    """Return a feed with its floats in the types that a model takes.
 
     Args:
         feed: an array for each input.
-        floats: input -> type; inputs that are not floats have none.
+        floats: input -> float type; other inputs are missing.
     """
     wanted = {name: floats.get(name, array.dtype) if array.dtype.kind == "f" else array.dtype
               for name, array in feed.items()}  # fmt: skip
@@ -115,7 +116,7 @@ def fitted(feed: Feed, floats: Mapping[str, "np.dtype[Any]"]) -> dict[str, NDArr
 
 
 def run_named(session: ort.InferenceSession, feed: Feed) -> dict[str, NDArray[np.generic]]:
-    """Run one feed, and give every output by its name.
+    """Run one feed and return every output by name.
 
     Raises:
         ModelError: as from `run`.
@@ -127,9 +128,9 @@ def run_named(session: ort.InferenceSession, feed: Feed) -> dict[str, NDArray[np
 def iter_outputs(
     session: ort.InferenceSession, feed: Feed, names: Sequence[str]
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """Run one feed, as `run` takes it, and give its outputs one after the other, each forgotten before the next.
+    """Run one feed and yield its outputs by name, each freed before the next.
 
-    onnxruntime copies what it hands to numpy, so that all of them at once would be there twice.
+    onnxruntime copies each output for numpy; all outputs at once would take twice their memory.
 
     Raises:
         ModelError: as from `run`.
@@ -151,10 +152,10 @@ def _naming_errors() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what a runtime says, which is followed by its own stack."""
+    """Return the first line of a runtime's message; the stack of the runtime follows it."""
     return str(error).strip().splitlines()[0]
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Streams chosen tensors of many samples through onnxruntime in bounded memory."""
+"""Streaming: run many samples through onnxruntime in bounded memory and hand over each output."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -13,13 +13,13 @@ from onnxq.ir.storage import size
 from onnxq.runtime.session import Feed, cores, iter_outputs, open_session
 
 _LARGE = 100_000_000
-"""Bytes of a model of which each session's copies, and the tensors of a sample, are better in memory only once."""
+"""Bytes above which only one sample runs at a time: each session copies the weights and holds the sample's tensors."""
 
 
 def open_worker_session(model: onnx.ModelProto, at_once: int) -> ort.InferenceSession:
-    """Load a model to run `at_once` samples at a time, in one session or in several: each gets its share of the cores.
+    """Load a model into one of `at_once` sessions that run side by side; each gets its share of the cores.
 
-    Runs are exact, as `open_session` has it.
+    Runs are exact in the sense of `open_session`.
 
     Raises:
         ModelError: as from `open_session`.
@@ -28,30 +28,31 @@ def open_worker_session(model: onnx.ModelProto, at_once: int) -> ort.InferenceSe
 
 
 Sink = Callable[[str, NDArray[np.generic]], None]
+"""Called with the name and the values of a tensor."""
 
 Job = Callable[[], tuple[Feed, int] | None]
+"""Returns a feed and the number of samples in its batch that count, or None if it could not be read."""
 
 
 def workers(model: onnx.ModelProto) -> int:
-    """How many samples are in work at once; no more, whatever the machine, as each holds its tensors in memory."""
+    """Return how many samples run at once: at most 2 on any machine, as each holds its tensors in memory."""
     return 1 if size(model) > _LARGE else min(2, cores())
 
 
 def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Callable[[int], None]) -> int:
-    """Run many samples and hand each output of the model to `sink`; nothing is kept.
+    """Run many samples and hand each output of the model to `sink`; nothing is stored.
 
-    Each worker takes one sample from the first to the last step, so that one is decoded while another runs and a third
-    is counted, and onnxruntime needs no threads of its own. The order in which `sink` is called is not certain.
+    Each worker takes one sample through all steps, so that one sample is decoded while another runs and a third is
+    counted. The order of the calls of `sink` is not defined.
 
     Args:
-        model: its outputs are what is streamed.
-        jobs: each gives a feed and the number of samples in its batch that count, or None if it could not be read.
-            They are drawn in the calling thread, and only when a worker is free; they are called in a worker.
-        sink: called with a tensor's name and values, from workers.
-        finished: called with the number of jobs done.
+        model: its outputs are streamed.
+        jobs: drawn in the calling thread, one whenever a worker is free, and called in a worker.
+        sink: called from workers, for each output of each sample.
+        finished: called in the calling thread with the number of jobs done.
 
     Returns:
-        How many samples were run.
+        The number of samples that ran.
 
     Raises:
         ModelError: onnxruntime cannot load or run the model.
@@ -65,7 +66,7 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
         if loaded is None:
             return 0
         if not hasattr(own, "session"):
-            # Runs that share a session share its memory, which grows with the ways in which they happen to overlap.
+            # Runs in one session share its memory, which grows with every new way in which they overlap.
             own.session = open_worker_session(model, at_once)
         feed, valid = loaded
         padded = valid < next((array.shape[0] for array in feed.values() if array.ndim), valid)

@@ -80,7 +80,7 @@ def test_one_that_nobody_reads_changes_nothing_else():
 def test_in_the_middle_of_the_network_it_is_refused():
     model = copy(silu_chain())
     nodes(model)["sigmoid1"].domain = "my.ops"
-    message = r"does not know 'sigmoid1' \(my.ops.Sigmoid\), and 'conv2' \(Conv\) stands behind it; export"
+    message = r"does not know 'sigmoid1' \(my.ops.Sigmoid\), and 'conv2' \(Conv\) depends on it; export"
     with pytest.raises(ModelError, match=message):
         detach(model)
 
@@ -111,5 +111,5 @@ def test_nodes_behind_it_that_mean_something_else_in_another_operator_set_are_re
     whole.graph.node.append(helper.make_node(op, ["shifted"], ["more"], "more", axis=0))
     front, tail = detach(whole)
     front.opset_import[0].version = 13
-    with pytest.raises(ModelError, match=rf"'more' \({op}\) stands behind .+ from opset 12 to 13"):
+    with pytest.raises(ModelError, match=rf"'more' \({op}\) depends on .+ from opset 12 to 13"):
         tail.reattach(front)

@@ -167,7 +167,7 @@ def test_integers_with_several_readers_go_with_the_last_of_them():
 def test_arithmetic_on_integers_is_refused_by_name(op):
     model = copy(csp())
     nodes(model)["sigmoid1"].op_type = op
-    with pytest.raises(ModelError, match=re.escape(f"node 'sigmoid1' is a {op} whose float form is not known")):
+    with pytest.raises(ModelError, match=re.escape(f"node 'sigmoid1' is a {op} whose float form is unknown")):
         rewrite(StripQdq(), model)
 
 
@@ -182,7 +182,7 @@ def test_half_a_pair_is_refused_by_name(half):
         outputs=[("y", other, [1, 4])],
         constants={"scale": np.float32(0.25)},
     )
-    with pytest.raises(ModelError, match=f"node 'alone' is a {half} whose float form is not known; give the float"):
+    with pytest.raises(ModelError, match=f"node 'alone' is a {half} whose float form is unknown; give the float"):
         rewrite(StripQdq(), model)
 
 
@@ -246,14 +246,14 @@ def test_one_grid_said_in_two_ways(start, end):
     ],
 )  # fmt: skip
 def test_integers_that_are_no_floats_are_refused(model, refused):
-    with pytest.raises(ModelError, match=f"node '{refused}' is a .+ whose float form is not known"):
+    with pytest.raises(ModelError, match=f"node '{refused}' is a .+ whose float form is unknown"):
         rewrite(StripQdq(), model)
 
 
 def test_integers_that_are_an_output_are_refused():
     model = _pair()
     model.graph.output.append(helper.make_tensor_value_info("q", TensorProto.UINT8, [1, 4]))
-    with pytest.raises(ModelError, match="node 'start' is a QuantizeLinear whose float form is not known"):
+    with pytest.raises(ModelError, match="node 'start' is a QuantizeLinear whose float form is unknown"):
         rewrite(StripQdq(), model)
 
 
