@@ -624,14 +624,14 @@ class TestLimits:
     def plain(self, onnxq, model, others):
         """What the model has without anything kept, dB."""
         found = onnxq(model, "--calib", "calib", "--min-sqnr", 0, "--images", others, "-o", "plain.onnx")
-        return float(re.search(r"measured +([\d.]+) dB on 3 pictures, after 1 trials?", found.out)[1])
+        return float(re.search(r"measured +([\d.]+) dB on 3 images, after 1 trials?", found.out)[1])
 
     def test_as_few_pieces_as_needed_stay_float(self, onnxq, model, others):
         plain = self.plain(onnxq, model, others)
         options = ["--calib", "calib", "--min-sqnr", plain + 1, "--images", others, "--report", "r.json"]
         ran = onnxq(model, *options)
         assert ran.code == 0, ran.err
-        reached, trials = re.search(r"measured +([\d.]+) dB on 3 pictures, after (\d+) trials", ran.out).groups()
+        reached, trials = re.search(r"measured +([\d.]+) dB on 3 images, after (\d+) trials", ran.out).groups()
         assert float(reached) >= plain + 1
         assert int(trials) > 1
         report = json.loads(Path("r.json").read_text())
@@ -659,7 +659,7 @@ class TestLimits:
 
     def test_what_is_calibrated_with_is_not_judged_by(self, onnxq, model):
         message = refused(onnxq, model, "--calib", "calib", "--min-sqnr", 20, "--images", "calib")
-        assert "calib/0.png is calibrated with too" in message
+        assert "calib/0.png is also a calibration image" in message
         assert "--on-calibration" in message
         ran = onnxq(model, "--calib", "calib", "--min-sqnr", 0, "--images", "calib", "--on-calibration")
         assert ran.code == 0
@@ -722,7 +722,7 @@ class TestEvaluate:
         assert ran == (0, "", "")
         text = Path(name).read_text()
         assert "Average precision" in text
-        assert "on 2 pictures of" in text
+        assert "on 2 images of" in text
 
     @pytest.mark.parametrize("given", [[], ["--annotations", "a.json"], ["--images", "calib"]])
     def test_without_labels(self, onnxq, model, given):
@@ -751,7 +751,7 @@ class TestEvaluate:
     def test_what_is_calibrated_with_is_not_measured_on(self, onnxq, model, labelled):
         options = [model, "--calib", "images", "--evaluate", *labelled]
         message = refused(onnxq, *options)
-        assert "images/a.png is calibrated with too" in message
+        assert "images/a.png is also a calibration image" in message
         assert "--on-calibration" in message
         assert onnxq(*options, "--on-calibration").code == 0
 
@@ -774,7 +774,7 @@ class TestEvaluate:
         assert ran.code == 1
         last = ran.err.splitlines()[-1]
         assert re.search(r"^error: --evaluate: \S*b\.png: cannot be read as an image", last)
-        assert last.endswith("; model.int8.onnx is written all the same")
+        assert last.endswith("; model.int8.onnx was written")
         runs("model.int8.onnx")
         assert not Path("r.json").exists()
 
@@ -834,6 +834,7 @@ class TestReport:
         report = json.loads(Path("r.json").read_text())
         assert (report["model"], report["target"], report["method"]) == ("model.onnx", "ort", "uh")
         assert (report["weight_bits"], report["act_bits"], report["exclude"]) == (8, 8, ["conv3"])
+        assert next(iter(report.items())) == ("format", 1)
         assert report["onnxq"] == VERSION
         assert report["detector"]["family"] == "v8"
         assert report["detector"]["size"] == [32, 32]
@@ -1226,9 +1227,9 @@ class TestBadOptions:
             (["--count", "0"], "count: 0 is less than 1"),
             (["--count", "-3"], "count: -3 is less than 1"),
             (["--count", "many"], "argument --count: invalid int value: 'many'"),
-            (["--image-size", "0"], "argument --image-size: '0' is no image size; give 640, or height x width as"),
-            (["--image-size", "640x"], "'640x' is no image size"),
-            (["--image-size", "640,640"], "'640,640' is no image size"),
+            (["--image-size", "0"], "argument --image-size: expected 640, or height x width as 384x640, got '0'"),
+            (["--image-size", "640x"], "got '640x'"),
+            (["--image-size", "640,640"], "got '640,640'"),
             (["--image-size", "-64"], "argument --image-size"),
             (["--frobnicate"], "unrecognized arguments: --frobnicate"),
             (["second.onnx"], "unrecognized arguments: second.onnx"),
