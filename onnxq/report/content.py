@@ -172,7 +172,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     layers, sizes = report.layers, report.bytes
     yield "layers on integers", f"{len(layers.integer)}"
     if layers.fused is not None:
-        yield f"of them on integers in {report.runtime}", f"{layers.fused}"
+        yield f"on integers in {report.runtime}", f"{layers.fused}"
     yield "float nodes", f"{len(report.float_)}"
     yield "calibration samples", f"{report.samples}"
     if report.evaluation is not None:

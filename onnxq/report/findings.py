@@ -47,8 +47,8 @@ def _sensitive(report: Report) -> Iterator[Finding]:
         share = sum(share for _, share in moved[:_MOST_NAMES]) / total
         kept = _keep(worst, min(report.weight_bits, report.act_bits))
         yield Finding(
-            f"{_names(worst)} cause {100 * share:.0f} % of the movement of boxes, summed over the layers quantized one "
-            "by one.",
+            f"{100 * share:.0f} % of the movement of boxes, summed over the layers quantized one by one, comes from "
+            f"{_names(worst)}.",
             f"{kept}, or `--max-drop AP`, which finds how many layers to keep",
         )
 

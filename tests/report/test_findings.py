@@ -87,7 +87,7 @@ def test_layers_that_run_in_float_all_the_same():
 def test_layers_that_move_boxes():
     parts = tuple(SensitivityEntry((name, "act"), 3.0, moved) for name, moved in zip("abcd", (4.0, 2.0, 2.0, 2.0)))
     [(what, remedy)] = said(report(sensitivity=parts))
-    assert what == "a, b, c cause 80 % of the movement of boxes, summed over the layers quantized one by one."
+    assert what == "80 % of the movement of boxes, summed over the layers quantized one by one, comes from a, b, c."
     assert remedy.startswith("`--exclude a b c`")
     [(_, remedy)] = said(report(sensitivity=parts, weight_bits=4))
     assert remedy.startswith("`--bits a=8/8 b=8/8 c=8/8`")
