@@ -9,8 +9,10 @@ from graphs import csp, v5_raw
 from PIL import Image
 from tables import BOX, SIZE, always, table_of
 
+from onnxq import compare
 from onnxq.compare import main
 from onnxq.errors import ModelError
+from onnxq.evaluation import comparison
 
 AWAY = (40, 40, 60, 60)
 
@@ -126,3 +128,9 @@ class TestCommandLine:
         with pytest.raises(SystemExit) as exit_:
             main([*arguments, *options])
         assert exit_.value.code == 2
+
+
+def test_the_function_is_there_for_python_too() -> None:
+    assert compare.compare is comparison.compare
+    assert {"compare", "Settings"} <= set(compare.__all__)
+    assert all(hasattr(compare, each) for each in compare.__all__)

@@ -5,8 +5,10 @@ import onnx
 import pytest
 from tables import BOX, TWO, always, bright_rectangle, table_of, write_coco
 
+from onnxq import evaluate
 from onnxq.errors import ModelError
 from onnxq.evaluate import main
+from onnxq.evaluation import average_precision
 
 
 @pytest.fixture
@@ -116,3 +118,9 @@ class TestCommandLine:
         options = ["--image-size", "32x64", "--max-images", "1", "--json", str(tmp_path / "scores.json"), "-q"]
         assert main([*self.arguments(data, tmp_path / "m.onnx"), *options]) == 0
         assert json.loads((tmp_path / "scores.json").read_text())["models"][0]["image_size"] == [32, 64]
+
+
+def test_the_function_is_there_for_python_too() -> None:
+    assert evaluate.evaluate is average_precision.evaluate
+    assert {"evaluate", "Settings"} <= set(evaluate.__all__)
+    assert all(hasattr(evaluate, each) for each in evaluate.__all__)
