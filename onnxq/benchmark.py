@@ -1,7 +1,7 @@
 """Latency of models side by side: `python -m onnxq.benchmark FLOAT QUANTIZED ... [--runtime ort|openvino]`.
 
-The models run in turn within one process, round after round, so that whatever else the machine does hits all alike:
-trust the ratios, not the milliseconds.
+The models run in turn within one process, round after round, so that other load on the machine affects all of them
+alike: trust the ratios, not the milliseconds.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from onnxq._files import write_json
 from onnxq._text import plural
-from onnxq.console.terminal import ERR, OUT, Columns, ProgressBar, guarded, image_size, model_file, say
+from onnxq.console.terminal import ERR, OUT, NumberTable, ProgressBar, guarded, image_size, model_file, say
 from onnxq.errors import ConfigError
 from onnxq.evaluation.latency import WARM_UP, Latency, measure_latency
 from onnxq.runtime import RUNTIMES, OperatorTime
@@ -22,30 +22,34 @@ from onnxq.runtime import RUNTIMES, OperatorTime
 __all__ = ["Latency", "main", "measure_latency"]
 
 _SMALL_SHARE = 0.01
-"""Of the time of every model, below which an operator has no row of its own."""
+"""Operators with a smaller share of the time of every model have no row of their own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns its exit code."""
+    """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser("python -m onnxq.benchmark", description="Latency of ONNX models, side by side.")
-    parser.add_argument("models", metavar="MODEL", nargs="+", type=model_file, help="others are compared to the first")
-    parser.add_argument("--runtime", choices=tuple(RUNTIMES), default="ort", help="what runs them, on the CPU (ort)")
+    parser.add_argument(
+        "models", metavar="MODEL", nargs="+", type=model_file, help="models; the others are compared with the first"
+    )
+    parser.add_argument("--runtime", choices=tuple(RUNTIMES), default="ort", help="runtime, on the CPU (ort)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads within a run (2)")
-    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="counted runs of each model (30)")
-    parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="for models that take any size")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to a file too")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print the tables and nothing else")
+    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="measured runs of each model (30)")
+    parser.add_argument(
+        "--image-size", type=image_size, metavar="N|HxW", help="input size, for models with a dynamic one"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to this file")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print only the tables")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     args = parser.parse_args(argv)
     if args.rounds < 1 or args.threads < 1:
-        parser.error("--rounds and --threads: give 1 or more")
+        parser.error("--rounds and --threads: expected 1 or more")
     return guarded(lambda: _benchmark(args), args.debug)
 
 
 def _benchmark(args: argparse.Namespace) -> None:
     runtime = RUNTIMES[args.runtime]
     if not runtime.is_installed():
-        raise ConfigError(f"--runtime {args.runtime}: it is not installed; pip install 'onnxq[{args.runtime}]'")
+        raise ConfigError(f"--runtime {args.runtime}: not installed; pip install 'onnxq[{args.runtime}]'")
     with ProgressBar(args.quiet) as progress:
         results = measure_latency(
             args.models, runtime, threads=args.threads, rounds=args.rounds, size=args.image_size, progress=progress
@@ -54,7 +58,7 @@ def _benchmark(args: argparse.Namespace) -> None:
     OUT.print(_operator_table(results))
     if not args.quiet:
         threads, rounds = f"{args.threads} thread{plural(args.threads)}", f"{args.rounds} round{plural(args.rounds)}"
-        say(f"{runtime.title}, {threads}, {rounds} after {WARM_UP} to warm up", ERR)
+        say(f"{runtime.title}, {threads}, {rounds} after {WARM_UP} warm-up runs", ERR)
     if args.json is not None:
         settings = {"runtime": args.runtime, "threads": args.threads, "rounds": args.rounds}
         write_json(args.json, {**settings, "models": [_as_json(r) for r in results]})
@@ -64,9 +68,9 @@ def _as_json(result: Latency) -> dict[str, object]:
     return {**asdict(result), "path": str(result.path)}
 
 
-def _latency_table(results: Sequence[Latency]) -> Columns:
-    caption = "least, median, p90: ms of a run; ratio: times as fast as the first\nfile, peak: MB of file and of memory"
-    table = Columns("model", ["least", "ratio", "median", "ratio", "p90", "file", "peak"], caption)
+def _latency_table(results: Sequence[Latency]) -> NumberTable:
+    caption = "least, median, p90: ms per run; ratio: speedup over the first\nfile, peak: size of file and memory, MB"
+    table = NumberTable("model", ["least", "ratio", "median", "ratio", "p90", "file", "peak"], caption)
     first = results[0]
     for result in results:
         table.add_row(
@@ -82,16 +86,16 @@ def _latency_table(results: Sequence[Latency]) -> Columns:
     return table
 
 
-def _operator_table(results: Sequence[Latency]) -> Columns:
-    """Milliseconds of each operator in each model, and how many of it run; those of little time in one last row."""
+def _operator_table(results: Sequence[Latency]) -> NumberTable:
+    """Return the time and number of each operator in each model; operators with little time share one row."""
     totals = [sum(o.seconds for o in result.operators.values()) for result in results]
     names = dict.fromkeys(name for result in results for name in result.operators)
     shares = {
         name: max(_seconds(result, name) / total for result, total in zip(results, totals, strict=True))
         for name in names
     }
-    caption = "milliseconds by operator (and how many of it)"
-    table = Columns("operator", [], caption)
+    caption = "ms per operator (number of nodes)"
+    table = NumberTable("operator", [], caption)
     for result in results:
         table.add_column(Text(result.path.name), justify="right", overflow="fold")
     for name in (name for name in names if shares[name] >= _SMALL_SHARE):

@@ -1,4 +1,4 @@
-"""The command line: argv -> Config -> quantize -> files and a table."""
+"""The command line: parse arguments, quantize, write files, print the summary."""
 
 import argparse
 import dataclasses
@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
 
 import onnx
 
 from onnxq import evaluate
-from onnxq._files import atomic_write
+from onnxq._files import write_json
 from onnxq.api import Quantized, cut_decode, open_data, plan, quantize
 from onnxq.calibration import demo
 from onnxq.calibration.samples import Samples
@@ -30,10 +29,16 @@ from onnxq.console.arguments import (
 )
 from onnxq.console.terminal import OUT, ProgressBar, guarded
 from onnxq.errors import ConfigError, OnnxqError
-from onnxq.evaluation import average_precision, ground_truth
+from onnxq.evaluation.average_precision import (
+    PrecisionSummary,
+    check_measurable,
+    measure_precision,
+    summarize,
+)
 from onnxq.evaluation.criteria import Criterion, PrecisionCriterion, SqnrCriterion
-from onnxq.evaluation.ground_truth import GroundTruth
-from onnxq.evaluation.mixed_precision import SearchResult, refuse_shared, search
+from onnxq.evaluation.ground_truth import GroundTruth, demo_ground_truth
+from onnxq.evaluation.held_out import require_held_out
+from onnxq.evaluation.mixed_precision import SearchResult, search
 from onnxq.evaluation.predictor import Settings
 from onnxq.facts import Plan, Sensitivities, Statistics
 from onnxq.hooks import log_passes, save_each
@@ -46,7 +51,7 @@ from onnxq.yolo.detector import detect
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 an error with its message, 2 wrong usage."""
+    """Run the command line and return its exit code: 0 success, 1 an error with a message, 2 wrong usage."""
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
@@ -61,30 +66,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """A model that was quantized, and how.
+    """A quantized model and how it was made.
 
     Attributes:
-        model: the float one.
-        quantized: what came of it.
-        config: the options that this took in the end.
-        found: how a search came to them; None where there was none.
-        truth: what AP is measured by; None where it is not.
+        model: the float model.
+        quantized: the result.
+        config: the options that give this result, those that a search added among them.
+        search: result of the mixed-precision search; None without one.
+        truth: ground truth for AP; None if AP is not measured.
     """
 
     model: onnx.ModelProto
     quantized: Quantized
     config: Config
-    found: SearchResult | None
+    search: SearchResult | None
     truth: GroundTruth | None
 
 
 def _plan(args: argparse.Namespace, config: Config) -> None:
-    chosen, detector = plan(args.input, config)
-    table = summary.planned(chosen, detector, config, args.verbose)
+    quantization_plan, detector = plan(args.input, config)
+    table = summary.planned(quantization_plan, detector, config, args.verbose)
     table.add_row("output", f"{output_path(args, config)} (not written: --dry-run)")
     OUT.print(table)
     if args.verbose:
-        summary.list_float(chosen)
+        summary.list_float(quantization_plan)
 
 
 def _quantize(args: argparse.Namespace, config: Config) -> None:
@@ -93,17 +98,17 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
     run = _run(args, config, output)
     _write(args, run, output)
     if not args.quiet:
-        _tell(args, run, output, time.perf_counter() - start)
+        _print_summary(args, run, output, time.perf_counter() - start)
     if args.verbose:
         summary.list_float(run.quantized.facts[Plan])
-    evaluated = None
+    precision = None
     if args.evaluate and run.truth is not None:
-        evaluated = _evaluate(args, run, run.truth, output)
+        precision = _evaluate(args, run, run.truth, output)
     if args.report:
-        _write_report(args, run, output, evaluated)
-    if not args.quiet and evaluated is None:
-        head = run.quantized.detector.outputs
-        summary.say_next(args.shown_input, output, head, args.annotations, args.images, args.demo)
+        _write_report(args, run, output, precision)
+    if not args.quiet and precision is None:
+        layout = run.quantized.detector.outputs
+        summary.say_next(args.shown_input, output, layout, args.annotations, args.images, args.demo)
 
 
 def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:
@@ -112,13 +117,14 @@ def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:
         progress("loading", 0, 0)
         model = load(args.input)
         check_files(args, output)
-        truth = _truth(args) if args.evaluate or args.max_drop is not None else None
-        data = _data(args)
+        truth = _ground_truth(args) if args.evaluate or args.max_drop is not None else None
+        data = _calibration_data(args)
         if args.evaluate and truth is not None:
-            data = _open_apart(args, config, model, truth)
-        if greatest_loss(args) is not None:
-            found = _search(args, config, model, data, truth, hooks, progress)
-            return _Run(model, found.quantized, found.config, found, truth)
+            data = _open_held_out(args, config, model, truth)
+        limit = greatest_loss(args)
+        if limit is not None:
+            result = _search(args, config, model, data, truth, limit, hooks, progress)
+            return _Run(model, result.quantized, result.config, result, truth)
         given = [Statistics.load(args.calibration)] if args.calibration else []
         quantized = quantize(
             model, data, config, facts=given, hooks=hooks, sensitivity=args.sensitivity, progress=progress
@@ -132,72 +138,71 @@ def _write(args: argparse.Namespace, run: _Run, output: Path) -> None:
         run.quantized.facts[Statistics].save(args.save_calibration)
     if args.cut_decode:
         storage.save(cut_decode(run.model, run.config), args.cut_decode)
-        with atomic_write(args.cut_decode.with_suffix(".json")) as temporary:
-            temporary.write_text(build.to_json(build.ranges(run.quantized)))
+        write_json(args.cut_decode.with_suffix(".json"), build.ranges(run.quantized))
 
 
-def _write_report(args: argparse.Namespace, run: _Run, output: Path, evaluated: dict[str, Any] | None) -> None:
-    made = build.build(
+def _write_report(args: argparse.Namespace, run: _Run, output: Path, precision: PrecisionSummary | None) -> None:
+    report = build.build(
         run.quantized,
         run.config,
         source=args.input.name,
         before=storage.size_on_disk(args.input),
         after=storage.size_on_disk(output),
-        search=None if run.found is None else run.found.summary(),
-        evaluation=evaluated,
+        search=run.search,
+        evaluation=precision,
     )
-    build.write(made, args.report)
+    build.write(report, args.report)
 
 
-def _tell(args: argparse.Namespace, run: _Run, output: Path, seconds: float) -> None:
+def _print_summary(args: argparse.Namespace, run: _Run, output: Path, seconds: float) -> None:
     facts = run.quantized.facts
     summary.say_warnings(run.quantized)
     table = summary.planned(facts[Plan], run.quantized.detector, run.config, args.verbose)
     summary.add_result(table, run.quantized, f"from {args.calibration}")
     summary.add_cost(table, args.input, output, seconds, run.quantized.timings.get("observe"))
-    if run.found is not None:
-        summary.add_found(table, run.found)
+    if run.search is not None:
+        summary.add_found(table, run.search)
     OUT.print(table)
     if Sensitivities in facts:
         summary.say_sensitivities(facts[Sensitivities], args.verbose)
 
 
-def _data(args: argparse.Namespace) -> object:
-    """What to calibrate with, as `quantize` takes it."""
+def _calibration_data(args: argparse.Namespace) -> object:
+    """Return the calibration data as `quantize` takes it."""
     return demo.CALIBRATION if args.demo else args.calib
 
 
-def _truth(args: argparse.Namespace) -> GroundTruth:
-    """What AP is measured by."""
-    return GroundTruth.load(args.annotations, args.images) if args.annotations else ground_truth.demo_ground_truth()
+def _ground_truth(args: argparse.Namespace) -> GroundTruth:
+    return GroundTruth.load(args.annotations, args.images) if args.annotations else demo_ground_truth()
 
 
-def _open_apart(args: argparse.Namespace, config: Config, model: onnx.ModelProto, truth: GroundTruth) -> Samples:
-    """The data to calibrate with, once it is known that AP can be measured, and on other pictures."""
-    with _evaluating():
-        average_precision.check_measurable(model, truth, _settings(config))
+def _open_held_out(args: argparse.Namespace, config: Config, model: onnx.ModelProto, truth: GroundTruth) -> Samples:
+    """Check that AP can be measured, on images that are not calibration images, and open the calibration data."""
+    with _naming_evaluate():
+        check_measurable(model, truth, _settings(config))
     detector = detect(model, image_size=config.image_size, preprocess=config.preprocess)
-    samples = open_data(_data(args), model, detector, config)
+    samples = open_data(_calibration_data(args), model, detector, config)
     if not args.on_calibration:
-        refuse_shared(samples.files, truth.files)
+        require_held_out(samples.files, truth.files)
     return samples
 
 
-def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: Path) -> dict[str, Any]:
-    """Measure, show and sum up the AP of the float model and of the file that was written."""
+def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: Path) -> PrecisionSummary:
+    """Measure and print the AP of the float model and of the file that was written."""
     settings = _settings(run.config)
-    measured = []
-    for path, each in ((args.input, run.model), (output, output)):
-        with _evaluating(f"; {output} is written all the same"), ProgressBar(args.quiet) as progress:
-            measured.append((path, average_precision.measure_precision(each, truth, settings, progress)))
+    results = []
+    for path, model in ((args.input, run.model), (output, output)):
+        with _naming_evaluate(f"; {output} was written"), ProgressBar(args.quiet) as progress:
+            results.append((path, measure_precision(model, truth, settings, progress)))
+    precision = summarize(results, args.annotations or "demo", settings)
     if not args.quiet:
-        OUT.print(evaluate.table(measured))
-    return evaluate.summary(measured, args.annotations or "demo", settings)
+        OUT.print(evaluate.table(precision))
+    return precision
 
 
 @contextmanager
-def _evaluating(ending: str = "") -> Iterator[None]:
-    """Say of errors from within which option they are of."""
+def _naming_evaluate(ending: str = "") -> Iterator[None]:
+    """Put `--evaluate` before the messages of errors raised in the block, and an ending behind them."""
     try:
         yield
     except OnnxqError as error:
@@ -214,21 +219,22 @@ def _search(
     model: onnx.ModelProto,
     data: object,
     truth: GroundTruth | None,
+    limit: float,
     hooks: Sequence[Hook],
     progress: Progress,
 ) -> SearchResult:
-    judge: Criterion
+    criterion: Criterion
     if args.min_sqnr is None and truth is not None:
-        judge = PrecisionCriterion(model, truth, _settings(config))
+        criterion = PrecisionCriterion(model, truth, _settings(config))
     else:
-        judge = SqnrCriterion(model, args.images or demo.VALIDATION, config)
+        criterion = SqnrCriterion(model, args.images or demo.VALIDATION, config)
     return search(
         model,
         data,
         config,
-        judge,
-        cast("float", greatest_loss(args)),
-        cache=search_record(output_path(args, config)),
+        criterion,
+        limit,
+        record_file=search_record(output_path(args, config)),
         on_calibration=args.on_calibration,
         hooks=hooks,
         progress=progress,

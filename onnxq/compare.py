@@ -1,7 +1,7 @@
-"""What quantization changed, without labels: `python -m onnxq.compare FLOAT QUANTIZED --images DIR`.
+"""Compares a quantized model with its float model, without labels: `onnxq.compare FLOAT QUANTIZED --images DIR`.
 
-Both models see the same pictures. Told is how much noise there is in each output and, along the graph, in each tensor
-that both compute; and how well they agree on the objects, with those of the float model for the truth.
+Both models run on the same images. The result is the noise in each output and, along the graph, in each tensor that
+both models compute, and the agreement on objects, with the float model's detections as the reference.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from onnxq.calibration import demo
 from onnxq.console.terminal import (
     ERR,
     OUT,
-    Columns,
     Help,
+    NumberTable,
     ProgressBar,
     add_settings,
     guarded,
@@ -38,41 +38,40 @@ __all__ = ["Comparison", "Settings", "compare", "main"]
 _PERCENT = {"found_again", "top1", "top5"}
 
 _TITLES = {
-    "objects": "objects that the float model finds",
+    "objects": "objects of the float model",
     "found_again": "found again, same class, IoU 0.5 or more",
-    "iou": "their mean IoU",
-    "score_difference": "their mean difference of scores",
-    "new": "objects that the float model does not find",
-    "mask_iou": "mean IoU of the masks of the found",
-    "keypoint_distance": "mean distance of keypoints, in sizes of the box",
+    "iou": "mean IoU of these",
+    "score_difference": "mean score difference of these",
+    "new": "objects of the quantized model only",
+    "mask_iou": "mean mask IoU",
+    "keypoint_distance": "mean keypoint distance, in box sizes",
     "keypoint_similarity": "mean object keypoint similarity",
-    "top1": "same likeliest class",
-    "top5": "likeliest class among the five likeliest",
+    "top1": "same top-1 class",
+    "top5": "top-1 class of the float model in the top 5",
 }
 
 
-# The command line
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns its exit code."""
+    """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(
         "python -m onnxq.compare",
-        description="What quantization changed in a model, measured without labels.",
+        description="Compare a quantized model with its float model, without labels.",
         formatter_class=Help,
     )
-    parser.add_argument("reference", metavar="FLOAT", type=model_file, help="the model that was quantized")
-    parser.add_argument("model", metavar="QUANTIZED", type=model_file, help="what came of it")
+    parser.add_argument("reference", metavar="FLOAT", type=model_file, help="the float model")
+    parser.add_argument("model", metavar="QUANTIZED", type=model_file, help="the quantized model")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--images", metavar="DIR", help="pictures: folder, glob, .txt list, COCO .json")
-    source.add_argument("--demo", action="store_true", help="pictures that onnxq paints, for models/demo.onnx")
-    parser.add_argument("--worst", metavar="N", type=int, default=10, help="tensors to list, most noise first (10)")
-    parser.add_argument("--draw", metavar="DIR", type=Path, help="draw what both find, side by side")
+    source.add_argument("--images", metavar="DIR", help="images: folder, glob, .txt list, COCO .json")
+    source.add_argument("--demo", action="store_true", help="synthetic validation images for models/demo.onnx")
+    parser.add_argument(
+        "--worst", metavar="N", type=int, default=10, help="number of tensors to list, most added noise first (10)"
+    )
+    parser.add_argument("--draw", metavar="DIR", type=Path, help="draw the detections of both models side by side")
     add_settings(parser, DEFAULTS)
     arguments = parser.parse_args(argv)
     settings = settings_of(arguments, parser)
     if arguments.worst < 0:
-        parser.error(f"--worst {arguments.worst}: give 0 or more")
+        parser.error(f"--worst {arguments.worst}: expected 0 or more")
     return guarded(lambda: _compare(arguments, settings), arguments.debug)
 
 
@@ -80,7 +79,7 @@ def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
     if arguments.json is not None:
         check_writable(arguments.json)
     with ProgressBar(arguments.quiet) as progress:
-        found = compare(
+        result = compare(
             arguments.reference,
             arguments.model,
             arguments.images or demo.VALIDATION,
@@ -88,42 +87,42 @@ def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
             draw=arguments.draw,
             progress=progress,
         )
-    _show_outputs(found)
-    if found.agreement is not None:
-        _show_agreement(found, found.agreement, settings)
-    if arguments.worst and worst_first(found.traced):
-        _show_trace(found, arguments.worst)
+    _show_outputs(result)
+    if result.agreement is not None:
+        _show_agreement(result, result.agreement, settings)
+    if arguments.worst and worst_first(result.traced):
+        _show_trace(result, arguments.worst)
     if not arguments.quiet:
-        kind = found.detector
-        unread = "; objects are not compared, as the outputs are not understood" if found.agreement is None else ""
-        say(f"{kind.title}, {kind.preprocess.describe()}; {kind.why}{unread}", ERR)
-        if kind.outputs.assumed:
-            say(f"boxes are compared with anchors that may be others than the model's: {kind.outputs.assumed}", ERR)
+        detector = result.detector
+        unread = "; objects are not compared, as the output layout is unknown" if result.agreement is None else ""
+        say(f"{detector.title}, {detector.preprocess.describe()}; {detector.why}{unread}", ERR)
+        if detector.outputs.assumed:
+            say(f"boxes are compared with anchors that may differ from the model's: {detector.outputs.assumed}", ERR)
     if arguments.json is not None:
-        write_json(arguments.json, _summary(found, arguments, settings))
+        write_json(arguments.json, _summary(result, arguments, settings))
 
 
 def _show(title: str, first: str, others: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Columns(first, others)
+    table = NumberTable(first, others)
     for name, *cells in rows:
         table.add_row(Text(name), *cells)
     say(title)
     OUT.print(table)
 
 
-def _show_outputs(found: Comparison) -> None:
-    title = f"signal to quantization noise, {_pictures_of(found.images)}"
-    _show(title, "output", ["SQNR dB"], ((name, f"{sqnr:.1f}") for name, sqnr in found.outputs.items()))
+def _show_outputs(result: Comparison) -> None:
+    title = f"signal to quantization noise, {_images(result.images)}"
+    _show(title, "output", ["SQNR dB"], ((name, f"{sqnr:.1f}") for name, sqnr in result.outputs.items()))
 
 
-def _show_agreement(found: Comparison, agreement: Agreement, settings: Settings) -> None:
-    scores = f", scores above {settings.confidence:g}" if found.detector.outputs.has_boxes else ""
-    numbers = agreement.numbers(found.detector.outputs.task).items()
-    rows = ((_TITLES[key], _said(number, key in _PERCENT)) for key, number in numbers)
-    _show(f"agreement with the float model, {_pictures_of(found.images)}{scores}", "", [""], rows)
+def _show_agreement(result: Comparison, agreement: Agreement, settings: Settings) -> None:
+    scores = f", scores above {settings.confidence:g}" if result.detector.outputs.has_boxes else ""
+    numbers = agreement.numbers(result.detector.outputs.task).items()
+    rows = ((_TITLES[key], _formatted(number, key in _PERCENT)) for key, number in numbers)
+    _show(f"agreement with the float model, {_images(result.images)}{scores}", "", [""], rows)
 
 
-def _said(number: float, percent: bool) -> str:
+def _formatted(number: float, percent: bool) -> str:
     if math.isnan(number):
         return "-"
     if isinstance(number, int):
@@ -131,11 +130,11 @@ def _said(number: float, percent: bool) -> str:
     return f"{100 * number:.1f} %" if percent else f"{number:.4f}"
 
 
-def _show_trace(found: Comparison, most: int) -> None:
-    entering = worst_first(found.traced)
+def _show_trace(result: Comparison, most: int) -> None:
+    entering = worst_first(result.traced)
     shown = entering[:most]
-    pictures = _pictures_of(found.traced_images)
-    title = f"the {len(shown)} worst of {len(entering)} tensors with more noise than their inputs, {pictures}"
+    images = _images(result.traced_images)
+    title = f"the {len(shown)} worst of {len(entering)} tensors with more noise than their inputs, {images}"
     rows = (
         (each.tensor, each.op, f"{each.sqnr:.1f}", _decibels(each.drop), f"{100 * each.added:.3f}") for each in shown
     )
@@ -146,26 +145,26 @@ def _decibels(number: float) -> str:
     return f"{number:.1f}" if math.isfinite(number) else "-"
 
 
-def _pictures_of(count: int) -> str:
-    return f"{count} picture{plural(count)}"
+def _images(count: int) -> str:
+    return f"{count} image{plural(count)}"
 
 
-def _summary(found: Comparison, arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
-    """What `--json` writes: everything, unrounded; null for what is infinite or has nothing to average."""
-    numbers = found.agreement.numbers(found.detector.outputs.task) if found.agreement is not None else None
+def _summary(result: Comparison, arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    """Return the content of `--json`, unrounded; None for numbers that are not finite."""
+    numbers = result.agreement.numbers(result.detector.outputs.task) if result.agreement is not None else None
     return {
         "reference": str(arguments.reference),
         "model": str(arguments.model),
-        "images": found.images,
+        "images": result.images,
         "settings": asdict(settings),
-        "family": found.detector.family,
-        "task": found.detector.outputs.task,
-        "preprocess": found.detector.preprocess.name,
-        "image_size": found.detector.size,
-        "outputs": _finite(found.outputs),
+        "family": result.detector.family,
+        "task": result.detector.outputs.task,
+        "preprocess": result.detector.preprocess.name,
+        "image_size": result.detector.size,
+        "outputs": _finite(result.outputs),
         "agreement": None if numbers is None else _finite(numbers),
-        "traced_images": found.traced_images,
-        "tensors": [_finite({**asdict(each), "only_moves": each.only_moves}) for each in found.traced],
+        "traced_images": result.traced_images,
+        "tensors": [_finite({**asdict(each), "only_moves": each.only_moves}) for each in result.traced],
     }
 
 

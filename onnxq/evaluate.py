@@ -1,16 +1,14 @@
 """COCO average precision of detectors: `python -m onnxq.evaluate MODEL ... --annotations A.json --images DIR`.
 
-Every picture is letterboxed, run by onnxruntime on the CPU, decoded as the model's family wants it, freed of duplicates
-class by class, mapped back and scored by pycocotools, as YOLOv5 and Ultralytics measure their published numbers. Of
-models that give masks or keypoints too, it is the boxes that are scored.
+Each image is letterboxed, run in onnxruntime on the CPU, decoded for the model's head family, reduced by NMS per class,
+mapped back to the original image and scored by pycocotools: the procedure of the numbers that YOLOv5 and Ultralytics
+publish. Of models with masks or keypoints, the boxes are scored.
 """
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -19,8 +17,8 @@ from onnxq._text import plural
 from onnxq.console.terminal import (
     ERR,
     OUT,
-    Columns,
     Help,
+    NumberTable,
     ProgressBar,
     add_settings,
     guarded,
@@ -28,24 +26,28 @@ from onnxq.console.terminal import (
     say,
     settings_of,
 )
-from onnxq.evaluation import ground_truth
-from onnxq.evaluation.average_precision import METRICS, Scores, evaluate, measure_precision
-from onnxq.evaluation.ground_truth import GroundTruth
+from onnxq.evaluation.average_precision import (
+    METRICS,
+    PrecisionSummary,
+    Scores,
+    evaluate,
+    measure_precision,
+    summarize,
+)
+from onnxq.evaluation.ground_truth import GroundTruth, demo_ground_truth
 from onnxq.evaluation.predictor import Settings
 
 __all__ = ["GroundTruth", "Scores", "Settings", "evaluate", "main"]
 
-# The command line
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns its exit code."""
+    """Run the command line and return its exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     settings = settings_of(arguments, parser)
     if (arguments.images is None) != arguments.demo:
-        parser.error("--annotations JSON goes with --images DIR, and --demo without")
-    return guarded(lambda: _evaluate_all(arguments, settings), arguments.debug)
+        parser.error("--annotations JSON needs --images DIR; --demo needs neither")
+    return guarded(lambda: _evaluate(arguments, settings), arguments.debug)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,79 +56,54 @@ def _parser() -> argparse.ArgumentParser:
         description="COCO average precision of ONNX detectors, side by side.",
         formatter_class=Help,
     )
-    parser.add_argument("models", metavar="MODEL", nargs="+", type=model_file, help="others are compared to the first")
+    parser.add_argument(
+        "models", metavar="MODEL", nargs="+", type=model_file, help="models; the others are compared with the first"
+    )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--annotations", metavar="JSON", type=Path, help="COCO detection file")
-    source.add_argument("--demo", action="store_true", help="pictures that onnxq paints, for models/demo.onnx")
-    parser.add_argument("--images", metavar="DIR", type=Path, help="the folder with the pictures of the file")
+    source.add_argument("--annotations", metavar="JSON", type=Path, help="COCO detection annotations")
+    source.add_argument("--demo", action="store_true", help="synthetic validation images for models/demo.onnx")
+    parser.add_argument("--images", metavar="DIR", type=Path, help="folder with the images of the annotations")
     add_settings(parser, Settings())
     return parser
 
 
-def _evaluate_all(arguments: argparse.Namespace, settings: Settings) -> None:
+def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
     if arguments.json is not None:
         check_writable(arguments.json)
     results: list[tuple[Path, Scores]] = []
+    annotations = arguments.annotations or "demo"
     try:
         with ProgressBar(arguments.quiet) as progress:
             progress("loading", 0, 0)
             if arguments.demo:
-                truth = ground_truth.demo_ground_truth(settings.max_images)
+                truth = demo_ground_truth(settings.max_images)
             else:
                 truth = GroundTruth.load(arguments.annotations, arguments.images, settings.max_images)
             for model in arguments.models:
                 results.append((model, measure_precision(model, truth, settings, progress)))  # noqa: PERF401
-    finally:  # what was measured before an error is worth seeing
+    finally:  # show what was measured before an error
         if results:
-            OUT.print(table(results))
+            OUT.print(table(summarize(results, annotations, settings)))
     if not arguments.quiet:
         for model, scores in results:
-            kind = scores.detector
-            say(f"{model.name}: {kind.title}, {kind.preprocess.describe()}; {kind.why}", ERR)
+            detector = scores.detector
+            say(f"{model.name}: {detector.title}, {detector.preprocess.describe()}; {detector.why}", ERR)
     if arguments.json is not None:
-        write_json(arguments.json, summary(results, arguments.annotations or "demo", settings))
+        write_json(arguments.json, asdict(summarize(results, annotations, settings)))
 
 
-Results = Sequence[tuple[Path, Scores]]
-"""What was measured of each model; of the first, which the others are compared to, first."""
+def table(summary: PrecisionSummary) -> NumberTable:
+    """Return the average precision of each model as a table for the terminal."""
+    caption = f"COCO AP of boxes in percent, {summary.images} image{plural(summary.images)}"
+    rows = NumberTable("model", (*METRICS.values(), "change"), caption)
+    for model in summary.models:
+        change = "" if model is summary.models[0] else _signed(model.change)
+        rows.add_row(Text(Path(model.model).name), *("-" if n is None else f"{n:.2f}" for n in model.metrics), change)
+    return rows
 
 
-def table(results: Results) -> Columns:
-    """What was measured, for the terminal."""
-    first = results[0][1]
-    caption = f"COCO AP of boxes in percent, {first.images} image{plural(first.images)}"
-    made = Columns("model", (*METRICS.values(), "change"), caption)
-    for model, scores in results:
-        numbers = [getattr(scores, metric) for metric in METRICS]
-        change = "" if scores is first else f"{scores.ap - first.ap:+.2f}"
-        made.add_row(Text(model.name), *("-" if math.isnan(n) else f"{n:.2f}" for n in numbers), change)
-    return made
-
-
-def summary(results: Results, annotations: Path | str, settings: Settings) -> dict[str, Any]:
-    """What `--json` writes, and reports hold: the table, unrounded, and what it was made with; None for a dash."""
-    first = results[0][1]
-    return {
-        "annotations": str(annotations),
-        "images": first.images,
-        "settings": asdict(settings),
-        "models": [
-            {
-                "model": str(model),
-                "family": scores.detector.family,
-                "task": scores.detector.outputs.task,
-                "preprocess": scores.detector.preprocess.name,
-                "image_size": scores.detector.size,
-                **{title: _number(getattr(scores, metric)) for metric, title in METRICS.items()},
-                "change": _number(scores.ap - first.ap),
-            }
-            for model, scores in results
-        ],
-    }
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _signed(change: float | None) -> str:
+    return "-" if change is None else f"{change:+.2f}"
 
 
 if __name__ == "__main__":

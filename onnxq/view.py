@@ -1,7 +1,7 @@
-"""A model in Netron: `python -m onnxq.view MODEL`.
+"""Shows a model in Netron: `python -m onnxq.view MODEL`.
 
-Netron (https://netron.app, `pip install 'onnxq[view]'`) shows the graph in a browser, and beside each node its doc
-string, in which onnxq has the range or the reason.
+Netron (https://netron.app, `pip install 'onnxq[view]'`) shows the graph in a browser, with the doc string of each node:
+onnxq writes the range, or the reason why the node stays float, into it.
 """
 
 import argparse
@@ -15,23 +15,23 @@ from onnxq.errors import ConfigError, ModelError
 
 __all__ = ["main", "serve"]
 
-_MOST_PORT = 65535
+_LAST_PORT = 65535
 
 
 def serve(model: Path, port: int | None = None, browse: bool = True) -> str:
-    """Let Netron serve a model to browsers on this machine, until the process ends.
+    """Start a Netron server for a model on this machine; it runs until the process ends.
 
     Args:
-        model: the file.
-        port: where; None: one that is free.
-        browse: open a browser.
+        model: the model's file.
+        port: port of the server; None: any free port.
+        browse: whether to open a browser.
 
     Returns:
-        The address of the page.
+        The URL of the page.
 
     Raises:
-        ModelError: there is no such file.
-        ConfigError: Netron is not installed, or cannot have the port.
+        ModelError: the file does not exist.
+        ConfigError: Netron is not installed, or the port cannot be used.
     """
     if not model.is_file():
         raise ModelError(f"{model}: no such file; check the path")
@@ -52,15 +52,15 @@ def _netron() -> ModuleType:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns its exit code."""
-    parser = argparse.ArgumentParser("python -m onnxq.view", description="Look at a model's graph in Netron.")
-    parser.add_argument("model", metavar="MODEL", type=model_file, help="the file")
-    parser.add_argument("--port", metavar="N", type=int, help="default: one that is free")
-    parser.add_argument("--no-browser", action="store_true", help="only say where the page is")
+    """Run the command line and return its exit code."""
+    parser = argparse.ArgumentParser("python -m onnxq.view", description="Show a model's graph in Netron.")
+    parser.add_argument("model", metavar="MODEL", type=model_file, help="model file")
+    parser.add_argument("--port", metavar="N", type=int, help="port of the server (default: any free port)")
+    parser.add_argument("--no-browser", action="store_true", help="print the URL, but open no browser")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     arguments = parser.parse_args(argv)
-    if arguments.port is not None and not 0 < arguments.port <= _MOST_PORT:
-        parser.error(f"--port {arguments.port}: give 1 to {_MOST_PORT}")
+    if arguments.port is not None and not 0 < arguments.port <= _LAST_PORT:
+        parser.error(f"--port {arguments.port}: expected 1 to {_LAST_PORT}")
     return guarded(lambda: _view(arguments), arguments.debug)
 
 

@@ -168,7 +168,7 @@ class TestFlags:
     def test_no_image_size(self, text, capsys):
         with pytest.raises(SystemExit):
             parsed(f"--image-size={text}")
-        assert "is no image size; give 640, or height x width as 384x640" in capsys.readouterr().err
+        assert "expected 640, or height x width as 384x640, got " in capsys.readouterr().err
 
     def test_a_value_that_config_refuses_is_wrong_usage(self, capsys):
         with pytest.raises(SystemExit) as caught:

@@ -10,7 +10,7 @@ from rich.text import Text
 from onnxq._text import plural
 from onnxq.api import Quantized
 from onnxq.config import Config
-from onnxq.console.terminal import OUT, Columns, Listing, say, warn
+from onnxq.console.terminal import OUT, Listing, NumberTable, say, warn
 from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
 from onnxq.facts import Plan, Sensitivities, Verification
 from onnxq.ir import storage
@@ -71,7 +71,7 @@ def add_found(table: Listing, found: SearchResult) -> None:
     wide = [piece.nodes[0] for piece in found.kept if piece.bits is not None]
     floats = [piece.nodes[0] for piece in found.kept if piece.bits is None]
     trials = f"{len(found.trials)} trial{plural(len(found.trials))}"
-    table.add_row("measured", f"{found.said} on {found.pictures} picture{plural(found.pictures)}, after {trials}")
+    table.add_row("measured", f"{found.loss_text} on {found.images} image{plural(found.images)}, after {trials}")
     for names, what in ((wide, f"at {WIDENED_BITS} bits"), (floats, "float")):
         if names:
             table.add_row("kept" if names is wide or not wide else "", f"{len(names)} {what}: {', '.join(names)}")
@@ -81,7 +81,7 @@ def say_sensitivities(found: Sensitivities, every: bool) -> None:
     """Print the cost of each piece of the network when it alone is quantized, the worst first."""
     most = len(found.pieces) if every else min(_MOST_SHOWN, len(found.pieces))
     shown = "all" if most == len(found.pieces) else f"the {most} worst of {len(found.pieces)} (-v: all)"
-    table = Columns("alone on integers", ["SQNR dB", "boxes moved %"])
+    table = NumberTable("alone on integers", ["SQNR dB", "boxes moved %"])
     for piece in found.worst_first()[:most]:
         moved = "-" if math.isnan(piece.moved) else f"{100 * piece.moved:.2f}"
         table.add_row(Text(piece.nodes[0]), f"{piece.sqnr:.1f}", moved)

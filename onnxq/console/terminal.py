@@ -1,4 +1,4 @@
-"""What the command lines of onnxq share: two consoles, tables, the progress bar, options, and errors as exit codes."""
+"""Shared by all commands: two consoles, tables, the progress bar, common options, and errors as exit codes."""
 
 import argparse
 import contextlib
@@ -11,7 +11,6 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
-from itertools import chain, repeat
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -33,44 +32,52 @@ from onnxq.yolo.preprocess import PREPROCESSES
 
 
 class _Console(Console):
-    """Shows names of files and nodes as they are, though they may look like rich's markup, and cuts no line."""
+    """Console that prints names literally, even if they look like rich's markup, and never truncates a line."""
 
     def __init__(self, stderr: bool) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=stderr)
 
     def on_broken_pipe(self) -> None:
-        """Leave it to `guarded`."""
+        """Re-raise the error for `guarded`."""
         raise
 
 
 OUT = _Console(stderr=False)
+"""Console on stdout, for results."""
 
 ERR = _Console(stderr=True)
+"""Console on stderr, for messages and progress."""
 
 INTERRUPTED = 130
+"""Exit code of a program that SIGINT ended, as shells report it."""
 
-NOBODY_READS = 141
-"""As a shell says it of a program that SIGPIPE ended."""
+BROKEN_PIPE = 141
+"""Exit code of a program that SIGPIPE ended, as shells report it."""
 
-_SECONDS_BETWEEN_PLAIN_LINES = 5.0
+_PLAIN_LINE_INTERVAL = 5.0
+"""Least time between progress lines if there is no terminal, s."""
 
 _LEAST_NAME = 12
-"""Columns that names keep in a table where the terminal is too narrow for it."""
+"""Least width of a column of names in a `NumberTable`, in characters."""
 
-_LEAST_SAID = 20
-"""Columns that a `Listing` breaks its lines at where the terminal is narrower still."""
+_LEAST_TEXT = 20
+"""Least width of the texts in a `Listing`, in characters."""
 
 
 def guarded(body: Callable[[], None], debug: bool = False, level: int = logging.WARNING) -> int:
     """Run a command's body and return its exit code: 0, or 1 with one message on stderr for an `OnnxqError`.
 
-    With `debug` the error keeps its traceback. Other exceptions are bugs and pass through. What onnxq logs from `level`
-    on is shown meanwhile, and by nobody else.
+    Other exceptions are bugs and propagate.
+
+    Args:
+        body: the command.
+        debug: let an `OnnxqError` propagate with its traceback.
+        level: least level of onnxq's log records that are shown on stderr.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: no name may keep a result from being told
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no name may fail to print
     try:
-        with _shown(level):
+        with _log_shown(level):
             body()
     except OnnxqError as error:
         if debug:
@@ -83,14 +90,14 @@ def guarded(body: Callable[[], None], debug: bool = False, level: int = logging.
         say("interrupted; no file is half-written", ERR)
         return INTERRUPTED
     except BrokenPipeError:
-        _give_up(sys.stdout, sys.stderr)
-        return NOBODY_READS
+        _discard_output(sys.stdout, sys.stderr)
+        return BROKEN_PIPE
     return 0
 
 
 @contextlib.contextmanager
-def _shown(level: int) -> Iterator[None]:
-    """Show what onnxq logs, and leave logging as it was."""
+def _log_shown(level: int) -> Iterator[None]:
+    """Show onnxq's log records within the block, and restore the logger at its end."""
     log, handler = logging.getLogger("onnxq"), LogHandler()
     before = log.level, log.propagate
     log.addHandler(handler)
@@ -104,31 +111,31 @@ def _shown(level: int) -> Iterator[None]:
         log.propagate = before[1]
 
 
-def _give_up(*streams: IO[str]) -> None:
-    """Let what is left for a pipe that nobody reads go nowhere, or Python complains of it at its end."""
+def _discard_output(*streams: IO[str]) -> None:
+    """Redirect broken streams to the null device; otherwise Python reports the error at exit."""
     for stream in streams:
         try:
             stream.flush()
         except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
 def on_screen(console: Console) -> bool:
-    """Whether it is a terminal; FORCE_COLOR, which makes rich say so of any file, is about colours only."""
+    """Return whether the console is a terminal; unlike rich, FORCE_COLOR does not make a file one."""
     return console.file.isatty()
 
 
-def say(what: str | Text, console: Console = OUT) -> None:
-    """Print text, which a terminal gets broken between words; names are never cut, as they are to be copied."""
-    text = Text(what) if isinstance(what, str) else what
-    for line in _broken(text, console.width) if on_screen(console) else [text]:
+def say(message: str | Text, console: Console = OUT) -> None:
+    """Print a text, wrapped between words on a terminal; words are not split, so that names can be copied."""
+    text = Text(message) if isinstance(message, str) else message
+    for line in _wrapped(text, console.width) if on_screen(console) else [text]:
         console.print(line)
 
 
-def _broken(text: Text, width: int) -> Iterator[Text]:
-    """Lines of so many columns, or of one word that is wider."""
+def _wrapped(text: Text, width: int) -> Iterator[Text]:
+    """Yield lines of at most `width` characters, or of one longer word."""
     for line in text.split("\n", allow_blank=True):
         ends, column = [], 0
         for word in re.finditer(r"\S+\s*", line.plain):
@@ -147,7 +154,7 @@ def warn(message: str) -> None:
 
 
 class LogHandler(logging.Handler):
-    """Shows log records on stderr: warnings and worse as `warn` does, others plain."""
+    """Shows log records on stderr: warnings and errors like `warn`, others plain."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show one record."""
@@ -158,30 +165,31 @@ class LogHandler(logging.Handler):
 
 
 class Listing:
-    """Labels with what is said of each, to be printed; lines break as those of `say`."""
+    """Labels with a text beside each, wrapped like those of `say`."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[Text, Text]] = []
 
-    def add_row(self, label: str | Text, said: str | Text) -> None:
-        """Add a line; without a label it goes on with the one before."""
+    def add_row(self, label: str | Text, text: str | Text) -> None:
+        """Add a row; one without a label continues the row before."""
         bold = Text(label, "bold") if isinstance(label, str) else label
-        self._rows.append((bold, Text(said) if isinstance(said, str) else said))
+        self._rows.append((bold, Text(text) if isinstance(text, str) else text))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Lines of text."""
+        """Render the rows."""
         indent = 2 + max((label.cell_len for label, _ in self._rows), default=0)
-        width = max(_LEAST_SAID, options.max_width - indent)
-        for label, said in self._rows:
-            lines = _broken(said, width) if on_screen(console) else [said]
-            for first, line in zip(chain([label], repeat(Text())), lines):
-                yield Text.assemble(first, " " * (indent - first.cell_len), line)
+        width = max(_LEAST_TEXT, options.max_width - indent)
+        for label, text in self._rows:
+            lines = _wrapped(text, width) if on_screen(console) else [text]
+            for number, line in enumerate(lines):
+                head = label if number == 0 else Text()
+                yield Text.assemble(head, " " * (indent - head.cell_len), line)
 
 
-class Columns(Table):
-    """A table of names and numbers.
+class NumberTable(Table):
+    """A table with a column of names and columns of numbers.
 
-    Numbers are never cut. Names are folded only where a terminal is too narrow. No line ends in spaces.
+    Numbers are never truncated, names are folded only on a narrow terminal, and no line ends in spaces.
     """
 
     def __init__(self, first: str, others: Iterable[str | Text], caption: str | None = None) -> None:
@@ -194,7 +202,7 @@ class Columns(Table):
             self.add_column(title, justify="right", no_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Lines of the table."""
+        """Render the table."""
         whole = console.measure(self, options=options.update(max_width=sys.maxsize)).maximum
         if on_screen(console):
             names = [column for column in self.columns if not column.no_wrap]
@@ -202,7 +210,7 @@ class Columns(Table):
             whole = min(whole, max(options.max_width, whole - spare))
         drawn = super().__rich_console__(console, options.update(width=whole))
         for line in Segment.split_lines(part for part in drawn if isinstance(part, Segment)):
-            yield from _without_spaces_behind(line)
+            yield from _without_trailing_spaces(line)
             yield Segment.line()
 
 
@@ -211,24 +219,24 @@ def _width(console: Console, options: ConsoleOptions, column: Column) -> int:
     return max(console.measure(cell, options=wide).maximum for cell in (column.header, *column.cells))
 
 
-def _without_spaces_behind(line: list[Segment]) -> list[Segment]:
+def _without_trailing_spaces(line: list[Segment]) -> list[Segment]:
     while line and not line[-1].text.strip():
         line = line[:-1]
     return [*line[:-1], Segment(line[-1].text.rstrip(), line[-1].style)] if line else []
 
 
 class _Steps(MofNCompleteColumn):
-    """Steps done, of how many if that is known."""
+    """Progress column with the steps done, and all steps if their number is known."""
 
     def render(self, task: Task) -> Text:
-        """Say nothing of what has no steps."""
+        """Render nothing for a task without steps."""
         return Text("") if task.total is None and not task.completed else super().render(task)
 
 
 class ProgressBar:
-    """A `Progress` for the command line: a bar with time left on a terminal, a plain line now and then elsewhere.
+    """A `Progress` that shows a bar with the time left on a terminal, and else a plain line every few seconds.
 
-    Use as a context manager. There is one bar at a time: of the task that was told of last.
+    Use as a context manager. Only the latest task has a bar.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -243,7 +251,7 @@ class ProgressBar:
             transient=True,
         )
         self._drawn: TaskID | None = None
-        self._told = ("", 0, 0)
+        self._latest = ("", 0, 0)
         self._last_line = time.monotonic()
 
     def __enter__(self) -> "ProgressBar":
@@ -258,12 +266,12 @@ class ProgressBar:
             self._bar.stop()
 
     def __call__(self, task: str, done: int, total: int, /) -> None:
-        """Show how far the task is."""
+        """Show the progress of a task."""
         if self._quiet:
             return
         if self._is_drawn():
             self._draw(task, done, total)
-        elif 0 < done == total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_PLAIN_LINES:
+        elif 0 < done == total or time.monotonic() - self._last_line > _PLAIN_LINE_INTERVAL:
             self._last_line = time.monotonic()
             print(f"{task}: {done}/{total or '?'}" if done or total else task, file=sys.stderr)
 
@@ -271,21 +279,28 @@ class ProgressBar:
         return not self._quiet and ERR.is_interactive and on_screen(ERR)
 
     def _draw(self, task: str, done: int, total: int) -> None:
-        last_task, last_done, last_total = self._told
+        last_task, last_done, last_total = self._latest
         if self._drawn is None or (task, total) != (last_task, last_total) or done < last_done:
             if self._drawn is not None:
                 self._bar.remove_task(self._drawn)
             self._drawn = self._bar.add_task(task, total=total or None, completed=done)
         else:
             self._bar.update(self._drawn, completed=done)
-        self._told = task, done, total
+        self._latest = task, done, total
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """Parse the value of an `--image-size` option, `640` or height x width as `384x640`, for argparse."""
+    """Parse the value of an `--image-size` option, `640` or `384x640` (height x width), for argparse.
+
+    Returns:
+        Height and width, px.
+
+    Raises:
+        ArgumentTypeError: the text has another form.
+    """
     match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no image size; give 640, or height x width as 384x640")
+        raise argparse.ArgumentTypeError(f"expected 640, or height x width as 384x640, got {text!r}")
     return int(match[1]), int(match[2] or match[1])
 
 
@@ -296,43 +311,45 @@ def model_file(text: str) -> Path:
 
 
 class Help(argparse.HelpFormatter):
-    """Help in which no name is broken at its hyphens."""
+    """Help formatter that does not break names at hyphens."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 def add_settings(parser: argparse.ArgumentParser, default: Settings) -> None:
-    """Add the options of what runs detectors on pictures: `Settings`, `--json`, `--quiet` and `--debug`."""
+    """Add the options of commands that run detectors on images: `Settings`, `--json`, `--quiet` and `--debug`."""
     most = default.max_images
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers and settings to this file as well")
-    for option, names, chosen, what in (
-        ("--family", family_names(), default.family, "how outputs are decoded"),
-        ("--preprocess", PREPROCESSES, default.preprocess, "how pictures become inputs"),
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write all numbers and settings to this file")
+    for option, names, chosen, meaning in (
+        ("--family", family_names(), default.family, "head family, which decides how outputs are decoded"),
+        ("--preprocess", PREPROCESSES, default.preprocess, "how images become inputs"),
     ):
         choices = ("auto", *names)
-        said = f"{what}: {', '.join(choices)} ({chosen})"
-        parser.add_argument(option, metavar="NAME", choices=choices, default=chosen, help=said)
-    parser.add_argument("--image-size", metavar="N|HxW", type=image_size, help="for models that take any size")
+        text = f"{meaning}: {', '.join(choices)} ({chosen})"
+        parser.add_argument(option, metavar="NAME", choices=choices, default=chosen, help=text)
+    parser.add_argument(
+        "--image-size", metavar="N|HxW", type=image_size, help="input size, for models with a dynamic one"
+    )
     parser.add_argument(
         "--conf", dest="confidence", metavar="SCORE", type=float, default=default.confidence,
-        help=f"least score of a detection ({default.confidence:g})",
+        help=f"score threshold of detections ({default.confidence:g})",
     )  # fmt: skip
     parser.add_argument(
         "--iou", metavar="SHARE", type=float, default=default.iou,
-        help=f"boxes that overlap more are duplicates ({default.iou:g})",
+        help=f"NMS threshold: boxes with a greater IoU are duplicates ({default.iou:g})",
     )  # fmt: skip
-    parser.add_argument(
-        "--max-images", metavar="N", type=int, default=most, help=f"at most so many pictures ({most or 'all'})"
-    )
+    parser.add_argument("--max-images", metavar="N", type=int, default=most, help=f"most images ({most or 'all'})")
     threads = default.threads
-    parser.add_argument("--threads", metavar="N", type=int, default=threads, help=f"0: one per core ({threads})")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print the tables and nothing else")
+    parser.add_argument(
+        "--threads", metavar="N", type=int, default=threads, help=f"images at a time; 0: one per core ({threads})"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print only the tables")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
 
 
 def settings_of(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Settings:
-    """What was given for the options of `add_settings`; ends the program where one is out of range."""
+    """Return the settings of the options that `add_settings` adds; exit with usage if one is out of range."""
     try:
         return Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
     except ConfigError as error:

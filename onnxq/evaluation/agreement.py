@@ -1,7 +1,7 @@
-"""How well two models agree on what is in a picture: the objects of the first found again by the second."""
+"""Agreement of two models on an image: which objects of the first model the second one finds again."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,37 +12,38 @@ from onnxq.yolo.detections import Detections, Outputs
 from onnxq.yolo.detector import Detector
 
 LEAST_IOU = 0.5
-"""Boxes of a class that overlap so much are one object."""
+"""Boxes of one class with at least this IoU are one object."""
 
-SEEN = 0.5
-"""Least visibility of a keypoint that is compared."""
+VISIBLE = 0.5
+"""Keypoints of the first model with a greater visibility are compared."""
 
 _SPREAD = 2 * 0.067
-"""Of object keypoint similarity: twice the mean of COCO's 17 standard deviations, as shares of an object's size."""
+"""Spread of object keypoint similarity: twice the mean of COCO's 17 standard deviations, in sizes of the object."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Sums over pictures; those of several are added up by `+`.
+    """Sums over images; `+` adds those of several images.
 
     Attributes:
-        pictures: how many.
-        wanted: objects that the first model finds.
-        found: of these, those that the second one finds too.
-        new: objects that only the second one finds.
-        iou: intersection over union, summed over the found.
-        scores: absolute difference of scores, summed over the found.
-        masks: intersection over union of masks, summed over the found.
-        posed: found poses of which a keypoint is seen.
-        distances: mean distance of the seen keypoints in units of the square root of the box's area, summed over posed.
-        similarity: COCO's object keypoint similarity with one spread for all keypoints, summed over posed.
-        first: pictures whose likeliest class is the same for both.
-        among_five: pictures whose likeliest class for the first model is among the five likeliest of the second.
+        images: number of images.
+        expected: objects of the first model.
+        matched: objects of the first model that the second one finds too.
+        new: objects that only the second model finds.
+        iou: IoU of boxes, summed over the matched objects.
+        scores: absolute difference of scores, summed over the matched objects.
+        masks: IoU of masks, summed over the matched objects.
+        posed: matched objects with a visible keypoint.
+        distances: mean distance of the visible keypoints in units of the square root of the box's area, summed over the
+            posed objects.
+        similarity: COCO's object keypoint similarity with one spread for all keypoints, summed over the posed objects.
+        top1: images with the same top-1 class.
+        top5: images whose top-1 class of the first model is in the top 5 of the second.
     """
 
-    pictures: int = 0
-    wanted: int = 0
-    found: int = 0
+    images: int = 0
+    expected: int = 0
+    matched: int = 0
     new: int = 0
     iou: float = 0.0
     scores: float = 0.0
@@ -50,25 +51,38 @@ class Agreement:
     posed: int = 0
     distances: float = 0.0
     similarity: float = 0.0
-    first: int = 0
-    among_five: int = 0
+    top1: int = 0
+    top5: int = 0
 
     def __add__(self, other: "Agreement") -> "Agreement":
-        return Agreement(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return Agreement(
+            images=self.images + other.images,
+            expected=self.expected + other.expected,
+            matched=self.matched + other.matched,
+            new=self.new + other.new,
+            iou=self.iou + other.iou,
+            scores=self.scores + other.scores,
+            masks=self.masks + other.masks,
+            posed=self.posed + other.posed,
+            distances=self.distances + other.distances,
+            similarity=self.similarity + other.similarity,
+            top1=self.top1 + other.top1,
+            top5=self.top5 + other.top5,
+        )
 
     def numbers(self, task: str) -> dict[str, float]:
-        """What is told of models of a task, shares and means; nan where there is nothing to average."""
+        """Return the counts, shares and means for models of a task; nan if there is nothing to average."""
         if task == "classify":
-            return {"top1": _mean(self.first, self.pictures), "top5": _mean(self.among_five, self.pictures)}
+            return {"top1": _mean(self.top1, self.images), "top5": _mean(self.top5, self.images)}
         numbers = {
-            "objects": self.wanted,
-            "found_again": _mean(self.found, self.wanted),
-            "iou": _mean(self.iou, self.found),
-            "score_difference": _mean(self.scores, self.found),
+            "objects": self.expected,
+            "found_again": _mean(self.matched, self.expected),
+            "iou": _mean(self.iou, self.matched),
+            "score_difference": _mean(self.scores, self.matched),
             "new": self.new,
         }
         if task == "segment":
-            numbers["mask_iou"] = _mean(self.masks, self.found)
+            numbers["mask_iou"] = _mean(self.masks, self.matched)
         if task == "pose":
             numbers["keypoint_distance"] = _mean(self.distances, self.posed)
             numbers["keypoint_similarity"] = _mean(self.similarity, self.posed)
@@ -80,81 +94,84 @@ def _mean(total: float, count: int) -> float:
 
 
 def agree(expected: Outputs, actual: Outputs, detector: Detector, confidence: float, iou: float) -> Agreement:
-    """How well the second model agrees on one picture, the first of its batch.
+    """Compare two models on one image, the first of its batch.
 
     Args:
         expected: outputs of the first model.
-        actual: of the second one.
-        detector: how to read both; its family is known.
-        confidence: what has a score above this is an object, for both.
-        iou: of two boxes of a class and model that overlap more, the one of lower score goes.
+        actual: outputs of the second model.
+        detector: how to decode both; its family is known.
+        confidence: objects have a score above this.
+        iou: NMS threshold for both models.
 
     Raises:
-        ModelError: the outputs cannot be read so.
+        ModelError: the outputs cannot be decoded this way.
     """
     if not detector.outputs.has_boxes:
         [name] = detector.outputs.outputs
         return _agree_on_class(np.asarray(expected[name])[0], np.asarray(actual[name])[0])
-    wanted, found = (find_objects(outputs, detector, confidence, iou) for outputs in (expected, actual))
-    rows, others, overlaps = match(wanted, found, detector.outputs.task == "obb")
-    a, b = wanted.take(rows), found.take(others)
-    agreed = Agreement(
-        pictures=1,
-        wanted=len(wanted),
-        found=len(rows),
-        new=len(found) - len(rows),
+    first, second = (find_objects(outputs, detector, confidence, iou) for outputs in (expected, actual))
+    rows, others, overlaps = match(first, second, detector.outputs.task == "obb")
+    a, b = first.take(rows), second.take(others)
+    agreement = Agreement(
+        images=1,
+        expected=len(first),
+        matched=len(rows),
+        new=len(second) - len(rows),
         iou=float(overlaps.sum()),
         scores=float(np.abs(a.scores - b.scores).sum(dtype=np.float64)),
     )
     if detector.outputs.task == "segment":
-        mine, theirs = (
+        first_masks, second_masks = (
             masks(objects, np.asarray(outputs[detector.outputs.prototypes])[0], detector.size)
             for objects, outputs in ((a, expected), (b, actual))
         )
-        agreed += Agreement(masks=float(_mask_iou(mine, theirs).sum()))
+        agreement += Agreement(masks=float(_mask_iou(first_masks, second_masks).sum()))
     if detector.outputs.task == "pose":
-        agreed += _agree_on_poses(a, b, detector.outputs.keypoints)
-    return agreed
+        agreement += _agree_on_poses(a, b, detector.outputs.keypoints)
+    return agreement
 
 
 def _agree_on_class(expected: NDArray[np.generic], actual: NDArray[np.generic]) -> Agreement:
     best = int(np.argmax(expected))
     order = np.argsort(-actual.astype(np.float32), kind="stable")[:5]
-    return Agreement(pictures=1, first=int(order[0] == best), among_five=int(best in order))
+    return Agreement(images=1, top1=int(order[0] == best), top5=int(best in order))
 
 
 def match(
-    wanted: Detections, found: Detections, rotated: bool = False
+    expected: Detections, actual: Detections, rotated: bool = False
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """Pair objects with the boxes of their class that cover them best, each with one at most, from the best score on.
+    """Match each expected object, by falling score, with the free actual object of its class that has the greatest IoU.
 
     Args:
-        wanted: best first.
-        found: in any order.
-        rotated: boxes are rotated by the first of their extras.
+        expected: objects by falling score.
+        actual: objects in any order.
+        rotated: whether boxes are rotated; the angle is the first of the extras.
 
     Returns:
-        Rows of the wanted, rows of the found, and their intersection over union, float64; all of one length.
+        Rows of `expected`, the matching rows of `actual`, and their IoU, float64; all of one length.
     """
-    overlaps = rotated_iou(wanted.rotated(), found.rotated()) if rotated else box_iou(wanted.boxes, found.boxes)
-    overlaps = np.where(wanted.labels[:, None] == found.labels, overlaps, 0.0)
-    pairs = []
-    for row in range(len(wanted)):
-        other = int(overlaps[row].argmax()) if len(found) else 0
-        if len(found) and overlaps[row, other] >= LEAST_IOU:
-            pairs.append((row, other, float(overlaps[row, other])))
+    overlaps = rotated_iou(expected.rotated(), actual.rotated()) if rotated else box_iou(expected.boxes, actual.boxes)
+    overlaps = np.where(expected.labels[:, None] == actual.labels, overlaps, 0.0)
+    rows: list[int] = []
+    others: list[int] = []
+    matched: list[float] = []
+    for row in range(len(expected) if len(actual) else 0):
+        other = int(overlaps[row].argmax())
+        if overlaps[row, other] >= LEAST_IOU:
+            rows.append(row)
+            others.append(other)
+            matched.append(float(overlaps[row, other]))
             overlaps[:, other] = 0
-    rows, others, shares = zip(*pairs, strict=True) if pairs else ((), (), ())
-    return np.array(rows, np.intp), np.array(others, np.intp), np.array(shares, np.float64)
+    return np.array(rows, np.intp), np.array(others, np.intp), np.array(matched, np.float64)
 
 
 def masks(objects: Detections, prototypes: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The masks of objects at the size of the prototypes, cut off at the box.
+    """Return the masks of objects at the size of the prototypes, cropped to the boxes.
 
     Args:
-        objects: with coefficients in front of their extras.
+        objects: objects whose extras begin with the mask coefficients.
         prototypes: float (coefficients, rows, columns).
-        size: of the model's input, (height, width) in px.
+        size: size of the model's input, (height, width) in px.
 
     Returns:
         bool (objects, rows, columns).
@@ -167,7 +184,7 @@ def masks(objects: Detections, prototypes: NDArray[np.generic], size: tuple[int,
 
 
 def _mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Of masks (n, rows, columns) pair by pair; two empty ones are alike."""
+    """Return the IoU of masks (n, rows, columns), pair by pair; that of two empty masks is 1."""
     common, either = (a & b).sum(axis=(1, 2)), (a | b).sum(axis=(1, 2))
     return np.where(either > 0, common / np.maximum(either, 1), 1.0)
 
@@ -175,13 +192,13 @@ def _mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]
 def _agree_on_poses(a: Detections, b: Detections, keypoints: tuple[int, int]) -> Agreement:
     count, numbers = keypoints
     poses = (objects.extras[:, : count * numbers].reshape(-1, count, numbers) for objects in (a, b))
-    mine, theirs = (pose.astype(np.float64) for pose in poses)
-    seen = mine[:, :, 2] > SEEN if numbers == 3 else np.ones(mine.shape[:2], bool)
+    first, second = (pose.astype(np.float64) for pose in poses)
+    visible = first[:, :, 2] > VISIBLE if numbers == 3 else np.ones(first.shape[:2], bool)
     sizes = np.sqrt(np.maximum((a.boxes[:, 2:] - a.boxes[:, :2]).prod(axis=1, dtype=np.float64), 1.0))
-    distances = np.hypot(*np.moveaxis(mine[:, :, :2] - theirs[:, :, :2], 2, 0)) / sizes[:, None]
+    distances = np.hypot(*np.moveaxis(first[:, :, :2] - second[:, :, :2], 2, 0)) / sizes[:, None]
     similarity = np.exp(-np.square(distances / _SPREAD) / 2)
-    posed = seen.any(axis=1)
-    shares = seen[posed] / seen[posed].sum(axis=1, keepdims=True)
+    posed = visible.any(axis=1)
+    shares = visible[posed] / visible[posed].sum(axis=1, keepdims=True)
     return Agreement(
         posed=int(posed.sum()),
         distances=float((distances[posed] * shares).sum()),

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,19 @@ from onnxq.evaluation.predictor import Predictor, Settings
 from onnxq.progress import Progress, silent
 from onnxq.yolo.detector import Detector
 
+METRICS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
+"""COCO's averages in pycocotools' order: attribute of `Scores` -> COCO's name, an attribute of `ModelPrecision`."""
+
 
 @dataclass(frozen=True)
 class Scores:
-    """COCO's averages over IoU 0.50 to 0.95, at 0.50, at 0.75, and by the size of objects, in percent.
+    """COCO average precision in percent; nan if there is no object to find.
 
-    A number is nan when there is no object to find. `detector` is what the model was taken for.
+    Attributes:
+        ap, ap50, ap75: averages over IoU 0.50 to 0.95, at 0.50, and at 0.75.
+        ap_small, ap_medium, ap_large: averages over objects of a size.
+        images: number of images.
+        detector: how inputs were prepared and outputs were decoded.
     """
 
     ap: float
@@ -35,6 +42,94 @@ class Scores:
     ap_large: float
     images: int
     detector: Detector
+
+
+@dataclass(frozen=True)
+class ModelPrecision:
+    """Average precision of one of several models, in percent; None if there is no object to find.
+
+    Attributes:
+        model: path of its file.
+        family: head family.
+        task: task of the detector.
+        preprocess: name of the preprocessing.
+        image_size: height and width of the input, px.
+        AP, AP50, AP75: averages over IoU 0.50 to 0.95, at 0.50 and at 0.75, as COCO names them.
+        APs, APm, APl: averages over small, medium and large objects.
+        change: difference of AP to the first model.
+    """
+
+    model: str
+    family: str
+    task: str
+    preprocess: str
+    image_size: tuple[int, int]
+    AP: float | None
+    AP50: float | None
+    AP75: float | None
+    APs: float | None
+    APm: float | None
+    APl: float | None
+    change: float | None
+
+    @property
+    def metrics(self) -> tuple[float | None, ...]:
+        """The averages in the order of `METRICS`."""
+        return self.AP, self.AP50, self.AP75, self.APs, self.APm, self.APl
+
+
+@dataclass(frozen=True)
+class PrecisionSummary:
+    """Average precision of several models on the same images.
+
+    Attributes:
+        annotations: COCO file, or `demo`.
+        images: number of images.
+        settings: how the models were run.
+        models: the models; the first is the one that others are compared with.
+    """
+
+    annotations: str
+    images: int
+    settings: Settings
+    models: tuple[ModelPrecision, ...]
+
+
+def summarize(results: Sequence[tuple[Path, Scores]], annotations: Path | str, settings: Settings) -> PrecisionSummary:
+    """Summarize the scores of several models, at least one, beside those of the first.
+
+    Args:
+        results: path and scores of each model.
+        annotations: the COCO file, or a name of the data.
+        settings: how the models were run.
+    """
+    first = results[0][1]
+    return PrecisionSummary(
+        annotations=str(annotations),
+        images=first.images,
+        settings=settings,
+        models=tuple(
+            ModelPrecision(
+                model=str(path),
+                family=scores.detector.family,
+                task=scores.detector.outputs.task,
+                preprocess=scores.detector.preprocess.name,
+                image_size=scores.detector.size,
+                AP=_number(scores.ap),
+                AP50=_number(scores.ap50),
+                AP75=_number(scores.ap75),
+                APs=_number(scores.ap_small),
+                APm=_number(scores.ap_medium),
+                APl=_number(scores.ap_large),
+                change=_number(scores.ap - first.ap),
+            )
+            for path, scores in results
+        ),
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def evaluate(
@@ -49,15 +144,15 @@ def evaluate(
 
     Args:
         model: a file, or a model in memory.
-        annotations: COCO's JSON.
-        images: the folder with its pictures.
+        annotations: COCO detection annotations, JSON.
+        images: folder with the images.
         settings: defaults to `Settings()`.
-        progress: told after each picture.
+        progress: called after each image.
 
     Raises:
-        ModelError: the model cannot be read or run, is not recognized, has no upright boxes or none that its file tells
-            exactly, or gives numbers that are not finite.
-        DataError: annotations or pictures are missing or unreadable.
+        ModelError: the model cannot be read or run, is not recognized, has no upright boxes or none that can be decoded
+            exactly, or gives values that are not finite.
+        DataError: annotations or images are missing or unreadable.
         ConfigError: a setting does not fit the model, or its classes do not fit the categories.
     """
     settings = settings or Settings()
@@ -73,50 +168,57 @@ def measure_precision(
     *,
     exact: bool = False,
 ) -> Scores:
-    """As `evaluate`, with the ground truth loaded already, and `exact` as `session.open_session` has it."""
+    """Measure a detector's average precision as `evaluate` does, with ground truth that is loaded already.
+
+    Args:
+        model: a file, or a model in memory.
+        truth: images and their objects.
+        settings: how to run and decode the model.
+        progress: called after each image.
+        exact: as for `open_session`.
+    """
     progress("loading", 0, 0)
-    network, categories = _opened(model, truth, settings, exact)
+    predictor, categories = _open(model, truth, settings, exact)
 
-    def find(look: Callable[[], NDArray[np.uint8]]) -> NDArray[np.float32]:
-        return network.find(look(), settings)
+    def detect(load: Callable[[], NDArray[np.uint8]]) -> NDArray[np.float32]:
+        return predictor.detect(load(), settings)
 
-    detections: list[dict[str, Any]] = []
-    for done, (image, found) in enumerate(
-        zip(truth.pictures, settings.in_parallel(find, truth.pictures.values())), start=1
-    ):
-        detections += _records(image, found, categories, network)
-        progress("evaluating", done, len(truth.pictures))
+    records: list[dict[str, Any]] = []
+    detections = settings.in_parallel(detect, truth.images.values())
+    for done, (image, found) in enumerate(zip(truth.images, detections), start=1):
+        records += _records(image, found, categories, predictor)
+        progress("evaluating", done, len(truth.images))
     progress("scoring", 0, 0)
-    ap, ap50, ap75, ap_small, ap_medium, ap_large = average_precisions(truth, detections)
-    return Scores(ap, ap50, ap75, ap_small, ap_medium, ap_large, len(truth.pictures), network.detector)
+    ap, ap50, ap75, ap_small, ap_medium, ap_large = average_precisions(truth, records)
+    return Scores(ap, ap50, ap75, ap_small, ap_medium, ap_large, len(truth.images), predictor.detector)
 
 
 def check_measurable(model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings) -> None:
-    """Find out before long work whether a model can be measured; it is run once, on black.
+    """Check before long work that a model can be measured; it runs once, on a black image.
 
     Raises:
-        ModelError, ConfigError: as `evaluate` does, but for what shows on pictures only.
+        ModelError, ConfigError: as from `evaluate`, except errors that only show on images.
     """
-    _opened(model, truth, settings)
+    _open(model, truth, settings)
 
 
-def _opened(
+def _open(
     model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings, exact: bool = False
 ) -> tuple[Predictor, tuple[int, ...]]:
-    """The model, ready to run, and the category id of each of its classes."""
-    network = Predictor.load(Path(model) if isinstance(model, str) else model, settings, exact=exact)
-    reason = network.detector.outputs.why_no_precision
+    """Return the model, ready to run, and the category id of each of its classes."""
+    predictor = Predictor.load(Path(model) if isinstance(model, str) else model, settings, exact=exact)
+    reason = predictor.detector.outputs.why_no_precision
     if reason:
-        raise ModelError(f"{network.name}: {reason}; python -m onnxq.compare needs no AP")
-    return network, _category_ids(network, truth.categories)
+        raise ModelError(f"{predictor.name}: {reason}; python -m onnxq.compare needs no AP")
+    return predictor, _category_ids(predictor, truth.categories)
 
 
 def _records(
-    image: int, found: NDArray[np.float32], categories: tuple[int, ...], network: Predictor
+    image: int, found: NDArray[np.float32], categories: tuple[int, ...], predictor: Predictor
 ) -> list[dict[str, Any]]:
     unknown = set(found[:, 5].astype(int)) - set(range(len(categories)))
     if unknown:
-        raise ModelError(f"{network.name}: finds class {min(unknown)}, but classes are 0 to {len(categories) - 1}")
+        raise ModelError(f"{predictor.name}: finds class {min(unknown)}, but classes are 0 to {len(categories) - 1}")
     return [
         {
             "image_id": image,
@@ -130,30 +232,34 @@ def _records(
     ]
 
 
-def _category_ids(network: Predictor, categories: dict[int, str]) -> tuple[int, ...]:
-    """The category id of each of the model's classes: by name where all names are categories, else by order."""
+def _category_ids(predictor: Predictor, categories: dict[int, str]) -> tuple[int, ...]:
+    """Return the category id of each class: by name if all class names are categories, else by order."""
     ids = {name: number for number, name in categories.items()}
-    names = network.detector.names
+    names = predictor.detector.names
     if names and len(set(names)) == len(names) and set(names) <= set(ids):
         return tuple(ids[name] for name in names)
-    if network.classes not in (None, len(categories)):
+    if predictor.classes not in (None, len(categories)):
         raise ConfigError(
-            f"{network.name}: has {network.classes} classes, but the annotations have {len(categories)} categories, "
-            "and its names metadata does not name them"
+            f"{predictor.name}: has {predictor.classes} classes, but the annotations have {len(categories)} "
+            "categories, and its names metadata does not name them"
         )
     return tuple(categories)
 
 
-METRICS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
-"""COCO's averages: our name of each -> its heading, in the order in which pycocotools gives them."""
-
-
 def average_precisions(truth: GroundTruth, detections: list[dict[str, Any]]) -> list[float]:
-    """Score detections, given as COCO result records; percent, in the order of `METRICS`, nan where undefined."""
-    found = build_index(truth.pictures, truth.categories, detections)
+    """Score detections.
+
+    Args:
+        truth: images and their objects.
+        detections: COCO result records.
+
+    Returns:
+        Percent, in the order of `METRICS`; nan if there is no object to find.
+    """
+    found = build_index(truth.images, truth.categories, detections)
     with contextlib.redirect_stdout(io.StringIO()):
-        judge = COCOeval(truth.coco, found, "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return [100.0 * float(value) if value >= 0 else math.nan for value in judge.stats[: len(METRICS)]]
+        scoring = COCOeval(truth.coco, found, "bbox")
+        scoring.evaluate()
+        scoring.accumulate()
+        scoring.summarize()
+    return [100.0 * float(value) if value >= 0 else math.nan for value in scoring.stats[: len(METRICS)]]

@@ -1,4 +1,4 @@
-"""Text for pictures: titles that explain colours, labels that keep off each other, and lists with bars."""
+"""Text on images: titles with a colour key, labels that do not overlap, and bar charts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 INK, PAPER = "#ffffff", "#212529"
-"""Of titles: text and what it stands on; on colours it is the other way round."""
+"""Colours of text and background in titles; labels on a colour swap them."""
 
 _GREY = "#868e96"
 
 _USUAL = 640
-"""Px of a picture that is looked at as large as it is; a larger one is seen scaled down, and its letters with it."""
+"""Longer side of an image in px from which on text grows with the image, as larger images are viewed scaled down."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, px."""
@@ -19,11 +19,11 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large things are drawn, px.
+    """Sizes of text and lines, px.
 
     Attributes:
         letters: height of a line of text.
-        margin: around text.
+        margin: margin around text.
         line: width of a line.
     """
 
@@ -33,13 +33,13 @@ class Sizes:
 
     @classmethod
     def on(cls, size: tuple[int, int]) -> "Sizes":
-        """For a picture of a size, (width, height) in px, so large that they are seen when all of it is."""
+        """Return the sizes for an image of this size, (width, height) in px."""
         unit = max(1.0, max(size) / _USUAL)
         return cls(round(14 * unit), round(4 * unit), round(3 * unit))
 
     @property
     def font(self) -> "ImageFont.ImageFont | ImageFont.FreeTypeFont":
-        """What text is written with."""
+        """The font of all text."""
         return ImageFont.load_default(self.letters)
 
     @property
@@ -49,11 +49,11 @@ class Sizes:
 
 
 Key = Sequence[tuple[str, str]]
-"""Colours, each with what it means."""
+"""Colours and their meanings."""
 
 
 def title(text: str, key: Key, sizes: Sizes) -> Image.Image:
-    """A line that says what is below it and what its colours mean, just as wide as that takes."""
+    """Draw a line of text and a colour key, as wide as its content."""
     font, gap = sizes.font, sizes.margin
     swatch, spaces = sizes.letters + gap, (len(key) + 1) * 3 * gap
     width = sum(round(font.getlength(words)) for words in (text, *(words for _, words in key)))
@@ -70,35 +70,35 @@ def title(text: str, key: Key, sizes: Sizes) -> Image.Image:
 
 @dataclass(frozen=True)
 class Bars:
-    """Names, each with a number from 0 to 1 over a bar that is as long.
+    """A bar chart of names with shares from 0 to 1.
 
     Attributes:
-        told: names and numbers.
-        colour: of the first bar; the others are grey.
-        sizes: how large things are.
+        rows: names and shares.
+        colour: colour of the first bar; the others are grey.
+        sizes: sizes of text and lines.
     """
 
-    told: Sequence[tuple[str, float]]
+    rows: Sequence[tuple[str, float]]
     colour: str
     sizes: Sizes
 
     @property
     def _texts(self) -> list[str]:
-        return [f"{share:.2f}  {name}" for name, share in self.told]
+        return [f"{share:.2f}  {name}" for name, share in self.rows]
 
     @property
     def width(self) -> int:
-        """Px that the texts take."""
+        """Width of the texts, px."""
         font = self.sizes.font
         return max(round(font.getlength(text)) for text in self._texts) + 2 * self.sizes.margin
 
     def draw(self, width: int) -> Image.Image:
-        """Draw them so wide that a bar of 1 fills the width, px."""
+        """Draw the chart; a bar of 1 fills the width, px."""
         margin, letters = self.sizes.margin, self.sizes.letters
         row = letters + 5 * margin
-        canvas = Image.new("RGB", (width, row * len(self.told)), PAPER)
+        canvas = Image.new("RGB", (width, row * len(self.rows)), PAPER)
         pen, font = ImageDraw.Draw(canvas), self.sizes.font
-        for number, (text, (_, share)) in enumerate(zip(self._texts, self.told)):
+        for number, (text, (_, share)) in enumerate(zip(self._texts, self.rows)):
             pen.text((margin, row * number + margin), text, INK, font)
             top = row * number + letters + 2 * margin
             end = margin + (width - 2 * margin) * min(max(share, 0.0), 1.0)
@@ -106,17 +106,17 @@ class Bars:
         return canvas
 
 
-class Labels:
-    """Labels beside boxes on a picture, none of which covers another; the first to come have the choice."""
+class LabelPlacer:
+    """Writes labels beside boxes on an image so that none covers another; the first label has the first choice."""
 
-    def __init__(self, picture: Image.Image, sizes: Sizes) -> None:
-        self._pen = ImageDraw.Draw(picture)
-        self._size = picture.size
+    def __init__(self, image: Image.Image, sizes: Sizes) -> None:
+        self._pen = ImageDraw.Draw(image)
+        self._size = image.size
         self._sizes, self._font = sizes, sizes.font
         self._taken: list[Box] = []
 
     def write(self, text: str, box: Box, colour: str) -> None:
-        """Write at a side of a box, where there is room; nowhere if there is none."""
+        """Write a label at a side of a box where there is room; leave it out if there is none."""
         margin = self._sizes.margin
         width, height = self._font.getlength(text) + 2 * margin, self._sizes.letters + margin
         for x, y in self._places(box, width, height):
@@ -128,7 +128,7 @@ class Labels:
                 return
 
     def _places(self, box: Box, width: float, height: float) -> list[tuple[float, float]]:
-        """Corners within the picture at which a label may begin, the best first."""
+        """Return the possible upper left corners of a label within the image, the best first."""
         left, top, right, bottom = box
         most, lowest = max(0.0, self._size[0] - width), self._size[1] - height
         rows = [y for y in (top - height, top, bottom, bottom - height) if 0 <= y <= lowest]

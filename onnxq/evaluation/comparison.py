@@ -16,7 +16,7 @@ from onnxq.calibration.find_files import IMAGES, find_files
 from onnxq.calibration.samples import spread
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.evaluation.agreement import Agreement, agree
-from onnxq.evaluation.drawing import drawing
+from onnxq.evaluation.drawing import draw_outputs
 from onnxq.evaluation.error_trace import ErrorTrace, TensorError
 from onnxq.evaluation.predictor import Predictor, Settings
 from onnxq.ir.load import load
@@ -29,25 +29,26 @@ from onnxq.yolo.output_layout import UNKNOWN
 from onnxq.yolo.preprocess import read_image
 
 DEFAULTS = Settings(confidence=0.25, max_images=100)
+"""Settings of a comparison unless others are given."""
 
 _QUALITY = 90
-"""Of the JPEG files that are drawn."""
+"""Quality of the JPEG files that are drawn."""
 
 _TRACED = 16
-"""Pictures that the tensors are followed over: their noise is a mean over so many positions that more change little."""
+"""Images of the error trace: noise averages over the positions of a tensor, so more images change it little."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a quantized model differs from its float model.
+    """Differences of a quantized model from its float model.
 
     Attributes:
-        images: pictures that both saw.
-        detector: what both were taken for.
-        outputs: signal-to-quantization-noise ratio of each float output, dB.
-        agreement: on objects or classes; None where the outputs are not understood.
-        traced: noise in each tensor that both compute, in the order of the float graph.
-        traced_images: pictures that this was measured on.
+        images: number of images.
+        detector: how inputs were prepared and outputs were decoded.
+        outputs: float output -> signal-to-quantization-noise ratio, dB.
+        agreement: agreement on objects or classes; None if the output layout is unknown.
+        traced: error of each tensor that both models compute, in the order of the float graph.
+        traced_images: number of images that `traced` was measured on.
     """
 
     images: int
@@ -67,141 +68,146 @@ def compare(
     draw: Path | None = None,
     progress: Progress = silent,
 ) -> Comparison:
-    """Hold a quantized model against its float model.
+    """Compare a quantized model with its float model.
 
     Args:
         reference: file of the float model.
-        model: file of the quantized one.
-        images: a folder of pictures, or a pattern, a list or a COCO file that names some; or painted ones.
-        settings: how the models are run and read; of more pictures than `max_images` evenly spaced ones are taken.
-        draw: folder for the pictures, each with what either model finds; None: nothing is drawn.
-        progress: told after each picture.
+        model: file of the quantized model.
+        images: a folder of images, a pattern, a list, a COCO file, or synthetic images.
+        settings: how to run and decode the models; `max_images` are evenly spaced among all images.
+        draw: folder for drawings of the detections of both models; None: nothing is drawn.
+        progress: called after each image.
 
     Raises:
-        ModelError: a model cannot be read or run, gives numbers that are not finite, or differs from the other in its
-            inputs or outputs.
-        DataError: there are no pictures, or one is unreadable.
-        ConfigError: a setting does not fit the model, there is nothing to draw, or no place for it.
+        ModelError: a model cannot be read or run, gives values that are not finite, or has other inputs or outputs than
+            the other model.
+        DataError: there are no images, or one is unreadable.
+        ConfigError: a setting does not fit the model, there is nothing to draw, or the folder cannot be made.
     """
     progress("loading", 0, 0)
-    pictures = spread(_pictures(images), settings.max_images)
+    sources = spread(_image_sources(images), settings.max_images)
     first, second = (Predictor.load(Path(each), settings) for each in (reference, model))
-    _require_alike(first, second)
+    _require_same_interface(first, second)
     if draw is not None:
         _prepare_drawing(draw, first.detector)
-    noise, agreement = _see(first, second, pictures, settings, draw, progress)
-    few = spread(pictures, _TRACED)
+    meter, agreement = _compare_outputs(first, second, sources, settings, draw, progress)
+    few = spread(sources, _TRACED)
     return Comparison(
-        images=len(pictures),
+        images=len(sources),
         detector=first.detector,
-        outputs=noise.decibels(),
+        outputs=meter.decibels(),
         agreement=agreement,
-        traced=_follow(first, (Path(reference), Path(model)), few, settings, progress),
+        traced=_trace_errors(first, (Path(reference), Path(model)), few, settings, progress),
         traced_images=len(few),
     )
 
 
-class _Picture(NamedTuple):
-    """A picture that is read or painted when it is looked at, uint8 (height, width, 3), RGB."""
+class _ImageSource(NamedTuple):
+    """An image that is read or generated on demand, uint8 (height, width, 3), RGB."""
 
     name: str
-    look: Callable[[], NDArray[np.uint8]]
+    load: Callable[[], NDArray[np.uint8]]
 
 
-def _pictures(source: str | Path | SyntheticImages) -> list[_Picture]:
+def _image_sources(source: str | Path | SyntheticImages) -> list[_ImageSource]:
     if isinstance(source, SyntheticImages):
         name = source.noun.replace(" ", "-")
-        return [_Picture(f"{name}-{index}", partial(source.paint, index)) for index in range(source.count)]
-    found = [path for path in find_files(str(source)).files if path.suffix.lower() in IMAGES]
-    if not found:
-        raise DataError(f"{source}: has no pictures ({', '.join(sorted(IMAGES))}); give another folder")
-    return [_Picture(path.stem, partial(read_image, path)) for path in sorted(found)]
+        return [_ImageSource(f"{name}-{index}", partial(source.paint, index)) for index in range(source.count)]
+    paths = [path for path in find_files(str(source)).files if path.suffix.lower() in IMAGES]
+    if not paths:
+        raise DataError(f"{source}: has no images ({', '.join(sorted(IMAGES))}); give another folder")
+    return [_ImageSource(path.stem, partial(read_image, path)) for path in sorted(paths)]
 
 
-def _require_alike(first: Predictor, second: Predictor) -> None:
-    """Refuse models of which one does not take or give what the other does."""
-    for what, of_first, of_second in (
+def _require_same_interface(first: Predictor, second: Predictor) -> None:
+    """Refuse models whose inputs or outputs differ."""
+    for kind, of_first, of_second in (
         ("input", first.session.get_inputs(), second.session.get_inputs()),
         ("output", first.session.get_outputs(), second.session.get_outputs()),
     ):
         a, b = ({value.name: value for value in values} for values in (of_first, of_second))
         for name in dict.fromkeys((*a, *b)):
-            if name not in a or name not in b or not _is_alike(a[name], b[name]):
-                left, right = (f"{_say(values[name])}" if name in values else "none" for values in (a, b))
+            if name not in a or name not in b or not _may_be_equal(a[name], b[name]):
+                left, right = (_type_text(values[name]) if name in values else "none" for values in (a, b))
                 raise ModelError(
-                    f"{what} {name} differs: {first.name} has {left}, {second.name} {right}; "
-                    "give a float model and what was quantized from it"
+                    f"{kind} {name} differs: {first.name} has {left}, {second.name} {right}; "
+                    "give a float model and a model that was quantized from it"
                 )
 
 
-def _is_alike(a: NodeArg, b: NodeArg) -> bool:
-    """Whether two tensors are of one type and shape, as far as that is known."""
+def _may_be_equal(a: NodeArg, b: NodeArg) -> bool:
+    """Return whether two tensors have the same type, rank and known dimensions."""
     known = [(m, n) for m, n in zip(a.shape, b.shape) if isinstance(m, int) and isinstance(n, int)]
     return a.type == b.type and len(a.shape) == len(b.shape) and all(m == n for m, n in known)
 
 
-def _say(value: NodeArg) -> str:
+def _type_text(value: NodeArg) -> str:
     return f"{value.type} {shape_text(value.shape)}"
 
 
 def _prepare_drawing(folder: Path, detector: Detector) -> None:
     if detector.family == UNKNOWN:
-        raise ConfigError(f"--draw {folder}: draws what is found, and the outputs are not understood; leave it out")
+        raise ConfigError(f"--draw {folder}: there is nothing to draw, as the output layout is unknown; leave it out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--draw {folder}: cannot be made ({error.strerror}); choose another place") from None
 
 
-def _see(
+def _compare_outputs(
     first: Predictor,
     second: Predictor,
-    pictures: Sequence[_Picture],
+    sources: Sequence[_ImageSource],
     settings: Settings,
-    drawn: Path | None,
+    folder: Path | None,
     progress: Progress,
 ) -> tuple[SqnrMeter, Agreement | None]:
-    """Noise in the outputs and agreement on objects, over all pictures."""
-    understood = first.detector.family != UNKNOWN
-    reading = first.detector, settings.confidence, settings.iou
-    drawings = {each: drawn / f"{number:03}-{each.name}.jpg" for number, each in enumerate(pictures, 1) if drawn}
+    """Measure noise in the outputs and agreement on objects over all images; draw into the folder."""
+    is_known = first.detector.family != UNKNOWN
+    decoding = first.detector, settings.confidence, settings.iou
+    drawings = {each: folder / f"{number:03}-{each.name}.jpg" for number, each in enumerate(sources, 1) if folder}
 
-    def look(picture: _Picture) -> tuple[SqnrMeter, Agreement]:
-        image = picture.look()
-        feed, placed = first.prepare(image)
+    def compare_one(source: _ImageSource) -> tuple[SqnrMeter, Agreement]:
+        image = source.load()
+        feed, letterbox = first.prepare(image)
         expected, actual = first.run(feed), second.run(feed)
-        noise = SqnrMeter()
-        noise.add(expected, actual)
-        if not understood:
-            return noise, Agreement()
-        if picture in drawings:
-            made = drawing(image, placed, expected, actual, *reading)
-            with atomic_write(drawings[picture]) as temporary:
-                made.save(temporary, "JPEG", quality=_QUALITY, subsampling=0)  # coloured lines keep their colour
-        return noise, agree(expected, actual, *reading)
+        meter = SqnrMeter()
+        meter.add(expected, actual)
+        if not is_known:
+            return meter, Agreement()
+        if source in drawings:
+            canvas = draw_outputs(image, letterbox, expected, actual, *decoding)
+            with atomic_write(drawings[source]) as temporary:
+                # subsampling=0 keeps the colour of thin lines
+                canvas.save(temporary, "JPEG", quality=_QUALITY, subsampling=0)
+        return meter, agree(expected, actual, *decoding)
 
-    noise, agreement = SqnrMeter(), Agreement()
-    for done, (more, agreed) in enumerate(settings.in_parallel(look, pictures), start=1):
-        noise.merge(more)
-        agreement += agreed
-        progress("comparing", done, len(pictures))
-    return noise, agreement if understood else None
+    meter, agreement = SqnrMeter(), Agreement()
+    for done, (one_meter, one_agreement) in enumerate(settings.in_parallel(compare_one, sources), start=1):
+        meter.merge(one_meter)
+        agreement += one_agreement
+        progress("comparing", done, len(sources))
+    return meter, agreement if is_known else None
 
 
-def _follow(
-    first: Predictor, models: tuple[Path, Path], pictures: Sequence[_Picture], settings: Settings, progress: Progress
+def _trace_errors(
+    first: Predictor,
+    models: tuple[Path, Path],
+    sources: Sequence[_ImageSource],
+    settings: Settings,
+    progress: Progress,
 ) -> tuple[TensorError, ...]:
-    """Noise along the graph."""
-    progress("tracing", 0, len(pictures))
+    """Measure the noise along the graph."""
+    progress("tracing", 0, len(sources))
     reference, model = (load(path) for path in models)
     at_once = min(workers(reference), settings.threads or workers(reference))
-    trace, noise = ErrorTrace(reference, model, at_once), SqnrMeter()
+    trace, meter = ErrorTrace(reference, model, at_once), SqnrMeter()
 
-    def follow(picture: _Picture) -> SqnrMeter:
-        feed, _ = first.prepare(picture.look())
+    def trace_one(source: _ImageSource) -> SqnrMeter:
+        feed, _ = first.prepare(source.load())
         return trace(feed)
 
-    for done, more in enumerate(replace(settings, threads=at_once).in_parallel(follow, pictures), start=1):
-        noise.merge(more)
-        progress("tracing", done, len(pictures))
-    return trace.result(noise)
+    for done, one_meter in enumerate(replace(settings, threads=at_once).in_parallel(trace_one, sources), start=1):
+        meter.merge(one_meter)
+        progress("tracing", done, len(sources))
+    return trace.result(meter)

@@ -1,4 +1,4 @@
-"""Criteria that a mixed-precision search keeps to: loss of AP, or SQNR."""
+"""Criteria of a mixed-precision search: loss of AP, or SQNR."""
 
 import json
 import math
@@ -24,88 +24,88 @@ from onnxq.runtime.session import Feed, open_session, run_named
 from onnxq.yolo.detector import detect
 
 _SQNR_SAMPLES = 64
-"""Pictures that signal and noise are summed over, evenly spaced ones of all."""
+"""Most images that the SQNR is measured on, evenly spaced among all."""
 
 
 class Criterion(ABC):
-    """Says what a quantized model has lost.
+    """Measures how much a quantized model has lost.
 
     Attributes:
-        pictures: how many it looks at.
-        files: that they are read from.
+        images: number of images that it measures on.
+        files: files of these images.
     """
 
-    pictures: int
+    images: int
     files: Sequence[Path]
 
     @abstractmethod
     def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
-        """What a model has lost, the less the better."""
+        """Return the loss of a model; less is better."""
 
     @abstractmethod
     def identity(self) -> str:
-        """Differs where the same model would be judged otherwise."""
+        """Return a text that differs if the same model could get another loss."""
 
     @abstractmethod
-    def say(self, loss: float) -> str:
-        """A loss in words."""
+    def describe(self, loss: float) -> str:
+        """Return a loss in words."""
 
 
 class PrecisionCriterion(Criterion):
-    """COCO average precision, percent: what the float model has and the quantized one has not.
+    """Loss of COCO average precision against the float model, in points (percent).
 
     Args:
         original: the float model.
-        truth: pictures and their boxes.
-        settings: of the evaluation.
+        truth: images and their objects.
+        settings: settings of the evaluation.
 
     Raises:
-        ModelError, DataError, ConfigError: as `evaluate.measure` does; DataError also where the float model has an AP
-            of 0, or none for want of objects: there is nothing to lose then, and any model would keep to any limit.
+        ModelError, DataError, ConfigError: as from `measure_precision`; DataError also if the float model has an AP of
+            0, or if the images have no objects: every model would keep every limit.
     """
 
     def __init__(self, original: onnx.ModelProto, truth: GroundTruth, settings: Settings) -> None:
         self._original = original
         self._truth = truth
         self._settings = settings
-        self.pictures, self.files = len(truth.pictures), truth.files
+        self.images, self.files = len(truth.images), truth.files
 
     @cached_property
-    def _whole(self) -> float:
-        whole = measure_precision(self._original, self._truth, self._settings, exact=True).ap
-        if math.isnan(whole):
-            raise DataError("the annotations have no objects on the pictures, so there is no AP to lose; give others")
-        if whole == 0:
+    def _float_ap(self) -> float:
+        ap = measure_precision(self._original, self._truth, self._settings, exact=True).ap
+        if math.isnan(ap):
+            raise DataError("the annotations have no objects on the images, so there is no AP to lose; give others")
+        if ap == 0:
             raise DataError(
-                "the float model has an AP of 0 on the pictures, so there is nothing to lose; see with "
-                "python -m onnxq.evaluate whether annotations, --preprocess and classes are those of the model"
+                "the float model has an AP of 0 on the images, so there is nothing to lose; check with "
+                "python -m onnxq.evaluate whether annotations, --preprocess and classes fit the model"
             )
-        return whole
+        return ap
 
     def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
-        """Points of AP, which may be negative."""
-        return self._whole - measure_precision(model, self._truth, self._settings, progress, exact=True).ap
+        """Return the loss in points of AP; negative if the model is better than the float model."""
+        return self._float_ap - measure_precision(model, self._truth, self._settings, progress, exact=True).ap
 
     def identity(self) -> str:
-        """The pictures, the objects on them and how they are looked at."""
+        """Return settings, images and objects as text."""
         labels = json.dumps(self._truth.coco.dataset, sort_keys=True)
-        return f"AP {self._settings} {sorted(self._truth.pictures)} {labels}"
+        return f"AP {self._settings} {sorted(self._truth.images)} {labels}"
 
-    def say(self, loss: float) -> str:
-        """The change of AP."""
-        return f"{0.0 - loss:+.2f} AP"  # none is +0.00
+    def describe(self, loss: float) -> str:
+        """Return the change of AP in words."""
+        return f"{0.0 - loss:+.2f} AP"  # 0.0 - loss, as -loss would give "-0.00"
 
 
 class SqnrCriterion(Criterion):
-    """Signal-to-quantization-noise ratio of the output that has the least, dB, over pictures without labels.
+    """Negative SQNR in dB of the output with the most noise, over images without labels.
 
     Args:
         original: the float model.
-        images: a folder, or whatever else calibration data may be.
-        config: tells how pictures become inputs.
+        images: a folder, or any other kind of calibration data.
+        config: decides how images become inputs.
 
     Raises:
-        DataError: there are no pictures.
+        DataError: there are no images.
     """
 
     def __init__(self, original: onnx.ModelProto, images: object, config: Config) -> None:
@@ -113,7 +113,7 @@ class SqnrCriterion(Criterion):
         samples = open_data(images, original, detector, replace(config, count=_SQNR_SAMPLES))
         self._feeds: list[Feed] = [sample.feed for loader in samples.loaders if (sample := loader()) is not None]
         samples.require_any()
-        self.pictures, self.files = samples.count or len(self._feeds), samples.files
+        self.images, self.files = samples.count or len(self._feeds), samples.files
         self._original = original
 
     @cached_property
@@ -121,18 +121,18 @@ class SqnrCriterion(Criterion):
         return self._run(self._original, silent)
 
     def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
-        """Minus the decibels."""
-        noise = SqnrMeter()
-        for expected, found in zip(self._expected, self._run(model, progress), strict=True):
-            noise.add(expected, found)
-        return -min(noise.decibels().values(), default=np.inf)
+        """Return the negative SQNR, dB."""
+        meter = SqnrMeter()
+        for expected, actual in zip(self._expected, self._run(model, progress), strict=True):
+            meter.add(expected, actual)
+        return -min(meter.decibels().values(), default=np.inf)
 
     def identity(self) -> str:
-        """The pictures."""
+        """Return the images as text."""
         return f"SQNR {len(self._feeds)} {[str(file) for file in self.files]}"
 
-    def say(self, loss: float) -> str:
-        """The decibels."""
+    def describe(self, loss: float) -> str:
+        """Return the SQNR in words."""
         return f"{-loss:.1f} dB"
 
     def _run(self, model: onnx.ModelProto, progress: Progress) -> list[dict[str, NDArray[np.generic]]]:

@@ -1,4 +1,4 @@
-"""A picture twice, side by side: what the float model finds on it, and what the quantized one does."""
+"""Draws an image twice, side by side: with the detections of the float model and of the quantized model."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from onnxq._text import plural
-from onnxq.evaluation.agreement import SEEN, match
-from onnxq.evaluation.captions import PAPER, Bars, Labels, Sizes, title
+from onnxq.evaluation.agreement import VISIBLE, match
+from onnxq.evaluation.captions import PAPER, Bars, LabelPlacer, Sizes, title
 from onnxq.yolo.boxes import corners_of_rotated
 from onnxq.yolo.decode import find_objects
 from onnxq.yolo.detections import Detections, Outputs
@@ -16,100 +16,100 @@ from onnxq.yolo.detector import Detector
 from onnxq.yolo.preprocess import Letterbox
 
 FOUND, LOST, NEW = "#37b24d", "#fa5252", "#f59f00"
-"""Colours of what both models find, what only the float one finds, and what only the quantized one finds."""
+"""Colours of objects that both models find, only the float model finds, and only the quantized model finds."""
 
 _MODELS, _FATES = ("float", "quantized"), ("lost", "new")
-"""The two, and what becomes of what only one of them finds."""
+"""Names of the models, and words for objects that only one of them finds."""
 
 _LONGER_SIDE = (640, 1280)
-"""Px of what is drawn: smaller pictures are scaled up, larger ones down."""
+"""Least and greatest longer side of an image in px; smaller images are enlarged, larger ones reduced."""
 
 _FILL, _RIM = 90, 200
-"""How opaque a mask is, of 255: inside, and along its edge."""
+"""Opacity of a mask, 0 to 255: inside, and along its edge."""
 
 _ALONE = 1.7
-"""How many times as wide as others the outline is of what only one model finds."""
+"""Factor on the line width of objects that only one model finds."""
 
-_LIKELIEST = 5
-"""Classes of a picture that are told."""
+_TOP = 5
+"""Number of classes in the list of a classifier."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a model finds on a picture.
+class DetectedMasks:
+    """Detections of a model on an image, with the prototypes of their masks.
 
     Attributes:
-        objects: best first.
-        prototypes: of their masks, float32 (coefficients, rows, columns); None where they have none.
+        objects: detections by falling score.
+        prototypes: mask prototypes, float32 (coefficients, rows, columns); None without masks.
     """
 
     objects: Detections
     prototypes: NDArray[np.float32] | None = None
 
 
-def drawing(
+def draw_outputs(
     image: NDArray[np.uint8],
-    placed: Letterbox,
+    letterbox: Letterbox,
     expected: Outputs,
     actual: Outputs,
     detector: Detector,
     confidence: float,
     iou: float,
 ) -> Image.Image:
-    """Draw what two models find on a picture, the first of their batch: objects or likeliest classes.
+    """Draw the objects or top classes of two models on an image, the first of their batch.
 
     Args:
         image: uint8 (height, width, 3), RGB.
-        placed: where it was on the models' input.
+        letterbox: position of the image in the models' input.
         expected: outputs of the float model.
-        actual: of the quantized one.
-        detector: how to read both; its family is known.
-        confidence: what has a score above this is an object, for both.
-        iou: of two boxes of a class and model that overlap more, the one of lower score goes.
+        actual: outputs of the quantized model.
+        detector: how to decode both; its family is known.
+        confidence: objects have a score above this.
+        iou: NMS threshold for both models.
 
     Raises:
-        ModelError: the outputs cannot be read so.
+        ModelError: the outputs cannot be decoded this way.
     """
-    head = detector.outputs
-    if not head.has_boxes:
-        [name] = head.outputs
+    layout = detector.outputs
+    if not layout.has_boxes:
+        [name] = layout.outputs
         return classes_beside(image, np.asarray(expected[name])[0], np.asarray(actual[name])[0], detector)
     first, second = (
-        Seen(
+        DetectedMasks(
             find_objects(outputs, detector, confidence, iou),
-            np.asarray(outputs[head.prototypes])[0].astype(np.float32) if head.prototypes else None,
+            np.asarray(outputs[layout.prototypes])[0].astype(np.float32) if layout.prototypes else None,
         )
         for outputs in (expected, actual)
     )
-    return side_by_side(image, placed, first, second, detector)
+    return side_by_side(image, letterbox, first, second, detector)
 
 
 def side_by_side(
-    image: NDArray[np.uint8], placed: Letterbox, first: Seen, second: Seen, detector: Detector
+    image: NDArray[np.uint8], letterbox: Letterbox, first: DetectedMasks, second: DetectedMasks, detector: Detector
 ) -> Image.Image:
-    """Draw the objects that two models find, each with its class and score; masks, rotated boxes and keypoints too.
+    """Draw the objects of two models with classes, scores, masks, rotated boxes and keypoints.
 
     Args:
         image: uint8 (height, width, 3), RGB.
-        placed: where it was on the models' input.
-        first: by the float model.
-        second: by the quantized one.
-        detector: how both were read.
+        letterbox: position of the image in the models' input.
+        first: detections of the float model.
+        second: detections of the quantized model.
+        detector: how both were decoded.
     """
     rows, others, _ = match(first.objects, second.objects, detector.outputs.task == "obb")
-    picture, scale = _scaled(image)
-    sizes = Sizes.on(picture.size)
-    heads, colours = [], []
-    for name, seen, shared, alone, fate in zip(_MODELS, (first, second), (rows, others), (LOST, NEW), _FATES):
-        count = len(seen.objects)
+    scaled, scale = _scaled(image)
+    sizes = Sizes.on(scaled.size)
+    titles, colours = [], []
+    for name, detected, shared, alone, fate in zip(_MODELS, (first, second), (rows, others), (LOST, NEW), _FATES):
+        count = len(detected.objects)
         key = ((FOUND, f"{len(shared)} found by both"), (alone, f"{count - len(shared)} {fate}"))
-        heads.append(title(f"{name}: {count} object{plural(count)}", key, sizes))
+        titles.append(title(f"{name}: {count} object{plural(count)}", key, sizes))
         found = set(shared.tolist())
         colours.append([FOUND if row in found else alone for row in range(count)])
-    width = max(picture.width, *(head.width for head in heads))
+    width = max(scaled.width, *(strip.width for strip in titles))
     panels = [
-        _stacked(head, _Panel(picture, width, placed, scale, detector).draw(seen, each))
-        for head, seen, each in zip(heads, (first, second), colours)
+        _stacked(strip, _Panel(scaled, width, letterbox, scale, detector).draw(detected, each))
+        for strip, detected, each in zip(titles, (first, second), colours)
     ]
     return _beside(panels, sizes.margin)
 
@@ -117,28 +117,28 @@ def side_by_side(
 def classes_beside(
     image: NDArray[np.uint8], expected: NDArray[np.generic], actual: NDArray[np.generic], detector: Detector
 ) -> Image.Image:
-    """Draw a picture with the five likeliest classes of two models beside it, and how likely each is.
+    """Draw an image beside the top five classes and probabilities of two models.
 
     Args:
         image: uint8 (height, width, 3), RGB.
-        expected: scores of the float model, float (classes,): probabilities, or what Softmax makes some of.
-        actual: of the quantized one.
-        detector: how both were read.
+        expected: scores of the float model, float (classes,): probabilities or logits.
+        actual: scores of the quantized model.
+        detector: how both were decoded.
     """
-    picture, _ = _scaled(image)
-    sizes = Sizes.on(picture.size)
+    scaled, _ = _scaled(image)
+    sizes = Sizes.on(scaled.size)
     wide = [scores.astype(np.float64) for scores in (expected, actual)]
     shares = wide if wide[0].min() >= 0 and wide[0].max() <= 1 else [_softmax(scores) for scores in wide]
-    likeliest = [np.argsort(-scores, kind="stable")[:_LIKELIEST].tolist() for scores in shares]
-    alike = likeliest[0][0] == likeliest[1][0]
-    heads, lists = [], []
-    for name, scores, labels, alone, fate in zip(_MODELS, shares, likeliest, (LOST, NEW), _FATES):
-        colour, meaning = (FOUND, "likeliest for both") if alike else (alone, f"likeliest, {fate}")
-        heads.append(title(name, [(colour, meaning)], sizes))
+    top = [np.argsort(-scores, kind="stable")[:_TOP].tolist() for scores in shares]
+    agree = top[0][0] == top[1][0]
+    titles, lists = [], []
+    for name, scores, labels, alone, fate in zip(_MODELS, shares, top, (LOST, NEW), _FATES):
+        colour, meaning = (FOUND, "top 1 of both") if agree else (alone, f"top 1, {fate}")
+        titles.append(title(name, [(colour, meaning)], sizes))
         lists.append(Bars([(_name(label, detector), float(scores[label])) for label in labels], colour, sizes))
-    width = max(*(head.width for head in heads), *(bars.width for bars in lists))
-    columns = [_stacked(head, bars.draw(width)) for head, bars in zip(heads, lists)]
-    return _beside([picture, *columns], sizes.margin)
+    width = max(*(strip.width for strip in titles), *(bars.width for bars in lists))
+    columns = [_stacked(strip, bars.draw(width)) for strip, bars in zip(titles, lists)]
+    return _beside([scaled, *columns], sizes.margin)
 
 
 def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -147,7 +147,7 @@ def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _scaled(image: NDArray[np.uint8]) -> tuple[Image.Image, float]:
-    """The picture as large as it is drawn, and how many px of that one of its px is."""
+    """Return the image in the size that it is drawn in, and the scale from px of the image to px of the drawing."""
     height, width = image.shape[:2]
     least, most = _LONGER_SIDE
     scale = min(most, max(least, height, width)) / max(height, width)
@@ -175,32 +175,28 @@ def _name(label: int, detector: Detector) -> str:
     return detector.names[label] if label < len(detector.names) else f"class {label}"
 
 
-# Objects
-
-
 class _Panel:
-    """One of the two pictures while it is drawn on, from below: masks, outlines and keypoints, labels."""
+    """One of the two images while it is drawn on; from below: masks, outlines and keypoints, labels."""
 
-    def __init__(self, picture: Image.Image, width: int, placed: Letterbox, scale: float, detector: Detector) -> None:
-        """A copy of the picture, scaled by so much, on a canvas that may be wider, for titles and labels."""
-        self._canvas = Image.new("RGB", (width, picture.height), PAPER)
-        self._canvas.paste(picture, (0, 0))
-        self._size = picture.size
-        self._placed, self._scale, self._detector = placed, scale, detector
-        self._sizes = Sizes.on(picture.size)
+    def __init__(self, scaled: Image.Image, width: int, letterbox: Letterbox, scale: float, detector: Detector) -> None:
+        self._canvas = Image.new("RGB", (width, scaled.height), PAPER)
+        self._canvas.paste(scaled, (0, 0))
+        self._size = scaled.size
+        self._letterbox, self._scale, self._detector = letterbox, scale, detector
+        self._sizes = Sizes.on(scaled.size)
 
-    def draw(self, seen: Seen, colours: list[str]) -> Image.Image:
-        objects = seen.objects
-        # What is drawn last is covered by nothing: what one model finds alone, and of both kinds the best.
+    def draw(self, detected: DetectedMasks, colours: list[str]) -> Image.Image:
+        objects = detected.objects
+        # Objects drawn last are not covered: those of one model only, and among equals those with the best scores.
         order = sorted(range(len(objects)), key=lambda row: (colours[row] != FOUND, -row))
         outlines = self._outlines(objects)
-        if seen.prototypes is not None:
-            self._draw_masks(objects, seen.prototypes, colours, order)
+        if detected.prototypes is not None:
+            self._draw_masks(objects, detected.prototypes, colours, order)
         self._draw_lines(objects, outlines, colours, order)
-        labels, visible = Labels(self._canvas, self._sizes), outlines.clip(0, self._size)
+        labels, visible = LabelPlacer(self._canvas, self._sizes), outlines.clip(0, self._size)
         for row in reversed(order):
             text = f"{_name(int(objects.labels[row]), self._detector)}  {objects.scores[row]:.2f}"
-            # Of a rotated box the uppermost corner is where one looks for its label.
+            # The label of a rotated box is beside its uppermost corner.
             ends = visible[row][[visible[row][:, 1].argmin(), visible[row][:, 1].argmax()]]
             labels.write(text, tuple(ends.ravel().tolist()), colours[row])
         return self._canvas
@@ -208,7 +204,7 @@ class _Panel:
     def _draw_masks(
         self, objects: Detections, prototypes: NDArray[np.float32], colours: list[str], order: list[int]
     ) -> None:
-        """Tint what the masks cover; where they overlap, the last one counts."""
+        """Tint the masks; where they overlap, the last one is visible."""
         tint, opacity = Image.new("RGB", self._size), Image.new("L", self._size)
         for row in order:
             only = objects.take(np.array([row], np.intp))
@@ -223,19 +219,19 @@ class _Panel:
         self._canvas.paste(tint, (0, 0), opacity)
 
     def _enlarged(self, logits: Image.Image, left: int, top: int, width: int, height: int) -> NDArray[np.float32]:
-        """The part for a rectangle of the canvas of what is as large as the model's input, float32 (height, width)."""
+        """Resample mask logits, which cover the model's input, to a part of the canvas, float32 (height, width)."""
         down, across = np.divide(logits.size[::-1], self._detector.size).tolist()
-        step = self._placed.ratio / self._scale
+        step = self._letterbox.ratio / self._scale
         affine = (
-            across * step, 0.0, across * (step * left + self._placed.left),
-            0.0, down * step, down * (step * top + self._placed.top),
+            across * step, 0.0, across * (step * left + self._letterbox.left),
+            0.0, down * step, down * (step * top + self._letterbox.top),
         )  # fmt: skip
         return np.asarray(logits.transform((width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR))
 
     def _draw_lines(
         self, objects: Detections, outlines: NDArray[np.float32], colours: list[str], order: list[int]
     ) -> None:
-        """Draw outlines and keypoints with a dark edge, which stands out where the picture has their colour."""
+        """Draw outlines and keypoints with a dark edge, which stands out on an image of the same colour."""
         pen, line = ImageDraw.Draw(self._canvas), self._sizes.line
         points = self._on_canvas(_keypoints(objects, self._detector))
         for row in order:
@@ -248,7 +244,7 @@ class _Panel:
                 pen.ellipse((x - reach, y - reach, x + reach, y + reach), colours[row], PAPER)
 
     def _outlines(self, objects: Detections) -> NDArray[np.float32]:
-        """Corners of the boxes, float32 (n, 4, 2), px of the canvas; upright ones end at the edge of the picture."""
+        """Return the corners of the boxes, float32 (n, 4, 2), px of the canvas; upright boxes are clipped to it."""
         if self._detector.outputs.task == "obb":
             return self._on_canvas(corners_of_rotated(objects.rotated()).astype(np.float32))
         corners = self._on_canvas(objects.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2))
@@ -256,14 +252,14 @@ class _Panel:
         return corners.clip(inset, np.maximum(np.array(self._size, np.float32) - 1 - inset, inset))
 
     def _on_canvas(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Points, float32 (..., 2), from px of the model's input to px of the canvas."""
+        """Map points, float32 (..., 2), from px of the model's input to px of the canvas."""
         flat = points.reshape(-1, 2)
-        on_image = self._placed.undo(np.concatenate([flat, flat], axis=1))[:, :2]
+        on_image = self._letterbox.undo(np.concatenate([flat, flat], axis=1))[:, :2]
         return (on_image * np.float32(self._scale)).reshape(points.shape)
 
 
 def _shrunk(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    """What of a mask is more than so many px away from what is not, up, down, left and right."""
+    """Erode a mask by so many px up, down, left and right."""
     padded = np.pad(mask, by)
     inside = mask.copy()
     for shift in (-by, by):
@@ -273,8 +269,8 @@ def _shrunk(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
 
 
 def _keypoints(objects: Detections, detector: Detector) -> NDArray[np.float32]:
-    """Keypoints, float32 (n, points, 2), px of the model's input, nan where not seen; none of models without any."""
+    """Return the keypoints, float32 (n, points, 2), px of the model's input, nan if invisible; none without poses."""
     count, numbers = detector.outputs.keypoints if detector.outputs.task == "pose" else (0, 2)
     poses = objects.extras[:, : count * numbers].reshape(len(objects), count, numbers)
-    seen = poses[:, :, 2:] > SEEN if numbers == 3 else np.ones((*poses.shape[:2], 1), bool)
-    return np.where(seen, poses[:, :, :2], np.float32(np.nan))
+    visible = poses[:, :, 2:] > VISIBLE if numbers == 3 else np.ones((*poses.shape[:2], 1), bool)
+    return np.where(visible, poses[:, :, :2], np.float32(np.nan))

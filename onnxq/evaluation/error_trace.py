@@ -1,4 +1,4 @@
-"""Where along a graph a quantized model departs from its float model: noise in every tensor that both compute."""
+"""Error along the graph: noise of a quantized model in every tensor that the float model computes too."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from onnxq.runtime.session import Feed, iter_outputs
 from onnxq.runtime.streaming import open_worker_session
 
 _FLOATS = ("tensor(float)", "tensor(float16)")
-"""Types of what is traced, as onnxruntime names them; there are integers and sequences of tensors too."""
+"""Types of the traced tensors in onnxruntime's words; integers and sequences are left out."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class TensorError:
     """Noise in one tensor.
 
     Attributes:
-        tensor: its name.
-        node: name of the float model's node that gives it.
-        op: that node's operator.
+        tensor: name of the tensor.
+        node: name of the node of the float model that computes it.
+        op: operator of this node.
         sqnr: signal-to-quantization-noise ratio, dB.
-        drop: how much higher that of the node's worst input is, dB; infinite where its inputs are exact.
-        added: by how much the noise's share of the signal's energy is larger than in the worst input.
+        drop: SQNR of the node's noisiest input minus `sqnr`, dB; infinite if the inputs have no noise.
+        added: noise-to-signal ratio of energies minus that of the node's noisiest input.
     """
 
     tensor: str
@@ -37,23 +37,23 @@ class TensorError:
 
     @property
     def only_moves(self) -> bool:
-        """Whether the node gives values that were there before, so that no error can enter in it."""
+        """Whether the node only moves values, so that it adds no error of its own."""
         return self.op in MOVES_VALUES
 
 
 class ErrorTrace:
-    """Both models with all the tensors that they share as outputs.
+    """Runs both models with all their shared tensors as outputs.
 
-    A tensor is shared if both graphs compute one of its name from the image; what onnxq writes keeps the names. Of a
-    quantized tensor this is what it holds before its QuantizeLinear: its own rounding shows in those that read it.
+    A tensor is shared if both graphs compute a tensor of its name from the inputs; onnxq keeps names. A quantized
+    tensor is compared before its QuantizeLinear, so its own rounding shows in its consumers.
 
     Args:
-        reference: the float model; its nodes are in topological order, as ONNX wants them.
-        model: the quantized one.
-        at_once: how many samples will be run at a time.
+        reference: the float model, with nodes in topological order.
+        model: the quantized model.
+        at_once: number of samples that run at a time.
 
     Raises:
-        ModelError: onnxruntime cannot load one of them.
+        ModelError: onnxruntime cannot load a model.
     """
 
     def __init__(self, reference: onnx.ModelProto, model: onnx.ModelProto, at_once: int) -> None:
@@ -66,38 +66,38 @@ class ErrorTrace:
         self._names = [name for name in shared if all(kind[name] in _FLOATS for kind in kinds)]
 
     def __call__(self, feed: Feed) -> SqnrMeter:
-        """Run both on one sample; a pair of tensors at a time is compared and forgotten.
+        """Run both models on one sample, and compare one pair of tensors at a time to save memory.
 
         Raises:
-            ModelError: one of them cannot be run.
+            ModelError: a model cannot be run.
         """
-        noise = SqnrMeter()
-        if not self._names:  # all outputs would be meant
-            return noise
+        meter = SqnrMeter()
+        if not self._names:  # an empty list would select all outputs
+            return meter
         streams = (iter_outputs(session, feed, self._names) for session in self._sessions)
         for (name, expected), (_, actual) in zip(*streams, strict=True):
-            noise.add({name: expected}, {name: actual})
-        return noise
+            meter.add({name: expected}, {name: actual})
+        return meter
 
-    def result(self, noise: SqnrMeter) -> tuple[TensorError, ...]:
-        """The tensors in the order of the float graph, by the noise of all samples."""
-        ratios, decibels = noise.ratios(), noise.decibels()
-        reached: dict[str, float] = {}  # the share of noise in each tensor; where it is not known, what its inputs have
-        traced = []
+    def result(self, meter: SqnrMeter) -> tuple[TensorError, ...]:
+        """Return the errors of all tensors in the order of the float graph, from the noise of all samples."""
+        ratios, decibels = meter.ratios(), meter.decibels()
+        reached: dict[str, float] = {}  # noise-to-signal ratio of each tensor; if not measured, that of its inputs
+        errors = []
         for node in self._nodes:
             worst = max((reached.get(name, 0.0) for name in node.input), default=0.0)
             for tensor in node.output:
                 reached[tensor] = ratio = ratios.get(tensor, worst)
                 if tensor in ratios:
                     added = ratio - worst if ratio != worst else 0.0
-                    traced.append(
+                    errors.append(
                         TensorError(tensor, node.name, node.op_type, decibels[tensor], _drop(ratio, worst), added)
                     )
-        return tuple(traced)
+        return tuple(errors)
 
 
 def _drop(ratio: float, worst: float) -> float:
-    """From one share of noise to another, dB."""
+    """Return the ratio of two noise-to-signal ratios, dB."""
     if ratio == worst:
         return 0.0
     if min(ratio, worst) == 0 or max(ratio, worst) == math.inf:
@@ -105,17 +105,17 @@ def _drop(ratio: float, worst: float) -> float:
     return 10 * math.log10(ratio / worst)
 
 
-def worst_first(traced: Iterable[TensorError]) -> list[TensorError]:
-    """Those in which error enters, from the most added noise on."""
-    return sorted((each for each in traced if each.added > 0 and not each.only_moves), key=lambda each: -each.added)
+def worst_first(errors: Iterable[TensorError]) -> list[TensorError]:
+    """Return the tensors whose node adds error, the most added noise first."""
+    return sorted((each for each in errors if each.added > 0 and not each.only_moves), key=lambda each: -each.added)
 
 
 def _computed(graph: onnx.GraphProto) -> list[str]:
-    """Names of the tensors that the graph computes from its inputs, in its order."""
-    moving = {value.name for value in ProtoIndex(graph).inputs}
+    """Return the names of the tensors that the graph computes from its inputs, in the order of the graph."""
+    variable = {value.name for value in ProtoIndex(graph).inputs}
     names = []
     for node in graph.node:
-        if moving & {*node.input} and node.op_type != "Shape":
-            moving.update(node.output)
+        if variable & {*node.input} and node.op_type != "Shape":
+            variable.update(node.output)
             names += [name for name in node.output if name]
     return names

@@ -1,4 +1,4 @@
-"""COCO ground truth and average precision, by pycocotools."""
+"""COCO ground truth: images and their annotated objects, indexed by pycocotools."""
 
 import contextlib
 import io
@@ -25,32 +25,32 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The objects on those pictures that are there.
+    """Images and the objects in them.
 
     Attributes:
-        coco: pycocotools' index of these pictures and their objects.
-        pictures: what gives the picture of an id, uint8 (height, width, 3), RGB, in the order of ids.
-        categories: name by category id, in the order of ids.
-        files: that the pictures are read from; empty where they are in none.
+        coco: pycocotools' index of these images and their objects.
+        images: image id -> function that returns the image, uint8 (height, width, 3), RGB; sorted by id.
+        categories: category id -> name, sorted by id.
+        files: files of the images; empty for images in memory.
     """
 
     coco: Any
-    pictures: Mapping[int, Callable[[], NDArray[np.uint8]]]
+    images: Mapping[int, Callable[[], NDArray[np.uint8]]]
     categories: dict[int, str]
     files: tuple[Path, ...] = ()
 
     @classmethod
-    def painted(
+    def from_memory(
         cls,
         scenes: Sequence[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]],
         names: Sequence[str],
     ) -> "GroundTruth":
-        """Of pictures in memory.
+        """Build the ground truth of images in memory.
 
         Args:
-            scenes: of each the picture, uint8 (height, width, 3), RGB, and of its objects the boxes, float32 (n, 4),
-                xyxy in px, and the labels, int64 (n,).
-            names: of the labels.
+            scenes: for each image the pixels, uint8 (height, width, 3), RGB, and the boxes, float32 (n, 4), xyxy in px,
+                and labels, int64 (n,), of its objects.
+            names: names of the labels.
         """
         categories = dict(enumerate(names))
         annotations = [
@@ -64,34 +64,35 @@ class GroundTruth:
             for number, (_, boxes, labels) in enumerate(scenes)
             for (left, top, right, bottom), label in zip(boxes.tolist(), labels.tolist())
         ]
-        looks = {number: partial(np.asarray, picture) for number, (picture, _, _) in enumerate(scenes)}
-        return cls(build_index(looks, categories, annotations), looks, categories)
+        loaders = {number: partial(np.asarray, image) for number, (image, _, _) in enumerate(scenes)}
+        return cls(build_index(loaders, categories, annotations), loaders, categories)
 
     @classmethod
     def load(cls, annotations: Path, images: Path, max_images: int | None = None) -> "GroundTruth":
-        """Read a COCO detection file; pictures that are missing are logged and left out.
+        """Read COCO detection annotations; missing images are logged and left out.
 
         Args:
-            annotations: JSON with `images`, `annotations` and `categories`.
-            images: the folder that the `file_name`s are in.
-            max_images: keep so many pictures, those of the lowest ids.
+            annotations: JSON file with `images`, `annotations` and `categories`.
+            images: folder of the `file_name`s.
+            max_images: most images; those with the lowest ids are kept.
 
         Raises:
-            DataError: the file is missing or not of that kind, or no picture is there.
+            DataError: the annotations are missing or invalid, or all images are missing.
         """
         dataset = _read_annotations(annotations)
         listed = {image["id"]: images / image["file_name"] for image in sorted(dataset["images"], key=_id_of)}
         paths = {number: path for number, path in listed.items() if os.path.isfile(path)}
         missing = [path.name for number, path in listed.items() if number not in paths]
         if not paths:
-            raise DataError(f"{images}: none of the {len(listed)} images of {annotations} is there")
+            raise DataError(f"{images}: none of the {len(listed)} images of {annotations} exists")
         if missing:
             names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             _log.warning("%d of %d images are missing in %s: %s", len(missing), len(listed), images, names)
         paths = dict(list(paths.items())[:max_images])
         categories = {category["id"]: category["name"] for category in sorted(dataset["categories"], key=_id_of)}
-        looks = {number: partial(read_image, path) for number, path in paths.items()}
-        return cls(build_index(looks, categories, dataset["annotations"]), looks, categories, tuple(paths.values()))
+        loaders = {number: partial(read_image, path) for number, path in paths.items()}
+        index = build_index(loaders, categories, dataset["annotations"])
+        return cls(index, loaders, categories, tuple(paths.values()))
 
 
 def _id_of(entry: dict[str, Any]) -> int:
@@ -104,7 +105,7 @@ def _read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is not JSON: {error}") from error
+        raise DataError(f"{path}: not JSON: {error}") from error
     try:
         return {
             "images": [{"id": int(image["id"]), "file_name": str(image["file_name"])} for image in dataset["images"]],
@@ -113,7 +114,7 @@ def _read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
         }
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         cause = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{path}: is not a COCO detection file: {cause}") from error
+        raise DataError(f"{path}: not COCO detection annotations: {cause}") from error
 
 
 def _annotation(entry: dict[str, Any]) -> dict[str, Any]:
@@ -129,15 +130,15 @@ def _annotation(entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def build_index(pictures: Collection[int], categories: dict[int, str], annotations: list[dict[str, Any]]) -> Any:
-    """pycocotools' index; ids start at 1 because it takes a match with object 0 for none."""
+def build_index(images: Collection[int], categories: dict[int, str], annotations: list[dict[str, Any]]) -> Any:
+    """Return pycocotools' index; object ids start at 1, as it takes a match with object 0 for none."""
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": number} for number in pictures],
+        "images": [{"id": number} for number in images],
         "categories": [{"id": number, "name": name} for number, name in categories.items()],
         "annotations": [
             {**entry, "id": number}
-            for number, entry in enumerate((e for e in annotations if e["image_id"] in pictures), start=1)
+            for number, entry in enumerate((e for e in annotations if e["image_id"] in images), start=1)
         ],
     }
     with contextlib.redirect_stdout(io.StringIO()):
@@ -146,10 +147,10 @@ def build_index(pictures: Collection[int], categories: dict[int, str], annotatio
 
 
 def demo_ground_truth(count: int | None = None) -> GroundTruth:
-    """The validation pictures, all painted at once, and what is on them.
+    """Return the synthetic validation images, all generated at once, and the objects in them.
 
     Args:
-        count: at most so many; None: all.
+        count: most images; None: all.
     """
     number = VALIDATION.count if count is None else min(count, VALIDATION.count)
-    return GroundTruth.painted([scene("validation", index) for index in range(number)], CLASSES)
+    return GroundTruth.from_memory([scene("validation", index) for index in range(number)], CLASSES)

@@ -16,20 +16,23 @@ from onnxq.runtime.session import Feed
 from onnxq.yolo.detector import detect
 
 WARM_UP = 3
+"""Runs of each model before those that count."""
 
 _PROFILED = 15
+"""Runs that the times of operators are averaged over."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """What one model takes.
+    """Time and memory of one model.
 
     Attributes:
-        path: its file.
-        bytes: size of the file and of those beside it that hold its weights.
-        peak_memory: bytes that a process of its own needs to load and run it; None where the system does not tell.
-        least, median, p90: milliseconds of a run.
-        operators: operator, as the runtime calls it -> what it takes.
+        path: file of the model.
+        bytes: size of the file and its external data.
+        peak_memory: peak resident memory of a process that loads and runs the model, bytes; None if the system does not
+            report it.
+        least, median, p90: time of a run, ms.
+        operators: operator, as the runtime calls it -> time and number of nodes.
     """
 
     path: Path
@@ -50,12 +53,15 @@ def measure_latency(
     size: tuple[int, int] | None = None,
     progress: Progress,
 ) -> list[Latency]:
-    """Run models in turn on the same random image.
+    """Measure models in turn, round after round, on the same random image.
 
     Args:
-        threads: within a run.
-        rounds: counted runs of each.
-        size: (height, width) in px, for models that take any.
+        models: files of the models.
+        runtime: what runs them.
+        threads: threads within a run.
+        rounds: measured runs of each model.
+        size: (height, width) in px, for models with a dynamic input size.
+        progress: called after each round.
 
     Raises:
         ModelError: a model cannot be read, loaded or run.
@@ -81,7 +87,7 @@ def measure_latency(
 
 
 def latencies(models: Sequence[Path], runtime: type[Runtime], *, threads: int, rounds: int) -> NDArray[np.float64]:
-    """Milliseconds of each run, float64 (models, rounds), and nothing else; for arguments and errors see `measure`."""
+    """Return the time of each run only, ms, float64 (models, rounds); arguments and errors as for `measure_latency`."""
     return _latencies(models, [_random_feed(path, None) for path in models], runtime, threads, rounds, silent)
 
 
@@ -93,22 +99,22 @@ def _latencies(
     rounds: int,
     progress: Progress,
 ) -> NDArray[np.float64]:
-    return 1e3 * _in_turn([runtime(path, threads=threads) for path in models], feeds, rounds, progress)
+    return 1e3 * _seconds([runtime(path, threads=threads) for path in models], feeds, rounds, progress)
 
 
 def _random_feed(path: Path, size: tuple[int, int] | None) -> Feed:
-    """The model's batch of images, and what goes with them; the same values for all models of one size and batch."""
+    """Return random inputs for a model; models of one input size and batch size get the same values."""
     model = load_proto(path)
     detector = detect(model, image_size=size)
-    made = detector.preprocess
+    preprocess = detector.preprocess
     shapes = {value.name: value.type.tensor_type.shape for value in model.graph.input}
     batch = shapes[detector.input_name].dim[0].dim_value or 1
-    values = np.random.default_rng(0).random(made.shape(detector.size, batch), dtype=np.float32)
-    return detector.feed((made.value_range[1] * values).astype(made.dtype, copy=False))
+    values = np.random.default_rng(0).random(preprocess.shape(detector.size, batch), dtype=np.float32)
+    return detector.feed((preprocess.value_range[1] * values).astype(preprocess.dtype, copy=False))
 
 
-def _in_turn(loaded: Sequence[Runtime], feeds: Sequence[Feed], rounds: int, progress: Progress) -> NDArray[np.float64]:
-    """Seconds of each run, float64 (models, rounds)."""
+def _seconds(loaded: Sequence[Runtime], feeds: Sequence[Feed], rounds: int, progress: Progress) -> NDArray[np.float64]:
+    """Return the time of each run, s, float64 (models, rounds); the models take turns."""
     seconds = np.empty((len(loaded), WARM_UP + rounds))
     for turn in range(WARM_UP + rounds):
         for row, (model, feed) in enumerate(zip(loaded, feeds, strict=True)):
@@ -120,7 +126,7 @@ def _in_turn(loaded: Sequence[Runtime], feeds: Sequence[Feed], rounds: int, prog
 
 
 def _peak_memory(runtime: type[Runtime], path: Path, feed: Feed, threads: int) -> int | None:
-    """Peak of the resident memory, bytes, of a new process that loads the model and runs it."""
+    """Return the peak resident memory of a new process that loads and runs the model, bytes."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_run_alone, (runtime, path, feed, threads))
 

@@ -1,7 +1,7 @@
-"""The fewest pieces of a network to keep at a higher precision, so that what is lost stays within a budget.
+"""Mixed-precision search: the fewest parts of a network to keep at a higher precision to stay within a loss.
 
-The pieces are taken from the most sensitive on; how many are needed is found by bisection, each trial by quantizing the
-model anew and measuring what it lost, on data that it was not calibrated with.
+The most sensitive parts come first; bisection finds how many are needed. Each trial quantizes the model and measures
+its loss on held-out images.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -20,6 +19,7 @@ from onnxq.api import Quantized, quantize
 from onnxq.config import Config
 from onnxq.errors import ConfigError, DataError
 from onnxq.evaluation.criteria import Criterion
+from onnxq.evaluation.held_out import require_held_out
 from onnxq.facts import Plan, Sensitivities, Statistics
 from onnxq.ir import storage
 from onnxq.ir.load import load
@@ -35,11 +35,11 @@ WIDENED_BITS = 8
 
 @dataclass(frozen=True)
 class HigherPrecision:
-    """A piece of the network at a higher precision than the options say.
+    """A part of the network at a higher precision than the options ask for.
 
     Attributes:
-        nodes: its names, the layer first.
-        bits: of its weights and inputs; None: it stays float.
+        nodes: names of its nodes, the layer first.
+        bits: width of its weights and inputs; None if it stays float.
     """
 
     nodes: tuple[str, ...]
@@ -48,124 +48,159 @@ class HigherPrecision:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search ends with.
+    """Result of a search.
 
     Attributes:
         quantized: the model.
-        config: with which `quantize` makes it at once.
-        kept: what was kept at a higher precision, the most sensitive first.
-        loss: of the model, as the judge has it.
-        said: the same in words.
-        pictures: how many the judge looked at.
-        trials: by how many pieces were kept what each model that was judged had lost, in words.
+        config: options with which `quantize` gives the same model at once.
+        kept: parts kept at a higher precision, the most sensitive first.
+        loss: loss of the model, in the unit of the criterion.
+        loss_text: the loss in words.
+        images: number of images that the loss was measured on.
+        trials: number of parts kept -> loss in words, for each trial.
     """
 
     quantized: Quantized
     config: Config
     kept: tuple[HigherPrecision, ...]
     loss: float
-    said: str
-    pictures: int
+    loss_text: str
+    images: int
     trials: Mapping[int, str]
-
-    def summary(self) -> dict[str, Any]:
-        """The search in numbers and words, for reports."""
-        return {
-            "said": self.said,
-            "pictures": self.pictures,
-            "kept": [{"nodes": list(piece.nodes), "bits": piece.bits} for piece in self.kept],
-            "trials": [{"kept": count, "said": said} for count, said in sorted(self.trials.items())],
-        }
 
 
 def search(
     model: str | Path | onnx.ModelProto,
     data: object,
     config: Config,
-    judge: Criterion,
+    criterion: Criterion,
     limit: float,
     *,
-    cache: Path | None = None,
+    record_file: Path | None = None,
     on_calibration: bool = False,
     hooks: Sequence[Hook] = (),
     progress: Progress = silent,
 ) -> SearchResult:
-    """Find the fewest pieces to keep at a higher precision, so that no more than `limit` is lost.
+    """Find the fewest parts to keep at a higher precision, so that the loss is at most `limit`.
 
-    Pieces of fewer than 8 bits first get 8, from the most sensitive on; where all of them do not suffice, pieces stay
-    float, in the same order. A piece more is taken for a model that loses no more, which measurements confirm but for
-    their noise: what is found is within the limit, and with one piece less it was not.
+    Parts with fewer than 8 bits get 8, the most sensitive first; if all of them are not enough, parts stay float in the
+    same order. Bisection assumes that a model loses less with each part more, which measurements confirm up to their
+    noise: the model found is within the limit, and the model with one part less was not.
 
     Args:
-        model: float.
-        data: to calibrate with, as for `quantize`; it is read several times.
+        model: the float model.
+        data: calibration data as for `quantize`; read several times.
         config: the options to start from.
-        judge: says what was lost.
-        limit: how much may be.
-        cache: file that every result goes to at once, and from which a search that was interrupted goes on.
-        on_calibration: the judge may look at pictures that the model was calibrated with.
+        criterion: measures the loss.
+        limit: the largest loss allowed.
+        record_file: JSON file that each result is written to at once; an interrupted search continues from it.
+        on_calibration: allow the criterion to measure on calibration images.
         hooks: called after each pass.
-        progress: told how far the work is.
+        progress: called after each step.
 
     Raises:
-        ConfigError: the judge looks at pictures of the calibration; the limit is no number, or cannot be kept.
-        ModelError, DataError: as from `quantize` and the judge.
+        ConfigError: the criterion measures on calibration images, or the limit is not a number or cannot be kept.
+        ModelError, DataError: as from `quantize` and the criterion.
     """
     if math.isnan(limit):
-        raise ConfigError("the limit is no number; say how much may be lost")
+        raise ConfigError("limit: expected a number, got nan")
     original = load(model)
     plain = quantize(original, data, config, hooks=hooks, progress=progress)
     if not on_calibration:
-        refuse_shared(plain.samples.files if plain.samples else (), judge.files)
-    results = _TrialRecord.open(cache, _digest(original, config, plain.facts[Statistics], judge))
-    made: dict[int, Quantized] = {0: plain}
-    kept: list[HigherPrecision] = []
-
-    def settings(count: int) -> Config:
-        return _with(config, kept[:count])
-
-    def loss(count: int) -> float:
-        known = results.losses.get(count)
-        if known is None:
-            trial = _within(f"trial {len(tried) + 1}", progress)
-            if count not in made:
-                made.clear()
-                made[count] = quantize(original, data, settings(count), hooks=hooks, progress=trial)
-            known = judge.loss(made[count].model, trial)
-            results.add(count, known)
-            log.info("%d pieces at a higher precision: %s", count, judge.say(known))
-        tried[count] = judge.say(known)
-        return known
-
-    tried: dict[int, str] = {}
-    best = 0
-    if loss(0) > limit:
-        if not results.order:
-            measured = quantize(original, data, config, hooks=hooks, sensitivity=True, progress=progress)
-            results.rank([piece.nodes for piece in measured.facts[Sensitivities].worst_first()])
-        kept += _steps(results.order, plain.facts[Plan])
-        best = _least(loss, limit, len(kept))
-        if loss(best) > limit:
+        require_held_out(plain.samples.files if plain.samples else (), criterion.files)
+    record = _TrialRecord.open(record_file, _search_key(original, config, plain.facts[Statistics], criterion))
+    trials = _Trials(original, data, config, criterion, record, hooks, progress, plain)
+    count = 0
+    if trials.loss(0) > limit:
+        if not record.order:
+            record.set_order(trials.measure_sensitivities())
+        trials.candidates = _candidates(record.order, plain.facts[Plan])
+        count = _least(trials.loss, limit, len(trials.candidates))
+        if trials.loss(count) > limit:
             raise ConfigError(
-                f"the limit cannot be kept: with every piece at a higher precision the model still has "
-                f"{judge.say(loss(best))}; allow more, or give better calibration data"
+                f"the limit cannot be kept: with every part at a higher precision the model still has "
+                f"{criterion.describe(trials.loss(count))}; allow more, or give better calibration data"
             )
-    final = made.get(best) or quantize(original, data, settings(best), hooks=hooks, progress=progress)
-    lost = loss(best)
-    return SearchResult(final, settings(best), tuple(kept[:best]), lost, judge.say(lost), judge.pictures, tried)
+    return trials.result(count)
 
 
-def _within(whole: str, progress: Progress) -> Progress:
-    """The progress of one of many things, which says of which."""
+class _Trials:
+    """Quantizes a model with its first candidates at a higher precision, and measures the loss.
 
-    def tell(task: str, done: int, total: int, /) -> None:
-        progress(f"{whole}: {task}", done, total)
+    Attributes:
+        candidates: what to keep at a higher precision, in this order.
+    """
 
-    return tell
+    def __init__(
+        self,
+        original: onnx.ModelProto,
+        data: object,
+        config: Config,
+        criterion: Criterion,
+        record: "_TrialRecord",
+        hooks: Sequence[Hook],
+        progress: Progress,
+        plain: Quantized,
+    ) -> None:
+        self._original, self._data, self._config = original, data, config
+        self._criterion, self._record = criterion, record
+        self._hooks, self._progress = hooks, progress
+        self._latest: tuple[int, Quantized] | None = (0, plain)
+        self._losses: dict[int, float] = {}
+        self.candidates: list[HigherPrecision] = []
+
+    def loss(self, count: int) -> float:
+        """Return the loss with `count` candidates, from the record if it has it."""
+        loss = self._record.losses.get(count)
+        if loss is None:
+            progress = _prefixed(f"trial {len(self._losses) + 1}", self._progress)
+            loss = self._criterion.loss(self._quantized(count, progress).model, progress)
+            self._record.add(count, loss)
+            log.info("%d parts at a higher precision: %s", count, self._criterion.describe(loss))
+        self._losses[count] = loss
+        return loss
+
+    def measure_sensitivities(self) -> list[tuple[str, ...]]:
+        """Return the nodes of each part of the network, the most sensitive part first."""
+        measured = quantize(
+            self._original, self._data, self._config, hooks=self._hooks, sensitivity=True, progress=self._progress
+        )
+        return [part.nodes for part in measured.facts[Sensitivities].worst_first()]
+
+    def result(self, count: int) -> SearchResult:
+        """Return the model with `count` candidates, its loss and all trials."""
+        loss = self.loss(count)
+        return SearchResult(
+            quantized=self._quantized(count, self._progress),
+            config=_with(self._config, self.candidates[:count]),
+            kept=tuple(self.candidates[:count]),
+            loss=loss,
+            loss_text=self._criterion.describe(loss),
+            images=self._criterion.images,
+            trials={kept: self._criterion.describe(each) for kept, each in self._losses.items()},
+        )
+
+    def _quantized(self, count: int, progress: Progress) -> Quantized:
+        """Return the model with `count` candidates; only the latest one is kept in memory."""
+        if self._latest is None or self._latest[0] != count:
+            self._latest = None  # frees its memory before the next one is made
+            config = _with(self._config, self.candidates[:count])
+            quantized = quantize(self._original, self._data, config, hooks=self._hooks, progress=progress)
+            self._latest = count, quantized
+        return self._latest[1]
+
+
+def _prefixed(prefix: str, progress: Progress) -> Progress:
+    """Return a progress callback that puts a prefix before each task."""
+
+    def call(task: str, done: int, total: int, /) -> None:
+        progress(f"{prefix}: {task}", done, total)
+
+    return call
 
 
 def _least(loss: Callable[[int], float], limit: float, most: int) -> int:
-    """The least count with a loss within the limit, if fewer are always worse; `most` where none is."""
+    """Return the least count whose loss is within the limit, if the loss falls with the count; `most` if none is."""
     low, high = 0, 1
     while high < most and loss(high) > limit:
         low, high = high, 2 * high
@@ -179,53 +214,39 @@ def _least(loss: Callable[[int], float], limit: float, most: int) -> int:
     return high
 
 
-def _steps(order: Iterable[tuple[str, ...]], plan: Plan) -> list[HigherPrecision]:
-    """What to keep, in this order: narrow pieces at 8 bits, then pieces in float; but for the last, which is left."""
-    pieces = list(order)
+def _candidates(order: Iterable[tuple[str, ...]], plan: Plan) -> list[HigherPrecision]:
+    """Return what to keep at a higher precision, in order: narrow parts at 8 bits, then all parts but one as float."""
+    parts = list(order)
     narrow = {name for weight in plan.weights if weight.scheme.bits < WIDENED_BITS for name in weight.users}
     narrow |= {name for point in plan.points if point.scheme.bits < WIDENED_BITS for name in point.users}
-    widened = [HigherPrecision(nodes, WIDENED_BITS) for nodes in pieces if narrow & set(nodes)]
-    return widened + [HigherPrecision(nodes, None) for nodes in pieces[:-1]]
+    widened = [HigherPrecision(nodes, WIDENED_BITS) for nodes in parts if narrow & set(nodes)]
+    return widened + [HigherPrecision(nodes, None) for nodes in parts[:-1]]
 
 
 def _with(config: Config, kept: Sequence[HigherPrecision]) -> Config:
-    """The options with which these pieces are kept."""
-    floats = [name for piece in kept if piece.bits is None for name in piece.nodes]
-    wide = {name: piece.bits for piece in kept if piece.bits is not None for name in piece.nodes if name not in floats}
+    """Return the options that keep these parts at a higher precision."""
+    floats = [name for part in kept if part.bits is None for name in part.nodes]
+    wide = {name: part.bits for part in kept if part.bits is not None for name in part.nodes if name not in floats}
     widths = (f"{name}={bits}/{bits}" for name, bits in wide.items())
     return replace(config, exclude=(*config.exclude, *floats), bits=(*config.bits, *widths))
 
 
-def refuse_shared(calibrated: Sequence[Path], judged: Sequence[Path]) -> None:
-    """Refuse to judge by pictures that were calibrated with.
-
-    Raises:
-        ConfigError: a picture is among both, under whatever name.
-    """
-    known = {_content(file): file for file in calibrated}
-    for file in judged:
-        if file.is_file() and (twin := known.get(_content(file))) is not None:
-            raise ConfigError(
-                f"--images: {file} is calibrated with too, as {twin}; what was fitted to a picture looks better on it "
-                "than on others: give other pictures, or --on-calibration if that is meant"
-            )
-
-
-def _content(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _digest(original: onnx.ModelProto, config: Config, statistics: Statistics, judge: Criterion) -> str:
-    """Of everything that the results of a search depend on."""
+def _search_key(original: onnx.ModelProto, config: Config, statistics: Statistics, criterion: Criterion) -> str:
+    """Return a digest of everything that the results of a search depend on."""
     digest = hashlib.sha256(storage.digest(original).encode())
     for name in sorted(statistics.histograms):
         digest.update(name.encode() + statistics.histograms[name].counts.tobytes())
-    digest.update(f"{VERSION} {config} {statistics.samples} {judge.identity()}".encode())
+    digest.update(f"{VERSION} {config} {statistics.samples} {criterion.identity()}".encode())
     return digest.hexdigest()
 
 
 class _TrialRecord:
-    """What a search has found so far, in a file."""
+    """Results of a search so far, in a JSON file.
+
+    Attributes:
+        order: nodes of each part, the most sensitive part first; empty if not measured yet.
+        losses: number of parts kept -> loss.
+    """
 
     def __init__(self, path: Path | None, key: str, order: list[tuple[str, ...]], losses: dict[int, float]) -> None:
         self._path = path
@@ -235,29 +256,33 @@ class _TrialRecord:
 
     @classmethod
     def open(cls, path: Path | None, key: str) -> "_TrialRecord":
-        """Results of the same search, if the file has any; none if it is of another one."""
-        try:
-            found = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else {}
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: is no record of a search ({error}); remove it") from error
-        if not isinstance(found, Mapping) or found.get("key") != key:
-            return cls(path, key, [], {})
-        order = [tuple(nodes) for nodes in found["order"]]
-        return cls(path, key, order, {int(count): float(loss) for count, loss in found["losses"].items()})
+        """Read the results of the search with this key; there are none if the file is of another search.
 
-    def rank(self, order: list[tuple[str, ...]]) -> None:
-        """Keep the order of the pieces."""
+        Raises:
+            DataError: the file cannot be read, or is not JSON.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else {}
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: not a record of a search ({error}); remove it") from error
+        if not isinstance(content, Mapping) or content.get("key") != key:
+            return cls(path, key, [], {})
+        order = [tuple(nodes) for nodes in content["order"]]
+        return cls(path, key, order, {int(count): float(loss) for count, loss in content["losses"].items()})
+
+    def set_order(self, order: list[tuple[str, ...]]) -> None:
+        """Set and write the order of the parts."""
         self.order = order
         self._write()
 
     def add(self, count: int, loss: float) -> None:
-        """Keep what was lost with so many steps."""
+        """Add and write the loss with `count` parts."""
         self.losses[count] = loss
         self._write()
 
     def _write(self) -> None:
         if self._path is None:
             return
-        found = {"key": self._key, "order": self.order, "losses": {str(k): v for k, v in self.losses.items()}}
+        content = {"key": self._key, "order": self.order, "losses": {str(k): v for k, v in self.losses.items()}}
         with atomic_write(self._path) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A detector that is ready to run on pictures, and how: what evaluation and comparison share."""
+"""A detector that is ready to run on images, for evaluation and comparison."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,8 @@ from onnxq.yolo.detections import Outputs
 from onnxq.yolo.detector import Detector, detect
 from onnxq.yolo.preprocess import Letterbox
 
-_MOST_THREADS = 16  # each holds the activations of one run
+_MOST_THREADS = 16
+"""Most threads by default: each holds the activations of one run."""
 
 _S = TypeVar("_S")
 
@@ -28,16 +29,19 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Settings:
-    """How detectors are run on pictures and read.
+    """How detectors run on images, and how their outputs are decoded.
 
     Attributes:
         family: one of `families.family_names()`, or "auto".
-        preprocess: a key of `images.PREPROCESSES`, or "auto".
-        image_size: (height, width) in px, for models that take any.
-        confidence: a (box, class) pair counts as a detection when its score is above this.
-        iou: of two boxes of a class that overlap more than this, the one of lower score goes.
-        max_images: at most so many pictures; None: all.
-        threads: pictures worked on at a time; 0: one per core.
+        preprocess: a key of `preprocess.PREPROCESSES`, or "auto".
+        image_size: (height, width) in px, for models with a dynamic input size.
+        confidence: a (box, class) pair is a detection if its score is above this.
+        iou: NMS threshold: of two boxes of a class with a greater IoU, the one with the lower score is removed.
+        max_images: most images; None: all.
+        threads: images that run at the same time; 0: one per core, at most 16.
+
+    Raises:
+        ConfigError: a value is out of range.
     """
 
     family: str = "auto"
@@ -50,19 +54,19 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.confidence < 1:
-            raise ConfigError(f"confidence {self.confidence} is not in 0 <= confidence < 1")
+            raise ConfigError(f"confidence: expected 0 <= confidence < 1, got {self.confidence}")
         if not 0 < self.iou <= 1:
-            raise ConfigError(f"iou {self.iou} is not in 0 < iou <= 1")
+            raise ConfigError(f"iou: expected 0 < iou <= 1, got {self.iou}")
         if self.max_images is not None and self.max_images < 1:
-            raise ConfigError(f"max_images {self.max_images} is less than 1")
+            raise ConfigError(f"max_images: expected 1 or more, got {self.max_images}")
         if self.threads < 0:
-            raise ConfigError(f"threads {self.threads} is less than 0")
+            raise ConfigError(f"threads: expected 0 or more, got {self.threads}")
 
-    def in_parallel(self, work: Callable[[_S], _T], pictures: Iterable[_S]) -> Iterator[_T]:
-        """What `work` makes of each picture, in their order; so many at a time as `threads` says."""
+    def in_parallel(self, work: Callable[[_S], _T], images: Iterable[_S]) -> Iterator[_T]:
+        """Yield the result of `work` for each image, in order; `threads` of them at a time."""
         executor = ThreadPoolExecutor(self.threads or min(cores(), _MOST_THREADS))
         try:
-            yield from executor.map(work, pictures)
+            yield from executor.map(work, images)
         finally:
             executor.shutdown(cancel_futures=True)
 
@@ -72,11 +76,11 @@ class Predictor:
     """A detector that is ready to run.
 
     Attributes:
-        name: the file's, for messages.
-        session: onnxruntime's; may be used from many threads at a time.
-        batch: how many pictures the model wants at a time.
-        detector: what the model was taken for.
-        classes: how many the model tells apart; None where its outputs do not show it.
+        name: name of the file, for messages.
+        session: onnxruntime session; may be used from several threads at a time.
+        batch: batch size of the model.
+        detector: how inputs are prepared and outputs are decoded.
+        classes: number of classes; None if the outputs do not show it.
     """
 
     name: str
@@ -87,22 +91,22 @@ class Predictor:
 
     @classmethod
     def load(cls, model: Path | onnx.ModelProto, settings: Settings, *, exact: bool = False) -> "Predictor":
-        """Open a model, run it once on black and tell from its outputs' real shapes how to decode them.
+        """Open a model, run it once on a black image, and recognize how to decode outputs of these shapes.
 
         Args:
             model: a file, or a model in memory.
-            settings: how to read it.
-            exact: as `open_session` has it.
+            settings: how to run and decode it.
+            exact: as for `open_session`.
 
         Raises:
-            ModelError: the model cannot be read or run, or its outputs are not those of the family that was given.
+            ModelError: the model cannot be read or run, or its outputs do not fit the family in `settings`.
             ConfigError: a setting does not fit the model.
         """
         name = model.name if isinstance(model, Path) else "the model"
         graph = load_proto(model) if isinstance(model, Path) else model
         with _named(name):
             guess = detect(graph, image_size=settings.image_size, preprocess=settings.preprocess)
-            # A picture at a time in each of many threads scales better than many threads within a picture.
+            # Many threads with one image each scale better than many threads within one image.
             session = open_session(model, threads=1, exact=exact)
             declared = next(i.shape[0] for i in session.get_inputs() if i.name == guess.input_name)
             batch = declared if isinstance(declared, int) else 1
@@ -120,15 +124,15 @@ class Predictor:
         return cls(name, session, batch, detector, classes)
 
     def prepare(self, image: NDArray[np.uint8]) -> tuple[Feed, Letterbox]:
-        """What the model takes for a picture, uint8 (height, width, 3), RGB, and where the picture is on it."""
-        array, placed = self.detector.preprocess(image, self.detector.size)
-        return self.detector.feed(np.repeat(array, self.batch, axis=0) if self.batch > 1 else array), placed
+        """Return the model's inputs for an image, uint8 (height, width, 3), RGB, and the letterbox of the image."""
+        array, letterbox = self.detector.preprocess(image, self.detector.size)
+        return self.detector.feed(np.repeat(array, self.batch, axis=0) if self.batch > 1 else array), letterbox
 
     def run(self, feed: Feed) -> Outputs:
-        """The model's outputs by name.
+        """Run the model and return its outputs by name.
 
         Raises:
-            ModelError: the model cannot be run, or an output that is to be read has values that are not finite.
+            ModelError: the model cannot be run, or a decoded output has values that are not finite.
         """
         with _named(self.name):
             outputs = run_named(self.session, feed)
@@ -137,29 +141,29 @@ class Predictor:
                     raise ModelError(f"output {name} has values that are NaN or infinite")
         return outputs
 
-    def find(self, image: NDArray[np.uint8], settings: Settings) -> NDArray[np.float32]:
-        """Detect the objects on a picture.
+    def detect(self, image: NDArray[np.uint8], settings: Settings) -> NDArray[np.float32]:
+        """Detect the objects in an image.
 
         Args:
             image: uint8 (height, width, 3), RGB.
-            settings: of which `confidence` and `iou` count.
+            settings: `confidence` and `iou` are used.
 
         Returns:
-            float32 (n, 6): x1, y1, x2, y2 in px of the picture and inside it, score, class; best first.
+            float32 (n, 6): x1, y1, x2, y2 in px of the image and inside it, score, class; sorted by falling score.
 
         Raises:
-            ModelError: the model cannot be run, or gives numbers that are not finite.
+            ModelError: the model cannot be run, or gives values that are not finite.
         """
-        feed, placed = self.prepare(image)
+        feed, letterbox = self.prepare(image)
         found = find_objects(self.run(feed), self.detector, settings.confidence, settings.iou)
         height, width = image.shape[:2]
-        inside = placed.undo(found.boxes).clip(0, np.array([width, height, width, height], np.float32))
+        inside = letterbox.undo(found.boxes).clip(0, np.array([width, height, width, height], np.float32))
         return np.column_stack([inside, found.scores, found.labels]).astype(np.float32)
 
 
 @contextlib.contextmanager
 def _named(model: str) -> Iterator[None]:
-    """Put the model's name before the messages of errors from within."""
+    """Put the model's name before the messages of errors raised in the block."""
     try:
         yield
     except OnnxqError as error:

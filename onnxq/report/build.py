@@ -1,13 +1,14 @@
-"""What was done, for people and for programs: a plain dictionary, and its JSON, Markdown and HTML."""
+"""Builds the report of a run and writes it as JSON, Markdown or HTML."""
 
 import json
 import math
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import onnx
@@ -16,6 +17,8 @@ from onnxq._files import atomic_write
 from onnxq.api import Quantized
 from onnxq.config import Config
 from onnxq.errors import ConfigError
+from onnxq.evaluation.average_precision import PrecisionSummary
+from onnxq.evaluation.mixed_precision import SearchResult
 from onnxq.facts import FittedRange, Plan, Sensitivities, Statistics, Verification
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.scheme import QParams
@@ -24,15 +27,31 @@ from onnxq.qdq.tensor_result import TensorResult, final_qparams, tensor_results
 from onnxq.report.findings import findings
 from onnxq.report.html import to_html
 from onnxq.report.markdown import to_markdown
+from onnxq.report.schema import (
+    FORMAT,
+    ActivationEntry,
+    DetectorEntry,
+    FileSizes,
+    FloatNode,
+    HigherPrecisionEntry,
+    LayersEntry,
+    OperatorCounts,
+    RangeEntry,
+    Report,
+    SearchEntry,
+    SensitivityEntry,
+    TrialEntry,
+    ValuesEntry,
+    WeightEntry,
+    as_dict,
+)
 from onnxq.version import VERSION
 
-Report = dict[str, Any]
-
-_COLUMNS = 96
-"""Of a histogram, of the 2048 that it is counted in."""
+_BINS = 96
+"""Bins of a histogram in the report; it is observed in 2048."""
 
 _SCALES = 64
-"""Scales of a weight that are told, evenly spaced among the sorted ones."""
+"""Most scales of a weight in the report, evenly spaced by rank."""
 
 
 def build(
@@ -42,158 +61,178 @@ def build(
     source: str,
     before: int,
     after: int,
-    search: Report | None = None,
-    evaluation: Report | None = None,
+    search: SearchResult | None = None,
+    evaluation: PrecisionSummary | None = None,
 ) -> Report:
-    """Gather everything that a run found.
+    """Build the report of a run.
 
     Args:
         quantized: the result.
         config: the options it was made with.
-        source: name of the float model.
-        before, after: sizes of the files in bytes.
-        search: what a search for layers to keep at a higher precision found; None where there was none.
-        evaluation: the AP of the float and of the quantized model, as `evaluate.summary` has it; None: not measured.
+        source: file name of the float model.
+        before: size of the float model, bytes.
+        after: size of the quantized model, bytes.
+        search: result of a mixed-precision search; None without one.
+        evaluation: average precision of both models; None if not measured.
     """
-    measured = {"search": search, "evaluation": evaluation}
-    report = _gathered(quantized, config, source, {"before": before, "after": after}) | measured
-    return {**report, "findings": findings(report)}
-
-
-def _gathered(quantized: Quantized, config: Config, source: str, sizes: Mapping[str, int]) -> Report:
     facts = quantized.facts
-    plan, checked, found = facts[Plan], facts[Verification], list(tensor_results(facts))
-    return {
-        "onnxq": VERSION,
-        "versions": {
+    plan, verification, tensors = facts[Plan], facts[Verification], list(tensor_results(facts))
+    report = Report(
+        format=FORMAT,
+        onnxq=VERSION,
+        versions={
             "python": platform.python_version(),
             **{name: version(name) for name in ("onnx", "onnxruntime", "numpy")},
         },
-        "model": source,
-        "target": config.target,
-        "method": config.method_used,
-        "weight_method": config.weight_method,
-        "weight_bits": config.weight_bits,
-        "act_bits": config.act_bits,
-        "bits": list(config.bits),
-        "symmetric": config.symmetric,
-        "equalize": config.equalize,
-        "reconstruct": config.reconstructs,
-        "keep_bias": config.keep_bias,
-        "rest": config.float_type,
-        "pack": config.pack,
-        "exclude": list(config.exclude),
-        "include": list(config.include),
-        "options": config.flags,
-        "detector": {
-            "family": quantized.detector.family,
-            "task": quantized.detector.outputs.task,
-            "size": list(quantized.detector.size),
-            "preprocess": quantized.detector.preprocess.describe(),
-            "why": quantized.detector.why,
-        },
-        "calibration": quantized.samples.description if quantized.samples else "given statistics",
-        "samples": facts[Statistics].samples,
-        "synthetic": quantized.samples is not None and quantized.samples.synthetic,
-        "doubts": list(quantized.warnings),
-        "warnings": list(checked.warnings),
-        "bytes": dict(sizes),
-        "seconds": {name: round(seconds, 3) for name, seconds in quantized.timings.items()},
-        "layers": {"integer": list(plan.layers), "fused": checked.fused, "unfused": list(checked.unfused)},
-        "runtime": checked.runtime,
-        "float": {name: {"code": str(why.code), "text": why.text} for name, why in sorted(plan.skipped.items())},
-        "operators": {"float": _counted(plan.ops.values()), "quantized": _operators(quantized.model)},
-        "sqnr": {name: _finite(value) for name, value in checked.sqnr.items()},
-        "simulated_sqnr": {name: _finite(value) for name, value in checked.simulated.items()},
-        "sensitivity": list(_sensitivity(facts)),
-        "activations": list(_activations(found)),
-        "values": _values(found),
-        "weights": list(_weights(quantized)),
-    }
+        model=source,
+        target=config.target,
+        method=config.method_used,
+        weight_method=config.weight_method,
+        weight_bits=config.weight_bits,
+        act_bits=config.act_bits,
+        bits=tuple(config.bits),
+        symmetric=config.symmetric,
+        equalize=config.equalize,
+        reconstruct=config.reconstructs,
+        keep_bias=config.keep_bias,
+        rest=config.float_type,
+        pack=config.pack,
+        exclude=tuple(config.exclude),
+        include=tuple(config.include),
+        options=tuple(config.flags),
+        detector=_detector(quantized),
+        calibration=quantized.samples.description if quantized.samples else "given statistics",
+        samples=facts[Statistics].samples,
+        synthetic=quantized.samples is not None and quantized.samples.synthetic,
+        doubts=tuple(quantized.warnings),
+        warnings=verification.warnings,
+        bytes=FileSizes(before, after),
+        seconds={name: round(seconds, 3) for name, seconds in quantized.timings.items()},
+        layers=LayersEntry(plan.layers, verification.fused, verification.unfused),
+        runtime=verification.runtime,
+        float_={name: FloatNode(str(why.code), why.text) for name, why in sorted(plan.skipped.items())},
+        operators=OperatorCounts(
+            _counts(plan.ops.values()), _counts(node.op_type for node in quantized.model.graph.node)
+        ),
+        sqnr=_all_finite(verification.sqnr),
+        simulated_sqnr=_all_finite(verification.simulated),
+        sensitivity=tuple(_sensitivity(facts)),
+        activations=tuple(map(_activation, tensors)),
+        values=_values(tensors),
+        weights=tuple(_weights(quantized)),
+        search=None if search is None else _search(search),
+        evaluation=evaluation,
+    )
+    return replace(report, findings=findings(report))
 
 
-def _sensitivity(facts: Facts) -> Iterable[Report]:
-    """What each piece of the network costs alone, the worst first; nothing where that was not measured."""
+def ranges(quantized: Quantized) -> dict[str, dict[str, float]]:
+    """Return the range of each quantized tensor, `{tensor: {"low": ..., "high": ...}}`, for tools that read ranges."""
+    entries = map(_activation, tensor_results(quantized.facts))
+    return {entry.tensor: {"low": entry.low, "high": entry.high} for entry in entries}
+
+
+def _detector(quantized: Quantized) -> DetectorEntry:
+    detector = quantized.detector
+    return DetectorEntry(
+        family=detector.family,
+        task=detector.outputs.task,
+        size=detector.size,
+        preprocess=detector.preprocess.describe(),
+        why=detector.why,
+    )
+
+
+def _search(result: SearchResult) -> SearchEntry:
+    return SearchEntry(
+        said=result.loss_text,
+        pictures=result.images,
+        kept=tuple(HigherPrecisionEntry(part.nodes, part.bits) for part in result.kept),
+        trials=tuple(TrialEntry(count, loss) for count, loss in sorted(result.trials.items())),
+    )
+
+
+def _sensitivity(facts: Facts) -> Iterator[SensitivityEntry]:
+    """Yield the sensitivities, the worst first; nothing if they were not measured."""
     measured = facts.get(Sensitivities)
-    for piece in measured.worst_first() if measured is not None else ():
-        yield {"nodes": list(piece.nodes), "sqnr": _finite(piece.sqnr), "moved": _finite(100 * piece.moved)}
+    for part in measured.worst_first() if measured is not None else ():
+        yield SensitivityEntry(part.nodes, _finite(part.sqnr), _finite(100 * part.moved))
 
 
-def ranges(quantized: Quantized) -> Report:
-    """The range of every tensor that was quantized, for tools that take ranges, ready for JSON."""
-    return {a["tensor"]: {"low": a["low"], "high": a["high"]} for a in _activations(tensor_results(quantized.facts))}
+def _activation(result: TensorResult) -> ActivationEntry:
+    point, fit = result.point, _range(result.fit)
+    return ActivationEntry(
+        tensor=point.tensor,
+        group=point.group,
+        users=point.users,
+        method=result.fit.method,
+        low=fit.low,
+        high=fit.high,
+        sqnr=fit.sqnr,
+        clipped=fit.clipped,
+        grid=(result.qparams.low, result.qparams.high),
+        silu_input=point.silu_input,
+        **_grid(result.qparams),
+    )
 
 
-def _activations(found: Iterable[TensorResult]) -> Iterable[Report]:
-    for outcome in found:
-        point = outcome.point
-        yield {
-            "tensor": point.tensor,
-            "group": point.group,
-            "users": list(point.users),
-            "method": outcome.fit.method,
-            **_cost(outcome.fit),
-            **_grid(outcome.qparams),
-            "grid": [outcome.qparams.low, outcome.qparams.high],
-            "silu_input": point.silu_input,
-        }
+def _values(results: Iterable[TensorResult]) -> dict[str, ValuesEntry]:
+    """Return the observed values of each group, and the range that each method chooses for them."""
+    first = {result.point.group: result for result in reversed(list(results))}
+    entries = {}
+    for group, result in sorted(first.items()):
+        if result.values is not None:
+            low, high, counts = _coarse(result.values)
+            methods = {name: _range(fit) for name, fit in result.alternatives().items()}
+            entries[group] = ValuesEntry(low, high, counts, methods)
+    return entries
 
 
-def _values(found: Iterable[TensorResult]) -> Report:
-    """Of each group what was seen of its values, and what the methods would have made of them."""
-    first = {outcome.point.group: outcome for outcome in reversed(list(found))}
-    return {
-        group: {
-            **_histogram(outcome.values),
-            "methods": {name: _cost(fit) for name, fit in outcome.alternatives().items()},
-        }
-        for group, outcome in sorted(first.items())
-        if outcome.values is not None
-    }
+def _range(fit: FittedRange) -> RangeEntry:
+    low, high = float(np.min(fit.bounds.low)), float(np.max(fit.bounds.high))
+    return RangeEntry(low, high, _finite(fit.sqnr), fit.clipped)
 
 
-def _cost(fit: FittedRange) -> Report:
-    return {
-        "low": float(np.min(fit.bounds.low)),
-        "high": float(np.max(fit.bounds.high)),
-        "sqnr": _finite(fit.sqnr),
-        "clipped": fit.clipped,
-    }
-
-
-def _histogram(histogram: Histogram) -> Report:
-    """A histogram in columns of one width, coarse enough to be looked at."""
+def _coarse(histogram: Histogram) -> tuple[float, float, tuple[int, ...]]:
+    """Return a histogram in at most `_BINS` bins of equal width: lower edge, upper edge, counts."""
     counts, edges = histogram.occupied()
-    columns = min(_COLUMNS, len(counts))
+    bins = min(_BINS, len(counts))
     low, span = float(edges[0]), float(edges[-1] - edges[0])
-    middles = (edges[:-1] + edges[1:]) / 2
-    shares = (middles - low) / span if span > 0 else np.zeros(len(middles))
-    index = np.minimum((shares * columns).astype(np.intp), columns - 1)
-    sums = np.zeros(columns, np.int64)
+    centers = (edges[:-1] + edges[1:]) / 2
+    shares = (centers - low) / span if span > 0 else np.zeros(len(centers))
+    index = np.minimum((shares * bins).astype(np.intp), bins - 1)
+    sums = np.zeros(bins, np.int64)
     np.add.at(sums, index, counts)
-    return {"low": low, "high": float(edges[-1]), "counts": sums.tolist()}
+    return low, float(edges[-1]), tuple(sums.tolist())
 
 
-def _weights(quantized: Quantized) -> Iterable[Report]:
-    plan, grid = quantized.facts[Plan], final_qparams(quantized.facts)
+def _weights(quantized: Quantized) -> Iterator[WeightEntry]:
+    plan, qparams = quantized.facts[Plan], final_qparams(quantized.facts)
     nodes = {node.name: node for node in quantized.model.graph.node}
     for weight in plan.weights:
-        layer, qparams = weight.users[0], grid.weights[weight.tensor]
-        yield {
-            "tensor": weight.tensor,
-            "layers": list(weight.users),
-            "kind": _kind(plan.ops[layer], nodes.get(layer), qparams.scale.size),
-            **_grid(qparams),
-            **_channels(qparams),
-        }
+        layer, own = weight.users[0], qparams.weights[weight.tensor]
+        yield WeightEntry(
+            tensor=weight.tensor,
+            layers=weight.users,
+            kind=_kind(plan.ops[layer], nodes.get(layer), own.scale.size),
+            channels=own.scale.size,
+            scales=_some_scales(own),
+            **_grid(own),
+        )
 
 
 def _kind(op: str, node: onnx.NodeProto | None, channels: int) -> str:
-    """What a layer is, in a word or two: `depthwise Conv`, `3x3 Conv`, `MatMul`."""
+    """Return the kind of a layer: `depthwise Conv`, `3x3 Conv`, `MatMul`.
+
+    Args:
+        op: its operator in the float model.
+        node: its node in the quantized model; None if there is none of its name.
+        channels: number of output channels.
+    """
     if op != "Conv":
         return op
     if node is None or node.op_type != "Conv":
-        return "1x1 Conv"  # of Convs these alone are written as products of matrices
+        return "1x1 Conv"  # only these Convs are written as matrix products
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     if attributes.get("group", 1) == channels > 1:
         return "depthwise Conv"
@@ -201,59 +240,68 @@ def _kind(op: str, node: onnx.NodeProto | None, channels: int) -> str:
     return f"{'x'.join(map(str, kernel))} Conv" if kernel else "Conv"
 
 
-def _channels(qparams: QParams) -> Report:
-    """How many scales a weight has, and some of them, the greatest first."""
+def _some_scales(qparams: QParams) -> tuple[float, ...]:
+    """Return at most `_SCALES` of the scales, evenly spaced by rank, the greatest first."""
     scales = np.sort(np.ravel(qparams.scale))[::-1]
-    told = np.unique(np.linspace(0, len(scales) - 1, min(_SCALES, len(scales))).round().astype(np.intp))
-    return {"channels": len(scales), "scales": [float(scale) for scale in scales[told]]}
+    ranks = np.unique(np.linspace(0, len(scales) - 1, min(_SCALES, len(scales))).round().astype(np.intp))
+    return tuple(float(scale) for scale in scales[ranks])
 
 
-def _operators(model: onnx.ModelProto) -> dict[str, int]:
-    return _counted(node.op_type for node in model.graph.node)
-
-
-def _counted(operators: Iterable[str]) -> dict[str, int]:
-    """How many of each, by name."""
+def _counts(operators: Iterable[str]) -> dict[str, int]:
+    """Count each operator; sorted by name."""
     return dict(sorted(Counter(operators).items()))
 
 
-def _grid(qparams: QParams) -> Report:
+class _Grid(TypedDict):
+    """Fields that activations and weights share."""
+
+    bits: int
+    axis: int | None
+    scale: tuple[float, float]
+    zero_point: tuple[int, ...]
+
+
+def _grid(qparams: QParams) -> _Grid:
     return {
         "bits": qparams.scheme.bits,
         "axis": qparams.scheme.axis,
-        "scale": [float(qparams.scale.min()), float(qparams.scale.max())],
-        "zero_point": sorted({int(z) for z in np.ravel(qparams.zero_point)}),
+        "scale": (float(qparams.scale.min()), float(qparams.scale.max())),
+        "zero_point": tuple(sorted({int(z) for z in np.ravel(qparams.zero_point)})),
     }
 
 
+def _all_finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in values.items()}
+
+
 def _finite(value: float) -> float | None:
-    """JSON knows neither NaN nor infinity."""
+    """Round to three digits; None for NaN and infinity, which JSON does not have."""
     return round(value, 3) if math.isfinite(value) else None
 
 
 def to_json(report: Report) -> str:
-    """The report as JSON."""
-    return json.dumps(report, indent=2) + "\n"
+    """Return the report as JSON."""
+    return json.dumps(as_dict(report), indent=2) + "\n"
 
 
 FORMATS: Mapping[str, Callable[[Report], str]] = {".json": to_json, ".md": to_markdown, ".html": to_html}
 
 
 def check_name(path: Path) -> None:
-    """Find out before long work whether a report can be written under this name.
+    """Check the suffix of a report's file name, before the work begins.
 
     Raises:
-        ConfigError: its ending is none that a report can have.
+        ConfigError: no report format has this suffix.
     """
     if path.suffix not in FORMATS:
         raise ConfigError(f"--report {path}: the name must end in {', '.join(FORMATS)}")
 
 
 def write(report: Report, path: Path) -> None:
-    """Write a report in the format that the file's name ends in, whole or not at all.
+    """Write a report in the format of the file's suffix, whole or not at all.
 
     Raises:
-        ConfigError: the ending is unknown, or the place cannot be written to.
+        ConfigError: no report format has this suffix, or the file cannot be written.
     """
     check_name(path)
     with atomic_write(path) as temporary:

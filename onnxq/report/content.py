@@ -1,4 +1,4 @@
-"""A report as headings, sentences and tables, which `page` and `markdown` only have to write down."""
+"""Content of the report as headings, paragraphs, lists, tables and plots; `html` and `markdown` only format it."""
 
 import math
 import shlex
@@ -6,20 +6,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from onnxq._text import plural
-from onnxq.evaluation.average_precision import METRICS
+from onnxq.evaluation.average_precision import METRICS, ModelPrecision
+from onnxq.report.schema import ActivationEntry, Report, ValuesEntry
 
-Report = dict[str, Any]
-
-_FEW = 500
-"""Pictures below which it is told that AP is moved by chance."""
+_FEW_IMAGES = 500
+"""With fewer images the report warns that AP varies by chance."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number of a table, which may be unknown, and the format that it is shown in."""
+    """A number in a table and its format; None is shown as a dash."""
 
     value: float | None
     form: str
@@ -30,7 +28,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Name:
-    """A name from the graph, and the number of the plot that it leads to."""
+    """A name from the graph, and the number of the plot that it links to."""
 
     text: str
     plot: int | None = None
@@ -38,7 +36,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Curve:
-    """Positive values to be drawn, the greatest first."""
+    """Positive values, the greatest first, that are drawn as a curve."""
 
     values: tuple[float, ...]
 
@@ -48,12 +46,12 @@ Cell = str | Number | Name | Curve
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; a column has cells of one kind.
+    """Rows of cells; all cells of a column are of one kind.
 
     Attributes:
-        columns: their headings.
-        rows: the cells.
-        sortable: long enough for a reader to want another order.
+        columns: headings of the columns.
+        rows: cells of each row.
+        sortable: whether readers can sort and filter the rows.
     """
 
     columns: tuple[str, ...]
@@ -61,28 +59,28 @@ class Table:
     sortable: bool = False
 
     def has(self, kind: type) -> list[bool]:
-        """Of each column whether its cells are of a kind."""
+        """Return for each column whether its cells are of this kind."""
         return [isinstance(cell, kind) for cell in (self.rows[0] if self.rows else self.columns)]
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph, with options and file names between backticks; `aside` where it only explains what follows."""
+    """A paragraph, with options and file names between backticks; `aside` if it only explains the next block."""
 
     text: str
     aside: bool = False
 
 
 @dataclass(frozen=True)
-class Points:
-    """Sentences, each a point of a list, with options between backticks."""
+class BulletList:
+    """Sentences, each an item of a list, with options between backticks."""
 
-    texts: tuple[str, ...]
+    items: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Names by what they have in common."""
+    """Names by the reason that they share."""
 
     names: Mapping[str, tuple[str, ...]]
 
@@ -92,53 +90,53 @@ class Plot:
     """The values of tensors that share a scale.
 
     Attributes:
-        number: of the plot, for `Name`s that lead to it.
-        tensors: their names, the worst first.
-        sqnr: signal to quantization noise, dB.
-        counts: of values in columns of one width.
-        seen: where the first column begins and the last one ends.
-        grid: the least and the greatest value that the integers reach.
-        bounds: by method those that it would have chosen.
-        compared: the chosen range and those of the methods.
+        number: identifies the plot, for `Name`s that link to it.
+        tensors: names of the tensors, the least SQNR first.
+        sqnr: signal-to-quantization-noise ratio, dB.
+        counts: values in each bin; bins have equal widths.
+        observed: lower edge of the first bin and upper edge of the last one.
+        grid: the least and the greatest value that the integers represent.
+        bounds: range method -> the bounds that it chooses.
+        comparison: the chosen range beside those of all methods.
     """
 
     number: int
     tensors: tuple[str, ...]
     sqnr: Number
     counts: tuple[int, ...]
-    seen: tuple[float, float]
+    observed: tuple[float, float]
     grid: tuple[float, float]
     bounds: Mapping[str, tuple[float, float]]
-    compared: Table
+    comparison: Table
 
 
 @dataclass(frozen=True)
 class Plots:
-    """Plots, and what they say of noise as a table."""
+    """Plots, and a table with the SQNR of each range method instead of them."""
 
     plots: tuple[Plot, ...]
-    noise: Table
+    sqnr_table: Table
 
 
-Block = Text | Points | Table | Groups | Plots
+Block = Text | BulletList | Table | Groups | Plots
 
 
 @dataclass(frozen=True)
 class Section:
-    """What stands under a heading."""
+    """A heading and the blocks under it."""
 
     title: str
     blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True)
-class Header:
-    """What stands above all sections.
+class Overview:
+    """The part of the report before the first section.
 
     Attributes:
-        title: the model.
-        texts: what was made of it, and how.
-        facts: numbers in a word or two: what each is, and itself.
+        title: file name of the model.
+        texts: what was done, and the options.
+        facts: key figures, as pairs of label and value.
         warnings: a sentence each.
     """
 
@@ -149,100 +147,100 @@ class Header:
 
 
 def spans(text: str) -> Iterator[tuple[bool, str]]:
-    """The parts of a text, each with whether it stands between backticks."""
+    """Split a text at its backticks; yield for each part whether it is code, and the part."""
     for number, part in enumerate(text.split("`")):
         yield bool(number % 2), part
 
 
-def head_of(report: Report) -> Header:
-    """What stands above all sections."""
-    detector = report["detector"]
+def overview(report: Report) -> Overview:
+    """Return the part of the report before the first section."""
+    detector = report.detector
+    height, width = detector.size
     texts = [
         Text(
-            f"Quantized for {report['target']}: weights of {report['weight_bits']} and activations of "
-            f"{report['act_bits']} bits, ranges by {report['method']}. Taken for {detector['family']} "
-            f"({detector['task']}), {detector['size'][0]} x {detector['size'][1]}, {detector['preprocess']}: "
-            f"{detector['why']}. Calibrated with {report['calibration']}."
+            f"Quantized for {report.target}: {report.weight_bits}-bit weights, {report.act_bits}-bit activations, "
+            f"range method {report.method}. Recognized as {detector.family} ({detector.task}), {height} x {width}, "
+            f"{detector.preprocess}: {detector.why}. Calibrated with {report.calibration}."
         )
     ]
-    if report["options"]:
-        texts.append(Text(f"Options: `{shlex.join(report['options'])}`."))
-    return Header(report["model"], tuple(texts), tuple(_facts(report)), (*report["doubts"], *report["warnings"]))
+    if report.options:
+        texts.append(Text(f"Options: `{shlex.join(report.options)}`."))
+    return Overview(report.model, tuple(texts), tuple(_facts(report)), (*report.doubts, *report.warnings))
 
 
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
-    layers, sizes = report["layers"], report["bytes"]
-    yield "layers on integers", f"{len(layers['integer'])}"
-    if layers["fused"] is not None:
-        yield f"of these run so by {report['runtime']}", f"{layers['fused']}"
-    yield "nodes float", f"{len(report['float'])}"
-    yield "samples calibrated with", f"{report['samples']}"
-    if report["evaluation"] is not None:
-        made = report["evaluation"]["models"][-1]
-        yield f"AP, {Number(made['change'], '+.2f')} against float", f"{Number(made['AP'], '.2f')}"
-    for name, value in report["sqnr"].items():
+    layers, sizes = report.layers, report.bytes
+    yield "layers on integers", f"{len(layers.integer)}"
+    if layers.fused is not None:
+        yield f"on integers in {report.runtime}", f"{layers.fused}"
+    yield "float nodes", f"{len(report.float_)}"
+    yield "calibration samples", f"{report.samples}"
+    if report.evaluation is not None:
+        quantized = report.evaluation.models[-1]
+        yield f"AP, {Number(quantized.change, '+.2f')} against float", f"{Number(quantized.AP, '.2f')}"
+    for name, value in report.sqnr.items():
         yield f"SQNR of {name}, dB", f"{Number(value, '.1f')}"
-    yield "size before", f"{sizes['before'] / 1e6:.2f} MB"
-    yield "size after", f"{sizes['after'] / 1e6:.2f} MB"
-    yield "in all passes", f"{sum(report['seconds'].values()):.1f} s"
+    yield "size before", f"{sizes.before / 1e6:.2f} MB"
+    yield "size after", f"{sizes.after / 1e6:.2f} MB"
+    yield "all passes", f"{sum(report.seconds.values()):.1f} s"
 
 
-def sections_of(report: Report) -> Iterator[Section]:
-    """The sections that have anything to say, in their order."""
-    for title, blocks in _SECTIONS.items():
-        if found := tuple(blocks(report)):
-            yield Section(title, found)
+def sections(report: Report) -> Iterator[Section]:
+    """Yield the sections that have content, in order."""
+    for title, content in _SECTIONS.items():
+        if blocks := tuple(content(report)):
+            yield Section(title, blocks)
 
 
 def _precision(report: Report) -> Iterator[Block]:
-    measured = report["evaluation"]
+    measured = report.evaluation
     if measured is None:
         return
-    count = measured["images"]
-    yield Text(f"COCO AP of boxes in percent, on {count} picture{plural(count)} of `{measured['annotations']}`.")
-    if count < _FEW:
+    count = measured.images
+    yield Text(f"COCO AP of boxes in percent, on {count} image{plural(count)} of `{measured.annotations}`.")
+    if count < _FEW_IMAGES:
         yield Text(
-            "Chance alone moves the AP of so few pictures: on 158 of COCO, calibrations that differed in nothing gave "
-            "AP up to 0.25 apart. More pictures tell smaller changes.",
+            "With so few images AP varies by chance: on 158 images of COCO, calibrations that differed in nothing gave "
+            "AP up to 0.25 apart. Use more images to measure smaller changes.",
             aside=True,
         )
-    first, *others = measured["models"]
-    rows = [{**first, "change": None}, *others]
     whole, *parts = METRICS.values()
-    yield _table(("model", whole, "change", *parts), (_precisions(each, whole, parts) for each in rows))
+    reference = measured.models[0]
+    rows = (_precision_row(model, None if model is reference else model.change) for model in measured.models)
+    yield _table(("model", whole, "change", *parts), rows)
 
 
-def _precisions(measured: Report, whole: str, parts: Iterable[str]) -> tuple[Cell, ...]:
-    ap, *others = (Number(measured[title], ".2f") for title in (whole, *parts))
-    return Path(measured["model"]).name, ap, Number(measured["change"], "+.2f"), *others
+def _precision_row(model: ModelPrecision, change: float | None) -> tuple[Cell, ...]:
+    ap, *others = (Number(value, ".2f") for value in model.metrics)
+    return Path(model.model).name, ap, Number(change, "+.2f"), *others
 
 
 def _findings(report: Report) -> Iterator[Block]:
-    if report["findings"]:
-        yield Points(tuple(f"{found['what']} Try: {found['try']}." for found in report["findings"]))
+    if report.findings:
+        yield BulletList(tuple(f"{finding.what} Try: {finding.try_}." for finding in report.findings))
 
 
 def _tensors(report: Report) -> Iterator[Block]:
     yield Text(
-        "Each passes through a QuantizeLinear and a DequantizeLinear. SQNR is signal to quantization noise as its "
-        "histogram lets one expect; where a SiLU reads the tensor, that behind it. Clipped is the share of the values "
-        "outside the range.",
+        "Each passes through QuantizeLinear and DequantizeLinear. SQNR is the signal-to-quantization-noise ratio "
+        "expected from the histogram; if a SiLU reads the tensor, that of the SiLU's output. Clipped is the share of "
+        "values outside the range.",
         aside=True,
     )
-    numbers = _numbered(report)
+    plots = _plot_numbers(report)
     yield _table(
         ("tensor", "method", "SQNR dB", "clipped %", "low", "high", "bits", "scale", "zero point"),
         (
             (
-                Name(activation["tensor"], numbers.get(activation["group"])),
-                activation["method"],
-                Number(activation["sqnr"], ".1f"),
-                Number(100 * activation["clipped"], ".3f"),
-                Number(activation["low"], ".4g"),
-                Number(activation["high"], ".4g"),
-                Number(activation["bits"], "d"),
-                Number(activation["scale"][0], ".4g"),
-                Number(activation["zero_point"][0], "d"),
+                Name(activation.tensor, plots.get(activation.group)),
+                activation.method,
+                Number(activation.sqnr, ".1f"),
+                Number(100 * activation.clipped, ".3f"),
+                Number(activation.low, ".4g"),
+                Number(activation.high, ".4g"),
+                Number(activation.bits, "d"),
+                Number(activation.scale[0], ".4g"),
+                Number(activation.zero_point[0], "d"),
             )
             for activation in _worst_first(report)
         ),
@@ -254,87 +252,87 @@ def _values(report: Report) -> Iterator[Block]:
     plots = tuple(_plots(report))
     if plots:
         yield Text(
-            "The range of each tensor beside those that the methods would have chosen, and the SQNR in dB that each "
-            "makes of the values that were seen. Tensors that share one scale stand together.",
+            "The range of each tensor beside those that the range methods choose, and the SQNR in dB of each on the "
+            "observed values. Tensors that share a scale stand together.",
             aside=True,
         )
-        yield Plots(plots, _noise(plots))
+        yield Plots(plots, _sqnr_table(plots))
 
 
 def _plots(report: Report) -> Iterator[Plot]:
-    sharing: dict[str, list[Report]] = defaultdict(list)
+    by_group: dict[str, list[ActivationEntry]] = defaultdict(list)
     for activation in _worst_first(report):
-        sharing[activation["group"]].append(activation)
-    numbers = _numbered(report)
-    for group, activations in sharing.items():
+        by_group[activation.group].append(activation)
+    numbers = _plot_numbers(report)
+    for group, activations in by_group.items():
         if group in numbers:
-            yield _plot(activations, report["values"][group], numbers[group])
+            yield _plot(activations, report.values[group], numbers[group])
 
 
-def _numbered(report: Report) -> dict[str, int]:
-    """The groups that have a plot, and its number."""
-    return {group: number for number, group in enumerate(report["values"])}
+def _plot_numbers(report: Report) -> dict[str, int]:
+    """Return the number of the plot of each group that has one."""
+    return {group: number for number, group in enumerate(report.values)}
 
 
-def _plot(activations: list[Report], seen: Report, number: int) -> Plot:
+def _plot(activations: list[ActivationEntry], values: ValuesEntry, number: int) -> Plot:
     first = activations[0]
-    methods: Mapping[str, Report] = seen["methods"]
-    compared = _table(
+    ranges = {f"chosen: {first.method}": first.range, **values.methods}
+    comparison = _table(
         ("method", "low", "high", "clipped %", "SQNR dB"),
         (
             (
                 name,
-                Number(fit["low"], ".4g"),
-                Number(fit["high"], ".4g"),
-                Number(100 * fit["clipped"], ".3f"),
-                Number(fit["sqnr"], ".1f"),
+                Number(each.low, ".4g"),
+                Number(each.high, ".4g"),
+                Number(100 * each.clipped, ".3f"),
+                Number(each.sqnr, ".1f"),
             )
-            for name, fit in {f"chosen: {first['method']}": first, **methods}.items()
+            for name, each in ranges.items()
         ),
     )
     return Plot(
-        number,
-        tuple(activation["tensor"] for activation in activations),
-        Number(first["sqnr"], ".1f"),
-        tuple(seen["counts"]),
-        (seen["low"], seen["high"]),
-        (first["grid"][0], first["grid"][1]),
-        {name: (fit["low"], fit["high"]) for name, fit in methods.items()},
-        compared,
+        number=number,
+        tensors=tuple(activation.tensor for activation in activations),
+        sqnr=Number(first.sqnr, ".1f"),
+        counts=values.counts,
+        observed=(values.low, values.high),
+        grid=first.grid,
+        bounds={name: (each.low, each.high) for name, each in values.methods.items()},
+        comparison=comparison,
     )
 
 
-def _noise(plots: tuple[Plot, ...]) -> Table:
-    """The last column of each plot's table, as a row."""
-    methods = [str(row[0]) for row in plots[0].compared.rows[1:]]
+def _sqnr_table(plots: tuple[Plot, ...]) -> Table:
+    """Return a table with a row for each plot: the SQNR of the chosen range and of each range method."""
+    methods = [str(row[0]) for row in plots[0].comparison.rows[1:]]
     rows = (
-        (Name(plot.tensors[0]), ", ".join(plot.tensors[1:]), *(row[-1] for row in plot.compared.rows)) for plot in plots
+        (Name(plot.tensors[0]), ", ".join(plot.tensors[1:]), *(row[-1] for row in plot.comparison.rows))
+        for plot in plots
     )
-    return _table(("tensor", "and with it", "chosen", *methods), rows)
+    return _table(("tensor", "same scale", "chosen", *methods), rows)
 
 
 def _weights(report: Report) -> Iterator[Block]:
-    if not report["weights"]:
+    if not report.weights:
         return
     yield Text(
-        "Integers with a scale for each output channel: the least and the greatest of them; spread is the greatest by "
-        "the least.",
+        "Integers with a scale for each output channel: the least and the greatest scale; spread is their ratio.",
         aside=True,
     )
     yield _table(
         ("layer", "kind", "bits", "channels", "scales by size (log)", "least", "greatest", "spread"),
         (
             (
-                Name(", ".join(weight["layers"])),
-                weight["kind"],
-                Number(weight["bits"], "d"),
-                Number(weight["channels"], "d"),
-                Curve(tuple(weight["scales"])),
-                Number(weight["scale"][0], ".3g"),
-                Number(weight["scale"][1], ".3g"),
-                Number(weight["scale"][1] / weight["scale"][0], ".3g"),
+                Name(", ".join(weight.layers)),
+                weight.kind,
+                Number(weight.bits, "d"),
+                Number(weight.channels, "d"),
+                Curve(weight.scales),
+                Number(weight.scale[0], ".3g"),
+                Number(weight.scale[1], ".3g"),
+                Number(weight.scale[1] / weight.scale[0], ".3g"),
             )
-            for weight in report["weights"]
+            for weight in report.weights
         ),
         sortable=True,
     )
@@ -342,39 +340,39 @@ def _weights(report: Report) -> Iterator[Block]:
 
 def _float(report: Report) -> Iterator[Block]:
     by_reason: dict[str, list[str]] = defaultdict(list)
-    for name, reason in report["float"].items():
-        by_reason[reason["text"]].append(name)
+    for name, node in report.float_.items():
+        by_reason[node.text].append(name)
     if by_reason:
         most_first = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
         yield Groups({reason: tuple(names) for reason, names in most_first})
 
 
 def _sensitivity(report: Report) -> Iterator[Block]:
-    if report["sensitivity"]:
-        yield Text("What each piece of the network costs when it alone is on integers.", aside=True)
+    if report.sensitivity:
+        yield Text("The effect of each part of the network on the outputs if it alone runs on integers.", aside=True)
         yield _table(
             ("alone on integers", "SQNR dB", "boxes moved %"),
-            (
-                (Name(piece["nodes"][0]), Number(piece["sqnr"], ".1f"), Number(piece["moved"], ".2f"))
-                for piece in report["sensitivity"]
-            ),
+            ((Name(part.nodes[0]), Number(part.sqnr, ".1f"), Number(part.moved, ".2f")) for part in report.sensitivity),
             sortable=True,
         )
 
 
 def _search(report: Report) -> Iterator[Block]:
-    search = report["search"]
+    search = report.search
     if search is not None:
-        trials = search["trials"]
-        yield Text(f"Measured on {search['pictures']} pictures, after {len(trials)} trials: {search['said']}.")
-        kept = ((Name(", ".join(piece["nodes"])), str(piece["bits"] or "float")) for piece in search["kept"])
-        yield _table(("kept", "bits"), kept)
-        yield _table(("pieces kept", "measured"), ((Number(trial["kept"], "d"), trial["said"]) for trial in trials))
+        trials = search.trials
+        images = f"{search.pictures} image{plural(search.pictures)}"
+        yield Text(f"Measured on {images}, after {len(trials)} trial{plural(len(trials))}: {search.said}.")
+        kept = ((Name(", ".join(part.nodes)), str(part.bits or "float")) for part in search.kept)
+        yield _table(("layer", "bits"), kept)
+        yield _table(
+            ("parts at a higher precision", "measured"), ((Number(trial.kept, "d"), trial.said) for trial in trials)
+        )
 
 
 def _operators(report: Report) -> Iterator[Block]:
-    before, after = report["operators"]["float"], report["operators"]["quantized"]
-    yield Text("Of the float model once it is in order, and of the file that was written.", aside=True)
+    before, after = report.operators.float_, report.operators.quantized
+    yield Text("Nodes of the float model after the preparing passes, and of the quantized model.", aside=True)
     yield _table(
         ("operator", "float", "quantized"),
         (
@@ -385,9 +383,9 @@ def _operators(report: Report) -> Iterator[Block]:
 
 
 def _run(report: Report) -> Iterator[Block]:
-    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    yield Text(f"onnxq {report['onnxq']}; {versions}.")
-    yield _table(("pass", "seconds"), ((name, Number(s, ".2f")) for name, s in report["seconds"].items()))
+    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
+    yield Text(f"onnxq {report.onnxq}; {versions}.")
+    yield _table(("pass", "seconds"), ((name, Number(s, ".2f")) for name, s in report.seconds.items()))
 
 
 _SECTIONS: Mapping[str, Callable[[Report], Iterator[Block]]] = {
@@ -396,7 +394,7 @@ _SECTIONS: Mapping[str, Callable[[Report], Iterator[Block]]] = {
     "Quantized tensors, worst first": _tensors,
     "Values and ranges, worst first": _values,
     "Weights": _weights,
-    "Float, and why": _float,
+    "Float nodes by reason": _float,
     "Sensitivity, worst first": _sensitivity,
     "Layers kept at a higher precision": _search,
     "Operators": _operators,
@@ -408,5 +406,5 @@ def _table(columns: tuple[str, ...], rows: Iterable[tuple[Cell, ...]], sortable:
     return Table(columns, tuple(rows), sortable)
 
 
-def _worst_first(report: Report) -> list[Report]:
-    return sorted(report["activations"], key=lambda each: math.inf if each["sqnr"] is None else each["sqnr"])
+def _worst_first(report: Report) -> list[ActivationEntry]:
+    return sorted(report.activations, key=lambda each: math.inf if each.sqnr is None else each.sqnr)

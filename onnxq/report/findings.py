@@ -1,155 +1,146 @@
-"""What stands out in a report, each with the options that may help."""
+"""Finds what stands out in a report, and suggests options that may help."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import fmean
-from typing import Any
 
-Report = dict[str, Any]
+from onnxq.report.schema import ActivationEntry, Finding, Report
 
-Finding = dict[str, str]
-"""`what` was found and what to `try`, a sentence each; options stand between backticks."""
+_CLIPPED_SHARE = 0.002
+"""Share of values outside a range above which it is reported."""
 
-_CLIPPED = 0.002
-"""Share of the values outside a range from which on it is told."""
+_LOW_SQNR = 30.0
+"""SQNR below which a tensor is reported, dB."""
 
-_LOUD = 30.0
-"""dB below which rounding a tensor is told."""
+_CLEAR_GAP = 3.0
+"""SQNR gap between kinds of layers, or between range methods, from which it is reported, dB."""
 
-_APART = 3.0
-"""dB by which one kind of layer must lie below the others, or one method above another, to be told."""
-
-_MOST = 3
-"""Names in a sentence."""
+_MOST_NAMES = 3
+"""Most names in a sentence."""
 
 
-def findings(report: Report) -> list[Finding]:
-    """What stands out in a report, the weightiest first.
-
-    Args:
-        report: as `report.build` makes it.
-    """
-    return [{"what": what, "try": remedy} for rule in _RULES for what, remedy in rule(report)]
+def findings(report: Report) -> tuple[Finding, ...]:
+    """Return what stands out in a report, the most important first."""
+    return tuple(finding for rule in _RULES for finding in rule(report))
 
 
-_Said = Iterator[tuple[str, str]]
-
-
-def _synthetic(report: Report) -> _Said:
-    if report["synthetic"]:
-        yield (
-            "The ranges are those of synthetic scenes, as no pictures were given.",
-            "`--calib DIR` with some 100 pictures of the kind that the model will see",
+def _synthetic(report: Report) -> Iterator[Finding]:
+    if report.synthetic:
+        yield Finding(
+            "The ranges come from synthetic images, as no calibration images were given.",
+            "`--calib DIR` with about 100 images of the kind that the model will see",
         )
 
 
-def _unfused(report: Report) -> _Said:
-    layers = report["layers"]["unfused"]
+def _unfused(report: Report) -> Iterator[Finding]:
+    layers = report.layers.unfused
     if layers:
-        yield f"{report['runtime']} runs {_names(layers)} in float all the same.", f"`--exclude {layers[0]}`"
+        yield Finding(f"{report.runtime} runs {_names(layers)} in float all the same.", f"`--exclude {layers[0]}`")
 
 
-def _sensitive(report: Report) -> _Said:
-    """By how far boxes move, which AP hangs on."""
-    measured = [piece for piece in report["sensitivity"] if piece["moved"] is not None]
-    worst = [piece["nodes"][0] for piece in measured[:_MOST]]
-    total = sum(piece["moved"] for piece in measured)
+def _sensitive(report: Report) -> Iterator[Finding]:
+    """Find the parts of the network that move boxes most, which lowers AP."""
+    moved = [(part.nodes[0], part.moved) for part in report.sensitivity if part.moved is not None]
+    total = sum(share for _, share in moved)
     if total:
-        share = sum(piece["moved"] for piece in measured[:_MOST]) / total
-        kept = _keep(worst, min(report["weight_bits"], report["act_bits"]))
-        yield (
-            f"Of how far boxes move when layers are quantized one by one, {100 * share:.0f} % comes from "
+        worst = [name for name, _ in moved[:_MOST_NAMES]]
+        share = sum(share for _, share in moved[:_MOST_NAMES]) / total
+        kept = _keep(worst, min(report.weight_bits, report.act_bits))
+        yield Finding(
+            f"{100 * share:.0f} % of the movement of boxes, summed over the layers quantized one by one, comes from "
             f"{_names(worst)}.",
-            f"{kept}, or `--max-drop AP`, which finds how many it takes",
+            f"{kept}, or `--max-drop AP`, which finds how many layers to keep",
         )
 
 
-def _unequal_kinds(report: Report) -> _Said:
-    """Which kind of layer reads, on average, the tensors that rounding harms most."""
-    read_by = {user: a["sqnr"] for a in report["activations"] if a["sqnr"] is not None for user in a["users"]}
+def _unequal_kinds(report: Report) -> Iterator[Finding]:
+    """Find the kind of layer whose inputs have the least SQNR on average."""
+    sqnr = {user: a.sqnr for a in report.activations if a.sqnr is not None for user in a.users}
     by_kind: dict[str, list[float]] = defaultdict(list)
-    for weight in report["weights"]:
-        by_kind[weight["kind"]] += [read_by[layer] for layer in weight["layers"] if layer in read_by]
+    for weight in report.weights:
+        by_kind[weight.kind] += [sqnr[layer] for layer in weight.layers if layer in sqnr]
     means = {kind: fmean(values) for kind, values in by_kind.items() if len(values) > 1}
     if len(means) < 2:
         return
     worst = min(means, key=lambda kind: means[kind])
     others = fmean(value for kind, values in by_kind.items() if kind != worst for value in values)
-    told_by = "the sensitivities" if report["sensitivity"] else "`--sensitivity`"
-    if others - means[worst] >= _APART:
-        yield (
-            f"{worst}s lose most: what they read has {means[worst]:.1f} dB on average, what other layers read "
+    source = "the sensitivities" if report.sensitivity else "`--sensitivity`"
+    if others - means[worst] >= _CLEAR_GAP:
+        yield Finding(
+            f"Inputs of {worst}s have the most noise: {means[worst]:.1f} dB on average, those of other layers "
             f"{others:.1f} dB.",
-            f"{told_by}, for whether that matters for the objects",
+            f"{source}, to see whether that moves boxes",
         )
 
 
-def _loud(report: Report) -> _Said:
-    """Tensors that rounding harms much."""
-    worst = sorted((a for a in _judged(report) if a["sqnr"] < _LOUD), key=lambda a: a["sqnr"])[:_MOST]
+def _noisy(report: Report) -> Iterator[Finding]:
+    noisy = [(sqnr, a) for sqnr, a in _with_sqnr(report) if sqnr < _LOW_SQNR]
+    worst = sorted(noisy, key=lambda pair: pair[0])[:_MOST_NAMES]
     if worst:
-        said = ", ".join(f"{a['tensor']} ({a['sqnr']:.1f} dB)" for a in worst)
-        yield f"Rounding costs most at {said}.", _keep(worst[0]["users"][:1], worst[0]["bits"])
+        listed = ", ".join(f"{a.tensor} ({sqnr:.1f} dB)" for sqnr, a in worst)
+        _, first = worst[0]
+        yield Finding(f"Tensors with the most rounding noise: {listed}.", _keep(first.users[:1], first.bits))
 
 
-def _clipped(report: Report) -> _Said:
-    """The tensor of which the largest share is outside its range; in front of a SiLU that does no harm."""
-    plain = [a for a in _judged(report) if not a["silu_input"]]
-    worst = max(plain, key=lambda a: a["clipped"], default=None)
-    if worst is not None and worst["clipped"] > _CLIPPED:
-        reach = report["values"][worst["group"]]["methods"]["minmax"]
-        yield (
-            f"The range of {worst['tensor']}, {worst['low']:.3g} to {worst['high']:.3g}, cuts off "
-            f"{100 * worst['clipped']:.2f} % of its values, which reach from {reach['low']:.3g} to "
-            f"{reach['high']:.3g}.",
-            "`--method minmax`, if what is rare counts; the others weigh each value alike",
+def _clipped(report: Report) -> Iterator[Finding]:
+    """Find the tensor with the largest share of clipped values; in front of a SiLU clipping does no harm."""
+    plain = [a for _, a in _with_sqnr(report) if not a.silu_input]
+    worst = max(plain, key=lambda a: a.clipped, default=None)
+    if worst is not None and worst.clipped > _CLIPPED_SHARE:
+        whole = report.values[worst.group].methods["minmax"]
+        yield Finding(
+            f"The range of {worst.tensor}, {worst.low:.3g} to {worst.high:.3g}, clips {100 * worst.clipped:.2f} % of "
+            f"its values, which reach from {whole.low:.3g} to {whole.high:.3g}.",
+            "`--method minmax`, if rare values matter; the other methods weigh all values alike",
         )
 
 
-def _better_method(report: Report) -> _Said:
-    """The method that would give most tensors clearly less noise."""
+def _better_method(report: Report) -> Iterator[Finding]:
+    """Find the range method that gives clearly less noise in most tensors."""
     gains: dict[str, list[float]] = defaultdict(list)
-    judged = [a for a in _judged(report) if a["method"] == report["method"]]
-    for activation in judged:
-        for name, other in report["values"][activation["group"]]["methods"].items():
-            if other["sqnr"] is not None:
-                gains[name].append(other["sqnr"] - activation["sqnr"])
-    counts = {name: sum(gain >= _APART for gain in values) for name, values in gains.items()}
+    judged = [(sqnr, a) for sqnr, a in _with_sqnr(report) if a.method == report.method]
+    for sqnr, activation in judged:
+        for name, other in report.values[activation.group].methods.items():
+            if other.sqnr is not None:
+                gains[name].append(other.sqnr - sqnr)
+    counts = {name: sum(gain >= _CLEAR_GAP for gain in values) for name, values in gains.items()}
     best = max(counts, key=lambda name: counts[name], default=None)
     if best is not None and counts[best]:
-        gain = max(gains[best])
-        yield (
-            f"{counts[best]} of {len(judged)} tensors would have at least {_APART:g} dB less noise by {best}, up to "
-            f"{gain:.1f} dB.",
+        yield Finding(
+            f"{counts[best]} of {len(judged)} tensors would have at least {_CLEAR_GAP:g} dB less noise with {best}, up "
+            f"to {max(gains[best]):.1f} dB.",
             f"`--method {best}`",
         )
 
 
-def _unmeasured(report: Report) -> _Said:
-    if not report["sensitivity"] and report["search"] is None:
-        yield (
-            "What each layer costs was not measured.",
-            "`--sensitivity`; or `--max-drop AP` (with labels) or `--min-sqnr DB`, which keep as few layers float as "
-            "that takes",
+def _unmeasured(report: Report) -> Iterator[Finding]:
+    if not report.sensitivity and report.search is None:
+        yield Finding(
+            "The sensitivity of the layers was not measured.",
+            "`--sensitivity`; or `--max-drop AP` (with labels) or `--min-sqnr DB`, which keep only as many layers at a "
+            "higher precision as necessary",
         )
 
 
-def _judged(report: Report) -> list[Report]:
-    """A tensor of each group of which is known what its range costs."""
-    known = [a for a in report["activations"] if a["sqnr"] is not None]
-    return list({a["group"]: a for a in reversed(known)}.values())[::-1]
+def _with_sqnr(report: Report) -> list[tuple[float, ActivationEntry]]:
+    """Return the first tensor of each group whose SQNR is known, with the SQNR."""
+    groups: dict[str, tuple[float, ActivationEntry]] = {}
+    for activation in report.activations:
+        if activation.sqnr is not None:
+            groups.setdefault(activation.group, (activation.sqnr, activation))
+    return list(groups.values())
 
 
 def _keep(names: Iterable[str], bits: int) -> str:
-    """The option that keeps nodes at a higher precision: 8 bits where they have fewer, else float."""
+    """Return the option that keeps nodes at a higher precision: 8 bits if they have fewer, else float."""
     return f"`--bits {' '.join(f'{name}=8/8' for name in names)}`" if bits < 8 else f"`--exclude {' '.join(names)}`"
 
 
-def _names(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:_MOST]) + (f" and {len(listed) - _MOST} more" if len(listed) > _MOST else "")
+def _names(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-_RULES: tuple[Callable[[Report], _Said], ...] = (
-    _synthetic, _unfused, _sensitive, _unequal_kinds, _loud, _clipped, _better_method, _unmeasured,
+_RULES: tuple[Callable[[Report], Iterator[Finding]], ...] = (
+    _synthetic, _unfused, _sensitive, _unequal_kinds, _noisy, _clipped, _better_method, _unmeasured,
 )  # fmt: skip

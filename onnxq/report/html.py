@@ -1,4 +1,4 @@
-"""A report as one HTML file: nothing is loaded from elsewhere, and without JavaScript only sorting is missing."""
+"""The report as one HTML file that loads nothing; without JavaScript only sorting and filtering are missing."""
 
 import math
 import re
@@ -6,33 +6,33 @@ from collections.abc import Iterable, Iterator
 
 from onnxq.report.content import (
     Block,
+    BulletList,
     Cell,
     Curve,
     Groups,
-    Header,
     Name,
     Number,
+    Overview,
     Plot,
     Plots,
-    Points,
-    Report,
     Table,
     Text,
-    head_of,
-    sections_of,
+    overview,
+    sections,
     spans,
 )
+from onnxq.report.schema import Report
 from onnxq.report.svg import curve, histogram
 from onnxq.report.xml import Markup, escaped, tag, together
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""With this a browser loads nothing, whatever is in the page."""
+"""Content-Security-Policy: the browser loads nothing, whatever the page contains."""
 
 _LEGEND = (
-    "The bars are how often values were seen, on a logarithmic scale; the band is what the integers reach, and the "
-    "lines below are the ranges that each method would have chosen."
+    "Bars count the observed values on a logarithmic scale, the band is the range that the integers represent, and the "
+    "lines below are the ranges that each method chooses."
 )
-"""Of the plots."""
+"""Legend of the plots."""
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1f2328; --soft: #59636e; --line: #d1d9e0; --back: #ffffff; --fill: #f6f8fa;
@@ -106,8 +106,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
     };
   });
   const field = document.createElement("input");
-  field.placeholder = "only names with ...";
-  field.setAttribute("aria-label", "only names with");
+  field.placeholder = "filter by name";
+  field.setAttribute("aria-label", "filter by name");
   field.oninput = () => {
     for (const row of body.rows) row.hidden = !row.cells[0].textContent.includes(field.value);
   };
@@ -117,8 +117,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 
 def to_html(report: Report) -> str:
-    """The report as a page."""
-    shown = head_of(report)
+    """Return the report as an HTML page."""
+    shown = overview(report)
     head = together(
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
@@ -126,21 +126,21 @@ def to_html(report: Report) -> str:
         tag("title", f"{shown.title}, quantized"),
         tag("style", Markup(_STYLE)),
     )
-    body = tag("main", *_head(shown), *_sections(report))
+    body = tag("main", *_overview(shown), *_sections(report))
     page = tag("html", tag("head", head), tag("body", body, tag("script", Markup(_SCRIPT))), lang="en")
     return f"<!DOCTYPE html>\n{page}\n"
 
 
-def _head(head: Header) -> Iterator[Markup]:
-    yield tag("h1", head.title)
-    yield from map(_block, head.texts)
-    yield tag("div", *(tag("div", tag("b", value), tag("span", what)) for what, value in head.facts), class_="tiles")
-    for warning in head.warnings:
+def _overview(shown: Overview) -> Iterator[Markup]:
+    yield tag("h1", shown.title)
+    yield from map(_block, shown.texts)
+    yield tag("div", *(tag("div", tag("b", value), tag("span", label)) for label, value in shown.facts), class_="tiles")
+    for warning in shown.warnings:
         yield tag("p", tag("b", "Warning: "), warning, class_="warn")
 
 
 def _sections(report: Report) -> Iterator[Markup]:
-    for section in sections_of(report):
+    for section in sections(report):
         yield tag("h2", section.title)
         yield from map(_block, section.blocks)
 
@@ -149,12 +149,12 @@ def _block(block: Block) -> Markup:
     match block:
         case Text():
             return tag("p", *_spans(block.text), class_="soft" if block.aside else None)
-        case Points():
-            return tag("ul", *(tag("li", *_spans(text)) for text in block.texts))
+        case BulletList():
+            return tag("ul", *(tag("li", *_spans(item)) for item in block.items))
         case Table():
             return _table(block)
         case Groups():
-            return together(*(_group(what, names) for what, names in block.names.items()))
+            return together(*(_group(reason, names) for reason, names in block.names.items()))
         case Plots():
             return together(tag("p", _LEGEND, class_="soft"), *map(_plot, block.plots))
 
@@ -163,9 +163,9 @@ def _spans(text: str) -> Iterable[Markup]:
     return (tag("code", part) if is_code else escaped(part) for is_code, part in spans(text))
 
 
-def _group(what: str, names: tuple[str, ...]) -> Markup:
+def _group(reason: str, names: tuple[str, ...]) -> Markup:
     listed = tag("ul", *(tag("li", _breakable(name), class_="id") for name in names))
-    return tag("details", tag("summary", f"{len(names)}: {what}"), listed)
+    return tag("details", tag("summary", f"{len(names)}: {reason}"), listed)
 
 
 def _plot(plot: Plot) -> Markup:
@@ -177,8 +177,8 @@ def _plot(plot: Plot) -> Markup:
         tag("summary", _name(first), f"{more}, {plot.sqnr}\N{NO-BREAK SPACE}dB"),
         tag(
             "div",
-            histogram(plot.counts, plot.seen, plot.grid, plot.bounds),
-            _table(plot.compared),
+            histogram(plot.counts, plot.observed, plot.grid, plot.bounds),
+            _table(plot.comparison),
             class_="plot",
             id=f"v{plot.number}",
         ),
@@ -191,17 +191,17 @@ def _name(text: str) -> Markup:
 
 
 def _breakable(name: str) -> Markup:
-    """A name from the graph, of which lines end behind a slash, but for a leading one, rather than anywhere."""
+    """Return a name from the graph in which lines break after slashes, except a leading one."""
     return Markup(tag("wbr").join(map(escaped, re.split("(?<=[^/]/)", name))))
 
 
 def _table(table: Table) -> Markup:
-    """A table that scrolls within the page; columns of numbers stand right."""
+    """Return a table that scrolls within the page; numbers are aligned right."""
     classes = ["n" if is_number else None for is_number in table.has(Number)]
     head = tag("tr", *(tag("th", name, class_=class_) for name, class_ in zip(table.columns, classes)))
     body = (tag("tr", *map(_cell, row)) for row in table.rows)
-    made = tag("table", tag("thead", head), tag("tbody", *body), class_="sortable" if table.sortable else None)
-    return tag("div", made, class_="scroll long" if table.sortable else "scroll")
+    element = tag("table", tag("thead", head), tag("tbody", *body), class_="sortable" if table.sortable else None)
+    return tag("div", element, class_="scroll long" if table.sortable else "scroll")
 
 
 def _cell(cell: Cell) -> Markup:

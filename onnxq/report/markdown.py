@@ -1,38 +1,38 @@
-"""A report as one Markdown file: all that the page says, but for its plots, of which the numbers are told."""
+"""The report as one Markdown file: the content of the HTML page, with numbers instead of plots."""
 
 import re
 from collections.abc import Iterable, Iterator
 
 from onnxq.report.content import (
     Block,
+    BulletList,
     Cell,
     Curve,
     Groups,
     Name,
     Number,
     Plots,
-    Points,
-    Report,
     Table,
     Text,
-    head_of,
-    sections_of,
+    overview,
+    sections,
     spans,
 )
+from onnxq.report.schema import Report
 
 
 def to_markdown(report: Report) -> str:
-    """The report as Markdown with tables, as GitHub reads it."""
+    """Return the report as GitHub Flavored Markdown."""
     return "\n\n".join(_parts(report)) + "\n"
 
 
 def _parts(report: Report) -> Iterator[str]:
-    head = head_of(report)
-    yield f"# {_plain(head.title)}"
-    yield from map(_block, head.texts)
-    yield from (f"**Warning:** {_plain(warning)}" for warning in head.warnings)
-    yield _block(Table(("", ""), head.facts))
-    for section in sections_of(report):
+    shown = overview(report)
+    yield f"# {_plain(shown.title)}"
+    yield from map(_block, shown.texts)
+    yield from (f"**Warning:** {_plain(warning)}" for warning in shown.warnings)
+    yield _block(Table(("", ""), shown.facts))
+    for section in sections(report):
         yield f"## {section.title}"
         yield from map(_block, section.blocks)
 
@@ -41,25 +41,26 @@ def _block(block: Block) -> str:
     match block:
         case Text():
             return _spans(block.text)
-        case Points():
-            return _list(map(_spans, block.texts))
+        case BulletList():
+            return _list(map(_spans, block.items))
         case Table():
             return _table(block)
         case Groups():
             return _list(
-                f"{len(names)}: {_plain(what)}: {', '.join(map(_code, names))}" for what, names in block.names.items()
+                f"{len(names)}: {_plain(reason)}: {', '.join(map(_code, names))}"
+                for reason, names in block.names.items()
             )
         case Plots():
-            return _table(block.noise)
+            return _table(block.sqnr_table)
 
 
-def _list(points: Iterable[str]) -> str:
-    return "\n".join(f"- {point}" for point in points)
+def _list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
 
 
 def _table(table: Table) -> str:
-    """Without what is drawn."""
-    shown = [not is_drawn for is_drawn in table.has(Curve)]
+    """Return a table without its columns of curves."""
+    shown = [not is_curve for is_curve in table.has(Curve)]
     rules = ["---:" if is_number else "---" for is_number in table.has(Number)]
     lines = [map(_plain, table.columns), rules, *(map(_cell, row) for row in table.rows)]
     return "\n".join(_row(cell for cell, is_shown in zip(line, shown) if is_shown) for line in lines)
@@ -84,17 +85,17 @@ def _spans(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """A code span: within more backticks than the text has in a row (CommonMark, 6.1)."""
+    """Return a code span: its fence has more backticks than the text has in a row (CommonMark, 6.1)."""
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if len(fence) > 1 else ""
     return f"{fence}{space}{_line(text)}{space}{fence}"
 
 
 def _plain(text: str) -> str:
-    """A text of which nothing is taken for markup."""
+    """Escape whatever Markdown would take for markup."""
     return re.sub(r"([\\`*<\[]|\b_|_\b)", r"\\\1", _line(text))
 
 
 def _line(text: str) -> str:
-    """Without the ends of lines, which would end a row or a point."""
+    """Return the text in one line, as a line break would end a table row or a list item."""
     return " ".join(text.splitlines())

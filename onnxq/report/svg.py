@@ -1,4 +1,4 @@
-"""Plots as SVG, coloured by the classes of the page that they stand on."""
+"""Plots as SVG; the style sheet of the page colours them by class."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,17 +7,24 @@ from dataclasses import dataclass
 from onnxq.report.xml import Markup, tag, together
 
 _WIDTH = 420.0
+"""Width of a histogram, px, as all lengths here."""
 
 _LEFT, _RIGHT = 64.0, 12.0
+"""Margins beside the bars."""
 
 _TOP, _BARS = 8.0, 110.0
+"""Margin above the bars, and height of the tallest one."""
 
 _ROW = 14.0
+"""Height of the row of a range method."""
+
+_CURVE = 160.0
+"""Width of a curve."""
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """A range of values, left to right."""
+    """Maps values to px, from left to right."""
 
     low: float
     high: float
@@ -30,19 +37,19 @@ class _Axis:
 
 def histogram(
     counts: Sequence[int],
-    seen: tuple[float, float],
+    observed: tuple[float, float],
     chosen: tuple[float, float],
     others: Mapping[str, tuple[float, float]],
 ) -> Markup:
-    """How often values occur, on a logarithmic scale; the range that was chosen, and below it those of other methods.
+    """Plot a histogram with logarithmic counts, the chosen range over it and the ranges of other methods below it.
 
     Args:
-        counts: of values in columns of one width.
-        seen: where the first column begins and the last one ends.
-        chosen: the least and the greatest value on the grid.
-        others: by method the bounds that it would have chosen.
+        counts: values in each bin; bins have equal widths.
+        observed: lower edge of the first bin and upper edge of the last one.
+        chosen: the least and the greatest value that the integers represent.
+        others: range method -> the bounds that it chooses.
     """
-    axis = _Axis(min(seen[0], chosen[0]), max(seen[1], chosen[1]))
+    axis = _Axis(min(observed[0], chosen[0]), max(observed[1], chosen[1]))
     floor = _TOP + _BARS
     height = floor + 22 + _ROW * len(others)
     left, right = axis(chosen[0]), axis(chosen[1])
@@ -51,28 +58,28 @@ def histogram(
         "histogram of the values, with the chosen range and those of other methods",
         tag("rect", class_="band", x=_px(left), y=_px(_TOP), width=_px(max(right - left, 0.5)), height=_px(_BARS)),
         *_decades(max(counts, default=0)),
-        _columns(counts, seen, axis),
+        _bars(counts, observed, axis),
         *(tag("line", class_="bound", x1=_px(x), x2=_px(x), y1=_px(_TOP), y2=_px(floor)) for x in (left, right)),
         *_ticks(axis, floor),
         *(_interval(name, bounds, axis, floor + 30 + _ROW * row) for row, (name, bounds) in enumerate(others.items())),
     )
 
 
-def _columns(counts: Sequence[int], seen: tuple[float, float], axis: _Axis) -> Markup:
-    width = (axis(seen[1]) - axis(seen[0])) / max(1, len(counts))
+def _bars(counts: Sequence[int], observed: tuple[float, float], axis: _Axis) -> Markup:
+    width = (axis(observed[1]) - axis(observed[0])) / max(1, len(counts))
     most = max(counts, default=0)
-    steps = [f"M{_px(axis(seen[0]))} {_px(_TOP + _BARS)}"]
+    steps = [f"M{_px(axis(observed[0]))} {_px(_TOP + _BARS)}"]
     steps += [f"V{_px(_TOP + _BARS * (1 - _share(count, most)))}h{_px(width)}" for count in counts]
     return tag("path", class_="bars", d="".join([*steps, f"V{_px(_TOP + _BARS)}Z"]))
 
 
 def _share(count: int, most: int) -> float:
-    """Of the height: one value has a little, so that it is seen beside none."""
+    """Return the share of the full height; a count of 1 has some height, to differ from 0."""
     return math.log10(2 * count) / math.log10(2 * most) if count else 0.0
 
 
 def _decades(most: int) -> Iterable[Markup]:
-    """Lines at 1, 10, 100, ..., every second one where there are many."""
+    """Draw lines at 1, 10, 100, ...; every second one if there are more than four."""
     decades = range(math.floor(math.log10(most)) + 1) if most else range(0)
     for decade in decades[:: 1 if len(decades) <= 4 else 2]:
         y = _TOP + _BARS * (1 - _share(10**decade, most)) if most > 1 else _TOP
@@ -89,7 +96,7 @@ def _ticks(axis: _Axis, floor: float) -> Iterable[Markup]:
 
 
 def _round_values(low: float, high: float) -> list[float]:
-    """Some four round values within an interval."""
+    """Return about four round values within an interval."""
     if not high > low:
         return [low]
     step = 10.0 ** math.floor(math.log10((high - low) / 3))
@@ -106,7 +113,7 @@ def _interval(name: str, bounds: tuple[float, float], axis: _Axis, y: float) -> 
 
 
 def curve(values: Sequence[float]) -> Markup:
-    """Positive values, the greatest first, on a logarithmic scale over their ranks."""
+    """Plot positive values, the greatest first, on a logarithmic scale over their ranks."""
     floor, height = 44.0, 48.0
     low, high = math.log10(min(values)), math.log10(max(values))
     span = max(high - low, 0.5)
@@ -122,9 +129,6 @@ def curve(values: Sequence[float]) -> Markup:
         tag("polyline", class_="curve", points=points),
         class_="small", viewBox=f"0 0 {_CURVE:g} {height:g}", role="img", aria_label="scales of the channels",
     )  # fmt: skip
-
-
-_CURVE = 160.0
 
 
 def _svg(height: float, label: str, *inner: Markup) -> Markup:

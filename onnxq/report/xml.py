@@ -1,4 +1,4 @@
-"""HTML and SVG that is well-formed as XML too, with every text in it escaped."""
+"""Builds HTML and SVG that is also well-formed XML; all text is escaped."""
 
 import html
 import re
@@ -6,17 +6,17 @@ import re
 _SELF_CLOSING = frozenset({"br", "circle", "input", "line", "link", "meta", "path", "polyline", "rect", "wbr"})
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML 1.0 has no place for, section 2.2."""
+"""Characters that XML 1.0 forbids (section 2.2)."""
 
 
 class Markup(str):
-    """Text that is markup already and is not escaped again."""
+    """Text that is markup and must not be escaped again."""
 
     __slots__ = ()
 
 
 def escaped(text: object) -> Markup:
-    """A text as markup shows it; characters that no document may hold are spelt out, as `\\x00`."""
+    """Escape a text; characters that XML forbids are written out, as `\\x00`."""
     if isinstance(text, Markup):
         return text
     plain = _FORBIDDEN.sub(lambda found: ascii(found[0])[1:-1], str(text))
@@ -24,12 +24,12 @@ def escaped(text: object) -> Markup:
 
 
 def tag(name: str, /, *inner: object, **attributes: object) -> Markup:
-    """An element.
+    """Return an element.
 
     Args:
-        name: of the element.
-        inner: what is in it; texts are escaped.
-        attributes: `class_` and the like stand for words that Python keeps, `_` for `-`; None leaves one out.
+        name: name of the element.
+        inner: its content; texts are escaped.
+        attributes: a trailing `_` is removed (`class_`), other `_` become `-`; an attribute that is None is left out.
     """
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escaped(value)}"'
@@ -42,5 +42,5 @@ def tag(name: str, /, *inner: object, **attributes: object) -> Markup:
 
 
 def together(*parts: object) -> Markup:
-    """Parts one behind the other; texts are escaped."""
+    """Concatenate parts; texts are escaped."""
     return Markup("".join(map(escaped, parts)))

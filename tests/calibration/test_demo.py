@@ -136,7 +136,7 @@ class TestSymbols:
 class TestGroundTruth:
     def test_holds_the_validation_scenes(self):
         truth = ground_truth.demo_ground_truth(3)
-        for index, look in truth.pictures.items():
+        for index, look in truth.images.items():
             assert (look() == demo.scene("validation", index).picture).all()
             boxes = [entry["bbox"] for entry in truth.coco.imgToAnns[index]]
             expected = demo.scene("validation", index).boxes
@@ -242,14 +242,14 @@ class TestCommandLine:
         assert evaluate.main([str(MODEL), "--demo", "--max-images", "10"]) == 0
         assert "10 images" in capsys.readouterr().out
         assert compare.main([str(MODEL), str(MODEL), "--demo", "--max-images", "4"]) == 0
-        assert "4 pictures" in capsys.readouterr().out
+        assert "4 images" in capsys.readouterr().out
 
     @pytest.mark.parametrize("limit", [("--max-drop", "9"), ("--min-sqnr", "20")])
     def test_a_limit_is_measured_on_the_validation_scenes(self, capsys, tmp_path, monkeypatch, limit):
         for module in (demo, ground_truth):
             monkeypatch.setattr(module, "VALIDATION", replace(demo.VALIDATION, count=7))
         assert main([str(MODEL), "--demo", "--count", "8", "-o", str(tmp_path / "made.onnx"), *limit]) == 0
-        assert "on 7 pictures, after 1 trial" in " ".join(capsys.readouterr().out.split())
+        assert "on 7 images, after 1 trial" in " ".join(capsys.readouterr().out.split())
 
     def test_what_was_made_is_evaluated_on_the_validation_scenes(self, capsys, tmp_path, monkeypatch):
         for module in (demo, ground_truth):
@@ -261,11 +261,15 @@ class TestCommandLine:
         written = json.loads(report.read_text())
         evaluation, search = written["evaluation"], written["search"]
         assert (evaluation["annotations"], evaluation["images"], search["pictures"]) == ("demo", 7, 7)
-        truth = ground_truth.demo_ground_truth()
-        as_run = [measure_precision(model, truth, Settings()).ap for model in (MODEL, made)]
-        assert [each["AP"] for each in evaluation["models"]] == pytest.approx(as_run)
-        before, after = (measure_precision(model, truth, Settings(), exact=True).ap for model in (MODEL, made))
-        assert search["said"] == f"{after - before:+.2f} AP"  # a search decides by the exact computation
+        measured = [
+            measure_precision(model, ground_truth.demo_ground_truth(), Settings()).ap for model in (MODEL, made)
+        ]
+        assert [each["AP"] for each in evaluation["models"]] == pytest.approx(measured)
+        whole, kept = (
+            measure_precision(model, ground_truth.demo_ground_truth(), Settings(), exact=True).ap
+            for model in (MODEL, made)
+        )
+        assert search["said"] == f"{kept - whole:+.2f} AP"
 
     @pytest.mark.parametrize("option", ["--annotations", "--images"])
     def test_a_limit_takes_scenes_or_labelled_pictures(self, capsys, tmp_path, option):
@@ -282,8 +286,8 @@ class TestCommandLine:
         ("run", "options", "message"),
         [
             (main, ["--demo", "--calib", "x"], "not allowed with argument"),
-            (evaluate.main, ["--demo", "--images", "x"], "--annotations JSON goes with --images DIR"),
-            (evaluate.main, ["--annotations", "x"], "--annotations JSON goes with --images DIR"),
+            (evaluate.main, ["--demo", "--images", "x"], "--annotations JSON needs --images DIR"),
+            (evaluate.main, ["--annotations", "x"], "--annotations JSON needs --images DIR"),
             (evaluate.main, [], "one of the arguments --annotations --demo is required"),
             (compare.main, ["m.onnx", "--demo", "--images", "x"], "not allowed with argument"),
         ],

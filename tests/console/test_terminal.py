@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxq.console import terminal
-from onnxq.console.terminal import ERR, OUT, Columns, Help, Listing, LogHandler, ProgressBar, guarded, say, warn
+from onnxq.console.terminal import ERR, OUT, Help, Listing, LogHandler, NumberTable, ProgressBar, guarded, say, warn
 from onnxq.errors import ConfigError, DataError, ModelError, PipelineError
 from onnxq.progress import silent
 
@@ -198,7 +198,7 @@ class TestListing:
 class TestColumns:
     @pytest.fixture
     def table(self):
-        made = Columns("model", ["AP", "change"], "in percent")
+        made = NumberTable("model", ["AP", "change"], "in percent")
         made.add_row("a.onnx", "63.87", "")
         made.add_row(Text(PATH), "63.46", "-0.41")
         return made

@@ -80,13 +80,13 @@ class TestObjects:
         expected = outputs((*BOX, 0.9, 1), (*AWAY, 0.6, 0), (0, 0, 8, 8, 0.2, 0))
         actual = outputs((8, 16, 32, 28, 0.8, 1), (*AWAY, 0.5, 2), (0, 0, 8, 8, 0.3, 0))
         agreed, numbers = compared(expected, actual)
-        assert (agreed.wanted, agreed.found, agreed.new) == (2, 1, 2)
+        assert (agreed.expected, agreed.matched, agreed.new) == (2, 1, 2)
         assert numbers == {
             "objects": 2, "found_again": 0.5, "iou": pytest.approx(0.75), "score_difference": pytest.approx(0.1),
             "new": 2,
         }  # fmt: skip
 
-    def test_over_pictures_found_objects_count_alike_wherever_they_are(self):
+    def test_over_images_matched_objects_count_alike_wherever_they_are(self):
         one, _ = compared(outputs((*BOX, 0.9, 1), (*AWAY, 0.6, 0)), outputs((*BOX, 0.9, 1), (*AWAY, 0.6, 0)))
         other, _ = compared(outputs((*BOX, 0.9, 1)), outputs((8, 16, 32, 25, 0.6, 1)))
         numbers = (Agreement() + one + other).numbers("detect")

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from onnxq.evaluation.captions import Box, Labels, Sizes, title
+from onnxq.evaluation.captions import Box, LabelPlacer, Sizes, title
 
 SIZES = Sizes.on((640, 640))
 
@@ -12,7 +12,7 @@ SIZES = Sizes.on((640, 640))
 def written(boxes: list[Box], size: tuple[int, int] = (640, 480), text: str = "heart  0.85") -> dict[int, Box]:
     """Where the labels of these boxes are, by the boxes' numbers; what has none is left out."""
     picture = Image.new("RGB", size)
-    labels = Labels(picture, SIZES)
+    labels = LabelPlacer(picture, SIZES)
     for number, box in enumerate(boxes):
         labels.write(text, box, f"#00{number:02x}ff")
     red, numbers, blue = np.moveaxis(np.asarray(picture), 2, 0)

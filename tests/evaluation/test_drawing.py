@@ -9,7 +9,7 @@ from PIL import Image, ImageColor
 from tables import detector, table_of
 
 from onnxq.evaluation.captions import PAPER, Sizes
-from onnxq.evaluation.drawing import FOUND, LOST, NEW, Seen, classes_beside, drawing, side_by_side
+from onnxq.evaluation.drawing import FOUND, LOST, NEW, DetectedMasks, classes_beside, draw_outputs, side_by_side
 from onnxq.yolo.detections import Detections
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.preprocess import YOLO, Letterbox, letterbox
@@ -37,7 +37,7 @@ def pixels(
     placed: Letterbox = TENTH, drawn: tuple[int, int] = (SIDE, SIDE),
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:  # fmt: skip
     """The two pictures, without their titles."""
-    canvas = side_by_side(image, placed, Seen(first), Seen(second), known or detector("v8", names=3))
+    canvas = side_by_side(image, placed, DetectedMasks(first), DetectedMasks(second), known or detector("v8", names=3))
     return halves(canvas, drawn)
 
 
@@ -138,7 +138,7 @@ def test_labels_stay_within_the_picture() -> None:
 
 
 def test_names_of_classes_that_the_model_does_not_tell() -> None:
-    first, second = Seen(objects(SHARED)), Seen(objects())
+    first, second = DetectedMasks(objects(SHARED)), DetectedMasks(objects())
     known, plain = (side_by_side(BLACK, TENTH, first, second, detector("v8", names=n)) for n in (3, 0))
     assert np.array_equal(known, plain)  # "class 1" either way: named so, or by its number
     other: Any = Detector("images", (MODEL, MODEL), detector("v8").outputs, YOLO, ("a", "parrot"), "")
@@ -175,7 +175,7 @@ class TestMasks:
         """Where an object that is lost is tinted by its mask, and nothing else but that changes."""
         one, none = objects((*box, 0.9, 0, *mask), columns=3), objects(columns=3)
         with_mask, without = (
-            halves(side_by_side(image, placed, Seen(one, protos), Seen(none, protos), known), drawn)
+            halves(side_by_side(image, placed, DetectedMasks(one, protos), DetectedMasks(none, protos), known), drawn)
             for protos in (prototypes, None)
         )
         assert np.array_equal(with_mask[1], without[1])
@@ -214,8 +214,8 @@ class TestMasks:
 
     def test_the_picture_is_seen_through_it(self) -> None:
         noise = np.asarray(Image.effect_noise((SIDE, SIDE), 50).convert("RGB"))
-        one = Seen(objects((8, 16, 56, 48, 0.9, 0, *self.ALL), columns=3), self.PROTOTYPES)
-        left, _ = halves(side_by_side(noise, TENTH, one, Seen(objects(columns=3)), self.KNOWN), (SIDE, SIDE))
+        one = DetectedMasks(objects((8, 16, 56, 48, 0.9, 0, *self.ALL), columns=3), self.PROTOTYPES)
+        left, _ = halves(side_by_side(noise, TENTH, one, DetectedMasks(objects(columns=3)), self.KNOWN), (SIDE, SIDE))
         inside = (slice(200, 440), slice(120, 520))
         share = 90 / 255
         expected = noise[inside] * (1 - share) + np.array(ImageColor.getrgb(LOST)) * share
@@ -223,7 +223,7 @@ class TestMasks:
 
     def test_each_model_has_prototypes_of_its_own(self) -> None:
         seen = objects((8, 16, 56, 48, 0.9, 0, *self.LEFT), columns=3)
-        first, second = Seen(seen, self.PROTOTYPES), Seen(seen, -self.PROTOTYPES)
+        first, second = DetectedMasks(seen, self.PROTOTYPES), DetectedMasks(seen, -self.PROTOTYPES)
         left, right = halves(side_by_side(BLACK, TENTH, first, second, self.KNOWN), (SIDE, SIDE))
         assert [bool(picture[320, 150].any()) for picture in (left, right)] == [True, False]
         assert [bool(picture[320, 400].any()) for picture in (left, right)] == [False, True]
@@ -232,7 +232,9 @@ class TestMasks:
         shared, lost = (8, 8, 56, 56, 0.9, 1, *self.ALL), (12, 12, 52, 52, 0.3, 0, *self.ALL)
         first, second = objects(shared, lost, columns=3), objects(shared, columns=3)
         left, right = halves(
-            side_by_side(BLACK, TENTH, Seen(first, self.PROTOTYPES), Seen(second, self.PROTOTYPES), self.KNOWN),
+            side_by_side(
+                BLACK, TENTH, DetectedMasks(first, self.PROTOTYPES), DetectedMasks(second, self.PROTOTYPES), self.KNOWN
+            ),
             (SIDE, SIDE),
         )
         for picture, colour in ((left, LOST), (right, FOUND)):
@@ -253,7 +255,7 @@ class TestMasks:
             table = np.concatenate([plain, below]) if family == "v8" else np.hstack([plain, below.T])
         outputs = {"out": table[np.newaxis], "protos": self.PROTOTYPES[np.newaxis].astype(np.float16)}
         known = detector(family, names=3, task="segment", prototypes="protos")
-        left, right = halves(drawing(BLACK, TENTH, outputs, outputs, known, 0.25, 0.65), (SIDE, SIDE))
+        left, right = halves(draw_outputs(BLACK, TENTH, outputs, outputs, known, 0.25, 0.65), (SIDE, SIDE))
         for picture in (left, right):
             np.testing.assert_allclose(picture[320, 150], np.array(ImageColor.getrgb(FOUND)) * 90 / 255, atol=1)
             assert not picture[320, 400].any()
@@ -265,7 +267,7 @@ class TestMasks:
             many = objects(*[(8, 8, 12, 12, 0.5, 0, *self.ALL)] * count, columns=3)
             tracemalloc.start()
             try:
-                side_by_side(BLACK, TENTH, Seen(many, prototypes), Seen(many, prototypes), self.KNOWN)
+                side_by_side(BLACK, TENTH, DetectedMasks(many, prototypes), DetectedMasks(many, prototypes), self.KNOWN)
                 return tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()
@@ -339,5 +341,5 @@ class TestClasses:
     def test_fewer_classes_than_five(self) -> None:
         known = replace(self.KNOWN, names=("yes", "no"))
         scores = np.array([0.3, 0.7], np.float16)
-        drawn = drawing(BLACK, TENTH, {"out": scores[np.newaxis]}, {"out": scores[np.newaxis]}, known, 0.25, 0.65)
+        drawn = draw_outputs(BLACK, TENTH, {"out": scores[np.newaxis]}, {"out": scores[np.newaxis]}, known, 0.25, 0.65)
         assert has(np.asarray(drawn), FOUND)

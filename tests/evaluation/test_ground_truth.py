@@ -12,11 +12,11 @@ from onnxq.evaluation.average_precision import average_precisions
 from onnxq.evaluation.ground_truth import GroundTruth
 
 
-def test_pictures_in_memory_are_as_good_as_files() -> None:
+def test_images_in_memory() -> None:
     boxes, labels = np.array([[8, 16, 32, 32]], np.float32), np.array([1])
     scenes = [(np.full((64, 64, 3), grey, np.uint8), boxes, labels) for grey in (1, 2)]
-    truth = GroundTruth.painted(scenes, ["person", "car"])
-    assert [look().max() for look in truth.pictures.values()] == [1, 2]
+    truth = GroundTruth.from_memory(scenes, ["person", "car"])
+    assert [load().max() for load in truth.images.values()] == [1, 2]
     assert (truth.categories, truth.files) == ({0: "person", 1: "car"}, ())
     found = [{"image_id": 0, "category_id": 1, "bbox": [8, 16, 24, 16], "area": 384, "score": 0.9, "iscrowd": 0}]
     assert average_precisions(truth, found)[0] == pytest.approx(50, abs=0.6)
@@ -37,7 +37,7 @@ def test_annotations_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", pytest.param(b"[" * 100_000, id="too deep")])
 def test_annotations_not_json(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.json: is not JSON: "):
+    with pytest.raises(DataError, match=r"a\.json: not JSON: "):
         GroundTruth.load(tmp_path / "a.json", tmp_path)
 
 
@@ -56,7 +56,7 @@ def test_annotations_not_json(tmp_path: Path, content: bytes) -> None:
 )
 def test_annotations_of_another_kind(tmp_path: Path, content: object, cause: str) -> None:
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=rf"a\.json: is not a COCO detection file: .*{cause}"):
+    with pytest.raises(DataError, match=rf"a\.json: not COCO detection annotations: .*{cause}"):
         GroundTruth.load(tmp_path / "a.json", tmp_path)
 
 
@@ -76,7 +76,7 @@ def test_some_images_missing(two: tuple[Path, Path], caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING):
         truth = GroundTruth.load(*two)
     assert [path.name for path in truth.files] == ["b.png"]
-    assert [look().shape for look in truth.pictures.values()] == [(64, 64, 3)]
+    assert [load().shape for load in truth.images.values()] == [(64, 64, 3)]
     assert caplog.messages == [f"1 of 2 images are missing in {two[1]}: a.png"]
 
 
@@ -89,5 +89,5 @@ def test_many_images_missing_are_not_all_named(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_all_images_missing(two: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"elsewhere: none of the 2 images of .*annotations\.json is there"):
+    with pytest.raises(DataError, match=r"elsewhere: none of the 2 images of .*annotations\.json exists"):
         GroundTruth.load(two[0], tmp_path / "elsewhere")

@@ -11,14 +11,27 @@ from graphs import depthwise_net, feed, initializers, ops, v8, yolox
 
 from onnxq import Config, quantize
 from onnxq.errors import ConfigError
+from onnxq.evaluation.average_precision import PrecisionSummary
+from onnxq.evaluation.mixed_precision import HigherPrecision, SearchResult
+from onnxq.evaluation.predictor import Settings
 from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Statistics, Verification
 from onnxq.numerics.range_methods import METHODS
 from onnxq.numerics.scheme import INT8, QParams, Scheme
 from onnxq.pipeline import Facts
-from onnxq.report.build import _channels, build, check_name, to_json, write
+from onnxq.report.build import _some_scales, build, check_name, to_json, write
 from onnxq.report.findings import findings
 from onnxq.report.html import to_html
 from onnxq.report.markdown import to_markdown
+from onnxq.report.schema import (
+    DetectorEntry,
+    FileSizes,
+    FloatNode,
+    HigherPrecisionEntry,
+    RangeEntry,
+    SearchEntry,
+    TrialEntry,
+    as_dict,
+)
 from onnxq.version import VERSION
 
 CONFIG = Config(method="mse", weight_bits=4, act_bits=6, exclude=("conv3", "re:^conv4$"), target="generic")
@@ -48,8 +61,9 @@ def qparams_of(scales):
 
 
 class TestBuild:
-    def test_says_what_was_made_and_how(self, report):
+    def test_has_model_and_options(self, report):
         expected = {
+            "format": 1,
             "onnxq": VERSION,
             "model": "net.onnx",
             "target": "generic",
@@ -59,145 +73,153 @@ class TestBuild:
             "act_bits": 6,
             "symmetric": False,
             "keep_bias": False,
-            "exclude": ["conv3", "re:^conv4$"],
-            "options": CONFIG.flags,
+            "exclude": ("conv3", "re:^conv4$"),
+            "options": tuple(CONFIG.flags),
             "samples": 3,
-            "bytes": {"before": 1000, "after": 300},
+            "bytes": FileSizes(before=1000, after=300),
         }
-        assert {key: report[key] for key in expected} == expected
+        assert {key: getattr(report, key) for key in expected} == expected
 
-    def test_says_what_the_model_was_taken_for(self, report, result):
-        assert report["detector"] == {
-            "family": "v8",
-            "task": "detect",
-            "size": [32, 32],
-            "preprocess": "RGB, 0-1, letterbox centred",
-            "why": result.detector.why,
-        }
+    def test_has_the_detector(self, report, result):
+        assert report.detector == DetectorEntry(
+            family="v8",
+            task="detect",
+            size=(32, 32),
+            preprocess="RGB, 0-1, letterbox centred",
+            why=result.detector.why,
+        )
 
     def test_gives_each_node_integers_or_a_reason(self, report, result):
-        layers, floats = report["layers"]["integer"], report["float"]
-        assert tuple(layers) == result.facts[Plan].layers
-        skipped = result.facts[Plan].skipped
-        assert floats == {name: {"code": reason.code, "text": str(reason)} for name, reason in skipped.items()}
-        assert floats["conv3"] == {"code": "excluded", "text": "excluded: matches conv3"}
+        layers, floats = report.layers.integer, report.float_
+        assert layers == result.facts[Plan].layers
+        assert floats == {
+            name: FloatNode(reason.code, reason.text) for name, reason in result.facts[Plan].skipped.items()
+        }
+        assert floats["conv3"] == FloatNode("excluded", "excluded: matches conv3")
         assert not set(layers) & set(floats)
 
     def test_has_the_grid_and_range_of_each_activation(self, report, result):
         plan, ranges, grid = (result.facts[kind] for kind in (Plan, FittedRanges, QuantizationParameters))
-        assert [entry["tensor"] for entry in report["activations"]] == [point.tensor for point in plan.points]
-        for entry, point in zip(report["activations"], plan.points, strict=True):
+        assert [entry.tensor for entry in report.activations] == [point.tensor for point in plan.points]
+        for entry, point in zip(report.activations, plan.points, strict=True):
             fit, qparams = ranges.groups[point.group], grid.activations[point.tensor]
-            assert entry["group"] == point.group
-            assert (entry["low"], entry["high"]) == (fit.bounds.low, fit.bounds.high)
-            assert (entry["method"], entry["clipped"]) == (fit.method, fit.clipped)
-            assert entry["bits"] == point.scheme.bits
-            assert entry["scale"] == [float(qparams.scale)] * 2
-            assert entry["zero_point"] == [int(qparams.zero_point)]
-        assert {entry["bits"] for entry in report["activations"]} == {6, 8}
-        assert {entry["method"] for entry in report["activations"]} >= {"mse", "minmax", "known"}
+            assert entry.group == point.group
+            assert (entry.low, entry.high) == (fit.bounds.low, fit.bounds.high)
+            assert (entry.method, entry.clipped) == (fit.method, fit.clipped)
+            assert entry.range == RangeEntry(entry.low, entry.high, entry.sqnr, entry.clipped)
+            assert entry.bits == point.scheme.bits
+            assert entry.scale == (float(qparams.scale),) * 2
+            assert entry.zero_point == (int(qparams.zero_point),)
+        assert {entry.bits for entry in report.activations} == {6, 8}
+        assert {entry.method for entry in report.activations} >= {"mse", "minmax", "known"}
 
     def test_has_the_grid_of_each_weight(self, report, result):
         stored = initializers(result.model)
-        assert [name for entry in report["weights"] for name in entry["layers"]] == report["layers"]["integer"]
-        for entry in report["weights"]:
-            scales = stored[f"{entry['tensor']}_scale"]
-            assert entry["scale"] == [float(scales.min()), float(scales.max())]
-            assert entry["zero_point"] == [0]
-            assert (entry["bits"], entry["axis"]) in ((4, 0), (8, 0))
-        assert entry["scale"][0] < entry["scale"][1]
+        assert tuple(name for entry in report.weights for name in entry.layers) == report.layers.integer
+        for entry in report.weights:
+            scales = stored[f"{entry.tensor}_scale"]
+            assert entry.scale == (float(scales.min()), float(scales.max()))
+            assert entry.zero_point == (0,)
+            assert (entry.bits, entry.axis) in ((4, 0), (8, 0))
+        assert entry.scale[0] < entry.scale[1]
 
-    def test_says_of_each_weight_what_layer_it_is_of_and_some_of_its_scales(self, report, result):
+    def test_has_the_kind_of_layer_and_some_scales_of_each_weight(self, report, result):
         stored = initializers(result.model)
-        kinds = {name: entry["kind"] for entry in report["weights"] for name in entry["layers"]}
+        kinds = {name: entry.kind for entry in report.weights for name in entry.layers}
         assert kinds["conv0"] == "3x3 Conv"
         assert set(kinds.values()) == {"3x3 Conv", "1x1 Conv"}
-        for entry in report["weights"]:
-            scales = stored[f"{entry['tensor']}_scale"]
-            assert entry["channels"] == scales.size
-            assert entry["scales"] == sorted(map(float, np.ravel(scales)), reverse=True)
+        for entry in report.weights:
+            scales = stored[f"{entry.tensor}_scale"]
+            assert entry.channels == scales.size
+            assert list(entry.scales) == sorted(map(float, np.ravel(scales)), reverse=True)
 
-    def test_tells_layers_apart(self):
+    def test_distinguishes_kinds_of_layers(self):
         model = depthwise_net()
         made = build(quantize(model, [feed(model)], Config(target="generic")), Config(), source="n", before=1, after=1)
-        assert Counter(entry["kind"] for entry in made["weights"])["depthwise Conv"] == 2
+        assert Counter(entry.kind for entry in made.weights)["depthwise Conv"] == 2
         matrices = v8()
         made = build(quantize(matrices, [feed(matrices)]), Config(), source="n", before=1, after=1)
-        assert made["operators"]["quantized"]["Gemm"] > 0
-        assert {entry["kind"] for entry in made["weights"]} == {"3x3 Conv", "1x1 Conv"}
+        assert made.operators.quantized["Gemm"] > 0
+        assert {entry.kind for entry in made.weights} == {"3x3 Conv", "1x1 Conv"}
 
-    def test_of_many_scales_some_are_told(self):
-        many = qparams_of(np.arange(1.0, 301.0))
-        told = _channels(many)
-        assert told["channels"] == 300
-        assert (len(told["scales"]), told["scales"][0], told["scales"][-1]) == (64, 300.0, 1.0)
-        assert told["scales"] == sorted(told["scales"], reverse=True)
+    def test_has_64_scales_of_a_weight_with_many_channels(self):
+        scales = _some_scales(qparams_of(np.arange(1.0, 301.0)))
+        assert (len(scales), scales[0], scales[-1]) == (64, 300.0, 1.0)
+        assert list(scales) == sorted(scales, reverse=True)
 
-    def test_has_the_values_of_each_group_and_what_other_methods_make_of_them(self, report, result):
+    def test_has_the_values_of_each_group_and_the_ranges_of_all_methods(self, report, result):
         plan, statistics = result.facts[Plan], result.facts[Statistics]
         groups = {point.group: point for point in plan.points if point.sources}
-        assert report["values"].keys() == groups.keys()
-        for group, seen in report["values"].items():
+        assert report.values.keys() == groups.keys()
+        for group, values in report.values.items():
             histogram = statistics.of({s for p in plan.groups()[group] for s in p.sources})
-            assert sum(seen["counts"]) == histogram.total
-            assert (seen["low"], seen["high"]) == (pytest.approx(histogram.low), pytest.approx(histogram.high))
-            assert len(seen["counts"]) <= 96
-            assert list(seen["methods"]) == list(METHODS)
-            assert seen["methods"]["minmax"]["clipped"] == 0
-        chosen = {a["group"]: a for a in report["activations"] if a["method"] == "mse"}
+            assert sum(values.counts) == histogram.total
+            assert (values.low, values.high) == (pytest.approx(histogram.low), pytest.approx(histogram.high))
+            assert len(values.counts) <= 96
+            assert list(values.methods) == list(METHODS)
+            assert values.methods["minmax"].clipped == 0
+        chosen = {a.group: a for a in report.activations if a.method == "mse"}
         assert chosen
         for group, entry in chosen.items():
-            assert report["values"][group]["methods"]["mse"]["sqnr"] == entry["sqnr"]
-            assert entry["grid"][0] == pytest.approx(min(entry["low"], 0), abs=entry["scale"][0])
-            assert entry["grid"][1] == pytest.approx(max(entry["high"], 0), abs=entry["scale"][0])
+            assert report.values[group].methods["mse"].sqnr == entry.sqnr
+            assert entry.grid[0] == pytest.approx(min(entry.low, 0), abs=entry.scale[0])
+            assert entry.grid[1] == pytest.approx(max(entry.high, 0), abs=entry.scale[0])
 
     def test_counts_operators_before_and_after(self, report, result):
-        before, after = report["operators"]["float"], report["operators"]["quantized"]
+        before, after = report.operators.float_, report.operators.quantized
         assert before == Counter(result.facts[Plan].ops.values())
         assert after == Counter(ops(result.model))
         assert after["QuantizeLinear"] > 0
         assert "QuantizeLinear" not in before
 
-    def test_has_what_stands_out_and_what_was_searched_and_measured(self, result):
-        search = {"said": "-0.10 AP", "pictures": 7, "kept": [], "trials": []}
-        measured = {"annotations": "a.json", "images": 2, "models": []}
-        made = build(result, CONFIG, source="net.onnx", before=1, after=1, search=search, evaluation=measured)
-        assert (made["search"], made["evaluation"]) == (search, measured)
-        assert made["findings"] == findings(made)
+    def test_has_findings_search_and_evaluation(self, result):
+        kept = (HigherPrecision(("conv9", "mul9"), 8), HigherPrecision(("conv1",), None))
+        search = SearchResult(result, CONFIG, kept, 0.1, "-0.10 AP", 7, {2: "-0.10 AP", 0: "-0.90 AP"})
+        precision = PrecisionSummary("a.json", 2, Settings(), ())
+        made = build(result, CONFIG, source="net.onnx", before=1, after=1, search=search, evaluation=precision)
+        assert made.search == SearchEntry(
+            said="-0.10 AP",
+            pictures=7,
+            kept=(HigherPrecisionEntry(("conv9", "mul9"), 8), HigherPrecisionEntry(("conv1",), None)),
+            trials=(TrialEntry(0, "-0.90 AP"), TrialEntry(2, "-0.10 AP")),
+        )
+        assert made.evaluation == precision
+        assert made.findings == findings(made)
+        assert made.findings
 
     def test_has_the_seconds_of_each_pass(self, report, result):
-        assert list(report["seconds"]) == list(result.timings)
+        assert list(report.seconds) == list(result.timings)
         for name, seconds in result.timings.items():
-            assert report["seconds"][name] == pytest.approx(seconds, abs=0.001)
+            assert report.seconds[name] == pytest.approx(seconds, abs=0.001)
 
-    def test_has_the_accuracy_of_each_output(self, report, result):
-        assert report["sqnr"] == {"output": pytest.approx(result.facts[Verification].sqnr["output"], abs=0.001)}
+    def test_has_the_sqnr_of_each_output(self, report, result):
+        assert report.sqnr == {"output": pytest.approx(result.facts[Verification].sqnr["output"], abs=0.001)}
 
     def test_describes_the_data(self, report):
-        assert report["calibration"] == "samples of a Python list"
+        assert report.calibration == "samples of a Python list"
 
-    def test_says_so_where_statistics_were_given(self, result):
+    def test_describes_given_statistics(self, result):
         report = build(replace(result, samples=None), CONFIG, source="net.onnx", before=1, after=1)
-        assert report["calibration"] == "given statistics"
+        assert report.calibration == "given statistics"
 
-    def test_tells_what_onnxruntime_fused_only_where_it_was_asked(self, report):
-        assert report["layers"]["fused"] is None
+    def test_has_fused_layers_only_if_the_runtime_was_asked(self, report):
+        assert report.layers.fused is None
         model = v8()
         asked = build(quantize(model, [feed(model)]), Config(), source="net.onnx", before=1, after=1)
-        assert (asked["layers"]["fused"], asked["layers"]["unfused"]) == (16, [])
+        assert (asked.layers.fused, asked.layers.unfused) == (16, ())
 
     def test_is_the_same_for_equal_runs_but_for_the_seconds(self, report, result):
         model = yolox()
         first, second = (
             build(quantize(model, [feed(model)]), Config(), source="net.onnx", before=1, after=1) for _ in range(2)
         )
-        assert first.pop("seconds").keys() == second.pop("seconds").keys()
-        assert first == second
+        assert first.seconds.keys() == second.seconds.keys()
+        assert replace(first, seconds={}) == replace(second, seconds={})
 
 
 class TestJson:
     def test_is_the_report(self, report):
-        assert json.loads(to_json(report)) == report
+        assert to_json(report) == json.dumps(as_dict(report), indent=2) + "\n"
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_what_is_not_finite_is_null(self, result, value):
@@ -228,15 +250,13 @@ class TestWrite:
 
     @pytest.mark.parametrize("name", ["r.json", "r.md"])
     def test_names_in_any_script_are_written(self, tmp_path, report, name):
-        report["model"] = "сеть 检测.onnx"
-        write(report, tmp_path / name)
+        write(replace(report, model="сеть 检测.onnx"), tmp_path / name)
         text = (tmp_path / name).read_bytes().decode("utf-8")
         assert (json.loads(text)["model"] if name == "r.json" else text.splitlines()[0][2:]) == "сеть 检测.onnx"
 
     def test_leaves_the_old_file_after_an_error(self, tmp_path, report):
         (tmp_path / "r.json").write_text("old")
-        report["float"] = {"x": object()}
         with pytest.raises(TypeError):
-            write(report, tmp_path / "r.json")
+            write(replace(report, float_={"x": object()}), tmp_path / "r.json")
         assert (tmp_path / "r.json").read_text() == "old"
         assert os.listdir(tmp_path) == ["r.json"]

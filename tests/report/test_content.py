@@ -1,36 +1,33 @@
-import copy
+from dataclasses import replace
 
 import pytest
 from graphs import csp, feed
 
 from onnxq import Config, quantize
+from onnxq.evaluation.average_precision import ModelPrecision, PrecisionSummary
+from onnxq.evaluation.predictor import Settings
 from onnxq.report.build import build
-from onnxq.report.content import Table, Text, head_of, sections_of, spans
+from onnxq.report.content import Table, Text, overview, sections, spans
 
 
 @pytest.fixture(scope="module")
-def made():
+def report():
     return build(quantize(csp(), [feed(csp())]), Config(), source="net.onnx", before=1, after=1)
 
 
-@pytest.fixture
-def report(made):
-    return copy.deepcopy(made)
-
-
 def evaluation(images, change=-1.5):
-    """As `evaluate.summary` has it; there are no large objects."""
-    numbers = {"AP": 40.0, "AP50": 60.0, "AP75": 45.0, "APs": 20.0, "APm": 42.0, "APl": None}
-    models = [
-        {"model": "folder/net.onnx", **numbers, "change": 0.0},
-        {"model": "net.int8.onnx", **numbers, "AP": 40.0 + (change or 0), "change": change},
-    ]
-    return {"annotations": "labels.json", "images": images, "models": models}
+    """The precision of two models; there are no large objects."""
+    first = ModelPrecision(
+        model="folder/net.onnx", family="v8", task="detect", preprocess="rgb01", image_size=(32, 32),
+        AP=40.0, AP50=60.0, AP75=45.0, APs=20.0, APm=42.0, APl=None, change=0.0,
+    )  # fmt: skip
+    second = replace(first, model="net.int8.onnx", AP=40.0 + (change or 0), change=change)
+    return PrecisionSummary("labels.json", images, Settings(), (first, second))
 
 
 def texts(report, title):
     """The paragraphs of a section, and the tables' cells as text, row by row."""
-    [section] = [section for section in sections_of(report) if section.title == title]
+    [section] = [section for section in sections(report) if section.title == title]
     said = [block.text for block in section.blocks if isinstance(block, Text)]
     rows = [row for block in section.blocks if isinstance(block, Table) for row in (block.columns, *block.rows)]
     return said, [[str(cell) for cell in row] for row in rows]
@@ -38,36 +35,36 @@ def texts(report, title):
 
 class TestAveragePrecision:
     def test_is_not_there_unless_it_was_measured(self, report):
-        assert "Average precision" not in [section.title for section in sections_of(report)]
-        assert not any(what.startswith("AP") for what, _ in head_of(report).facts)
+        assert "Average precision" not in [section.title for section in sections(report)]
+        assert not any(what.startswith("AP") for what, _ in overview(report).facts)
 
     def test_all_numbers_of_both_models(self, report):
-        report["evaluation"] = evaluation(5000)
+        report = replace(report, evaluation=evaluation(5000))
         said, rows = texts(report, "Average precision")
-        assert said == ["COCO AP of boxes in percent, on 5000 pictures of `labels.json`."]
+        assert said == ["COCO AP of boxes in percent, on 5000 images of `labels.json`."]
         assert rows == [
             ["model", "AP", "change", "AP50", "AP75", "APs", "APm", "APl"],
             ["net.onnx", "40.00", "-", "60.00", "45.00", "20.00", "42.00", "-"],
             ["net.int8.onnx", "38.50", "-1.50", "60.00", "45.00", "20.00", "42.00", "-"],
         ]
-        assert ("AP, -1.50 against float", "38.50") in head_of(report).facts
+        assert ("AP, -1.50 against float", "38.50") in overview(report).facts
 
     @pytest.mark.parametrize(("images", "is_few"), [(1, True), (499, True), (500, False)])
     def test_few_pictures_tell_little(self, report, images, is_few):
-        report["evaluation"] = evaluation(images)
+        report = replace(report, evaluation=evaluation(images))
         said, _ = texts(report, "Average precision")
-        assert said[0].endswith(f"on {images} picture{'s' if images > 1 else ''} of `labels.json`.")
-        assert [text.startswith("Chance alone moves the AP of so few pictures") for text in said[1:]] == [True] * is_few
+        assert said[0].endswith(f"on {images} image{'s' if images > 1 else ''} of `labels.json`.")
+        assert [text.startswith("With so few images AP varies by chance") for text in said[1:]] == [True] * is_few
 
     def test_nothing_to_find_is_a_dash(self, report):
-        report["evaluation"] = evaluation(5, change=None)
+        report = replace(report, evaluation=evaluation(5, change=None))
         assert texts(report, "Average precision")[1][2][:3] == ["net.int8.onnx", "40.00", "-"]
 
 
 def test_options_are_told_where_they_are_not_the_default(report):
-    assert [text.text for text in head_of(report).texts if "Options" in text.text] == []
-    report["options"] = Config(weight_bits=4, exclude=("a", "b c"), equalize=False).flags
-    assert head_of(report).texts[-1].text == "Options: `--weight-bits 4 --no-equalize --exclude a 'b c'`."
+    assert [text.text for text in overview(report).texts if "Options" in text.text] == []
+    report = replace(report, options=tuple(Config(weight_bits=4, exclude=("a", "b c"), equalize=False).flags))
+    assert overview(report).texts[-1].text == "Options: `--weight-bits 4 --no-equalize --exclude a 'b c'`."
 
 
 def test_what_stands_between_backticks():

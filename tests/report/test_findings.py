@@ -1,36 +1,64 @@
+from dataclasses import replace
+
 import pytest
 
 from onnxq.report.findings import findings
+from onnxq.report.schema import (
+    FORMAT,
+    ActivationEntry,
+    DetectorEntry,
+    FileSizes,
+    LayersEntry,
+    OperatorCounts,
+    RangeEntry,
+    Report,
+    SearchEntry,
+    SensitivityEntry,
+    ValuesEntry,
+    WeightEntry,
+)
 
 
-def fit(sqnr, clipped=0.0, low=-1.0, high=1.0):
-    return {"sqnr": sqnr, "clipped": clipped, "low": low, "high": high}
+def fit(sqnr, low=-1.0, high=1.0):
+    return RangeEntry(low, high, sqnr, clipped=0.0)
 
 
 def tensor(name, sqnr, users=(), clipped=0.0, silu=False, bits=8, method="uh"):
-    return {
-        "tensor": name, "group": name, "users": list(users), "method": method, "silu_input": silu, "bits": bits,
-        **fit(sqnr, clipped),
-    }  # fmt: skip
+    return ActivationEntry(
+        tensor=name, group=name, users=tuple(users), method=method, low=-1.0, high=1.0, sqnr=sqnr, clipped=clipped,
+        bits=bits, axis=None, scale=(0.01, 0.01), zero_point=(128,), grid=(-1.0, 1.0), silu_input=silu,
+    )  # fmt: skip
 
 
 def weight(kind, *layers):
-    return {"kind": kind, "layers": list(layers)}
+    return WeightEntry(
+        tensor="w", layers=layers, kind=kind, bits=8, axis=0, scale=(0.1, 0.1), zero_point=(0,), channels=1,
+        scales=(0.1,),
+    )  # fmt: skip
+
+
+PLAIN = Report(
+    format=FORMAT, onnxq="0", versions={}, model="net.onnx", target="ort", method="uh", weight_method="minmax",
+    weight_bits=8, act_bits=8, bits=(), symmetric=False, equalize=True, reconstruct=False, keep_bias=False,
+    rest="fp32", pack="none", exclude=(), include=(), options=(),
+    detector=DetectorEntry("v8", "detect", (32, 32), "RGB", "it looks so"),
+    calibration="images", samples=1, synthetic=False, doubts=(), warnings=(), bytes=FileSizes(1, 1), seconds={},
+    layers=LayersEntry((), None, ()), runtime="onnxruntime", float_={}, operators=OperatorCounts({}, {}), sqnr={},
+    simulated_sqnr={}, sensitivity=(), activations=(), values={}, weights=(),
+    search=SearchEntry("-0.10 AP", 1, (), ()),
+)  # fmt: skip
+"""A report without findings."""
 
 
 def report(*tensors, methods=None, **changes):
-    """A report in which nothing stands out but what is given."""
-    values = {t["tensor"]: {"methods": {"minmax": fit(1.0, low=-9.0, high=9.0), **(methods or {})}} for t in tensors}
-    plain = {
-        "synthetic": False, "method": "uh", "weight_bits": 8, "act_bits": 8,
-        "runtime": "onnxruntime", "layers": {"unfused": []}, "sensitivity": [],
-        "search": {}, "weights": [], "activations": list(tensors), "values": values,
-    }  # fmt: skip
-    return plain | changes
+    """A report without findings but for what is given."""
+    ranges = {"minmax": fit(1.0, low=-9.0, high=9.0), **(methods or {})}
+    values = {each.group: ValuesEntry(-9.0, 9.0, (1,), ranges) for each in tensors}
+    return replace(PLAIN, activations=tensors, values=values, **changes)
 
 
 def said(made):
-    return [(each["what"], each["try"]) for each in findings(made)]
+    return [(finding.what, finding.try_) for finding in findings(made)]
 
 
 def test_nothing_stands_out():
@@ -40,30 +68,30 @@ def test_nothing_stands_out():
 
 def test_no_pictures():
     [(what, remedy)] = said(report(synthetic=True))
-    assert what.startswith("The ranges are those of synthetic scenes")
+    assert what.startswith("The ranges come from synthetic images")
     assert remedy.startswith("`--calib DIR`")
 
 
 def test_what_was_not_measured():
     [(_, remedy)] = said(report(search=None))
     assert "--sensitivity" in remedy
-    piece = {"nodes": ["conv0"], "sqnr": 3.0, "moved": None}
-    assert said(report(search=None, sensitivity=[piece])) == []
+    part = SensitivityEntry(("conv0",), 3.0, None)
+    assert said(report(search=None, sensitivity=(part,))) == []
 
 
 def test_layers_that_run_in_float_all_the_same():
-    made = report(layers={"unfused": ["a", "b", "c", "d", "e"]})
+    made = report(layers=LayersEntry((), 0, ("a", "b", "c", "d", "e")))
     assert said(made) == [("onnxruntime runs a, b, c and 2 more in float all the same.", "`--exclude a`")]
 
 
 def test_layers_that_move_boxes():
-    pieces = [{"nodes": [name, "behind"], "sqnr": 3.0, "moved": moved} for name, moved in zip("abcd", (4, 2, 2, 2))]
-    [(what, remedy)] = said(report(sensitivity=pieces))
-    assert what == "Of how far boxes move when layers are quantized one by one, 80 % comes from a, b, c."
+    parts = tuple(SensitivityEntry((name, "act"), 3.0, moved) for name, moved in zip("abcd", (4.0, 2.0, 2.0, 2.0)))
+    [(what, remedy)] = said(report(sensitivity=parts))
+    assert what == "80 % of the movement of boxes, summed over the layers quantized one by one, comes from a, b, c."
     assert remedy.startswith("`--exclude a b c`")
-    [(_, remedy)] = said(report(sensitivity=pieces, weight_bits=4))
+    [(_, remedy)] = said(report(sensitivity=parts, weight_bits=4))
     assert remedy.startswith("`--bits a=8/8 b=8/8 c=8/8`")
-    assert said(report(sensitivity=[{**piece, "moved": 0.0} for piece in pieces])) == []
+    assert said(report(sensitivity=tuple(replace(part, moved=0.0) for part in parts))) == []
 
 
 def test_a_kind_of_layers_that_loses_most():
@@ -73,12 +101,12 @@ def test_a_kind_of_layers_that_loses_most():
         tensor("c", 44.0, ["p0"]),
         tensor("d", 46.0, ["p1"]),
     ]
-    weights = [weight("depthwise Conv", "d0"), weight("depthwise Conv", "d1"), weight("1x1 Conv", "p0", "p1")]
+    weights = (weight("depthwise Conv", "d0"), weight("depthwise Conv", "d1"), weight("1x1 Conv", "p0", "p1"))
     [(what, remedy)] = said(report(*tensors, weights=weights))
     assert remedy.startswith("`--sensitivity`")
-    measured = [{"nodes": ["d0"], "sqnr": 3.0, "moved": None}]
+    measured = (SensitivityEntry(("d0",), 3.0, None),)
     assert said(report(*tensors, weights=weights, sensitivity=measured))[0][1].startswith("the sensitivities")
-    assert what == ("depthwise Convs lose most: what they read has 34.0 dB on average, what other layers read 45.0 dB.")
+    assert what == "Inputs of depthwise Convs have the most noise: 34.0 dB on average, those of other layers 45.0 dB."
     assert said(report(*tensors[:2], weights=weights[:2])) == []
     near = [tensor("c", 36.0, ["p0"]), tensor("d", 36.0, ["p1"])]
     assert said(report(*tensors[:2], *near, weights=weights)) == []
@@ -87,19 +115,18 @@ def test_a_kind_of_layers_that_loses_most():
 @pytest.mark.parametrize(("bits", "remedy"), [(8, "`--exclude conv`"), (4, "`--bits conv=8/8`")])
 def test_tensors_that_rounding_harms(bits, remedy):
     made = report(tensor("good", 50.0), tensor("bad", 21.3, ["conv", "other"], bits=bits), tensor("poor", 25.0))
-    assert said(made) == [("Rounding costs most at bad (21.3 dB), poor (25.0 dB).", remedy)]
+    assert said(made) == [("Tensors with the most rounding noise: bad (21.3 dB), poor (25.0 dB).", remedy)]
 
 
 def test_tensors_that_share_a_scale_are_told_once():
-    twice = report(tensor("bad", 21.0, ["conv"]), tensor("also", 21.0, ["conv"]))
-    twice["activations"][1]["group"] = "bad"
-    assert said(twice)[0][0] == "Rounding costs most at bad (21.0 dB)."
+    twice = report(tensor("bad", 21.0, ["conv"]), replace(tensor("also", 21.0, ["conv"]), group="bad"))
+    assert said(twice)[0][0] == "Tensors with the most rounding noise: bad (21.0 dB)."
 
 
 def test_the_range_that_cuts_off_most():
     made = report(tensor("a", 40.0, clipped=0.004), tensor("b", 40.0, clipped=0.0123))
     [(what, remedy)] = said(made)
-    assert what == "The range of b, -1 to 1, cuts off 1.23 % of its values, which reach from -9 to 9."
+    assert what == "The range of b, -1 to 1, clips 1.23 % of its values, which reach from -9 to 9."
     assert remedy.startswith("`--method minmax`")
     assert said(report(tensor("a", 40.0, clipped=0.5, silu=True))) == []
 
@@ -107,6 +134,6 @@ def test_the_range_that_cuts_off_most():
 def test_a_method_with_less_noise():
     methods = {"mse": fit(44.0), "entropy": fit(None)}
     [(what, remedy)] = said(report(tensor("a", 40.0), tensor("b", 42.0), methods=methods))
-    assert what == "1 of 2 tensors would have at least 3 dB less noise by mse, up to 4.0 dB."
+    assert what == "1 of 2 tensors would have at least 3 dB less noise with mse, up to 4.0 dB."
     assert remedy == "`--method mse`"
     assert said(report(tensor("a", 40.0, method="minmax"), methods=methods)) == []

@@ -1,29 +1,26 @@
-import copy
 import re
+from dataclasses import replace
 
 import pytest
 from graphs import csp, feed
 
 from onnxq import Config, quantize
+from onnxq.evaluation.mixed_precision import HigherPrecision, SearchResult
 from onnxq.report.build import build
-from onnxq.report.content import Curve, Plots, Table, sections_of
+from onnxq.report.content import Curve, Plots, Table, sections
 from onnxq.report.markdown import to_markdown
+from onnxq.report.schema import Finding, FloatNode
 
 CONFIG = Config(method="mse", weight_bits=4, act_bits=6, exclude=("conv3", "re:^conv4$"), target="generic")
 
 
 @pytest.fixture(scope="module")
-def made():
+def report():
     model = csp()
     quantized = quantize(model, [feed(model, seed) for seed in range(3)], CONFIG, sensitivity=True)
-    kept = [{"nodes": ["conv9", "mul9"], "bits": 8}]
-    search = {"said": "-0.10 AP", "pictures": 7, "kept": kept, "trials": [{"kept": 1, "said": "-0.10 AP"}]}
+    kept = (HigherPrecision(("conv9", "mul9"), 8),)
+    search = SearchResult(quantized, CONFIG, kept, 0.1, "-0.10 AP", 7, {1: "-0.10 AP"})
     return build(quantized, CONFIG, source="net.onnx", before=1_000_000, after=300_000, search=search)
-
-
-@pytest.fixture
-def report(made):
-    return copy.deepcopy(made)
 
 
 def tables(text):
@@ -42,24 +39,24 @@ def shown(cell):
 
 
 class TestContents:
-    def test_the_head_says_what_was_made_and_how(self, report):
-        report["doubts"] = ["It is *late*."]
+    def test_overview(self, report):
+        report = replace(report, doubts=("It is *late*.",))
         head = to_markdown(report).split("\n## ")[0].split("\n\n")
         assert head[0] == "# net.onnx"
-        assert head[1].startswith("Quantized for generic: weights of 4 and activations of 6 bits, ranges by mse.")
+        assert head[1].startswith("Quantized for generic: 4-bit weights, 6-bit activations, range method mse.")
         options = "--target generic --method mse --weight-bits 4 --act-bits 6 --exclude conv3 're:^conv4$'"
         assert head[2] == f"Options: `{options}`."
         assert head[3] == r"**Warning:** It is \*late\*."
         facts = dict(tables(to_markdown(report))["net.onnx"][1:])
-        assert facts["layers on integers"] == str(len(report["layers"]["integer"]))
-        assert facts["samples calibrated with"] == "3"
+        assert facts["layers on integers"] == str(len(report.layers.integer))
+        assert facts["calibration samples"] == "3"
         assert (facts["size before"], facts["size after"]) == ("1.00 MB", "0.30 MB")
-        assert facts["SQNR of output, dB"] == f"{report['sqnr']['output']:.1f}"
-        assert facts["in all passes"] == f"{sum(report['seconds'].values()):.1f} s"
+        assert facts["SQNR of output, dB"] == f"{report.sqnr['output']:.1f}"
+        assert facts["all passes"] == f"{sum(report.seconds.values()):.1f} s"
 
-    def test_has_every_section_and_cell_but_what_is_drawn(self, report):
+    def test_has_every_section_and_cell_but_curves(self, report):
         text = to_markdown(report)
-        expected = list(sections_of(report))
+        expected = list(sections(report))
         assert re.findall("^## (.*)$", text, re.MULTILINE) == [section.title for section in expected]
         for section in expected:
             for table in (block for block in section.blocks if isinstance(block, Table)):
@@ -68,32 +65,32 @@ class TestContents:
                     cells = [shown(cell) for cell, is_drawn in zip(row, drawn, strict=True) if not is_drawn]
                     assert f"| {' | '.join(cells)} |" in text.replace("`", "")
 
-    def test_numbers_stand_right(self, report):
+    def test_numbers_are_aligned_right(self, report):
         assert "| operator | float | quantized |\n| --- | ---: | ---: |\n" in to_markdown(report)
 
-    def test_what_each_method_would_have_made(self, report):
+    def test_sqnr_of_each_method(self, report):
         head, *rows = tables(to_markdown(report))["Values and ranges, worst first"]
-        assert head == ["tensor", "and with it", "chosen", "uh", "mse", "minmax", "percentile", "entropy"]
-        [plots] = [block for section in sections_of(report) for block in section.blocks if isinstance(block, Plots)]
-        assert len(rows) == len(plots.plots) == len(report["values"])
-        sqnr = {a["tensor"]: a["sqnr"] for a in report["activations"]}
-        group = {a["tensor"]: a["group"] for a in report["activations"]}
+        assert head == ["tensor", "same scale", "chosen", "entropy", "minmax", "mse", "percentile", "uh"]
+        [plots] = [block for section in sections(report) for block in section.blocks if isinstance(block, Plots)]
+        assert len(rows) == len(plots.plots) == len(report.values)
+        sqnr = {a.tensor: a.sqnr for a in report.activations}
+        group = {a.tensor: a.group for a in report.activations}
         for tensor, others, chosen, *methods in rows:
             name = tensor.strip("`")
             assert chosen == f"{sqnr[name]:.1f}"
-            assert methods == [f"{fit['sqnr']:.1f}" for fit in report["values"][group[name]]["methods"].values()]
+            assert methods == [f"{fit.sqnr:.1f}" for fit in report.values[group[name]].methods.values()]
             assert {group[other] for other in others.split(", ") if other} <= {group[name]}
         assert any(others for _, others, *_ in rows)
 
-    def test_scales_are_told_not_drawn(self, report):
+    def test_curves_are_left_out(self, report):
         head, *rows = tables(to_markdown(report))["Weights"]
         assert head == ["layer", "kind", "bits", "channels", "least", "greatest", "spread"]
-        assert len(rows) == len(report["weights"])
+        assert len(rows) == len(report.weights)
 
     def test_float_nodes_by_reason(self, report):
-        section = to_markdown(report).split("## Float, and why\n\n")[1].split("\n\n")[0]
+        section = to_markdown(report).split("## Float nodes by reason\n\n")[1].split("\n\n")[0]
         found = re.findall("^- ([0-9]+): (.*): (`.*`)$", section, re.MULTILINE)
-        assert {name for _, _, names in found for name in re.findall("`(.*?)`", names)} == set(report["float"])
+        assert {name for _, _, names in found for name in re.findall("`(.*?)`", names)} == set(report.float_)
         assert [int(count) for count, _, names in found] == [len(names.split(", ")) for _, _, names in found]
         assert ("1", "excluded: matches conv3", "`conv3`") in found
 
@@ -104,18 +101,20 @@ class TestMarkup:
         [("a|b", r"`a\|b`"), ("a`b", "`` a`b ``"), ("``", "``` `` ```"), ("a\nb", "`a b`"), ("_a_*b*", "`_a_*b*`")],
     )
     def test_names_stay_in_their_cells(self, report, name, code):
-        report["activations"][0]["tensor"] = name
+        first, *others = report.activations
+        report = replace(report, activations=(replace(first, tensor=name), *others))
         found = tables(to_markdown(report))["Quantized tensors, worst first"]
         assert code in [row[0] for row in found]
         assert {len(row) for row in found} == {9}
 
     def test_texts_are_not_taken_for_markup(self, report):
-        report["model"] = "_a_b_ *c* <b> [d] `e` \\f\n# g"
-        report["float"] = {"x": {"code": "excluded", "text": "excluded: matches re:a|b*"}}
-        text = to_markdown(report)
+        model = "_a_b_ *c* <b> [d] `e` \\f\n# g"
+        text = to_markdown(
+            replace(report, model=model, float_={"x": FloatNode("excluded", "excluded: matches re:a|b*")})
+        )
         assert text.startswith("# \\_a_b\\_ \\*c\\* \\<b> \\[d] \\`e\\` \\\\f # g\n")
         assert "- 1: excluded: matches re:a|b\\*: `x`\n" in text
 
     def test_options_are_set_as_code(self, report):
-        report["findings"] = [{"what": "It is *late*.", "try": "`--early a*b` or sleep"}]
+        report = replace(report, findings=(Finding("It is *late*.", "`--early a*b` or sleep"),))
         assert "- It is \\*late\\*. Try: `--early a*b` or sleep.\n" in to_markdown(report)

@@ -1,0 +1,362 @@
+"""The report of a run as frozen dataclasses: their fields, in this order, are the keys of the JSON report.
+
+A trailing underscore of a field (`float_`, `try_`) is not part of its key. Numbers that are not finite are None (JSON:
+null), because JSON has neither NaN nor infinity. Tuples and lists are arrays, mappings are objects.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onnxq.evaluation.average_precision import PrecisionSummary
+
+FORMAT = 1
+"""Version of the JSON report; it changes if a key is removed, renamed or gets another meaning, not if one is added."""
+
+
+@dataclass(frozen=True)
+class DetectorEntry:
+    """What the model was recognized as.
+
+    Attributes:
+        family: head family, such as `v8`.
+        task: `detect`, `segment`, `pose`, `obb` or `classify`.
+        size: height and width of the input, px.
+        preprocess: description of the preprocessing.
+        why: evidence for the family.
+    """
+
+    family: str
+    task: str
+    size: tuple[int, int]
+    preprocess: str
+    why: str
+
+
+@dataclass(frozen=True)
+class FileSizes:
+    """Sizes of the model files with their external data, bytes.
+
+    Attributes:
+        before: the float model.
+        after: the quantized model.
+    """
+
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class LayersEntry:
+    """Layers with quantized weights.
+
+    Attributes:
+        integer: names of all of them.
+        fused: how many the target's runtime runs on integers; None if it is not installed.
+        unfused: names of those that it runs in float all the same.
+    """
+
+    integer: tuple[str, ...]
+    fused: int | None
+    unfused: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FloatNode:
+    """Why a node stays float.
+
+    Attributes:
+        code: stable code of the reason (`qdq.reasons.Code`).
+        text: the reason with its numbers.
+    """
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class OperatorCounts:
+    """How many nodes of each operator the graph has.
+
+    Attributes:
+        float_: in the float model after the preparing passes.
+        quantized: in the quantized model.
+    """
+
+    float_: Mapping[str, int]
+    quantized: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class SensitivityEntry:
+    """Effect of one part of the network on the outputs if it alone is quantized.
+
+    Attributes:
+        nodes: names of its nodes, the layer first.
+        sqnr: signal-to-quantization-noise ratio of the output with the most noise, dB; None if nothing changes.
+        moved: mean of 1 - IoU between the boxes of the float model and these, percent; None without boxes.
+    """
+
+    nodes: tuple[str, ...]
+    sqnr: float | None
+    moved: float | None
+
+
+@dataclass(frozen=True)
+class RangeEntry:
+    """A range that one method chooses for the values of a tensor.
+
+    Attributes:
+        low: lower end of the range.
+        high: upper end of the range.
+        sqnr: expected signal-to-quantization-noise ratio, dB; of the SiLU's output if a SiLU reads the tensor; None if
+            it is not known.
+        clipped: share of the values outside the range, 0 to 1.
+    """
+
+    low: float
+    high: float
+    sqnr: float | None
+    clipped: float
+
+
+@dataclass(frozen=True)
+class ActivationEntry:
+    """A tensor with QuantizeLinear and DequantizeLinear.
+
+    Attributes:
+        tensor: its name.
+        group: name of the group; tensors of one group share scale and zero point.
+        users: names of the nodes that read the dequantized tensor.
+        method: range method; `known` if the range follows from the operator.
+        low: lower end of the range.
+        high: upper end of the range.
+        sqnr: expected signal-to-quantization-noise ratio, dB; of the SiLU's output if a SiLU reads the tensor; None if
+            it is not known.
+        clipped: share of the values outside the range, 0 to 1.
+        bits: width of the integers.
+        axis: axis of a per-channel scale; None for one scale.
+        scale: the least and the greatest scale.
+        zero_point: all zero points, sorted, each once.
+        grid: the least and the greatest value that the integers represent.
+        silu_input: whether a SiLU is its only consumer.
+    """
+
+    tensor: str
+    group: str
+    users: tuple[str, ...]
+    method: str
+    low: float
+    high: float
+    sqnr: float | None
+    clipped: float
+    bits: int
+    axis: int | None
+    scale: tuple[float, float]
+    zero_point: tuple[int, ...]
+    grid: tuple[float, float]
+    silu_input: bool
+
+    @property
+    def range(self) -> RangeEntry:
+        """The chosen range, to compare it with those of other methods."""
+        return RangeEntry(self.low, self.high, self.sqnr, self.clipped)
+
+
+@dataclass(frozen=True)
+class ValuesEntry:
+    """Values that were observed in the tensors of one group.
+
+    Attributes:
+        low: lower edge of the first bin.
+        high: upper edge of the last bin.
+        counts: values in each bin; bins have equal widths.
+        methods: range method -> the range that it chooses.
+    """
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+    methods: Mapping[str, RangeEntry]
+
+
+@dataclass(frozen=True)
+class WeightEntry:
+    """A weight that is stored as integers.
+
+    Attributes:
+        tensor: its name.
+        layers: names of the layers that read it.
+        kind: kind of the first of these layers, such as `depthwise Conv` or `3x3 Conv`.
+        bits: width of the integers.
+        axis: axis of the output channels; None for one scale.
+        scale: the least and the greatest scale.
+        zero_point: all zero points, sorted, each once.
+        channels: number of scales.
+        scales: at most 64 of the scales, evenly spaced by rank, the greatest first.
+    """
+
+    tensor: str
+    layers: tuple[str, ...]
+    kind: str
+    bits: int
+    axis: int | None
+    scale: tuple[float, float]
+    zero_point: tuple[int, ...]
+    channels: int
+    scales: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class HigherPrecisionEntry:
+    """A part of the network that a mixed-precision search keeps at a higher precision.
+
+    Attributes:
+        nodes: names of its nodes, the layer first.
+        bits: width of its weights and inputs; None if it stays float.
+    """
+
+    nodes: tuple[str, ...]
+    bits: int | None
+
+
+@dataclass(frozen=True)
+class TrialEntry:
+    """A trial of a mixed-precision search.
+
+    Attributes:
+        kept: how many parts were kept at a higher precision.
+        said: measured loss, in words.
+    """
+
+    kept: int
+    said: str
+
+
+@dataclass(frozen=True)
+class SearchEntry:
+    """Result of a mixed-precision search.
+
+    Attributes:
+        said: measured loss of the model, in words.
+        pictures: images that it was measured on.
+        kept: parts kept at a higher precision, the most sensitive first.
+        trials: all trials, by the number of parts kept.
+    """
+
+    said: str
+    pictures: int
+    kept: tuple[HigherPrecisionEntry, ...]
+    trials: tuple[TrialEntry, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that stands out, and a remedy.
+
+    Attributes:
+        what: a sentence; options stand between backticks.
+        try_: what may help, without a full stop.
+    """
+
+    what: str
+    try_: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a run found.
+
+    Attributes:
+        format: version of this schema, `FORMAT`.
+        onnxq: version of onnxq.
+        versions: library -> version.
+        model: file name of the float model.
+        target: target runtime.
+        method: range method of activations.
+        weight_method: range method of weights.
+        weight_bits: width of the weights.
+        act_bits: width of the activations.
+        bits: widths of single nodes, each as `NAME=WEIGHTS/ACTIVATIONS`.
+        symmetric: whether activations are symmetric.
+        equalize: whether channels were equalized across layers.
+        reconstruct: whether layers were reconstructed.
+        keep_bias: whether biases were left uncorrected.
+        rest: data type of operators that are not quantized.
+        pack: how 4-bit weights are stored.
+        exclude: names and patterns of excluded nodes.
+        include: names and patterns of included nodes.
+        options: command-line options that give the same file, without defaults.
+        detector: what the model was recognized as.
+        calibration: description of the calibration data.
+        samples: number of calibration samples.
+        synthetic: whether the calibration data are synthetic images, for want of others.
+        doubts: warnings about the calibration data.
+        warnings: warnings about the quantized model.
+        bytes: sizes of the files, bytes.
+        seconds: pass -> its duration, s.
+        layers: layers with quantized weights.
+        runtime: runtime that the quantized model was checked in; empty if the target's is not installed.
+        float_: node that stays float -> reason.
+        operators: operators before and after.
+        sqnr: output -> signal-to-quantization-noise ratio, dB, in the target's runtime, or onnxruntime without it.
+        simulated_sqnr: output -> signal-to-quantization-noise ratio, dB, with each node computed exactly as written.
+        sensitivity: parts of the network, the most sensitive first; empty if not measured.
+        activations: quantized tensors, in the order of the graph.
+        values: group -> observed values.
+        weights: quantized weights.
+        search: result of a mixed-precision search; None without one.
+        evaluation: average precision of both models; None if not measured.
+        findings: what stands out, the most important first.
+    """
+
+    format: int
+    onnxq: str
+    versions: Mapping[str, str]
+    model: str
+    target: str
+    method: str
+    weight_method: str
+    weight_bits: int
+    act_bits: int
+    bits: tuple[str, ...]
+    symmetric: bool
+    equalize: bool
+    reconstruct: bool
+    keep_bias: bool
+    rest: str
+    pack: str
+    exclude: tuple[str, ...]
+    include: tuple[str, ...]
+    options: tuple[str, ...]
+    detector: DetectorEntry
+    calibration: str
+    samples: int
+    synthetic: bool
+    doubts: tuple[str, ...]
+    warnings: tuple[str, ...]
+    bytes: FileSizes
+    seconds: Mapping[str, float]
+    layers: LayersEntry
+    runtime: str
+    float_: Mapping[str, FloatNode]
+    operators: OperatorCounts
+    sqnr: Mapping[str, float | None]
+    simulated_sqnr: Mapping[str, float | None]
+    sensitivity: tuple[SensitivityEntry, ...]
+    activations: tuple[ActivationEntry, ...]
+    values: Mapping[str, ValuesEntry]
+    weights: tuple[WeightEntry, ...]
+    search: SearchEntry | None = None
+    evaluation: PrecisionSummary | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """Return the report as dictionaries with the keys of the JSON report."""
+    return dataclasses.asdict(report, dict_factory=_with_keys)
+
+
+def _with_keys(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {name.removesuffix("_"): value for name, value in fields}

@@ -1,0 +1,216 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+from command_line import (
+    draw,
+    misused,
+    refused,
+    runs,
+    save,
+)
+from graphs import classifier, v5_raw
+from tables import write_coco
+
+from onnxq import evaluate
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+class TestSensitivity:
+    def test_the_worst_pieces_are_shown_and_all_are_reported(self, onnxq, model):
+        ran = onnxq(model, "--calib", "calib", "--sensitivity", "--report", "r.json")
+        report = json.loads(Path("r.json").read_text())
+        pieces = report["sensitivity"]
+        assert {name for piece in pieces for name in piece["nodes"]} >= set(report["layers"]["integer"])
+        assert [piece["moved"] for piece in pieces] == sorted((piece["moved"] for piece in pieces), reverse=True)
+        assert f"sensitivity, the 10 worst of {len(pieces)} (-v: all), over 3 pictures" in ran.table
+        first = pieces[0]
+        assert f"{first['nodes'][0]} {first['sqnr']:.1f} {first['moved']:.2f}" in ran.table
+        assert pieces[10]["nodes"][0] not in ran.out
+
+    def test_all_are_shown_with_v_and_in_markdown(self, onnxq, model):
+        ran = onnxq(model, "--calib", "calib", "--sensitivity", "-v", "--report", "r.md")
+        section = Path("r.md").read_text().split("## Sensitivity, worst first\n\n")[1].split("\n## ")[0]
+        rows = section.strip().split("\n\n")[1].splitlines()[2:]
+        assert len(rows) > 10
+        assert all(row.split("`")[1] in ran.out for row in rows)
+
+    def test_is_not_measured_unasked(self, onnxq, model):
+        ran = onnxq(model, "--calib", "calib", "--report", "r.json")
+        assert "sensitivity" not in ran.out
+        assert json.loads(Path("r.json").read_text())["sensitivity"] == []
+
+    def test_changes_nothing_in_the_file(self, onnxq, model):
+        onnxq(model, "--calib", "calib", "-o", "plain.onnx")
+        onnxq(model, "--calib", "calib", "-o", "measured.onnx", "--sensitivity")
+        assert Path("plain.onnx").read_bytes() == Path("measured.onnx").read_bytes()
+
+
+class TestLimits:
+    @pytest.fixture
+    def others(self):
+        for number in range(10, 13):
+            draw(f"others/{number}.png", number)
+        return "others"
+
+    def plain(self, onnxq, model, others):
+        """What the model has without anything kept, dB."""
+        found = onnxq(model, "--calib", "calib", "--min-sqnr", 0, "--images", others, "-o", "plain.onnx")
+        return float(re.search(r"measured +([\d.]+) dB on 3 images, after 1 trials?", found.out)[1])
+
+    def test_as_few_pieces_as_needed_stay_float(self, onnxq, model, others):
+        plain = self.plain(onnxq, model, others)
+        options = ["--calib", "calib", "--min-sqnr", plain + 1, "--images", others, "--report", "r.json"]
+        ran = onnxq(model, *options)
+        assert ran.code == 0, ran.err
+        reached, trials = re.search(r"measured +([\d.]+) dB on 3 images, after (\d+) trials", ran.out).groups()
+        assert float(reached) >= plain + 1
+        assert int(trials) > 1
+        report = json.loads(Path("r.json").read_text())
+        excluded, search = report["exclude"], report["search"]
+        assert (search["said"], search["pictures"]) == (f"{reached} dB", 3)
+        assert len(search["trials"]) == int(trials)
+        assert {"kept": len(search["kept"]), "said": search["said"]} in search["trials"]
+        assert [name for piece in search["kept"] for name in piece["nodes"]] == excluded
+        kept = re.search(r"kept (\d+) float: (\S+?),? ", ran.table)
+        assert 1 <= int(kept[1]) <= len(excluded)
+        assert kept[2] == excluded[0]
+        assert onnxq(model, "--calib", "calib", "--exclude", *excluded, "-o", "again.onnx").code == 0
+        assert Path("again.onnx").read_bytes() == Path("model.int8.onnx").read_bytes()
+
+    def test_a_second_run_takes_the_record_of_the_first(self, onnxq, model, others):
+        plain = self.plain(onnxq, model, others)
+        options = ["--calib", "calib", "--min-sqnr", plain + 1, "--images", others]
+        first = onnxq(model, *options)
+        made = Path("model.int8.onnx").read_bytes()
+        assert Path("model.int8.search.json").exists()
+        second = onnxq(model, *options)
+        assert Path("model.int8.onnx").read_bytes() == made
+        assert "comparing" in first.err
+        assert "comparing" not in second.err
+
+    def test_what_is_calibrated_with_is_not_judged_by(self, onnxq, model):
+        message = refused(onnxq, model, "--calib", "calib", "--min-sqnr", 20, "--images", "calib")
+        assert "calib/0.png is also a calibration image" in message
+        assert "--on-calibration" in message
+        ran = onnxq(model, "--calib", "calib", "--min-sqnr", 0, "--images", "calib", "--on-calibration")
+        assert ran.code == 0
+        assert ran.out.splitlines()[-1].endswith("model.int8.onnx --annotations A.json --images calib")
+
+    def test_what_cannot_be_reached_is_refused(self, onnxq, model, others):
+        before = set(Path().iterdir())
+        ran = onnxq(model, "--calib", "calib", "--min-sqnr", 500, "--images", others)
+        assert ran.code == 1
+        assert "the limit cannot be kept" in ran.err
+        assert {path.name for path in set(Path().iterdir()) - before} == {"model.int8.search.json"}
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--max-drop", 1], "--annotations JSON and --images DIR"),
+            (["--max-drop", 1, "--images", "calib"], "--annotations JSON and --images DIR"),
+            (["--max-drop", "nan", "--demo"], "--max-drop nan: expected a number"),
+            (["--min-sqnr", "inf", "--images", "calib"], "--min-sqnr inf: expected a number"),
+            (["--min-sqnr", 30], "--images DIR"),
+            (["--images", "calib"], "give one of these"),
+            (["--on-calibration"], "give one of these"),
+        ],
+    )
+    def test_options_that_do_not_go_together(self, onnxq, model, options, message):
+        assert message in misused(onnxq, model, *options)
+
+    def test_a_kept_calibration_has_no_pictures(self, onnxq, model):
+        assert "give --calib" in misused(onnxq, model, "--calibration", "seen.npz", "--sensitivity")
+
+    def test_one_limit_at_a_time(self, onnxq, model):
+        assert "not allowed with" in misused(onnxq, model, "--max-drop", 1, "--min-sqnr", 30)
+
+
+class TestEvaluate:
+    @pytest.fixture
+    def labelled(self):
+        """Pictures with an object each, and the options that name them."""
+        pictures = {f"{name}.png": ((48, 40), [(8, 8, 24, 24, 1)]) for name in "ab"}
+        annotations, images = write_coco(Path(), pictures, {1: "a", 2: "b", 3: "c"})
+        return ["--annotations", annotations, "--images", images]
+
+    def test_says_what_the_command_beside_it_says(self, onnxq, model, labelled, capsys):
+        ran = onnxq(model, "--calib", "calib", "--evaluate", *labelled, "--report", "r.json")
+        assert ran.code == 0, ran.err
+        assert evaluate.main([*map(str, (model, "model.int8.onnx", *labelled)), "--json", "e.json", "-q"]) == 0
+        assert ran.out.endswith(capsys.readouterr().out)
+        assert "2 images" in ran.out
+        assert "next:" not in ran.out
+        assert json.loads(Path("r.json").read_text())["evaluation"] == json.loads(Path("e.json").read_text())
+
+    def test_changes_nothing_in_the_file(self, onnxq, model, labelled):
+        onnxq(model, "--calib", "calib", "-o", "plain.onnx")
+        onnxq(model, "--calib", "calib", "-o", "measured.onnx", "--evaluate", *labelled)
+        assert Path("plain.onnx").read_bytes() == Path("measured.onnx").read_bytes()
+
+    @pytest.mark.parametrize("name", ["r.md", "r.html"])
+    def test_is_in_the_report_of_a_quiet_run(self, onnxq, model, labelled, name):
+        ran = onnxq(model, "--calib", "calib", "--evaluate", *labelled, "--report", name, "-q")
+        assert ran == (0, "", "")
+        text = Path(name).read_text()
+        assert "Average precision" in text
+        assert "on 2 images of" in text
+
+    @pytest.mark.parametrize("given", [[], ["--annotations", "a.json"], ["--images", "calib"]])
+    def test_without_labels(self, onnxq, model, given):
+        message = misused(onnxq, model, "--evaluate", *given)
+        assert "--evaluate measures AP: it needs --annotations JSON and --images DIR" in message
+
+    def test_labels_that_are_missing_are_told_before_the_work(self, onnxq, model):
+        message = refused(onnxq, model, "--evaluate", "--annotations", "none.json", "--images", "calib")
+        assert "none.json: cannot be read" in message
+
+    @pytest.mark.parametrize(
+        ("make", "reason"),
+        [(classifier, "its task is classify"), (v5_raw, "the anchors of its boxes are not in the file: give --family")],
+    )
+    def test_a_model_that_has_no_ap_is_told_before_the_work(self, onnxq, model, labelled, make, reason):
+        message = refused(onnxq, save(make(), "other.onnx"), "--calib", "calib", "--evaluate", *labelled)
+        assert message.startswith(f"error: --evaluate: the model: {reason}")
+        assert "python -m onnxq.compare needs no AP" in message
+
+    def test_other_categories_are_told_before_the_work(self, onnxq, model):
+        annotations, images = write_coco(Path(), {"a.png": ((48, 40), [(8, 8, 24, 24, 1)])}, {1: "a"})
+        options = ["--annotations", annotations, "--images", images]
+        message = refused(onnxq, model, "--calib", "calib", "--evaluate", *options)
+        assert "--evaluate: the model: has 3 classes, but the annotations have 1 categories" in message
+
+    def test_what_is_calibrated_with_is_not_measured_on(self, onnxq, model, labelled):
+        options = [model, "--calib", "images", "--evaluate", *labelled]
+        message = refused(onnxq, *options)
+        assert "images/a.png is also a calibration image" in message
+        assert "--on-calibration" in message
+        assert onnxq(*options, "--on-calibration").code == 0
+
+    def test_of_a_kept_calibration(self, onnxq, model, labelled):
+        onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz", "-o", "other.onnx")
+        ran = onnxq(model, "--calibration", "seen.npz", "--evaluate", *labelled)
+        assert ran.code == 0
+        assert "2 images" in ran.out
+
+    def test_the_data_is_opened_once(self, onnxq, model, labelled):
+        Path("list.txt").write_text("calib/0.png\nnone.png\n")
+        ran = onnxq(model, "--calib", "list.txt", "--evaluate", *labelled)
+        assert ran.code == 0
+        assert ran.err.count("none.png") == 1
+        assert "1 left out, none.png" in ran.table
+
+    def test_what_fails_after_the_work_leaves_the_model(self, onnxq, model, labelled):
+        Path("images/b.png").write_text("hello")
+        ran = onnxq(model, "--calib", "calib", "--evaluate", *labelled, "--report", "r.json")
+        assert ran.code == 1
+        last = ran.err.splitlines()[-1]
+        assert re.search(r"^error: --evaluate: \S*b\.png: cannot be read as an image", last)
+        assert last.endswith("; model.int8.onnx was written")
+        runs("model.int8.onnx")
+        assert not Path("r.json").exists()
+
+    def test_a_dry_run_measures_nothing(self, onnxq, model):
+        assert onnxq(model, "--dry-run", "--demo", "--evaluate") == onnxq(model, "--dry-run")

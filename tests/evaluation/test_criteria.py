@@ -1,0 +1,81 @@
+import json
+
+import numpy as np
+import pytest
+from graphs import csp, run, saturating, v8, with_metadata
+from PIL import Image
+from tables import TWO, always, table_of, write_coco
+
+from onnxq import Config, quantize
+from onnxq.errors import DataError
+from onnxq.evaluation.criteria import PrecisionCriterion, SqnrCriterion
+from onnxq.evaluation.ground_truth import GroundTruth
+from onnxq.evaluation.predictor import Settings
+from onnxq.numerics.sqnr import SqnrMeter
+from onnxq.progress import silent
+
+CONFIG = Config(target="openvino", reconstruct=False)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two folders with three pictures each; one is in both, under another name."""
+    for folder, numbers in (("calibrated", (0, 1, 2)), ("judged", (2, 3, 4))):
+        (tmp_path / folder).mkdir()
+        for number in numbers:
+            pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{folder}{number}.png")
+    return tmp_path
+
+
+def test_noise_is_that_of_the_worst_output(pictures):
+    model = with_metadata(v8(masks=True))
+    criterion = SqnrCriterion(model, pictures / "judged", CONFIG)
+    quantized = quantize(model, pictures / "calibrated", CONFIG)
+    noise = SqnrMeter()
+    images = sorted((pictures / "judged").iterdir())
+    for path in images:
+        pixels, _ = quantized.detector.preprocess(np.asarray(Image.open(path)), quantized.detector.size)
+        values = {"images": pixels}
+        noise.add(run(model, values), run(quantized.model, values))
+    assert len(noise.decibels()) == 2
+    assert -criterion.loss(quantized.model, silent) == pytest.approx(min(noise.decibels().values()), abs=0.2)
+    assert criterion.files == tuple(images)
+
+
+def test_noise_is_that_of_the_file_not_of_sums_that_saturate_on_some_cpus(pictures):
+    model = saturating()
+    quantized = quantize(model, pictures / "calibrated", CONFIG)
+    assert SqnrCriterion(model, pictures / "judged", CONFIG).loss(quantized.model, silent) < -60
+
+
+def test_precision_is_what_the_float_model_has_more(tmp_path):
+    perfect, shifted = (always(table_of([(8 + shift, 16, 32 + shift, 32, 0.9, 1)], "v8", 2)) for shift in (0, 2))
+    annotations, images = write_coco(tmp_path, TWO, {1: "person", 3: "car"})
+    criterion = PrecisionCriterion(perfect, GroundTruth.load(annotations, images), Settings())
+    assert criterion.loss(perfect, silent) == 0
+    assert criterion.loss(shifted, silent) == pytest.approx(30)  # its IoU is 22 / 26: three of ten thresholds are above
+    assert criterion.describe(1.25) == "-1.25 AP"
+    assert criterion.describe(0.0) == "+0.00 AP"
+    assert criterion.files == (images / "a.png", images / "b.png")
+
+
+def test_an_ap_that_cannot_be_lost_is_refused(tmp_path):
+    blind = always(table_of([(40, 40, 60, 60, 0.9, 0)], "v8", 2))
+    annotations, images = write_coco(tmp_path, TWO, {1: "person", 3: "car"})
+    criterion = PrecisionCriterion(blind, GroundTruth.load(annotations, images), Settings())
+    with pytest.raises(DataError, match="the float model has an AP of 0"):
+        criterion.loss(blind, silent)
+    annotations.write_text(json.dumps(json.loads(annotations.read_text()) | {"annotations": []}))
+    criterion = PrecisionCriterion(blind, GroundTruth.load(annotations, images), Settings())
+    with pytest.raises(DataError, match="no objects on the images"):
+        criterion.loss(blind, silent)
+
+
+def test_other_labels_of_the_same_images_change_the_identity(tmp_path):
+    annotations, images = write_coco(tmp_path, TWO, {1: "person", 3: "car"})
+    before = PrecisionCriterion(csp(), GroundTruth.load(annotations, images), Settings()).identity()
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["category_id"] = 1 if content["annotations"][0]["category_id"] == 3 else 3
+    annotations.write_text(json.dumps(content))
+    assert PrecisionCriterion(csp(), GroundTruth.load(annotations, images), Settings()).identity() != before
