@@ -1,1 +1,1 @@
-"""Layer-wise reconstruction: each layer is fitted to its quantized input."""
+"""Layer-wise reconstruction: each layer is fitted to its quantized input so that it gives its float output."""
