@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 import onnxq.passes
 from onnxq._files import atomic_write, check_writable
 from onnxq.api import open_data, quantize
+from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.config import Config
 from onnxq.console.terminal import guarded
 from onnxq.errors import ConfigError, ModelError
@@ -307,10 +308,10 @@ class Subject:
         cache = self._study.cache.path
         kept = cache.with_name(f"{cache.stem}.{self.path.stem}.{_digest(self._sha, self._study.key)[:12]}.npz")
         if kept.exists():
-            return Statistics.load(kept)
+            return load_statistics(kept)
         passes = [*onnxq.passes.planning(Config(target=TARGET)), Observe(self._samples())]
         found = Pipeline(passes).run(Model(self._original))[Statistics]
-        found.save(kept)
+        save_statistics(found, kept)
         return found
 
     def silu_outputs(self) -> list[str]:

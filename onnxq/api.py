@@ -76,7 +76,7 @@ def quantize(
             for 8 bits.
         config: the options.
         passes: instead of the default ones, which `onnxq.passes.default` makes.
-        facts: given from outside, in the place of the analyses that would find them: `Statistics.load(path)` skips the
+        facts: given from outside, in the place of the analyses that would find them: `load_statistics(path)` skips the
             calibration.
         hooks: called after each pass.
         sensitivity: also measure what each piece of the network costs when it alone is quantized; the data is read

@@ -16,6 +16,7 @@ from onnxq._files import atomic_write
 from onnxq.api import Quantized, cut_decode, open_data, plan, quantize
 from onnxq.calibration import demo
 from onnxq.calibration.samples import Samples
+from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.config import Config
 from onnxq.console import summary
 from onnxq.console.arguments import (
@@ -117,7 +118,7 @@ def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:
         if greatest_loss(args) is not None:
             found = _search(args, config, model, data, truth, hooks, progress)
             return _Run(model, found.quantized, found.config, found, truth)
-        given = [Statistics.load(args.calibration)] if args.calibration else []
+        given = [load_statistics(args.calibration)] if args.calibration else []
         quantized = quantize(
             model, data, config, facts=given, hooks=hooks, sensitivity=args.sensitivity, progress=progress
         )
@@ -127,7 +128,7 @@ def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:
 def _write(args: argparse.Namespace, run: _Run, output: Path) -> None:
     run.quantized.save(output)
     if args.save_calibration:
-        run.quantized.facts[Statistics].save(args.save_calibration)
+        save_statistics(run.quantized.facts[Statistics], args.save_calibration)
     if args.cut_decode:
         storage.save(cut_decode(run.model, run.config), args.cut_decode)
         with atomic_write(args.cut_decode.with_suffix(".json")) as temporary:

@@ -29,6 +29,7 @@ from PIL import Image
 
 import onnxq
 from onnxq import Config, plan, quantize
+from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.errors import ConfigError, DataError, ModelError, OnnxqError, PipelineError
 from onnxq.facts import (
     CorrectedBiases,
@@ -378,8 +379,8 @@ def test_given_statistics_spare_the_data(model, result):
 
 
 def test_saved_statistics_do_as_well_and_serve_any_method(tmp_path, model, feeds, result):
-    result.facts[Statistics].save(tmp_path / "seen.npz")
-    seen = Statistics.load(tmp_path / "seen.npz")
+    save_statistics(result.facts[Statistics], tmp_path / "seen.npz")
+    seen = load_statistics(tmp_path / "seen.npz")
     for config in (Config(), Config(method="minmax"), Config(act_bits=4, symmetric=True, reconstruct=False)):
         assert content(quantize(model, facts=[seen], config=config)) == content(quantize(model, feeds, config))
 
