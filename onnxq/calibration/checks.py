@@ -1,4 +1,4 @@
-"""What speaks against the calibration data: values, pictures, and what the first layer makes of them."""
+"""Sanity checks of calibration data: range of values, duplicates, and the output of the first layer."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,23 +17,24 @@ from onnxq.yolo.output_layout import UNKNOWN
 log = logging.getLogger(__name__)
 
 _LEAST_SHARE, _GREATEST_SHARE = 0.01, 1.5
-"""Of the greatest value that a model takes, between which that of the data is: a factor of 255 lies far beyond."""
+"""Bounds of the data's greatest value, as a fraction of the greatest that the model takes. A wrong factor of 255 is far
+outside."""
 
 _LEAST_SPREAD, _GREATEST_SPREAD = 0.03, 25.0
-"""Standard deviation of what the first layer gives, on average over its channels. Activations bend near 1, so trained
-networks have it near there, 2.3 (YOLOv5n) or 2.9 (YOLOX-Nano); random ones have 0.2 to 0.3. A factor of 255 too much
-makes 58 and more of it, and one too little 0.011 and less."""
+"""Bounds of the standard deviation of the first layer's output, mean over its channels. Activation functions bend near
+1, so trained networks are near there: 2.3 (YOLOv5n), 2.9 (YOLOX-Nano); random weights give 0.2 to 0.3. A factor of 255
+too much gives 58 and more, one too little 0.011 and less."""
 
 _FEW = 4
-"""Samples up to which it means nothing that some are equal."""
+"""Number of samples up to which equal ones are no reason for a warning."""
 
 
 def check_inputs(inputs: InputSummary, detector: Detector) -> Iterator[str]:
-    """Yield a sentence for each thing that is wrong with the calibration samples.
+    """Yield a sentence for each fault of the calibration samples.
 
     Args:
         inputs: summary of the samples.
-        detector: tells which values the model takes.
+        detector: what the model takes.
     """
     if not inputs.samples:
         return
@@ -41,34 +42,30 @@ def check_inputs(inputs: InputSummary, detector: Detector) -> Iterator[str]:
     greatest = detector.preprocess.value_range[1]
     taken = f"this model ({detector.family}) takes values from 0 to {greatest:g}"
     if low == high:
-        yield f"all values of the calibration data are {low:g}: nothing can be learnt from them"
+        yield f"all values of the calibration data are {low:g}: ranges cannot be fitted to them"
     elif detector.family == UNKNOWN:
         pass
     elif low < -_LEAST_SHARE * greatest:
         yield (
-            f"the calibration data goes down to {low:.3g}, and {taken}: leave mean and deviation out, or say with "
-            "--preprocess what it takes"
+            f"the calibration data goes down to {low:.3g}, and {taken}: do not subtract a mean, or give --preprocess"
         )
     elif not _LEAST_SHARE * greatest < high <= _GREATEST_SHARE * greatest:
         yield (
-            f"the calibration data goes up to {high:.3g}, and {taken}: scale it by {greatest / high:.3g}, or say "
-            "with --preprocess what it takes"
+            f"the calibration data goes up to {high:.3g}, and {taken}: scale it by {greatest / high:.3g}, or give "
+            "--preprocess"
         )
     if inputs.samples > _FEW and 2 * inputs.distinct <= inputs.samples:
-        yield (
-            f"only {inputs.distinct} of {inputs.samples} calibration samples differ: "
-            "give more pictures, not the same again"
-        )
+        yield (f"only {inputs.distinct} of {inputs.samples} calibration samples differ: give more images, not copies")
 
 
 def check_first_layer(model: onnx.ModelProto, detector: Detector, feeds: Sequence[Feed]) -> Iterator[str]:
-    """A sentence if the first layer on the image gives values that no trained network has.
+    """Yield a sentence if the first layer on the image gives values that no trained network gives.
 
-    Nothing is said of a model that onnxruntime cannot run up to there, as one that computes in bfloat16.
+    A model whose first layer onnxruntime cannot run, such as one in bfloat16, is not checked.
 
     Args:
         model: the float model.
-        detector: what it was taken for.
+        detector: what the model takes.
         feeds: a few samples.
     """
     piece = _up_to_first_conv(model, detector.input_name)
@@ -79,7 +76,7 @@ def check_first_layer(model: onnx.ModelProto, detector: Detector, feeds: Sequenc
         session = open_session(piece, exact=True)
         spreads = [_spread(run(session, {k: v for k, v in feed.items() if k in read})[0]) for feed in feeds]
     except ModelError as error:
-        log.info("the first layer cannot be looked at: %s", error)
+        log.info("the first layer cannot be checked: %s", error)
         return
     spread = float(np.mean(spreads))
     if not _LEAST_SPREAD <= spread <= _GREATEST_SPREAD:
@@ -92,12 +89,12 @@ def check_first_layer(model: onnx.ModelProto, detector: Detector, feeds: Sequenc
 
 
 def _spread(values: NDArray[np.generic]) -> float:
-    """The standard deviation of each channel of images, on average."""
+    """Standard deviation per channel of images, mean over the channels."""
     return float(values.astype(np.float64).std(axis=(0, 2, 3)).mean())
 
 
 def _up_to_first_conv(model: onnx.ModelProto, image: str) -> onnx.ModelProto | None:
-    """The model that ends at the first Conv that the image comes to, named after it; None where there is none."""
+    """The model up to the first Conv on the image, named after it; None if there is no Conv."""
     made_of_image = {image}
     makers: dict[str, onnx.NodeProto] = {}
     for node in model.graph.node:

@@ -58,7 +58,7 @@ class TestInputs:
             (v8(), varied(2, high=2.5), r"goes up to 2\.\d+, .* 0 to 1: scale it by 0\.4"),
             (v8(), varied(2, high=1 / 255), r"goes up to 0\.0039\d*, .* 0 to 1: scale it by 25\d"),
             (yolox(), varied(2), r"goes up to (1|0\.9\d*), .* from 0 to 255: scale it by 25\d"),
-            (v8(), varied(2, low=-2.1, high=2.6), r"goes down to -2\.\d+, .* leave mean and deviation out"),
+            (v8(), varied(2, low=-2.1, high=2.6), r"goes down to -2\.\d+, .* do not subtract a mean"),
             (v8(), pictures(*np.full((2, 3, 8, 8), 0.5)), r"all values of the calibration data are 0\.5"),
             (silu_chain(), pictures(*np.zeros((2, 3, 8, 8))), r"all values of the calibration data are 0:"),
         ],
@@ -74,7 +74,7 @@ class TestInputs:
     @pytest.mark.parametrize(("count", "distinct"), [(6, 3), (50, 1)])
     def test_pictures_that_come_again(self, count, distinct):
         [doubt] = warnings(v8(), varied(distinct) * (count // distinct))
-        assert doubt.startswith(f"only {distinct} of {count} calibration samples differ: give more pictures")
+        assert doubt.startswith(f"only {distinct} of {count} calibration samples differ: give more images, not copies")
 
     @pytest.mark.parametrize(("count", "again"), [(1, 3), (4, 2)])
     def test_a_few_that_come_again_do_no_harm(self, count, again):
