@@ -1,4 +1,4 @@
-"""What a range method is."""
+"""RangeMethod: a way to choose ranges, with its name and summary."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
