@@ -1,4 +1,4 @@
-"""quantize(): a float model in, the quantized model and everything found on the way out."""
+"""quantize(): takes a float model, returns the quantized model and all facts found on the way."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +11,7 @@ import onnx
 
 from onnxq.calibration.checks import check_first_layer, check_inputs
 from onnxq.calibration.samples import DataSource, Samples, open_samples
+from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.config import Config
 from onnxq.facts import InputSummary, Plan, Probe, Statistics
 from onnxq.hooks import time_passes
@@ -23,22 +24,32 @@ from onnxq.progress import Progress, silent
 from onnxq.version import VERSION
 from onnxq.yolo.detector import Detector, detect
 
-__all__ = ["Quantized", "cut_decode", "load", "open_data", "plan", "quantize"]
+__all__ = [
+    "Quantized",
+    "cut_decode",
+    "load",
+    "load_statistics",
+    "open_data",
+    "plan",
+    "quantize",
+    "save_statistics",
+]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What `quantize` gives back.
+    """The result of `quantize`.
 
     Attributes:
-        model: the quantized model; the same inputs, outputs and metadata as the float one, plus `onnxq.*` keys.
-        facts: everything that the analyses found, by type: `facts[Plan]`, `facts[Ranges]`, `facts[Checked]`, ...
-        detector: what the model was taken for, and how pictures become its input.
-        samples: the calibration data; None where statistics were given.
-        timings: pass -> seconds.
-        warnings: what looks wrong with the calibration data, a sentence each.
+        model: the quantized model, with the inputs, outputs and metadata of the float model, and `onnxq.*` metadata.
+        facts: what the analyses found, by type: `facts[Plan]`, `facts[FittedRanges]`, `facts[Verification]` ...
+        detector: the recognized inputs and outputs, and how an image becomes an input.
+        samples: the calibration data; None if statistics were given.
+        timings: name of a pass -> seconds.
+        warnings: faults of the calibration data, a sentence each; also logged. Warnings about the finished model are in
+            `facts[Verification].warnings`.
     """
 
     model: onnx.ModelProto
@@ -49,10 +60,10 @@ class Quantized:
     warnings: tuple[str, ...] = ()
 
     def save(self, path: str | Path) -> None:
-        """Write the model, whole or not at all; of one of over 2 GB the weights go beside it, to `PATH.data`.
+        """Write the model, whole or not at all. The weights of a model over 2 GB go to `PATH.data`.
 
         Raises:
-            ConfigError: the place cannot be written to.
+            ConfigError: the file cannot be written.
         """
         storage.save(self.model, Path(path))
 
@@ -72,18 +83,17 @@ def quantize(
 
     Args:
         model: path of a float ONNX file, or the model itself, which is not changed.
-        data: what to calibrate with: an image folder, a glob, a `.txt` list, `.npz` or `.npy` files, a COCO json,
-            several of these, painted pictures (`onnxq.demo.CALIBRATION`), an iterable of `{input name: array}`, or a
-            reader with onnxruntime's `get_next()`; or what `open_data` made of any. None: synthetic scenes, good enough
-            for 8 bits.
+        data: the calibration data: an image folder, a glob, a `.txt` list, `.npz` or `.npy` files, a COCO json, several
+            of these, `onnxq.calibration.demo.CALIBRATION`, an iterable of `{input name: array}`, a reader with
+            onnxruntime's `get_next()`, or the result of `open_data`. None: synthetic scenes, which suffice for 8 bits.
         config: the options.
-        passes: instead of the default ones, which `onnxq.passes.default` makes.
-        facts: given from outside, in the place of the analyses that would find them: `Statistics.load(path)` skips the
-            calibration.
+        passes: run instead of the default ones, `onnxq.passes.default`.
+        facts: given from outside; the analyses that would find them are skipped. With `load_statistics(path)` nothing
+            is calibrated; the result is then compared with the float model only if a `Probe` is given too.
         hooks: called after each pass.
-        sensitivity: also measure what each piece of the network costs when it alone is quantized; the data is read
-            again. The result's facts then hold `Sensitivities`.
-        progress: told how far the work is.
+        sensitivity: also measure the effect of quantizing each piece of the network alone; the data is read again, and
+            the result has the fact `Sensitivities`.
+        progress: called as the work goes on.
 
     Raises:
         ModelError: the model cannot be read or quantized.
@@ -93,68 +103,56 @@ def quantize(
     """
     config = config or Config()
     progress("preparing", 0, 0)
-    original, tail = _runnable(model)
+    original, tail = _load_runnable(model)
     detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
-    pinned = {type(fact): fact for fact in facts}
-    samples: Samples | None = None
-    if Statistics in pinned:
-        # They come without samples, so that the result is compared only on samples that are given too.
-        pinned.setdefault(Probe, Probe())
-    else:
-        samples = open_data(data, original, detector, config)
+    pinned = _with_probe(facts)
+    samples = None if Statistics in pinned else open_data(data, original, detector, config)
     if passes is None:
-        passes = default(
-            config,
-            original,
-            samples,
-            detector=detector,
-            sensitivity=sensitivity,
-            progress=progress,
-        )
+        passes = default(config, original, samples, detector=detector, sensitivity=sensitivity, progress=progress)
     timings: dict[str, float] = {}
     working = Model(original)
     found = Pipeline(passes, pinned=pinned.values(), hooks=[time_passes(timings), *hooks]).run(working)
     for key, value in _metadata(config, found).items():
         working.add_metadata(key, value)
-    made = working.to_proto()
+    quantized = working.to_proto()
     if tail is not None:
-        tail.reattach(made)
+        tail.reattach(quantized)
     warnings = tuple(_input_warnings(found, original, detector))
-    for doubt in warnings:
-        log.warning("%s", doubt)
-    return Quantized(made, found, detector, samples, timings, warnings)
+    for warning in warnings:
+        log.warning("%s", warning)
+    return Quantized(quantized, found, detector, samples, timings, warnings)
 
 
 def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> tuple[Plan, Detector]:
-    """Say what would be quantized, and why the rest would not; no data is needed.
+    """Return what would be quantized and why the rest would not, and the detector; no data is needed.
 
     Raises:
         ModelError: the model cannot be read or quantized.
         ConfigError: an option does not fit the model.
     """
     config = config or Config()
-    original, _ = _runnable(model)
+    original, _ = _load_runnable(model)
     detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
     return Pipeline(prepare_and_plan(config)).run(Model(original))[Plan], detector
 
 
 def cut_decode(model: str | Path | onnx.ModelProto, config: Config | None = None) -> onnx.ModelProto:
-    """The float model, prepared as `quantize` does it, that ends at its last layers, without the decode.
+    """Return the float model without its decode, ending at its last layers, prepared as `quantize` does it.
 
-    That is what toolchains of NPUs take which quantize by themselves. Tensors have the names and, with the same
-    options, the ranges that they have in the facts of `quantize`.
+    Toolchains of NPUs that quantize by themselves take such a model. Its tensors have the names and, with the same
+    options, the ranges of the facts of `quantize`.
 
     Raises:
         ModelError: the model cannot be read, or has no layers.
     """
-    original, _ = _runnable(model)
+    original, _ = _load_runnable(model)
     working = Model(original)
     Pipeline(prepare_and_cut(config or Config())).run(working)
     return working.to_proto()
 
 
-def _runnable(model: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, UnsupportedTail | None]:
-    """The model, and what of its end can only be put back when all is done."""
+def _load_runnable(model: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, UnsupportedTail | None]:
+    """Return the part of the model that onnxruntime runs, and the operators at its end that it does not know."""
     front, tail = detach(load(model))
     if tail is not None:
         log.warning(
@@ -165,7 +163,7 @@ def _runnable(model: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, Uns
 
 
 def open_data(data: object, original: onnx.ModelProto, detector: Detector, config: Config) -> Samples:
-    """The calibration data of a model; for what it may be see `quantize`.
+    """Open calibration data for a model; `quantize` lists what it may be.
 
     Raises:
         DataError: the data cannot be used.
@@ -188,13 +186,21 @@ def _shape_and_dtype(tensor: onnx.TypeProto.Tensor) -> tuple[list[int | None], "
     return [dim.dim_value or None for dim in tensor.shape.dim], onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
 
 
+def _with_probe(facts: Iterable[object]) -> dict[type, object]:
+    """Return facts by type. Statistics come without samples, so the `Probe` is empty unless it is given too."""
+    pinned = {type(fact): fact for fact in facts}
+    if Statistics in pinned:
+        pinned.setdefault(Probe, Probe())
+    return pinned
+
+
 def _input_warnings(facts: Facts, original: onnx.ModelProto, detector: Detector) -> Iterator[str]:
     yield from check_inputs(facts.get(InputSummary) or InputSummary(), detector)
     yield from check_first_layer(original, detector, (facts.get(Probe) or Probe()).feeds)
 
 
 def _metadata(config: Config, facts: Facts) -> dict[str, str]:
-    """What the file says of itself, in its metadata; nothing that differs between equal runs."""
+    """Return the metadata of the quantized model; equal runs give equal metadata."""
     return {
         "onnxq.version": VERSION,
         "onnxq.target": config.target,

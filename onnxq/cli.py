@@ -15,6 +15,7 @@ from onnxq._files import write_json
 from onnxq.api import Quantized, cut_decode, open_data, plan, quantize
 from onnxq.calibration import demo
 from onnxq.calibration.samples import Samples
+from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.config import Config
 from onnxq.console import summary
 from onnxq.console.arguments import (
@@ -125,7 +126,7 @@ def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:
         if limit is not None:
             result = _search(args, config, model, data, truth, limit, hooks, progress)
             return _Run(model, result.quantized, result.config, result, truth)
-        given = [Statistics.load(args.calibration)] if args.calibration else []
+        given = [load_statistics(args.calibration)] if args.calibration else []
         quantized = quantize(
             model, data, config, facts=given, hooks=hooks, sensitivity=args.sensitivity, progress=progress
         )
@@ -135,7 +136,7 @@ def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:
 def _write(args: argparse.Namespace, run: _Run, output: Path) -> None:
     run.quantized.save(output)
     if args.save_calibration:
-        run.quantized.facts[Statistics].save(args.save_calibration)
+        save_statistics(run.quantized.facts[Statistics], args.save_calibration)
     if args.cut_decode:
         storage.save(cut_decode(run.model, run.config), args.cut_decode)
         write_json(args.cut_decode.with_suffix(".json"), build.ranges(run.quantized))

@@ -1,18 +1,12 @@
-"""What the analyses find: frozen values that flow from one pass to the next."""
+"""The facts that analyses give: frozen values that flow from one pass to the next, in the order of the flow."""
 
-import io
-import json
 import math
-import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq._files import atomic_write
 from onnxq.errors import DataError
 from onnxq.numerics.arrays import NamedArrays
 from onnxq.numerics.histogram import Histogram
@@ -37,12 +31,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class DecodeBoundary:
-    """Where the network ends and decoding begins.
+    """Where the network ends and the decode begins.
 
     Attributes:
-        body: names of the nodes that some layer with weights depends on, and of these layers.
-        last: names of the last Convs, Gemms and MatMuls of every branch.
-        tail: names of the nodes behind them, the decode.
+        body: names of the layers with weights and of all nodes upstream of them.
+        last: names of the last Conv, Gemm or MatMul of every branch.
+        tail: names of the nodes downstream of these, the decode.
     """
 
     body: frozenset[str]
@@ -72,15 +66,15 @@ class QuantizationPoint:
 
     Attributes:
         tensor: its name.
-        scheme: the integers that stand for it.
-        group: points of one group share one grid.
-        users: names of the nodes that read the dequantized tensor; others go on reading the float one.
-        sources: tensors whose values, taken together, are this one's: itself, or for what only moves values (MaxPool,
-            Resize, Concat, ...) the tensors that these came from. Empty where the range is known without data.
-        silu_input: its only use is x * sigmoid(x), so that its error counts behind that.
+        scheme: the integers that represent it.
+        group: points of one group share one scale and zero point.
+        users: names of the nodes that read the dequantized tensor; all other nodes read the float tensor.
+        sources: tensors whose values together are those of this tensor: itself, or the tensors from which operators
+            that only move values (MaxPool, Resize, Concat ...) take them. Empty if the range is known without data.
+        silu_input: only x * sigmoid(x) reads it, so its error counts in that product.
         silu_output: it is x * sigmoid(x), which is never below -0.27846454.
-        known: its range where that is known without data.
-        is_output: it is an output of the model, of which the dequantized tensor takes the place.
+        known: its range, if that is known without data.
+        is_output: it is an output of the model, and the dequantized tensor takes its place.
     """
 
     tensor: str
@@ -100,7 +94,7 @@ class QuantizedWeight:
 
     Attributes:
         tensor: its name.
-        scheme: the integers that stand for it.
+        scheme: the integers that represent it.
         users: names of the layers that read it.
     """
 
@@ -111,13 +105,15 @@ class QuantizedWeight:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be quantized and how, and why the rest will not.
+    """What will be quantized and how, and why the rest stays float.
 
     Attributes:
-        integer: names of the nodes meant to run on integers.
-        layers: those of them that have weights, with quantized weights.
-        skipped: name -> why it stays float, for every other node.
-        ops: name -> operator, for every node.
+        points: the activations.
+        weights: the weights.
+        integer: names of the nodes that are to run on integers.
+        layers: names of those among them that have quantized weights, in the graph's order.
+        skipped: name of every other node -> reason.
+        ops: name of every node -> operator.
     """
 
     points: tuple[QuantizationPoint, ...]
@@ -128,35 +124,32 @@ class Plan:
     ops: Mapping[str, str] = field(default_factory=dict)
 
     def observed(self) -> dict[str, QuantizationPoint]:
-        """Tensors of which a histogram is needed, each with its own point."""
+        """Return the tensors of which a histogram is needed, each with its own point."""
         own = {point.tensor: point for point in self.points}
         return {name: own[name] for point in own.values() for name in point.sources}
 
     def groups(self) -> dict[str, list[QuantizationPoint]]:
-        """The points by group, in the order of the plan."""
+        """Return the points by group, in the order of the plan."""
         groups: dict[str, list[QuantizationPoint]] = {}
         for point in self.points:
             groups.setdefault(point.group, []).append(point)
         return groups
 
     def only(self, names: Collection[str]) -> "Plan":
-        """The plan in which these nodes alone read integers."""
+        """Return the plan in which only these nodes read integers."""
         points = (replace(p, users=tuple(u for u in p.users if u in names)) for p in self.points)
         weights = (replace(w, users=tuple(u for u in w.users if u in names)) for w in self.weights)
         return replace(self, points=tuple(p for p in points if p.users), weights=tuple(w for w in weights if w.users))
 
 
-_FORMAT = "onnxq calibration 1"
-
-
 @dataclass(frozen=True)
 class Statistics:
-    """What was seen of the activations: from it every range of any method, width and symmetry can be had.
+    """Statistics of the activations; they suffice for every range method, bit width and symmetry.
 
     Attributes:
         histograms: tensor -> histogram of its values over all samples.
-        samples: how many samples were run.
-        digest: of the prepared graph they were run through.
+        samples: number of samples that were run.
+        digest: of the prepared graph that they were run through.
         means: tensor -> mean of each channel over all samples, float64 (channels,).
     """
 
@@ -166,10 +159,10 @@ class Statistics:
     means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def of(self, tensors: Iterable[str]) -> Histogram:
-        """The histogram of the values of several tensors, at least one; of one, its own.
+        """Return the histogram of the values of several tensors, at least one; the tensor's own if there is one only.
 
         Raises:
-            DataError: nothing was seen of one of them.
+            DataError: there is no histogram of one of them.
         """
         first, *others = map(self._of_tensor, tensors)
         if not others:
@@ -186,63 +179,6 @@ class Statistics:
                 "options; calibrate again"
             )
         return self.histograms[tensor]
-
-    def save(self, path: Path) -> None:
-        """Write to an `.npz` file, whole or not at all; same statistics, same bytes."""
-        names = sorted(self.histograms)
-        header = {
-            "format": _FORMAT,
-            "digest": self.digest,
-            "samples": self.samples,
-            "tensors": [
-                {"name": n, "exponent": h.exponent, "start": h.start, "low": h.low, "high": h.high, "floor": h.floor}
-                for n, h in ((n, self.histograms[n]) for n in names)
-            ],
-            "means": sorted(self.means),
-        }
-        arrays: dict[str, NDArray[Any]] = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
-        arrays["counts"] = np.stack([self.histograms[n].counts for n in names]) if names else np.zeros((0, 1), np.int64)
-        arrays.update({f"mean_{k}": self.means[n] for k, n in enumerate(sorted(self.means))})
-        with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            for key, array in arrays.items():
-                # numpy.savez stamps the time of day; a fixed date keeps the bytes the same.
-                member = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-                buffer = io.BytesIO()
-                np.save(buffer, array)
-                archive.writestr(member, buffer.getvalue(), zipfile.ZIP_DEFLATED)
-
-    @classmethod
-    def load(cls, path: Path) -> "Statistics":
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: no such file, or not a calibration of this version of onnxq.
-        """
-        try:
-            with Path(path).open("rb") as file, np.load(file) as archive:
-                header = json.loads(archive["header"].tobytes())
-                counts = archive["counts"]
-                means = {str(n): np.asarray(archive[f"mean_{k}"]) for k, n in enumerate(header["means"])}
-            if header["format"] != _FORMAT:
-                raise DataError(f"{path}: is {header['format']!r}, this onnxq reads {_FORMAT!r}; calibrate again")
-            histograms = {t["name"]: _histogram(t, c) for t, c in zip(header["tensors"], counts, strict=True)}
-            samples, digest = int(header["samples"]), str(header["digest"])
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such calibration file; make one with --save-calibration") from None
-        except DataError:
-            raise
-        except Exception as error:  # on broken files numpy, zipfile and zlib let out all kinds
-            cause = "not a calibration file written by --save-calibration; make one with it"
-            raise DataError(f"{path}: {cause}") from error
-        return cls(histograms, samples, digest, means)
-
-
-def _histogram(header: dict[str, float], counts: NDArray[np.int64]) -> Histogram:
-    histogram = Histogram(header["floor"])
-    histogram.counts = counts
-    histogram.exponent, histogram.start = int(header["exponent"]), int(header["start"])
-    histogram.low, histogram.high = float(header["low"]), float(header["high"])
-    return histogram
 
 
 @dataclass(frozen=True)
@@ -274,13 +210,13 @@ class InputSummary:
 
 @dataclass(frozen=True)
 class FittedRange:
-    """A range that was chosen for a group, and what it costs.
+    """The range of a group of points, and its expected cost.
 
     Attributes:
         bounds: the range.
-        sqnr: expected signal-to-quantization-noise ratio in dB, of the group's values or, where a SiLU reads them, of
-            what this makes of them; nan where it is not known.
-        clipped: share of the values outside, 0 to 1.
+        sqnr: expected signal-to-quantization-noise ratio in dB of the group's values, or of x * sigmoid(x) if a SiLU
+            reads them; nan if it is not known.
+        clipped: share of the values outside the range, 0 to 1.
         method: how it was chosen.
     """
 
@@ -292,7 +228,7 @@ class FittedRange:
 
 @dataclass(frozen=True)
 class FittedRanges:
-    """The range of every group of points."""
+    """The range of every group of points, by the name of the group."""
 
     groups: Mapping[str, FittedRange]
 
@@ -302,8 +238,8 @@ class QuantizationParameters:
     """The scale and zero point of everything that is quantized.
 
     Attributes:
-        activations: tensor of a point -> its grid.
-        weights: name of a weight -> its grid, per channel.
+        activations: tensor of a point -> its scale and zero point.
+        weights: name of a weight -> its scales, per channel.
     """
 
     activations: Mapping[str, QParams]
@@ -312,23 +248,23 @@ class QuantizationParameters:
 
 @dataclass(frozen=True)
 class CorrectedBiases:
-    """Layer -> the bias that it is to have, float32 (output channels,); other layers keep theirs."""
+    """Layer -> its corrected bias, float32 (output channels,); all other layers keep their bias."""
 
     layers: Mapping[str, NDArray[np.float32]]
 
     def only(self, names: Collection[str]) -> "CorrectedBiases":
-        """Those of these layers."""
+        """Return the biases of these layers only."""
         return CorrectedBiases({name: bias for name, bias in self.layers.items() if name in names})
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Parameters with which layers make up for the rounding of what they read and of their own weights.
+    """Parameters with which layers compensate the rounding of their inputs and of their own weights.
 
     Attributes:
-        weights: name of a weight -> its grid and its integers, which need not be the nearest ones.
+        weights: name of a weight -> its scales and its integers, which need not be the nearest ones.
         biases: layer -> its bias, float32 (output channels,).
-        activations: tensor -> its grid, where that was found better than the fitted one.
+        activations: tensor -> its scale and zero point, if another range was found better than the fitted one.
     """
 
     weights: dict[str, tuple[QParams, NDArray[np.generic]]]
@@ -336,24 +272,24 @@ class Reconstruction:
     activations: dict[str, QParams]
 
     def only(self, names: Collection[str]) -> "Reconstruction":
-        """With the biases of these layers alone."""
+        """Return the reconstruction with the biases of these layers only."""
         return replace(self, biases={name: bias for name, bias in self.biases.items() if name in names})
 
-    def over(self, grid: QuantizationParameters) -> QuantizationParameters:
-        """The grids as they are in the end."""
-        weights = {name: found for name, (found, _) in self.weights.items()}
-        return QuantizationParameters({**grid.activations, **self.activations}, {**grid.weights, **weights})
+    def over(self, fitted: QuantizationParameters) -> QuantizationParameters:
+        """Return the fitted parameters with those of the reconstruction in their place."""
+        weights = {name: qparams for name, (qparams, _) in self.weights.items()}
+        return QuantizationParameters({**fitted.activations, **self.activations}, {**fitted.weights, **weights})
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """What quantizing one piece of the network alone does to the outputs.
+    """The effect on the outputs of quantizing one piece of the network alone.
 
     Attributes:
-        nodes: its names, the layer first.
-        sqnr: of the output that suffers most, dB; infinite where nothing changes.
-        moved: share of the objects' area by which boxes miss those of the float model, 0 to 1: 1 - intersection over
-            union, averaged over the objects seen; nan where the outputs are not understood.
+        nodes: names of its nodes, the layer first.
+        sqnr: of the output with the most noise, dB; inf if nothing changes.
+        moved: 1 - IoU of the boxes with those of the float model, averaged over the detected objects, 0 to 1; nan if
+            the outputs are not understood.
     """
 
     nodes: tuple[str, ...]
@@ -362,33 +298,33 @@ class LayerSensitivity:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Sorts the worst first."""
+        """Sort key: the most sensitive pieces come first."""
         return (0.0 if math.isnan(self.moved) else -self.moved, self.sqnr)
 
 
 @dataclass(frozen=True)
 class Sensitivities:
-    """The damage of every piece of the network, in the graph's order, over some samples."""
+    """The sensitivity of every piece of the network, in the graph's order, and the number of samples measured."""
 
     pieces: tuple[LayerSensitivity, ...]
     samples: int
 
     def worst_first(self) -> list[LayerSensitivity]:
-        """Sorted; pieces that do equal damage stay in the graph's order."""
+        """Return the pieces, the most sensitive first; equally sensitive ones stay in the graph's order."""
         return sorted(self.pieces, key=lambda piece: piece.rank)
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What the finished model was checked for, and found.
+    """The result of the checks of the finished model.
 
     Attributes:
-        sqnr: output -> dB between the float and the quantized model over a few samples, where the target runs if that
-            is on this machine, else in onnxruntime.
-        simulated: the same with each node computed as the file says, without any optimization.
-        runtime: where the target runs; empty where that is not on this machine.
-        fused: how many of the layers run on integers there; None where `runtime` is empty.
-        unfused: the layers that should run on integers there and do not.
+        sqnr: output -> SQNR of the quantized model against the float model over the `Probe`, dB; in the target's
+            runtime if it is installed, else in onnxruntime.
+        simulated: the same with every node computed exactly as the file says, without optimization.
+        runtime: name of the target's runtime; empty if it is not installed.
+        fused: number of the plan's layers that it runs on integers; None if `runtime` is empty.
+        unfused: names of the plan's layers that it runs in float.
         warnings: what the user should know, a sentence each.
     """
 

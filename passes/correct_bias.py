@@ -1,26 +1,24 @@
-"""correct-bias: rounding weights shifts what a Conv gives on average; its bias takes the shift back."""
+"""correct-bias: rounding weights shifts the mean output of a Conv; its bias takes the shift back."""
 
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxq.facts import CorrectedBiases, Plan, QuantizationParameters, Statistics
 from onnxq.ir import Model, Node, Tensor, bias_of, constant, has_plain_bias, producer
+from onnxq.numerics.arrays import Float64Array
 from onnxq.pipeline import Analysis, Facts
-
-Array = NDArray[np.float64]
 
 
 class CorrectBias(Analysis[CorrectedBiases]):
-    """Finds the biases with which the Convs give, on average, what they gave before their weights were rounded.
+    """Finds biases with which the mean outputs of Convs are those of the float weights.
 
     With W' the rounded weight and E[x] the mean of each input channel over the calibration data, the output is shifted
-    by sum over c and k of (W' - W)[o, c, k] E[x_c] (Nagel et al., arXiv 1906.04721, section 4.2, for the error of the
-    weights). The shift is the same at every position, so that it adds up where other errors average out. Borders, where
-    a Conv reads its padding, are taken as if they were not there.
+    by the sum over c and k of (W' - W)[o, c, k] E[x_c] (Nagel et al., arXiv 1906.04721, section 4.2, for the error of
+    the weights). The shift is the same at every position, so it adds up, while other errors average out. The padding at
+    the borders is ignored.
 
-    Convs whose input has no known mean or whose bias is computed keep it, and so do ConvTransposes.
+    Convs whose input has no known mean, or whose bias is computed, keep their bias; so do ConvTransposes.
     """
 
     name = "correct-bias"
@@ -28,7 +26,7 @@ class CorrectBias(Analysis[CorrectedBiases]):
     needs = (Plan, Statistics, QuantizationParameters)
 
     def run(self, model: Model, facts: Facts) -> CorrectedBiases:
-        """Find the fact; the graph is not touched."""
+        """Return the corrected biases."""
         nodes, weights, means = model.nodes, facts[QuantizationParameters].weights, facts[Statistics].means
         biases = {}
         for weight in facts[Plan].weights:
@@ -43,27 +41,27 @@ class CorrectBias(Analysis[CorrectedBiases]):
         return CorrectedBiases(biases)
 
 
-def _mean(tensor: Tensor, means: Mapping[str, Array]) -> Array | None:
-    """Mean of each channel, float64 (channels,): observed, or of the tensors that a Concat or Resize has it from."""
+def _mean(tensor: Tensor, means: Mapping[str, Float64Array]) -> Float64Array | None:
+    """Return the mean of each channel, float64 (channels,): observed, or from the inputs of a Concat or Resize."""
     if tensor.name in means:
         return means[tensor.name]
-    made_by = producer(tensor)
-    if made_by is None or made_by.op not in ("Concat", "Resize") or made_by.attrs.get("axis", 1) != 1:
+    source = producer(tensor)
+    if source is None or source.op not in ("Concat", "Resize") or source.attrs.get("axis", 1) != 1:
         return None
-    parts = [_mean(t, means) for t in (made_by.inputs if made_by.op == "Concat" else made_by.inputs[:1])]
+    parts = [_mean(t, means) for t in (source.inputs if source.op == "Concat" else source.inputs[:1])]
     known = [part for part in parts if part is not None]
     return np.concatenate(known) if len(known) == len(parts) else None
 
 
-def _bias(conv: Node) -> Array:
-    """The Conv's bias, float64 (output channels,); zeros where it has none."""
+def _bias(conv: Node) -> Float64Array:
+    """Return the bias of a Conv, float64 (output channels,); zeros if it has none."""
     bias = bias_of(conv)
     channels = np.asarray(constant(conv.inputs[1])).shape[0]
     return np.zeros(channels) if bias is None else np.asarray(constant(bias), np.float64)
 
 
-def _shift(error: Array, mean: Array) -> Array:
-    """Mean shift of each output channel, float64 (output channels,).
+def _shift(error: Float64Array, mean: Float64Array) -> Float64Array:
+    """Return the mean shift of each output channel, float64 (output channels,).
 
     Args:
         error: of the weight, float64 (output channels, input channels of a group, *kernel).

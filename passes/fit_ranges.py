@@ -1,4 +1,4 @@
-"""fit-ranges: the interval that each group of tensors is to cover, from its histogram."""
+"""fit-ranges: chooses the range of each group of tensors from its histogram."""
 
 from onnxq.errors import DataError
 from onnxq.facts import FittedRange, FittedRanges, Plan, QuantizationPoint, Statistics
@@ -14,16 +14,16 @@ from onnxq.qdq.tensor_result import expected
 class FitRanges(Analysis[FittedRanges]):
     """Chooses one range per group of points.
 
-    - a range that is known without data is taken as it is
-    - the model's inputs take the observed minimum and maximum: pictures have no outliers
-    - the input of a SiLU is judged by the error behind it, whatever the method
-    - everything else by the method, over the histogram of all the group's values
+    - A range that is known without data is taken as it is.
+    - The model's inputs take the observed minimum and maximum: images have no outliers.
+    - The input of a SiLU takes the range with the least error in x * sigmoid(x), whatever the method.
+    - Everything else takes the range of the method, from the histogram of all values of the group.
 
     Args:
         method: a key of `range_methods.METHODS`.
 
     Raises:
-        DataError: the statistics were given and are of another model, or lack a tensor.
+        DataError: the statistics were given and belong to another model, or lack a tensor.
     """
 
     name = "fit-ranges"
@@ -34,7 +34,7 @@ class FitRanges(Analysis[FittedRanges]):
         self._method = method
 
     def run(self, model: Model, facts: Facts) -> FittedRanges:
-        """Find the fact; the graph is not touched."""
+        """Return the ranges."""
         statistics = facts[Statistics]
         if facts.is_pinned(Statistics) and statistics.digest != model.digest():
             raise DataError(

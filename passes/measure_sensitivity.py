@@ -1,4 +1,4 @@
-"""measure-sensitivity: how much each piece of the network costs when it alone is quantized."""
+"""measure-sensitivity: measures the effect on the outputs of quantizing each piece of the network alone."""
 
 import math
 from collections.abc import Iterator
@@ -19,20 +19,20 @@ from onnxq.yolo.detected_objects import matched_score, read_objects
 from onnxq.yolo.detector import Detector
 
 _SAMPLES = 16
-"""Looked at, evenly spaced ones of all."""
+"""Samples on which it is measured, evenly spaced among all."""
 
 
 class MeasureSensitivity(Analysis[Sensitivities]):
-    """Quantizes the pieces of the network one at a time, and compares the outputs with the float ones.
+    """Quantizes the pieces of the network one at a time, and compares the outputs with those of the float model.
 
-    A piece is a layer with the activation behind it, or any other node that computes on integers. Its inputs and
-    weights get the grids, integers and biases that they will have in the end, all else stays float.
+    A piece is a layer with its activation function, or any other node that computes on integers. Its inputs and weights
+    get the scales, integers and biases of the final model; everything else stays float.
 
     Args:
-        samples: the data, which is read again.
-        target: tells what computes and what only moves values.
-        detector: tells what the outputs mean; None, or of no known family: signal and noise are all there is.
-        progress: told after each piece.
+        samples: the data; it is read again.
+        target: tells which operators compute and which only move values.
+        detector: reads objects from the outputs; if None, or of no known family, only the SQNR is measured.
+        progress: called after each piece.
 
     Raises:
         DataError: there are no samples, or none that can be read again.
@@ -52,12 +52,10 @@ class MeasureSensitivity(Analysis[Sensitivities]):
         self._progress = progress
 
     def run(self, model: Model, facts: Facts) -> Sensitivities:
-        """Find the fact; the graph is not touched."""
-        plan, grid = facts[Plan], facts[QuantizationParameters]
-        biases, rebuilt = (
-            facts.get(CorrectedBiases) or CorrectedBiases({}),
-            facts.get(Reconstruction) or Reconstruction({}, {}, {}),
-        )
+        """Return the sensitivity of each piece."""
+        plan, qparams = facts[Plan], facts[QuantizationParameters]
+        biases = facts.get(CorrectedBiases) or CorrectedBiases({})
+        reconstruction = facts.get(Reconstruction) or Reconstruction({}, {}, {})
         pieces = list(_pieces(model, plan, self._target))
         self._progress("sensitivity", 0, len(pieces))
         feeds = self._feeds()
@@ -65,29 +63,29 @@ class MeasureSensitivity(Analysis[Sensitivities]):
         at_once = workers(plain)
         session = open_session(plain, threads=cores(), exact=True)
         expected = [run_named(session, feed) for feed in feeds]
-        seen = [read_objects(outputs, self._detector) for outputs in expected]
+        objects = [read_objects(outputs, self._detector) for outputs in expected]
         del session
 
-        def damage(piece: tuple[str, ...]) -> LayerSensitivity:
-            alone = Model(plain)
-            insert_qdq(alone, plan.only(piece), grid, biases.only(piece), rebuilt.only(piece))
-            session = open_worker_session(alone.to_proto(), at_once)
-            noise, covered, scores = SqnrMeter(), 0.0, 0.0
-            for feed, wanted, objects in zip(feeds, expected, seen, strict=True):
-                found = run_named(session, feed)
-                noise.add(wanted, found)
-                for a, b in zip(objects, read_objects(found, self._detector), strict=True):
-                    share, whole = matched_score(a, b)
-                    covered, scores = covered + share, scores + whole
-            sqnr = min(noise.decibels().values(), default=math.inf)
-            return LayerSensitivity(piece, sqnr, 1 - covered / scores if scores else math.nan)
+        def measure(piece: tuple[str, ...]) -> LayerSensitivity:
+            quantized = Model(plain)
+            insert_qdq(quantized, plan.only(piece), qparams, biases.only(piece), reconstruction.only(piece))
+            session = open_worker_session(quantized.to_proto(), at_once)
+            meter, matched, total = SqnrMeter(), 0.0, 0.0
+            for feed, wanted, float_objects in zip(feeds, expected, objects, strict=True):
+                outputs = run_named(session, feed)
+                meter.add(wanted, outputs)
+                for a, b in zip(float_objects, read_objects(outputs, self._detector), strict=True):
+                    score, whole = matched_score(a, b)
+                    matched, total = matched + score, total + whole
+            sqnr = min(meter.decibels().values(), default=math.inf)
+            return LayerSensitivity(piece, sqnr, 1 - matched / total if total else math.nan)
 
-        found = []
+        measured = []
         with ThreadPoolExecutor(at_once) as pool:
-            for number, one in enumerate(pool.map(damage, pieces), start=1):
-                found.append(one)
+            for number, sensitivity in enumerate(pool.map(measure, pieces), start=1):
+                measured.append(sensitivity)
                 self._progress("sensitivity", number, len(pieces))
-        return Sensitivities(tuple(found), len(feeds))
+        return Sensitivities(tuple(measured), len(feeds))
 
     def _feeds(self) -> list[Feed]:
         loaders = list(self._samples.loaders) if self._samples else []
@@ -102,7 +100,7 @@ class MeasureSensitivity(Analysis[Sensitivities]):
 
 
 def _pieces(model: Model, plan: Plan, target: Target) -> Iterator[tuple[str, ...]]:
-    """Names of the nodes of each piece, in the graph's order."""
+    """Yield the names of the nodes of each piece, in the graph's order."""
     layers, taken = set(plan.layers), set[str]()
     for node in model.graph.nodes:
         if node.name not in plan.integer or node.name in taken or target.rules[node.op].role is Role.CARRIER:
@@ -115,9 +113,9 @@ def _pieces(model: Model, plan: Plan, target: Target) -> Iterator[tuple[str, ...
 
 
 def _activation(layer: Node, target: Target) -> list[Node]:
-    """What reads a layer's output and nothing else does: a SiLU, or an operator that is one with it."""
+    """Return the only readers of a layer's output that run fused with it: a SiLU, or another activation function."""
     [output] = layer.outputs
-    behind = consumers(output)
+    readers = consumers(output)
     if feeds_only_silu(output):
-        return behind
-    return behind if len(behind) == 1 and behind[0].op in target.fused_activations else []
+        return readers
+    return readers if len(readers) == 1 and readers[0].op in target.fused_activations else []

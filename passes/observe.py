@@ -1,4 +1,4 @@
-"""observe: one run over the data, from which only histograms and means are kept."""
+"""observe: runs the calibration data through the float graph and collects statistics of its activations."""
 
 import math
 import threading
@@ -19,28 +19,30 @@ from onnxq.progress import Progress, silent
 from onnxq.runtime.streaming import stream
 
 _COUNTED = 1 << 14
-"""Values of one tensor and sample that are counted; extremes are taken of all."""
+"""Values of one tensor and sample that are counted; extremes are those of all values."""
 
 _IMAGE_RANK = 4
 
 _MEAN_STEP = 2.0**-24
+"""Resolution of means, which are summed in fixed point."""
 
 
 class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
-    """Runs the data through the float graph and counts the values of the tensors that the plan needs to know.
+    """Collects a histogram of each tensor that the plan observes, and the mean of each of its channels.
 
-    The graph ends at these tensors and is otherwise optimized by onnxruntime as ever. Each sample is forgotten once
-    it is counted, so that memory does not grow with their number, and the result does not depend on their order.
-    The extremes are those of all values; of large tensors only evenly spaced values are counted: to count every one
-    of the many millions would take almost as long as to run the network, and tell little more. Beside the histograms,
-    the mean of each channel is kept.
+    The graph ends at these tensors; onnxruntime optimizes it as usual. A sample is freed once it is counted, so memory
+    does not grow with the number of samples, and the result does not depend on their order. Extremes are those of all
+    values. Of large tensors only evenly spaced values are counted: counting all of the many millions would take almost
+    as long as running the network, and add little.
+
+    The first samples are kept as the `Probe`, and the range of the inputs and their duplicates as `InputSummary`.
 
     Args:
-        samples: the data; None only where statistics are given.
-        progress: told after each run.
+        samples: the data; None only if the statistics are given from outside.
+        progress: called after each run.
 
     Raises:
-        DataError: not one sample could be read, or a tensor holds NaN or infinite values.
+        DataError: no sample could be read, or a tensor holds NaN or infinite values.
     """
 
     name = "observe"
@@ -52,7 +54,7 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
         self._progress = progress
 
     def run(self, model: Model, facts: Facts) -> tuple[Statistics, Probe, InputSummary]:
-        """Find the fact; the graph is not touched."""
+        """Return the statistics, the first samples and the summary of the inputs."""
         plan, digest = facts[Plan], model.digest()
         tally = _Tally(plan.observed())
         if not tally.histograms:
@@ -73,20 +75,20 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
 
 
 class _Tally:
-    """Counts tensors that workers hand in."""
+    """Accumulates histograms and means of tensors; several threads may call it."""
 
     def __init__(self, points: dict[str, QuantizationPoint]) -> None:
         self.histograms = {
             name: Histogram(SILU_FLAT_BELOW if point.silu_input else -math.inf) for name, point in points.items()
         }
-        # What a SiLU reads is no layer's input.
+        # The input of a SiLU is not the input of a layer, so no mean of it is needed.
         self._averaged = {name for name, point in points.items() if not point.silu_input}
         self._sums: dict[str, NDArray[np.int64]] = {}
         self._rows: dict[str, int] = {}
         self._locks = {name: threading.Lock() for name in points}
 
     def count(self, tensor: str, values: NDArray[np.generic]) -> None:
-        """Count one run's values of a tensor."""
+        """Count the values of a tensor in one run."""
         floats = values.astype(np.float32, copy=False)
         with self._locks[tensor]:
             try:
@@ -99,28 +101,28 @@ class _Tally:
                 ) from None
 
     def _sum_channels(self, tensor: str, values: NDArray[np.float32]) -> None:
-        """Add each row's mean of each channel, in fixed point, so that the sum does not depend on the order."""
+        """Add the mean of each channel of each row, in fixed point, so that the order makes no difference."""
         if tensor in self._averaged and values.ndim == _IMAGE_RANK and values.size:
             per_row = values.reshape(*values.shape[:2], -1).mean(axis=2)
             sums = np.rint(per_row.astype(np.float64) / _MEAN_STEP).astype(np.int64).sum(axis=0)
             self._sums[tensor] = self._sums.get(tensor, 0) + sums
-            # Not the samples: a picture may have been cut up into a batch of its own.
+            # Rows, not samples: an image may be cut into a batch of its own.
             self._rows[tensor] = self._rows.get(tensor, 0) + len(values)
 
     def means(self) -> dict[str, NDArray[np.float64]]:
-        """Mean of each channel over all samples, float64 (channels,), of the tensors that have channels."""
+        """Return the mean of each channel over all samples, float64 (channels,), of tensors that have channels."""
         return {name: sums.astype(np.float64) * (_MEAN_STEP / self._rows[name]) for name, sums in self._sums.items()}
 
 
 def _samples_of(values: NDArray[np.float32]) -> Iterable[NDArray[np.float32]]:
-    """The samples of a run: of images those along the first axis, so that each counts as much as if it ran alone."""
+    """Return the samples of a run: images along the first axis, so that each counts as if it ran alone."""
     return values if values.ndim == _IMAGE_RANK else [values]
 
 
 def _spacing(values: int) -> int:
-    """How far the values of a tensor lie apart that are counted, so that about `_COUNTED` of them are.
+    """Return n for which counting every n-th value counts about `_COUNTED` values.
 
-    A prime keeps the picks from falling on the same columns of every row.
+    It is prime, so that the values counted are not in the same columns of every row.
     """
     spacing = max(1, values // _COUNTED)
     while any(spacing % factor == 0 for factor in range(2, math.isqrt(spacing) + 1)):

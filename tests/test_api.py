@@ -2,13 +2,13 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from api_model import content, detector_model
 from graphs import (
     NARROW_TENSORRT,
     ULTRALYTICS,
@@ -22,48 +22,26 @@ from graphs import (
     sqnr,
     v5,
     v8,
-    with_metadata,
     yolox,
 )
-from PIL import Image
 
 import onnxq
 from onnxq import Config, plan, quantize
 from onnxq.errors import ConfigError, DataError, ModelError, OnnxqError, PipelineError
 from onnxq.facts import (
-    CorrectedBiases,
-    DecodeBoundary,
-    FittedRange,
-    FittedRanges,
-    InputSummary,
     Plan,
-    Probe,
-    QuantizationParameters,
-    Statistics,
-    Verification,
 )
-from onnxq.numerics.scheme import Range
-from onnxq.passes import default, prepare_and_plan
-from onnxq.passes.find_decode import FindDecode
-from onnxq.passes.fold_constants import FoldConstants
-from onnxq.passes.observe import Observe
-from onnxq.pipeline import Analysis, Pipeline, Rewrite
 from onnxq.targets import TARGETS
 
 ROOT = Path(__file__).parents[1]
-PASSES = [step.name for step in default(Config(), silu_chain(), None)]
 
 
 @pytest.fixture(scope="module")
 def model():
-    """A detector with Ultralytics' metadata; nobody may change it."""
-    made = with_metadata(v8())
-    made.metadata_props.add(key="onnxq", value="not one of ours")
-    made.graph.doc_string = "a graph"
-    made.producer_name = "an exporter"
-    before = made.SerializeToString(deterministic=True)
+    """A detector that nobody may change."""
+    made = detector_model()
     yield made
-    assert made.SerializeToString(deterministic=True) == before
+    assert made.SerializeToString(deterministic=True) == detector_model().SerializeToString(deterministic=True)
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +52,6 @@ def feeds(model):
 @pytest.fixture(scope="module")
 def result(model, feeds):
     return quantize(model, feeds)
-
-
-def content(quantized):
-    return quantized.model.SerializeToString(deterministic=True)
 
 
 def metadata(model):
@@ -218,302 +192,6 @@ def test_the_detector_is_told(result):
     assert result.detector.family == "v8"
     assert result.detector.size == (32, 32)
     assert result.detector.names == ("person", "bicycle", "car")
-
-
-# --- data -------------------------------------------------------------------------------------------------------------
-
-
-class Reader:
-    """As onnxruntime's CalibrationDataReader."""
-
-    def __init__(self, feeds):
-        self._left = list(feeds)
-
-    def get_next(self):
-        return self._left.pop(0) if self._left else None
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        iter,
-        tuple,
-        lambda feeds: (each for each in feeds),
-        Reader,
-        lambda feeds: [each["images"] for each in feeds],
-        lambda feeds: [each["images"][0] for each in feeds],
-        lambda feeds: np.concatenate([each["images"] for each in feeds]),
-        lambda feeds: {"images": np.concatenate([each["images"] for each in feeds])},
-    ],
-    ids=["iterator", "tuple", "generator", "reader", "arrays", "unbatched arrays", "one array", "one feed"],
-)
-def test_every_kind_of_feeds_gives_the_same_as_a_list(model, feeds, result, wrap):
-    assert content(quantize(model, wrap(feeds))) == content(result)
-
-
-@pytest.mark.parametrize("kind", [str, Path, lambda path: [str(path)]])
-def test_a_path_of_data_gives_the_same_as_its_feeds(tmp_path, model, feeds, result, kind):
-    np.savez(tmp_path / "data.npz", images=np.concatenate([each["images"] for each in feeds]))
-    quantized = quantize(model, kind(tmp_path / "data.npz"))
-    assert content(quantized) == content(result)
-    assert quantized.samples.description == "4 samples in data.npz"
-
-
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (4,), (3, 1), (1, 2, 1)])
-@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2)])
-def test_batches_and_order_make_no_difference(model, feeds, result, sizes, order):
-    rows = np.concatenate([feeds[number]["images"] for number in order])
-    batches = np.split(rows, np.cumsum(sizes)[:-1])
-    assert content(quantize(model, [{"images": batch} for batch in batches])) == content(result)
-
-
-def test_a_fixed_batch_makes_no_difference(feeds):
-    rows = np.concatenate([each["images"] for each in feeds])[:3]
-    one, two = (quantize(silu_chain(batch=batch), rows) for batch in (1, 2))
-    assert two.facts[Statistics].samples == 3
-    scales = [{k: v.tobytes() for k, v in initializers(q.model).items() if k.endswith("_scale")} for q in (one, two)]
-    assert scales[0] == scales[1]
-    assert len(scales[0]) > 5
-
-
-def test_a_generator_is_drawn_from_as_samples_are_run(model, feeds):
-    drawn, lead = [], []
-
-    def generate():
-        for number in range(40):
-            drawn.append(number)
-            yield feeds[number % 4]
-
-    def tell(task, done, total):
-        if task == "calibrating":
-            lead.append(len(drawn) - done)
-
-    quantize(model, generate(), progress=tell)
-    assert len(drawn) == 40
-    assert max(lead) < 10
-
-
-def test_without_data_scenes_are_made(model):
-    quantized = quantize(model, None, Config(count=3))
-    assert quantized.samples.synthetic
-    assert quantized.facts[Statistics].samples == 3
-
-
-def test_with_data_none_are_made(result):
-    assert not result.samples.synthetic
-
-
-def test_data_makes_a_difference(model, feeds, result):
-    darker = [{"images": each["images"] * 0.1} for each in feeds]
-    assert content(quantize(model, darker)) != content(result)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ([], "gave no samples"),
-        (iter([]), "gave no samples"),
-        (Reader([]), "gave no samples"),
-        (7, "data of type int"),
-        (["a", 7], "item 1 of the data is a str"),
-        ([{"pictures": np.zeros((1, 3, 32, 32), np.float32)}], "has pictures, the model's inputs are images"),
-        ([np.zeros((1, 3, 32, 16), np.float32)], r"shape \(1, 3, 32, 16\), not"),
-        ([np.zeros((1, 3, 32, 32), np.uint8)], "0-255 as uint8"),
-        ([np.full((1, 3, 32, 32), np.nan, np.float32)], "NaN or infinite"),
-        ("nowhere", "nowhere: no such file or folder"),
-    ],
-)
-def test_data_that_cannot_be_used_is_refused(model, data, message):
-    with pytest.raises(DataError, match=message):
-        quantize(model, data)
-
-
-def test_unreadable_images_are_listed_and_left_out(tmp_path, model):
-    for name in ("a.png", "b.png"):
-        Image.new("RGB", (40, 40), (200, 90, 10)).save(tmp_path / name)
-    (tmp_path / "c.png").write_bytes(b"no picture")
-    quantized = quantize(model, tmp_path)
-    assert list(quantized.samples.skipped) == [str(tmp_path / "c.png")]
-    assert quantized.facts[Statistics].samples == 2
-
-
-def test_the_result_is_compared_on_the_first_images_that_can_be_read(tmp_path, model):
-    for index, name in enumerate(("c.png", "d.png", "e.png")):
-        Image.new("RGB", (40, 40), (200, 90, 80 * index)).save(tmp_path / name)
-    expected = quantize(model, tmp_path).facts[Verification].sqnr
-    for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes(b"no picture")
-    assert quantize(model, tmp_path).facts[Verification].sqnr == expected != {}
-
-
-# --- facts ------------------------------------------------------------------------------------------------------------
-
-
-def test_every_fact_comes_out(result):
-    kinds = (
-        DecodeBoundary,
-        Plan,
-        Statistics,
-        Probe,
-        InputSummary,
-        FittedRanges,
-        QuantizationParameters,
-        CorrectedBiases,
-        Verification,
-    )
-    assert all(isinstance(result.facts[kind], kind) for kind in kinds)
-    assert {type(fact) for fact in result.facts} == set(kinds)
-    assert result.facts[Verification].fused == len(result.facts[Plan].layers) == 16
-
-
-def test_given_statistics_spare_the_data(model, result):
-    def explode():
-        raise AssertionError("the data was read")
-        yield
-
-    again = quantize(model, explode(), facts=[result.facts[Statistics]])
-    assert content(again) == content(result)
-    assert again.samples is None
-    assert "observe" not in again.timings
-
-
-def test_saved_statistics_do_as_well_and_serve_any_method(tmp_path, model, feeds, result):
-    result.facts[Statistics].save(tmp_path / "seen.npz")
-    seen = Statistics.load(tmp_path / "seen.npz")
-    for config in (Config(), Config(method="minmax"), Config(act_bits=4, symmetric=True, reconstruct=False)):
-        assert content(quantize(model, facts=[seen], config=config)) == content(quantize(model, feeds, config))
-
-
-def test_with_given_statistics_the_result_is_compared_on_samples_that_are_given_too(model, feeds, result):
-    statistics, probe = result.facts[Statistics], result.facts[Probe]
-    assert quantize(model, facts=[statistics]).facts[Verification].sqnr == {}
-    again = quantize(model, facts=[statistics, probe])
-    assert again.facts[Verification].sqnr == result.facts[Verification].sqnr != {}
-    with pytest.raises(PipelineError, match="fit-ranges needs Statistics, and observe is skipped, as Probe was given"):
-        quantize(model, feeds, facts=[probe])
-
-
-def test_statistics_of_another_model_are_refused(result):
-    with pytest.raises(DataError, match="made with another model"):
-        quantize(v8(seed=1), facts=[result.facts[Statistics]])
-
-
-def test_ranges_made_by_hand_are_taken(model, feeds, result):
-    groups = dict(result.facts[FittedRanges].groups)
-    chosen = next(point for point in result.facts[Plan].points if point.tensor == "mul3_out")
-    groups[chosen.group] = FittedRange(Range(-1.0, 4.1), method="by hand")
-    by_hand = quantize(model, feeds, facts=[FittedRanges(groups)])
-    assert by_hand.facts[FittedRanges].groups[chosen.group].method == "by hand"
-    before, after = initializers(result.model), initializers(by_hand.model)
-    assert float(after[f"{chosen.group}_scale"]) == pytest.approx(5.1 / 255)
-    assert int(after[f"{chosen.group}_zero_point"]) == 50
-    changed = {name for name in before if before[name].tobytes() != after[name].tobytes()}
-    assert changed == {f"{chosen.group}_scale", f"{chosen.group}_zero_point"}
-
-
-def test_a_plan_made_by_hand_is_taken(model, feeds, result):
-    config = Config(exclude=("conv3",))
-    chosen, _ = plan(model, config)
-    assert content(quantize(model, feeds, facts=[chosen])) == content(quantize(model, feeds, config)) != content(result)
-
-
-# --- hooks, progress, passes ------------------------------------------------------------------------------------------
-
-
-def test_hooks_are_called_once_per_pass_in_order(model, feeds):
-    seen, order = [], []
-
-    def first(step, working, result, seconds):
-        order.append("first")
-        if isinstance(step, Analysis):
-            found = result if isinstance(step.gives, tuple) else (result,)
-            assert tuple(map(type, found)) == step.kinds()
-        else:
-            assert isinstance(step, Rewrite)
-            assert isinstance(result, int)
-        assert seconds >= 0
-        seen.append((step.name, len(working.graph.nodes)))
-
-    quantized = quantize(model, feeds, hooks=[first, lambda *_: order.append("second")])
-    assert [name for name, _ in seen] == PASSES
-    assert order == ["first", "second"] * len(PASSES)
-    assert seen[-1][1] == len(quantized.model.graph.node) > seen[0][1]
-    assert list(quantized.timings) == PASSES
-
-
-def test_an_error_in_a_hook_comes_out(model, feeds):
-    def fail(*_):
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        quantize(model, feeds, hooks=[fail])
-
-
-@pytest.mark.parametrize("count", [1, 7])
-def test_progress_is_told_up_to_the_total(model, feeds, count):
-    told = []
-    np_feeds = np.concatenate([feeds[number % 4]["images"] for number in range(count)])
-    quantize(model, list(np_feeds), progress=lambda *call: told.append(call))
-    first, *calibrating, last = told
-    assert (first, last) == (("preparing", 0, 0), ("checking", 0, 0))
-    assert {task for task, _, _ in calibrating} == {"calibrating"}
-    assert [done for _, done, _ in calibrating] == sorted(done for _, done, _ in calibrating)
-    assert calibrating[-1][1] == count
-
-
-def test_progress_knows_the_total_of_files(tmp_path, model, feeds):
-    np.save(tmp_path / "data.npy", np.concatenate([each["images"] for each in feeds]))
-    told = []
-    quantize(model, tmp_path / "data.npy", progress=lambda *call: told.append(call))
-    assert told[-2] == ("calibrating", 4, 4)
-    assert {total for task, _, total in told if task == "calibrating"} == {4}
-
-
-def test_an_interrupt_in_progress_comes_out(model, feeds):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        quantize(model, feeds, progress=interrupt)
-
-
-class CountNodes(Analysis[Counter]):
-    name = "count-nodes"
-    gives = Counter
-
-    def run(self, model, facts):
-        return Counter(node.op for node in model.graph.nodes)
-
-
-def test_passes_of_ones_own(model, feeds, result):
-    config = Config()
-    passes = [*default(config, model, None), CountNodes()]
-    again = quantize(model, None, config, passes=passes, facts=[result.facts[Statistics]])
-    assert again.facts[Counter]["Conv"] == 12
-    assert again.facts[Counter]["Gemm"] == 6
-    assert list(again.timings) == [name for name in [*PASSES, "count-nodes"] if name != "observe"]
-    assert content(again) == content(result)
-
-
-def test_passes_in_the_wrong_order_are_refused(model, feeds):
-    with pytest.raises(PipelineError, match="plan-quantization needs DecodeBoundary, and no pass before it gives it"):
-        quantize(model, feeds, passes=[step for step in prepare_and_plan(Config()) if not isinstance(step, FindDecode)])
-
-
-def test_verify_without_observe_is_refused(model, result):
-    steps = [step for step in default(Config(), model, None) if not isinstance(step, Observe)]
-    given = result.facts[Statistics]
-    with pytest.raises(PipelineError, match=r"^verify needs Probe, and no pass before it gives it$"):
-        Pipeline(steps, pinned=[given])
-    with pytest.raises(PipelineError, match=r"^verify needs Probe, and observe is skipped, as Statistics was given$"):
-        Pipeline(default(Config(), model, None), pinned=[given])
-    assert Pipeline(steps, pinned=[given, Probe()]).passes == tuple(steps)
-
-
-def test_passes_that_forget_what_is_needed_are_refused(model, feeds):
-    *first, choose = prepare_and_plan(Config())
-    with pytest.raises(PipelineError, match="plan-quantization needs DecodeBoundary, and fold-constants forgets it"):
-        quantize(model, feeds, passes=[*first, FoldConstants(), choose])
 
 
 # --- save -------------------------------------------------------------------------------------------------------------

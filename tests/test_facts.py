@@ -1,214 +1,23 @@
-import io
-import itertools
-import json
-import math
-import zipfile
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from histograms import histogram
 
-from onnxq.errors import ConfigError, DataError
-from onnxq.facts import Plan, QuantizationPoint, Statistics
-from onnxq.numerics.histogram import Histogram
+from onnxq.errors import DataError
+from onnxq.facts import (
+    CorrectedBiases,
+    LayerSensitivity,
+    Plan,
+    QuantizationParameters,
+    QuantizationPoint,
+    QuantizedWeight,
+    Reconstruction,
+    Sensitivities,
+    Statistics,
+)
 from onnxq.numerics.scheme import Range, Scheme
-
-
-def histogram(*values, floor=-math.inf):
-    made = Histogram(floor)
-    made.add(np.asarray(values, np.float32))
-    return made
-
-
-def statistics(order=1):
-    histograms = {
-        "images": histogram(0.0, 0.5, 1.0),
-        "conv/out": histogram(-40.0, 3.0, 7.5, floor=-10.0),
-        "größe": histogram(-1e-20, 1e20),
-        "never seen": Histogram(),
-    }
-    return Statistics(dict(list(histograms.items())[::order]), samples=17, digest="abc123")
-
-
-def same(first, second):
-    return (
-        first.samples == second.samples
-        and first.digest == second.digest
-        and first.histograms.keys() == second.histograms.keys()
-        and all(vars_of(h) == vars_of(second.histograms[n]) for n, h in first.histograms.items())
-    )
-
-
-def vars_of(h):
-    return h.counts.tobytes(), h.counts.dtype, h.exponent, h.start, h.low, h.high, h.floor
-
-
-def rewritten(path, **members):
-    """The bytes of a saved file with some of its arrays replaced, or left out where they are None."""
-    with np.load(path) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    arrays.update(members)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: array for name, array in arrays.items() if array is not None})
-    return buffer.getvalue()
-
-
-def header(path):
-    with np.load(path) as archive:
-        return json.loads(archive["header"].tobytes())
-
-
-def as_bytes(value):
-    return np.frombuffer(json.dumps(value).encode(), np.uint8)
-
-
-class TestStatistics:
-    def test_what_was_saved_is_loaded(self, tmp_path):
-        statistics().save(tmp_path / "a.npz")
-        assert same(Statistics.load(tmp_path / "a.npz"), statistics())
-
-    def test_a_difference_would_be_seen(self):
-        # Of the helper above.
-        changed = statistics()
-        changed.histograms["images"].add(np.float32([0.5]))
-        assert not same(changed, statistics())
-        assert not same(Statistics(statistics().histograms, 17, "other"), statistics())
-        assert not same(Statistics({}, 17, "abc123"), statistics())
-
-    def test_without_any_tensor(self, tmp_path):
-        Statistics({}, digest="x").save(tmp_path / "a.npz")
-        assert same(Statistics.load(tmp_path / "a.npz"), Statistics({}, digest="x"))
-
-    def test_counting_can_go_on_after_loading(self, tmp_path):
-        statistics().save(tmp_path / "a.npz")
-        loaded = Statistics.load(tmp_path / "a.npz").histograms["conv/out"]
-        expected = statistics().histograms["conv/out"]
-        for h in (loaded, expected):
-            h.add(np.float32([-500, 3, 200]))
-        assert vars_of(loaded) == vars_of(expected)
-
-    def test_two_runs_merge_to_what_one_run_over_both_would_have_seen(self, tmp_path):
-        one, other = histogram(1, 2, 3), histogram(-200, 9)
-        Statistics({"x": one}).save(tmp_path / "a.npz")
-        merged = Statistics.load(tmp_path / "a.npz").histograms["x"]
-        merged.merge(other)
-        assert vars_of(merged) == vars_of(histogram(1, 2, 3, -200, 9))
-
-    def test_same_statistics_same_bytes_whatever_the_order_and_the_time(self, tmp_path, monkeypatch):
-        statistics().save(tmp_path / "a.npz")
-        clock = itertools.count(1_900_000_000, 86_400)
-        monkeypatch.setattr("time.time", lambda: next(clock))
-        statistics(order=-1).save(tmp_path / "b.npz")
-        assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-
-    def test_other_statistics_other_bytes(self, tmp_path):
-        statistics().save(tmp_path / "a.npz")
-        changed = statistics()
-        changed.histograms["images"].add(np.float32([0.5]))
-        changed.save(tmp_path / "b.npz")
-        assert (tmp_path / "a.npz").read_bytes() != (tmp_path / "b.npz").read_bytes()
-
-    def test_the_file_is_small(self, tmp_path):
-        Statistics({f"tensor{n}": histogram(n, -n, n / 3) for n in range(200)}).save(tmp_path / "a.npz")
-        assert (tmp_path / "a.npz").stat().st_size < 50_000
-
-    def test_numpy_reads_the_file(self, tmp_path):
-        statistics().save(tmp_path / "a.npz")
-        with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
-            assert archive["counts"].shape == (4, 2048)
-        with zipfile.ZipFile(tmp_path / "a.npz") as archive:
-            assert archive.testzip() is None
-
-    def test_missing_file(self, tmp_path):
-        with pytest.raises(DataError, match=r"none\.npz: no such calibration file; make one with --save-calibration"):
-            Statistics.load(tmp_path / "none.npz")
-
-    @pytest.mark.parametrize("content", [b"hello", b"\x93NUMPY\x01\x00", b"\x80\x04."])
-    def test_other_files_are_refused(self, tmp_path, content):
-        (tmp_path / "a.npz").write_bytes(content)
-        with pytest.raises(DataError, match=r"a\.npz: not a calibration file written by --save-calibration"):
-            Statistics.load(tmp_path / "a.npz")
-
-    def test_a_folder_is_refused(self, tmp_path):
-        with pytest.raises(DataError, match="not a calibration file"):
-            Statistics.load(tmp_path)
-
-    def test_a_single_array_is_refused(self, tmp_path):
-        np.save(tmp_path / "a.npy", np.zeros(3))
-        with pytest.raises(DataError, match="not a calibration file"):
-            Statistics.load(tmp_path / "a.npy")
-
-    def test_other_arrays_are_refused(self, tmp_path):
-        np.savez(tmp_path / "a.npz", images=np.zeros((1, 3, 8, 8)))
-        with pytest.raises(DataError, match="not a calibration file"):
-            Statistics.load(tmp_path / "a.npz")
-
-    def test_a_file_cut_short_is_refused(self, tmp_path):
-        path = tmp_path / "a.npz"
-        statistics().save(path)
-        content = path.read_bytes()
-        for length in range(0, len(content), 23):
-            path.write_bytes(content[:length])
-            with pytest.raises(DataError, match="not a calibration file"):
-                Statistics.load(path)
-
-    def test_a_damaged_file_is_refused_or_the_damage_does_no_harm(self, tmp_path):
-        path = tmp_path / "a.npz"
-        statistics().save(path)
-        content = path.read_bytes()
-        refused = 0
-        for at in range(0, len(content), 11):
-            path.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
-            try:
-                assert same(Statistics.load(path), statistics())
-            except DataError:
-                refused += 1
-        assert refused > 50
-
-    def test_another_format_asks_for_a_new_calibration(self, tmp_path):
-        path = tmp_path / "a.npz"
-        statistics().save(path)
-        assert header(path)["format"] == "onnxq calibration 1"
-        path.write_bytes(rewritten(path, header=as_bytes(header(path) | {"format": "onnxq calibration 2"})))
-        with pytest.raises(
-            DataError, match="is 'onnxq calibration 2', this onnxq reads 'onnxq calibration 1'; calibrate again"
-        ):
-            Statistics.load(path)
-
-    @pytest.mark.parametrize(
-        "members",
-        [
-            {"counts": None},
-            {"header": None},
-            {"counts": np.zeros((2, 2048), np.int64)},
-            {"header": as_bytes([1, 2])},
-            {"header": as_bytes({})},
-            {"header": np.frombuffer(b"{", np.uint8)},
-            {"header": np.frombuffer(b"\xff\xfe", np.uint8)},
-        ],
-    )
-    def test_a_file_that_lacks_something_is_refused(self, tmp_path, members):
-        path = tmp_path / "a.npz"
-        statistics().save(path)
-        path.write_bytes(rewritten(path, **members))
-        with pytest.raises(DataError, match="not a calibration file"):
-            Statistics.load(path)
-
-    def test_code_in_a_file_is_not_run(self, tmp_path):
-        path = tmp_path / "a.npz"
-        ran = tmp_path / "ran"
-
-        class Evil:
-            def __reduce__(self):
-                return open, (str(ran), "w")
-
-        np.savez(path, header=np.array([Evil()], object), counts=np.zeros((0, 1)))
-        with pytest.raises(DataError, match="not a calibration file"):
-            Statistics.load(path)
-        assert not ran.exists()
-
-    def test_a_place_that_cannot_be_written_to(self, tmp_path):
-        with pytest.raises(ConfigError, match=r"none.a\.npz: cannot be written"):
-            statistics().save(tmp_path / "none" / "a.npz")
 
 
 def point(tensor, group=None, sources=None, **more):
@@ -236,3 +45,64 @@ class TestPlan:
             "c": ["c"], "g": ["a", "d"], "b": ["b"]
         }  # fmt: skip
         assert list(groups) == ["c", "g", "b"]
+
+    def test_only_keeps_what_the_named_nodes_read(self):
+        points = (replace(point("a"), users=("conv1", "conv2")), replace(point("b"), users=("conv3",)))
+        weights = (QuantizedWeight("w", Scheme(8, True, True, 0), ("conv2", "conv3")),)
+        plan = Plan(points, weights, frozenset({"conv1", "conv2", "conv3"}), ("conv1",), {}).only({"conv2"})
+        assert [(p.tensor, p.users) for p in plan.points] == [("a", ("conv2",))]
+        assert [(w.tensor, w.users) for w in plan.weights] == [("w", ("conv2",))]
+
+
+class TestStatistics:
+    HISTOGRAMS: ClassVar = {"a": histogram([1.0, 2.0]), "b": histogram([-3.0, 0.5])}
+
+    def test_of_one_tensor_is_its_own_histogram(self):
+        assert Statistics(self.HISTOGRAMS).of(["a"]) is self.HISTOGRAMS["a"]
+
+    def test_of_several_tensors_is_that_of_all_their_values(self):
+        merged = Statistics(self.HISTOGRAMS).of(["a", "b"])
+        assert (merged.low, merged.high, merged.total) == (-3, 2, 4)
+        assert (self.HISTOGRAMS["a"].low, self.HISTOGRAMS["a"].total) == (1, 2)
+
+    def test_a_tensor_that_was_not_observed_is_named(self):
+        with pytest.raises(DataError, match=r"the calibration holds nothing of tensor 'c'.+calibrate again"):
+            Statistics(self.HISTOGRAMS).of(["a", "c"])
+
+
+def qparams(scale, symmetric=False):
+    return Scheme(8, signed=symmetric, symmetric=symmetric).qparams(Range(-scale, scale))
+
+
+class TestReconstruction:
+    FOUND = Reconstruction(
+        weights={"w": (qparams(2.0, symmetric=True), np.zeros((2, 3), np.int8))},
+        biases={"conv1": np.ones(2, np.float32), "conv2": np.zeros(2, np.float32)},
+        activations={"x": qparams(3.0)},
+    )
+
+    def test_what_was_found_stands_in_the_place_of_what_was_fitted(self):
+        fitted = QuantizationParameters(
+            {"x": qparams(1.0), "y": qparams(1.0)},
+            {"w": qparams(1.0, symmetric=True), "v": qparams(1.0, symmetric=True)},
+        )
+        final = self.FOUND.over(fitted)
+        assert final.activations == {"x": self.FOUND.activations["x"], "y": fitted.activations["y"]}
+        assert final.weights == {"w": self.FOUND.weights["w"][0], "v": fitted.weights["v"]}
+
+    def test_biases_of_some_layers(self):
+        assert list(self.FOUND.only({"conv2", "conv3"}).biases) == ["conv2"]
+        assert list(CorrectedBiases(self.FOUND.biases).only({"conv1"}).layers) == ["conv1"]
+
+
+class TestSensitivities:
+    def test_boxes_that_move_count_before_noise(self):
+        pieces = [
+            LayerSensitivity(("quiet",), 40.0),
+            LayerSensitivity(("noisy",), 10.0),
+            LayerSensitivity(("moves a little",), 50.0, 0.1),
+            LayerSensitivity(("moves",), 60.0, 0.4),
+            LayerSensitivity(("as noisy",), 10.0),
+        ]
+        order = [piece.nodes[0] for piece in Sensitivities(tuple(pieces), 3).worst_first()]
+        assert order == ["moves", "moves a little", "noisy", "as noisy", "quiet"]

@@ -16,8 +16,8 @@ from onnxq.runtime.session import Feed
 PROBES = 2
 """Samples on which the quantized model is compared with the float model."""
 
-_DIGEST_STRIDE = 61
-"""Every n-th value of an image goes into the checksum that tells it from other images."""
+_CHECKSUM_STRIDE = 61
+"""Every n-th value of an image goes into the checksum that finds duplicates."""
 
 
 class InputMonitor:
@@ -26,7 +26,7 @@ class InputMonitor:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._feeds: dict[int, Feed] = {}
-        self._digests: list[int] = []
+        self._checksums: list[int] = []
         self._low = math.inf
         self._high = -math.inf
 
@@ -41,21 +41,21 @@ class InputMonitor:
 
     def summary(self) -> InputSummary:
         """Return the summary of the image input over all samples that could be read."""
-        return InputSummary(self._low, self._high, len(self._digests), len(set(self._digests)))
+        return InputSummary(self._low, self._high, len(self._checksums), len(set(self._checksums)))
 
     def _load(self, step: int, loader: Loader) -> Sample | None:
         sample = loader()
         if sample is not None:
             images = next(iter(sample.feed.values()))[: sample.valid]
-            low, high, digests = float(images.min()), float(images.max()), list(map(_digest, images))
+            low, high, checksums = float(images.min()), float(images.max()), list(map(_checksum, images))
             with self._lock:
                 self._low, self._high = min(self._low, low), max(self._high, high)
-                self._digests += digests
+                self._checksums += checksums
                 self._feeds[step] = sample.feed
                 for later in sorted(self._feeds)[PROBES:]:
                     del self._feeds[later]
         return sample
 
 
-def _digest(image: NDArray[np.generic]) -> int:
-    return zlib.crc32(image.reshape(-1)[::_DIGEST_STRIDE].tobytes())
+def _checksum(image: NDArray[np.generic]) -> int:
+    return zlib.crc32(image.reshape(-1)[::_CHECKSUM_STRIDE].tobytes())

@@ -1,4 +1,4 @@
-"""What a range method is."""
+"""RangeMethod: a way to choose ranges, with its name and summary."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,3 +25,7 @@ class RangeMethod:
     summary: str
     fit: FitRange
     fit_silu_output: FitRange | None = None
+
+    def fit_for(self, silu_output: bool) -> FitRange:
+        """Return the function for tensors that are, or are not, x * sigmoid(x)."""
+        return self.fit_silu_output if silu_output and self.fit_silu_output is not None else self.fit

@@ -1,4 +1,4 @@
-"""Layer-wise reconstruction: each layer is fitted to its quantized input."""
+"""Layer-wise reconstruction: each layer is fitted to its quantized input so that it gives its float output."""
 
 RECONSTRUCT_BELOW = 8
-"""Widths below which layers are reconstructed by default: with more levels than that, rounding alone loses little."""
+"""Layers are reconstructed by default if a width is below this: with more levels, rounding alone loses little."""

@@ -1,4 +1,4 @@
-"""Layers as products of matrices: which inputs meet which weights at an output position."""
+"""im2col: Conv, ConvTranspose, Gemm and MatMul as matrix products."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,25 +7,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.ir import Node, constant, output_axis
+from onnxq.numerics.arrays import AnyArray, Float64Array, Int64Array
 
-Array = NDArray[np.float32]
-
-Positions = NDArray[np.int64]
+Positions = Int64Array
+"""Rows and columns of output positions, (2, n)."""
 
 
 @dataclass(frozen=True)
 class Im2col:
-    """A layer as y[g, :, p] = W[g] x[g, :, p] (+ bias): a Conv, a ConvTranspose whose windows do not overlap, a Gemm or
-    a MatMul.
+    """A layer as the matrix product y[g, :, p] = W[g] x[g, :, p] (+ bias) at each output position p of each group g.
+
+    It is a Conv, a ConvTranspose whose windows do not overlap, a Gemm or a MatMul.
 
     Attributes:
-        shape: of its weight.
+        shape: of the weight.
         group: number of groups.
         strides, dilations: vertical, horizontal.
-        pads: of the image at the top, left, bottom and right.
-        transposed: a ConvTranspose; each input pixel gives a block of outputs of its own, which count as channels.
-        rows: a Gemm or MatMul: each row of what it reads is a position, in a field of one row.
-        outputs_last: of these, the weight is (inputs, outputs).
+        pads: top, left, bottom, right.
+        transposed: the layer is a ConvTranspose. Each input pixel gives a block of outputs of its own; the pixel is the
+            position, and the outputs of the block count as channels.
+        rows: the layer is a Gemm or MatMul. Each row of its input is a position, in a field of one row.
+        outputs_last: the weight of a Gemm or MatMul is (inputs, outputs).
     """
 
     shape: tuple[int, ...]
@@ -39,7 +41,7 @@ class Im2col:
 
     @classmethod
     def of(cls, node: Node) -> "Im2col | None":
-        """The unfolding of a layer with constant weights; None of one that has none."""
+        """Return the product that a layer computes; None if its weight is not constant or its windows overlap."""
         weight = constant(node.inputs[1])
         attrs = node.attrs
         if weight is not None and weight.ndim == 2:
@@ -57,38 +59,38 @@ class Im2col:
 
     @cached_property
     def inputs(self) -> int:
-        """Number of inputs that meet at a position, within a group."""
+        """Number of inputs of a group at one position."""
         if self.rows:
             return self.shape[0 if self.outputs_last else 1]
         return self.shape[0] if self.transposed else int(np.prod(self.shape[1:]))
 
-    def matrix(self, weight: NDArray[np.generic]) -> NDArray[np.float64]:
-        """A weight as float64 (groups, outputs of a group, inputs)."""
+    def matrix(self, weight: AnyArray) -> Float64Array:
+        """Return a weight as W, float64 (groups, outputs of a group, inputs)."""
         if self.transposed or self.outputs_last:
             return np.asarray(weight, np.float64).reshape(1, self.shape[0], -1).swapaxes(1, 2)
         return np.asarray(weight, np.float64).reshape(self.group, self.shape[0] // self.group, -1)
 
-    def weight(self, matrix: NDArray[np.generic]) -> NDArray[np.generic]:
-        """What `matrix` undoes: the weight of (groups, outputs of a group, inputs)."""
+    def weight(self, matrix: AnyArray) -> AnyArray:
+        """Return W, (groups, outputs of a group, inputs), as a weight of the layer's shape; the inverse of `matrix`."""
         flipped = self.transposed or self.outputs_last
         return np.ascontiguousarray(matrix.swapaxes(1, 2) if flipped else matrix).reshape(self.shape)
 
-    def per_output(self, channels: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Values of the layer's output channels, as (groups, outputs of a group) of the matrix."""
+    def per_output(self, channels: AnyArray) -> AnyArray:
+        """Return values of the layer's output channels as values of the outputs of W, (groups, outputs of a group)."""
         if self.transposed:
             return np.repeat(channels, int(np.prod(self.shape[2:])))[None]
         return channels.reshape(self.group, -1)
 
     def per_channel(self, outputs: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Of (groups, outputs of a group): the mean over those of each of the layer's output channels, (channels,)."""
+        """Return the means of (groups, outputs of a group) over the outputs of each output channel, (channels,)."""
         return outputs.reshape(self.shape[1], -1).mean(axis=1) if self.transposed else outputs.reshape(-1)
 
-    def columns(self, x: NDArray[np.generic], positions: Positions) -> NDArray[np.generic]:
-        """The inputs at output positions, (groups, inputs, n), of the type of x; zero beyond the borders.
+    def columns(self, x: AnyArray, positions: Positions) -> AnyArray:
+        """Return the inputs at output positions, (groups, inputs, n), of the dtype of x; zero in the padding.
 
         Args:
-            x: one image, (channels, height, width); of a Gemm or MatMul (..., inputs).
-            positions: rows and columns of the output, int64 (2, n); of the input of a ConvTranspose.
+            x: one image, (channels, height, width); for a Gemm or MatMul (..., inputs).
+            positions: rows and columns, int64 (2, n), of the output; for a ConvTranspose of the input.
         """
         if self.rows:
             return np.asarray(x.reshape(-1, x.shape[-1])[positions[1]].T[None])
@@ -105,11 +107,11 @@ class Im2col:
         taken[:, ~inside] = 0
         return taken.reshape(self.group, -1, positions.shape[1])
 
-    def outputs(self, y: NDArray[np.generic], positions: Positions) -> NDArray[np.generic]:
-        """The outputs at these positions, (groups, outputs of a group, n).
+    def outputs(self, y: AnyArray, positions: Positions) -> AnyArray:
+        """Return the outputs at these positions, (groups, outputs of a group, n).
 
         Args:
-            y: one image, (channels, height, width); of a Gemm or MatMul (..., outputs).
+            y: one image, (channels, height, width); for a Gemm or MatMul (..., outputs).
             positions: as for `columns`.
         """
         if self.rows:
@@ -122,7 +124,7 @@ class Im2col:
         return y[:, rows, columns].reshape(1, -1, positions.shape[1])
 
     def size(self, y: tuple[int, ...]) -> tuple[int, int]:
-        """Height and width of the field of positions, of an output of this shape (batch, channels, height, width)."""
+        """Return height and width of the field of positions, for an output of this shape with batch and channels."""
         if self.rows:
             return 1, int(np.prod(y[1:-1]))
         high, wide = self.shape[2:] if self.transposed else (1, 1)

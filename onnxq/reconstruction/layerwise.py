@@ -1,4 +1,7 @@
-"""One walk through a graph with many samples at once, so that later layers can be changed by what earlier ones give."""
+"""Executes a graph layer by layer over all calibration samples and caches activations.
+
+A layer can therefore be replaced before it runs.
+"""
 
 import math
 import os
@@ -10,122 +13,148 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.errors import ConfigError
 from onnxq.ir import ProtoIndex, names_read
+from onnxq.numerics.arrays import AnyArray, Float32Array
 from onnxq.runtime.session import Feed, run_named
 from onnxq.runtime.streaming import open_worker_session, workers
 
-Array = NDArray[np.generic]
+_RECOMPUTED = "DequantizeLinear"
+"""Recomputed at each use; only its integer input is cached."""
 
-_FREE = "DequantizeLinear"
-"""Made anew wherever it is read, so that what is kept are its integers."""
+_CACHED = "_cached"
+"""Suffix of the names of tensors in the form in which they are cached."""
 
-_HALF = "_kept"
-"""Ends the names of tensors in the form in which they are kept."""
-
-_IN_MEMORY = 1_500_000_000
-"""Bytes of kept tensors; more of them go to a temporary file."""
+_MEMORY_LIMIT = 1_500_000_000
+"""Bytes of cached tensors; further ones go to temporary files."""
 
 
 class LayerwiseRunner:
-    """The tensors of a graph, computed on demand for all samples, and forgotten when nobody will read them.
+    """Computes tensors of a graph on demand, for all samples, and caches them until their last use.
 
-    Between two demands the constants of the nodes that have not run yet can be replaced. Floats are kept as float16,
-    integers as they are. Each piece of the graph that a demand needs becomes a session of its own, which all samples
-    run through, several at once.
+    Between two demands the constants of nodes that have not run can be replaced. Floats are cached as float16, integers
+    as they are. The part of the graph that a demand needs becomes a session of its own, which runs all samples, several
+    at once.
 
     Args:
-        model: an ONNX model; not changed.
-        wanted: tensors that will be demanded, each as often as it stands here.
+        model: an ONNX model; it is not changed.
+        wanted: tensors that will be computed, each as often as it is listed here.
+        memory_limit: bytes of cached tensors; further ones go to temporary files.
     """
 
-    def __init__(self, model: onnx.ModelProto, wanted: Iterable[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, wanted: Iterable[str], memory_limit: int = _MEMORY_LIMIT) -> None:
+        self._memory_limit = memory_limit
         self._model = model
         index = ProtoIndex(model.graph)
         self._constants = dict(index.initializers)
         self._floats = {n for n, v in index.declared.items() if v.type.tensor_type.elem_type == TensorProto.FLOAT}
-        self._index = ProtoIndex(onnx.GraphProto(node=model.graph.node))
+        self._index = ProtoIndex(onnx.GraphProto(node=model.graph.node))  # of copies, which `set_constant` edits
         self._nodes = self._index.nodes
         self._by_name = {node.name: node for node in self._nodes}
+        self._numbers = {node.name: k for k, node in enumerate(self._nodes)}
         self._done: set[int] = set()
         demands = list(wanted)
-        self._demands = Counter(map(self._stored, demands))
+        self._demands = Counter(map(self._cached_form, demands))
         self._needed = self._index.ancestors(demands)
         self._readers: dict[str, set[int]] = {}
         for k in self._needed:
             for name in names_read(self._nodes[k]):
                 self._readers.setdefault(name, set()).add(k)
-        self._kept: dict[str, list[Array]] = {}
+        self._cache: dict[str, list[AnyArray]] = {}
         self._asked = ""
         self._samples = 0
 
     def start(self, feeds: Sequence[Feed]) -> None:
-        """Take the samples, each with one array for each input of the model."""
+        """Set the samples, each with one array for each input of the model."""
         self._samples = len(feeds)
         for name in feeds[0] if feeds else ():
             if self._readers.get(name):
                 half = name in self._floats
-                self._keep(name, [feed[name].astype(np.float16, copy=False) if half else feed[name] for feed in feeds])
+                self._cache_arrays(
+                    name, [feed[name].astype(np.float16, copy=False) if half else feed[name] for feed in feeds]
+                )
 
-    def set_constant(self, node: str, index: int, values: NDArray[np.generic]) -> None:
-        """Let a node that has not run yet read other values; inputs that it lacks up to there are left out."""
-        taken = self._by_name[node].input
-        while len(taken) <= index:
-            taken.append("")
-        taken[index] = f"{node}_input{index}_set"
-        self._constants[taken[index]] = numpy_helper.from_array(values, taken[index])
+    def has_run(self, node: str) -> bool:
+        """Return whether a node has run, so that its constants can no longer be replaced."""
+        return self._numbers[node] in self._done
 
-    def compute(self, tensor: str, sink: Callable[[int, Array], None] | None = None) -> None:
+    def set_constant(self, node: str, index: int, values: AnyArray) -> None:
+        """Replace a constant input of a node that has not run.
+
+        Args:
+            node: its name.
+            index: of the input; optional inputs before it that the node lacks stay absent.
+            values: of any dtype that the operator takes.
+
+        Raises:
+            ValueError: the node has run.
+        """
+        inputs = self._by_name[node].input
+        if self.has_run(node):
+            raise ValueError(f"{node} has run on its constants; replace them before anything that reads it is computed")
+        while len(inputs) <= index:
+            inputs.append("")
+        inputs[index] = f"{node}_input{index}_set"
+        self._constants[inputs[index]] = numpy_helper.from_array(values, inputs[index])
+
+    def compute(self, tensor: str, sink: Callable[[int, AnyArray], None] | None = None) -> None:
         """Compute a tensor for all samples.
 
         Args:
-            tensor: its name; one of those that are wanted.
-            sink: called with the number of a sample and the tensor's values, float32 where it is of floats; from
-                several threads.
+            tensor: its name, one of those in `wanted`.
+            sink: called with the number of a sample and the tensor's values, floats as float32; from several threads.
+                None: the tensor is cached, and `read` gives it until the next call of `compute`.
         """
-        self._demands[self._stored(tensor)] -= 1
-        self._asked = self._stored(tensor) if sink is None else ""
-        segment = sorted(self._index.ancestors([tensor], self._kept))
-        self._done.update(k for k in segment if self._nodes[k].op_type != _FREE)
-        made = {name for k in segment if self._nodes[k].op_type != _FREE for name in self._nodes[k].output if name}
-        self._run(segment, sorted(filter(self._is_kept, made)), tensor, sink)
-        for name in [name for name in self._kept if not self._is_kept(name)]:
-            del self._kept[name]
+        self._demands[self._cached_form(tensor)] -= 1
+        self._asked = self._cached_form(tensor) if sink is None else ""
+        segment = sorted(self._index.ancestors([tensor], self._cache))
+        self._done.update(k for k in segment if self._nodes[k].op_type != _RECOMPUTED)
+        made = {
+            name for k in segment if self._nodes[k].op_type != _RECOMPUTED for name in self._nodes[k].output if name
+        }
+        self._run(segment, sorted(filter(self._is_needed, made)), tensor, sink)
+        for name in [name for name in self._cache if not self._is_needed(name)]:
+            del self._cache[name]
 
-    def read(self, tensor: str, sample: int) -> Array:
-        """A tensor that is kept, as the one computed last without a sink is; float32 where it is of floats."""
-        kept = self._kept[self._stored(tensor)][sample]
-        if self._stored(tensor) == tensor:
+    def read(self, tensor: str, sample: int) -> AnyArray:
+        """Return a cached tensor of a sample, floats as float32; the one computed last without a sink is cached."""
+        kept = self._cache[self._cached_form(tensor)][sample]
+        if self._cached_form(tensor) == tensor:
             return kept.astype(np.float32) if tensor in self._floats else kept
         scale, zero_point = map(self._constant, self._index.producers[tensor].input[1:3])
         return (kept.astype(np.float32) - zero_point) * scale
 
-    def _constant(self, name: str) -> NDArray[np.float32]:
+    def cached_bytes(self) -> tuple[int, int]:
+        """Return the bytes of all cached tensors: in memory, and in temporary files."""
+        arrays = [array for arrays in self._cache.values() for array in arrays]
+        in_files = sum(array.nbytes for array in arrays if isinstance(array, np.memmap))
+        return sum(array.nbytes for array in arrays) - in_files, in_files
+
+    def _constant(self, name: str) -> Float32Array:
         return numpy_helper.to_array(self._constants[name]).astype(np.float32)
 
-    def _stored(self, tensor: str) -> str:
-        """The tensor itself, or the integers that it is made of wherever it is read."""
+    def _cached_form(self, tensor: str) -> str:
+        """Return the tensor itself, or the integers that it is recomputed from."""
         node = self._index.producers.get(tensor)
-        return node.input[0] if node is not None and node.op_type == _FREE else tensor
+        return node.input[0] if node is not None and node.op_type == _RECOMPUTED else tensor
 
-    def _is_kept(self, name: str) -> bool:
+    def _is_needed(self, name: str) -> bool:
         return name == self._asked or self._demands[name] > 0 or self._is_read(name)
 
     def _is_read(self, name: str) -> bool:
-        """Whether a needed node that has not run reads it, or reads what is made of it."""
+        """Return whether a needed node that has not run reads it, or reads what is recomputed from it."""
         for k in self._readers.get(name, ()):
             node = self._nodes[k]
-            if node.op_type == _FREE and any(self._is_read(made) for made in node.output):
+            if node.op_type == _RECOMPUTED and any(self._is_read(output) for output in node.output):
                 return True
-            if node.op_type != _FREE and k not in self._done:
+            if node.op_type != _RECOMPUTED and k not in self._done:
                 return True
         return False
 
     def _run(
-        self, segment: Sequence[int], keep: Sequence[str], tensor: str, sink: Callable[[int, Array], None] | None
+        self, segment: Sequence[int], keep: Sequence[str], tensor: str, sink: Callable[[int, AnyArray], None] | None
     ) -> None:
         if sink is not None and not segment:
             for sample in range(self._samples):
@@ -137,81 +166,91 @@ class LayerwiseRunner:
         at_once = workers(proto)
         session = open_worker_session(proto, at_once)
 
-        def one(sample: int) -> list[Array]:
-            feed = {self._kept_name(name): self._kept[name][sample] for name in inputs}
+        def run_sample(sample: int) -> list[AnyArray]:
+            feed = {self._cached_name(name): self._cache[name][sample] for name in inputs}
             values = run_named(session, feed)
             if sink is not None:
                 sink(sample, values[tensor])
-            return [values[self._kept_name(name)] for name in keep]
+            return [values[self._cached_name(name)] for name in keep]
 
         with ThreadPoolExecutor(at_once) as pool:
-            results = pool.map(one, range(self._samples))
+            results = pool.map(run_sample, range(self._samples))
             memory = self._memory()
-            stores = [_Store(self._samples, memory) for _ in keep]
-            for arrays in results:
-                for store, array in zip(stores, arrays, strict=True):
+            stores = [_SampleArrays(self._samples, memory) for _ in keep]
+            for outputs in results:
+                for store, array in zip(stores, outputs, strict=True):
                     store.append(array)
         for name, store in zip(keep, stores, strict=True):
-            self._kept[name] = store.arrays
+            self._cache[name] = store.arrays
 
     def _piece(
         self, segment: Sequence[int], keep: Sequence[str], asked: str | None
     ) -> tuple[onnx.ModelProto, list[str]]:
-        """The nodes as a model, and which kept tensors are its inputs."""
+        """Return the nodes as a model, and the cached tensors that it reads.
+
+        Args:
+            segment: numbers of the nodes.
+            keep: outputs in the form in which they are cached.
+            asked: output in its own form.
+        """
         nodes = [self._nodes[k] for k in segment]
-        made = {name for node in nodes for name in node.output}
-        read = list(dict.fromkeys(name for node in nodes for name in names_read(node) if name and name not in made))
-        inputs = [name for name in read if name in self._kept]
-        before = [_cast(name + _HALF, name, TensorProto.FLOAT) for name in inputs if name in self._floats]
-        behind = [_cast(name, name + _HALF, TensorProto.FLOAT16) for name in keep if name in self._floats]
-        outputs = [*map(self._kept_name, keep), *([asked] if asked is not None else [])]
+        computed = {name for node in nodes for name in node.output}
+        read = dict.fromkeys(name for node in nodes for name in names_read(node) if name and name not in computed)
+        inputs = [name for name in read if name in self._cache]
+        casts = [_cast(name + _CACHED, name, TensorProto.FLOAT) for name in inputs if name in self._floats]
+        casts_back = [_cast(name, name + _CACHED, TensorProto.FLOAT16) for name in keep if name in self._floats]
+        outputs = [*map(self._cached_name, keep), *([asked] if asked is not None else [])]
         graph = helper.make_graph(
-            [*before, *nodes, *behind],
+            [*casts, *nodes, *casts_back],
             "piece",
-            [helper.make_tensor_value_info(self._kept_name(n), _type(self._kept[n][0]), self._kept[n][0].shape)
-             for n in inputs],
+            list(map(self._input_info, inputs)),
             [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs)],
             [self._constants[name] for name in read if name in self._constants],
-        )  # fmt: skip
+        )
         opsets = self._model.opset_import
         return helper.make_model(graph, opset_imports=opsets, ir_version=self._model.ir_version), inputs
 
-    def _kept_name(self, name: str) -> str:
-        return name + _HALF if name in self._floats else name
+    def _input_info(self, name: str) -> onnx.ValueInfoProto:
+        array = self._cache[name][0]
+        return helper.make_tensor_value_info(self._cached_name(name), _type(array), array.shape)
 
-    def _keep(self, name: str, arrays: list[Array]) -> None:
-        store = _Store(len(arrays), self._memory())
+    def _cached_name(self, name: str) -> str:
+        return name + _CACHED if name in self._floats else name
+
+    def _cache_arrays(self, name: str, arrays: list[AnyArray]) -> None:
+        store = _SampleArrays(len(arrays), self._memory())
         for array in arrays:
             store.append(array)
-        self._kept[name] = store.arrays
+        self._cache[name] = store.arrays
 
     def _memory(self) -> "_Memory":
-        return _Memory(sum(array.nbytes for arrays in self._kept.values() for array in arrays))
+        return _Memory(self._memory_limit - self.cached_bytes()[0])
 
 
 class _Memory:
-    """How many bytes are kept in memory, and whether there may be more."""
+    """Budget of bytes in memory."""
 
-    def __init__(self, taken: int) -> None:
-        self._taken = taken
+    def __init__(self, limit: int) -> None:
+        self._left = limit
 
-    def take(self, more: int) -> bool:
-        if self._taken + more > _IN_MEMORY:
+    def take(self, size: int) -> bool:
+        """Take so many bytes; False if fewer are left."""
+        if size > self._left:
             return False
-        self._taken += more
+        self._left -= size
         return True
 
 
-class _Store:
-    """Arrays of one tensor, in memory, or in a temporary file where there is too much in memory already."""
+class _SampleArrays:
+    """The arrays of one tensor, one per sample, in memory, or in a temporary file if the budget is spent."""
 
     def __init__(self, count: int, memory: _Memory) -> None:
-        self.arrays: list[Array] = []
+        self.arrays: list[AnyArray] = []
         self._count = count
         self._memory = memory
-        self._file: Array | None = None
+        self._file: AnyArray | None = None
 
-    def append(self, array: Array) -> None:
+    def append(self, array: AnyArray) -> None:
         if not self.arrays and not self._memory.take(array.nbytes * self._count):
             self._file = _on_disk((self._count, *array.shape), array.dtype)
         if self._file is None or self._file.shape[1:] != array.shape:
@@ -222,8 +261,8 @@ class _Store:
         self.arrays.append(place)
 
 
-def _on_disk(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Array:
-    """An array in a temporary file that has its room from the start: one that fills up later ends the process."""
+def _on_disk(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> AnyArray:
+    """Return an array in a temporary file whose room is reserved: a full disk would end the process later."""
     size = math.prod(shape) * dtype.itemsize
     try:
         with tempfile.TemporaryFile() as file:
@@ -237,9 +276,9 @@ def _on_disk(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Array:
         ) from None
 
 
-def _cast(source: str, made: str, to: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [made], to=to)
+def _cast(source: str, result: str, to: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [result], to=to)
 
 
-def _type(array: Array) -> int:
+def _type(array: AnyArray) -> int:
     return int(helper.np_dtype_to_tensor_dtype(array.dtype))

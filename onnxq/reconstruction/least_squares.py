@@ -1,41 +1,41 @@
-"""Weights that give, from quantized inputs, what the float layer gave: least squares, and rounding with error feedback.
+"""Least squares for the weights of a layer, and rounding of weights with error feedback.
 
-Everything is batched over the groups of a layer: g groups, c outputs of a group, k inputs of a group.
+Inputs A are quantized, outputs T those of the float layer; W is to make T of A. Everything is batched over the groups
+of a layer: g groups, c outputs of a group, k inputs of a group.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from onnxq.numerics.arrays import Float32Array, Float64Array
 
 _BLOCK = 128
-"""Columns whose errors are passed on one by one; to those behind them they go all at once."""
+"""Columns that pass their errors on one by one among themselves; to all later columns they pass them at once."""
 
 
 @dataclass
 class Moments:
-    """Sums over positions of the products of inputs a and wanted outputs t, and of these.
+    """Sums over positions of inputs a and outputs t, and of their products, float64.
 
     Attributes:
-        hessian: (g, k, k).
-        ta: (g, c, k).
-        tt: (g, c).
-        a, t: (g, k) and (g, c).
+        hessian: sum of a a^T, (g, k, k); up to a factor the Hessian of the squared error.
+        ta: sum of t a^T, (g, c, k).
+        tt: sum of t^2, (g, c).
+        a, t: sums of a, (g, k), and of t, (g, c); their means if centered.
         count: number of positions.
     """
 
-    hessian: Array
-    ta: Array
-    tt: Array
-    a: Array
-    t: Array
+    hessian: Float64Array
+    ta: Float64Array
+    tt: Float64Array
+    a: Float64Array
+    t: Float64Array
     count: int = 0
 
     @classmethod
     def zeros(cls, groups: int, outputs: int, inputs: int) -> "Moments":
-        """Of no positions."""
+        """Return the moments of no positions."""
         return cls(
             hessian=np.zeros((groups, inputs, inputs)),
             ta=np.zeros((groups, outputs, inputs)),
@@ -44,8 +44,8 @@ class Moments:
             t=np.zeros((groups, outputs)),
         )
 
-    def add(self, a: NDArray[np.float32], t: NDArray[np.float32]) -> None:
-        """Add positions: a float32 (g, k, n), t float32 (g, c, n)."""
+    def add(self, a: Float32Array, t: Float32Array) -> None:
+        """Add n positions: a (g, k, n), t (g, c, n)."""
         self.hessian += a @ a.swapaxes(1, 2)
         self.ta += t @ a.swapaxes(1, 2)
         self.tt += np.square(t, dtype=np.float64).sum(axis=2)
@@ -53,8 +53,8 @@ class Moments:
         self.t += t.sum(axis=2, dtype=np.float64)
         self.count += a.shape[2]
 
-    def centred(self) -> "Moments":
-        """Of the deviations from the means, which are kept: `a` and `t` become them."""
+    def centered(self) -> "Moments":
+        """Return the moments of the deviations from the means; `a` and `t` become the means."""
         a, t = self.a / self.count, self.t / self.count
         return Moments(
             self.hessian - self.count * a[:, :, None] * a[:, None, :],
@@ -65,8 +65,8 @@ class Moments:
             self.count,
         )
 
-    def error(self, weight: Array) -> Array:
-        """Squared error of W a against t, (g, c), summed over all positions; with the best bias if centred.
+    def error(self, weight: Float64Array) -> Float64Array:
+        """Return the squared error of W a against t, summed over positions, (g, c); with the best bias if centered.
 
         Args:
             weight: (g, c, k).
@@ -74,8 +74,10 @@ class Moments:
         return np.asarray(((weight @ self.hessian - 2 * self.ta) * weight).sum(axis=2) + self.tt)
 
 
-def damped(hessian: Array, share: float) -> Array:
-    """With a share of the mean of its diagonal added to the diagonal; inputs that are always zero count as any other.
+def damped(hessian: Float64Array, share: float) -> Float64Array:
+    """Return the Hessian with a share of the mean of its diagonal added to the diagonal.
+
+    Inputs that are always zero get the mean itself on top, so that they count like any other.
 
     Args:
         hessian: (g, k, k).
@@ -87,39 +89,41 @@ def damped(hessian: Array, share: float) -> Array:
     return np.asarray(hessian + added[:, :, None] * np.eye(hessian.shape[1]))
 
 
-def regularized(moments: Moments, weight: Array, share: float) -> Moments:
-    """With some positions more, of all inputs alike, where this weight is right: hessian + d I, ta + d W.
+def regularized(moments: Moments, weight: Float64Array, share: float) -> Moments:
+    """Return moments whose squared error includes d ||W - weight||^2: hessian + d I, ta + d weight.
 
     Args:
-        moments: centred.
+        moments: centered.
         weight: (g, c, k).
-        share: of the mean of hessian's diagonal that d is, as in `damped`.
+        share: d as a share of the mean of the Hessian's diagonal, as in `damped`.
     """
     hessian = damped(moments.hessian, share)
     return replace(moments, hessian=hessian, ta=moments.ta + weight @ (hessian - moments.hessian))
 
 
-def refit(moments: Moments) -> Array:
-    """The weight with the least squared error, (g, c, k): ta hessian^-1.
+def refit(moments: Moments) -> Float64Array:
+    """Return the weight with the least squared error, ta hessian^-1, (g, c, k).
 
     Args:
-        moments: centred, and pulled towards the weight as it was.
+        moments: centered and regularized.
     """
     return np.asarray(np.linalg.solve(moments.hessian, moments.ta.swapaxes(1, 2)).swapaxes(1, 2))
 
 
-def round_with_feedback(weight: Array, hessian: Array, scale: Array, limit: int, share: float) -> Array:
-    """Integers for a weight, where the inputs that come later make up for the rounding of those before.
+def round_with_feedback(
+    weight: Float64Array, hessian: Float64Array, scale: Float64Array, limit: int, share: float
+) -> Float64Array:
+    """Round a weight column by column, and compensate each error in the columns not yet rounded.
 
-    Column by column, in falling order of the inputs' energy, each error is passed on to the columns not yet rounded,
-    through the upper Cholesky factor of hessian^-1 (GPTQ: Frantar et al., arXiv 2210.17323, section 3).
+    The columns are taken in falling order of the inputs' energy; the errors are passed on through the upper Cholesky
+    factor of hessian^-1 (GPTQ: Frantar et al., arXiv 2210.17323, section 3).
 
     Args:
         weight: (g, c, k).
         hessian: (g, k, k), second moments of the inputs.
-        scale: (g, c), of the grids.
+        scale: (g, c).
         limit: greatest magnitude of the integers.
-        share: of the mean of hessian's diagonal that is added to it.
+        share: damping, as in `damped`.
 
     Returns:
         float64 (g, c, k) of whole numbers.
@@ -146,18 +150,23 @@ def round_with_feedback(weight: Array, hessian: Array, scale: Array, limit: int,
     return back
 
 
-def coordinate_descent(integers: Array, scale: Array, moments: Moments, limit: int, sweeps: int) -> Array:
-    """Better integers for the squared error itself, found one column at a time with the others held.
+def coordinate_descent(
+    integers: Float64Array, scale: Float64Array, moments: Moments, limit: int, sweeps: int
+) -> Float64Array:
+    """Reduce the squared error of integers one column at a time, with the others held.
 
-    Each column takes the whole number next to its least squares solution, so that no step makes the error greater
-    (cyclic coordinate descent as in QuantEase: Behdin et al., arXiv 2309.01885, algorithm 1).
+    Each column takes the integers next to its least squares solution, so no step increases the error (cyclic coordinate
+    descent as in QuantEase: Behdin et al., arXiv 2309.01885, algorithm 1).
 
     Args:
-        integers: (g, c, k) of whole numbers, to start from.
-        scale: (g, c), of the grids.
-        moments: centred, and damped by the caller where the data says little.
+        integers: to start from, (g, c, k) of whole numbers.
+        scale: (g, c).
+        moments: centered, and regularized if the data determines the weight badly.
         limit: greatest magnitude of the integers.
-        sweeps: at most so many times through all columns; fewer where nothing changes any more.
+        sweeps: greatest number of sweeps over all columns; the descent ends after a sweep without a change.
+
+    Returns:
+        float64 (g, c, k) of whole numbers.
     """
     found = integers.copy()
     energy = np.diagonal(moments.hessian, axis1=1, axis2=2)
@@ -166,13 +175,13 @@ def coordinate_descent(integers: Array, scale: Array, moments: Moments, limit: i
     for _ in range(sweeps):
         changed = False
         for column in order:
-            now = found[:, :, column]
-            best = now + slope[:, :, column] / (scale * energy[:, None, column])
+            current = found[:, :, column]
+            best = current + slope[:, :, column] / (scale * energy[:, None, column])
             best = np.clip(np.rint(best), -limit, limit)
-            group, output = np.nonzero(best != now)
+            group, output = np.nonzero(best != current)
             if group.size:
                 changed = True
-                step = (best - now)[group, output] * scale[group, output]
+                step = (best - current)[group, output] * scale[group, output]
                 slope[group, output] -= step[:, None] * moments.hessian[group, column]
                 found[group, output, column] = best[group, output]
         if not changed:
@@ -180,13 +189,13 @@ def coordinate_descent(integers: Array, scale: Array, moments: Moments, limit: i
     return found
 
 
-def best_scale(integers: Array, moments: Moments, scale: Array) -> Array:
-    """The scales with which the integers err least, (g, c): of each channel ta q / q hessian q, where that is positive.
+def best_scale(integers: Float64Array, moments: Moments, scale: Float64Array) -> Float64Array:
+    """Return the scales with which the integers q err least, (g, c): ta q / (q hessian q), if that is positive.
 
     Args:
         integers: (g, c, k) of whole numbers.
-        moments: centred.
-        scale: (g, c), where the integers say nothing.
+        moments: centered.
+        scale: (g, c), taken if it is not positive.
     """
     along = (moments.ta * integers).sum(axis=2)
     energy = ((integers @ moments.hessian) * integers).sum(axis=2)

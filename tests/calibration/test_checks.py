@@ -74,7 +74,9 @@ class TestInputs:
     @pytest.mark.parametrize(("count", "distinct"), [(6, 3), (50, 1)])
     def test_duplicates(self, count, distinct):
         [warning] = warnings_for(v8(), varied(distinct) * (count // distinct))
-        assert warning.startswith(f"only {distinct} of {count} calibration samples differ: give more images")
+        assert warning.startswith(
+            f"only {distinct} of {count} calibration samples differ: give more images, not copies"
+        )
 
     @pytest.mark.parametrize(("count", "again"), [(1, 3), (4, 2)])
     def test_a_few_duplicates_give_no_warning(self, count, again):

@@ -6,13 +6,10 @@ from graphs import (
     Net,
     assert_untouched,
     conditional,
-    copy,
     csp,
     depthwise_net,
-    feed,
     initializers,
     nodes,
-    rewrite,
     rewrite_checked,
     run,
     silu_chain,
@@ -20,38 +17,12 @@ from graphs import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, shape_inference
+from unbalanced import FACTORS, edited, with_rows
 
-from onnxq import Config, DataError, quantize
-from onnxq.api import cut_decode
-from onnxq.facts import Statistics, Verification
 from onnxq.passes.equalize import Equalize
-from onnxq.targets import TARGETS
 
 STEP = Equalize()
 CHANNELS = 8
-FACTORS = np.array([0.02, 1, 0.1, 8, 0.4, 50, 2, 0.1])
-"""What the channels of a layer are multiplied by, to be found."""
-
-
-def edited(model, edit):
-    """A model after `edit` of its initializers, values by name."""
-    model = shape_inference.infer_shapes(copy(model))
-    values = {name: value.copy() for name, value in initializers(model).items()}
-    edit(values)
-    for w in model.graph.initializer:
-        w.CopyFrom(numpy_helper.from_array(values[w.name].astype(values[w.name].dtype), w.name))
-    return model
-
-
-def with_rows(model, layer="maker", axis=0, factors=FACTORS):
-    """The model with the rows of a layer's weight, and its bias, multiplied by the factors."""
-
-    def edit(values):
-        values[f"{layer}_weight"] *= factors.reshape([-1 if k == axis else 1 for k in range(4)]).astype(np.float32)
-        if f"{layer}_bias" in values:
-            values[f"{layer}_bias"] *= factors.astype(np.float32)
-
-    return edited(model, edit)
 
 
 def between(build, factors=FACTORS):
@@ -392,57 +363,3 @@ def test_networks_of_silu_are_left_alone(build):
 @pytest.mark.parametrize("name", sorted(DETECTORS))
 def test_detectors_of_balanced_weights_are_left_alone(name):
     assert_untouched(STEP, shape_inference.infer_shapes(DETECTORS[name]()))
-
-
-# --- what it is good for ----------------------------------------------------------------------------------------------
-
-
-def unbalanced(act="Relu"):
-    """Convs with activations; the second one makes channels of unequal size, which the third one undoes."""
-    net = Net(size=64)
-    x = net.block("images", 32, stride=2, act=act)
-    for name in ("maker", "reader"):
-        x = net.act(net.conv(x, 32, 3, name=name), act)
-    factors = np.tile(FACTORS, 4).astype(np.float32)
-    model = with_rows(net.model(net.conv(x, 4, name="last")), factors=factors)
-    return edited(model, lambda values: values["reader_weight"].__itruediv__(factors.reshape(1, -1, 1, 1)))
-
-
-def outcome(model, target, equalize, **options):
-    feeds = [feed(model, seed) for seed in range(4)]
-    return quantize(model, feeds, Config(target=target, equalize=equalize), **options)
-
-
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("act", ["Relu", "LeakyRelu"])
-def test_unbalanced_channels_lose_less(act, target):
-    model = unbalanced(act)
-    without, with_it = (outcome(model, target, equalize) for equalize in (False, True))
-    assert with_it.facts[Verification].simulated["output"] > without.facts[Verification].simulated["output"] + 3
-
-
-def test_statistics_fit_the_graph_that_they_were_made_with():
-    model = unbalanced()
-    for equalize in (False, True):
-        first = outcome(model, "generic", equalize)
-        again = outcome(model, "generic", equalize, facts=[first.facts[Statistics]])
-        assert initializers(again.model).keys() == initializers(first.model).keys()
-        assert again.model.graph.SerializeToString() == first.model.graph.SerializeToString()
-        with pytest.raises(DataError, match="another model, or with another choice of --equalize"):
-            outcome(model, "generic", not equalize, facts=[first.facts[Statistics]])
-
-
-def test_statistics_fit_both_where_nothing_is_edited():
-    model = csp()
-    first = outcome(model, "generic", True)
-    again = outcome(model, "generic", False, facts=[first.facts[Statistics]])
-    assert again.model.graph.SerializeToString() == first.model.graph.SerializeToString()
-
-
-def test_a_graph_without_its_decode_is_equalized_alike():
-    model = unbalanced()
-    assert initializers(cut_decode(model, Config(equalize=False)))["maker_weight"] == pytest.approx(
-        initializers(model)["maker_weight"]
-    )
-    after, _ = rewrite(STEP, model)
-    assert np.array_equal(initializers(cut_decode(model))["maker_weight"], initializers(after)["maker_weight"])

@@ -28,11 +28,11 @@ def exposed(model, names):
     return shown
 
 
-def started(model, wanted, count=3):
+def started(model, wanted, count=3, **options):
     feeds = [feed(model, seed) for seed in range(count)]
-    walk = LayerwiseRunner(model, wanted)
-    walk.start(feeds)
-    return walk, feeds
+    runner = LayerwiseRunner(model, wanted, **options)
+    runner.start(feeds)
+    return runner, feeds
 
 
 def assert_close(found, expected):
@@ -44,11 +44,11 @@ def assert_close(found, expected):
 def test_each_tensor_is_what_the_whole_graph_gives(name):
     model = prepared(ALL[name]()).to_proto()
     wanted = layers(model)
-    walk, feeds = started(model, wanted)
+    runner, feeds = started(model, wanted)
     expected = [run(exposed(model, wanted), values) for values in feeds]
     for tensor in wanted:
         seen = {}
-        walk.compute(tensor, seen.__setitem__)
+        runner.compute(tensor, seen.__setitem__)
         assert sorted(seen) == [0, 1, 2]
         for sample, values in seen.items():
             assert_close(values, expected[sample][tensor])
@@ -57,13 +57,13 @@ def test_each_tensor_is_what_the_whole_graph_gives(name):
 def test_a_computed_tensor_can_be_read_until_the_next_is():
     model = prepared(csp()).to_proto()
     first, second, *_ = layers(model)
-    walk, feeds = started(model, [first, second])
-    walk.compute(first)
-    assert walk.read(first, 1).dtype == np.float32
-    assert_close(walk.read(first, 1), run(exposed(model, [first]), feeds[1])[first])
-    walk.compute(second)
+    runner, feeds = started(model, [first, second])
+    runner.compute(first)
+    assert runner.read(first, 1).dtype == np.float32
+    assert_close(runner.read(first, 1), run(exposed(model, [first]), feeds[1])[first])
+    runner.compute(second)
     with pytest.raises(KeyError):
-        walk.read(first, 1)
+        runner.read(first, 1)
 
 
 @pytest.mark.parametrize("target", [OPENVINO, ORT], ids=lambda t: t.name)
@@ -71,12 +71,12 @@ def test_no_sum_saturates_on_any_cpu(target):
     model, _ = quantized(saturating(), target)
     given = {n.input[0] for n in model.graph.node if n.op_type in ("Conv", "MatMul", "Transpose")}
     wanted = [n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear" and n.output[0] in given]
-    walk, feeds = started(model, [*wanted, "output"])
+    runner, feeds = started(model, [*wanted, "output"])
     for tensor in wanted:
-        walk.compute(tensor)
-        np.testing.assert_allclose(walk.read(tensor, 2), run(exposed(model, [tensor]), feeds[2])[tensor], rtol=1e-3)
+        runner.compute(tensor)
+        np.testing.assert_allclose(runner.read(tensor, 2), run(exposed(model, [tensor]), feeds[2])[tensor], rtol=1e-3)
     seen = {}
-    walk.compute("output", seen.__setitem__)
+    runner.compute("output", seen.__setitem__)
     expected = run(model, feeds[0])["output"]
     assert len(wanted) > 1
     assert expected.max() > 24
@@ -84,43 +84,45 @@ def test_no_sum_saturates_on_any_cpu(target):
         np.testing.assert_allclose(values, expected, rtol=1e-3)
 
 
-def test_integers_are_kept_instead_of_what_is_made_of_them():
+def test_integers_are_cached_instead_of_what_is_recomputed_from_them():
     model, _ = quantized(csp(), OPENVINO)
     wanted = [n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear" and "weight" not in n.name]
-    walk, feeds = started(model, wanted)
+    runner, feeds = started(model, wanted)
     for tensor in wanted:
-        walk.compute(tensor)
-        assert {arrays[0].dtype.name for arrays in walk._kept.values()} <= {"uint8", "float16"}
-        np.testing.assert_allclose(
-            walk.read(tensor, 0), run(exposed(model, [tensor]), feeds[0])[tensor], atol=0.1, rtol=0.02
-        )
+        runner.compute(tensor)
+        expected = run(exposed(model, [tensor]), feeds[0])[tensor]
+        np.testing.assert_allclose(runner.read(tensor, 0), expected, atol=0.1, rtol=0.02)
+    # Only the last one is cached, in a byte per value.
+    assert runner.cached_bytes() == (3 * expected.size, 0)
 
 
-def test_nothing_is_kept_that_nobody_will_read():
+def test_nothing_is_cached_after_its_last_use():
     model = prepared(csp()).to_proto()
     wanted = layers(model)
-    walk, _ = started(model, wanted)
+    runner, feeds = started(model, wanted)
+    assert runner.cached_bytes() == (sum(values["images"].size for values in feeds) * 2, 0)
     for tensor in wanted:
-        walk.compute(tensor, lambda sample, values: None)
-    assert walk._kept == {}
+        assert runner.cached_bytes() > (0, 0)
+        runner.compute(tensor, lambda sample, values: None)
+    assert runner.cached_bytes() == (0, 0)
 
 
 def test_other_constants_count_for_what_has_not_run_yet():
     model = prepared(csp()).to_proto()
     wanted = layers(model)
-    walk, feeds = started(model, wanted)
-    walk.compute(wanted[1], lambda sample, values: None)
+    runner, feeds = started(model, wanted)
+    runner.compute(wanted[1], lambda sample, values: None)
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     node = next(n for n in changed.graph.node if n.output[0] == wanted[2])
     weight = next(w for w in changed.graph.initializer if w.name == node.input[1])
     values = 2 * numpy_helper.to_array(weight)
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-    walk.set_constant(node.name, 1, values)
+    runner.set_constant(node.name, 1, values)
     expected = run(exposed(changed, wanted), feeds[0])
     for tensor in wanted[2:]:
         seen = {}
-        walk.compute(tensor, seen.__setitem__)
+        runner.compute(tensor, seen.__setitem__)
         assert_close(seen[0], expected[tensor])
 
 
@@ -128,19 +130,31 @@ def test_a_node_can_get_an_input_that_it_lacks():
     net = Net()
     y = net.conv("images", 4, bias=False, name="plain")
     model = net.model(net.conv(y, 2, name="last"))
-    walk, feeds = started(model, [y, "last_out"], 1)
-    walk.set_constant("plain", 2, np.full(4, 5, np.float32))
-    walk.compute(y)
-    assert_close(walk.read(y, 0), run(exposed(model, [y]), feeds[0])[y] + 5)
+    runner, feeds = started(model, [y, "last_out"], 1)
+    runner.set_constant("plain", 2, np.full(4, 5, np.float32))
+    runner.compute(y)
+    assert_close(runner.read(y, 0), run(exposed(model, [y]), feeds[0])[y] + 5)
+
+
+def test_constants_of_a_node_that_has_run_cannot_be_replaced():
+    model = prepared(csp()).to_proto()
+    wanted = layers(model)
+    runner, _ = started(model, wanted)
+    name = {node.output[0]: node.name for node in model.graph.node}[wanted[1]]
+    assert not runner.has_run(name)
+    runner.compute(wanted[1])
+    assert runner.has_run(name)
+    with pytest.raises(ValueError, match=f"{name} has run"):
+        runner.set_constant(name, 1, np.zeros(1, np.float32))
 
 
 def test_what_a_subgraph_reads_is_there():
     model = prepared(conditional()).to_proto()
     wanted = layers(model)
-    walk, feeds = started(model, wanted)
+    runner, feeds = started(model, wanted)
     for tensor in wanted:
         seen = {}
-        walk.compute(tensor, seen.__setitem__)
+        runner.compute(tensor, seen.__setitem__)
         assert_close(seen[2], run(exposed(model, [tensor]), feeds[2])[tensor])
 
 
@@ -150,42 +164,41 @@ def test_what_is_made_on_the_way_to_another_tensor_is_kept_until_it_is_demanded(
     late = net.conv(net.block(early, 4), 2, name="last")
     model = net.model(net.conv(early, 2), late)
     late = "output1"
-    walk, feeds = started(model, [late, early, early])
-    walk.compute(late)
+    runner, feeds = started(model, [late, early, early])
+    runner.compute(late)
     for _ in range(2):
-        walk.compute(early)
-        assert_close(walk.read(early, 1), run(exposed(model, [early]), feeds[1])[early])
+        runner.compute(early)
+        assert_close(runner.read(early, 1), run(exposed(model, [early]), feeds[1])[early])
     seen = {}
-    walk, _ = started(model, [late, early])
-    walk.compute(late)
-    walk.compute(early, seen.__setitem__)
+    runner, _ = started(model, [late, early])
+    runner.compute(late)
+    runner.compute(early, seen.__setitem__)
     assert_close(seen[0], run(exposed(model, [early]), feeds[0])[early])
 
 
-def test_what_is_too_much_for_memory_goes_to_a_file(monkeypatch):
+def test_what_is_too_much_for_memory_goes_to_a_file():
     model = prepared(csp()).to_proto()
     wanted = layers(model)
     found = []
-    for limit in (module._IN_MEMORY, 1000):
-        monkeypatch.setattr(module, "_IN_MEMORY", limit)
-        walk, _ = started(model, wanted)
-        walk.compute(wanted[3])
-        found.append(walk.read(wanted[3], 2))
-        in_file = [isinstance(arrays[0], np.memmap) for arrays in walk._kept.values()]
-        assert any(in_file) == (limit == 1000)
+    for options in ({}, {"memory_limit": 1000}):
+        runner, _ = started(model, wanted, **options)
+        runner.compute(wanted[3])
+        found.append(runner.read(wanted[3], 2))
+        in_memory, in_files = runner.cached_bytes()
+        assert (in_files > 0) == bool(options)
+        assert in_memory <= options.get("memory_limit", in_memory)
     assert np.array_equal(*found)
 
 
-def test_what_one_piece_keeps_has_one_limit(monkeypatch):
-    monkeypatch.setattr(module, "_IN_MEMORY", 31_000)
+def test_the_limit_holds_for_all_tensors_together():
+    limit = 31_000
     model = prepared(v8()).to_proto()
-    walk, _ = started(model, layers(model))
-    before = sum(array.nbytes for arrays in walk._kept.values() for array in arrays)
-    walk.compute(layers(model)[-1])
-    kept = [array for arrays in walk._kept.values() for array in arrays]
-    in_memory = [array for array in kept if not isinstance(array, np.memmap)]
-    assert before + sum(array.nbytes for array in kept) > 31_000
-    assert 0 < before + sum(array.nbytes for array in in_memory) <= 31_000
+    runner, _ = started(model, layers(model), memory_limit=limit)
+    images, _ = runner.cached_bytes()
+    runner.compute(layers(model)[-1])  # the images are freed only after it
+    in_memory, in_files = runner.cached_bytes()
+    assert images + in_memory + in_files > limit
+    assert 0 < images + in_memory <= limit
 
 
 def test_a_disk_without_room_is_told_before_it_is_written_to(monkeypatch):
@@ -193,7 +206,6 @@ def test_a_disk_without_room_is_told_before_it_is_written_to(monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module.os, "posix_fallocate", full, raising=False)
-    monkeypatch.setattr(module, "_IN_MEMORY", 1000)
     model = prepared(csp()).to_proto()
     with pytest.raises(ConfigError, match=r"cannot take 0 MB that .* \(No space left on device\); point TMPDIR to"):
-        started(model, layers(model))[0].compute(layers(model)[3])
+        started(model, layers(model), memory_limit=1000)[0].compute(layers(model)[3])

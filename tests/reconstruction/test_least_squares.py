@@ -39,7 +39,7 @@ def test_the_error_is_that_of_the_products_with_the_best_bias(groups):
     other = weight + 0.1
     residual = other @ a - t
     expected = np.square(residual - residual.mean(axis=2, keepdims=True)).sum(axis=2)
-    np.testing.assert_allclose(moments.centred().error(other), expected, rtol=1e-3)
+    np.testing.assert_allclose(moments.centered().error(other), expected, rtol=1e-3)
 
 
 def test_moments_do_not_depend_on_the_parts():
@@ -53,24 +53,24 @@ def test_moments_do_not_depend_on_the_parts():
 @pytest.mark.parametrize("groups", [1, 3])
 def test_a_refit_finds_the_weight_behind_the_outputs(groups):
     _, _, weight, moments = drawn(groups)
-    found = refit(regularized(moments.centred(), np.zeros_like(weight), 1e-9))
+    found = refit(regularized(moments.centered(), np.zeros_like(weight), 1e-9))
     np.testing.assert_allclose(found, weight, atol=1e-2)
 
 
 def test_a_refit_stays_where_the_data_says_nothing():
     _, _, weight, moments = drawn(rank=3)
     start = weight + 1
-    found = refit(regularized(moments.centred(), start, 1e-3))
+    found = refit(regularized(moments.centered(), start, 1e-3))
     assert np.abs(found - start).max() < 1.5
-    assert moments.centred().error(found).sum() < 0.01 * moments.centred().error(start).sum()
+    assert moments.centered().error(found).sum() < 0.01 * moments.centered().error(start).sum()
 
 
 def test_of_silent_inputs_the_weight_stays():
     silent = Moments.zeros(2, 3, 5)
     silent.add(np.zeros((2, 5, 10), np.float32), np.zeros((2, 3, 10), np.float32))
     weight = np.random.default_rng(0).normal(size=(2, 3, 5))
-    np.testing.assert_allclose(refit(regularized(silent.centred(), weight, 0.01)), weight)
-    assert np.isfinite(round_with_feedback(weight, silent.centred().hessian, np.full((2, 3), 0.1), 7, 0.01)).all()
+    np.testing.assert_allclose(refit(regularized(silent.centered(), weight, 0.01)), weight)
+    assert np.isfinite(round_with_feedback(weight, silent.centered().hessian, np.full((2, 3), 0.1), 7, 0.01)).all()
 
 
 def test_damping_adds_a_share_of_the_mean_and_more_where_nothing_was_seen():
@@ -98,8 +98,8 @@ def test_feedback_errs_less_than_rounding_to_the_nearest(bits, inputs):
     scale = np.abs(weight).max(axis=2) / limit
     whole = scale[:, :, None]
     nearest = np.rint(weight / whole) * whole
-    fed_back = round_with_feedback(weight, moments.centred().hessian, scale, limit, 0.01) * whole
-    assert moments.centred().error(fed_back).sum() < 0.5 * moments.centred().error(nearest).sum()
+    fed_back = round_with_feedback(weight, moments.centered().hessian, scale, limit, 0.01) * whole
+    assert moments.centered().error(fed_back).sum() < 0.5 * moments.centered().error(nearest).sum()
 
 
 def test_independent_inputs_are_rounded_to_the_nearest():
@@ -112,15 +112,15 @@ def test_independent_inputs_are_rounded_to_the_nearest():
 @pytest.mark.parametrize("groups", [1, 3])
 def test_descending_errs_less_with_every_sweep(groups):
     _, _, weight, moments = drawn(groups, inputs=40, count=1000, rank=15)
-    centred = moments.centred()
+    centered = moments.centered()
     scale = np.abs(weight).max(axis=2) / 7
     integers = np.rint(weight / scale[:, :, None])
-    errors = [centred.error(integers * scale[:, :, None]).sum()]
+    errors = [centered.error(integers * scale[:, :, None]).sum()]
     for _ in range(4):
-        integers = coordinate_descent(integers, scale, centred, 7, 1)
+        integers = coordinate_descent(integers, scale, centered, 7, 1)
         assert np.array_equal(integers, np.rint(integers))
         assert np.abs(integers).max() <= 7
-        errors.append(centred.error(integers * scale[:, :, None]).sum())
+        errors.append(centered.error(integers * scale[:, :, None]).sum())
     assert all(later <= earlier * (1 + 1e-9) for earlier, later in itertools.pairwise(errors))
     assert errors[-1] < 0.5 * errors[0]
 
@@ -128,30 +128,30 @@ def test_descending_errs_less_with_every_sweep(groups):
 def test_sweeps_end_where_nothing_changes():
     _, _, weight, moments = drawn(inputs=10)
     scale = np.abs(weight).max(axis=2) / 7
-    settled = coordinate_descent(np.rint(weight / scale[:, :, None]), scale, moments.centred(), 7, 50)
-    assert np.array_equal(coordinate_descent(settled, scale, moments.centred(), 7, 1), settled)
+    settled = coordinate_descent(np.rint(weight / scale[:, :, None]), scale, moments.centered(), 7, 50)
+    assert np.array_equal(coordinate_descent(settled, scale, moments.centered(), 7, 1), settled)
 
 
 def test_no_single_integer_could_be_better():
     _, _, weight, moments = drawn(inputs=6)
-    centred = moments.centred()
+    centered = moments.centered()
     scale = np.abs(weight).max(axis=2) / 3
-    settled = coordinate_descent(np.zeros_like(weight), scale, centred, 3, 50)
-    least = centred.error(settled * scale[:, :, None])
+    settled = coordinate_descent(np.zeros_like(weight), scale, centered, 3, 50)
+    least = centered.error(settled * scale[:, :, None])
     for column in range(6):
         for step in (-1, 1):
             other = settled.copy()
             other[:, :, column] = np.clip(other[:, :, column] + step, -3, 3)
-            assert (centred.error(other * scale[:, :, None]) >= least - 1e-6 * moments.tt).all()
+            assert (centered.error(other * scale[:, :, None]) >= least - 1e-6 * moments.tt).all()
 
 
 def test_the_best_scale_is_where_the_error_is_least():
     _, _, weight, moments = drawn()
-    centred = moments.centred()
+    centered = moments.centered()
     start = np.abs(weight).max(axis=2) / 3
     integers = np.rint(weight / start[:, :, None])
-    found = best_scale(integers, centred, start)
-    least = centred.error(integers * found[:, :, None])
+    found = best_scale(integers, centered, start)
+    least = centered.error(integers * found[:, :, None])
     for factor in (0.9, 0.99, 1.01, 1.1):
-        assert (centred.error(integers * (factor * found)[:, :, None]) > least).all()
-    assert np.array_equal(best_scale(np.zeros_like(integers), centred, start), start)
+        assert (centered.error(integers * (factor * found)[:, :, None]) > least).all()
+    assert np.array_equal(best_scale(np.zeros_like(integers), centered, start), start)

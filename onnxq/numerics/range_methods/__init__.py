@@ -46,5 +46,4 @@ def method_for(name: str, silu_output: bool) -> FitRange:
     Raises:
         KeyError: there is no such method.
     """
-    method = METHODS[name]
-    return method.fit_silu_output if silu_output and method.fit_silu_output is not None else method.fit
+    return METHODS[name].fit_for(silu_output)

@@ -1,0 +1,229 @@
+import io
+import itertools
+import json
+import math
+import zipfile
+
+import numpy as np
+import pytest
+
+from onnxq.calibration.statistics_file import load_statistics, save_statistics
+from onnxq.errors import ConfigError, DataError
+from onnxq.facts import Statistics
+from onnxq.numerics.histogram import Histogram
+
+
+def histogram(*values, floor=-math.inf):
+    made = Histogram(floor)
+    made.add(np.asarray(values, np.float32))
+    return made
+
+
+def statistics(order=1):
+    histograms = {
+        "images": histogram(0.0, 0.5, 1.0),
+        "conv/out": histogram(-40.0, 3.0, 7.5, floor=-10.0),
+        "größe": histogram(-1e-20, 1e20),
+        "never seen": Histogram(),
+    }
+    return Statistics(dict(list(histograms.items())[::order]), samples=17, digest="abc123")
+
+
+def same(first, second):
+    return (
+        first.samples == second.samples
+        and first.digest == second.digest
+        and first.histograms.keys() == second.histograms.keys()
+        and all(vars_of(h) == vars_of(second.histograms[n]) for n, h in first.histograms.items())
+    )
+
+
+def vars_of(h):
+    return h.counts.tobytes(), h.counts.dtype, h.exponent, h.start, h.low, h.high, h.floor
+
+
+def rewritten(path, **members):
+    """The bytes of a saved file with some of its arrays replaced, or left out where they are None."""
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays.update(members)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: array for name, array in arrays.items() if array is not None})
+    return buffer.getvalue()
+
+
+def header(path):
+    with np.load(path) as archive:
+        return json.loads(archive["header"].tobytes())
+
+
+def as_bytes(value):
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def test_what_was_saved_is_loaded(tmp_path):
+    save_statistics(statistics(), tmp_path / "a.npz")
+    assert same(load_statistics(tmp_path / "a.npz"), statistics())
+
+
+def test_a_difference_would_be_seen():
+    # Of the helper above.
+    changed = statistics()
+    changed.histograms["images"].add(np.float32([0.5]))
+    assert not same(changed, statistics())
+    assert not same(Statistics(statistics().histograms, 17, "other"), statistics())
+    assert not same(Statistics({}, 17, "abc123"), statistics())
+
+
+def test_without_any_tensor(tmp_path):
+    save_statistics(Statistics({}, digest="x"), tmp_path / "a.npz")
+    assert same(load_statistics(tmp_path / "a.npz"), Statistics({}, digest="x"))
+
+
+def test_counting_can_go_on_after_loading(tmp_path):
+    save_statistics(statistics(), tmp_path / "a.npz")
+    loaded = load_statistics(tmp_path / "a.npz").histograms["conv/out"]
+    expected = statistics().histograms["conv/out"]
+    for h in (loaded, expected):
+        h.add(np.float32([-500, 3, 200]))
+    assert vars_of(loaded) == vars_of(expected)
+
+
+def test_two_runs_merge_to_what_one_run_over_both_would_have_seen(tmp_path):
+    one, other = histogram(1, 2, 3), histogram(-200, 9)
+    save_statistics(Statistics({"x": one}), tmp_path / "a.npz")
+    merged = load_statistics(tmp_path / "a.npz").histograms["x"]
+    merged.merge(other)
+    assert vars_of(merged) == vars_of(histogram(1, 2, 3, -200, 9))
+
+
+def test_same_statistics_same_bytes_whatever_the_order_and_the_time(tmp_path, monkeypatch):
+    save_statistics(statistics(), tmp_path / "a.npz")
+    clock = itertools.count(1_900_000_000, 86_400)
+    monkeypatch.setattr("time.time", lambda: next(clock))
+    save_statistics(statistics(order=-1), tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_other_statistics_other_bytes(tmp_path):
+    save_statistics(statistics(), tmp_path / "a.npz")
+    changed = statistics()
+    changed.histograms["images"].add(np.float32([0.5]))
+    save_statistics(changed, tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() != (tmp_path / "b.npz").read_bytes()
+
+
+def test_the_file_is_small(tmp_path):
+    save_statistics(Statistics({f"tensor{n}": histogram(n, -n, n / 3) for n in range(200)}), tmp_path / "a.npz")
+    assert (tmp_path / "a.npz").stat().st_size < 50_000
+
+
+def test_numpy_reads_the_file(tmp_path):
+    save_statistics(statistics(), tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
+        assert archive["counts"].shape == (4, 2048)
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        assert archive.testzip() is None
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match=r"none\.npz: no such calibration file; make one with --save-calibration"):
+        load_statistics(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("content", [b"hello", b"\x93NUMPY\x01\x00", b"\x80\x04."])
+def test_other_files_are_refused(tmp_path, content):
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.npz: not a calibration file written by --save-calibration"):
+        load_statistics(tmp_path / "a.npz")
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match="not a calibration file"):
+        load_statistics(tmp_path)
+
+
+def test_a_single_array_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    with pytest.raises(DataError, match="not a calibration file"):
+        load_statistics(tmp_path / "a.npy")
+
+
+def test_other_arrays_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((1, 3, 8, 8)))
+    with pytest.raises(DataError, match="not a calibration file"):
+        load_statistics(tmp_path / "a.npz")
+
+
+def test_a_file_cut_short_is_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    save_statistics(statistics(), path)
+    content = path.read_bytes()
+    for length in range(0, len(content), 23):
+        path.write_bytes(content[:length])
+        with pytest.raises(DataError, match="not a calibration file"):
+            load_statistics(path)
+
+
+def test_a_damaged_file_is_refused_or_the_damage_does_no_harm(tmp_path):
+    path = tmp_path / "a.npz"
+    save_statistics(statistics(), path)
+    content = path.read_bytes()
+    refused = 0
+    for at in range(0, len(content), 11):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+        try:
+            assert same(load_statistics(path), statistics())
+        except DataError:
+            refused += 1
+    assert refused > 50
+
+
+def test_another_format_asks_for_a_new_calibration(tmp_path):
+    path = tmp_path / "a.npz"
+    save_statistics(statistics(), path)
+    assert header(path)["format"] == "onnxq calibration 1"
+    path.write_bytes(rewritten(path, header=as_bytes(header(path) | {"format": "onnxq calibration 2"})))
+    with pytest.raises(
+        DataError, match="is 'onnxq calibration 2', this onnxq reads 'onnxq calibration 1'; calibrate again"
+    ):
+        load_statistics(path)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"counts": None},
+        {"header": None},
+        {"counts": np.zeros((2, 2048), np.int64)},
+        {"header": as_bytes([1, 2])},
+        {"header": as_bytes({})},
+        {"header": np.frombuffer(b"{", np.uint8)},
+        {"header": np.frombuffer(b"\xff\xfe", np.uint8)},
+    ],
+)
+def test_a_file_that_lacks_something_is_refused(tmp_path, members):
+    path = tmp_path / "a.npz"
+    save_statistics(statistics(), path)
+    path.write_bytes(rewritten(path, **members))
+    with pytest.raises(DataError, match="not a calibration file"):
+        load_statistics(path)
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    path = tmp_path / "a.npz"
+    ran = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return open, (str(ran), "w")
+
+    np.savez(path, header=np.array([Evil()], object), counts=np.zeros((0, 1)))
+    with pytest.raises(DataError, match="not a calibration file"):
+        load_statistics(path)
+    assert not ran.exists()
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path):
+    with pytest.raises(ConfigError, match=r"none.a\.npz: cannot be written"):
+        save_statistics(statistics(), tmp_path / "none" / "a.npz")

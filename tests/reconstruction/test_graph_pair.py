@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+from graphs import copy, feed, prepared, quantizing, run, silu_chain
+
+from onnxq.calibration.feeds import Sample
+from onnxq.facts import Plan, QuantizationParameters
+from onnxq.ir import Model, constant
+from onnxq.passes.insert_qdq import InsertQdq
+from onnxq.pipeline import Pipeline
+from onnxq.reconstruction.graph_pair import GraphPair, draw_positions
+from onnxq.reconstruction.im2col import Im2col
+from onnxq.reconstruction.layer_fit import LayerFit
+from onnxq.targets import OPENVINO
+from onnxq.yolo.detected_objects import DetectedObjects
+
+COUNT = 4
+
+
+class Pair:
+    """A model, the facts of its quantization, and both graphs side by side."""
+
+    def __init__(self, model, adjusted=(), **options):
+        steps = [step for step in quantizing(model, OPENVINO, **options) if not isinstance(step, InsertQdq)]
+        facts = Pipeline(steps).run(Model(copy(model)))
+        self.model, self.plan, self.qparams = prepared(model), facts[Plan], facts[QuantizationParameters]
+        self.feeds = [feed(model, seed) for seed in range(COUNT)]
+        samples = [Sample(values, 1) for values in self.feeds]
+        self.graphs = GraphPair(self.model, self.plan, self.qparams, adjusted, samples, [[]] * COUNT)
+
+    def draw(self, name):
+        layer = self.model.nodes[name]
+        return self.graphs.draw(self.plan.layers.index(name), layer, Im2col.of(layer))
+
+    def weight(self, name):
+        return np.asarray(constant(self.model.nodes[name].inputs[1]), np.float32)
+
+    def floats(self, name):
+        """Inputs and outputs of a layer of the float graph, (COUNT, channels, height, width) each."""
+        node, proto = self.model.nodes[name], self.model.to_proto()
+        names = [node.inputs[0].name, node.outputs[0].name]
+        runs = [run(proto, values, outputs=[t for t in names if t not in values]) | values for values in self.feeds]
+        return [np.concatenate([each[t] for each in runs]) for t in names]
+
+
+def at(images, positions):
+    """The values of images at positions of each, (channels, all of them)."""
+    return np.concatenate([y[:, rows, columns] for y, [(rows, columns)] in zip(images, positions, strict=True)], axis=1)
+
+
+def test_targets_are_the_float_outputs_at_the_positions_drawn():
+    pair = Pair(silu_chain())
+    name = pair.plan.layers[1]
+    targets = pair.draw(name)
+    assert targets.layer.name == name
+    assert len({positions[0].tobytes() for positions in targets.positions}) == COUNT
+    expected = at(pair.floats(name)[1], targets.positions)
+    np.testing.assert_allclose(np.concatenate(targets.outputs, axis=2)[0], expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_moments_are_those_of_the_quantized_inputs_and_the_float_outputs():
+    pair = Pair(silu_chain())
+    name = pair.plan.layers[0]
+    targets = pair.draw(name)
+    moments, adjusted = pair.graphs.moments(targets, pair.weight(name))
+    assert adjusted is None
+    inputs, outputs = pair.floats(name)
+    grid = pair.qparams.activations[pair.model.nodes[name].inputs[0].name]
+    rounded = grid.dequantize(grid.quantize(inputs))
+    columns = [targets.im2col.columns(x, places) for x, [places] in zip(rounded, targets.positions, strict=True)]
+    a, t = np.concatenate(columns, axis=2)[0].astype(np.float64), at(outputs, targets.positions).astype(np.float64)
+    assert moments.count == a.shape[1]
+    np.testing.assert_allclose(moments.a[0], a.mean(axis=1), atol=1e-3)
+    np.testing.assert_allclose(moments.t[0], t.mean(axis=1), atol=1e-2)
+    a, t = a - a.mean(axis=1, keepdims=True), t - t.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(moments.hessian[0], a @ a.T, atol=5e-3 * np.abs(a @ a.T).max())
+    np.testing.assert_allclose(moments.ta[0], t @ a.T, atol=5e-3 * np.abs(t @ a.T).max())
+
+
+def test_later_layers_read_what_a_replaced_layer_gives():
+    pairs = [Pair(silu_chain()) for _ in range(2)]
+    found = []
+    for pair, factor in zip(pairs, (1, 0), strict=True):
+        first, second = pair.plan.layers[:2]
+        pair.graphs.moments(pair.draw(first), pair.weight(first))
+        qparams = pair.qparams.weights[pair.model.nodes[first].inputs[1].name]
+        integers = factor * qparams.quantize(pair.weight(first))
+        bias = np.zeros(len(integers), np.float32)
+        pair.graphs.replace(pair.model.nodes[first], LayerFit(qparams, integers.astype(np.int8), bias))
+        found.append(pair.graphs.moments(pair.draw(second), pair.weight(second))[0])
+    assert np.abs(found[0].hessian).max() > 0
+    assert np.abs(found[1].hessian).max() < 1e-6 * np.abs(found[0].hessian).max()  # silu(0) everywhere
+    np.testing.assert_allclose(found[0].t, found[1].t)
+
+
+@pytest.mark.parametrize("adjusts", [False, True])
+def test_the_range_of_an_input_is_adjusted_before_its_moments_are_collected(adjusts):
+    model = silu_chain()
+    layers = Pair(model).plan.layers
+    name = layers[1]
+    pair = Pair(model, [name] if adjusts else [], act_bits=3)
+    for layer in layers[:2]:
+        moments, adjusted = pair.graphs.moments(pair.draw(layer), pair.weight(layer))
+    x = pair.model.nodes[name].inputs[0].name
+    fitted = pair.qparams.activations[x]
+    assert (adjusted is not None) == adjusts
+    grid = adjusted or fitted
+    assert (grid.scale == fitted.scale) != adjusts
+    # With 3 bits, what is read are multiples of the scale.
+    means = moments.a[0] * moments.count / float(grid.scale)
+    np.testing.assert_allclose(means, np.rint(means), atol=0.05)
+
+
+def test_images_that_only_fill_a_batch_are_left_out():
+    model = silu_chain(batch=2)
+    facts = Pipeline([s for s in quantizing(model, OPENVINO) if not isinstance(s, InsertQdq)]).run(Model(copy(model)))
+    working, plan = prepared(model), facts[Plan]
+    samples = [Sample(feed(model, seed), 1 + seed % 2) for seed in range(3)]
+    graphs = GraphPair(working, plan, facts[QuantizationParameters], [], samples, [[]] * 3)
+    layer = working.nodes[plan.layers[0]]
+    targets = graphs.draw(0, layer, Im2col.of(layer))
+    assert [len(positions) for positions in targets.positions] == [1, 2, 1]
+    whole = graphs.moments(targets, np.asarray(constant(layer.inputs[1]), np.float32))[0]
+    assert whole.count == sum(outputs.shape[2] for outputs in targets.outputs)
+
+
+# --- positions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "count"), [((64, 64), 300), ((13, 13), 169)])
+def test_half_of_the_positions_are_on_objects(size, count):
+    objects = DetectedObjects(
+        np.array([[0.0, 0.0, 0.25, 0.25]], np.float32), np.ones(1, np.float32), np.zeros(1, np.intp)
+    )
+    rows, columns = draw_positions(np.random.default_rng(0), size, objects)
+    assert len(rows) == count
+    on_object = (rows < 0.25 * size[0]) & (columns < 0.25 * size[1])
+    assert on_object.mean() == pytest.approx(0.5 + 0.5 / 16, abs=0.05)
+
+
+def test_without_objects_each_position_comes_once():
+    nothing = DetectedObjects(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.intp))
+    for objects in (None, nothing):
+        rows, columns = draw_positions(np.random.default_rng(0), (64, 64), objects)
+        assert len(set(zip(rows.tolist(), columns.tolist(), strict=True))) == 300

@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxq.numerics.scheme import Range, Scheme
+from onnxq.qdq.weight_qparams import weight_qparams
+from onnxq.reconstruction.im2col import Im2col
+from onnxq.reconstruction.layer_fit import fit_layer, fit_range
+from onnxq.reconstruction.least_squares import Moments, refit
+
+CONV = Im2col((6, 4, 3, 3), 1, (1, 1), (1, 1), (0, 0, 0, 0))
+GROUPS = Im2col((6, 2, 3, 3), 3, (1, 1), (1, 1), (0, 0, 0, 0))
+TRANSPOSED = Im2col((4, 6, 2, 2), 1, (1, 1), (1, 1), (0, 0, 0, 0), transposed=True)
+GEMM = Im2col((12, 6), 1, (1, 1), (1, 1), (0, 0, 0, 0), rows=True, outputs_last=True)
+LAYERS = {"Conv": CONV, "Conv in groups": GROUPS, "ConvTranspose": TRANSPOSED, "Gemm": GEMM}
+
+SMALLEST = np.array([1e-12])
+
+
+class Layer:
+    """A float layer, its correlated float inputs, and its float outputs."""
+
+    def __init__(self, im2col, seed=0, count=500):
+        rng = np.random.default_rng(seed)
+        self.im2col = im2col
+        self.axis = 1 if im2col.transposed or im2col.outputs_last else 0
+        self.weight = rng.normal(size=im2col.shape).astype(np.float32)
+        groups, _, inputs = im2col.matrix(self.weight).shape
+        mixing = rng.normal(size=(groups, inputs, inputs))
+        self.inputs = (mixing @ rng.normal(size=(groups, inputs, count)) / 3 + 1).astype(np.float32)
+        self.outputs = (im2col.matrix(self.weight) @ self.inputs + 2).astype(np.float32)
+
+    def scheme(self, bits):
+        return Scheme(bits, signed=True, symmetric=True, axis=self.axis)
+
+    def moments(self, step=1.0):
+        """Moments of inputs that are rounded to multiples of the step."""
+        moments = Moments.zeros(len(self.inputs), self.outputs.shape[1], self.inputs.shape[1])
+        moments.add(np.rint(self.inputs / step).astype(np.float32) * np.float32(step), self.outputs)
+        return moments.centered()
+
+    def fit(self, bits, step=1.0, least_scale=SMALLEST):
+        scheme = self.scheme(bits)
+        rounded = weight_qparams(scheme, self.weight, least_scale=least_scale)
+        return fit_layer(self.weight, scheme, self.im2col, self.moments(step), rounded, least_scale), rounded
+
+    def error(self, weight, step=1.0):
+        return float(self.moments(step).error(self.im2col.matrix(weight)).sum())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), bits=st.integers(2, 8), step=st.sampled_from([0.01, 0.5, 2.0]))
+def test_it_never_errs_more_than_rounding_to_nearest(name, seed, bits, step):
+    layer = Layer(LAYERS[name], seed)
+    fit, rounded = layer.fit(bits, step)
+    nearest = rounded.dequantize(rounded.quantize(layer.weight))
+    fitted = fit.qparams.dequantize(fit.integers)
+    assert layer.error(fitted, step) <= layer.error(nearest, step) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_few_levels_err_much_less_than_rounded_to_nearest(name):
+    errors = np.zeros(2)
+    for layer in (Layer(LAYERS[name], seed) for seed in range(6)):
+        fit, rounded = layer.fit(3)
+        nearest = rounded.dequantize(rounded.quantize(layer.weight))
+        errors += [layer.error(fit.qparams.dequantize(fit.integers)), layer.error(nearest)]
+    assert errors[0] < 0.85 * errors[1]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("name", LAYERS)
+def test_integers_are_those_of_the_scheme(name, bits):
+    layer = Layer(LAYERS[name])
+    fit, _ = layer.fit(bits)
+    assert fit.integers.dtype == np.int8
+    assert fit.integers.shape == layer.weight.shape
+    assert np.abs(fit.integers).max() <= layer.scheme(bits).qmax
+    assert fit.qparams.scale.shape == (layer.weight.shape[layer.axis],)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_bias_takes_up_the_mean_error(name):
+    layer = Layer(LAYERS[name])
+    fit, _ = layer.fit(4, step=2.0)
+    rounded = np.rint(layer.inputs / 2) * 2
+    found = layer.im2col.matrix(fit.qparams.dequantize(fit.integers)) @ rounded
+    off = layer.im2col.per_channel((layer.outputs - found).mean(axis=2))
+    np.testing.assert_allclose(fit.bias, off, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_scales_do_not_fall_below_the_least(name):
+    layer = Layer(LAYERS[name])
+    least = np.full(layer.weight.shape[layer.axis], 0.9)
+    fit, _ = layer.fit(8, least_scale=least)
+    assert (fit.qparams.scale >= np.float32(0.9)).all()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_range_that_is_too_wide_is_narrowed(name):
+    layer = Layer(LAYERS[name])
+    wide = Scheme(3).qparams(Range(2 * layer.inputs.min(), 2 * layer.inputs.max()))
+    found = fit_range(wide, layer.inputs, layer.outputs, layer.im2col.matrix(layer.weight), has_bias=True)
+    assert found.scheme == wide.scheme
+    assert found.high < 0.85 * wide.high
+    assert found.low > 0.85 * wide.low
+
+    def error(qparams):
+        moments = Moments.zeros(len(layer.inputs), layer.outputs.shape[1], layer.inputs.shape[1])
+        moments.add(qparams.dequantize(qparams.quantize(layer.inputs)), layer.outputs)
+        return float(moments.centered().error(refit(moments.centered())).sum())
+
+    assert error(found) < 0.8 * error(wide)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_range_that_fits_is_kept(has_bias):
+    layer = Layer(GEMM)
+    layer.inputs = np.random.default_rng(0).uniform(-1, 1, layer.inputs.shape).astype(np.float32)
+    layer.outputs = GEMM.matrix(layer.weight).astype(np.float32) @ layer.inputs
+    fitted = Scheme(4).qparams(Range(-1.0, 1.0))
+    found = fit_range(fitted, layer.inputs, layer.outputs, GEMM.matrix(layer.weight), has_bias)
+    assert found.high == pytest.approx(fitted.high, rel=0.15)
+    assert found.low == pytest.approx(fitted.low, rel=0.15)

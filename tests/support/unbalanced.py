@@ -1,0 +1,29 @@
+"""Models whose layers give channels of unequal magnitudes."""
+
+import numpy as np
+from graphs import copy, initializers
+from onnx import numpy_helper, shape_inference
+
+FACTORS = np.array([0.02, 1, 0.1, 8, 0.4, 50, 2, 0.1])
+"""What the channels of a layer are multiplied by, to be found."""
+
+
+def edited(model, edit):
+    """A model after `edit` of its initializers, values by name."""
+    model = shape_inference.infer_shapes(copy(model))
+    values = {name: value.copy() for name, value in initializers(model).items()}
+    edit(values)
+    for w in model.graph.initializer:
+        w.CopyFrom(numpy_helper.from_array(values[w.name].astype(values[w.name].dtype), w.name))
+    return model
+
+
+def with_rows(model, layer="maker", axis=0, factors=FACTORS):
+    """The model with the rows of a layer's weight, and its bias, multiplied by the factors."""
+
+    def edit(values):
+        values[f"{layer}_weight"] *= factors.reshape([-1 if k == axis else 1 for k in range(4)]).astype(np.float32)
+        if f"{layer}_bias" in values:
+            values[f"{layer}_bias"] *= factors.astype(np.float32)
+
+    return edited(model, edit)
