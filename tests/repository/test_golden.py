@@ -1,12 +1,13 @@
 import numpy as np
 import onnx
 import pytest
-from golden import assert_golden, text
-from graphs import NARROW_TENSORRT, csp, initializers, nodes, quantized, rewrite, v8
+from golden import assert_golden, assert_scales, text
+from graphs import NARROW_TENSORRT, csp, feed, initializers, nodes, quantized, rewrite, v8
 from onnx import numpy_helper
 
+from onnxq import Config, quantize
 from onnxq.passes.pack_int4 import MIN_OPSET, PackInt4
-from onnxq.targets import OPENVINO, ORT
+from onnxq.targets import OPENVINO, ORT, TARGETS
 
 
 @pytest.mark.parametrize("target", [ORT, OPENVINO, NARROW_TENSORRT], ids=lambda t: t.name)
@@ -18,6 +19,15 @@ def test_quantized_graphs_look_as_they_did(build, target):
 def test_packed_graphs_look_as_they_did():
     whole, _ = quantized(csp(opset=MIN_OPSET), weight_bits=4)
     assert_golden(rewrite(PackInt4(), whole)[0], "csp-ort-int4")
+
+
+@pytest.mark.usefixtures("narrow_convs")
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("build", [csp, v8], ids=lambda b: b.__name__)
+def test_scales_are_what_they_were(build, target):
+    model = build()
+    found = quantize(model, [feed(model, seed) for seed in range(4)], Config(target=target))
+    assert_scales(found.model, f"scales-{build.__name__}-{target}")
 
 
 # --- the comparer -----------------------------------------------------------------------------------------------------

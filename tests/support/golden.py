@@ -1,6 +1,6 @@
-"""Golden texts: what graphs look like without their numbers, and their comparison with the files in `golden/`.
+"""Golden texts: graphs without their numbers, scales and zero points, and their comparison with the files in `golden/`.
 
-When graphs are meant to change, write the files anew with
+When graphs or scales are meant to change, write the files anew with
 
     ONNXQ_GOLDEN=write pytest tests/repository/test_golden.py
 
@@ -37,14 +37,43 @@ def _initializer(tensor: onnx.TensorProto) -> str:
     return f"{line} = {numpy_helper.to_array(tensor).tolist()}"
 
 
+def scales(model: onnx.ModelProto) -> str:
+    """Scale and zero point of each Q/DQ pair and quantized weight, a line each, in the order of their nodes.
+
+    Scales have three digits: the last ones depend on the order in which a CPU adds.
+    """
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    lines = {}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            scale, *zero_point = (values[name] for name in node.input[1:])
+            steps = " ".join(f"{step:.2e}" for step in numpy_helper.to_array(scale).ravel().tolist())
+            points = sorted(
+                {point for tensor in zero_point for point in numpy_helper.to_array(tensor).ravel().tolist()}
+            )
+            kinds = [TensorProto.DataType.Name(tensor.data_type).lower() for tensor in zero_point]
+            lines[scale.name] = " ".join([scale.name.removesuffix("_scale"), *kinds, *map(str, points), "steps", steps])
+    return "\n".join([*lines.values(), ""])
+
+
 def assert_golden(model: onnx.ModelProto, name: str, folder: Path = FOLDER) -> None:
     """Assert that the graph looks as the file of this name says; see the top of this file for how to rewrite it."""
+    assert_text(text(model), name, folder, "the graph has changed")
+
+
+def assert_scales(model: onnx.ModelProto, name: str, folder: Path = FOLDER) -> None:
+    """Assert that scales and zero points are those in the file of this name."""
+    assert_text(scales(model), name, folder, "scales have changed")
+
+
+def assert_text(actual: str, name: str, folder: Path, message: str) -> None:
+    """Assert that a text is that of a file, or make it that; `message` opens the error."""
     path = folder / f"{name}.txt"
     if os.environ.get("ONNXQ_GOLDEN") == "write":
-        path.write_text(text(model), encoding="utf-8")
+        path.write_text(actual, encoding="utf-8")
     assert path.is_file(), f"{path} is absent; ONNXQ_GOLDEN=write makes it"
-    expected, actual = path.read_text(encoding="utf-8"), text(model)
+    expected = path.read_text(encoding="utf-8")
     difference = difflib.unified_diff(
         expected.splitlines(), actual.splitlines(), f"golden/{path.name}", "now", lineterm="", n=1
     )
-    assert expected == actual, "\n".join(["the graph has changed (ONNXQ_GOLDEN=write accepts it):", *difference])
+    assert expected == actual, "\n".join([f"{message} (ONNXQ_GOLDEN=write accepts it):", *difference])
