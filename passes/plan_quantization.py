@@ -10,7 +10,6 @@ from onnxq.facts import DecodeBoundary, Plan
 from onnxq.ir import Model, Node
 from onnxq.pipeline import Analysis, Facts
 from onnxq.qdq.placement import quantization_points, quantized_weights
-from onnxq.qdq.reasons import summary_of
 from onnxq.qdq.selection import NodeSelection
 from onnxq.targets import Target
 
@@ -80,7 +79,7 @@ class PlanQuantization(Analysis[Plan]):
         selection = NodeSelection(model, facts[DecodeBoundary], self._target, excluded, included)
         _refuse_impossible(included, selection, nodes)
         if not selection.layers:
-            reasons = sorted({summary_of(selection.skipped[n.name]) for n in nodes if n.op == "Conv"})
+            reasons = sorted({str(selection.skipped[n.name]) for n in nodes if n.op == "Conv"})
             raise ModelError(f"no Conv can be quantized: {'; '.join(reasons)}")
         return Plan(
             points=quantization_points(selection, model, self._activation_scheme, self._act_bits, widths),

@@ -17,7 +17,7 @@ from onnxq.facts import (
     Sensitivities,
     Statistics,
 )
-from onnxq.numerics.scheme import Range, Scheme
+from onnxq.numerics.scheme import INT8, UINT8, Range, Scheme
 
 
 def point(tensor, group=None, sources=None, **more):
@@ -71,7 +71,7 @@ class TestStatistics:
 
 
 def qparams(scale, symmetric=False):
-    return Scheme(8, signed=symmetric, symmetric=symmetric).qparams(Range(-scale, scale))
+    return Scheme(8, INT8 if symmetric else UINT8, symmetric=symmetric).qparams(Range(-scale, scale))
 
 
 class TestReconstruction:

@@ -141,7 +141,7 @@ class Study:
     @cached_property
     def key(self) -> list[object]:
         """Return what all results depend on."""
-        pictures = hashlib.sha256(self.annotations.read_bytes()).hexdigest(), [str(n) for n in self.truth.pictures]
+        pictures = hashlib.sha256(self.annotations.read_bytes()).hexdigest(), [str(n) for n in self.truth.images]
         return [_code_digest(), version("onnxruntime"), _folder_digest(self.calib), self.count, pictures]
 
 
@@ -351,7 +351,7 @@ def _head(study: Study) -> str:
     names = ["onnx", "onnxruntime", "openvino", "numpy"]
     found = ", ".join(f"{name} {version(name)}" for name in names)
     return (
-        f"Calibration: {study.count} images. AP: {len(study.truth.pictures)} images. "
+        f"Calibration: {study.count} images. AP: {len(study.truth.images)} images. "
         f"Python {platform.python_version()}, {found}. Seconds: quantizing + evaluating.\n"
     )
 

@@ -14,8 +14,8 @@ from command_line import (
     zero_points,
 )
 from graphs import initializers, nodes, ops, relu_net, silu_chain, yolox
-from onnxq.numerics.ranges import METHODS
 
+from onnxq.numerics.range_methods import METHODS
 from onnxq.targets import TARGETS
 
 pytestmark = pytest.mark.usefixtures("folder")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxq.numerics.scheme import Range, Scheme
+from onnxq.numerics.scheme import INT8, Range, Scheme
 from onnxq.qdq.weight_qparams import weight_qparams
 from onnxq.reconstruction.im2col import Im2col
 from onnxq.reconstruction.layer_fit import fit_layer, fit_range
@@ -32,7 +32,7 @@ class Layer:
         self.outputs = (im2col.matrix(self.weight) @ self.inputs + 2).astype(np.float32)
 
     def scheme(self, bits):
-        return Scheme(bits, signed=True, symmetric=True, axis=self.axis)
+        return Scheme(bits, INT8, symmetric=True, axis=self.axis)
 
     def moments(self, step=1.0):
         """Moments of inputs that are rounded to multiples of the step."""

@@ -35,7 +35,7 @@ def test_the_bound_is_as_good_as_the_best_of_all_edges(method, scheme):
 @pytest.mark.parametrize("signed", [False, True])
 def test_bounds_reach_no_further_than_the_values(method, signed):
     for name, h in HISTOGRAMS.items():
-        bounds = METHODS[method].fit(h, Scheme(8, signed, symmetric=True))
+        bounds = METHODS[method].fit(h, Scheme(8, INT8 if signed else UINT8, symmetric=True))
         reach = max(abs(h.low), abs(h.high)) + h.width
         assert max(abs(bounds.low), abs(bounds.high)) <= reach, name
 
