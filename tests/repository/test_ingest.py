@@ -83,11 +83,13 @@ class TestFloat16:
         model.opset_import[0].version, model.ir_version = 22, 10
         values = feed(silu_chain())
         expected = run(silu_chain(), values)["output"]
-        assert sqnr(expected, run(quantized(model, target).model, values)["output"]) > 25
+        # 36.5 to 38.7 dB.
+        assert sqnr(expected, run(quantized(model, target).model, values)["output"]) > 36
 
     def test_is_reconstructed_below_8_bits(self):
         found = quantized(with_float16(csp()), "ort", weight_bits=4)
-        assert found.facts[Verification].sqnr["output"] > 15
+        # 25.0 dB.
+        assert found.facts[Verification].simulated["output"] > 24
 
 
 @pytest.mark.parametrize("build", [v8, v10], ids=["v8", "v10"])
@@ -311,7 +313,8 @@ def test_is_quantized(way, target):
     assert len(found.facts[Plan].layers) >= 1
     values = feed(model, 9, {"batch": 2, "height": 32, "width": 48})
     expected = run(repair(model), values)["output"]
-    assert sqnr(expected, run(found.model, values)["output"]) > 25
+    # 33.9 to 46.5 dB.
+    assert sqnr(expected, run(found.model, values)["output"]) > 33
 
 
 def test_a_node_that_inference_refuses_is_no_hindrance_where_nobody_reads_it():
@@ -327,7 +330,8 @@ def test_an_operator_of_tensorrt_at_the_end_stays_and_what_stands_before_it_is_q
     found, wanted = quantized(given, target), quantized(plain, target)
     assert "does not know 'nms' (TRT.EfficientNMS_TRT)" in caplog.text
     assert found.facts[Plan] == wanted.facts[Plan]
-    assert found.facts[Verification].simulated["output"] > 25
+    # 32.0 to 35.1 dB.
+    assert found.facts[Verification].simulated["output"] > 31
     bare = copy(wanted.model).graph
     assert list(found.model.graph.node)[: len(bare.node)] == list(bare.node)
     assert ops(found.model)[len(bare.node) :] == ["Constant", "EfficientNMS_TRT", "Add"]
@@ -364,7 +368,8 @@ def test_what_paddle_detection_reads_beside_a_picture_is_given(tmp_path, target,
     elif source == "feeds":
         data = [{**feed(model), "im_shape": np.float32([[32, 32]]), "scale_factor": np.float32([[1, 1]])}]
     found = quantize(model, data, Config(target=target, count=2, method="minmax"))
-    assert found.facts[Verification].sqnr[output] > 25
+    # 39.3 to 44.1 dB.
+    assert found.facts[Verification].simulated[output] > 38
     assert [t.name for t in found.model.graph.input] == ["im_shape", "images", "scale_factor"]
 
 
