@@ -90,7 +90,8 @@ def test_a_valid_model_comes_out_that_computes_nearly_the_same(model, feeds, tar
     assert "QuantizeLinear" in ops(quantized)
     assert sum(values.dtype == np.int8 and values.ndim == 4 for values in initializers(quantized).values()) >= 10
     for values in (feeds[0], feed(model, 99)):
-        assert sqnr(run(model, values)["output"], run(quantized, values)["output"]) > 20
+        # 52.6 to 68.8 dB; with weights of other seeds 53.7 to 70.6.
+        assert sqnr(run(model, values)["output"], run(quantized, values)["output"]) > 51
 
 
 def test_what_stays_float_can_be_float16_for_tensorrt(model, feeds):
@@ -105,8 +106,9 @@ def test_what_stays_float_can_be_float16_for_tensorrt(model, feeds):
     assert ops(half).count("DequantizeLinear") == ops(whole).count("DequantizeLinear") > 10
     assert "float16" in {values.dtype.name for values in initializers(half).values()}
     for values in (feeds[0], feed(model, 99)):
-        assert sqnr(run(whole, values)["output"], run(half, values)["output"]) > 20
-        assert sqnr(run(model, values)["output"], run(half, values)["output"]) > 20
+        # 65.6 and 67.5 dB, 65.1 and 56.6; with weights of other seeds at least 55.3 and 54.3.
+        assert sqnr(run(whole, values)["output"], run(half, values)["output"]) > 54
+        assert sqnr(run(model, values)["output"], run(half, values)["output"]) > 53
 
 
 @pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if target.takes_int4])
@@ -335,4 +337,5 @@ def test_a_bias_that_is_computed_stays(target):
     net.nodes.append(net.nodes.pop(-3))  # the Conv behind its bias
     given = net.model(net.conv(net.block(net.silu(y), 8), 4, name="last"))
     quantized = quantize(given, [feed(given, k) for k in range(4)], Config(target=target)).model
-    assert sqnr(run(given)["output"], run(quantized)["output"]) > 20
+    # 35.9 and 38.2 dB; with weights of other seeds at least 34.7.
+    assert sqnr(run(given)["output"], run(quantized)["output"]) > 34

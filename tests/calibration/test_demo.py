@@ -166,7 +166,7 @@ def lost(truth, whole):
 
     def measured(**options):
         quantized = quantize(MODEL, demo.CALIBRATION, Config(count=32, **options))
-        return whole - measure_precision(quantized.model, truth, Settings()).ap
+        return whole - measure_precision(quantized.model, truth, Settings(), exact=True).ap
 
     return measured
 
@@ -181,17 +181,18 @@ class TestModel:
         assert MODEL.stat().st_size < 1.1e6
 
     def test_finds_the_symbols(self, whole):
-        assert whole > 60
+        assert whole > 64  # 64.8
 
     @pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt"])
     def test_keeps_its_precision_at_8_bits(self, lost, target):
-        assert lost(target=target) < 1
+        # 0.09 to 0.57; with 24 or 48 scenes -0.16 to 0.40.
+        assert lost(target=target) < 0.8
 
     def test_at_4_bits_minmax_loses_most_of_it_and_uh_little(self, lost):
         narrow = {"target": "openvino", "weight_bits": 4, "act_bits": 4, "reconstruct": False}
         by_minmax, by_uh = lost(**narrow, method="minmax"), lost(**narrow, method="uh")
-        assert by_minmax > 20
-        assert by_uh < by_minmax / 2
+        assert by_minmax > 28  # 31.0; with 24 scenes 31.2
+        assert by_uh < 12  # 9.4; with 24 scenes 10.0
 
 
 @pytest.mark.skipif(find_spec("torch") is not None, reason="PyTorch is there")

@@ -1,4 +1,4 @@
-"""Links in the pages lead somewhere, and tables and code are what they are meant to be."""
+"""The pages' links lead to files and headings that exist, and their tables and code blocks are well formed."""
 
 import re
 import unicodedata
@@ -13,13 +13,13 @@ LINK = re.compile(r"\]\(([^)\s]+)\)|<img [^>]*src=\"([^\"]+)\"")
 
 
 def prose(page):
-    """Text without what is code."""
+    """Return the text of a page without its code."""
     text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"`[^`\n]*`", lambda code: code[0].replace("[", "").replace("]", ""), text)
 
 
 def anchor(title):
-    """What GitHub calls a heading."""
+    """Return the anchor that GitHub gives a heading."""
     kept = (c for c in title.lower() if c in " -_" or unicodedata.category(c)[0] in "LN")
     return "".join(kept).replace(" ", "-")
 
@@ -30,7 +30,7 @@ def anchors(page):
 
 
 def links(page):
-    """What a page leads to within the repository: file and anchor, as they are written."""
+    """Yield the file and the anchor of each link into the repository, as they are written."""
     for written in LINK.findall(prose(page)):
         target = "".join(written)
         if not target.startswith(("http:", "https:", "mailto:")):

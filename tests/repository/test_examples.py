@@ -1,4 +1,4 @@
-"""The examples do what they say."""
+"""Each example runs and makes what it promises."""
 
 import json
 import os
@@ -23,7 +23,7 @@ EXAMPLES = ROOT / "examples"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A model and four images in the working directory."""
+    """Make a working directory with a model and four images."""
     onnx.save(make.build(), tmp_path / "model.onnx")
     (tmp_path / "images").mkdir()
     for number in range(4):
@@ -33,7 +33,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def python_blocks(page):
-    """The Python code of a page, each line where it stands there, so that errors name it."""
+    """Return the Python code of a page, each line at its line number in the page, so that tracebacks name it."""
     lines, inside = [], False
     for line in page.read_text(encoding="utf-8").splitlines():
         if line.startswith("```"):
@@ -58,6 +58,7 @@ def assert_quantized(path):
     return {p.key: p.value for p in model.metadata_props}
 
 
+@pytest.mark.slow
 def test_after_export(folder):
     ran = call(EXAMPLES / "after_export.sh", "model.onnx", "images")
     assert ran.returncode == 0, ran.stderr
@@ -65,6 +66,7 @@ def test_after_export(folder):
     assert "SQNR dB" in ran.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_makefile(folder):
     command = ("make", "-f", EXAMPLES / "Makefile", f"PYTHON={sys.executable}", "TARGET=openvino")
@@ -75,12 +77,14 @@ def test_makefile(folder):
     assert "Nothing to be done" in call(*command).stdout
 
 
+@pytest.mark.slow
 def test_reader(folder):
     ran = call(sys.executable, EXAMPLES / "reader.py", "model.onnx", "images", "out.onnx")
     assert ran.returncode == 0, ran.stderr
     assert assert_quantized("out.onnx")["onnxq.samples"] == "4"
 
 
+@pytest.mark.slow
 def test_pipeline(folder):
     steps = [
         {"type": "metadata", "values": {"site": "roof"}},
@@ -100,6 +104,7 @@ def test_pipeline(folder):
     assert not Path("other.onnx").exists()
 
 
+@pytest.mark.slow
 def test_the_options_of_the_workflow_are_known(folder):
     [line] = [line for line in (EXAMPLES / "workflow.yml").read_text().splitlines() if "python -m onnxq" in line]
     command = line.split("run: ")[1].replace("calibration/", "images").replace("validation/", "images").split()

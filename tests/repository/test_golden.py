@@ -30,12 +30,12 @@ def test_scales_are_what_they_were(build, target):
     assert_scales(found.model, f"scales-{build.__name__}-{target}")
 
 
-# --- the comparer -----------------------------------------------------------------------------------------------------
+# --- the comparison ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
-    """A folder with the golden text of a quantized CSP block."""
+    """Return a folder with the golden text of a quantized CSP block."""
     monkeypatch.setenv("ONNXQ_GOLDEN", "write")
     assert_golden(quantized(csp())[0], "csp", tmp_path)
     monkeypatch.delenv("ONNXQ_GOLDEN")
@@ -43,7 +43,7 @@ def saved(tmp_path, monkeypatch):
 
 
 def refused(saved, edit, *words):
-    """Assert that a graph is told from the saved one after an edit, and that the message shows the words."""
+    """Assert that an edited graph differs from the saved one, and that the message shows the words."""
     model, _ = quantized(csp())
     edit(model)
     with pytest.raises(AssertionError, match="the graph has changed") as caught:

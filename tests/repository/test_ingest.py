@@ -1,4 +1,4 @@
-"""Whatever an exporter wrote is quantized well, or refused with a word that says why: small graphs, all the way."""
+"""The whole pipeline quantizes small graphs in every form that exporters write, or refuses them with a reason."""
 
 import ml_dtypes
 import numpy as np
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("narrow_convs")
 
 
 def quantized(model, target, feeds=None, **options):
-    """The result, valid and with the float model's inputs and outputs; all integer layers run as such."""
+    """Quantize; assert a valid result with the same inputs and outputs, whose planned layers run on integers."""
     feeds = feeds or [feed(model, seed, {"batch": 1, "height": 32, "width": 32}) for seed in range(2)]
     found = quantize(model, feeds, Config(target=target, **options))
     onnx.checker.check_model(found.model, full_check=True)
@@ -83,11 +83,13 @@ class TestFloat16:
         model.opset_import[0].version, model.ir_version = 22, 10
         values = feed(silu_chain())
         expected = run(silu_chain(), values)["output"]
-        assert sqnr(expected, run(quantized(model, target).model, values)["output"]) > 25
+        # 36.5 to 38.7 dB.
+        assert sqnr(expected, run(quantized(model, target).model, values)["output"]) > 36
 
     def test_is_reconstructed_below_8_bits(self):
         found = quantized(with_float16(csp()), "ort", weight_bits=4)
-        assert found.facts[Verification].sqnr["output"] > 15
+        # 25.0 dB.
+        assert found.facts[Verification].simulated["output"] > 24
 
 
 @pytest.mark.parametrize("build", [v8, v10], ids=["v8", "v10"])
@@ -172,7 +174,7 @@ def _with_inputs_left_out():
 
 
 def _with_other_arithmetic():
-    """Integers and booleans, a Dropout with its flags, a BatchNormalization with its mode, and Casts to and fro."""
+    """Build a net with integers, booleans, Casts, a Dropout with its flags and a BatchNormalization with its mode."""
     net = Net(opset=14)
     x = net.silu(net.norm(net.conv("images", 8, bias=False)))
     net.nodes[1].attribute.append(helper.make_attribute("training_mode", 0))
@@ -187,7 +189,7 @@ def _with_other_arithmetic():
 
 
 def _with_a_branch_that_reads_weights():
-    """One weight lies outside and is read by a Conv outside as well; another lies within a branch."""
+    """Build an If with two weights: one of the outer graph, which an outer Conv reads too, and one of a branch."""
     net = Net()
     x = net.block("images", 8)
     weight = net.const(net.normal(8, 8, 1, 1, scale=0.3), name="outside")
@@ -221,7 +223,7 @@ def _with_a_loop():
 
 
 def _with_functions():
-    """Each SiLU is a call of a function of the model's own, as PyTorch's newer exporter writes them."""
+    """Make each SiLU a call of a model-local function, as PyTorch's newer exporter writes them."""
     model = copy(_small(opset=17))
     gates = {node.output[0]: node for node in model.graph.node if node.op_type == "Sigmoid"}
     for node in model.graph.node:
@@ -237,7 +239,7 @@ def _with_functions():
 
 
 def _with_outputs_of_all_kinds():
-    """An input passed through, an output made twice, an output that is read within, and what a Conv within makes."""
+    """Add outputs: a copy of the input, a copy of an output, and tensors that inner nodes make and read."""
     twice = helper.make_node("Identity", ["output"], ["again"], "twice")
     through = helper.make_node("Identity", ["images"], ["same"], "through")
     kinds = [("again", [1, 4, 32, 32]), ("same", [1, 3, 32, 32]), ("conv1_out", [1, 8, 32, 32])]
@@ -258,7 +260,7 @@ def _with_other_domains():
 
 
 def _with_other_types_of_constants():
-    """None of them is read."""
+    """Add constants of other types that no node reads."""
     kinds = {"text": np.array(["a"], object), "complex": np.complex64([1j]), "double": np.float64([1.5])}
     return _appended(_small(), initializers=[numpy_helper.from_array(v, name) for name, v in kinds.items()])
 
@@ -300,7 +302,7 @@ WAYS = {
     "not square": lambda: _of_size(1, 32, 48),
     "dynamic": lambda: with_metadata(silu_chain(dynamic=True)),
 }
-"""How an exporter may write a model that is quantized as any other."""
+"""Ways to write a model that exporters use and that make no difference."""
 
 
 @pytest.mark.parametrize("target", RUN)
@@ -311,7 +313,8 @@ def test_is_quantized(way, target):
     assert len(found.facts[Plan].layers) >= 1
     values = feed(model, 9, {"batch": 2, "height": 32, "width": 48})
     expected = run(repair(model), values)["output"]
-    assert sqnr(expected, run(found.model, values)["output"]) > 25
+    # 33.9 to 46.5 dB.
+    assert sqnr(expected, run(found.model, values)["output"]) > 33
 
 
 def test_a_node_that_inference_refuses_is_no_hindrance_where_nobody_reads_it():
@@ -327,7 +330,8 @@ def test_an_operator_of_tensorrt_at_the_end_stays_and_what_stands_before_it_is_q
     found, wanted = quantized(given, target), quantized(plain, target)
     assert "does not know 'nms' (TRT.EfficientNMS_TRT)" in caplog.text
     assert found.facts[Plan] == wanted.facts[Plan]
-    assert found.facts[Verification].simulated["output"] > 25
+    # 32.0 to 35.1 dB.
+    assert found.facts[Verification].simulated["output"] > 31
     bare = copy(wanted.model).graph
     assert list(found.model.graph.node)[: len(bare.node)] == list(bare.node)
     assert ops(found.model)[len(bare.node) :] == ["Constant", "EfficientNMS_TRT", "Add"]
@@ -341,7 +345,7 @@ def test_a_plan_and_a_cut_need_no_operator_of_tensorrt(domain):
 
 
 def _as_paddle_detection_exports(opset=13):
-    """Beside the picture, how much it was scaled and how large it is; both count in the output."""
+    """Build a net that reads the picture, its scale factor and its size; the output depends on all three."""
     net = Net(opset=opset)
     x = net.conv(net.block("images", 8), 4, name="convolved")
     scale = net.add("Mul", net.reshape("scale_factor", -1, 2, 1, 1), net.reshape("im_shape", -1, 2, 1, 1))
@@ -364,7 +368,8 @@ def test_what_paddle_detection_reads_beside_a_picture_is_given(tmp_path, target,
     elif source == "feeds":
         data = [{**feed(model), "im_shape": np.float32([[32, 32]]), "scale_factor": np.float32([[1, 1]])}]
     found = quantize(model, data, Config(target=target, count=2, method="minmax"))
-    assert found.facts[Verification].sqnr[output] > 25
+    # 39.3 to 44.1 dB.
+    assert found.facts[Verification].simulated[output] > 38
     assert [t.name for t in found.model.graph.input] == ["im_shape", "images", "scale_factor"]
 
 
@@ -372,7 +377,7 @@ def test_what_paddle_detection_reads_beside_a_picture_is_given(tmp_path, target,
 @pytest.mark.parametrize("channels_last", [False, True], ids=["channels first", "channels last"])
 @pytest.mark.parametrize("target", RUN)
 def test_levels_and_channels_last_change_nothing_else(target, channels_last, kind):
-    """As YOLO-NAS and TensorFlow's converters write them: the same layers on integers, and the same ranges."""
+    """YOLO-NAS and TensorFlow's converters write such inputs: the same layers run on integers, with the same ranges."""
     plain, model = csp(size=64), with_levels(csp(size=64), channels_last, kind)
     config = Config(target=target, count=4)
     expected, found = quantize(plain, None, config), quantize(model, None, config)

@@ -1,4 +1,4 @@
-"""Imports point one way: each package imports only from packages before it, and modules of a package in no circle."""
+"""Imports point down: each package imports only from packages below it, and no modules of a package form a circle."""
 
 import ast
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ ONLY_IMPORTED_BY = {
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """The modules of a source tree by name."""
+    """Return the modules of a source tree by name."""
     found = {}
     for folder, package in (("onnxq", "onnxq"), ("passes", "onnxq.passes")):
         for path in sorted((root / folder).rglob("*.py")):
@@ -60,7 +60,7 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imports(name: str, path: Path, known: Mapping[str, object]) -> set[str]:
-    """Full names of the modules that a module imports, wherever in its text."""
+    """Return the full names of the modules that a module imports, anywhere in its text."""
     package = name if path.stem == "__init__" else name.rpartition(".")[0]
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -78,12 +78,12 @@ def imports(name: str, path: Path, known: Mapping[str, object]) -> set[str]:
 
 
 def room(module: str) -> str:
-    """The package or module directly in `onnxq` that a module belongs to."""
+    """Return the package or module directly in `onnxq` that a module belongs to."""
     return module.split(".")[1] if "." in module else "__init__"
 
 
 def faults(root: Path, order: Sequence[Sequence[str]], only: Mapping[str, Sequence[str]] | None = None) -> list[str]:
-    """What is wrong with the imports of a source tree, a line each."""
+    """Return a line for each import of a source tree that breaks the order."""
     only = only or {}
     tier = {name: k for k, names in enumerate(order) for name in names}
     found = modules(root)
@@ -134,11 +134,11 @@ GOOD_ONLY = {"rich": ("onnxq.top",)}
 
 
 class TestOnMadeUpTrees:
-    """The test above finds what it is meant to find."""
+    """The check finds each kind of fault."""
 
     @pytest.fixture
     def faults_of(self, tmp_path):
-        """The faults of the good tree with some files changed."""
+        """Return a function that finds the faults of the good tree after changes to some files."""
 
         def check(changed, order=GOOD_ORDER):
             for path, text in (GOOD | changed).items():

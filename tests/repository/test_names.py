@@ -1,4 +1,4 @@
-"""What is new in a quantized graph says by its name what it belongs to, and by its doc string what became of it."""
+"""New nodes and tensors of a quantized graph are named after the one they belong to; doc strings tell the outcome."""
 
 import re
 
@@ -17,19 +17,19 @@ CASES = {
     "shared": (shared_weights, Config(target="ort")),
 }
 COPY = r"(_2)?"
-"""A weight that two layers share is stored once more where each needs values of its own."""
+"""The suffix of the second copy of a weight that two layers share and quantize differently."""
 
 
 @pytest.fixture(scope="module", params=CASES)
 def made(request):
-    """The float model, and what quantizing gives."""
+    """Return the float model and the quantized one."""
     build, config = CASES[request.param]
     model = build()
     return model, quantize(copy(model), [feed(model, seed) for seed in range(2)], config)
 
 
 def names(graph):
-    """Of nodes, of tensors that are computed, and of constants."""
+    """Return the names of the nodes, of the tensors they compute, and of the constants."""
     computed = {name for node in graph.node for name in node.output}
     return {node.name for node in graph.node}, computed, {tensor.name for tensor in graph.initializer}
 

@@ -1,4 +1,4 @@
-"""The package: what it is made of, what it exports, and how it starts."""
+"""The package ships all its modules, exports its public names, and starts."""
 
 import configparser
 import importlib
@@ -19,7 +19,7 @@ PASS_FILES = sorted(path.stem for path in (ROOT / "passes").glob("*.py") if path
 
 
 def python(*arguments):
-    """Run the interpreter at the root of the repository, with nothing installed to help it."""
+    """Run the interpreter at the root of the repository, without settings from the environment."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     environment["COLUMNS"] = "100"
     return subprocess.run(

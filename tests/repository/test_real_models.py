@@ -1,4 +1,4 @@
-"""Real weights, real images and real exporters' graphs, which are no part of the repository."""
+"""Detectors with real weights and images, and graphs of real exporters, which are not part of the repository."""
 
 import functools
 import importlib.util
@@ -29,14 +29,20 @@ SKELETONS = sorted(path.stem for path in MODELS.glob("skeletons/*.onnx"))
 if not (MODELS / "yolov5n.onnx").is_file():
     pytest.skip(f"{DATA} has no models/yolov5n.onnx: set ONNXQ_DATA to the test data", allow_module_level=True)
 
-IMAGES = 24
+pytestmark = pytest.mark.slow
+
+IMAGES = 64
 CALIBRATED_ON = 16
 
-# name -> target -> (Convs, of these on integers, AP that may be lost at most)
 EXPECTED = {
-    "yolov5n": {"ort": (60, 55, 2.5), "openvino": (60, 60, 2.5), "tensorrt": (60, 57, 2.5)},
-    "yolox_nano": {"ort": (113, 76, 2.5), "openvino": (113, 83, 3.0), "tensorrt": (113, 74, 3.0)},
+    "yolov5n": {"ort": (60, 55, 0.64), "openvino": (60, 60, 0.88), "tensorrt": (60, 57, 1.01)},
+    "yolox_nano": {"ort": (113, 76, -0.11), "openvino": (113, 83, 0.70), "tensorrt": (113, 74, 0.83)},
 }
+"""Name -> target -> Convs, how many of them run on integers, AP lost on 64 images."""
+
+SPREAD = 0.8
+"""How far the loss of AP may be from the usual one: calibrated on other images it is up to 0.77 from it."""
+
 RUNS = [(name, target) for name, targets in EXPECTED.items() for target in targets]
 
 
@@ -58,11 +64,11 @@ def truth():
 
 @functools.cache
 def float_precision(name):
-    return measure_precision(float_model(name), truth(), Settings()).ap
+    return measure_precision(float_model(name), truth(), Settings(), exact=True).ap
 
 
 def integer_convs(model):
-    """Names of the Convs, and of the Gemms in their place, whose weight comes from a DequantizeLinear."""
+    """Return the names of the Convs, and of the Gemms that replace them, whose weight comes from a DequantizeLinear."""
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     return {
         node.name
@@ -107,8 +113,9 @@ class TestQuantizedDetectors:
         assert kept == {(entry.key, entry.value) for entry in before.metadata_props}
 
     def test_precision_stays(self, name, target):
-        lost = float_precision(name) - measure_precision(quantized(name, target).model, truth(), Settings()).ap
-        assert -5 < lost < EXPECTED[name][target][2]
+        quantized_model = quantized(name, target).model
+        lost = float_precision(name) - measure_precision(quantized_model, truth(), Settings(), exact=True).ap
+        assert lost == pytest.approx(EXPECTED[name][target][2], abs=SPREAD)
 
     def test_files_shrink(self, name, target):
         before, after = float_model(name).ByteSize(), quantized(name, target).model.ByteSize()
@@ -135,8 +142,8 @@ def test_the_float_convs_of_yolov5n_on_onnxruntime_are_those_near_the_image():
 
 
 def test_the_float_model_is_as_precise_as_it_is_known_to_be():
-    assert float_precision("yolov5n") == pytest.approx(34.5, abs=1.0)
-    assert float_precision("yolox_nano") == pytest.approx(32.5, abs=1.0)
+    assert float_precision("yolov5n") == pytest.approx(30.93, abs=0.1)
+    assert float_precision("yolox_nano") == pytest.approx(30.80, abs=0.1)
 
 
 # --- every exporter's graph -------------------------------------------------------------------------------------------
@@ -144,7 +151,7 @@ def test_the_float_model_is_as_precise_as_it_is_known_to_be():
 
 @functools.cache
 def skeleton():
-    """The module that fills the skeletons with weights."""
+    """Import the module that fills the skeletons with weights."""
     spec = importlib.util.spec_from_file_location("skeleton", MODELS / "skeleton.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -152,7 +159,7 @@ def skeleton():
 
 
 def filled(name):
-    """A skeleton with weights, in an operator set that need not be converted for each target anew."""
+    """Return a skeleton with weights, in an operator set that no target has to convert again."""
     model = skeleton().fill(onnx.load(MODELS / "skeletons" / f"{name}.onnx"))
     if model.opset_import[0].version >= MIN_OPSET:
         return model

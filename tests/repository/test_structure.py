@@ -1,4 +1,4 @@
-"""The tree is easy to find one's way in: tests mirror the modules, folders and files stay small."""
+"""Tests mirror the modules; folders and files stay small."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -65,7 +65,7 @@ LONG: dict[str, str] = dict.fromkeys(
 
 
 def python_files(root: Path, folder: str) -> Iterator[Path]:
-    """The Python files below a folder, as paths from the root; what a link leads to is left out."""
+    """Yield the Python files below a folder, as paths from the root, without following links."""
     for path in sorted((root / folder).glob("*")):
         if path.is_symlink():
             continue
@@ -76,12 +76,12 @@ def python_files(root: Path, folder: str) -> Iterator[Path]:
 
 
 def is_special(path: Path) -> bool:
-    """Whether it is `__init__` or `__main__`, which hold no code of their own."""
+    """Return whether a file is `__init__` or `__main__`, which need no tests of their own."""
     return path.stem.startswith("__")
 
 
 def test_file(module: Path) -> Path:
-    """Where the tests of a module are."""
+    """Return the path of the tests of a module."""
     folder = module.parts[0]
     inside = module.relative_to(folder).parent
     if folder == "onnxq" and str(inside) == "." and module.stem in COMMANDS:
@@ -93,14 +93,16 @@ test_file.__test__ = False  # it is no test
 
 
 def untested(root: Path) -> list[str]:
-    """Modules without a test file."""
+    """Return the modules without a test file."""
     modules = [path for folder in SOURCES for path in python_files(root, folder) if not is_special(path)]
     return [path.as_posix() for path in modules if not (root / test_file(path)).is_file()]
 
 
 def stray(root: Path) -> list[str]:
-    """Test files that are named after no module: their names are `test_<module>`, `test_<module>_<topic>` or, for what
-    holds of a whole package, `test_<package>`."""
+    """Return the test files that are named after no module.
+
+    They must be called `test_<module>`, `test_<module>_<topic>` or, for a package as a whole, `test_<package>`.
+    """
     modules = [path for folder in (*SOURCES, *SCRIPTS) for path in python_files(root, folder) if not is_special(path)]
     allowed = {test_file(path).with_suffix("").as_posix() for path in modules}
     allowed |= {(test_file(path).parent / f"test_{path.parent.name}").as_posix() for path in modules}
@@ -115,7 +117,7 @@ def stray(root: Path) -> list[str]:
 
 
 def crowded(root: Path) -> list[str]:
-    """Folders with too many modules."""
+    """Return the folders with too many modules."""
     counts: dict[str, int] = {}
     for folder in (*SOURCES, *SCRIPTS, "tests"):
         for path in python_files(root, folder):
@@ -124,7 +126,7 @@ def crowded(root: Path) -> list[str]:
 
 
 def long(root: Path) -> list[str]:
-    """Files with too many lines."""
+    """Return the files with too many lines."""
     files = [path for folder in (*SOURCES, *SCRIPTS, "tests", "examples") for path in python_files(root, folder)]
     return [path.as_posix() for path in files if len((root / path).read_text("utf-8").splitlines()) > MOST_LINES]
 
@@ -141,11 +143,11 @@ def test_the_tree(find, allowed: Collection[str]):
 
 
 class TestOnMadeUpTrees:
-    """The test above finds what it is meant to find."""
+    """The checks find each kind of fault."""
 
     @pytest.fixture
     def tree(self, tmp_path):
-        """Write files of so many lines, and return the root."""
+        """Make a good tree, and return a function that adds files and returns the root."""
 
         def write(*paths: str, lines: int = 1) -> Path:
             for path in paths:

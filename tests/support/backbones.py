@@ -1,4 +1,4 @@
-"""Small graphs with the structures of backbones and necks, and some that detectors do not have."""
+"""Builders of small graphs with the structures of backbones and necks, and of some that test one feature."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 
 def silu_chain(layers: int = 3, act: str = "silu", **options: object) -> onnx.ModelProto:
-    """Convs with activations, one after the other, and a last Conv without."""
+    """Convs with activations in a chain, and a last Conv without one."""
     net = Net(**options)
     x = "images"
     for _ in range(layers):
@@ -18,7 +18,7 @@ def silu_chain(layers: int = 3, act: str = "silu", **options: object) -> onnx.Mo
 
 
 def csp(**options: object) -> onnx.ModelProto:
-    """A CSP block (C2f): Split, a residual Add, and a Concat of what was split and what came of it."""
+    """A CSP block (C2f): Split, a residual Add, and a Concat of both halves and the sum."""
     net = Net(**options)
     x = net.block("images", 8, stride=2)
     left, right = net.split(net.block(x, 8, kernel=1), 4, 4)
@@ -29,7 +29,7 @@ def csp(**options: object) -> onnx.ModelProto:
 
 
 def sppf(**options: object) -> onnx.ModelProto:
-    """Three MaxPools in a row, and a Concat of them all."""
+    """Three MaxPools in a chain, and a Concat of their input and outputs."""
     net = Net(**options)
     x = net.block("images", 8, kernel=1, stride=2)
     pools = [x]
@@ -40,7 +40,7 @@ def sppf(**options: object) -> onnx.ModelProto:
 
 
 def pan(**options: object) -> onnx.ModelProto:
-    """A deeper map is resized and joined with a shallower one; both are read by others as well."""
+    """A path aggregation network: a deeper map is resized and joined with a shallower one; both have other readers."""
     net = Net(**options)
     shallow = net.block("images", 8, stride=2)
     deep = net.block(shallow, 8, stride=2)
@@ -51,7 +51,7 @@ def pan(**options: object) -> onnx.ModelProto:
 
 
 def attention(**options: object) -> onnx.ModelProto:
-    """The attention block of v10 and v11: MatMul, Softmax, MatMul between Convs, and a depthwise Conv beside them."""
+    """The attention block of v10 and v11: MatMul, Softmax, MatMul between Convs, and a depthwise Conv in parallel."""
     net = Net(**options)
     x = net.block("images", 8, stride=4)
     tokens = (net.size // 4) ** 2
@@ -97,7 +97,7 @@ def area_attention(**options: object) -> onnx.ModelProto:
 
 
 def ese_net(**options: object) -> onnx.ModelProto:
-    """As PP-YOLOE: HardSwish, and channels weighted by a Conv over their means (ESE)."""
+    """HardSwish, and channels weighted by a Conv over their means (effective squeeze-excitation), as in PP-YOLOE."""
     net = Net(**options)
     x = net.hard_swish(net.conv("images", 8, 3, stride=2))
     x = net.hard_swish(net.conv(x, 8, 3))
@@ -107,7 +107,7 @@ def ese_net(**options: object) -> onnx.ModelProto:
 
 
 def qarepvgg(**options: object) -> onnx.ModelProto:
-    """As YOLO-NAS without its branches merged: 3x3 and 1x1 Convs and the input itself added, normalized, ReLU."""
+    """Unmerged QARepVGG blocks, as in YOLO-NAS: 3x3 Conv, 1x1 Conv and the input added, then normalization and ReLU."""
     net = Net(**options)
     x = net.block("images", 8, stride=2, act="Relu")
     for _ in range(2):
@@ -118,7 +118,7 @@ def qarepvgg(**options: object) -> onnx.ModelProto:
 
 
 def products(**options: object) -> onnx.ModelProto:
-    """Between Convs a MatMul over the channels of each position, and behind them a Gemm over all means, as cls has."""
+    """A MatMul over the channels of each position between Convs, and Gemms over the global means, as in classifiers."""
     net = Net(**options)
     x = net.block("images", 8, stride=2)
     side = net.size // 2
@@ -134,7 +134,7 @@ def products(**options: object) -> onnx.ModelProto:
 
 
 def relu_net(**options: object) -> onnx.ModelProto:
-    """As v6: ReLU everywhere, and a ConvTranspose in the neck."""
+    """ReLU everywhere and a ConvTranspose in the neck, as in v6."""
     net = Net(**options)
     shallow = net.block("images", 8, stride=2, act="Relu")
     deep = net.block(shallow, 8, stride=2, act="Relu")
@@ -147,7 +147,7 @@ def relu_net(**options: object) -> onnx.ModelProto:
 
 
 def leaky_net(**options: object) -> onnx.ModelProto:
-    """As v7-tiny: LeakyReLU, MaxPool with stride, Concat of maps of several depths."""
+    """LeakyReLU, MaxPool with stride, and a Concat of maps of several depths, as in v7-tiny."""
     net = Net(**options)
     x = net.block("images", 8, stride=2, act="LeakyRelu")
     first = net.block(x, 4, kernel=1, act="LeakyRelu")
@@ -157,7 +157,7 @@ def leaky_net(**options: object) -> onnx.ModelProto:
 
 
 def depthwise_net(**options: object) -> onnx.ModelProto:
-    """Depthwise and pointwise Convs by turns, as in YOLOX-Nano."""
+    """Alternating depthwise and pointwise Convs, as in YOLOX-Nano."""
     net = Net(**options)
     x = net.block("images", 8, stride=2)
     x = net.block(x, 8, group=8)
@@ -167,7 +167,7 @@ def depthwise_net(**options: object) -> onnx.ModelProto:
 
 
 def shared_weights(**options: object) -> onnx.ModelProto:
-    """Two Convs with one weight and one bias, each with arithmetic of its own behind it."""
+    """Two Convs that share weight and bias, each followed by different arithmetic."""
     net = Net(**options)
     x = net.block("images", 8)
     weight = net.const(net.normal(8, 8, 3, 3, scale=0.2), name="weight")
@@ -181,7 +181,7 @@ def shared_weights(**options: object) -> onnx.ModelProto:
 
 
 def saturating() -> onnx.ModelProto:
-    """Three Convs and a MatMul whose 8-bit integers are 255 and 127, as every picture is taken for white.
+    """Three Convs and a MatMul whose 8-bit integers are 255 and 127: a Ceil makes every picture white.
 
     A pair of such products is 64,770: twice what fits into 16 bits, in which CPUs without VNNI add them.
     """
@@ -199,7 +199,7 @@ def saturating() -> onnx.ModelProto:
 
 
 def dropout_chain(**options: object) -> onnx.ModelProto:
-    """Identity, Dropout and Identity between the layers, and an Identity in front of the output."""
+    """Identity, Dropout and Identity between layers, and an Identity before the output."""
     net = Net(**options)
     x = net.add("Identity", "images")
     x = net.add("Identity", net.add("Dropout", net.add("Identity", net.block(x, 8))))
@@ -208,7 +208,7 @@ def dropout_chain(**options: object) -> onnx.ModelProto:
 
 
 def conditional(**options: object) -> onnx.ModelProto:
-    """An If whose branches read tensors of the graph around them, which have other readers too."""
+    """An If whose branches read tensors of the outer graph that have other readers too."""
     net = Net(**options)
     x = net.block("images", 8)
     y = net.conv(x, 8, name="read_inside")

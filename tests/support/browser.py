@@ -13,11 +13,11 @@ needs_browser = pytest.mark.skipif(PATH is None, reason="no Chromium is installe
 
 
 def dom(page: Path, profile: Path) -> tuple[str, list[str]]:
-    """The elements of a page as they are once its scripts have run, and what was written to the console.
+    """Return the elements of a page after its scripts have run, and the lines written to the console.
 
     Args:
         page: a file.
-        profile: a folder that the browser may use.
+        profile: a folder for the browser's profile.
     """
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
     command = [

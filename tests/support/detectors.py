@@ -1,6 +1,6 @@
-"""Small graphs with the heads of exported YOLO detectors, and real exporters' graphs.
+"""Builders of small graphs with the heads of exported YOLO detectors, and the graphs of real exporters.
 
-Nodes of the decode behind the last layers are named `decode_...`; a layer that a test must find again has a name.
+Nodes of the decode after the last layers are named `decode_...`; layers that tests look up have fixed names.
 """
 
 import math
@@ -36,7 +36,7 @@ def _anchor_decode(net: Net, convs: Sequence[str]) -> str:
 
 
 def v5(act: str = "silu", **options: object) -> onnx.ModelProto:
-    """Anchors; output [1, N, 5 + classes]."""
+    """A head with anchors; output [1, N, 5 + classes]."""
     net = Net(**options)
     convs = _anchor_convs(net, act)
     net.prefix = "decode_"
@@ -46,7 +46,7 @@ def v5(act: str = "silu", **options: object) -> onnx.ModelProto:
 def v5_raw(cells: bool = False, activated: bool = False, **options: object) -> onnx.ModelProto:
     """Without decode: the outputs of the three last Convs are outputs of the model.
 
-    With cells they are [1, 3, H, W, 5 + classes], as YOLOv7 gives them; activated, they are behind a Sigmoid.
+    With `cells` they are [1, 3, H, W, 5 + classes], as in YOLOv7; with `activated` a Sigmoid follows.
     """
     net = Net(**options)
     grids = _anchor_convs(net, "silu")
@@ -57,7 +57,7 @@ def v5_raw(cells: bool = False, activated: bool = False, **options: object) -> o
 
 
 def _anchor_nms(net: Net) -> tuple[str, str, str]:
-    """Boxes times a constant matrix 4 x 4, scores times objectness, and what NonMaxSuppression picks, [n, 3]."""
+    """Return boxes times a constant matrix, scores times objectness, and the picks of NonMaxSuppression, [n, 3]."""
     convs = _anchor_convs(net, "LeakyRelu")
     net.prefix = "decode_"
     boxes, objectness, scores = net.split(_anchor_decode(net, convs), 4, 1, CLASSES, axis=2)
@@ -69,14 +69,14 @@ def _anchor_nms(net: Net) -> tuple[str, str, str]:
 
 
 def v7_end2end(**options: object) -> onnx.ModelProto:
-    """As v5, and then NonMaxSuppression, whose indices are the output [n, 3]."""
+    """`v5` followed by NonMaxSuppression, whose indices are the output [n, 3]."""
     net = Net(**options)
     _, _, picked = _anchor_nms(net)
     return net.model(picked, types={picked: TensorProto.INT64})
 
 
 def v7_rows(score_first: bool = False, **options: object) -> onnx.ModelProto:
-    """As above, and then rows of what was picked: output [n, 7], picture, corners, class, score."""
+    """`v7_end2end` followed by the rows of the picks; output [n, 7]: picture, corners, class, score."""
     net = Net(**options)
     boxes, scores, picked = _anchor_nms(net)
     picture, label = (net.slice(picked, 1, start, end=start + 1) for start in (0, 1))
@@ -88,7 +88,7 @@ def v7_rows(score_first: bool = False, **options: object) -> onnx.ModelProto:
 
 
 def _point_convs(net: Net, reg_max: int = 16, act: str = "silu", head: str = "") -> list[tuple[str, str]]:
-    """Box and class Convs of three scales."""
+    """Return the outputs of the box and class Convs of three scales."""
     convs = []
     for k, x in enumerate(net.pyramid(act)):
         box = net.conv(net.block(x, 8, act=act), 4 * reg_max, name=f"{head}box{k}")
@@ -98,7 +98,7 @@ def _point_convs(net: Net, reg_max: int = 16, act: str = "silu", head: str = "")
 
 
 def _dfl(net: Net, box: str, reg_max: int) -> str:
-    """Expected value of the distributions of the four sides: [1, 4 reg_max, N] -> [1, 4, N]."""
+    """Return the expected values of the distributions of the four sides: [1, 4 reg_max, N] -> [1, 4, N]."""
     x = net.add("Transpose", net.reshape(box, 1, 4, reg_max, -1), perm=[0, 2, 1, 3])
     x = net.softmax(x, axis=1)
     weight = net.const(np.arange(reg_max).reshape(1, reg_max, 1, 1), name="dfl_weight")
@@ -106,7 +106,7 @@ def _dfl(net: Net, box: str, reg_max: int) -> str:
 
 
 def _point_decode(net: Net, convs: Sequence[tuple[str, str]], reg_max: int = 16) -> tuple[str, str]:
-    """Boxes [1, 4, N] in pixels and scores [1, classes, N]."""
+    """Return boxes [1, 4, N] in pixels and scores [1, classes, N]."""
     width = 4 * reg_max + CLASSES
     flat = [net.reshape(net.concat(box, scores), 1, width, -1) for box, scores in convs]
     box, scores = net.split(net.concat(*flat, axis=2), 4 * reg_max, CLASSES)
@@ -126,10 +126,10 @@ def _point_decode(net: Net, convs: Sequence[tuple[str, str]], reg_max: int = 16)
 def v8(
     masks: bool = False, reg_max: int = 16, keypoints: int = 0, angle: bool = False, **options: object
 ) -> onnx.ModelProto:
-    """Boxes as distributions (none with reg_max 1, as in v26); output [1, 4 + classes, N].
+    """Boxes as distributions (plain with reg_max 1, as in v26); output [1, 4 + classes, N].
 
-    With masks, as v8-seg: coefficients of three more Convs below, and the prototypes as a second output. With so many
-    keypoints, as v8-pose: x, y and visibility of each below. With an angle, as v8-obb: one more row below.
+    With `masks`, as in v8-seg, the coefficients of three more Convs follow, and the prototypes are a second output.
+    With `keypoints`, as in v8-pose, x, y and visibility of each follow. With `angle`, as in v8-obb, one more row does.
     """
     net = Net(**options)
     convs = _point_convs(net, reg_max)
@@ -147,13 +147,13 @@ def v8(
 
 
 def _inputs_of(net: Net, convs: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """What these Convs read."""
+    """Return the inputs of these Convs."""
     made_by = {node.output[0]: node for node in net.nodes}
     return [tuple(made_by[x].input[0] for x in row) for row in convs]
 
 
 def _best(net: Net, top: int) -> tuple[str, str, str]:
-    """The best boxes without NMS: boxes [1, top, 4] (centre, size), scores and places [1, top]."""
+    """Return the best boxes without NMS: boxes [1, top, 4] (center, size), scores and classes [1, top]."""
     convs = _point_convs(net, head="one2one_")
     net.prefix = "decode_"
     both = net.add("Transpose", net.concat(*_point_decode(net, convs)), perm=[0, 2, 1])
@@ -169,7 +169,7 @@ def _best(net: Net, top: int) -> tuple[str, str, str]:
 
 
 def v10(top: int = 5, angle: bool = False, **options: object) -> onnx.ModelProto:
-    """As v8, and then the best boxes without NMS; output [1, top, 6]: corners, score, class, and perhaps an angle."""
+    """`v8` followed by the best boxes without NMS; output [1, top, 6]: box, score, class; with `angle` one more."""
     net = Net(**options)
     boxes, score, label = _best(net, top)
     columns = [boxes, net.unsqueeze(score, 2), net.unsqueeze(net.add("Cast", label, to=TensorProto.FLOAT), 2)]
@@ -179,7 +179,7 @@ def v10(top: int = 5, angle: bool = False, **options: object) -> onnx.ModelProto
 
 
 def nms_tables(top: int = 5, **options: object) -> onnx.ModelProto:
-    """As TensorRT's EfficientNMS lays it out: how many [1, 1], boxes [1, top, 4], scores and classes [1, top]."""
+    """The layout of TensorRT's EfficientNMS: count [1, 1], boxes [1, top, 4], scores and classes [1, top]."""
     net = Net(**options)
     boxes, score, label = _best(net, top)
     zero = net.add("Cast", net.add("ReduceMin", score, axes=[1], keepdims=1), to=TensorProto.INT32)
@@ -191,9 +191,9 @@ def nms_tables(top: int = 5, **options: object) -> onnx.ModelProto:
 def separate(
     scores_first: bool = False, classes_first: bool = False, logits: bool = False, **options: object
 ) -> onnx.ModelProto:
-    """As YOLO-NAS and PP-YOLOE: boxes [1, N, 4] and scores [1, N, classes], or [1, classes, N], are two outputs.
+    """Two outputs, as in YOLO-NAS and PP-YOLOE: boxes [1, N, 4] and scores [1, N, classes] or [1, classes, N].
 
-    As logits the scores come straight from the last Convs.
+    With `logits` the scores come straight from the last Convs.
     """
     net = Net(**options)
     convs = _point_convs(net)
@@ -210,7 +210,7 @@ def separate(
 
 
 def classifier(classes: int = CLASSES, **options: object) -> onnx.ModelProto:
-    """As v8-cls: the mean of the last feature map, a product and a Softmax; output [1, classes]."""
+    """The mean of the last feature map, a Gemm and a Softmax, as in v8-cls; output [1, classes]."""
     net = Net(**options)
     pooled = net.add("Flatten", net.add("GlobalAveragePool", net.pyramid()[-1]))
     weight = net.const(net.normal(16, classes), name="linear_weight")
@@ -247,7 +247,7 @@ def yolox(**options: object) -> onnx.ModelProto:
 
 
 def v6(**options: object) -> onnx.ModelProto:
-    """ReLU, and a projection Conv per scale behind the Softmax; output [1, N, 4 + classes]."""
+    """ReLU, and a projection Conv per scale after the Softmax; output [1, N, 4 + classes]."""
     net = Net(**options)
     convs = _point_convs(net, act="Relu")
     net.prefix = "decode_"
@@ -262,7 +262,7 @@ def v6(**options: object) -> onnx.ModelProto:
 
 
 def _corner_boxes(net: Net, sides: str) -> str:
-    """Distances [1, N, 4] of the sides, in cells, to corners [1, N, 4] in pixels."""
+    """Return corners [1, N, 4] in pixels from the distances [1, N, 4] of the sides in cells."""
     centres = [np.stack(np.meshgrid(np.arange(n) + 0.5, np.arange(n) + 0.5), -1).reshape(-1, 2) for n in net.cells()]
     strides = np.concatenate([np.full((len(c), 1), s) for c, s in zip(centres, (8, 16, 32), strict=True)])
     points = net.const(np.concatenate(centres)[None])
@@ -314,7 +314,7 @@ DATA = Path(os.environ.get("ONNXQ_DATA", Path(__file__).parents[3] / "shared"))
 
 
 def exported(name: str) -> onnx.ModelProto:
-    """A real exporter's graph; weights that were emptied are zero. Skips the test where there are none."""
+    """Return the graph of a real exporter, with zeros for weights that were emptied; skip the test if it is absent."""
     path = DATA / "models" / "skeletons" / f"{name}.onnx"
     if not path.is_file():
         pytest.skip(f"{path} is absent; set ONNXQ_DATA to the folder that holds models/skeletons")

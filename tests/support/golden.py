@@ -1,6 +1,6 @@
-"""Golden texts: graphs without their numbers, scales and zero points, and their comparison with the files in `golden/`.
+"""Golden texts of graphs without numbers, and of scales and zero points, compared with the files in `golden/`.
 
-When graphs or scales are meant to change, write the files anew with
+To accept changed graphs or scales, rewrite the files with
 
     ONNXQ_GOLDEN=write pytest tests/repository/test_golden.py
 
@@ -18,9 +18,9 @@ FOLDER = Path(__file__).parent / "golden"
 
 
 def text(model: onnx.ModelProto) -> str:
-    """The graph as onnx.printer writes it, one line per node, and a line for each initializer.
+    """Return the graph as onnx.printer writes it, a line per node, and a line per initializer.
 
-    Of initializers only int64 ones, which are shapes, axes and sizes, show their values; inferred shapes are left out.
+    Only int64 initializers, which are shapes, axes and sizes, show their values; inferred shapes are left out.
     """
     outline = onnx.ModelProto()
     outline.CopyFrom(model)
@@ -38,7 +38,7 @@ def _initializer(tensor: onnx.TensorProto) -> str:
 
 
 def scales(model: onnx.ModelProto) -> str:
-    """Scale and zero point of each Q/DQ pair and quantized weight, a line each, in the order of their nodes.
+    """Return a line with scale and zero point for each Q/DQ pair and quantized weight, in the order of their nodes.
 
     Scales have three digits: the last ones depend on the order in which a CPU adds.
     """
@@ -57,17 +57,17 @@ def scales(model: onnx.ModelProto) -> str:
 
 
 def assert_golden(model: onnx.ModelProto, name: str, folder: Path = FOLDER) -> None:
-    """Assert that the graph looks as the file of this name says; see the top of this file for how to rewrite it."""
+    """Assert that the text of a graph is that of the file of this name."""
     assert_text(text(model), name, folder, "the graph has changed")
 
 
 def assert_scales(model: onnx.ModelProto, name: str, folder: Path = FOLDER) -> None:
-    """Assert that scales and zero points are those in the file of this name."""
+    """Assert that scales and zero points are those of the file of this name."""
     assert_text(scales(model), name, folder, "scales have changed")
 
 
 def assert_text(actual: str, name: str, folder: Path, message: str) -> None:
-    """Assert that a text is that of a file, or make it that; `message` opens the error."""
+    """Assert that a text is that of a file, or rewrite the file; `message` opens the error."""
     path = folder / f"{name}.txt"
     if os.environ.get("ONNXQ_GOLDEN") == "write":
         path.write_text(actual, encoding="utf-8")

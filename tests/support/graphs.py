@@ -1,6 +1,6 @@
 """Small graphs with the structures of exported YOLO detectors and seeded random weights, and how to run them.
 
-The names of the modules beside this one, in one place for the tests.
+Tests import from here what the modules of this folder define.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Feeds, onnxruntime, and comparison of what models compute."""
+"""Make inputs for models, run them in onnxruntime, and compare what they compute."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ SIZES = {"batch": 2, "height": 32, "width": 64}
 
 
 def feed(model: onnx.ModelProto, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> dict[str, np.ndarray]:
-    """Random values in [0, 1) for the inputs of a model; `sizes` are those of named dimensions."""
+    """Return random values in [0, 1) for the inputs of a model; `sizes` gives the sizes of named dimensions."""
     rng = np.random.default_rng(seed)
     stored = {w.name for w in model.graph.initializer}
     inputs = [t for t in model.graph.input if t.name not in stored]
@@ -25,7 +25,7 @@ def feed(model: onnx.ModelProto, seed: int = 0, sizes: Mapping[str, int] = SIZES
 
 
 def session(model: onnx.ModelProto, optimized: bool = False) -> ort.InferenceSession:
-    """onnxruntime, with no graph optimizations if not told otherwise."""
+    """Open a model in onnxruntime, by default without graph optimizations."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
@@ -40,7 +40,7 @@ def run(
     outputs: Sequence[str] | None = None,
     optimized: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Outputs of a model by name; `outputs` may name any tensors within it."""
+    """Return the outputs of a model by name; `outputs` may name inner tensors."""
     if outputs is not None:
         model = copy(model)
         del model.graph.output[:]
@@ -51,7 +51,7 @@ def run(
 
 
 def assert_same_numbers(before: onnx.ModelProto, after: onnx.ModelProto, seeds: Sequence[int] = (0, 1)) -> None:
-    """Assert that two models have the same inputs and outputs and compute the same."""
+    """Assert that two models have the same inputs and outputs and compute the same numbers."""
     assert {t.name: t.type for t in before.graph.output} == {t.name: t.type for t in after.graph.output}
     for seed in seeds:
         values = feed(before, seed)
@@ -66,21 +66,21 @@ def assert_same_numbers(before: onnx.ModelProto, after: onnx.ModelProto, seeds: 
 
 
 def sqnr(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Signal-to-noise ratio in dB."""
+    """Return the signal-to-quantization-noise ratio in dB."""
     noise = np.square(expected - actual, dtype=np.float64).sum()
     return 10 * float(np.log10(np.square(expected, dtype=np.float64).sum() / noise))
 
 
 def ops(model: onnx.ModelProto) -> list[str]:
-    """The operators of a model's nodes, in order."""
+    """Return the operators of a model's nodes, in order."""
     return [node.op_type for node in model.graph.node]
 
 
 def nodes(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """The nodes of a model by name."""
+    """Return the nodes of a model by name."""
     return {node.name: node for node in model.graph.node}
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Values of the initializers by name."""
+    """Return the values of the initializers by name."""
     return {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}

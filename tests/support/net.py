@@ -1,4 +1,4 @@
-"""A graph being built, node by node, with seeded random weights."""
+"""A builder of graphs, node by node, with seeded random weights."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,15 +19,15 @@ ULTRALYTICS = {
 
 
 class Net:
-    """A graph being built, from the input `images` on.
+    """A graph under construction, starting from the input `images`.
 
     Args:
-        seed: of the weights.
-        size: of the input, pixels.
-        batch: of the input.
+        seed: seed of the weights.
+        size: side of the input, pixels.
+        batch: batch size of the input.
         opset: 11 to 17.
-        batch_norm: a BatchNormalization stands behind each Conv of a block, which then has no bias.
-        dynamic: batch, height and width of the input have names in the place of numbers.
+        batch_norm: a BatchNormalization follows each Conv of a block, which then has no bias.
+        dynamic: batch, height and width of the input are named dimensions.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Net:
         return self.const(values, np.int64)
 
     def normal(self, *shape: int, scale: float = 1.0) -> np.ndarray:
-        """Random float32 values."""
+        """Return random float32 values."""
         return (self.rng.normal(size=shape) * scale).astype(np.float32)
 
     def conv(
@@ -122,35 +122,35 @@ class Net:
         return self.add("BatchNormalization", x, *parameters, name=name, epsilon=1e-3)
 
     def silu(self, x: str) -> str:
-        """x * sigmoid(x)."""
+        """Add x * sigmoid(x)."""
         return self.add("Mul", x, self.add("Sigmoid", x))
 
     def hard_swish(self, x: str) -> str:
-        """HardSwish (ONNX, opset 14), before that x * HardSigmoid(x)."""
+        """Add HardSwish (ONNX, opset 14), or x * HardSigmoid(x) in older operator sets."""
         if self.opset >= 14:
             return self.add("HardSwish", x)
         return self.add("Mul", x, self.add("HardSigmoid", x, alpha=1 / 6, beta=0.5))
 
     def act(self, x: str, kind: str = "silu") -> str:
-        """An activation: silu, or an operator."""
+        """Add an activation: `silu`, or an operator by name."""
         if kind == "silu":
             return self.silu(x)
         return self.add(kind, x, **({"alpha": 0.1} if kind == "LeakyRelu" else {}))
 
     def block(self, x: str, channels: int, kernel: int = 3, stride: int = 1, group: int = 1, act: str = "silu") -> str:
-        """Conv, BatchNormalization where the net has them, activation."""
+        """Add Conv, BatchNormalization if the net has them, and activation."""
         x = self.conv(x, channels, kernel, stride, group, bias=not self.batch_norm)
         return self.act(self.norm(x) if self.batch_norm else x, act)
 
     def concat(self, *tensors: str, axis: int = 1) -> str:
-        """Concat along the channels, if not told otherwise."""
+        """Add a Concat, by default along the channels."""
         y = self.add("Concat", *tensors, axis=axis)
         if axis == 1 and all(t in self.channels for t in tensors):
             self.channels[y] = sum(self.channels[t] for t in tensors)
         return y
 
     def split(self, x: str, *sizes: int, axis: int = 1) -> list[str]:
-        """Split into parts of these sizes."""
+        """Add a Split into parts of these sizes."""
         if self.opset < 13:
             parts = self.add_many("Split", x, outputs=len(sizes), axis=axis, split=sizes)
         else:
@@ -160,13 +160,13 @@ class Net:
         return parts
 
     def pool(self, x: str, kernel: int = 5, stride: int = 1) -> str:
-        """MaxPool with padding that keeps the size."""
+        """Add a MaxPool with padding that keeps the size (divided by the stride)."""
         return self.add(
             "MaxPool", x, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[(kernel - 1) // 2] * 4
         )  # fmt: skip
 
     def upsample(self, x: str) -> str:
-        """Resize to twice the size, nearest neighbour."""
+        """Add a Resize to twice the size, nearest neighbor."""
         scales = self.const([1, 1, 2, 2])
         region = "" if self.opset >= 13 else self.const([])
         return self.add(
@@ -180,11 +180,11 @@ class Net:
         )
 
     def slice(self, x: str, axis: int, start: int, step: int = 1, end: int = 2**31 - 1) -> str:
-        """x[start:end:step] along an axis."""
+        """Add a Slice: x[start:end:step] along an axis."""
         return self.add("Slice", x, *(self.ints(value) for value in (start, end, axis, step)))
 
     def softmax(self, x: str, axis: int) -> str:
-        """Softmax over one axis of four; before opset 13 that must be the last one."""
+        """Add a Softmax over one of four axes, between Transposes before opset 13, where it must be the last one."""
         if self.opset >= 13:
             return self.add("Softmax", x, axis=axis)
         order = [0, 1, 2, 3]
@@ -192,17 +192,17 @@ class Net:
         return self.add("Transpose", self.add("Softmax", self.add("Transpose", x, perm=order), axis=3), perm=order)
 
     def unsqueeze(self, x: str, axis: int) -> str:
-        """Add a dimension."""
+        """Add an Unsqueeze of one axis."""
         if self.opset < 13:
             return self.add("Unsqueeze", x, axes=[axis])
         return self.add("Unsqueeze", x, self.ints(axis))
 
     def reshape(self, x: str, *shape: int) -> str:
-        """Reshape."""
+        """Add a Reshape."""
         return self.add("Reshape", x, self.ints(*shape))
 
     def pyramid(self, act: str = "silu") -> list[str]:
-        """Three feature maps, at strides 8, 16 and 32."""
+        """Add three feature maps, at strides 8, 16 and 32."""
         x = self.block("images", 8, stride=2, act=act)
         x = self.block(x, 8, stride=2, act=act)
         maps = [self.block(x, 16, stride=2, act=act)]
@@ -210,7 +210,7 @@ class Net:
         return [*maps, self.block(maps[-1], 16, stride=2, act=act)]
 
     def cells(self) -> list[int]:
-        """Sides of the three feature maps."""
+        """Return the sides of the three feature maps."""
         return [self.size // stride for stride in (8, 16, 32)]
 
     def model(
@@ -220,9 +220,9 @@ class Net:
         types: Mapping[str, int] | None = None,
         shape: Sequence[int | str] | None = None,
     ) -> onnx.ModelProto:
-        """The finished model; its outputs are called `output`, or `output0`, `output1`, ... where there are more.
+        """Return the finished model; its outputs are `output`, or `output0`, `output1`, ... if there are several.
 
-        Types other than float are given by output; the shape is for the first one, where it cannot be inferred.
+        `types` gives the outputs that are not float; `shape` is that of the first output, if it cannot be inferred.
         """
         names = [name] if len(outputs) == 1 else [f"{name}{k}" for k in range(len(outputs))]
         renamed = dict(zip(outputs, names, strict=True))

@@ -1,4 +1,4 @@
-"""Passes and rows of passes, run on a model."""
+"""Run single passes and pipelines on a model."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -29,18 +29,18 @@ from onnxq.pipeline import Facts, Pass, Pipeline, Rewrite
 from onnxq.targets import ORT, TENSORRT, Target
 
 NARROW_TENSORRT = replace(TENSORRT, few_channels=None)
-"""As TensorRT, and Convs may have the 4 and 8 channels that they have here."""
+"""TensorRT, but with integer kernels for Convs with the 4 and 8 channels that they have in these graphs."""
 
 
 def rewrite(step: Rewrite, model: onnx.ModelProto, facts: Facts | None = None) -> tuple[onnx.ModelProto, int]:
-    """What a rewrite makes of a model, and its number of edits."""
+    """Return the model after a rewrite, and its number of edits."""
     working = Model(copy(model))
     edits = step.run(working, facts or Facts())
     return working.to_proto(), edits
 
 
 def assert_untouched(step: Rewrite, model: onnx.ModelProto) -> None:
-    """Assert that a rewrite makes no edit: what comes out is what comes out without it, byte for byte."""
+    """Assert that a rewrite makes no edit and leaves the model as it is, byte for byte."""
     after, edits = rewrite(step, model)
     assert edits == 0
     assert after.SerializeToString(deterministic=True) == Model(model).to_proto().SerializeToString(deterministic=True)
@@ -48,7 +48,7 @@ def assert_untouched(step: Rewrite, model: onnx.ModelProto) -> None:
 
 
 def rewrite_checked(step: Rewrite, model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
-    """As `rewrite`, and assert what holds of all rewrites: the same numbers, a valid model, and no second edit."""
+    """Rewrite, and assert what must hold for each rewrite: same numbers, a valid model, no edit by a second run."""
     after, edits = rewrite(step, model)
     onnx.checker.check_model(after, full_check=True)
     assert_same_numbers(model, after)
@@ -57,26 +57,26 @@ def rewrite_checked(step: Rewrite, model: onnx.ModelProto) -> tuple[onnx.ModelPr
 
 
 def preparing() -> list[Pass]:
-    """The rewrites in front of all analyses."""
+    """Return the rewrites before all analyses."""
     return [Normalize(), InferShapes(), ToFloat32(), FoldConstants(), FoldBatchNorm()]
 
 
 def prepared(model: onnx.ModelProto) -> Model:
-    """A model after the rewrites in front of all analyses."""
+    """Return a model after the rewrites before all analyses."""
     working = Model(copy(model))
     Pipeline(preparing()).run(working)
     return working
 
 
 def planned(model: onnx.ModelProto, target: Target = ORT, **options: object) -> tuple[Model, Plan]:
-    """A prepared model and its plan; the options are those of Choose."""
+    """Return a prepared model and its plan; the options are those of PlanQuantization."""
     working = Model(copy(model))
     facts = Pipeline([*preparing(), FindDecode(), PlanQuantization(target, **options)]).run(working)
     return working, facts[Plan]
 
 
 def samples(feeds: Iterable[Mapping[str, np.ndarray] | None]) -> Samples:
-    """Calibration data of these feeds; None is a sample that cannot be read."""
+    """Return calibration data with these feeds; None is a sample that cannot be read."""
     unreadable: dict[str, str] = {}
 
     def load(number: int, values: Mapping[str, np.ndarray] | None) -> Sample | None:
@@ -97,9 +97,9 @@ def quantizing(
     matmul: bool = True,
     **options: object,
 ) -> list[Pass]:
-    """All passes but correct-bias and verify, calibrated on the feeds with seeds 0 to 3.
+    """Return all passes but correct-bias and verify, calibrated on the feeds with seeds 0 to 3.
 
-    Without `matmul` 1x1 Convs stay Convs for every target; further options are those of Choose.
+    Without `matmul` 1x1 Convs stay Convs for every target; further options are those of PlanQuantization.
     """
     data = samples([feed(model, seed) for seed in range(4)])
     return [
@@ -118,7 +118,7 @@ def quantizing(
 def quantized(
     model: onnx.ModelProto, target: Target = ORT, facts: Iterable[object] = (), **options: object
 ) -> tuple[onnx.ModelProto, Facts]:
-    """A quantized model and the facts found on the way; for the options see `quantizing`."""
+    """Return a quantized model and the facts of the pipeline; the options are those of `quantizing`."""
     working = Model(copy(model))
     found = Pipeline(quantizing(model, target, **options), pinned=facts).run(working)
     assert all(kind in found for kind in (Plan, Statistics, FittedRanges, QuantizationParameters))

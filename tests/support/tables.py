@@ -1,4 +1,4 @@
-"""Models that give one table for any picture, the tables of each family, and COCO files with their pictures."""
+"""Models with constant outputs, output tables of each head family, and COCO files with their pictures."""
 
 import json
 from pathlib import Path
@@ -38,10 +38,10 @@ def constant(name: str, value: object, dtype: type = np.float32) -> onnx.NodePro
 
 
 def always(table: np.ndarray, tail: str = "", batch: int = 1, **metadata: str) -> onnx.ModelProto:
-    """A model that gives the same table, float32 (rows, columns) or (batch, rows, columns), for any picture.
+    """Return a model that gives the same table, float32 (rows, columns) or (batch, rows, columns), for any picture.
 
     Args:
-        tail: "raw": a layer makes the table; an operator that leaves it as it is stands behind; "": addition does.
+        tail: how the table is made: "raw" by a layer, "exp" by a product with Exp of zero, "" by an addition.
     """
     nodes = [
         constant("zero", 0),
@@ -69,7 +69,7 @@ def always(table: np.ndarray, tail: str = "", batch: int = 1, **metadata: str) -
 
 
 def giving(outputs: dict[str, np.ndarray], nms: bool = False, **metadata: str) -> onnx.ModelProto:
-    """A model that gives these outputs for any picture; with a NonMaxSuppression beside them that nobody reads."""
+    """Return a model that gives these outputs for any picture; with `nms` it has an unread NonMaxSuppression too."""
     nodes = [
         constant("none", 0),
         helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0),
@@ -95,7 +95,7 @@ def giving(outputs: dict[str, np.ndarray], nms: bool = False, **metadata: str) -
 
 
 def bright_rectangle(image: list[object], **metadata: str) -> onnx.ModelProto:
-    """A model that really looks: end2end, it boxes what is brighter than a half, with score 0.9 and class 0."""
+    """Return an end-to-end detector that boxes the pixels brighter than 0.5, with score 0.9 and class 0."""
     nodes = [
         constant("half", 0.5),
         constant("one", 1),
@@ -151,13 +151,13 @@ def decoded(table: np.ndarray, known: Detector, confidence: float = 0.01) -> Det
 def detector(
     family: str, size: tuple[int, int] = SIZE, *, outputs: tuple[str, ...] = ("out",), names: int = 0, **head: object
 ) -> Detector:
-    """What a model with such a head is taken for; it has names for so many classes."""
+    """Return the detector that a model with such a head is recognized as, with names for so many classes."""
     known = OutputLayout(family_of(family), str(head.pop("task", "detect")), outputs, "", **head)
     return Detector("images", size, known, YOLO, tuple(f"class {n}" for n in range(names)), "")
 
 
 def table_of(boxes: list[tuple[float, ...]], family: str, classes: int, objectness: float = 0.8) -> np.ndarray:
-    """A model's output that has these boxes, (x1, y1, x2, y2, score, class) in px of the input, in its last rows."""
+    """Return a model's output with these boxes, (x1, y1, x2, y2, score, class) in px of the input, in its last rows."""
     first = 4 if family == "v8" else 5
     rows = {"v5": 3 * CELLS}.get(family, CELLS)
     table = np.zeros((rows, first + classes), np.float32)
@@ -184,7 +184,7 @@ Boxes = list[tuple[float, float, float, float, int]]  # x, y, width, height in p
 def write_coco(
     folder: Path, pictures: dict[str, tuple[tuple[int, int], Boxes]], categories: dict[int, str], **extra: object
 ) -> tuple[Path, Path]:
-    """Pictures of (width, height) with white rectangles, and their annotations."""
+    """Write pictures of (width, height) with white rectangles and their annotations; return the paths of both."""
     dataset: dict[str, list[dict[str, object]]] = {"images": [], "annotations": [], "categories": []}
     (folder / "images").mkdir()
     for image_id, (name, (size, boxes)) in enumerate(pictures.items(), 100):

@@ -1,4 +1,4 @@
-"""Other ways to write the same graph."""
+"""Rewrite a model in other forms that mean the same."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -10,14 +10,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Another model, equal to this one."""
+    """Return a copy of the model."""
     other = onnx.ModelProto()
     other.CopyFrom(model)
     return other
 
 
 def with_constant_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Every initializer is made by a Constant node."""
+    """Make each initializer a Constant node."""
     model = copy(model)
     made = [helper.make_node("Constant", [], [w.name], f"{w.name}_node", value=w) for w in model.graph.initializer]
     nodes = [*made, *model.graph.node]
@@ -27,7 +27,7 @@ def with_constant_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def with_initializers_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Every initializer is listed as an input, as before IR version 4."""
+    """List each initializer as an input, as before IR version 4."""
     model = copy(model)
     model.ir_version = 3
     for w in model.graph.initializer:
@@ -36,7 +36,7 @@ def with_initializers_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def with_node_names(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """The nodes have these names, as long as there are any, and then none."""
+    """Give the nodes these names in turn, and the rest none."""
     model = copy(model)
     for node, name in zip(model.graph.node, itertools.chain(names, itertools.repeat("")), strict=False):
         node.name = name
@@ -44,7 +44,7 @@ def with_node_names(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelP
 
 
 def with_random_names(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
-    """Nodes and tensors have meaningless names; inputs and outputs of the model keep theirs."""
+    """Give nodes and tensors meaningless names; inputs and outputs of the model keep theirs."""
     model, rng = copy(model), np.random.default_rng(seed)
     kept = {t.name for t in (*model.graph.input, *model.graph.output)} | {""}
     names: dict[str, str] = {}
@@ -68,8 +68,10 @@ def with_random_names(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
 
 
 def with_float16(model: onnx.ModelProto, ends: bool = True) -> onnx.ModelProto:
-    """Weights and activations are float16: inputs and outputs too, or only what lies between a Cast behind each input
-    and one in front of each output."""
+    """Make weights and activations float16.
+
+    Without `ends` inputs and outputs stay float32, with a Cast after each input and before each output.
+    """
     model = copy(model)
     graph = model.graph
     # The scales of Resize are always float32 (ONNX, opset 13).
@@ -100,7 +102,7 @@ def with_float16(model: onnx.ModelProto, ends: bool = True) -> onnx.ModelProto:
 
 
 def with_levels(model: onnx.ModelProto, channels_last: bool = False, kind: int = TensorProto.UINT8) -> onnx.ModelProto:
-    """The model takes levels of 0 to 255, which it scales to 0 to 1 itself; of another type, or with channels last."""
+    """Make the model take levels of 0 to 255 of a type, which it scales to 0 to 1, and perhaps with channels last."""
     model = copy(model)
     graph = model.graph
     [image] = graph.input
@@ -122,7 +124,7 @@ def with_levels(model: onnx.ModelProto, channels_last: bool = False, kind: int =
 
 
 def with_opaque_nms(model: onnx.ModelProto, domain: str = "TRT") -> onnx.ModelProto:
-    """The model's output goes into TensorRT's NMS, which nothing here can run; what that gives is output."""
+    """Append TensorRT's NMS, which onnxruntime cannot run; its results become the outputs."""
     model = copy(model)
     graph = model.graph
     limit = helper.make_node("Constant", [], ["limit"], "limit_node", value_float=0.25)
@@ -139,7 +141,7 @@ def with_opaque_nms(model: onnx.ModelProto, domain: str = "TRT") -> onnx.ModelPr
 
 
 def with_metadata(model: onnx.ModelProto, metadata: Mapping[str, str] = ULTRALYTICS) -> onnx.ModelProto:
-    """The model's metadata is this."""
+    """Replace the model's metadata."""
     model = copy(model)
     helper.set_model_props(model, dict(metadata))
     return model
