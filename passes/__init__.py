@@ -1,6 +1,6 @@
 """The passes: one file, one class, one name each; and their order, in stages.
 
-`prepare`, `plan`, `calibrate`, `write`, `lower`, `check`: `default` runs them one after the other.
+`prepare`, `decide`, `calibrate`, `write`, `lower`, `check`: `default` runs them one after the other.
 """
 
 import onnx
@@ -70,7 +70,7 @@ def prepare(config: Config, min_opset: int = normalize.MIN_OPSET) -> list[Pass]:
     ]
 
 
-def plan(config: Config) -> list[Pass]:
+def decide(config: Config) -> list[Pass]:
     """The pass that decides what is quantized; it needs no data."""
     return [
         PlanQuantization(
@@ -127,7 +127,7 @@ def check(original: onnx.ModelProto, target: Target, progress: Progress = silent
 
 def prepare_and_plan(config: Config) -> list[Pass]:
     """All passes up to the plan, none of which needs data."""
-    return [*prepare(config, _min_opset(config)), *plan(config)]
+    return [*prepare(config, _min_opset(config)), *decide(config)]
 
 
 def prepare_and_cut(config: Config) -> list[Pass]:

@@ -317,7 +317,7 @@ print(json.dumps([quantized.model.metadata_props[-1].value, peak]))
 
 def test_memory_does_not_grow_with_the_number_of_samples():
     pytest.importorskip("resource", reason="no such measure on this system")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "support")))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "support" / "models")))}
     peaks = {}
     for count in (20, 80):
         command = [sys.executable, "-c", _MEASURE, str(count)]

@@ -36,7 +36,7 @@ from docs.tools.costs import bit_operations, layers, operations, packed_size
 from docs.tools.histogram_plots import picture
 from docs.tools.q_yolo_settings import ACTIVATIONS, BITS, ENDS, METHODS, TARGET, Setting, settings
 from onnxq._files import atomic_write, check_writable
-from onnxq.api import open_data, quantize
+from onnxq.api import load_statistics, open_data, quantize, save_statistics
 from onnxq.config import Config
 from onnxq.console.terminal import guarded
 from onnxq.errors import ConfigError
@@ -174,10 +174,10 @@ class Subject:
         cache = self._study.cache.path
         kept = cache.with_name(f"{cache.stem}.{self.path.stem}.{_digest(self._sha, self._study.key)[:12]}.npz")
         if kept.exists():
-            return Statistics.load(kept)
+            return load_statistics(kept)
         passes = [*onnxq.passes.prepare_and_plan(Config(target=TARGET)), Observe(self._samples())]
         found = Pipeline(passes).run(Model(self._original))[Statistics]
-        found.save(kept)
+        save_statistics(found, kept)
         return found
 
     def silu_outputs(self) -> list[str]:
@@ -399,13 +399,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--annotations", type=Path, required=True, metavar="JSON", help="COCO detection file")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the folder with its images")
     parser.add_argument("--max-images", type=int, metavar="N", help="evaluate on the first N of them")
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        required=True,
-        metavar="JSON",
-        help="results; a run continues from it",
-    )
+    parser.add_argument("--cache", type=Path, required=True, metavar="JSON", help="results; a run continues from it")
     parser.add_argument("--document", type=Path, metavar="MD", help="replace its tables; default: print them")
     parser.add_argument("--plot", type=Path, metavar="SVG", help="plot the histogram of one tensor of the first model")
     parser.add_argument("--tensor", metavar="NAME", help="the tensor to plot (default: a typical one)")

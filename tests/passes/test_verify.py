@@ -1,4 +1,3 @@
-import math
 import re
 import tempfile
 from dataclasses import replace
@@ -16,7 +15,6 @@ from graphs import (
     csp,
     depthwise_net,
     feed,
-    initializers,
     leaky_net,
     nodes,
     ops,
@@ -28,65 +26,30 @@ from graphs import (
     shared_weights,
     silu_chain,
     sppf,
-    sqnr,
     v5,
-    v7_end2end,
     v8,
     v10,
-    with_initializers_as_inputs,
-    with_metadata,
-    with_node_names,
     yolox,
 )
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
+from verification import ROOM, verified, verify, widths
 
 from onnxq.errors import ModelError
-from onnxq.facts import Plan, Probe, Verification
+from onnxq.facts import Plan, Verification
 from onnxq.ir import Model
 from onnxq.numerics.scheme import INT8
-from onnxq.passes.insert_qdq import InsertQdq
 from onnxq.passes.plan_quantization import PlanQuantization
-from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
-from onnxq.passes.remove_unused import RemoveUnused
 from onnxq.passes.verify import Verify
-from onnxq.pipeline import Analysis, Facts, Pipeline
+from onnxq.pipeline import Analysis, Pipeline
 from onnxq.runtime import RUNTIMES, OnnxRuntime, OpenVino
 from onnxq.runtime.session import open_session
-from onnxq.targets import GENERIC, OPENVINO, ORT, TARGETS, TENSORRT
+from onnxq.targets import GENERIC, OPENVINO, ORT, TENSORRT
 
 try:
     import openvino
 except ImportError:
     openvino = None
 needs_openvino = pytest.mark.skipif(openvino is None, reason="OpenVINO is not installed")
-
-
-def widths(weight_bits):
-    """Option for weights of so many bits in all layers, the last ones too."""
-    return {"bits": [("re:.", (weight_bits, 8))]}
-
-
-ROOM = widths(7)
-"""With these no sum of a runtime saturates on any CPU."""
-
-
-def verify(original, result, facts, target=ORT, feeds=None):
-    """What is found of a result, given the facts from its making."""
-    probe = Probe((feed(original),) if feeds is None else tuple(feeds))
-    return Verify(original, target).run(Model(result), Facts([facts[Plan], probe]))
-
-
-def verified(model, target=ORT, feeds=None, **options):
-    """Quantize a model and check it."""
-    after, facts = quantized(model, target, **options)
-    return after, facts[Plan], verify(model, after, facts, target, feeds)
-
-
-def edited(model, edit):
-    """The quantized model after an edit of the file."""
-    after, facts = quantized(model)
-    edit(after)
-    return after, facts
 
 
 def really_run(model):
@@ -404,199 +367,3 @@ def test_a_single_fault_is_told_alone():
 @pytest.mark.parametrize("build", [csp, sppf, pan, attention, relu_net, leaky_net, depthwise_net, v8, yolox])
 def test_what_is_made_for_tensorrt_is_read_by_it(build):
     assert min(verified(build(), NARROW_TENSORRT)[2].sqnr.values()) > 15
-
-
-# --- the outputs ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-def test_the_outputs_are_compared_over_all_feeds(target):
-    model = pan()
-    feeds = [feed(model, seed) for seed in range(3)]
-    after, _, checked = verified(model, target, feeds, **ROOM)
-    assert list(checked.sqnr) == ["output0", "output1"]
-    for name, decibels in checked.sqnr.items():
-        one = np.stack([run(model, values, optimized=True)[name] for values in feeds])
-        other = np.stack([run(after, values, optimized=True)[name] for values in feeds])
-        assert abs(decibels - sqnr(one, other)) < 0.1
-        assert decibels > 20
-
-
-def test_equal_outputs_have_no_noise():
-    model = csp()
-    _, facts = quantized(model)
-    checked = verify(model, model, facts, GENERIC)
-    assert checked.sqnr == {"output": math.inf}
-    assert checked.simulated["output"] > 100
-
-
-def test_outputs_that_are_integers_are_not_compared():
-    assert verified(v7_end2end())[2].sqnr == {}
-
-
-def test_an_output_that_is_zero_is_not_compared():
-    net = Net()
-    x = net.conv(net.block("images", 8), 4)
-    y = net.conv(net.block("images", 8), 4)
-    model = net.model(x, net.add("Sub", y, y))
-    assert list(verified(model, OPENVINO)[2].sqnr) == ["output0"]
-
-
-def test_without_feeds_nothing_is_compared_but_the_model_is_loaded():
-    model = csp()
-    after, facts = quantized(model)
-    checked = verify(model, after, facts, feeds=[])
-    assert (checked.sqnr, checked.fused) == ({}, 5)
-    nodes(after)["conv1"].op_type = "NoSuchOperator"
-    nodes(after)["conv1"].domain = "not.there"
-    after.opset_import.append(onnx.helper.make_opsetid("not.there", 1))
-    with pytest.raises(ModelError, match=r"onnxruntime cannot load the model: .*NoSuchOperator"):
-        verify(model, after, facts, feeds=[])
-
-
-def test_nan_of_the_float_model_is_refused():
-    model = csp()
-    after, facts = quantized(model)
-    bad = feed(model)
-    bad["images"][:] = np.nan
-    with pytest.raises(
-        ModelError, match="the float model gives NaN in output 'output'; check the model and its prepro"
-    ):
-        verify(model, after, facts, feeds=[feed(model), bad])
-
-
-def test_nan_of_the_quantized_model_is_refused():
-    def spoil(after):
-        scale = next(w for w in after.graph.initializer if w.name == "last_bias_scale")
-        scale.CopyFrom(numpy_helper.from_array(np.full(4, np.nan, np.float32), scale.name))
-
-    model = csp()
-    after, facts = edited(model, spoil)
-    assert np.isnan(initializers(after)["last_bias_scale"]).all()
-    with pytest.raises(ModelError, match="the quantized model gives NaN in output 'output'"):
-        verify(model, after, facts)
-
-
-# --- inputs, outputs, metadata ----------------------------------------------------------------------------------------
-
-
-def maker(model, tensor):
-    """The node that makes a tensor."""
-    return next(node for node in model.graph.node if tensor in node.output)
-
-
-def refused(model, edit, message):
-    after, facts = edited(model, edit)
-    with pytest.raises(ModelError, match=re.escape(message)):
-        verify(model, after, facts)
-
-
-def test_an_output_of_another_type_is_refused():
-    def edit(after):
-        after.graph.node.append(onnx.helper.make_node("Cast", ["almost"], ["output"], "cast", to=TensorProto.DOUBLE))
-        maker(after, "output").output[0] = "almost"
-        after.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
-
-    refused(csp(), edit, "the outputs of the quantized model differ from the original's")
-
-
-def test_an_output_of_another_name_is_refused():
-    def edit(after):
-        maker(after, "output").output[0] = after.graph.output[0].name = "renamed"
-
-    refused(csp(), edit, "the outputs of the quantized model differ from the original's")
-
-
-def test_an_output_more_is_refused():
-    def edit(after):
-        after.graph.output.append(onnx.helper.make_tensor_value_info("mul4_out", TensorProto.FLOAT, [1, 8, 16, 16]))
-
-    refused(csp(), edit, "the outputs of the quantized model differ from the original's")
-
-
-def test_an_output_of_another_shape_is_refused():
-    def edit(after):
-        after.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
-
-    refused(csp(), edit, "the outputs of the quantized model differ from the original's")
-
-
-def test_an_input_more_is_refused():
-    def edit(after):
-        after.graph.input.append(onnx.helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
-
-    refused(csp(), edit, "the inputs of the quantized model differ from the original's")
-
-
-def test_an_input_of_another_shape_is_refused():
-    def edit(after):
-        after.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
-
-    refused(csp(), edit, "the inputs of the quantized model differ from the original's")
-
-
-@pytest.mark.parametrize("change", ["lost", "altered"])
-def test_metadata_that_is_lost_or_altered_is_refused(change):
-    def edit(after):
-        if change == "lost":
-            del after.metadata_props[0]
-        else:
-            after.metadata_props[0].value = "another"
-
-    refused(with_metadata(csp()), edit, "the metadata of the quantized model differs from the original's")
-
-
-def test_metadata_may_be_added():
-    model = with_metadata(csp())
-    after, facts = edited(model, lambda after: after.metadata_props.add(key="onnxq.version", value="0"))
-    assert verify(model, after, facts).unfused == ()
-
-
-def test_initializers_that_the_original_lists_as_inputs_are_no_inputs():
-    model = with_initializers_as_inputs(csp())
-    assert len(model.graph.input) > 1
-    _, _, checked = verified(model)
-    assert checked.fused == 5
-
-
-def test_an_original_that_onnxruntime_refuses_is_not_compared(caplog):
-    model = with_node_names(csp(), ["same"] * 3 + [f"node{k}" for k in range(20)])
-    _, plan, checked = verified(model, feeds=[feed(csp())])
-    assert checked.sqnr == {}
-    assert checked.fused == len(plan.layers) == 5
-    assert "the float model cannot be compared with: onnxruntime cannot load the model" in caplog.text
-
-
-# --- validity ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_graph_that_is_no_valid_onnx_is_refused():
-    def edit(after):
-        nodes(after)["conv1"].attribute.append(onnx.helper.make_attribute("no_such_attribute", 1))
-
-    refused(csp(), edit, "the quantized model is not valid ONNX: Unrecognized attribute: no_such_attribute")
-
-
-def test_shapes_that_contradict_each_other_are_refused():
-    def edit(after):
-        weight = next(w for w in after.graph.initializer if w.name == "conv2_weight_quantized")
-        weight.CopyFrom(numpy_helper.from_array(np.zeros((4, 5, 3, 3), np.int8), weight.name))
-
-    after, facts = edited(csp(), edit)
-    with pytest.raises(ModelError, match=r"the quantized model is not valid ONNX|onnxruntime cannot"):
-        verify(csp(), after, facts)
-
-
-def test_the_graph_is_not_touched():
-    model = csp()
-    working = Model(copy(model))
-    facts = Pipeline(quantizing(model)).run(working)
-    before = working.to_proto().SerializeToString(deterministic=True)
-    assert isinstance(Verify(model, ORT).run(working, facts), Verification)
-    assert working.to_proto().SerializeToString(deterministic=True) == before
-
-
-def test_rewrites_in_front_keep_what_verify_needs():
-    steps = [*quantizing(csp()), Verify(csp(), ORT)]
-    assert [type(step) for step in steps[-4:]] == [InsertQdq, PointwiseToMatmul, RemoveUnused, Verify]
-    assert Pipeline(steps).passes == tuple(steps)

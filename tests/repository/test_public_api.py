@@ -77,7 +77,6 @@ def test_a_public_name_has_one_meaning():
     [
         ("onnxq", "quantize", ("onnxq.api", "quantize")),
         ("onnxq.ir", "Node", ("onnx_graphsurgeon", "Node")),
-        ("onnxq.ir", "gs", ("onnx_graphsurgeon", "")),
         ("onnxq.targets", "ORT", ("onnxq.targets.ort", "ORT")),
     ],
 )

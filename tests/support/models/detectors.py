@@ -310,7 +310,7 @@ DETECTORS: dict[str, Callable[..., onnx.ModelProto]] = {
     f.__name__: f for f in (v5, v5_raw, v6, v7_end2end, v8, v10, yolox, pp_yoloe, yolo_nas)
 }
 
-DATA = Path(os.environ.get("ONNXQ_DATA", Path(__file__).parents[3] / "shared"))
+DATA = Path(os.environ.get("ONNXQ_DATA", Path(__file__).parents[4] / "shared"))
 
 
 def exported(name: str) -> onnx.ModelProto:
