@@ -61,12 +61,14 @@ def metadata(model):
 # --- the model that goes in and the one that comes out ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_path_and_a_model_give_the_same(tmp_path, model, feeds, result, kind):
     onnx.save(model, tmp_path / "model.onnx")
     assert content(quantize(kind(tmp_path / "model.onnx"), feeds)) == content(result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_given_model_is_unchanged_byte_for_byte(feeds, target):
     given = v8(opset=11)
@@ -75,6 +77,7 @@ def test_the_given_model_is_unchanged_byte_for_byte(feeds, target):
     assert given.SerializeToString(deterministic=True) == before
 
 
+@pytest.mark.slow
 def test_the_result_shares_nothing_with_what_was_given(feeds):
     given = v8()
     quantized = quantize(given, feeds)
@@ -83,6 +86,7 @@ def test_the_result_shares_nothing_with_what_was_given(feeds):
     assert content(quantized) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_valid_model_comes_out_that_computes_nearly_the_same(model, feeds, target):
     quantized = quantize(model, feeds, Config(target=target)).model
@@ -94,6 +98,7 @@ def test_a_valid_model_comes_out_that_computes_nearly_the_same(model, feeds, tar
         assert sqnr(run(model, values)["output"], run(quantized, values)["output"]) > 51
 
 
+@pytest.mark.slow
 def test_what_stays_float_can_be_float16_for_tensorrt(model, feeds):
     narrow = {**TARGETS, "tensorrt": NARROW_TENSORRT}
     with pytest.MonkeyPatch.context() as patch:
@@ -111,6 +116,7 @@ def test_what_stays_float_can_be_float16_for_tensorrt(model, feeds):
         assert sqnr(run(model, values)["output"], run(half, values)["output"]) > 53
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if target.takes_int4])
 def test_narrow_weights_can_be_stored_as_int4(model, feeds, target):
     options = Config(target=target, weight_bits=4, reconstruct=False)
@@ -123,6 +129,7 @@ def test_narrow_weights_can_be_stored_as_int4(model, feeds, target):
     assert np.array_equal(run(plain, values)["output"], run(packed, values)["output"])
 
 
+@pytest.mark.slow
 def test_correcting_biases_takes_away_the_shift_of_the_outputs():
     given = silu_chain()
     many = [feed(given, seed) for seed in range(8)]
@@ -135,6 +142,7 @@ def test_correcting_biases_takes_away_the_shift_of_the_outputs():
     assert shifts[1] < 0.5 * shifts[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [v8, v5, yolox, lambda: v8(masks=True)])
 def test_inputs_and_outputs_are_those_of_the_float_model(build):
     given = build()
@@ -173,6 +181,7 @@ def test_what_else_a_file_says_of_itself_is_kept(model, result):
     assert list(result.model.opset_import) == list(model.opset_import)
 
 
+@pytest.mark.slow
 def test_the_keys_tell_the_options(model, feeds):
     options = Config(target="openvino", method="mse", weight_bits=4, act_bits=6)
     told = metadata(quantize(model, feeds[:3], options).model)
@@ -180,6 +189,7 @@ def test_the_keys_tell_the_options(model, feeds):
     assert (told["onnxq.bits"], told["onnxq.samples"]) == ("W4A6", "3")
 
 
+@pytest.mark.slow
 def test_the_keys_tell_the_widths_of_single_nodes(model, feeds):
     told = metadata(quantize(model, feeds, Config(bits=("op:Conv=8/6", "re:.=7/8"), reconstruct=False)).model)
     assert told["onnxq.bits"] == "W8A8 op:Conv=8/6 re:.=7/8"
@@ -315,6 +325,7 @@ print(json.dumps([quantized.model.metadata_props[-1].value, peak]))
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_samples():
     pytest.importorskip("resource", reason="no such measure on this system")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "support" / "models")))}
@@ -327,6 +338,7 @@ def test_memory_does_not_grow_with_the_number_of_samples():
     assert peaks[80] < 1.1 * peaks[20]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["ort", "openvino"])
 def test_a_bias_that_is_computed_stays(target):
     net = Net()

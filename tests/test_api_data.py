@@ -46,6 +46,7 @@ class Reader:
         return self._left.pop(0) if self._left else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -64,6 +65,7 @@ def test_every_kind_of_feeds_gives_the_same_as_a_list(model, feeds, result, wrap
     assert content(quantize(model, wrap(feeds))) == content(result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [str, Path, lambda path: [str(path)]])
 def test_a_path_of_data_gives_the_same_as_its_feeds(tmp_path, model, feeds, result, kind):
     np.savez(tmp_path / "data.npz", images=np.concatenate([each["images"] for each in feeds]))
@@ -72,6 +74,7 @@ def test_a_path_of_data_gives_the_same_as_its_feeds(tmp_path, model, feeds, resu
     assert quantized.samples.description == "4 samples in data.npz"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (4,), (3, 1), (1, 2, 1)])
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2)])
 def test_batches_and_order_make_no_difference(model, feeds, result, sizes, order):
@@ -80,6 +83,7 @@ def test_batches_and_order_make_no_difference(model, feeds, result, sizes, order
     assert content(quantize(model, [{"images": batch} for batch in batches])) == content(result)
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_makes_no_difference(feeds):
     rows = np.concatenate([each["images"] for each in feeds])[:3]
     one, two = (quantize(silu_chain(batch=batch), rows) for batch in (1, 2))
@@ -89,6 +93,7 @@ def test_a_fixed_batch_makes_no_difference(feeds):
     assert len(scales[0]) > 5
 
 
+@pytest.mark.slow
 def test_a_generator_is_drawn_from_as_samples_are_run(model, feeds):
     drawn, lead = [], []
 
@@ -106,6 +111,7 @@ def test_a_generator_is_drawn_from_as_samples_are_run(model, feeds):
     assert max(lead) < 10
 
 
+@pytest.mark.slow
 def test_without_data_scenes_are_made(model):
     quantized = quantize(model, None, Config(count=3))
     assert quantized.samples.synthetic
@@ -116,6 +122,7 @@ def test_with_data_none_are_made(result):
     assert not result.samples.synthetic
 
 
+@pytest.mark.slow
 def test_data_makes_a_difference(model, feeds, result):
     darker = [{"images": each["images"] * 0.1} for each in feeds]
     assert content(quantize(model, darker)) != content(result)
@@ -141,6 +148,7 @@ def test_data_that_cannot_be_used_is_refused(model, data, message):
         quantize(model, data)
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_listed_and_left_out(tmp_path, model):
     for name in ("a.png", "b.png"):
         Image.new("RGB", (40, 40), (200, 90, 10)).save(tmp_path / name)
@@ -150,6 +158,7 @@ def test_unreadable_images_are_listed_and_left_out(tmp_path, model):
     assert quantized.facts[Statistics].samples == 2
 
 
+@pytest.mark.slow
 def test_the_result_is_compared_on_the_first_images_that_can_be_read(tmp_path, model):
     for index, name in enumerate(("c.png", "d.png", "e.png")):
         Image.new("RGB", (40, 40), (200, 90, 80 * index)).save(tmp_path / name)

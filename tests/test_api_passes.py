@@ -84,6 +84,7 @@ def test_given_statistics_spare_the_data(model, result):
     assert "observe" not in again.timings
 
 
+@pytest.mark.slow
 def test_saved_statistics_do_as_well_and_serve_any_method(tmp_path, model, feeds, result):
     save_statistics(result.facts[Statistics], tmp_path / "seen.npz")
     seen = load_statistics(tmp_path / "seen.npz")
@@ -91,6 +92,7 @@ def test_saved_statistics_do_as_well_and_serve_any_method(tmp_path, model, feeds
         assert content(quantize(model, facts=[seen], config=config)) == content(quantize(model, feeds, config))
 
 
+@pytest.mark.slow
 def test_with_given_statistics_the_result_is_compared_on_samples_that_are_given_too(model, feeds, result):
     statistics, probe = result.facts[Statistics], result.facts[Probe]
     assert quantize(model, facts=[statistics]).facts[Verification].sqnr == {}
@@ -105,6 +107,7 @@ def test_statistics_of_another_model_are_refused(result):
         quantize(v8(seed=1), facts=[result.facts[Statistics]])
 
 
+@pytest.mark.slow
 def test_ranges_made_by_hand_are_taken(model, feeds, result):
     groups = dict(result.facts[FittedRanges].groups)
     chosen = next(point for point in result.facts[Plan].points if point.tensor == "mul3_out")
@@ -118,6 +121,7 @@ def test_ranges_made_by_hand_are_taken(model, feeds, result):
     assert changed == {f"{chosen.group}_scale", f"{chosen.group}_zero_point"}
 
 
+@pytest.mark.slow
 def test_a_plan_made_by_hand_is_taken(model, feeds, result):
     config = Config(exclude=("conv3",))
     chosen, _ = plan(model, config)
@@ -156,6 +160,7 @@ def test_an_error_in_a_hook_comes_out(model, feeds):
         quantize(model, feeds, hooks=[fail])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 7])
 def test_progress_is_told_up_to_the_total(model, feeds, count):
     told = []

@@ -48,7 +48,7 @@ class TestPlan:
 
     def test_only_keeps_what_the_named_nodes_read(self):
         points = (replace(point("a"), users=("conv1", "conv2")), replace(point("b"), users=("conv3",)))
-        weights = (QuantizedWeight("w", Scheme(8, True, True, 0), ("conv2", "conv3")),)
+        weights = (QuantizedWeight("w", Scheme(8, INT8, True, 0), ("conv2", "conv3")),)
         plan = Plan(points, weights, frozenset({"conv1", "conv2", "conv3"}), ("conv1",), {}).only({"conv2"})
         assert [(p.tensor, p.users) for p in plan.points] == [("a", ("conv2",))]
         assert [(w.tensor, w.users) for w in plan.weights] == [("w", ("conv2",))]

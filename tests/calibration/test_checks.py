@@ -123,6 +123,7 @@ class TestFirstLayer:
         assert list(check_first_layer(model, detect(model), [feed(model)])) == []
         assert list(check_first_layer(v8(), detect(v8()), [])) == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["yolov5n", "yolox_nano"])
     def test_only_a_wrong_scale_warns_on_trained_models(self, name):
         path, folder = DATA / "models" / f"{name}.onnx", DATA / "coco" / "train2017"
@@ -145,6 +146,7 @@ class TestQuantize:
         assert quantize(v8(), None, Config(count=6)).warnings == ()
         assert caplog.text == ""
 
+    @pytest.mark.slow
     def test_warnings_are_returned_and_logged(self, caplog):
         loud = {"images": feed(v8())["images"] * 255}
         warnings = quantize(v8(), [loud] * 6, Config(method="minmax"), sensitivity=True).warnings

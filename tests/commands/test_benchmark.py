@@ -19,6 +19,7 @@ def models(tmp_path_factory):
     return paths
 
 
+@pytest.mark.slow
 def test_the_tables(models, tmp_path, capsys):
     target = tmp_path / "b.json"
     assert main([*map(str, models), "--rounds", "2", "--threads", "1", "--json", str(target)]) == 0
@@ -39,6 +40,7 @@ def test_quiet_prints_tables_only(models, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_all_numbers_as_json(models, tmp_path, capsys):
     target = tmp_path / "b.json"
     assert main([*map(str, models), "--rounds", "2", "--threads", "1", "--json", str(target), "-q"]) == 0
@@ -49,6 +51,7 @@ def test_all_numbers_as_json(models, tmp_path, capsys):
     assert all(m["least"] <= m["median"] <= m["p90"] for m in written["models"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not OpenVino.is_installed(), reason="OpenVINO is not installed")
 def test_in_openvino(models, capsys):
     assert main([*map(str, models), "--rounds", "1", "--runtime", "openvino"]) == 0

@@ -33,6 +33,7 @@ class TestOutput:
         assert sorted(os.listdir("deep/down")) == ["net.v2.int8.onnx", "net.v2.onnx"]
         runs("deep/down/net.v2.int8.onnx")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("weight_bits", "act_bits", "name"),
         [(8, 8, "model.int8.onnx"), (4, 4, "model.w4a4.onnx"), (4, 8, "model.w4a8.onnx"), (8, 6, "model.w8a6.onnx")],
@@ -103,12 +104,14 @@ class TestOutput:
             assert ran.out.splitlines()[-1] == "next: python -m onnxq.compare model.onnx model.int8.onnx --images DIR"
 
 
+@pytest.mark.slow
 class TestSameInputSameBytes:
     def test_twice(self, onnxq, model):
         for name in ("a.onnx", "b.onnx"):
             assert onnxq(model, "--calib", "calib", "-o", name).code == 0
         assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
 
+    @pytest.mark.slow
     def test_in_two_processes_with_other_hashes(self, model):
         for seed in ("1", "2"):
             ran = spawn(model, "--calib", "calib", "-o", f"{seed}.onnx", "--save-calibration", f"{seed}.npz", seed=seed)
@@ -118,6 +121,7 @@ class TestSameInputSameBytes:
         with zipfile.ZipFile("1.npz") as archive:  # two seconds apart they would differ
             assert {member.date_time[0] for member in archive.infolist()} == {1980}
 
+    @pytest.mark.slow
     def test_with_shuffled_rows(self, onnxq, model):
         rng = np.random.default_rng(0)
         # Of very different magnitudes, so that histograms have to grow while they count.
@@ -129,6 +133,7 @@ class TestSameInputSameBytes:
 
 
 class TestSaveEach:
+    @pytest.mark.slow
     def test_writes_a_numbered_valid_model_for_each_pass_that_edits(self, onnxq, model):
         assert onnxq(model, "--calib", "calib", "--save-each", "deep/steps").code == 0
         names = sorted(os.listdir("deep/steps"))
@@ -188,6 +193,7 @@ class TestReport:
         assert "<h1>model.onnx</h1>" in text
         assert "1: stem: 8 channels at 16 x 16, integer kernels save no time" in text
 
+    @pytest.mark.slow
     def test_of_a_given_calibration(self, onnxq, model):
         assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz").code == 0
         assert onnxq(model, "--calibration", "seen.npz", "--report", "r.json").code == 0
@@ -195,6 +201,7 @@ class TestReport:
 
 
 class TestCutHead:
+    @pytest.mark.slow
     def test_writes_the_float_model_without_decode_and_its_ranges(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "--target", "generic", "--cut-decode", "cut.onnx", "--report", "r.json")
         assert ran.code == 0, ran.err

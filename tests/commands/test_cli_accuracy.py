@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 
 class TestSensitivity:
+    @pytest.mark.slow
     def test_the_worst_pieces_are_shown_and_all_are_reported(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "--sensitivity", "--report", "r.json")
         report = json.loads(Path("r.json").read_text())
@@ -30,6 +31,7 @@ class TestSensitivity:
         assert f"{first['nodes'][0]} {first['sqnr']:.1f} {first['moved']:.2f}" in ran.table
         assert pieces[10]["nodes"][0] not in ran.out
 
+    @pytest.mark.slow
     def test_all_are_shown_with_v_and_in_markdown(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "--sensitivity", "-v", "--report", "r.md")
         section = Path("r.md").read_text().split("## Sensitivity, worst first\n\n")[1].split("\n## ")[0]
@@ -42,6 +44,7 @@ class TestSensitivity:
         assert "sensitivity" not in ran.out
         assert json.loads(Path("r.json").read_text())["sensitivity"] == []
 
+    @pytest.mark.slow
     def test_changes_nothing_in_the_file(self, onnxq, model):
         onnxq(model, "--calib", "calib", "-o", "plain.onnx")
         onnxq(model, "--calib", "calib", "-o", "measured.onnx", "--sensitivity")
@@ -60,6 +63,7 @@ class TestLimits:
         found = onnxq(model, "--calib", "calib", "--min-sqnr", 0, "--images", others, "-o", "plain.onnx")
         return float(re.search(r"measured +([\d.]+) dB on 3 images, after 1 trials?", found.out)[1])
 
+    @pytest.mark.slow
     def test_as_few_pieces_as_needed_stay_float(self, onnxq, model, others):
         plain = self.plain(onnxq, model, others)
         options = ["--calib", "calib", "--min-sqnr", plain + 1, "--images", others, "--report", "r.json"]
@@ -80,6 +84,7 @@ class TestLimits:
         assert onnxq(model, "--calib", "calib", "--exclude", *excluded, "-o", "again.onnx").code == 0
         assert Path("again.onnx").read_bytes() == Path("model.int8.onnx").read_bytes()
 
+    @pytest.mark.slow
     def test_a_second_run_takes_the_record_of_the_first(self, onnxq, model, others):
         plain = self.plain(onnxq, model, others)
         options = ["--calib", "calib", "--min-sqnr", plain + 1, "--images", others]
@@ -91,6 +96,7 @@ class TestLimits:
         assert "comparing" in first.err
         assert "comparing" not in second.err
 
+    @pytest.mark.slow
     def test_what_is_calibrated_with_is_not_judged_by(self, onnxq, model):
         message = refused(onnxq, model, "--calib", "calib", "--min-sqnr", 20, "--images", "calib")
         assert "calib/0.png is also a calibration image" in message
@@ -99,6 +105,7 @@ class TestLimits:
         assert ran.code == 0
         assert ran.out.splitlines()[-1].endswith("model.int8.onnx --annotations A.json --images calib")
 
+    @pytest.mark.slow
     def test_what_cannot_be_reached_is_refused(self, onnxq, model, others):
         before = set(Path().iterdir())
         ran = onnxq(model, "--calib", "calib", "--min-sqnr", 500, "--images", others)
@@ -136,6 +143,7 @@ class TestEvaluate:
         annotations, images = write_coco(Path(), pictures, {1: "a", 2: "b", 3: "c"})
         return ["--annotations", annotations, "--images", images]
 
+    @pytest.mark.slow
     def test_says_what_the_command_beside_it_says(self, onnxq, model, labelled, capsys):
         ran = onnxq(model, "--calib", "calib", "--evaluate", *labelled, "--report", "r.json")
         assert ran.code == 0, ran.err
@@ -145,11 +153,13 @@ class TestEvaluate:
         assert "next:" not in ran.out
         assert json.loads(Path("r.json").read_text())["evaluation"] == json.loads(Path("e.json").read_text())
 
+    @pytest.mark.slow
     def test_changes_nothing_in_the_file(self, onnxq, model, labelled):
         onnxq(model, "--calib", "calib", "-o", "plain.onnx")
         onnxq(model, "--calib", "calib", "-o", "measured.onnx", "--evaluate", *labelled)
         assert Path("plain.onnx").read_bytes() == Path("measured.onnx").read_bytes()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["r.md", "r.html"])
     def test_is_in_the_report_of_a_quiet_run(self, onnxq, model, labelled, name):
         ran = onnxq(model, "--calib", "calib", "--evaluate", *labelled, "--report", name, "-q")
@@ -189,6 +199,7 @@ class TestEvaluate:
         assert "--on-calibration" in message
         assert onnxq(*options, "--on-calibration").code == 0
 
+    @pytest.mark.slow
     def test_of_a_kept_calibration(self, onnxq, model, labelled):
         onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz", "-o", "other.onnx")
         ran = onnxq(model, "--calibration", "seen.npz", "--evaluate", *labelled)

@@ -36,6 +36,7 @@ def _sources():
 
 
 class TestData:
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["glob", "files", "list", "coco", "npz", "npy", "several npy"])
     def test_every_way_to_give_it_gives_the_same_result_as_the_folder(self, onnxq, model, kind):
         sources = _sources()
@@ -59,6 +60,7 @@ class TestData:
         assert "calibration 2 of 3 images in calib" in ran.table
         assert metadata("model.int8.onnx")["onnxq.samples"] == "2"
 
+    @pytest.mark.slow
     def test_an_unreadable_image_is_named_skipped_and_counted(self, onnxq, model):
         assert onnxq(model, "--calib", "calib", "-o", "good.onnx").code == 0
         Path("calib/broken.png").write_bytes(b"no picture")
@@ -84,6 +86,7 @@ class TestData:
 
 
 class TestSavedCalibration:
+    @pytest.mark.slow
     @pytest.mark.parametrize("options", [["--method", "mse"], ["--act-bits", "5", "--symmetric", "--no-reconstruct"]])
     def test_gives_the_bytes_that_a_direct_run_with_other_options_gives(self, onnxq, model, options):
         assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz", "-o", "uh.onnx").code == 0

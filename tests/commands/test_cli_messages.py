@@ -98,6 +98,7 @@ class TestTalk:
         assert "compute-qparams" not in ran.err
         assert "\nfloat: " not in ran.out
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("data", [[], ["--calib", "calib"]])
     def test_q_says_nothing(self, onnxq, model, data):
         Path("calib/broken.png").write_bytes(b"no picture")
@@ -113,6 +114,7 @@ class TestTalk:
         logging.getLogger("onnxq").warning("heard")
         assert caplog.messages == ["heard"]
 
+    @pytest.mark.slow
     def test_in_a_file_names_are_whole_and_no_line_ends_in_spaces(self, onnxq, model):
         long = Path("a folder with quite a long name", "and-another-one-below-it", "model-32x32-final.onnx")
         save(onnx.load(model), long)
@@ -143,11 +145,13 @@ class TestTalk:
         for option in options.split():
             assert f"--{option}" in ran.out
 
+    @pytest.mark.slow
     def test_what_is_no_terminal_gets_no_colours(self, model):
         ran = spawn(model, "--count", 2)
         assert ran.code == 0
         assert "\x1b" not in ran.out + ran.err
 
+    @pytest.mark.slow
     @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
     @pytest.mark.parametrize(
         "name", ["\u043c\u043e\u0434\u0435\u043b\u044c", "model\udcff"], ids=["Cyrillic", "no text"]
@@ -158,6 +162,7 @@ class TestTalk:
         assert ran.code == 0, ran.err
         assert f"output {name.encode('ascii', 'backslashreplace').decode()}.int8.onnx" in ran.table
 
+    @pytest.mark.slow
     def test_as_a_module(self, model):
         ran = spawn(model, "--calib", "calib")
         assert ran.code == 0
@@ -170,6 +175,7 @@ class TestDebug:
         with pytest.raises(ModelError, match=r"nope\.onnx: no such file"):
             main(["nope.onnx", "--debug"])
 
+    @pytest.mark.slow
     def test_shows_the_traceback(self, model):
         ran = spawn("nope.onnx", "--debug")
         assert ran.code == 1
@@ -221,6 +227,7 @@ ERASED = "\x1b[2K"
 
 
 class TestInterrupted:
+    @pytest.mark.slow
     def test_during_the_calibration(self, model):
         """In a process of its own: where OpenVINO was used, its alternate signal stack may be gone."""
         Path("model.int8.onnx").write_bytes(SENTINEL)
@@ -234,6 +241,7 @@ class TestInterrupted:
         ]
         assert snapshot() == before
 
+    @pytest.mark.slow
     @pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
     def test_on_a_terminal_the_bar_goes(self, model):
         terminal, programs = os.openpty()
@@ -280,6 +288,7 @@ class TestUnforeseenErrors:
 
 
 class TestDoubts:
+    @pytest.mark.slow
     def test_are_rows_of_the_closing_table_and_of_the_report(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "--preprocess", "yolo-255", "--report", "r.json")
         assert re.search(r"^warning +the first layer, ", ran.out, re.MULTILINE)

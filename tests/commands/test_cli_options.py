@@ -22,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 
 class TestOptions:
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", METHODS)
     def test_method(self, onnxq, model, method):
         for name, options in {"minmax.onnx": ["--method", "minmax"], "model.int8.onnx": ["--method", method]}.items():
@@ -38,11 +39,13 @@ class TestOptions:
         ran = onnxq(model, "--dry-run", "--weight-bits", 4, "--bits", "op:Conv=6/8", "--calib", "calib")
         assert ", W4A8 op:Conv=6/8" in ran.table
 
+    @pytest.mark.slow
     def test_the_default_method_is_uh(self, onnxq, model):
         assert onnxq(model, "--calib", "calib").code == 0
         assert onnxq(model, "--calib", "calib", "--method", "uh", "-o", "uh.onnx").code == 0
         assert Path("uh.onnx").read_bytes() == Path("model.int8.onnx").read_bytes()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("target", TARGETS)
     def test_target(self, onnxq, model, target):
         ran = onnxq(model, "--calib", "calib", "--target", target)
@@ -59,6 +62,7 @@ class TestOptions:
         assert ("Gemm" in ops(after)) == (target == "ort")
         assert ("onnxruntime runs" in ran.table) == (target == "ort")
 
+    @pytest.mark.slow
     def test_weight_bits(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "--target", "generic", "--weight-bits", 3)
         assert ran.code == 0
@@ -71,6 +75,7 @@ class TestOptions:
         assert "Clip" not in ops(onnx.load("model.w3a8.onnx"))
         runs("model.w3a8.onnx")
 
+    @pytest.mark.slow
     def test_act_bits(self, onnxq, model):
         assert onnxq(model, "--calib", "calib", "--target", "openvino", "--act-bits", 4).code == 0
         after = onnx.load("model.w8a4.onnx")
@@ -84,6 +89,7 @@ class TestOptions:
         assert {int(np.abs(weight).max()) for weight in integer_layers("model.w8a4.onnx").values()} == {127}
         runs("model.w8a4.onnx")
 
+    @pytest.mark.slow
     def test_weight_method(self, onnxq, model):
         stored = []
         for method in ("minmax", "mse"):
@@ -94,6 +100,7 @@ class TestOptions:
         assert stored[0].keys() == stored[1].keys()
         assert any((stored[0][name] != stored[1][name]).any() for name in stored[0])
 
+    @pytest.mark.slow
     def test_below_8_bits_layers_are_reconstructed_from_images(self, onnxq, model):
         narrow = [model, "--weight-bits", 4]
         ran = onnxq(*narrow)
@@ -110,12 +117,14 @@ class TestOptions:
         assert stored[0].keys() == stored[1].keys()
         assert any((stored[0][name] != stored[1][name]).any() for name in stored[0])
 
+    @pytest.mark.slow
     def test_8_bits_are_reconstructed_on_demand(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "--reconstruct")
         assert ran.code == 0
         assert "reconstructing: " in ran.err
         runs("model.int8.onnx")
 
+    @pytest.mark.slow
     def test_keep_bias(self, onnxq, model):
         before = initializers(onnx.load(model))
         arguments = [model, "--calib", "calib", "--target", "openvino", "--weight-bits", 4, "--no-reconstruct"]
@@ -128,6 +137,7 @@ class TestOptions:
             assert all((biases[name] == before[f"{name}_bias"]).all() == kept for name in biases)
             runs("model.w4a8.onnx")
 
+    @pytest.mark.slow
     def test_pack(self, onnxq, model):
         arguments = [model, "--calib", "calib", "--weight-bits", 4, "--no-reconstruct"]
         assert onnxq(*arguments, "-o", "plain.onnx").code == 0
@@ -136,6 +146,7 @@ class TestOptions:
         assert integer_layers("model.w4a8.onnx").keys() == integer_layers("plain.onnx").keys()
         runs("model.w4a8.onnx")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("target", "middle"), [("ort", 128), ("openvino", 128), ("tensorrt", 0)])
     def test_symmetric(self, onnxq, model, target, middle):
         assert onnxq(model, "--calib", "calib", "--target", target, "--symmetric").code == 0
@@ -145,6 +156,7 @@ class TestOptions:
         assert onnxq(model, "--calib", "calib").code == 0
         assert len({int(values) for values in zero_points("model.int8.onnx")}) > 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("patterns", "floats"),
         [
@@ -175,6 +187,7 @@ class TestOptions:
             "text": "excluded: matches op:ConvTranspose",
         }
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "words", "greatest"),
         [

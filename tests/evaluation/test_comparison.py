@@ -74,6 +74,7 @@ class TestCompare:
         counts = [compare(*paths, images, settings=Settings(confidence=0.25, iou=iou)).agreement for iou in (0.5, 1.0)]
         assert [each.expected for each in counts if each] == [3, 6]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("build", "metadata"),
         [

@@ -189,6 +189,7 @@ class TestMasks:
         inside = (slice(170, 470), slice(90, 550))  # of the outline
         assert np.array_equal(seen[inside], expected[inside])
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("centred", [True, False])
     @pytest.mark.parametrize(
         ("size", "drawn"),

@@ -27,6 +27,7 @@ def results(models):
     return measure_latency(models, OnnxRuntime, threads=1, rounds=4, progress=silent)
 
 
+@pytest.mark.slow
 def test_measures_each_model(models, results):
     assert [r.path for r in results] == models
     for result, path in zip(results, models):
@@ -67,6 +68,7 @@ def test_a_model_of_levels_gets_all_of_them(tmp_path):
     assert (image.min(), image.max()) == (0, 254)
 
 
+@pytest.mark.slow
 def test_the_models_run_in_turn_on_the_same_image(models, monkeypatch):
     monkeypatch.setattr(latency, "_peak_memory", lambda *_: None)
     Logged.ran.clear()

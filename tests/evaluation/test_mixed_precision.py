@@ -79,6 +79,7 @@ def test_nothing_is_kept_where_nothing_needs_to_be(model, feeds):
     assert result.quantized.model == quantize(model, feeds, CONFIG).model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fewer", [1, 2, 3, 5])
 def test_the_most_sensitive_pieces_are_kept_and_no_more_than_needed(model, feeds, ranked, fewer):
     order, plan = ranked
@@ -97,11 +98,13 @@ def test_the_progress_says_of_which_trial(model, feeds, ranked):
     assert "trial 2: checking" in told
 
 
+@pytest.mark.slow
 def test_its_options_make_the_model_at_once(model, feeds, ranked):
     result, _ = found(model, feeds, len(ranked[1].layers) - 2)
     assert quantize(model, feeds, result.config).model == result.quantized.model
 
 
+@pytest.mark.slow
 def test_narrow_pieces_get_eight_bits_first(model, feeds):
     config = Config(target="openvino", weight_bits=4, reconstruct=False)
     narrow = stored(quantize(model, feeds, config).model)[1]
@@ -113,6 +116,7 @@ def test_narrow_pieces_get_eight_bits_first(model, feeds):
     assert all(text.endswith("=8/8") for text in result.config.bits)
 
 
+@pytest.mark.slow
 def test_and_stay_float_where_eight_bits_do_not_suffice(model, feeds):
     config = Config(target="openvino", weight_bits=4, reconstruct=False)
     total, narrow = stored(quantize(model, feeds, config).model)
@@ -129,6 +133,7 @@ def test_what_was_excluded_stays_so(model, feeds, ranked):
     assert set(order[-1]) < set(result.config.exclude)
 
 
+@pytest.mark.slow
 def test_a_limit_that_cannot_be_kept_is_an_error(model, feeds):
     with pytest.raises(ConfigError, match=r"cannot be kept: .* has 1.0 lost"):
         found(model, feeds, 0)
@@ -139,6 +144,7 @@ def test_a_limit_that_is_no_number_is_refused(model, feeds):
         found(model, feeds, float("nan"))
 
 
+@pytest.mark.slow
 def test_bisection_asks_for_few_models():
     model = silu_chain(layers=20)
     feeds = [feed(model, seed) for seed in range(2)]
@@ -147,6 +153,7 @@ def test_bisection_asks_for_few_models():
     assert criterion.asked == len(result.trials) <= 9
 
 
+@pytest.mark.slow
 def test_a_search_that_was_interrupted_goes_on(model, feeds, ranked, tmp_path):
     limit, record = len(ranked[1].layers) - 5, tmp_path / "record.json"
     whole, criterion = found(model, feeds, limit)
@@ -163,6 +170,7 @@ def test_a_search_that_was_interrupted_goes_on(model, feeds, ranked, tmp_path):
     assert done.quantized.model == whole.quantized.model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["model", "data", "config"])
 def test_a_record_of_another_search_is_not_believed(model, feeds, tmp_path, change):
     record = tmp_path / "record.json"

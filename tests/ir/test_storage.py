@@ -144,6 +144,7 @@ def test_what_is_converted_or_inlined_is_handed_on_without_its_weights(monkeypat
     assert_same_numbers(wide(opset=11), after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [11, 13])
 @pytest.mark.parametrize("target", ["ort", "openvino"])
 def test_larger_models_are_quantized_as_others(monkeypatch, tmp_path, target, opset):

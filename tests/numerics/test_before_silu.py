@@ -39,6 +39,7 @@ def test_is_much_better_than_minmax_at_8_bits(mean):
     assert own < 0.5 * measured(x, Scheme(8), minmax(histogram(x), Scheme(8)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [5, 6, 8])
 @pytest.mark.parametrize("mean", MEANS)
 def test_is_about_as_good_as_the_best_of_a_lattice_of_both_bounds(bits, mean):
@@ -49,6 +50,7 @@ def test_is_about_as_good_as_the_best_of_a_lattice_of_both_bounds(bits, mean):
     assert own <= 1.15 * best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [3, 6, 8])
 @pytest.mark.parametrize("mean", MEANS)
 def test_has_the_least_error_to_first_order(bits, mean):

@@ -85,6 +85,7 @@ def test_low_and_high_are_exact(items):
     assert (h.low, h.high) == (min(items), max(items))
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(values().filter(lambda items: len(set(items)) > 1))
 def test_the_width_is_the_least_power_of_two_that_is_wide_enough(items):

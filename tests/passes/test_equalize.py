@@ -237,6 +237,7 @@ CHAIN = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(stretches=st.lists(CHAIN, min_size=1, max_size=3), kinds=st.integers(0, 2), seed=st.integers(0, 1000))
 def test_any_chain_of_these_computes_the_same(stretches, kinds, seed):

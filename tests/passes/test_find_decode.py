@@ -278,6 +278,7 @@ def test_the_graph_is_not_touched(name):
 # --- real exports -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_the_head_of_a_real_export_is_found(name):
     model = Model(exported(name))
@@ -291,6 +292,7 @@ def test_the_head_of_a_real_export_is_found(name):
     assert_parts(model, head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolo11n", "yolov10n", "yolov5n", "yolov8n-dynamic", "yolov8n-nms", "yolov8n-seg"])
 def test_the_head_of_a_prepared_real_export_is_that_of_the_raw_one(name):
     raw = exported(name)

@@ -115,6 +115,7 @@ def test_the_input_of_a_model_takes_minimum_and_maximum_of_the_feeds(method):
     assert facts[FittedRanges].groups["images"].bounds == Range(float(images.min()), float(images.max()))
 
 
+@pytest.mark.slow
 @every_method
 def test_a_group_with_the_input_takes_minimum_and_maximum(method):
     _, facts = quantized(yolox(), GENERIC, method=method)
@@ -201,6 +202,7 @@ def test_what_a_range_leaves_out_is_said():
     assert 0 < fitted.clipped < 3e-4
 
 
+@pytest.mark.slow
 def test_two_fits_are_equal():
     for method in METHODS:
         first, second = (quantized(csp(), method=method)[1][FittedRanges].groups for _ in range(2))

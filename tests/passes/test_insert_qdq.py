@@ -53,6 +53,7 @@ def readers(model, tensor):
 # --- the graph --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", ALL)
 def test_the_result_is_a_valid_model_with_the_same_outputs(name, target):
@@ -68,6 +69,7 @@ def test_the_result_is_a_valid_model_with_the_same_outputs(name, target):
     assert len({node.name for node in after.graph.node}) == len(after.graph.node)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", ALL)
 def test_every_planned_tensor_has_one_quantize_and_one_dequantize(name, target):

@@ -30,6 +30,7 @@ def by_layer(found):
     return {piece.nodes[0]: piece for piece in found.pieces}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 @pytest.mark.parametrize("build", [silu_chain, csp, v8])
 def test_every_node_that_computes_on_integers_is_in_one_piece(build, target):
@@ -79,6 +80,7 @@ def test_the_layer_with_the_fewest_bits_is_the_most_sensitive(target):
     assert found.worst_first()[0].nodes[0] == victim
 
 
+@pytest.mark.slow
 def test_boxes_are_compared_where_the_outputs_are_understood():
     model = with_metadata(v8())
     known, _ = measured(model, detector=detect(model), weight_bits=3)

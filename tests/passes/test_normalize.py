@@ -52,6 +52,7 @@ def with_constant(**value):
 # --- operator set -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [11, 12])
 @pytest.mark.parametrize("name", ALL)
 def test_older_operator_sets_are_converted_to_13(name, opset):

@@ -73,6 +73,7 @@ def test_means_are_those_of_a_picture_that_is_cut_up_into_a_batch_too():
 # --- what is counted --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 @pytest.mark.parametrize("build", [csp, sppf, pan, leaky_net, attention, v8, yolox])
 def test_histograms_are_those_of_the_tensors_values(build, target):

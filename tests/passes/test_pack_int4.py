@@ -86,6 +86,7 @@ def test_other_integers_stay():
 # --- what is packed ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [ORT, OPENVINO, GENERIC], ids=lambda t: t.name)
 @pytest.mark.parametrize("build", [csp, pan, attention, depthwise_net, shared_weights, v8], ids=lambda b: b.__name__)
 def test_weights_of_4_bits_are_packed_and_compute_the_same(build, target):
@@ -200,6 +201,7 @@ def test_the_packed_model_can_be_edited_further():
 # --- what the runtimes make of it -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=RUNTIMES)
 @pytest.mark.parametrize("target", [ORT, OPENVINO, GENERIC], ids=lambda t: t.name)
 def test_layers_run_on_the_same_integers(target, runtime):

@@ -117,6 +117,7 @@ def test_default_passes_keep_the_contract(watched, graph, target):
     assert {"normalize", "plan-quantization", "insert-qdq", "verify"} <= watched.runs.keys()
 
 
+@pytest.mark.slow
 class TestEveryPass:
     """Runs in some configuration, and reads all that it declares."""
 

@@ -42,6 +42,7 @@ def rewritten(model, target=ORT, exact=True):
     return before, after, edits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DETECTORS)
 def test_the_last_layers_of_a_detector_become_matmuls(name):
     before, after, edits = rewritten(DETECTORS[name]())

@@ -60,6 +60,7 @@ def noise(model, quantized):
     return sqnr(expected, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [silu_chain, csp, pan, depthwise_net, attention], ids=lambda b: b.__name__)
 @pytest.mark.parametrize("bits", [3, 4])
 def test_narrow_networks_gain_on_images_that_were_not_seen(build, bits):
@@ -68,6 +69,7 @@ def test_narrow_networks_gain_on_images_that_were_not_seen(build, bits):
     assert noise(model, after) > noise(model, before) + 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [ORT, OPENVINO, GENERIC], ids=lambda t: t.name)
 def test_in_every_placement(target):
     model = csp()
@@ -249,6 +251,7 @@ def test_ranges_of_8_bits_are_not_adjusted():
     assert not Reconstruct(data_of(model), ranges=True).run(prepared(model), facts).activations
 
 
+@pytest.mark.slow
 def test_what_the_detector_sees_changes_what_is_fitted():
     model = with_metadata(v8())
     steps = quantizing(model, OPENVINO, weight_bits=4)

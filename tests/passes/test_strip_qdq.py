@@ -76,6 +76,7 @@ def test_a_float_model_is_not_touched(name):
     assert rewrite(StripQdq(), model)[1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("build", [csp, v8, pan])
 def test_what_onnxq_made_gives_the_numbers_of_the_float_model(build, target, monkeypatch):
@@ -257,6 +258,7 @@ def test_integers_that_are_an_output_are_refused():
         rewrite(StripQdq(), model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt"])
 def test_a_quantized_model_is_quantized_anew(monkeypatch, target):
     monkeypatch.setattr("onnxq.passes.TARGETS", {**TARGETS, "tensorrt": NARROW_TENSORRT})

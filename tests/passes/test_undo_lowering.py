@@ -78,6 +78,7 @@ def test_steps_over_different_axes_or_with_other_readers_are_no_softmax():
         assert rewrite(UndoLowering(), net.model(y, *others))[1] == 0
 
 
+@pytest.mark.slow
 def test_a_file_for_onnxruntime_is_quantized_anew_as_the_float_model():
     feeds = [feed(v8(), seed) for seed in range(2)]
     first = quantize(v8(), feeds).model

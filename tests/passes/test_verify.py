@@ -86,6 +86,7 @@ FUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_bits", [8, 7])
 @pytest.mark.parametrize("kind", FUSED)
 def test_every_planned_layer_is_one_that_onnxruntime_runs_on_integers(kind, weight_bits):
@@ -103,6 +104,7 @@ def test_every_planned_layer_of_yolox_is_fused():
     assert integer_layers(after) == len(plan.layers) > 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 6])
 @pytest.mark.parametrize("build", [csp, sppf, pan, relu_net])
 def test_narrow_grids_are_fused_as_well(build, bits):
@@ -123,6 +125,7 @@ EXCLUDABLE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "name"), EXCLUDABLE, ids=lambda value: getattr(value, "__name__", value))
 def test_a_layer_kept_float_is_one_that_onnxruntime_runs_in_float(build, name):
     after, plan, checked = verified(build(), exclude=[name])
@@ -156,6 +159,7 @@ def test_a_layer_kept_float_that_reads_integers_stays_float_in_front_of_a_silu()
     assert integer_layers(after) == len(plan.layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "follow",
     [
@@ -238,6 +242,7 @@ def test_without_openvino_onnxruntime_compares_and_nothing_is_counted(monkeypatc
 # --- what OpenVINO runs on integers -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_openvino
 @pytest.mark.parametrize("weight_bits", [8, 7])
 @pytest.mark.parametrize("build", [csp, pan, leaky_net, v5, v8, yolox], ids=lambda b: b.__name__)
@@ -323,6 +328,7 @@ def test_the_rounding_of_floats_is_no_error(monkeypatch):
     assert checked.warnings == ()
 
 
+@pytest.mark.slow
 @needs_openvino
 @pytest.mark.parametrize(("build", "behind"), [(csp, "conv4"), (pan, "conv2"), (yolox, "conv0")])
 def test_wrong_numbers_of_openvino_are_told_with_the_first_wrong_layer(build, behind):
@@ -364,6 +370,7 @@ def test_a_single_fault_is_told_alone():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [csp, sppf, pan, attention, relu_net, leaky_net, depthwise_net, v8, yolox])
 def test_what_is_made_for_tensorrt_is_read_by_it(build):
     assert min(verified(build(), NARROW_TENSORRT)[2].sqnr.values()) > 15

@@ -30,6 +30,7 @@ except ImportError:
 # --- the outputs ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_the_outputs_are_compared_over_all_feeds(target):
     model = pan()

@@ -92,6 +92,7 @@ def test_a_reason_that_holds_no_more_is_struck_out(made):
     assert layer not in of(documented(model, made[1])[0])
 
 
+@pytest.mark.slow
 def test_files_tell_and_same_input_gives_same_bytes():
     first, second = (quantize(v8(), None, Config(count=2)).model for _ in range(2))
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)

@@ -66,6 +66,7 @@ def readers(model, tensor):
 # --- what is stored ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_target
 @pytest.mark.parametrize("build", [csp, relu_net, depthwise_net, attention])
 def test_weights_are_int8_and_biases_float(build, target):
@@ -153,12 +154,14 @@ def assert_close(model, after):
         assert min(sqnr(one[name], other[name]) for name in one) > least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", sorted(ALL.keys() - {"v5_raw", "v7_end2end", "v10"}))
 def test_the_output_is_close_to_that_of_the_float_model(name, target):
     assert_close(ALL[name](), result(name, target)[0])
 
 
+@pytest.mark.slow
 @every_target
 @pytest.mark.parametrize("method", ["uh", "mse"])
 def test_the_output_is_close_with_other_methods(method, target):

@@ -29,6 +29,7 @@ def test_each_point_has_its_fit_and_grid(facts):
         assert (outcome.values is None) == (not outcome.point.sources)
 
 
+@pytest.mark.slow
 def test_alternatives_are_those_of_the_methods(facts):
     found = list(tensor_results(facts))
     for outcome in found:

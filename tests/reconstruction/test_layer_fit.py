@@ -49,6 +49,7 @@ class Layer:
         return float(self.moments(step).error(self.im2col.matrix(weight)).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), bits=st.integers(2, 8), step=st.sampled_from([0.01, 0.5, 2.0]))

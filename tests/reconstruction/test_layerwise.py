@@ -40,6 +40,7 @@ def assert_close(found, expected):
     np.testing.assert_allclose(found / scale, expected / scale, atol=4e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_each_tensor_is_what_the_whole_graph_gives(name):
     model = prepared(ALL[name]()).to_proto()

@@ -61,6 +61,7 @@ def qparams_of(scales):
 
 
 class TestBuild:
+    @pytest.mark.slow
     def test_has_model_and_options(self, report):
         expected = {
             "format": 1,
@@ -80,6 +81,7 @@ class TestBuild:
         }
         assert {key: getattr(report, key) for key in expected} == expected
 
+    @pytest.mark.slow
     def test_has_the_detector(self, report, result):
         assert report.detector == DetectorEntry(
             family="v8",
@@ -89,6 +91,7 @@ class TestBuild:
             why=result.detector.why,
         )
 
+    @pytest.mark.slow
     def test_gives_each_node_integers_or_a_reason(self, report, result):
         layers, floats = report.layers.integer, report.float_
         assert layers == result.facts[Plan].layers
@@ -98,6 +101,7 @@ class TestBuild:
         assert floats["conv3"] == FloatNode("excluded", "excluded: matches conv3")
         assert not set(layers) & set(floats)
 
+    @pytest.mark.slow
     def test_has_the_grid_and_range_of_each_activation(self, report, result):
         plan, ranges, grid = (result.facts[kind] for kind in (Plan, FittedRanges, QuantizationParameters))
         assert [entry.tensor for entry in report.activations] == [point.tensor for point in plan.points]
@@ -113,6 +117,7 @@ class TestBuild:
         assert {entry.bits for entry in report.activations} == {6, 8}
         assert {entry.method for entry in report.activations} >= {"mse", "minmax", "known"}
 
+    @pytest.mark.slow
     def test_has_the_grid_of_each_weight(self, report, result):
         stored = initializers(result.model)
         assert tuple(name for entry in report.weights for name in entry.layers) == report.layers.integer
@@ -123,6 +128,7 @@ class TestBuild:
             assert (entry.bits, entry.axis) in ((4, 0), (8, 0))
         assert entry.scale[0] < entry.scale[1]
 
+    @pytest.mark.slow
     def test_has_the_kind_of_layer_and_some_scales_of_each_weight(self, report, result):
         stored = initializers(result.model)
         kinds = {name: entry.kind for entry in report.weights for name in entry.layers}
@@ -133,6 +139,7 @@ class TestBuild:
             assert entry.channels == scales.size
             assert list(entry.scales) == sorted(map(float, np.ravel(scales)), reverse=True)
 
+    @pytest.mark.slow
     def test_distinguishes_kinds_of_layers(self):
         model = depthwise_net()
         made = build(quantize(model, [feed(model)], Config(target="generic")), Config(), source="n", before=1, after=1)
@@ -147,6 +154,7 @@ class TestBuild:
         assert (len(scales), scales[0], scales[-1]) == (64, 300.0, 1.0)
         assert list(scales) == sorted(scales, reverse=True)
 
+    @pytest.mark.slow
     def test_has_the_values_of_each_group_and_the_ranges_of_all_methods(self, report, result):
         plan, statistics = result.facts[Plan], result.facts[Statistics]
         groups = {point.group: point for point in plan.points if point.sources}
@@ -165,6 +173,7 @@ class TestBuild:
             assert entry.grid[0] == pytest.approx(min(entry.low, 0), abs=entry.scale[0])
             assert entry.grid[1] == pytest.approx(max(entry.high, 0), abs=entry.scale[0])
 
+    @pytest.mark.slow
     def test_counts_operators_before_and_after(self, report, result):
         before, after = report.operators.float_, report.operators.quantized
         assert before == Counter(result.facts[Plan].ops.values())
@@ -172,6 +181,7 @@ class TestBuild:
         assert after["QuantizeLinear"] > 0
         assert "QuantizeLinear" not in before
 
+    @pytest.mark.slow
     def test_has_findings_search_and_evaluation(self, result):
         kept = (HigherPrecision(("conv9", "mul9"), 8), HigherPrecision(("conv1",), None))
         search = SearchResult(result, CONFIG, kept, 0.1, "-0.10 AP", 7, {2: "-0.10 AP", 0: "-0.90 AP"})
@@ -187,27 +197,33 @@ class TestBuild:
         assert made.findings == findings(made)
         assert made.findings
 
+    @pytest.mark.slow
     def test_has_the_seconds_of_each_pass(self, report, result):
         assert list(report.seconds) == list(result.timings)
         for name, seconds in result.timings.items():
             assert report.seconds[name] == pytest.approx(seconds, abs=0.001)
 
+    @pytest.mark.slow
     def test_has_the_sqnr_of_each_output(self, report, result):
         assert report.sqnr == {"output": pytest.approx(result.facts[Verification].sqnr["output"], abs=0.001)}
 
+    @pytest.mark.slow
     def test_describes_the_data(self, report):
         assert report.calibration == "samples of a Python list"
 
+    @pytest.mark.slow
     def test_describes_given_statistics(self, result):
         report = build(replace(result, samples=None), CONFIG, source="net.onnx", before=1, after=1)
         assert report.calibration == "given statistics"
 
+    @pytest.mark.slow
     def test_has_fused_layers_only_if_the_runtime_was_asked(self, report):
         assert report.layers.fused is None
         model = v8()
         asked = build(quantize(model, [feed(model)]), Config(), source="net.onnx", before=1, after=1)
         assert (asked.layers.fused, asked.layers.unfused) == (16, ())
 
+    @pytest.mark.slow
     def test_is_the_same_for_equal_runs_but_for_the_seconds(self, report, result):
         model = yolox()
         first, second = (
@@ -217,10 +233,12 @@ class TestBuild:
         assert replace(first, seconds={}) == replace(second, seconds={})
 
 
+@pytest.mark.slow
 class TestJson:
     def test_is_the_report(self, report):
         assert to_json(report) == json.dumps(as_dict(report), indent=2) + "\n"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_what_is_not_finite_is_null(self, result, value):
         report = build(with_checked(result, sqnr={"output": value}), CONFIG, source="net.onnx", before=1, after=1)
@@ -234,6 +252,7 @@ class TestJson:
         assert {entry["sqnr"] for entry in known} == {None}
 
 
+@pytest.mark.slow
 class TestWrite:
     @pytest.mark.parametrize(("name", "text"), [("r.json", to_json), ("r.md", to_markdown), ("r.html", to_html)])
     def test_chooses_by_the_ending(self, tmp_path, report, name, text):

@@ -217,6 +217,7 @@ frame.onload = () => {{
 </script></body>"""
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("width", [390, 1000])
 def test_the_page_is_as_wide_as_the_window(searched, tmp_path, width):
@@ -250,6 +251,7 @@ document.body.dataset.loaded = performance.getEntriesByType("resource").length;
 </script></body>"""
 
 
+@pytest.mark.slow
 @needs_browser
 def test_in_a_browser(searched, tmp_path):
     activations = tuple(replace(a, sqnr=float(number)) for number, a in enumerate(searched.activations))

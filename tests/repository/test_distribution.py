@@ -88,6 +88,7 @@ def files(folder, suffix=".py"):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob(f"*{suffix}"))}
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_module(installed):
     passes = {f"passes/{name}": text for name, text in files(ROOT / "passes").items()}
     modules = {name: text for name, text in files(ROOT / "onnxq").items() if not name.startswith("passes/")}
@@ -95,15 +96,18 @@ def test_the_wheel_holds_every_module(installed):
     assert (installed / "onnxq" / "py.typed").is_file()
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_nothing_else(installed):
     assert {path.name for path in installed.iterdir() if path.suffix != ".dist-info"} == {"onnxq"}
     assert {path.suffix for path in (installed / "onnxq").rglob("*") if path.is_file()} == {".py", ".typed", ".onnx"}
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_demo_model(installed):
     assert files(installed, ".onnx") == {"onnxq/demo.onnx": (ROOT / "models" / "demo.onnx").read_bytes()}
 
 
+@pytest.mark.slow
 def test_the_demo_needs_no_path(installed, tmp_path):
     where = python(["-c", "import onnxq; print(onnxq.__file__)"], tmp_path, PYTHONPATH=str(installed))
     assert Path(where.strip()).is_relative_to(installed)

@@ -113,6 +113,7 @@ def test_the_options_of_the_workflow_are_known(folder):
     assert_quantized("model.int8.onnx")
 
 
+@pytest.mark.slow
 def test_the_page_about_passes(folder):
     net = Net()
     scaled = net.add("Mul", net.block("images", 8), net.const(1.0))

@@ -51,6 +51,7 @@ def quantized(model, target, feeds=None, **options):
 
 
 class TestFloat16:
+    @pytest.mark.slow
     @pytest.mark.parametrize("ends", [True, False], ids=["float16 ends", "float32 ends"])
     @pytest.mark.parametrize("target", RUN)
     def test_is_quantized_as_float32_is(self, target, ends):
@@ -92,6 +93,7 @@ class TestFloat16:
         assert found.facts[Verification].simulated["output"] > 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [v8, v10], ids=["v8", "v10"])
 @pytest.mark.parametrize("opset", [11, 12, 13, 16, 18, 20, 21, 22, 23, 24])
 def test_every_operator_set(build, opset):
@@ -305,6 +307,7 @@ WAYS = {
 """Ways to write a model that exporters use and that make no difference."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", RUN)
 @pytest.mark.parametrize("way", WAYS)
 def test_is_quantized(way, target):
@@ -324,6 +327,7 @@ def test_a_node_that_inference_refuses_is_no_hindrance_where_nobody_reads_it():
     assert found.model.graph.node == wanted.model.graph.node
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", RUN)
 def test_an_operator_of_tensorrt_at_the_end_stays_and_what_stands_before_it_is_quantized(target, caplog):
     plain, given = csp(), with_opaque_nms(csp())
@@ -357,6 +361,7 @@ def _as_paddle_detection_exports(opset=13):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", RUN)
 @pytest.mark.parametrize("source", ["scenes", "pictures", "feeds"])
 def test_what_paddle_detection_reads_beside_a_picture_is_given(tmp_path, target, source):
@@ -373,6 +378,7 @@ def test_what_paddle_detection_reads_beside_a_picture_is_given(tmp_path, target,
     assert [t.name for t in found.model.graph.input] == ["im_shape", "images", "scale_factor"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.FLOAT, TensorProto.FLOAT16])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["channels first", "channels last"])
 @pytest.mark.parametrize("target", RUN)

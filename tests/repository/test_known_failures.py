@@ -31,6 +31,7 @@ def quantized(model: onnx.ModelProto, feeds=None, **options) -> onnxq.Quantized:
     return onnxq.quantize(model, feeds or [feed(model, seed) for seed in range(4)], onnxq.Config(**options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("family", SCORES)
 def test_scores_are_not_rounded_on_the_scale_of_boxes(family, target):
@@ -46,6 +47,7 @@ def test_scores_are_not_rounded_on_the_scale_of_boxes(family, target):
         assert sqnr(expected, actual) > 39
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("build", [v10, v7_end2end])
 def test_what_picks_the_best_boxes_is_never_quantized(build, target):
@@ -58,6 +60,7 @@ def test_what_picks_the_best_boxes_is_never_quantized(build, target):
     assert not [name for name in found.facts[Plan].integer if name.startswith("decode_")]
 
 
+@pytest.mark.slow
 def test_no_detection_is_no_hindrance():
     model = v7_end2end()
     dark = [{"images": np.zeros((1, 3, 32, 32), np.float32)}, feed(model)]
@@ -78,6 +81,7 @@ def highest(found: onnxq.Quantized) -> float:
     return max(fit.bounds.high for fit in found.facts[FittedRanges].groups.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 3, 7])
 def test_an_outlier_counts_wherever_it_stands(at):
     model = v8()
@@ -86,6 +90,7 @@ def test_an_outlier_counts_wherever_it_stands(at):
     assert highest(quantized(model, feeds, method="minmax")) > 5 * highest(plain)
 
 
+@pytest.mark.slow
 def test_a_dark_image_first_costs_no_memory_and_changes_nothing():
     model = v8()
     dark = {"images": np.full((1, 3, 32, 32), 1e-4, np.float32)}
@@ -95,6 +100,7 @@ def test_a_dark_image_first_costs_no_memory_and_changes_nothing():
     assert max(h.counts.size for h in one.facts[Statistics].histograms.values()) <= 4096
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["entropy", "mse", "uh"])
 def test_no_method_is_minmax_by_another_name(method):
     model = v8()
@@ -107,6 +113,7 @@ def test_no_method_is_minmax_by_another_name(method):
     assert any(narrow[group].bounds.high < 0.9 * wide[group].bounds.high for group in wide)
 
 
+@pytest.mark.slow
 def test_percentile_keeps_both_sides():
     groups = quantized(v8(), method="percentile").facts[FittedRanges].groups.values()
     assert min(fit.bounds.low for fit in groups) < 0

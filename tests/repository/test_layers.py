@@ -116,6 +116,7 @@ def faults(root: Path, order: Sequence[Sequence[str]], only: Mapping[str, Sequen
     return wrong
 
 
+@pytest.mark.slow
 def test_imports_point_down():
     assert faults(ROOT, ORDER, ONLY_IMPORTED_BY) == []
 

@@ -7,6 +7,8 @@ from graphs import copy, csp, feed, shared_weights, v8
 
 from onnxq import Config, quantize
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "ort": (v8, Config(target="ort")),
     "openvino": (v8, Config(target="openvino")),

@@ -58,12 +58,14 @@ def test_errors_share_a_base():
         assert issubclass(getattr(onnxq, name), onnxq.OnnxqError)
 
 
+@pytest.mark.slow
 def test_the_version():
     assert onnxq.__version__ == VERSION
     done = python("-m", "onnxq", "--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"onnxq {VERSION}\n", "")
 
 
+@pytest.mark.slow
 def test_the_help():
     done = python("-m", "onnxq", "--help")
     assert (done.returncode, done.stderr) == (0, "")
@@ -71,6 +73,7 @@ def test_the_help():
     assert "python -m onnxq yolov8n.onnx --calib" in done.stdout
 
 
+@pytest.mark.slow
 def test_passes_are_not_to_be_imported_under_another_name():
     done = python("-c", "import passes")
     assert done.returncode == 1

@@ -58,6 +58,7 @@ def test_all_is_complete(module):
     assert defined - set(public_names(module)) == set()
 
 
+@pytest.mark.slow
 def test_a_public_name_has_one_meaning():
     """Two modules may export the same object, but not two objects under one name, nor may others define the name."""
     meanings: dict[str, set[tuple[str, str]]] = defaultdict(set)

@@ -26,7 +26,6 @@ MANY_FILES = ("passes", "tests/passes")
 """Folders that are a list: a file for each pass."""
 
 WITHOUT_TESTS: dict[str, str] = {
-    "onnxq/version.py": "a constant, which tests/repository/test_package.py reads",
     "onnxq/numerics/arrays.py": "names of types",
 }
 """Modules that need no test file, and why."""

@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -17,6 +19,7 @@ def texts():
                 yield node.value
 
 
+@pytest.mark.slow
 def test_quoted_messages_are_in_the_sources():
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     quoted = re.findall(r"^\| `([^`]+)` \|", page.split("| message contains |")[1], flags=re.MULTILINE)

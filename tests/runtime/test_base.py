@@ -78,6 +78,7 @@ def test_every_conv_is_timed(runtime):
     assert [time.seconds for time in times.values()] == sorted((t.seconds for t in times.values()), reverse=True)
 
 
+@pytest.mark.slow
 def test_times_of_a_quantized_model_show_its_integers(runtime, target):
     model = csp()
     times = runtime.operator_times(quantized(model, target)[0], feed(model), rounds=2)
@@ -85,6 +86,7 @@ def test_times_of_a_quantized_model_show_its_integers(runtime, target):
     assert sum(time.count for name, time in times.items() if name in on_integers) >= 4
 
 
+@pytest.mark.slow
 def test_layers_on_integers(runtime, target):
     model = v8()
     after, facts = quantized(model, target)

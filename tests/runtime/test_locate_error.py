@@ -32,6 +32,7 @@ def found(build, *names, output="output"):
     return first_wrong_layer(model, output, facts[Plan].layers, erring(*names), feed(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", range(6))
 def test_the_layer_is_found_wherever_it_stands(layer):
     name = f"conv{layer}" if layer < 5 else "last"
@@ -56,6 +57,7 @@ def test_only_layers_before_the_output_count():
     assert found(pan, *scales, output="output1") == "conv3"
 
 
+@pytest.mark.slow
 def test_branches_are_followed():
     layers = planned(v8(), OPENVINO)[1].layers
     assert all(found(v8, f"{name}_weight_scale") == name for name in layers)

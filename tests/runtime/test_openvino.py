@@ -51,6 +51,7 @@ def test_layers_without_a_bias_are_known_too():
     assert OpenVino(after).integer_layers(after, layers).wanted == layers
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_float16_and_float64_feeds_are_taken():
     model = csp()

@@ -42,6 +42,7 @@ def cores(request, monkeypatch):
     return request.param
 
 
+@pytest.mark.slow
 def test_of_a_large_model_one_sample_is_in_work_at_once(monkeypatch):
     monkeypatch.setattr("onnxq.runtime.streaming.cores", lambda: 8)
     large = onnx.ModelProto()
@@ -149,6 +150,7 @@ class TestStream:
         # And they do run side by side.
         assert most >= min(2, workers(DOUBLE))
 
+    @pytest.mark.slow
     def test_no_feed_is_kept_once_its_sample_is_done(self, cores):
         alive, most = weakref.WeakSet(), []
 

@@ -61,6 +61,7 @@ def is_between_pairs(model, node):
     return set(read) == {"DequantizeLinear"} and set(behind) == {"QuantizeLinear"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [csp, v8])
 def test_every_operator_has_uint16_in_front_and_behind(build):
     result = quantized(build())
@@ -74,6 +75,7 @@ def test_every_operator_has_uint16_in_front_and_behind(build):
     assert [node.name for node in computing if not is_between_pairs(after, node)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [csp, v8])
 def test_weights_are_int8_and_outputs_keep_their_names(build):
     model = build()
@@ -100,6 +102,7 @@ def with_rounded_weights(model, result):
     return rounded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "least"), [(csp, 75), (v8, 85)])
 def test_16_bits_lose_almost_nothing(build, least):
     """Weights of 8 bits are what costs: with these in the float model too, uint16 is all that differs."""
@@ -140,6 +143,7 @@ def test_widths_that_it_lacks_are_refused(bits, message):
         Config(target="qnn", act_bits=bits)
 
 
+@pytest.mark.slow
 def test_the_command_line_and_the_report_follow(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     onnx.save(v8(), "model.onnx")
@@ -151,6 +155,7 @@ def test_the_command_line_and_the_report_follow(tmp_path, monkeypatch, capsys):
     assert (metadata["onnxq.target"], metadata["onnxq.bits"]) == ("qnn", "W8A16")
 
 
+@pytest.mark.slow
 def test_it_can_be_quantized_again():
     model = v8()
     feeds = [feed(model, seed) for seed in range(4)]

@@ -49,6 +49,7 @@ def put_before(model, name, node):
 # --- what is written has none -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [TENSORRT, NARROW_TENSORRT], ids=["narrow Convs float", "all Convs"])
 @pytest.mark.parametrize("kind", ALL)
 def test_what_is_quantized_for_tensorrt_has_no_violations(kind, target):

@@ -22,6 +22,7 @@ def saved(tmp_path):
     return save
 
 
+@pytest.mark.slow
 def test_a_detector(saved):
     row = matrix.measure(saved(v8()), NO_SPEED)
     assert (row.name, row.made_by, row.family) == ("net", "pytorch 2.5, opset 13", "v8")
@@ -36,6 +37,7 @@ def test_a_detector(saved):
         assert cell.speed is None
 
 
+@pytest.mark.slow
 def test_reasons_are_counted(saved):
     cell = matrix.measure(saved(depthwise_net()), NO_SPEED).cells["openvino"]
     assert cell.floats == {"depthwise Conv": 2}
@@ -63,6 +65,7 @@ def test_what_is_not_as_it_should_be_is_told():
     assert "- net, generic: 2 nodes of the decode are on integers" in text
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_document(saved, tmp_path, capsys):
     document = tmp_path / "matrix.md"
     paths = [str(saved(depthwise_net(), name)) for name in ("one", "two")]

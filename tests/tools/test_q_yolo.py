@@ -73,6 +73,7 @@ FEW = ["--methods", "minmax", "uh", "--bits", "8-8", "4-4", "--activations", "as
 
 
 class TestTables:
+    @pytest.mark.slow
     def test_there_is_a_row_for_each_combination(self, folder, tmp_path, capsys, evaluated):
         combinations = ["--methods", "uh", "--bits", "8-8", "4-8"]
         assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *combinations)) == 0
@@ -87,6 +88,7 @@ class TestTables:
             assert [row[:3] for row in table[3:]] == [[width, kind, "uh"] for width in bits for kind in kinds]
             assert all(row[3][:2] == "10" and row[8][:2] == "60" for row in table[2:])
 
+    @pytest.mark.slow
     def test_the_overview_has_each_ap(self, folder, tmp_path, capsys, evaluated):
         assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *FEW)) == 0
         lines = capsys.readouterr().out.splitlines()
@@ -102,6 +104,7 @@ class TestTables:
             ["narrow", "uh", "10.05", "10.07"],
         ]
 
+    @pytest.mark.slow
     def test_what_stays_float_is_said(self, folder, tmp_path, capsys, evaluated):
         ends = ["--ends", "float", "narrow", "--methods", "uh", "--bits", "4-4", "--activations", "asymmetric"]
         assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *ends)) == 0
@@ -119,6 +122,7 @@ class TestTables:
         assert found["ap_large"] is None  # there is no large object
         assert found["seconds_evaluating"] > 0
 
+    @pytest.mark.slow
     def test_of_a_document_only_the_tables_are_replaced(self, folder, tmp_path, evaluated):
         document = tmp_path / "study.md"
         document.write_text(f"# Head\n\n{q_yolo._BEGIN}\nold\n{q_yolo._END}\n\nFoot\n")
@@ -141,6 +145,7 @@ class TestTables:
 
 
 class TestCache:
+    @pytest.mark.slow
     def test_a_run_that_was_broken_off_goes_on(self, folder, tmp_path, capsys, monkeypatch, evaluated):
         command = arguments(folder, tmp_path / "cache.json", *FEW)
         whole = q_yolo.measure_precision
@@ -162,11 +167,13 @@ class TestCache:
         assert q_yolo.main(command) == 0
         assert len(evaluated) == 7
 
+    @pytest.mark.slow
     def test_what_is_the_same_file_is_evaluated_once(self, folder, tmp_path, evaluated):
         same = ["--methods", "uh, biases corrected", "ours", "--bits", "8-8", "--activations", "asymmetric"]
         assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *same, "--ends", "narrow")) == 0
         assert len(evaluated) == 2  # with the float model
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("more", [["--count", "1"], ["--max-images", "1"]])
     def test_other_data_is_evaluated_anew(self, folder, tmp_path, evaluated, more):
         few = ["--methods", "uh", "--bits", "8-8", "--activations", "asymmetric", "--ends", "narrow"]
@@ -174,6 +181,7 @@ class TestCache:
         assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *few, *more)) == 0
         assert len(evaluated) == 4
 
+    @pytest.mark.slow
     def test_other_code_is_evaluated_anew(self, folder, tmp_path, monkeypatch, evaluated):
         few = ["--methods", "uh", "--bits", "8-8", "--activations", "asymmetric", "--ends", "narrow"]
         assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *few)) == 0
@@ -189,6 +197,7 @@ class TestCache:
 
 
 class TestCosts:
+    @pytest.mark.slow
     def test_what_a_row_says_of_the_sketch(self, folder, tmp_path, evaluated):
         found = subject(folder, tmp_path / "cache.json")
         plain = found.measured(None)
@@ -217,6 +226,7 @@ class TestEnds:
         of_layers = layers(found._prepared, found._head, plan)
         return model, {layer.name: (layer.weight_bits, layer.act_bits) for layer in of_layers}
 
+    @pytest.mark.slow
     def test_all_are_narrow(self, folder, tmp_path):
         model, bits = self.bits(folder, tmp_path, "narrow")
         assert set(bits.values()) == {(4, 4)}
@@ -230,6 +240,7 @@ class TestEnds:
         assert "images" in {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
         assert {node.input[0] for node in model.graph.node if node.op_type == "Clip"} == set(q)
 
+    @pytest.mark.slow
     def test_weights_and_activations_may_differ(self, folder, tmp_path):
         _, bits = self.bits(folder, tmp_path, "narrow", "4-8")
         assert set(bits.values()) == {(4, 8)}
@@ -239,6 +250,7 @@ class TestEnds:
         assert {name for name, pair in bits.items() if pair == (8, 8)} >= {"Conv_0", *LAST}
         assert (4, 4) in bits.values()
 
+    @pytest.mark.slow
     def test_first_and_last_float(self, folder, tmp_path):
         _, bits = self.bits(folder, tmp_path, "float")
         assert {name for name, pair in bits.items() if pair == (32, 32)} == {"Conv_0", *LAST}
@@ -263,6 +275,7 @@ class TestEnds:
 
 
 class TestPicture:
+    @pytest.mark.slow
     def test_has_the_same_bytes_each_time(self, folder, tmp_path, evaluated):
         few = ["--methods", "uh", "--bits", "8-8", "--activations", "asymmetric", "--ends", "narrow"]
         for name in ("one", "two"):

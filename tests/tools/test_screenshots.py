@@ -19,6 +19,7 @@ def script():
     return importlib.import_module("docs.tools.screenshots")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_netron_shows_what_is_said_of_a_node(script, tmp_path):
     model = csp()
@@ -29,6 +30,7 @@ def test_netron_shows_what_is_said_of_a_node(script, tmp_path):
         assert page.picture().size == tuple(script.SCALE * side for side in script.WINDOW)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_netron_opens_what_each_pass_leaves(script, tmp_path):
     config = Config(target="ort", pack="int4", weight_bits=4, reconstruct=False)
@@ -43,6 +45,7 @@ def test_netron_opens_what_each_pass_leaves(script, tmp_path):
             assert drawn >= len(onnx.load(path).graph.node), path.name
 
 
+@pytest.mark.slow
 @needs_browser
 def test_netron_refuses_what_is_no_model(script, tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"no model")
@@ -71,6 +74,7 @@ def test_no_conv_between_two_silus(script):
         script.conv_with_silu(relu_net())
 
 
+@pytest.mark.slow
 def test_the_bounds_of_uh_are_drawn(script, tmp_path):
     model = silu_chain()
     script.draw_bounds(quantize(model, [feed(model)], Config(target="openvino")).facts, tmp_path)
@@ -78,6 +82,7 @@ def test_the_bounds_of_uh_are_drawn(script, tmp_path):
         assert "UH, 8 bits" in (tmp_path / name).read_text()
 
 
+@pytest.mark.slow
 def test_few_bits_lose_what_the_words_beside_the_picture_say(script):
     pixels = np.asarray(script.detections()).astype(int)
     for colour in (FOUND, LOST, NEW):

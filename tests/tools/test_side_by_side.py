@@ -13,6 +13,8 @@ from PIL import Image
 
 from onnxq.runtime import RUNTIMES
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "docs" / "tools" / "side_by_side.py"
 
 

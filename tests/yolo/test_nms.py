@@ -25,6 +25,7 @@ class TestSuppress:
                 kept.append(here)
         return kept
 
+    @pytest.mark.slow
     @given(st.data())
     def test_as_a_plain_loop_does(self, data: st.DataObject) -> None:
         corner, side = st.integers(0, 12), st.integers(0, 12)

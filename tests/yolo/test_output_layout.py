@@ -56,6 +56,7 @@ def test_the_metadata_names_as_many_classes_as_there_are_scores():
         assert detect(with_metadata(model, {"names": ULTRALYTICS["names"]})).outputs == detect(model).outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [v5_raw, separate, lambda: v8(masks=True), classifier])
 def test_a_quantized_model_has_the_head_of_the_float_one(build):
     model = build()
@@ -112,6 +113,7 @@ REAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_real_exports_without_their_metadata(name):
     model = exported(name)

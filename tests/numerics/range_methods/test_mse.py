@@ -8,6 +8,7 @@ from onnxq.numerics.range_methods.mse import mse
 from onnxq.numerics.scheme import Scheme
 
 
+@pytest.mark.slow
 @each_asymmetric
 @each_sample
 def test_is_no_worse_than_any_other_method(scheme, name):

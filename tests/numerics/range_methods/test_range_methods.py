@@ -22,6 +22,7 @@ from onnxq.numerics.silu import SILU_MINIMUM, silu
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 @each_symmetric
 @pytest.mark.parametrize("method", ["uh", "mse"])
 def test_the_bound_is_as_good_as_the_best_of_all_edges(method, scheme):
@@ -148,6 +149,7 @@ def python(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_new_file_is_a_new_method(python, tmp_path):
     done = python({"fifty.py": FIFTY}, "-m", "onnxq", "--help")
     assert done.returncode == 0, done.stderr
@@ -155,6 +157,7 @@ def test_a_new_file_is_a_new_method(python, tmp_path):
     assert "fifty covers half, 50 % of each side; minmax" in " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_a_new_method_can_be_chosen_and_is_compared_in_reports(python, tmp_path):
     demo, result, report = ROOT / "models" / "demo.onnx", tmp_path / "out.onnx", tmp_path / "out.html"
     options = ["--demo", "--count", 2, "-o", result]
@@ -166,6 +169,7 @@ def test_a_new_method_can_be_chosen_and_is_compared_in_reports(python, tmp_path)
     assert "fifty" in report.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "error"),
     [
