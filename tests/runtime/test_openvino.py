@@ -21,7 +21,7 @@ def test_without_the_library_the_remedy_is_named(monkeypatch):
 @needs_openvino
 def test_an_error_is_the_cause_and_not_the_places_that_it_passed():
     model = copy(csp())
-    nodes(model)["conv0"].op_type = "NoSuchOperator"
+    nodes(model)["last"].op_type = "NoSuchOperator"
     with pytest.raises(ModelError) as caught:
         OpenVino(model)
     message = str(caught.value)
