@@ -150,7 +150,9 @@ def test_the_command_line_and_the_report_follow(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     onnx.save(v8(), "model.onnx")
     assert cli.main(["model.onnx", "--target", "qnn", "--count", "2", "--report", "r.json"]) == 0
-    assert "target qnn (QNN), uh, W8A16" in " ".join(capsys.readouterr().out.split())
+    out = " ".join(capsys.readouterr().out.split())
+    assert "target qnn (QNN), uh, W8A16" in out
+    assert "(-v says which and why)" not in out  # no node is float
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["target"], report["act_bits"], report["float"]) == ("qnn", 16, {})
     metadata = {entry.key: entry.value for entry in onnx.load("model.w8a16.onnx").metadata_props}
