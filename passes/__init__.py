@@ -168,8 +168,10 @@ def default(
 def _min_opset(config: Config) -> int:
     """Return the least ONNX opset that the target, its integers of these widths and the options need."""
     target = TARGETS[config.target]
-    weight_widths = {config.weight_bits, ENDS_BITS, *(weight for _, (weight, _) in config.widths)}
-    act_widths = {config.act_bits, ENDS_BITS, *(activation for _, (_, activation) in config.widths)}
+    # At both ends of the network a width is at least ENDS_BITS, as in `placement`.
+    widths = [(bits, max(ENDS_BITS, bits)) for bits in (config.weight_bits, config.act_bits)]
+    weight_widths = {*widths[0], *(weight for _, (weight, _) in config.widths)}
+    act_widths = {*widths[1], *(activation for _, (_, activation) in config.widths)}
     schemes = [*map(target.weight_scheme, weight_widths), *map(target.activation_scheme, act_widths)]
     options = [(config.is_half, to_float16.MIN_OPSET), (config.packs, pack_int4.MIN_OPSET)]
     return max([normalize.MIN_OPSET, target.opset(schemes), *(opset for is_used, opset in options if is_used)])

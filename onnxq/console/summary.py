@@ -37,7 +37,7 @@ def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Li
     for reason, count in floats.most_common():
         table.add_row("", f"{count} float: {reason}")
     others = len(plan.skipped) - floats.total()
-    more = "" if verbose else " (-v says which and why)"
+    more = " (-v says which and why)" if others and not verbose else ""
     table.add_row("other nodes", f"{others} of {len(plan.ops) - len(convs)} float{more}")
     return table
 

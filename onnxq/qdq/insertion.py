@@ -81,7 +81,7 @@ class _Insertion:
     def _activation(self, point: QuantizationPoint) -> list[Node]:
         tensor = self._tensors[point.tensor]
         users = [node for node in map(self._nodes.__getitem__, point.users) if _reads(node, tensor)]
-        if not users and not point.is_output:
+        if not (self._is_float_output(tensor) if point.is_output else users):
             return []
         grid = self._grid.activations[point.tensor]
         name = point.tensor
@@ -100,6 +100,11 @@ class _Insertion:
             quantized = clipped
         nodes.append(self._node("DequantizeLinear", name, [quantized, *parameters], dequantized, grid))
         return nodes
+
+    @staticmethod
+    def _is_float_output(output: Tensor) -> bool:
+        """Return whether no DequantizeLinear makes the output: one does after a first run."""
+        return all(node.op != "DequantizeLinear" for node in output.inputs)
 
     def _behind_the_float(self, output: Tensor, users: list[Node]) -> Tensor:
         """Return a new tensor that the producer of an output of the model makes in its place.

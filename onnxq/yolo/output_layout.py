@@ -68,7 +68,7 @@ UNKNOWN_FAMILY = Family(UNKNOWN, "outputs that no family recognizes", lambda clu
 
 @dataclass(frozen=True)
 class ScoreColumns:
-    """ScoreColumns of a table of boxes.
+    """The columns of a table of boxes that hold class scores.
 
     Attributes:
         first: the first class score; an objectness stands before it if this is 5.

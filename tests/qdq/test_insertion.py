@@ -99,7 +99,7 @@ def test_activations_have_one_scale_of_rank_0(target):
         scale, zero_point = (stored[t] for t in nodes(after)[f"{point.tensor}_QuantizeLinear"].input[1:])
         assert scale.shape == zero_point.shape == ()
         assert scale.dtype == np.float32
-        assert zero_point.dtype == (np.int8 if target is TENSORRT else np.uint8)
+        assert zero_point.dtype == target.activations[0].dtype
         grid = facts[QuantizationParameters].activations[point.tensor]
         assert (scale, zero_point) == (grid.scale, grid.zero_point)
 
@@ -217,7 +217,8 @@ def test_a_single_conv_equals_the_simulation_in_numpy(signed, symmetric, seed, b
 def test_what_a_pair_gives_is_exactly_what_the_grid_gives(bits, target):
     model = csp()
     target = NARROW_TENSORRT if target is TENSORRT else target
-    act_bits = bits if target.clips else 8
+    widest = target.activations[0]
+    act_bits = bits if widest in target.clips else widest.bits
     after, facts = quantized(model, target, act_bits=act_bits, weight_bits=bits)
     points = [p for p in facts[Plan].points if p.users]
     # Much larger values than those of the calibration: the ends of the grids are put to the test.

@@ -52,7 +52,8 @@ def test_every_node_runs_on_integers_or_has_a_reason(name, target):
     excluded=st.sets(st.sampled_from(["re:[02]$", "re:^(mul|sigmoid)0$|relu|concat", "conv0"]), max_size=2),
 )
 def test_every_plan_is_complete(name, target, bits, symmetric, excluded):
-    act_bits = bits[1] if TARGETS[target].clips else 8
+    widest = TARGETS[target].activations[0]
+    act_bits = bits[1] if widest in TARGETS[target].clips else widest.bits
     options = {"weight_bits": bits[0], "act_bits": act_bits, "symmetric": symmetric, "exclude": sorted(excluded)}
     try:
         model, plan = planned(ALL[name](), TARGETS[target], **options)
@@ -85,8 +86,10 @@ def test_every_node_of_a_real_export_runs_on_integers_or_has_a_reason(name, targ
         expected -= near | {n for n in last if tuple(model.nodes[n].inputs[1].shape[2:]) != (1, 1)}
     if target is TENSORRT:
         expected -= last
-    if target is not GENERIC:
+    if target in (ORT, OPENVINO, TENSORRT):
         expected = {n for n in expected if model.nodes[n].attrs.get("group", 1) == 1}
+    if target.quantizes_decode:
+        expected |= {n for n, node in model.nodes.items() if node.op == "Conv"}
     assert {n for n in plan.layers if model.nodes[n].op == "Conv"} == expected
 
 
@@ -115,12 +118,12 @@ def test_a_dropout_is_no_hindrance():
 
 
 @every_target
-def test_the_decode_stays_float(target):
+def test_the_decode_stays_float_unless_the_target_quantizes_it(target):
     for build in (v5, v8, yolox):
         model, plan = planned(build(), target)
         decode = [name for name in model.nodes if name.startswith("decode_")]
         assert decode
-        assert not plan.integer & set(decode)
+        assert bool(plan.integer & set(decode)) == target.quantizes_decode
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -178,7 +181,8 @@ def test_integer_arithmetic_is_left_alone(target):
     for name in ("shape0", "mul1", "add0", "div0", "concat0", "slice0"):
         assert code(plan, name) == "not-float32"
     assert not tensors(plan) & {f"{name}_out" for name in ("shape0", "mul1", "add0", "div0", "concat0", "slice0")}
-    assert ("resize" in plan.integer) == (target in (ORT, GENERIC))
+    rule = target.rules.get("Resize")
+    assert ("resize" in plan.integer) == (rule is not None and rule.output)
     assert_complete(model, plan)
 
 

@@ -10,6 +10,7 @@ from graphs import csp, feed
 from onnxq import Config, quantize
 from onnxq.evaluation.average_precision import ModelPrecision, PrecisionSummary
 from onnxq.evaluation.predictor import Settings
+from onnxq.numerics.range_methods import METHODS
 from onnxq.report.build import build
 from onnxq.report.html import to_html
 from onnxq.report.schema import Finding, FloatNode, HigherPrecisionEntry, OperatorCounts, SearchEntry, TrialEntry
@@ -91,7 +92,7 @@ class TestContents:
         for plot in plots:
             rows = [words(row[0]) for row in plot.iter("tr")]
             assert rows[1].startswith("chosen: ")
-            assert rows[2:] == ["entropy", "minmax", "mse", "percentile", "uh"]
+            assert rows[2:] == list(METHODS)
 
     def test_weights_with_a_curve_of_their_scales(self, report):
         page = read(report)

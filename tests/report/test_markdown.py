@@ -6,6 +6,7 @@ from graphs import csp, feed
 
 from onnxq import Config, quantize
 from onnxq.evaluation.mixed_precision import HigherPrecision, SearchResult
+from onnxq.numerics.range_methods import METHODS
 from onnxq.report.build import build
 from onnxq.report.content import Curve, Plots, Table, sections
 from onnxq.report.markdown import to_markdown
@@ -70,7 +71,7 @@ class TestContents:
 
     def test_sqnr_of_each_method(self, report):
         head, *rows = tables(to_markdown(report))["Values and ranges, worst first"]
-        assert head == ["tensor", "same scale", "chosen", "entropy", "minmax", "mse", "percentile", "uh"]
+        assert head == ["tensor", "same scale", "chosen", *METHODS]
         [plots] = [block for section in sections(report) for block in section.blocks if isinstance(block, Plots)]
         assert len(rows) == len(plots.plots) == len(report.values)
         sqnr = {a.tensor: a.sqnr for a in report.activations}

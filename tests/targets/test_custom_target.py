@@ -15,7 +15,9 @@ from onnxq.api import quantize
 from onnxq.config import Config
 from onnxq.errors import ConfigError
 from onnxq.facts import Plan, QuantizationParameters
+from onnxq.ir import Model
 from onnxq.numerics.scheme import INT8, UINT8, UINT16
+from onnxq.qdq.insertion import insert_qdq
 from onnxq.targets import GENERIC, TARGETS, Role, Rule, Target
 
 QNN = Target(
@@ -148,7 +150,9 @@ def test_the_command_line_and_the_report_follow(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     onnx.save(v8(), "model.onnx")
     assert cli.main(["model.onnx", "--target", "qnn", "--count", "2", "--report", "r.json"]) == 0
-    assert "target qnn (QNN), uh, W8A16" in " ".join(capsys.readouterr().out.split())
+    out = " ".join(capsys.readouterr().out.split())
+    assert "target qnn (QNN), uh, W8A16" in out
+    assert "(-v says which and why)" not in out  # no node is float
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["target"], report["act_bits"], report["float"]) == ("qnn", 16, {})
     metadata = {entry.key: entry.value for entry in onnx.load("model.w8a16.onnx").metadata_props}
@@ -182,6 +186,21 @@ def test_reconstruction_needs_symmetric_signed_weights(monkeypatch):
     assert not Config(target="qnn", weight_bits=4).reconstructs
     with pytest.raises(ConfigError, match=r"^reconstruct: weights for QNN are not symmetric signed integers; leave"):
         Config(target="qnn", weight_bits=4, reconstruct=True)
+
+
+def test_16_bits_can_be_the_only_width(monkeypatch):
+    monkeypatch.setitem(TARGETS, "qnn", replace(QNN, activations=(UINT16,)))
+    after = quantized(csp()).model
+    assert zero_point_types(after) == {TensorProto.UINT16}
+    assert [entry.version for entry in after.opset_import if entry.domain == ""] == [21]
+
+
+@pytest.mark.parametrize("build", [csp, v8])
+def test_a_second_insertion_adds_nothing(build):
+    """Outputs that are quantized are made by a DequantizeLinear already."""
+    result = quantized(build())
+    again = Model(result.model)
+    assert insert_qdq(again, result.facts[Plan], result.facts[QuantizationParameters]) == 0
 
 
 def test_what_a_float_node_reads_and_an_output_with_consumers():

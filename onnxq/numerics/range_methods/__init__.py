@@ -29,7 +29,7 @@ def _find_methods(modules: Iterable[str]) -> dict[str, RangeMethod]:
     for module in sorted(modules):
         method = getattr(importlib.import_module(f"{__name__}.{module}"), "METHOD", None)
         if not isinstance(method, RangeMethod):
-            raise TypeError(f"{__name__}.{module}: METHOD is not a RangeMethod; define it as in minmax.py")
+            raise TypeError(f"{__name__}.{module}: METHOD is not a RangeMethod; define it as in percentile.py")
         if method.name in methods:
             raise ValueError(f"{__name__}.{module}: there is a method {method.name!r} already; choose another name")
         methods[method.name] = method

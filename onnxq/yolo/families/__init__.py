@@ -1,7 +1,11 @@
 """Head families: one file per family, with the record of all that is known of it.
 
 To add a family, write its file with a `Family`, and put the record into `STAGES`. The `--family` choices, recognition,
-decode, class count and preprocessing follow from the record.
+decode, class count and preprocessing follow from the record. A stage is tried after the stages above it, so a family
+that takes a shape of others stands before them. Templates, by what a row of the output is:
+
+- a cell of a grid, boxes and scores apart: `separate`; in one table: `v5`
+- a finished detection of one of the images: `nms_rows`; of the image of its table: `end2end`
 """
 
 from dataclasses import replace

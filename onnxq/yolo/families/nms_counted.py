@@ -15,7 +15,7 @@ def _recognize(clues: Clues, output: str) -> OutputLayout | None:
     if not is_list or len(counts) != 1 or not has_nms:
         return None
     rows, count = shape_text(shape), shape_text(clues.shapes[counts[0]])
-    why = f"output {rows} has finished boxes with class and score, and {count} how many each picture has"
+    why = f"output {rows} has finished boxes with class and score, and {count} how many each image has"
     return OutputLayout(NMS_COUNTED, "detect", (counts[0], output), why)
 
 

@@ -12,7 +12,7 @@ def _recognize(clues: Clues, output: str) -> OutputLayout | None:
     is_list = len(shape) == 2 and shape[1] == 7 and clues.is_float(output)
     if not is_list or not any(node.op_type == "NonMaxSuppression" for node in clues.graph.node):
         return None
-    why = f"output {shape_text(shape)} has finished boxes with picture, score and class"
+    why = f"output {shape_text(shape)} has finished boxes with image, score and class"
     return OutputLayout(NMS_ROWS, "detect", (output,), why)
 
 
@@ -31,5 +31,5 @@ NMS_ROWS = Family(
     _recognize,
     _read,
     is_finished=True,
-    tells_batch=False,
+    tells_batch=False,  # the first axis counts boxes, not images
 )

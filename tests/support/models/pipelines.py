@@ -19,7 +19,7 @@ from onnxq.passes.fold_batch_norm import FoldBatchNorm
 from onnxq.passes.fold_constants import FoldConstants
 from onnxq.passes.infer_shapes import InferShapes
 from onnxq.passes.insert_qdq import InsertQdq
-from onnxq.passes.normalize import Normalize
+from onnxq.passes.normalize import MIN_OPSET, Normalize
 from onnxq.passes.observe import Observe
 from onnxq.passes.plan_quantization import PlanQuantization
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
@@ -56,9 +56,9 @@ def rewrite_checked(step: Rewrite, model: onnx.ModelProto) -> tuple[onnx.ModelPr
     return after, edits
 
 
-def preparing() -> list[Pass]:
+def preparing(least_opset: int = MIN_OPSET) -> list[Pass]:
     """Return the rewrites before all analyses."""
-    return [Normalize(), InferShapes(), ToFloat32(), FoldConstants(), FoldBatchNorm()]
+    return [Normalize(least_opset), InferShapes(), ToFloat32(), FoldConstants(), FoldBatchNorm()]
 
 
 def prepared(model: onnx.ModelProto) -> Model:
@@ -103,7 +103,7 @@ def quantizing(
     """
     data = samples([feed(model, seed) for seed in range(4)])
     return [
-        *preparing(),
+        *preparing(max(MIN_OPSET, target.min_opset, target.activations[0].opset)),
         FindDecode(),
         PlanQuantization(target, **options),
         Observe(data),
