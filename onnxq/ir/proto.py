@@ -43,7 +43,7 @@ def _is_large(tensor: onnx.TensorProto) -> bool:
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of the model without its large constants; it fits into one message, whatever the model's size."""
+    """Return a copy of the model without its large constants; it fits into one message at any size of the model."""
     shell = onnx.ModelProto()
     copy_fields(proto, shell, "graph")
     copy_fields(proto.graph, shell.graph, "initializer")

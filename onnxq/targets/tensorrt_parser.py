@@ -2,7 +2,7 @@
 
 "Parser" is onnx/onnx-tensorrt for TensorRT 10 (`QuantDequantLinearHelper` and the importers in `onnxOpImporters.cpp`,
 `docs/operators.md`); "guide" is "Explicit Quantization" in NVIDIA's documentation of TensorRT. Some rules are stricter
-than the parser: they also cover what it reads in another sense than ONNX, and what the builder refuses or miscomputes.
+than the parser: they also cover files that it misreads, and files that the builder refuses or miscomputes.
 """
 
 import itertools
