@@ -1,4 +1,4 @@
-"""Writing files: a file is replaced whole or not at all."""
+"""Writing files atomically: a file is replaced as a whole or not at all."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def _check_is_file(path: Path) -> None:
     if os.path.isdir(path):
         raise ConfigError(f"{path}: is a folder; give the name of a file")
     if os.path.exists(path) and not os.path.isfile(path):
-        # Renaming would put a file in the place of, for example, /dev/null.
+        # Renaming would replace, for example, /dev/null by a file.
         raise ConfigError(f"{path}: is a device or a pipe; give the name of a file")
 
 

@@ -1,4 +1,4 @@
-"""quantize(): takes a float model, returns the quantized model and all facts found on the way."""
+"""The library: `quantize` takes a float model and returns the quantized model with all facts."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ class Quantized:
 
     Attributes:
         model: the quantized model, with the inputs, outputs and metadata of the float model, and `onnxq.*` metadata.
-        facts: what the analyses found, by type: `facts[Plan]`, `facts[FittedRanges]`, `facts[Verification]` ...
+        facts: the results of the analyses by type: `facts[Plan]`, `facts[FittedRanges]`, `facts[Verification]` ...
         detector: the recognized inputs and outputs, and how an image becomes an input.
         samples: the calibration data; None if statistics were given.
         timings: name of a pass -> seconds.
@@ -91,9 +91,9 @@ def quantize(
         facts: given from outside; the analyses that would find them are skipped. With `load_statistics(path)` nothing
             is calibrated; the result is then compared with the float model only if a `Probe` is given too.
         hooks: called after each pass.
-        sensitivity: also measure the effect of quantizing each piece of the network alone; the data is read again, and
+        sensitivity: also measure the effect of quantizing each piece of the network alone. The data is read again, and
             the result has the fact `Sensitivities`.
-        progress: called as the work goes on.
+        progress: called with the stage and its progress.
 
     Raises:
         ModelError: the model cannot be read or quantized.
@@ -124,7 +124,7 @@ def quantize(
 
 
 def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> tuple[Plan, Detector]:
-    """Return what would be quantized and why the rest would not, and the detector; no data is needed.
+    """Return the plan of `quantize`, with the reason of each float node, and the detector; no data is needed.
 
     Raises:
         ModelError: the model cannot be read or quantized.
@@ -152,18 +152,18 @@ def cut_decode(model: str | Path | onnx.ModelProto, config: Config | None = None
 
 
 def _load_runnable(model: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, UnsupportedTail | None]:
-    """Return the part of the model that onnxruntime runs, and the operators at its end that it does not know."""
+    """Return the part of the model that onnxruntime can run, and the operators at its end that it does not know."""
     front, tail = detach(load(model))
     if tail is not None:
         log.warning(
-            "onnxruntime does not know %s: left as it is, and what stands before it is quantized and compared",
-            ", ".join(tail.opaque),
+            "onnxruntime does not know %s: it stays as it is; only the part before it is quantized and compared",
+            ", ".join(tail.unsupported),
         )
     return front, tail
 
 
 def open_data(data: object, original: onnx.ModelProto, detector: Detector, config: Config) -> Samples:
-    """Open calibration data for a model; `quantize` lists what it may be.
+    """Open calibration data for a model, in any form that `quantize` takes.
 
     Raises:
         DataError: the data cannot be used.

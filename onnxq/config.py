@@ -1,4 +1,4 @@
-"""Every option that decides what is written, once: the command line's flags are made from these fields."""
+"""Options that affect the quantized model; the flags of the command line are derived from these fields."""
 
 import dataclasses
 import re
@@ -37,7 +37,7 @@ WEIGHT_METHODS = ("minmax", "mse")
 _IMAGES = 100
 
 _IMAGES_TO_RECONSTRUCT = 200
-"""At 4 bits YOLOv5n keeps two points of AP more than with half of them."""
+"""At 4 bits YOLOv5n keeps two points of AP more than with 100 images."""
 
 
 def _option(default: Any, help: str, choices: Collection[str | int] | None = None, metavar: str | None = None) -> Any:
@@ -47,21 +47,21 @@ def _option(default: Any, help: str, choices: Collection[str | int] | None = Non
 _METHODS = "; ".join(f"{method.name} {method.summary}" for method in METHODS.values()).replace("%", "%%")
 
 _WIDTHS = f"{MIN_BITS}..{max(each.bits for t in TARGETS.values() for each in (*t.weights, *t.activations))}"
-"""What the help shows; which widths a target has is checked for each."""
+"""Widths in the help text; each target restricts them further."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """How to quantize.
+    """Options of a quantization.
 
     Raises:
-        ConfigError: a value is not among an option's choices, or options do not go together.
+        ConfigError: a value is not among the choices of its option, or options exclude each other.
     """
 
     target: str = _option("ort", "runtime that the result is for", TARGETS)
     method: str = _option(
         AUTO,
-        f"how the ranges of activations are chosen: {_METHODS}; {BY_OUTPUTS} is the one with the least error in the "
+        f"how the ranges of activations are chosen: {_METHODS}; {BY_OUTPUTS} minimizes the error in the "
         f"outputs of the layers; auto: uh, with reconstruction {BY_OUTPUTS}",
         (AUTO, *METHODS, BY_OUTPUTS),
     )
@@ -70,7 +70,7 @@ class Config:
     act_bits: int = _option(None, "width of activations; default: the target's, 8", None, _WIDTHS)
     bits: tuple[str, ...] = _option((), "widths of single nodes, of weight and input", None, "NODE=W/A")
     symmetric: bool = _option(False, "put the zero points of activations in the middle of their integers")
-    equalize: bool = _option(True, "balance the channels of each layer where weights can undo it exactly (on)")
+    equalize: bool = _option(True, "balance the channels of each layer if weights can undo it exactly (on)")
     reconstruct: bool | None = _option(
         None,
         f"reconstruct each layer on its quantized input; default: only below {RECONSTRUCT_BELOW} bits (needs --calib)",
@@ -129,7 +129,7 @@ class Config:
         return TARGETS[self.target]
 
     def _check_kinds(self) -> None:
-        """Refuse what is easily given instead of a tuple or a number."""
+        """Refuse values that are easily given instead of a tuple or a number."""
         for name in ("bits", "exclude", "include"):
             value: object = getattr(self, name)
             if isinstance(value, str):
@@ -190,13 +190,13 @@ class Config:
 
     @property
     def images(self) -> int:
-        """How many calibration images are taken."""
+        """Number of calibration images to take."""
         default = _IMAGES_TO_RECONSTRUCT if self.reconstructs else _IMAGES
         return default if self.count is None else self.count
 
     @property
     def method_used(self) -> str:
-        """`method`, or what `auto` stands for."""
+        """`method`, with `auto` resolved."""
         if self.method != AUTO:
             return self.method
         return BY_OUTPUTS if self.reconstructs else "uh"
@@ -218,7 +218,7 @@ class Config:
 
     @property
     def flags(self) -> list[str]:
-        """The options that are not the default, as the command line takes them."""
+        """The options that differ from the default, as words of the command line."""
         default = Config(target=self.target)
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         changed = [name for name, value in values.items() if value != getattr(default, name)]
@@ -227,7 +227,7 @@ class Config:
 
     @property
     def suffix(self) -> str:
-        """What the name of the result ends with: `int8`, or the widths, such as `w4a8`."""
+        """Suffix of the name of the result: `int8`, or the widths, such as `w4a8`."""
         is_int8 = self.weight_bits == self.act_bits == INT8.bits
         return "int8" if is_int8 else f"w{self.weight_bits}a{self.act_bits}"
 

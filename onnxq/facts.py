@@ -53,7 +53,7 @@ class Reason:
 
     Attributes:
         code: stable name of the reason, one of `onnxq.qdq.reasons.Code`.
-        text: the code and the numbers of this node, `stem: 16 channels at 320 x 320, integer kernels save no time`.
+        text: the code and the numbers of this node: `stem: 16 channels at 320 x 320, integer kernels save no time`.
     """
 
     code: str
@@ -74,9 +74,9 @@ class QuantizationPoint:
         users: names of the nodes that read the dequantized tensor; all other nodes read the float tensor.
         sources: tensors whose values together are those of this tensor: itself, or the tensors from which operators
             that only move values (MaxPool, Resize, Concat ...) take them. Empty if the range is known without data.
-        silu_input: only x * sigmoid(x) reads it, so its error counts in that product.
+        silu_input: its only use is x * sigmoid(x), so its error is measured in that product.
         silu_output: it is x * sigmoid(x), which is never below -0.27846454.
-        known: its range, if that is known without data.
+        known: its range, if it is known without data.
         is_output: it is an output of the model, and the dequantized tensor takes its place.
     """
 
@@ -108,13 +108,13 @@ class QuantizedWeight:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be quantized and how, and why the rest stays float.
+    """The tensors, weights and nodes to quantize, and the reasons why other nodes stay float.
 
     Attributes:
         points: the activations.
         weights: the weights.
-        integer: names of the nodes that are to run on integers.
-        layers: names of those among them that have quantized weights, in the graph's order.
+        integer: names of the nodes that will run on integers.
+        layers: names of the nodes among them that have quantized weights, in the graph's order.
         skipped: name of every other node -> reason.
         ops: name of every node -> operator.
     """
@@ -127,7 +127,7 @@ class Plan:
     ops: Mapping[str, str] = field(default_factory=dict)
 
     def observed(self) -> dict[str, QuantizationPoint]:
-        """Return the tensors of which a histogram is needed, each with its own point."""
+        """Return the tensors that need a histogram, each with its own point."""
         own = {point.tensor: point for point in self.points}
         return {name: own[name] for point in own.values() for name in point.sources}
 
@@ -152,7 +152,7 @@ class Statistics:
     Attributes:
         histograms: tensor -> histogram of its values over all samples.
         samples: number of samples that were run.
-        digest: of the prepared graph that they were run through.
+        digest: of the prepared graph that ran.
         means: tensor -> mean of each channel over all samples, float64 (channels,).
     """
 
@@ -162,10 +162,10 @@ class Statistics:
     means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def of(self, tensors: Iterable[str]) -> Histogram:
-        """Return the histogram of the values of several tensors, at least one; the tensor's own if there is one only.
+        """Return the histogram of the values of one or more tensors; that of a single tensor is not copied.
 
         Raises:
-            DataError: there is no histogram of one of them.
+            DataError: a tensor has no histogram.
         """
         first, *others = map(self._of_tensor, tensors)
         if not others:
@@ -178,7 +178,7 @@ class Statistics:
     def _of_tensor(self, tensor: str) -> Histogram:
         if tensor not in self.histograms:
             raise DataError(
-                f"the calibration holds nothing of tensor {tensor!r}: it was made for another target or with other "
+                f"the calibration has no tensor {tensor!r}: it was made for another target or with other "
                 "options; calibrate again"
             )
         return self.histograms[tensor]
@@ -189,7 +189,7 @@ class Probe:
     """A few samples, on which the finished model is compared with the float model.
 
     Attributes:
-        feeds: input name -> array, of each sample; none where the statistics were given from outside.
+        feeds: input name -> array, of each sample; empty if the statistics were given from outside.
     """
 
     feeds: tuple[NamedArrays, ...] = ()
@@ -220,7 +220,7 @@ class FittedRange:
         sqnr: expected signal-to-quantization-noise ratio in dB of the group's values, or of x * sigmoid(x) if a SiLU
             reads them; nan if it is not known.
         clipped: share of the values outside the range, 0 to 1.
-        method: how it was chosen.
+        method: name of the method that chose it.
     """
 
     bounds: Range
@@ -238,7 +238,7 @@ class FittedRanges:
 
 @dataclass(frozen=True)
 class QuantizationParameters:
-    """The scale and zero point of everything that is quantized.
+    """The scales and zero points of all quantized tensors and weights.
 
     Attributes:
         activations: tensor of a point -> its scale and zero point.
@@ -267,7 +267,7 @@ class Reconstruction:
     Attributes:
         weights: name of a weight -> its scales and its integers, which need not be the nearest ones.
         biases: layer -> its bias, float32 (output channels,).
-        activations: tensor -> its scale and zero point, if another range was found better than the fitted one.
+        activations: tensor -> its scale and zero point, if another range gives less error than the fitted one.
     """
 
     weights: dict[str, tuple[QParams, NDArray[np.generic]]]
@@ -279,7 +279,7 @@ class Reconstruction:
         return replace(self, biases={name: bias for name, bias in self.biases.items() if name in names})
 
     def over(self, fitted: QuantizationParameters) -> QuantizationParameters:
-        """Return the fitted parameters with those of the reconstruction in their place."""
+        """Return the fitted parameters, replaced by those of the reconstruction where it has any."""
         weights = {name: qparams for name, (qparams, _) in self.weights.items()}
         return QuantizationParameters({**fitted.activations, **self.activations}, {**fitted.weights, **weights})
 
@@ -292,7 +292,7 @@ class LayerSensitivity:
         nodes: names of its nodes, the layer first.
         sqnr: of the output with the most noise, dB; inf if nothing changes.
         moved: 1 - IoU of the boxes with those of the float model, averaged over the detected objects, 0 to 1; nan if
-            the outputs are not understood.
+            the outputs are of no known family.
     """
 
     nodes: tuple[str, ...]
@@ -324,11 +324,11 @@ class Verification:
     Attributes:
         sqnr: output -> SQNR of the quantized model against the float model over the `Probe`, dB; in the target's
             runtime if it is installed, else in onnxruntime.
-        simulated: the same with every node computed exactly as the file says, without optimization.
+        simulated: the same with every node computed exactly as the file defines it, without optimization.
         runtime: name of the target's runtime; empty if it is not installed.
         fused: number of the plan's layers that it runs on integers; None if `runtime` is empty.
         unfused: names of the plan's layers that it runs in float.
-        warnings: what the user should know, a sentence each.
+        warnings: one sentence for each fault of the finished model.
     """
 
     sqnr: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""The pass manager; it knows nothing of quantization.
+"""The pass manager; it is independent of quantization.
 
 A `Rewrite` edits the graph and returns the number of edits. An `Analysis` reads the graph and returns one frozen
 fact, or a tuple of facts; facts are stored by their type. An edit forgets all earlier facts except those that the
@@ -27,7 +27,7 @@ class Facts:
     """The results of the analyses, at most one fact of each type.
 
     Args:
-        pinned: facts given from outside; they are never found again and never forgotten.
+        pinned: facts given from outside; they are never replaced or forgotten.
     """
 
     def __init__(self, pinned: Iterable[object] = ()) -> None:
@@ -155,8 +155,7 @@ class Pipeline:
 
     Args:
         passes: run from first to last.
-        pinned: facts given from outside. An analysis that would find one of them is skipped, and finds none of the
-            others either.
+        pinned: facts given from outside. An analysis that gives one of them is skipped as a whole.
         hooks: called after each pass.
 
     Raises:
@@ -198,7 +197,7 @@ def _check_order(passes: Sequence[Pass], pinned: set[type]) -> None:
     """Follow the facts through the passes as if every rewrite edited the graph, and refuse the first that is missing.
 
     A fact that a pass uses may be absent if no earlier pass gives it. If one does and a rewrite forgets it, the pass
-    would do without it silently, so the order is refused.
+    would silently run without it, so the order is refused.
     """
     known = set(pinned)
     forgotten_by: dict[type, str] = {}

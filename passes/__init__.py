@@ -54,7 +54,7 @@ LOWERING: dict[str, type[Rewrite]] = {step.name: step for step in (PointwiseToMa
 
 
 def prepare(config: Config, min_opset: int = normalize.MIN_OPSET) -> list[Pass]:
-    """The passes that bring a float model into one form and find its decode."""
+    """Return the passes that bring a float model into a common form and find its decode."""
     return [
         Normalize(min_opset, quantized=config.requantize),
         *([StripQdq()] if config.requantize else []),
@@ -71,7 +71,7 @@ def prepare(config: Config, min_opset: int = normalize.MIN_OPSET) -> list[Pass]:
 
 
 def decide(config: Config) -> list[Pass]:
-    """The pass that decides what is quantized; it needs no data."""
+    """Return the pass that plans the quantization; it needs no data."""
     return [
         PlanQuantization(
             TARGETS[config.target],
@@ -94,7 +94,7 @@ def calibrate(
     sensitivity: bool = False,
     progress: Progress = silent,
 ) -> list[Pass]:
-    """The passes that find scales, zero points, weights and biases from data; arguments as in `default`."""
+    """Return the passes that find scales, zero points, weights and biases from data; arguments as in `default`."""
     adjusts_ranges = config.method_used == BY_OUTPUTS
     return [
         Observe(samples, progress),
@@ -111,27 +111,27 @@ def calibrate(
 
 
 def write(config: Config) -> list[Pass]:
-    """The passes that put Q/DQ, integer weights and doc strings into the graph."""
+    """Return the passes that put Q/DQ, integer weights and doc strings into the graph."""
     return [InsertQdq(), WriteDocs(), *([ToFloat16()] if config.is_half else [])]
 
 
 def lower(target: Target) -> list[Pass]:
-    """The passes that rewrite the quantized graph for one runtime, and then remove what is left unused."""
+    """Return the passes that rewrite the quantized graph for one runtime and then remove unused nodes."""
     return [*(LOWERING[name]() for name in target.lowering), RemoveUnused()]
 
 
 def check(original: onnx.ModelProto, target: Target, progress: Progress = silent) -> list[Pass]:
-    """The pass that checks the finished model; arguments as in `default`."""
+    """Return the pass that checks the finished model; arguments as in `default`."""
     return [Verify(original, target, progress)]
 
 
 def prepare_and_plan(config: Config) -> list[Pass]:
-    """All passes up to the plan, none of which needs data."""
+    """Return all passes up to the plan, none of which needs data."""
     return [*prepare(config, _min_opset(config)), *decide(config)]
 
 
 def prepare_and_cut(config: Config) -> list[Pass]:
-    """The passes that make a float model without its decode."""
+    """Return the passes that turn a float model into one without its decode."""
     return [*prepare(config), CutDecode()]
 
 
@@ -144,15 +144,15 @@ def default(
     sensitivity: bool = False,
     progress: Progress = silent,
 ) -> list[Pass]:
-    """All passes, in order.
+    """Return all passes, in order.
 
     Args:
         config: the options.
         original: the float model, to compare the result with.
         samples: the calibration data; None if `Statistics` and `Probe` are given.
-        detector: what the model was recognized as; reconstruction and sensitivity look at the objects it sees.
-        sensitivity: measure the cost of each piece of the network.
-        progress: receives how far the work is.
+        detector: the recognized inputs and outputs; reconstruction and sensitivity use the objects that it detects.
+        sensitivity: measure the effect of quantizing each piece of the network alone.
+        progress: called with the stage and its progress.
     """
     target = TARGETS[config.target]
     return [
@@ -166,7 +166,7 @@ def default(
 
 
 def _min_opset(config: Config) -> int:
-    """Return the least ONNX opset that the target, its integers of these widths and the options need."""
+    """Return the lowest ONNX opset that the target, its integers of these widths and the options need."""
     target = TARGETS[config.target]
     # At both ends of the network a width is at least ENDS_BITS, as in `placement`.
     widths = [(bits, max(ENDS_BITS, bits)) for bits in (config.weight_bits, config.act_bits)]

@@ -1,4 +1,4 @@
-"""compute-qparams: scales and zero points of weights and activations."""
+"""compute-qparams: computes scales and zero points of weights and activations."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from onnxq.qdq.weight_qparams import minimum_scale, weight_qparams
 
 
 class ComputeQparams(Analysis[QuantizationParameters]):
-    """Computes scales and zero points: of weights per output channel, of activations from the fitted ranges.
+    """Computes scales and zero points of weights (per output channel) and of activations (from the fitted ranges).
 
     Args:
         method: "minmax" covers every weight (as in Q-YOLO), "mse" takes the bounds with the least squared error.

@@ -1,4 +1,4 @@
-"""correct-bias: rounding weights shifts the mean output of a Conv; its bias takes the shift back."""
+"""correct-bias: corrects biases for the shift of the mean output that rounding the weights causes."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from onnxq.pipeline import Analysis, Facts
 
 
 class CorrectBias(Analysis[CorrectedBiases]):
-    """Finds biases with which the mean outputs of Convs are those of the float weights.
+    """Computes biases with which the mean outputs of Convs equal those of the float weights.
 
     With W' the rounded weight and E[x] the mean of each input channel over the calibration data, the output is shifted
     by the sum over c and k of (W' - W)[o, c, k] E[x_c] (Nagel et al., arXiv 1906.04721, section 4.2, for the error of
@@ -35,14 +35,14 @@ class CorrectBias(Analysis[CorrectedBiases]):
                 if node.op != "Conv" or mean is None or not has_plain_bias(node):
                     continue
                 values = np.asarray(constant(node.inputs[1]), np.float32)
-                grid = weights[weight.tensor]
-                error = np.asarray(grid.dequantize(grid.quantize(values)) - values, np.float64)
+                qparams = weights[weight.tensor]
+                error = np.asarray(qparams.dequantize(qparams.quantize(values)) - values, np.float64)
                 biases[node.name] = (_bias(node) - _shift(error, mean)).astype(np.float32)
         return CorrectedBiases(biases)
 
 
 def _mean(tensor: Tensor, means: Mapping[str, Float64Array]) -> Float64Array | None:
-    """Return the mean of each channel, float64 (channels,): observed, or from the inputs of a Concat or Resize."""
+    """Return the mean of each channel, float64 (channels,), observed or taken from the inputs of a Concat or Resize."""
     if tensor.name in means:
         return means[tensor.name]
     source = producer(tensor)

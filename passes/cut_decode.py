@@ -1,4 +1,4 @@
-"""cut-decode: the model ends at its last layers, as toolchains with a quantizer of their own need it."""
+"""cut-decode: ends the model at its last layers, for toolchains with a quantizer of their own."""
 
 from onnxq.facts import DecodeBoundary
 from onnxq.ir import Model

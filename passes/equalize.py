@@ -38,7 +38,7 @@ _ROUNDS = 100
 """Greatest number of iterations."""
 
 _CONVERGED = 1e-3
-"""The iteration ends when no channel moves further than this against the others of its layer, in octaves."""
+"""The iteration ends when no channel moves further than this relative to its layer, in octaves."""
 
 _LEAST_SPREAD = 0.7
 """Least spread of the scales of a layer's channels that is worth an edit, root mean square in octaves."""
@@ -60,14 +60,14 @@ class Equalize(Rewrite):
     - Add of two tensors, whose channels then share their scales
 
     A channel keeps its scale if anything else reads it: another operator, an output of the model, a subgraph, or a
-    layer that shares its weights. Apart from float32 rounding the model computes the same.
+    layer that shares its weights. The model computes the same function, apart from float32 rounding.
 
     The scales minimize the sum of squares of all weights and biases, a convex function of their logarithms. At the
     minimum the weights that produce a channel and the weights that read it have equal norms; the paper compares ranges,
-    but norms tell more about the activation. The mean magnitude of a layer's output is kept, because weights tell too
-    little about the outputs of different layers. Layers whose channels are nearly equal are left alone: there
-    equalizing lost about as often as it gained. No data is needed, so saved statistics fit the graph whatever data
-    they were made from.
+    but norms predict the activation better. The mean magnitude of a layer's output is kept, because weights say too
+    little about the outputs of different layers. Layers whose channels are nearly equal stay: in trials, equalizing
+    them lost accuracy about as often as it gained. The pass needs no data, so saved statistics fit the graph
+    regardless of their data.
     """
 
     name = "equalize"

@@ -38,16 +38,16 @@ def _is_over_columns(softmax: Node) -> bool:
 
 
 def _expand(softmax: Node, builder: Builder, opset: int) -> list[Node]:
-    """Return the nodes that replace it; it is detached from its tensors."""
+    """Return the nodes that replace a Softmax; it is detached from its tensors."""
     x, y, axis, name = softmax.inputs[0], softmax.outputs[0], softmax.attrs.get("axis", -1), softmax.name
     softmax.inputs.clear()
     softmax.outputs.clear()
     axes = builder.constant(f"{name}_axes", np.array([axis], np.int64))
 
     def step(op: str, inputs: list[Tensor], output: Tensor | None = None, **attrs: object) -> Tensor:
-        made = output or builder.variable(f"{name}_{op}_output", x.dtype)
-        nodes.append(builder.node(op, f"{name}_{op}", inputs, [made], **attrs))
-        return made
+        result = output or builder.variable(f"{name}_{op}_output", x.dtype)
+        nodes.append(builder.node(op, f"{name}_{op}", inputs, [result], **attrs))
+        return result
 
     nodes: list[Node] = []
     if opset < _REDUCE_MAX_TAKES_AXES:

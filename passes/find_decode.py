@@ -1,4 +1,4 @@
-"""find-decode: where the network ends and the decode begins, by the structure of the graph alone."""
+"""find-decode: finds where the network ends and the decode begins, from the structure of the graph."""
 
 import math
 
@@ -8,10 +8,10 @@ from onnxq.ir import LAYERS, MOVES_VALUES, QDQ_OPS, Model, Node, ancestors, cons
 from onnxq.pipeline import Analysis, Facts
 
 _SOFTMAX_CARRIERS = MOVES_VALUES - QDQ_OPS - {"Concat", "Gather"}
-"""Between a Softmax and its projection: each value of the output comes from one input, so the way back is one way."""
+"""Operators between a Softmax and its projection; each has a single data input, so the path back is unique."""
 
 _SMALL_MATRIX = 64
-"""Elements up to which a constant matrix changes coordinates (4 x 4 for boxes) and is not a layer."""
+"""Elements up to which a constant matrix is a change of coordinates (4 x 4 for boxes) rather than a layer."""
 
 
 class FindDecode(Analysis[DecodeBoundary]):

@@ -14,10 +14,10 @@ from onnxq.qdq.tensor_result import expected
 class FitRanges(Analysis[FittedRanges]):
     """Chooses one range per group of points.
 
-    - A range that is known without data is taken as it is.
-    - The model's inputs take the observed minimum and maximum: images have no outliers.
-    - The input of a SiLU takes the range with the least error in x * sigmoid(x), whatever the method.
-    - Everything else takes the range of the method, from the histogram of all values of the group.
+    - A range that is known without data stays as it is.
+    - The model's inputs get the observed minimum and maximum: images have no outliers.
+    - The input of a SiLU gets the range with the least error in x * sigmoid(x), with every method.
+    - All other groups get the range that the method chooses from the histogram of all values of the group.
 
     Args:
         method: a key of `range_methods.METHODS`.

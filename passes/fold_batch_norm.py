@@ -1,11 +1,11 @@
-"""fold-batch-norm: per-channel arithmetic behind a Conv is folded into its weight and bias."""
+"""fold-batch-norm: folds per-channel arithmetic behind a Conv into its weight and bias."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxq.ir import Builder, Constant, Model, Node, Tensor, Variable, bias_of, constant, producer, remove, set_bias
+from onnxq.numerics.arrays import Float32Array, Float64Array
 from onnxq.pipeline import Facts, Rewrite
 
 _CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
@@ -48,8 +48,8 @@ class _Affine:
     """y = scale * data + shift, with scale and shift float64 of shape () or (channels,)."""
 
     data: Tensor
-    scale: NDArray[np.float64]
-    shift: NDArray[np.float64]
+    scale: Float64Array
+    shift: Float64Array
 
     @property
     def channels(self) -> int:
@@ -86,7 +86,7 @@ def _batch_norm(node: Node) -> _Affine | None:
     return _Affine(node.inputs[0], scale, beta - mean * scale)
 
 
-def _per_channel(tensor: Tensor) -> NDArray[np.float64] | None:
+def _per_channel(tensor: Tensor) -> Float64Array | None:
     """Return the values of a constant that is a scalar or varies by channel only, float64 () or (channels,)."""
     values = constant(tensor)
     if values is None or values.dtype != np.float32:
@@ -131,7 +131,7 @@ def _fold(conv: Node, affine: _Affine, builder: Builder) -> None:
         set_bias(conv, _with_values(bias_tensor, new_bias, builder))
 
 
-def _with_values(tensor: Constant, values: NDArray[np.float32], builder: Builder) -> Constant:
+def _with_values(tensor: Constant, values: Float32Array, builder: Builder) -> Constant:
     """Return a constant with other values, under the same name if nothing else reads the old one."""
     if len(tensor.outputs) == 1:
         return Constant(tensor.name, values)
@@ -140,6 +140,6 @@ def _with_values(tensor: Constant, values: NDArray[np.float32], builder: Builder
 
 def _take_output(conv: Node, folded: Node) -> None:
     """Make the Conv produce the output of the folded node, under the same name."""
-    made = folded.outputs[0]
+    output = folded.outputs[0]
     folded.outputs.clear()
-    conv.outputs[0] = made
+    conv.outputs[0] = output

@@ -58,9 +58,9 @@ def _fold(node: Node, model: Model, outputs: frozenset[str]) -> bool:
     values = _known_shape(node) or _known_type(node) or _computed(node, model)
     if values is None or sum(v.size for v in values) > _LARGEST:
         return False
-    made = [t for t in node.outputs if t.name]
+    results = [t for t in node.outputs if t.name]
     node.outputs.clear()
-    for tensor, array in zip(made, values, strict=True):
+    for tensor, array in zip(results, values, strict=True):
         tensor.to_constant(array)
     return True
 

@@ -1,4 +1,4 @@
-"""fold-pad: zero padding moves from a Pad into the Conv behind it."""
+"""fold-pad: moves zero padding from a Pad into the Conv behind it."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ def _fold(pad: Node, conv: Node) -> bool:
 
 
 def _margins(node: Node) -> NDArray[np.int64] | None:
-    """Return the zeros before and after each spatial axis, as a Conv orders them, int64 (2 * axes,); else None."""
+    """Return the zeros before and after each spatial axis in the order of `pads`, int64 (2 * axes,), or None."""
     if node.op != "Pad" or node.attrs.get("mode", "constant") != "constant" or node.inputs[0].shape is None:
         return None
     rank = len(node.inputs[0].shape)

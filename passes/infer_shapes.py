@@ -1,4 +1,4 @@
-"""infer-shapes: shapes and types of all tensors, as far as they follow from the inputs."""
+"""infer-shapes: infers shapes and types of all tensors, as far as the inputs determine them."""
 
 from onnxq.ir import Model, infer_shapes
 from onnxq.pipeline import Facts, Rewrite

@@ -1,4 +1,4 @@
-"""insert-qdq: the planned Q/DQ pairs and integer weights are inserted into the graph."""
+"""insert-qdq: inserts the planned Q/DQ pairs and integer weights into the graph."""
 
 from onnxq.facts import CorrectedBiases, Plan, QuantizationParameters, Reconstruction
 from onnxq.ir import Model
@@ -9,13 +9,13 @@ from onnxq.qdq.insertion import insert_qdq
 class InsertQdq(Rewrite):
     """Inserts one QuantizeLinear and one DequantizeLinear (ONNX, opset 13; 16 bits: 21) on every planned tensor.
 
-    - the planned users read the dequantized tensor; an output of the model stays float, unless it is planned: then the
-      DequantizeLinear makes it, under its name
+    - the planned users read the dequantized tensor; an output of the model stays float unless it is planned, in which
+      case the DequantizeLinear produces it under its name
     - weights are stored as integers behind one DequantizeLinear; biases stay float, with their corrections
     - points of one group share one scale and one zero point, named after the group's first tensor
-    - fewer bits than the container has: weights use only a part of its levels, activations pass through a Clip between
-      Q and DQ, which every runtime computes exactly
-    - new nodes stand next to what they serve, so that the graph stays in topological order
+    - if the integers have fewer bits than their container, weights use a part of its levels, and activations pass
+      through a Clip between Q and DQ, which every runtime computes exactly
+    - new nodes stand next to the nodes that need them, so that the graph stays in topological order
     """
 
     name = "insert-qdq"

@@ -19,7 +19,7 @@ from onnxq.yolo.detected_objects import matched_score, read_objects
 from onnxq.yolo.detector import Detector
 
 _SAMPLES = 16
-"""Samples on which it is measured, evenly spaced among all."""
+"""Samples to measure on, evenly spaced among all."""
 
 
 class MeasureSensitivity(Analysis[Sensitivities]):
@@ -30,7 +30,7 @@ class MeasureSensitivity(Analysis[Sensitivities]):
 
     Args:
         samples: the data; it is read again.
-        target: tells which operators compute and which only move values.
+        target: its rules define which operators compute and which only move values.
         detector: reads objects from the outputs; if None, or of no known family, only the SQNR is measured.
         progress: called after each piece.
 

@@ -1,4 +1,4 @@
-"""normalize: a common form of the graph, whatever the exporter."""
+"""normalize: brings graphs of all exporters into a common form."""
 
 from collections.abc import Collection
 
@@ -101,7 +101,7 @@ def _convert(model: Model, least_opset: int) -> int:
 
 
 def _initializers_are_no_inputs(graph: Graph) -> int:
-    """Remove initializers from the inputs, where IR versions below 4 require them."""
+    """Remove initializers from the inputs; IR versions below 4 require them there."""
     variables = [t for t in graph.inputs if isinstance(t, Variable)]
     edits = len(graph.inputs) - len(variables)
     graph.inputs = variables
@@ -114,9 +114,9 @@ def _constants_to_initializers(graph: Graph) -> int:
     for node in graph.nodes:
         values = _constant_values(node)
         if values is not None and id(node.outputs[0]) not in outputs:
-            made = node.outputs[0]
+            output = node.outputs[0]
             node.outputs.clear()
-            made.to_constant(values)
+            output.to_constant(values)
             folded.append(node)
     return remove(graph, folded)
 

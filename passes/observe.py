@@ -19,7 +19,7 @@ from onnxq.progress import Progress, silent
 from onnxq.runtime.streaming import stream
 
 _COUNTED = 1 << 14
-"""Values of one tensor and sample that are counted; extremes are those of all values."""
+"""Values of one tensor and sample that are counted; the minimum and maximum are those of all values."""
 
 _IMAGE_RANK = 4
 
@@ -31,9 +31,9 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
     """Collects a histogram of each tensor that the plan observes, and the mean of each of its channels.
 
     The graph ends at these tensors; onnxruntime optimizes it as usual. A sample is freed once it is counted, so memory
-    does not grow with the number of samples, and the result does not depend on their order. Extremes are those of all
-    values. Of large tensors only evenly spaced values are counted: counting all of the many millions would take almost
-    as long as running the network, and add little.
+    does not grow with the number of samples, and the result does not depend on their order. The minimum and
+    maximum are those of all values. In large tensors only evenly spaced values are counted: counting all of the many
+    millions would take almost as long as running the network, and add little.
 
     The first samples are kept as the `Probe`, and the range of the inputs and their duplicates as `InputSummary`.
 

@@ -1,4 +1,4 @@
-"""pack-int4: weights of at most 4 bits are stored in half a byte each."""
+"""pack-int4: stores each weight of at most 4 bits in half a byte."""
 
 import logging
 
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 
 class PackInt4(Rewrite):
-    """Stores weights as INT4 (ONNX, opset 21 and IR version 10) behind a Cast to the int8 that they were.
+    """Stores int8 weights as INT4 (ONNX, opset 21 and IR version 10) behind a Cast to int8.
 
         weight_quantized_packed (int4) -> Cast -> weight_quantized (int8) -> DequantizeLinear
 
-    - onnxruntime and OpenVINO compute the Cast when they load the file, before they look for integer layers: they run
-      the same kernels on the same integers. A DequantizeLinear that reads int4 itself means the same, but both run the
-      layer behind it in float
+    - onnxruntime and OpenVINO compute the Cast when they load the file, before they search for integer layers, so
+      they run the same kernels on the same integers. If a DequantizeLinear reads int4 directly, both run the layer
+      behind it in float
     - zero points stay int8, and so do integers beyond -8 to 7, such as those of the first and the last layers
     - the lower half of each byte comes first; after an odd number of integers the last half is 0
     """
@@ -45,7 +45,7 @@ class PackInt4(Rewrite):
             log.warning("pack: no weight fits in 4 bits; the first and the last layers keep 8 bits")
             return 0
         model.graph.nodes = nodes
-        # graphsurgeon writes int4 wrongly, but leaves alone what it has read.
+        # graphsurgeon writes new int4 tensors wrongly, but keeps those that it has read.
         proto = model.to_proto()
         proto.ir_version = max(proto.ir_version, IR_VERSION)
         for tensor in proto.graph.initializer:
@@ -66,9 +66,9 @@ def _cast(stored: Constant, builder: Builder) -> Node:
     """Return a Cast whose output takes over the name and all consumers of a constant, which gets another name."""
     name = stored.name
     stored.name = builder.name(f"{name}_packed")
-    made = Variable(name, np.dtype(np.int8), list(stored.shape))
-    replace_uses(stored, made)
-    return builder.cast(stored, made, TensorProto.INT8)
+    unpacked = Variable(name, np.dtype(np.int8), list(stored.shape))
+    replace_uses(stored, unpacked)
+    return builder.cast(stored, unpacked, TensorProto.INT8)
 
 
 def _int4(tensor: TensorProto) -> TensorProto:

@@ -1,4 +1,4 @@
-"""plan-quantization: which tensors get a Q/DQ pair and which nodes stay float, from the rules of the target."""
+"""plan-quantization: selects tensors for Q/DQ pairs and nodes that stay float, by the rules of the target."""
 
 import difflib
 import re
@@ -26,12 +26,12 @@ class PlanQuantization(Analysis[Plan]):
         target: its rules.
         weight_bits, act_bits: widths; the first and the last layers, and narrow Convs near the image, keep at least
             8 bits. None: the target's default.
-        symmetric: zero points of activations in the middle even if the target does not require it.
+        symmetric: the zero points of activations are in the middle even if the target does not require it.
         exclude: nodes to keep float: a name, `op:TYPE` or `re:REGEX` (searched in the names).
         include: nodes to run on integers although the target prefers float: patterns as in `exclude`.
-        bits: patterns as in `exclude`, and the widths of the nodes that match: of the weight, and of the input; the
-            last of several patterns counts.
-        half: scales are float16 numbers.
+        bits: patterns as in `exclude`, each with the widths of weight and input of the nodes that match; the last
+            matching pattern counts.
+        half: scales are float16 values.
 
     Raises:
         ConfigError: a pattern matches no node or is not a regular expression; a node is both excluded and included; an

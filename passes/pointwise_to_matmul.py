@@ -1,4 +1,4 @@
-"""pointwise-to-matmul: integer 1x1 Convs with a float output become products that onnxruntime has kernels for."""
+"""pointwise-to-matmul: turns integer 1x1 Convs with a float output into products that onnxruntime has kernels for."""
 
 import numpy as np
 
@@ -49,15 +49,15 @@ class PointwiseToMatmul(Rewrite):
 
 
 def _is_float_from_integers(node: Node) -> bool:
-    """Return whether it is a 1x1 Conv with dequantized data and weight, and an output that is not quantized."""
+    """Return whether a node is a 1x1 Conv with dequantized data and weight, and an output that is not quantized."""
     if not is_pointwise(node) or not all(_is_dequantized(t) for t in node.inputs[:2]):
         return False
     return has_plain_bias(node) and all(reader.op != "QuantizeLinear" for reader in node.outputs[0].outputs)
 
 
 def _is_dequantized(tensor: Tensor) -> bool:
-    made_by = producer(tensor)
-    return made_by is not None and made_by.op == "DequantizeLinear"
+    source = producer(tensor)
+    return source is not None and source.op == "DequantizeLinear"
 
 
 def _has_known_image(x: Tensor) -> bool:
@@ -102,14 +102,14 @@ class _Products:
         """Return a Gemm over the rows of all positions."""
         _, channels, height, width = shape
         outputs = matrix.shape[1]
-        rows, made = self._variable(f"{name}_rows_output"), self._variable(f"{name}_products")
+        rows, products = self._variable(f"{name}_rows_output"), self._variable(f"{name}_products")
         to_rows = self._builder.constant(f"{name}_rows_shape", np.array([-1, channels], np.int64))
         to_image = self._builder.constant(f"{name}_image_shape", np.array([-1, height, width, outputs], np.int64))
         return [
             *([bias] if bias is not None else []),
             self._builder.node("Reshape", f"{name}_rows", [x, to_rows], [rows]),
-            Node("Gemm", name, {}, [rows, matrix, *(bias.outputs if bias is not None else [])], [made]),
-            self._builder.node("Reshape", f"{name}_image", [made, to_image], [product]),
+            Node("Gemm", name, {}, [rows, matrix, *(bias.outputs if bias is not None else [])], [products]),
+            self._builder.node("Reshape", f"{name}_image", [products, to_image], [product]),
         ]
 
     def _matmul(self, name: str, x: Tensor, matrix: Tensor, bias: Tensor | None, product: Tensor) -> list[Node]:
@@ -118,10 +118,10 @@ class _Products:
             return [Node("MatMul", name, {}, [x, matrix], [product])]
         # With a vector, onnxruntime would fuse the MatMul and the Add into a float Gemm.
         values = np.asarray(constant(bias)).reshape(1, 1, 1, -1)
-        made, row = self._variable(f"{name}_products"), self._builder.constant(f"{bias.name}_channels_last", values)
+        products, row = self._variable(f"{name}_products"), self._builder.constant(f"{bias.name}_channels_last", values)
         return [
-            Node("MatMul", name, {}, [x, matrix], [made]),
-            self._builder.node("Add", f"{name}_Add", [made, row], [product]),
+            Node("MatMul", name, {}, [x, matrix], [products]),
+            self._builder.node("Add", f"{name}_Add", [products, row], [product]),
         ]
 
     def _dequantize_bias(self, bias: Tensor, x: Tensor, weight: Tensor) -> Node | None:
@@ -132,8 +132,10 @@ class _Products:
             return None
         stored = self._builder.constant(f"{bias.name}_quantized", levels.astype(np.int32))
         steps = self._builder.constant(f"{bias.name}_scale", np.asarray(scale, np.float32))
-        made = self._variable(f"{bias.name}_dequantized")
-        return self._builder.node("DequantizeLinear", f"{bias.name}_DequantizeLinear", [stored, steps], [made], axis=0)
+        output = self._variable(f"{bias.name}_dequantized")
+        return self._builder.node(
+            "DequantizeLinear", f"{bias.name}_DequantizeLinear", [stored, steps], [output], axis=0
+        )
 
     def _dequantize_matrix(self, weight: Tensor) -> Node:
         """Return the DequantizeLinear of a weight (outputs, channels, 1, 1) as a matrix (channels, outputs)."""
@@ -141,9 +143,9 @@ class _Products:
         stored, scale, zero_point = dequantize.inputs
         values = np.ascontiguousarray(np.asarray(constant(stored))[:, :, 0, 0].T)
         matrix = self._builder.constant(f"{stored.name}_matrix", values)
-        made = self._builder.variable(f"{weight.name}_matrix", np.dtype(np.float32), values.shape)
+        output = self._builder.variable(f"{weight.name}_matrix", np.dtype(np.float32), values.shape)
         inputs = [matrix, scale, zero_point]
-        return self._builder.node("DequantizeLinear", f"{dequantize.name}_matrix", inputs, [made], axis=1)
+        return self._builder.node("DequantizeLinear", f"{dequantize.name}_matrix", inputs, [output], axis=1)
 
     def _variable(self, name: str) -> Variable:
         return self._builder.variable(name, np.dtype(np.float32))

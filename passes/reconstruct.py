@@ -1,4 +1,4 @@
-"""reconstruct: fits each layer to its quantized input, so that it gives what it gave in float."""
+"""reconstruct: fits each layer so that it reproduces its float output on its quantized input."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,7 +26,7 @@ class Reconstruct(Analysis[Reconstruction]):
     For each layer, sample output positions, half of them inside detected objects: most of an image is background, and
     AP depends on the rest. A: the layer's inputs in the partly quantized graph. T: its outputs in the float graph.
     Solve min ||WA - T||^2 + d ||W - W_float||^2, round with error feedback (GPTQ: Frantar et al., arXiv 2210.17323),
-    and put the remaining mean error into the bias. So each layer makes up for the rounding before it (AdaRound's
+    and put the remaining mean error into the bias. So each layer compensates the rounding before it (AdaRound's
     asymmetric reconstruction: Nagel et al., arXiv 2004.10568, section 3.4).
 
     Both graphs run once, over all samples. Layers that share their weights, or whose bias is computed, keep their

@@ -1,4 +1,4 @@
-"""sequence-to-split: a tensor that is split into a sequence and picked from it becomes a Split."""
+"""sequence-to-split: turns a SplitToSequence whose pieces are read one by one into a Split."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from onnxq.pipeline import Facts, Rewrite
 class SequenceToSplit(Rewrite):
     """Turns a SplitToSequence (ONNX, opset 11) whose pieces are read by SequenceAt into one Split.
 
-    PyTorch's newer exporter writes `chunk` and `split` like this. A sequence of floats cannot hold integers, and
+    PyTorch's newer exporter writes `chunk` and `split` in this form. A sequence of floats cannot hold integers, and
     runtimes do not optimize through it.
 
     - the lengths of the pieces are constant; a single length needs an axis of known length

@@ -1,6 +1,6 @@
 """strip-qdq: a quantized model becomes a float model, to be quantized again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 
 import numpy as np
@@ -30,8 +30,7 @@ _LIMITS = frozenset({"Clip", "Cast"})
 _MOVES = (MOVES_VALUES - QDQ_OPS - {"Cast"}) | {
     "DepthToSpace", "Expand", "MaxPool", "Resize", "SpaceToDepth", "Tile",
 }  # fmt: skip
-"""Operators that do the same to integers as to the floats that they stand for: a Cast would change the integers; the
-others copy or select values, whatever these stand for."""
+"""Operators that act on integers as on the floats that these represent: they copy or select values. A Cast does not."""
 
 
 class StripQdq(Rewrite):
@@ -54,22 +53,23 @@ class StripQdq(Rewrite):
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of nodes removed or replaced."""
         graph = model.graph
-        for node in graph.nodes:
-            if node.op in INTEGER_OPS:
-                raise _without_float_form(node)
+        _refuse_integer_ops(graph.nodes)
         ends = [node for node in graph.nodes if node.op == "DequantizeLinear"]
         outputs = {id(tensor) for tensor in graph.outputs}
         inner = {id(node): node for end in ends for node in _inner(end)}
-        starts = [node for node in graph.nodes if node.op == "QuantizeLinear" and id(node) not in inner]
-        _check_closed([*starts, *inner.values()], inner, outputs)
+        _check_closed(graph.nodes, inner, outputs)
         builder = Builder(model)
         for end in ends:
             _bypass(end, outputs, builder)
-        gone = [node for node in inner.values() if node.op not in _MOVES]
-        for node in gone:
-            replace_uses(node.outputs[0], node.inputs[0])
-        remove(graph, [*gone, *(end for end in ends if end.op == "DequantizeLinear")])
-        return len(gone) + len(ends)
+        bypassed = _bypass_inner(inner.values())
+        remove(graph, [*bypassed, *(end for end in ends if end.op == "DequantizeLinear")])
+        return len(bypassed) + len(ends)
+
+
+def _refuse_integer_ops(nodes: Iterable[Node]) -> None:
+    for node in nodes:
+        if node.op in INTEGER_OPS:
+            raise _without_float_form(node)
 
 
 def _without_float_form(node: Node) -> ModelError:
@@ -88,7 +88,7 @@ def _inner(end: Node) -> list[Node]:
         if node is None:
             if constant(tensor) is None or any(other.op not in _LIMITS for other in found.values()):
                 raise _without_float_form(end)
-        elif node.op == "QuantizeLinear" and _is_same_grid(node, end):
+        elif node.op == "QuantizeLinear" and _has_same_qparams(node, end):
             found[id(node)] = node
         elif node.op in _LIMITS | _MOVES:
             found[id(node)] = node
@@ -98,7 +98,7 @@ def _inner(end: Node) -> list[Node]:
     return list(found.values())
 
 
-def _is_same_grid(start: Node, end: Node) -> bool:
+def _has_same_qparams(start: Node, end: Node) -> bool:
     """Return whether a Q and a DQ have the same scale and zero point: one tensor, or two equal constants."""
     return all(_is_same(a, b) for a, b in zip_longest(start.inputs[1:], end.inputs[1:]))
 
@@ -112,17 +112,26 @@ def _is_same(a: Tensor | None, b: Tensor | None) -> bool:
     return len(values) == len(given) and not any(value.any() for value in values)
 
 
-def _check_closed(nodes: Sequence[Node], inner: Mapping[int, Node], outputs: set[int]) -> None:
-    """Refuse integers that are read by any node except a DequantizeLinear at the end."""
-    for node in nodes:
+def _check_closed(nodes: Iterable[Node], inner: Mapping[int, Node], outputs: set[int]) -> None:
+    """Refuse integers that are read by any node except inner ones and a DequantizeLinear at the end."""
+    starts = (node for node in nodes if node.op == "QuantizeLinear" and id(node) not in inner)
+    for node in (*starts, *inner.values()):
         for tensor in node.outputs:
             is_open = any(id(reader) not in inner and reader.op != "DequantizeLinear" for reader in consumers(tensor))
             if id(node) not in inner or is_open or id(tensor) in outputs:
                 raise _without_float_form(node)
 
 
+def _bypass_inner(inner: Iterable[Node]) -> list[Node]:
+    """Make the readers of inner nodes that do not move values read the inputs of these; return these nodes."""
+    bypassed = [node for node in inner if node.op not in _MOVES]
+    for node in bypassed:
+        replace_uses(node.outputs[0], node.inputs[0])
+    return bypassed
+
+
 def _bypass(end: Node, outputs: set[int], builder: Builder) -> None:
-    """Make the readers of a DequantizeLinear read its floats, or the tensor that becomes these."""
+    """Make the readers of a DequantizeLinear read its constant in float, or the tensor whose integers become floats."""
     floats, stored = end.inputs[0], end.inputs[0]
     while (limit := producer(stored)) is not None and limit.op in _LIMITS:
         stored = limit.inputs[0]

@@ -56,21 +56,27 @@ class ToFloat16(Rewrite):
 
 
 def _halved(node: Node, opset: int) -> list[int]:
-    """Return which inputs of a node become float16, with all its float outputs; [] if it stays float32."""
-    is_foreign = node.domain not in (None, "", "ai.onnx")
-    if node.op == "Cast" or is_foreign or any(isinstance(a, Graph) for a in node.attrs.values()):
-        return []
-    try:
-        schema = onnx.defs.get_schema(node.op, opset)
-    except onnx.defs.SchemaError:
+    """Return the inputs of a node that become float16, as do all its float outputs; [] if it stays float32."""
+    schema = _schema(node, opset)
+    if schema is None:
         return []
     allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
-    given = list(_formal(schema.inputs, node.inputs))
-    inputs = [k for k, kind in given if _has_values(node.inputs[k]) and _HALF in allowed.get(kind, ())]
-    kinds = {kind for k, kind in given if k in inputs}
-    made = [kind for k, kind in _formal(schema.outputs, node.outputs) if is_float(node.outputs[k])]
+    kind_of = dict(_formal(schema.inputs, node.inputs))
+    inputs = [k for k, kind in kind_of.items() if _has_values(node.inputs[k]) and _HALF in allowed.get(kind, ())]
+    output_kinds = {kind for k, kind in _formal(schema.outputs, node.outputs) if is_float(node.outputs[k])}
     fits = all(_fits(node.inputs[k]) for k in inputs)
-    return inputs if fits and all(kind in kinds for kind in made) else []
+    return inputs if fits and output_kinds <= {kind_of[k] for k in inputs} else []
+
+
+def _schema(node: Node, opset: int) -> onnx.defs.OpSchema | None:
+    """Return the schema of a node, or None if its type must stay: a Cast, another domain, subgraphs."""
+    is_foreign = node.domain not in (None, "", "ai.onnx")
+    if node.op == "Cast" or is_foreign or any(isinstance(a, Graph) for a in node.attrs.values()):
+        return None
+    try:
+        return onnx.defs.get_schema(node.op, opset)
+    except onnx.defs.SchemaError:
+        return None
 
 
 def _formal(
@@ -113,8 +119,8 @@ class _Halving:
                 continue
             cast = self._halve(tensor, half)
             if cast is not None:
-                made_by = producer(cast.inputs[0])
-                (behind.setdefault(id(made_by), []) if made_by is not None else nodes).append(cast)
+                source = producer(cast.inputs[0])
+                (behind.setdefault(id(source), []) if source is not None else nodes).append(cast)
         for node in self._model.graph.nodes:
             nodes += [node, *behind.get(id(node), [])]
         self._model.graph.nodes = nodes
@@ -128,20 +134,20 @@ class _Halving:
 
     def _halve(self, tensor: Variable, half: Sequence[Node]) -> Node | None:
         """Make nodes read a tensor as float16, and return the Cast to the other type if both are needed."""
-        made_by = producer(tensor)
-        if half and made_by is not None and made_by.op == "Cast" and dtype_of(made_by.inputs[0]) == np.float16:
-            replace_uses(tensor, made_by.inputs[0], half)
+        source = producer(tensor)
+        if half and source is not None and source.op == "Cast" and dtype_of(source.inputs[0]) == np.float16:
+            replace_uses(tensor, source.inputs[0], half)
             return None
-        if made_by is None or id(made_by) not in self._halves:
+        if source is None or id(source) not in self._halves:
             return self._builder.cast(tensor, self._half(tensor, half), TensorProto.FLOAT16) if half else None
         if len(half) == len(consumers(tensor)) and tensor.name not in self._model.output_names:
             tensor.dtype = np.dtype(np.float16)
             return None
-        made = self._half(tensor, half)
-        made_by.outputs[next(k for k, t in enumerate(made_by.outputs) if t is tensor)] = made
-        return self._builder.cast(made, tensor, TensorProto.FLOAT)
+        half_output = self._half(tensor, half)
+        source.outputs[next(k for k, t in enumerate(source.outputs) if t is tensor)] = half_output
+        return self._builder.cast(half_output, tensor, TensorProto.FLOAT)
 
     def _half(self, tensor: Variable, readers: Sequence[Node]) -> Variable:
-        made = self._builder.variable(f"{tensor.name}_half", np.dtype(np.float16), tensor.shape)
-        replace_uses(tensor, made, readers)
-        return made
+        half = self._builder.variable(f"{tensor.name}_half", np.dtype(np.float16), tensor.shape)
+        replace_uses(tensor, half, readers)
+        return half

@@ -85,7 +85,7 @@ def _wide_input(tensor: Tensor, builder: Builder) -> Variable:
 def _wide_output(tensor: Tensor, builder: Builder) -> Variable:
     wide = _wide_input(tensor, builder)
     [node] = tensor.inputs
-    node.outputs[next(k for k, made in enumerate(node.outputs) if made is tensor)] = wide
+    node.outputs[next(k for k, output in enumerate(node.outputs) if output is tensor)] = wide
     return wide
 
 

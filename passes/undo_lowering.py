@@ -1,4 +1,4 @@
-"""undo-lowering: rewrites for one runtime are undone in a model that is quantized again."""
+"""undo-lowering: undoes the rewrites for one runtime in a model that is quantized again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class UndoLowering(Rewrite):
     """Undoes `pointwise-to-matmul` and `expand-softmax`, so that layers and the decode are recognized.
 
     - Transpose, Reshape, Gemm, Reshape, Transpose, where the Reshapes turn the positions of an image into rows and
-      back: becomes a 1x1 Conv (ONNX, opset 11) with the name of the product
-    - Transpose, MatMul, Transpose, with or without an Add of a constant behind the MatMul: becomes the same
-    - ReduceMax, Sub, Exp, ReduceSum and Div over one axis, which compute exp(x - max x) / sum exp(x - max x): becomes a
+      back, become a 1x1 Conv (ONNX, opset 11) with the name of the product
+    - Transpose, MatMul, Transpose, with or without an Add of a constant behind the MatMul, become the same
+    - ReduceMax, Sub, Exp, ReduceSum and Div over one axis, which compute exp(x - max x) / sum exp(x - max x), become a
       Softmax (opset 13)
 
     The tensors in between must have no other reader and must not be outputs; matrix and bias must be constant.
@@ -52,16 +52,16 @@ def _restore_convs(model: Model) -> int:
 
 def _restore_softmaxes(model: Model) -> int:
     outputs = model.output_names
-    gone: list[Node] = []
+    removed: list[Node] = []
     for div in model.graph.nodes:
         steps = _softmax_steps(div)
         if steps is None or any(t.name in outputs for step in steps for t in step.outputs):
             continue
         greatest, *_ = steps
         div.op, div.attrs, div.inputs = "Softmax", {"axis": _axis(greatest)}, [greatest.inputs[0]]
-        gone += steps
-    remove(model.graph, gone)
-    return len(gone) // 4
+        removed += steps
+    remove(model.graph, removed)
+    return len(removed) // 4
 
 
 def _softmax_steps(div: Node) -> list[Node] | None:

@@ -41,7 +41,7 @@ def _doubles_integers(node: Node, outputs: frozenset[str]) -> bool:
 
 
 def _doubles(resize: Node) -> bool:
-    """Return whether it makes 2 x 2 equal pixels of each, in images of known channels, height and width."""
+    """Return whether a Resize repeats each pixel 2 x 2 times, in images of known channels, height and width."""
     modes = (
         resize.attrs.get("coordinate_transformation_mode", "half_pixel"),
         resize.attrs.get("nearest_mode", "round_prefer_floor"),
@@ -64,7 +64,7 @@ def _doubles(resize: Node) -> bool:
 
 
 def _keeps_its_scale(resize: Node) -> bool:
-    """Return whether its input is dequantized, and its output is only quantized again, with the same scale."""
+    """Return whether the input of a Resize is dequantized, and its output only quantized again with the same scale."""
     before, readers = producer(resize.inputs[0]), resize.outputs[0].outputs
     if before is None or before.op != "DequantizeLinear" or len(readers) != 1 or readers[0].op != "QuantizeLinear":
         return False
@@ -78,7 +78,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _copies(resize: Node, builder: Builder) -> list[Node]:
-    """Return the nodes that replace it and the QuantizeLinear behind it; both are detached from their tensors."""
+    """Return the nodes that replace a Resize and the QuantizeLinear behind it; both are detached from their tensors."""
     x, quantize = resize.inputs[0].inputs[0].inputs[0], resize.outputs[0].outputs[0]
     _, channels, height, width = resize.inputs[0].shape
     y = quantize.outputs[0]
@@ -87,13 +87,13 @@ def _copies(resize: Node, builder: Builder) -> list[Node]:
         node.outputs.clear()
     nodes: list[Node] = []
 
-    def step(what: str, op: str, inputs: list[Tensor], output: Tensor | None = None, **attrs: object) -> Tensor:
-        made = output or builder.variable(f"{resize.name}_{what}_output", y.dtype)
-        nodes.append(builder.node(op, f"{resize.name}_{what}", inputs, [made], **attrs))
-        return made
+    def step(suffix: str, op: str, inputs: list[Tensor], output: Tensor | None = None, **attrs: object) -> Tensor:
+        result = output or builder.variable(f"{resize.name}_{suffix}_output", y.dtype)
+        nodes.append(builder.node(op, f"{resize.name}_{suffix}", inputs, [result], **attrs))
+        return result
 
-    def shape(what: str, *sizes: int) -> Constant:
-        return builder.constant(f"{resize.name}_{what}_shape", np.array([0, *sizes], np.int64))
+    def shape(suffix: str, *sizes: int) -> Constant:
+        return builder.constant(f"{resize.name}_{suffix}_shape", np.array([0, *sizes], np.int64))
 
     last = step("channels_last", "Transpose", [x], perm=[0, 2, 3, 1])
     columns = step("columns", "Concat", [last, last], axis=3)

@@ -1,4 +1,4 @@
-"""verify: the finished model is valid, and its target computes what the float model computes."""
+"""verify: checks that the finished model is valid and that its target reproduces the float model."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,13 +22,13 @@ from onnxq.targets import Target
 log = logging.getLogger(__name__)
 
 _MOST_SHOWN = 3
-"""Violations of a file that are listed; the others are counted."""
+"""Violations that are listed; further ones are only counted."""
 
 _TOLERATED_LOSS = 3.0
 """Allowed SQNR gap between the runtime and the exact computation, dB; integer kernels round differently."""
 
 _EXACT = 90.0
-"""SQNR above which the difference is only float32's own rounding, dB."""
+"""SQNR above which the difference is only the rounding of float32, dB."""
 
 
 class Verify(Analysis[Verification]):
@@ -36,7 +36,7 @@ class Verify(Analysis[Verification]):
 
     - onnx.checker with full type and shape checks
     - inputs, outputs and metadata are those of the original
-    - the file keeps the rules of the target's own parser, if it has any
+    - the file obeys the rules of the target's own parser, if it has any
     - it loads and runs on a few samples without NaN, in the target's runtime if that is installed, else in onnxruntime;
       its outputs are compared with the float model's and with the exact computation of the file
     - if the target's runtime is installed: each layer meant for integers is an integer layer in the graph that it runs;
@@ -44,12 +44,12 @@ class Verify(Analysis[Verification]):
 
     Args:
         original: the float model.
-        target: what the result is for.
-        progress: told when it begins.
+        target: the target of the result.
+        progress: called once, before the checks.
 
     Raises:
-        ModelError: the model is invalid or cannot be loaded; the target's parser would not read it as it is meant;
-            outputs of the float or of the quantized model are NaN.
+        ModelError: the model is invalid or cannot be loaded; the target's parser would refuse or misread it; outputs of
+            the float or of the quantized model are NaN.
     """
 
     name = "verify"
@@ -62,7 +62,7 @@ class Verify(Analysis[Verification]):
         self._progress = progress
 
     def run(self, model: Model, facts: Facts) -> Verification:
-        """Return what was checked and found."""
+        """Return the results of the checks."""
         self._progress("checking", 0, 0)
         proto, feeds = model.to_proto(), facts[Probe].feeds
         _check_model(proto)
@@ -89,7 +89,7 @@ class Verify(Analysis[Verification]):
         )
 
     def _opened(self, proto: onnx.ModelProto) -> tuple[Runtime | None, tuple[str, ...]]:
-        """Return the model in the target's runtime if that is installed; else None, and why it does not load."""
+        """Return the model in the target's runtime, or None and a warning if it is not installed or cannot load it."""
         runtime = RUNTIMES[self._target.runtime] if self._target.runtime is not None else None
         if runtime is None or not runtime.is_installed():
             return None, ()
@@ -137,7 +137,7 @@ def _unlike_the_plan(runtime: type[Runtime], unfused: Sequence[str], others: int
     if others:
         yield (
             f"{runtime.title} quantizes {others} layer{plural(others)} by itself that should stay float, because a Q "
-            "stands directly behind; exclude what follows too"
+            "follows directly; exclude the consumers too"
         )
 
 
@@ -186,9 +186,9 @@ def _outputs_sqnr(
         expected = run_named(plain, feed)
         _refuse_nan("float", expected)
         found, computed = opened.run(feed), run_named(exact, feed)
-        for sums, outputs in ((running, found), (simulated, computed)):
+        for meter, outputs in ((running, found), (simulated, computed)):
             _refuse_nan("quantized", outputs)
-            sums.add(expected, outputs)
+            meter.add(expected, outputs)
     return running.decibels(), simulated.decibels()
 
 

@@ -1,4 +1,4 @@
-"""write-docs: doc strings that say what became of each node, and why; viewers show them beside the node."""
+"""write-docs: writes doc strings with the range of each Q and the reason of each float node, for viewers."""
 
 import math
 from collections.abc import Collection
@@ -38,9 +38,9 @@ class WriteDocs(Rewrite):
 
 
 def _quantized_tensor(quantize: Node, planned: Collection[str]) -> str | None:
-    """Return the name of the planned tensor that a QuantizeLinear is for.
+    """Return the name of the planned tensor of a QuantizeLinear.
 
-    The node reads that tensor, unless the tensor is an output of the model: then the DequantizeLinear behind makes it.
+    The QuantizeLinear reads that tensor. If it is an output of the model, the DequantizeLinear behind produces it.
     """
     behind = consumers(quantize.outputs[0])
     behind = consumers(behind[0].outputs[0]) if behind[0].op == "Clip" else behind
@@ -49,7 +49,7 @@ def _quantized_tensor(quantize: Node, planned: Collection[str]) -> str | None:
 
 
 def _describe(fit: FittedRange) -> str:
-    """`-0.2785 to 16.66, uh, 40.9 dB, 0.001 % clipped`; only the bounds of a range that is known without data."""
+    """Return `-0.2785 to 16.66, uh, 40.9 dB, 0.001 % clipped`; without data, only the bounds and the method."""
     low, high = float(np.min(fit.bounds.low)), float(np.max(fit.bounds.high))
     text = f"{low:.4g} to {high:.4g}, {fit.method}"
     return text if math.isnan(fit.sqnr) else f"{text}, {fit.sqnr:.1f} dB, {100 * fit.clipped:.3f} % clipped"

@@ -66,7 +66,7 @@ class TestStatistics:
         assert (self.HISTOGRAMS["a"].low, self.HISTOGRAMS["a"].total) == (1, 2)
 
     def test_a_tensor_that_was_not_observed_is_named(self):
-        with pytest.raises(DataError, match=r"the calibration holds nothing of tensor 'c'.+calibrate again"):
+        with pytest.raises(DataError, match=r"the calibration has no tensor 'c'.+calibrate again"):
             Statistics(self.HISTOGRAMS).of(["a", "c"])
 
 

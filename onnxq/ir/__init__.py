@@ -5,9 +5,9 @@ A pass edits `Model.graph`, a graph of ONNX GraphSurgeon, whose classes `Graph`,
 
 - builder: new nodes and tensors under unused names
 - query, edit: questions about the graph, and changes of it
-- operators: sets of operators, and what a node is
+- operators: sets of operators, and predicates on nodes
 - shape_inference: shapes and types; the only caller of onnx.shape_inference
-- load, storage, repair: reading and writing files, and repairing what exporters get wrong
+- load, storage, repair: reading and writing files, and repairing faults of exporters
 - proto, index, extract: work on the ONNX message itself, without a graph: copies, look-ups, parts of a model
 - unsupported_tail: operators at the end that cannot run here, detached and reattached
 """

@@ -43,11 +43,11 @@ class Builder:
         return Node(op, self.name(name), attrs, list(inputs), list(outputs))
 
     def cast(self, tensor: Tensor, made: Tensor, to: int) -> Node:
-        """Return a Cast from one tensor to another, named after the second.
+        """Return a Cast from one tensor to another.
 
         Args:
             tensor: the input.
-            made: the output.
+            made: the output; the node is named after it.
             to: element type of the output (ONNX TensorProto.DataType).
         """
         return self.node("Cast", f"{made.name}_Cast", [tensor], [made], to=to)

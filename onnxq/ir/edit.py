@@ -37,9 +37,9 @@ def replace_nodes(graph: gs.Graph, replacements: Mapping[int, Sequence[Node]]) -
 
 def remove(graph: gs.Graph, nodes: Iterable[Node]) -> int:
     """Remove nodes from the graph and disconnect them from their tensors; return their number."""
-    gone = {id(node): node for node in nodes}
-    for node in gone.values():
+    removed = {id(node): node for node in nodes}
+    for node in removed.values():
         node.inputs.clear()
         node.outputs.clear()
-    graph.nodes = [node for node in graph.nodes if id(node) not in gone]
-    return len(gone)
+    graph.nodes = [node for node in graph.nodes if id(node) not in removed]
+    return len(removed)

@@ -29,16 +29,16 @@ def ending_at(
     nodes = [index.nodes[place] for place in sorted(index.ancestors(names))]
     produced = {name for node in nodes for name in node.output}
     read = {name for node in nodes for name in names_read(node)}.union(names)
-    made = onnx.ModelProto()
-    copy_fields(model, made, "graph")
-    copy_fields(graph, made.graph, "node", "initializer", "output", "value_info")
-    made.graph.node.extend(nodes)
-    made.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in read)
-    made.graph.value_info.extend(v for v in graph.value_info if v.name in produced and v.name not in names)
-    made.graph.output.extend(
+    part = onnx.ModelProto()
+    copy_fields(model, part, "graph")
+    copy_fields(graph, part.graph, "node", "initializer", "output", "value_info")
+    part.graph.node.extend(nodes)
+    part.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in read)
+    part.graph.value_info.extend(v for v in graph.value_info if v.name in produced and v.name not in names)
+    part.graph.output.extend(
         types.get(name) or index.declared.get(name) or onnx.ValueInfoProto(name=name) for name in names
     )
-    return made
+    return part
 
 
 def node_alone(node: Node, opset: int) -> onnx.ModelProto:
@@ -51,6 +51,6 @@ def node_alone(node: Node, opset: int) -> onnx.ModelProto:
     inputs = [Constant(t.name, t.values) if t.name else Variable.empty() for t in node.inputs]
     alone = Node(node.op, node.name, dict(node.attrs), inputs, [Variable(t.name) for t in node.outputs])
     graph = gs.Graph([alone], outputs=[t for t in alone.outputs if t.name], opset=opset)
-    made: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
-    made.ir_version = IR_VERSION
-    return made
+    exported: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    exported.ir_version = IR_VERSION
+    return exported

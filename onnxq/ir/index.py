@@ -15,7 +15,7 @@ class ProtoIndex:
     """Looks up nodes and tensors of a graph by name.
 
     Each table is built at its first use; the graph must not change afterwards. Nodes inside subgraphs are not indexed,
-    but a node with a subgraph consumes what the subgraph reads.
+    but a node with a subgraph consumes the tensors that the subgraph reads.
 
     Args:
         graph: of a model.

@@ -9,7 +9,7 @@ from onnxq.ir.storage import load_proto
 
 
 def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
-    """Read a model from a file, or take one in memory, and repair what exporters get wrong; see `repair`.
+    """Read a model from a file, or take one in memory, and repair faults of exporters; see `repair`.
 
     Raises:
         ModelError: the file cannot be read, or the model cannot be repaired.

@@ -1,7 +1,7 @@
 """The model that passes read and edit: a graph of graphsurgeon inside the message of the original file.
 
 graphsurgeon alone would drop the metadata of the model and the doc strings of nodes. `Model` keeps everything of the
-file except the graph, and restores what the graph loses when it is exported.
+file except the graph, and restores the parts that graphsurgeon loses on export.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class Model:
         copy_fields(proto, self._shell, "graph")
         self._shell.ir_version = max(proto.ir_version, MIN_IR_VERSION)
         documented = (n for n in proto.graph.node if n.name and (n.doc_string or n.metadata_props))
-        # Converters drop documentation; what the nodes had before stays.
+        # Converters drop documentation; that of earlier nodes stays.
         self._docs = {**self._docs, **{n.name: _documentation(n) for n in documented}}
         self._graph_metadata = list(proto.graph.metadata_props) or self._graph_metadata
         # Exporters may describe an input or output again, and differently, among the inner tensors.

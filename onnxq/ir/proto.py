@@ -12,20 +12,20 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 """The two names of the domain of ONNX's own operators."""
 
 MIN_IR_VERSION = 7
-"""Least IR version of written models: opset 13 came with it, and since version 4 initializers need not be inputs."""
+"""Least IR version of written models: it introduced opset 13. Since version 4 initializers need not be inputs."""
 
 IR_VERSION = 10
-"""IR version of models made by onnxq: runtimes a year old refuse newer ones."""
+"""IR version of new models: runtimes a year old refuse newer ones."""
 
 _LARGE = 1024
-"""Elements above which only the shape of a constant matters to inference; shape arithmetic reads smaller ones."""
+"""Elements above which only the shape of a constant matters to inference; shape arithmetic reads smaller constants."""
 
 
 def copy_message(message: Proto) -> Proto:
-    """Return a copy of a part of a model; the part itself would keep the whole model in memory."""
-    made: Proto = type(message)()
-    made.CopyFrom(message)
-    return made
+    """Return a copy of a part of a model; a reference to the part keeps the whole model in memory."""
+    copied: Proto = type(message)()
+    copied.CopyFrom(message)
+    return copied
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -43,31 +43,31 @@ def _is_large(tensor: onnx.TensorProto) -> bool:
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of the model without its large constants; it fits into one message, whatever the model's size."""
-    made = onnx.ModelProto()
-    copy_fields(proto, made, "graph")
-    copy_fields(proto.graph, made.graph, "initializer")
-    made.graph.initializer.extend(t for t in proto.graph.initializer if not _is_large(t))
-    return made
+    """Return a copy of the model without its large constants; it fits into one message at any size of the model."""
+    shell = onnx.ModelProto()
+    copy_fields(proto, shell, "graph")
+    copy_fields(proto.graph, shell.graph, "initializer")
+    shell.graph.initializer.extend(t for t in proto.graph.initializer if not _is_large(t))
+    return shell
 
 
 def with_weight_inputs(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of the model with an input in place of each large constant; `restore_weights` undoes it."""
-    made = without_weights(proto)
+    shell = without_weights(proto)
     inputs = {t.name for t in proto.graph.input}
-    made.graph.input.extend(
+    shell.graph.input.extend(
         onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
         for t in large_initializers(proto)
         if t.name not in inputs
     )
-    return made
+    return shell
 
 
 def restore_weights(made: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
     """Put the large constants of a model back where `with_weight_inputs` put inputs.
 
     Args:
-        made: the model with inputs, or any model made from it; edited in place.
+        made: the model with inputs, or any model derived from it; edited in place.
         original: the model with the constants.
 
     Returns:
@@ -84,10 +84,10 @@ def restore_weights(made: onnx.ModelProto, original: onnx.ModelProto) -> onnx.Mo
 
 def for_shape_inference(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of the model for shape inference: inputs for large constants, no descriptions of inner tensors."""
-    made = with_weight_inputs(proto)
-    made.ir_version = max(proto.ir_version, 4)
-    del made.graph.value_info[:]
-    return made
+    shell = with_weight_inputs(proto)
+    shell.ir_version = max(proto.ir_version, 4)
+    del shell.graph.value_info[:]
+    return shell
 
 
 def copy_fields(source: Message, target: Message, *left_out: str) -> None:

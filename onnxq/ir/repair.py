@@ -1,4 +1,4 @@
-"""Repairs of exported models: faults of exporters at which a runtime or a pass would fail."""
+"""Repairs of exported models: faults of exporters that make a runtime or a pass fail."""
 
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -22,7 +22,7 @@ from onnxq.ir.shape_inference import inferred_graph
 _LAYOUT_DOMAIN = "com.microsoft.nchwc"
 
 _FUSED = frozenset({"FusedConv", "FusedGemm", "FusedMatMul", "NhwcFusedConv", "QuickGelu"})
-"""Operators of onnxruntime that combine several of ONNX."""
+"""Operators of onnxruntime that combine several ONNX operators."""
 
 
 def repair(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -40,26 +40,26 @@ def repair(model: onnx.ModelProto) -> onnx.ModelProto:
     - wrong type descriptions of inner tensors are removed from float16 models
 
     Raises:
-        ModelError: the model states no operator set, or one that is unknown; onnxruntime saved it after optimizing it;
-            a node depends on itself.
+        ModelError: the model states no operator set or an unknown one; onnxruntime saved it after optimizing it; a node
+            depends on itself.
     """
     _check_opset(model)
     _refuse_optimized(model.graph)
-    made = with_weight_inputs(model)
-    if made.functions:
-        made = inliner.inline_local_functions(made)
-    _name_graph(made.graph)
-    _remove_duplicate_names(made.graph)
-    _remove_duplicate_metadata(made)
-    _lower_ir_version(made)
-    _import_domains(made)
-    for graph in _graphs(made.graph):
+    repaired = with_weight_inputs(model)
+    if repaired.functions:
+        repaired = inliner.inline_local_functions(repaired)
+    _name_graph(repaired.graph)
+    _remove_duplicate_names(repaired.graph)
+    _remove_duplicate_metadata(repaired)
+    _lower_ir_version(repaired)
+    _import_domains(repaired)
+    for graph in _graphs(repaired.graph):
         _densify(graph)
-    _sort(made.graph)
-    _clear_negative_dims(made.graph)
-    _declare_outputs(made)
-    _remove_wrong_types(made)
-    return restore_weights(made, model) if made != with_weight_inputs(model) else model
+    _sort(repaired.graph)
+    _clear_negative_dims(repaired.graph)
+    _declare_outputs(repaired)
+    _remove_wrong_types(repaired)
+    return restore_weights(repaired, model) if repaired != with_weight_inputs(model) else model
 
 
 def _check_opset(model: onnx.ModelProto) -> None:
@@ -143,9 +143,9 @@ def _sort(graph: onnx.GraphProto) -> None:
     except CycleError as error:
         node = graph.node[error.args[1][0]]
         raise ModelError(f"node {node.name!r} ({node.op_type}) depends on itself; export the model again") from None
-    made = onnx.GraphProto(node=[index.nodes[k] for k in order])
+    sorted_nodes = onnx.GraphProto(node=[index.nodes[k] for k in order])
     del graph.node[:]
-    graph.node.extend(made.node)
+    graph.node.extend(sorted_nodes.node)
 
 
 def _clear_negative_dims(graph: onnx.GraphProto) -> None:

@@ -1,7 +1,7 @@
 """Shape inference: the only caller of onnx.shape_inference.
 
 Weights take part by their shape alone, so that a model of any size is inferred in little memory: a protocol buffer
-holds at most 2 GB, and onnx refuses what is larger.
+holds at most 2 GB, and onnx refuses larger ones.
 """
 
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def inferred_graph(model: onnx.ModelProto, *, data_prop: bool = True) -> onnx.GraphProto:
     """Return the graph of a model without its weights, with inferred descriptions of inner tensors and outputs.
 
-    Inference goes node by node: behind a node that it does not understand it resumes where shapes are known. It starts
+    Inference goes node by node: it skips a node that it does not know, and resumes where shapes are known. It starts
     from the declared inputs and outputs; descriptions of inner tensors in the model are not believed.
 
     Args:
@@ -36,7 +36,7 @@ def inferred_graph(model: onnx.ModelProto, *, data_prop: bool = True) -> onnx.Gr
     """
     try:
         return shape_inference.infer_shapes(for_shape_inference(model), data_prop=data_prop).graph
-    except Exception as error:  # it raises whatever the nodes' own functions raise
+    except Exception as error:  # the inference functions of operators share no narrower base
         raise ModelError(f"shapes could not be inferred: {str(error).strip().splitlines()[0]}") from error
 
 

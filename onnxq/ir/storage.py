@@ -1,7 +1,6 @@
-"""Models as files and as input of runtimes.
+"""Reading and writing model files, and passing models to runtimes.
 
-A protocol buffer holds at most 2 GB, in a file as well as in memory that is passed to a runtime. A larger model has its
-weights in a second file.
+A protocol buffer holds at most 2 GB, in a file and in memory. A larger model has its weights in a second file.
 """
 
 import hashlib
@@ -91,16 +90,16 @@ def loadable(model: onnx.ModelProto | Path) -> Iterator[bytes | str]:
 
 def _external(model: onnx.ModelProto, data: Path, location: str) -> onnx.ModelProto:
     """Write the large weights of a model to a file, and return the model that refers to it as `location`."""
-    made = without_weights(model)
+    shell = without_weights(model)
     with data.open("wb") as file:
         for tensor in large_initializers(model):
             file.write(bytes(-file.tell() % _ALIGNMENT))
-            stored = made.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            stored = shell.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
             stored.data_location = TensorProto.EXTERNAL
             entries = {"location": location, "offset": file.tell(), "length": file.write(_raw(tensor))}
             for key, value in entries.items():
                 stored.external_data.add(key=key, value=str(value))
-    return made
+    return shell
 
 
 def _raw(tensor: TensorProto) -> bytes:

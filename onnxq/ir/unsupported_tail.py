@@ -1,4 +1,4 @@
-"""Operators at the end of a model that onnxruntime lacks, such as TensorRT's NMS: detached, and reattached later."""
+"""Operators at the end of a model that onnxruntime lacks, such as TensorRT's NMS: detach and reattach them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,27 +19,27 @@ _OPERATORS = frozenset(schema.name for schema in onnx.defs.get_all_schemas() if 
 
 @dataclass(frozen=True)
 class UnsupportedTail:
-    """The end of a model that cannot run here.
+    """The end of a model that onnxruntime cannot run.
 
     Attributes:
-        opaque: names of the unsupported nodes, with their operators.
+        unsupported: names of the unsupported nodes, with their operators.
         nodes: the unsupported nodes, all that depend on them, and the Constant nodes that they read.
         initializers: those that the nodes read.
         outputs: outputs of the whole model.
         opset: version of the default operator set of the nodes.
     """
 
-    opaque: tuple[str, ...]
+    unsupported: tuple[str, ...]
     nodes: tuple[onnx.NodeProto, ...]
     initializers: tuple[onnx.TensorProto, ...]
     outputs: tuple[onnx.ValueInfoProto, ...]
     opset: int
 
     def reattach(self, front: onnx.ModelProto) -> None:
-        """Append the tail to the model from which it was detached, or to one made from that; edits it in place.
+        """Append the tail to the model from which it was detached, or to one derived from it; edits it in place.
 
         Raises:
-            ModelError: the model has another operator set by now, in which a node means something else.
+            ModelError: the model has another operator set, in which a node has another meaning.
         """
         _check_opset(self.nodes, self.opset, opset_of(front))
         graph = front.graph
@@ -52,24 +52,24 @@ class UnsupportedTail:
 
 
 def detach(model: onnx.ModelProto) -> tuple[onnx.ModelProto, UnsupportedTail | None]:
-    """Return the part of a model that can run, and the rest; the model itself and None if all of it can.
+    """Return the part of a model that onnxruntime can run, and the tail; the model itself and None if it can run whole.
 
     A node cannot run if its domain is neither ONNX's nor onnxruntime's, or if ONNX lacks its operator. The tensors that
-    the rest reads become outputs, after the remaining outputs of the model.
+    the tail reads become outputs, after the remaining outputs of the model.
 
     Raises:
         ModelError: a Conv depends on such a node, or the type of a tensor that it reads cannot be inferred.
     """
     graph = model.graph
-    opaque = [node for node in graph.node if _unknown(node)]
-    if not opaque:
+    unsupported = [node for node in graph.node if _unknown(node)]
+    if not unsupported:
         return model, None
-    behind = _behind(graph, opaque)
-    _refuse_inside(opaque, behind)
+    behind = _behind(graph, unsupported)
+    _refuse_inside(unsupported, behind)
     tensors = {name for node in behind for name in names_read(node)}
     constants = [n for n in graph.node if n.op_type == "Constant" and tensors.intersection(n.output)]
     tail = UnsupportedTail(
-        opaque=tuple(map(_described, opaque)),
+        unsupported=tuple(map(_described, unsupported)),
         nodes=(*map(copy_message, constants), *map(copy_message, behind)),
         initializers=tuple(w for w in graph.initializer if w.name in tensors),
         outputs=tuple(graph.output),
@@ -93,32 +93,32 @@ def _described(node: onnx.NodeProto) -> str:
 
 
 def _behind(graph: onnx.GraphProto, starts: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Return the nodes and all that depend on them, in topological order."""
+    """Return the nodes and all nodes that depend on them, in topological order."""
     first = {id(node) for node in starts}
-    made: set[str] = set()
+    produced: set[str] = set()
     found = []
     for node in graph.node:
-        if id(node) in first or made.intersection(names_read(node)):
-            made.update(node.output)
+        if id(node) in first or produced.intersection(names_read(node)):
+            produced.update(node.output)
             found.append(node)
     return found
 
 
-def _refuse_inside(opaque: list[onnx.NodeProto], behind: list[onnx.NodeProto]) -> None:
+def _refuse_inside(unsupported: list[onnx.NodeProto], behind: list[onnx.NodeProto]) -> None:
     layer = next((node for node in behind if node.op_type in CONVS), None)
     if layer is not None:
         raise ModelError(
-            f"onnxruntime does not know {_described(opaque[0])}, and {_described(layer)} depends on it; "
+            f"onnxruntime does not know {_described(unsupported[0])}, and {_described(layer)} depends on it; "
             "export the model with ONNX's own operators"
         )
 
 
 def _front(model: onnx.ModelProto, behind: list[onnx.NodeProto], read: set[str]) -> onnx.ModelProto:
-    """Return the model in front of some nodes: its own outputs that are left, and the tensors that these nodes read."""
+    """Return the model without the nodes `behind`; its outputs are the remaining ones and the tensors in `read`."""
     index = ProtoIndex(model.graph)
-    gone = {name for node in behind for name in node.output}
-    computed = [name for name in index.positions if name not in gone]
-    own = [output.name for output in model.graph.output if output.name not in gone]
+    removed = {name for node in behind for name in node.output}
+    computed = [name for name in index.positions if name not in removed]
+    own = [output.name for output in model.graph.output if output.name not in removed]
     crossing = [name for name in computed if name in read and name not in own]
     front = ending_at(model, [*own, *crossing])
     if crossing:

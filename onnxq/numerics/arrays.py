@@ -1,4 +1,4 @@
-"""Names for the types of numpy arrays; the docstring of what has them gives their shape."""
+"""Names for the types of numpy arrays; docstrings give their shapes."""
 
 from collections.abc import Mapping
 

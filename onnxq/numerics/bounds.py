@@ -55,7 +55,7 @@ def _best_high(histogram: Histogram, scheme: Scheme, low: float, high: float) ->
     candidates = candidates[candidates > 0]
     if candidates.size == 0:
         return high
-    # While the bound of a symmetric grid is searched, it must not be held open by the other bound.
+    # A symmetric scheme has one bound: the lower one must not widen the candidates.
     fixed = 0.0 if scheme.symmetric else low
     return _search(candidates, lambda highs: squared_error(histogram, scheme, np.full(highs.shape, fixed), highs))
 

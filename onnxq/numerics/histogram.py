@@ -98,8 +98,8 @@ class Histogram:
             n = chunk.size
             with np.errstate(over="ignore"):  # far below the floor
                 np.multiply(chunk, per_bin, out=scaled[:n])
-            # Floor before anything is subtracted: every step up to here is exact in float32, so a value falls into
-            # the same bin whatever else was counted.
+            # Floor before the subtraction: every step up to here is exact in float32, so the bin of a value does not
+            # depend on the other values.
             np.floor(scaled[:n], out=scaled[:n])
             if low < self.floor:
                 np.maximum(scaled[:n], least, out=scaled[:n])

@@ -67,7 +67,7 @@ def sqnr_after_silu(histogram: Histogram, scheme: Scheme, bounds: Range) -> floa
 
 
 def clipped_share(histogram: Histogram, scheme: Scheme, bounds: Range) -> float:
-    """Return the share of the values that lie outside the grid of a range, 0 to 1."""
+    """Return the share of the values that a range clips, 0 to 1."""
     counts, edges = histogram.occupied()
     low, high, step = scheme.reach(bounds.low, bounds.high)
     centers = (edges[:-1] + edges[1:]) / 2

@@ -1,4 +1,4 @@
-"""RangeMethod: a way to choose ranges, with its name and summary."""
+"""RangeMethod: a method that chooses ranges, with its name and summary."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.scheme import Range, Scheme
 
 FitRange = Callable[[Histogram, Scheme], Range]
-"""Chooses the interval that the grid of a tensor covers, from the histogram of its values."""
+"""Chooses the interval that the integers of a tensor cover, from the histogram of its values."""
 
 
 @dataclass(frozen=True)
 class RangeMethod:
-    """A way to choose the ranges of activations.
+    """A method that chooses the ranges of activations.
 
     Attributes:
         name: in `Config.method`, on the command line and in reports.

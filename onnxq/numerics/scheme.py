@@ -1,4 +1,7 @@
-"""The integer grid: width, container, symmetry, and QuantizeLinear and DequantizeLinear in numpy."""
+"""Integer schemes, scales and zero points; QuantizeLinear and DequantizeLinear in numpy.
+
+The grid of a tensor is the set of the values that its integers represent.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,11 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onnxq.errors import ConfigError
+from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array
 
 MIN_BITS = 2
-"""The fewest bits that integers can have: a symmetric grid of them has the levels -1, 0 and 1."""
-
-Array = NDArray[np.float64]
+"""Least width of integers: 2 symmetric bits have the levels -1, 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,9 @@ class Container:
     """The integer type that quantized values are stored in.
 
     Attributes:
-        dtype: its type in numpy.
-        bits: its width, the most that a `Scheme` can use.
-        opset: first version of ONNX whose QuantizeLinear and DequantizeLinear take it, with a scale per channel too.
+        dtype: type in numpy.
+        bits: width, the most that a `Scheme` can use.
+        opset: first ONNX opset whose QuantizeLinear and DequantizeLinear take the type, also with scales per channel.
     """
 
     dtype: np.dtype[np.generic]
@@ -45,7 +47,7 @@ INT16 = Container(np.dtype(np.int16), bits=16, opset=21)
 
 @dataclass(frozen=True)
 class Range:
-    """The real interval that a grid must cover; floats, or float64 arrays (channels,) for one grid per channel."""
+    """The real interval that the integers must cover; floats, or float64 arrays (channels,) for scales per channel."""
 
     low: ArrayLike
     high: ArrayLike
@@ -53,14 +55,14 @@ class Range:
 
 @dataclass(frozen=True)
 class Scheme:
-    """Which integers stand for a tensor's values.
+    """The integers that represent the values of a tensor.
 
     Attributes:
-        bits: width that is used, 2 to the container's. A narrower grid uses only a part of the container's levels.
-        container: type that the integers are stored in.
-        symmetric: the zero point stands in the middle (0 if signed, else 2^(bits-1)).
+        bits: width of the integers, 2 to the container's. Narrower integers use a part of the container's levels.
+        container: type that stores the integers.
+        symmetric: the zero point is in the middle (0 if signed, else 2^(bits-1)).
         axis: one scale per index along this axis, or None for one scale for the whole tensor.
-        half: scales are numbers that float16 holds too, rather than any of float32.
+        half: scales are values that float16 can hold.
     """
 
     bits: int = 8
@@ -75,17 +77,17 @@ class Scheme:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """Type of the integers, of the container."""
+        """Type of the integers in the container."""
         return self.container.dtype
 
     @property
     def fills_container(self) -> bool:
-        """Whether the grid has all the levels of its container, so that storing saturates as the grid does."""
+        """Whether the integers use all levels of the container, so that the container saturates where they do."""
         return self.bits == self.container.bits
 
     @property
     def qmin(self) -> int:
-        """Least integer. A symmetric grid leaves out the one without a mirror image, as TensorRT does."""
+        """Least integer. Symmetric integers leave out the one without a positive counterpart, as in TensorRT."""
         if self.symmetric:
             return self.middle - self.steps // 2
         return self.middle - (1 << self.bits - 1)
@@ -97,7 +99,7 @@ class Scheme:
 
     @property
     def middle(self) -> int:
-        """The integer in the middle of the grid: the zero point where the scheme is symmetric."""
+        """The integer in the middle: the zero point if the scheme is symmetric."""
         return 0 if self.container.is_signed else 1 << self.bits - 1
 
     @property
@@ -105,13 +107,13 @@ class Scheme:
         """Number of steps between the least and the greatest integer."""
         return (1 << self.bits) - (2 if self.symmetric else 1)
 
-    def grid(self, low: ArrayLike, high: ArrayLike) -> tuple[Array, Array]:
-        """Scales and zero points (float64, broadcast shape of `low` and `high`) of the grids that cover the intervals.
+    def grid(self, low: ArrayLike, high: ArrayLike) -> tuple[Float64Array, Float64Array]:
+        """Return scales and zero points that cover intervals, float64 in the broadcast shape of `low` and `high`.
 
         Asymmetric: s = (u - l) / (2^b - 1), z = qmin + round(-l / s); symmetric: s = max(|l|, |u|) / (2^(b-1) - 1),
-        z in the middle (Q-YOLO, arXiv 2307.04816, section 3). The interval is widened to hold zero, which is always
-        exactly on the grid. The interval [0, 0] gets the scale 1, and so does one whose scale would be stored as 0.
-        Scales are rounded as they are stored.
+        z in the middle (Q-YOLO, arXiv 2307.04816, section 3). The interval is widened to include zero, which is always
+        exactly representable. The scale is 1 for the interval [0, 0], and where it would be stored as 0. Scales are
+        rounded as they are stored.
         """
         low = np.minimum(np.asarray(low, np.float64), 0.0)
         high = np.maximum(np.asarray(high, np.float64), 0.0)
@@ -123,34 +125,34 @@ class Scheme:
             zero_point = np.clip(self.qmin + np.rint(-low / scale), self.qmin, self.qmax)
         return scale, zero_point
 
-    def stored(self, scale: ArrayLike) -> Array:
-        """Scales as a model holds them, float64: rounded; 1 where that would be 0."""
+    def stored(self, scale: ArrayLike) -> Float64Array:
+        """Return scales as a model stores them, float64: rounded to float32 or float16, and 1 instead of 0."""
         kind = np.float16 if self.half else np.float32
         rounded = np.minimum(scale, np.finfo(kind).max).astype(kind).astype(np.float64)
         return np.where(rounded > 0, rounded, 1.0)
 
-    def reach(self, low: ArrayLike, high: ArrayLike) -> tuple[Array, Array, Array]:
-        """The grids' least value, greatest value and step, once zero has been put on the grid (float64)."""
+    def reach(self, low: ArrayLike, high: ArrayLike) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """Return the least and the greatest value and the step of the grids that cover intervals, float64."""
         scale, zero_point = self.grid(low, high)
         return (self.qmin - zero_point) * scale, (self.qmax - zero_point) * scale, scale
 
     def qparams(self, bounds: Range) -> "QParams":
-        """The grid that covers `bounds`, as it is stored in a model."""
+        """Return the scale and zero point that cover `bounds`, as a model stores them."""
         scale, zero_point = self.grid(bounds.low, bounds.high)
         return QParams(np.asarray(scale, np.float32), np.asarray(zero_point).astype(self.dtype), self)
 
 
 @dataclass(frozen=True)
 class QParams:
-    """A grid: x = scale * (q - zero_point), q in [scheme.qmin, scheme.qmax].
+    """Scale and zero point of a tensor: x = scale * (q - zero_point), q in [scheme.qmin, scheme.qmax].
 
     Attributes:
         scale: float32, () or (channels,).
         zero_point: of the scheme's container, same shape.
     """
 
-    scale: NDArray[np.float32]
-    zero_point: NDArray[np.generic]
+    scale: Float32Array
+    zero_point: AnyArray
     scheme: Scheme
 
     def __post_init__(self) -> None:
@@ -158,21 +160,21 @@ class QParams:
         self.zero_point.setflags(write=False)
 
     def rescaled(self, scale: NDArray[np.floating]) -> "QParams":
-        """The same integers with other scales, rounded as they are stored."""
+        """Return the parameters with other scales, rounded as they are stored, and the same zero points."""
         return QParams(self.scheme.stored(scale).astype(np.float32), self.zero_point, self.scheme)
 
-    def quantize(self, x: NDArray[np.float32]) -> NDArray[np.generic]:
-        """Integers for `x`: round half to even, then saturate (ONNX QuantizeLinear, opset 13)."""
+    def quantize(self, x: Float32Array) -> AnyArray:
+        """Return the integers for `x`: round half to even, then saturate (ONNX QuantizeLinear, opset 13)."""
         scale, zero_point = self._spread(x.ndim)
         q = np.rint(x / scale) + zero_point
         return np.asarray(np.clip(q, self.scheme.qmin, self.scheme.qmax), self.scheme.dtype)
 
-    def dequantize(self, q: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Values of the integers `q` (ONNX DequantizeLinear, opset 13)."""
+    def dequantize(self, q: AnyArray) -> Float32Array:
+        """Return the values of the integers `q` (ONNX DequantizeLinear, opset 13)."""
         scale, zero_point = self._spread(q.ndim)
         return (q.astype(np.float32) - zero_point) * scale
 
-    def _spread(self, rank: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _spread(self, rank: int) -> tuple[Float32Array, Float32Array]:
         if self.scheme.axis is None:
             return self.scale, self.zero_point.astype(np.float32)
         shape = [1] * rank
@@ -181,10 +183,10 @@ class QParams:
 
     @cached_property
     def low(self) -> float:
-        """Least value on the grid (of any channel)."""
+        """Least representable value of any channel."""
         return float(np.min((self.scheme.qmin - self.zero_point.astype(np.float64)) * self.scale))
 
     @cached_property
     def high(self) -> float:
-        """Greatest value on the grid (of any channel)."""
+        """Greatest representable value of any channel."""
         return float(np.max((self.scheme.qmax - self.zero_point.astype(np.float64)) * self.scale))

@@ -1,4 +1,4 @@
-"""Inserts Q/DQ pairs and integer weights into a graph."""
+"""Insertion of Q/DQ pairs and integer weights into a graph."""
 
 from collections.abc import Mapping
 
@@ -20,31 +20,38 @@ from onnxq.numerics.scheme import QParams
 def insert_qdq(
     model: Model,
     plan: Plan,
-    grid: QuantizationParameters,
+    qparams: QuantizationParameters,
     biases: CorrectedBiases | None = None,
-    rebuilt: Reconstruction | None = None,
+    reconstruction: Reconstruction | None = None,
 ) -> int:
-    """Insert the planned pairs and weights as the pass `insert-qdq` says, and return the number of new nodes.
+    """Insert the planned pairs and weights as the pass `insert-qdq` describes; return the number of new nodes.
 
     Args:
         model: edited in place.
-        plan: what is quantized.
-        grid: scales and zero points.
-        biases: replace the model's biases of layers.
-        rebuilt: weights and biases that replace the rounded weights and all other biases of layers.
+        plan: the tensors and weights to quantize.
+        qparams: scales and zero points.
+        biases: replace the biases of layers.
+        reconstruction: weights and biases that replace the rounded weights and all other biases of layers.
     """
-    return _Insertion(model, plan, grid, biases or CorrectedBiases({}), rebuilt or Reconstruction({}, {}, {})).run()
+    return _Insertion(
+        model, plan, qparams, biases or CorrectedBiases({}), reconstruction or Reconstruction({}, {}, {})
+    ).run()
 
 
 class _Insertion:
     def __init__(
-        self, model: Model, plan: Plan, grid: QuantizationParameters, biases: CorrectedBiases, rebuilt: Reconstruction
+        self,
+        model: Model,
+        plan: Plan,
+        qparams: QuantizationParameters,
+        biases: CorrectedBiases,
+        reconstruction: Reconstruction,
     ) -> None:
         self._model = model
         self._plan = plan
-        self._grid = rebuilt.over(grid)
-        self._biases = {**biases.layers, **rebuilt.biases}
-        self._rebuilt: Mapping[str, tuple[QParams, NDArray[np.generic]]] = rebuilt.weights
+        self._qparams = reconstruction.over(qparams)
+        self._biases = {**biases.layers, **reconstruction.biases}
+        self._reconstructed: Mapping[str, tuple[QParams, NDArray[np.generic]]] = reconstruction.weights
         self._tensors = model.graph.tensors()
         self._nodes = model.nodes
         self._builder = Builder(model)
@@ -74,7 +81,7 @@ class _Insertion:
         return inserted
 
     def _producer(self, tensor: str) -> str:
-        """Return the name of the node that makes a tensor; "" for inputs and constants."""
+        """Return the name of the node that produces a tensor; "" for inputs and constants."""
         producers = self._tensors[tensor].inputs
         return producers[0].name if producers else ""
 
@@ -83,22 +90,22 @@ class _Insertion:
         users = [node for node in map(self._nodes.__getitem__, point.users) if _reads(node, tensor)]
         if not (self._is_float_output(tensor) if point.is_output else users):
             return []
-        grid = self._grid.activations[point.tensor]
+        qparams = self._qparams.activations[point.tensor]
         name = point.tensor
         if point.is_output:
-            tensor, dequantized = self._behind_the_float(tensor, users), tensor
+            tensor, dequantized = self._detach_from_producer(tensor, users), tensor
         else:
             dequantized = self._builder.variable(f"{name}_dequantized", np.dtype(np.float32), tensor.shape)
             replace_uses(tensor, dequantized, users)
-        quantized = self._builder.variable(f"{name}_quantized", grid.scheme.dtype, tensor.shape)
-        parameters = self._parameters(point.group, grid)
-        nodes = [self._node("QuantizeLinear", name, [tensor, *parameters], quantized, grid)]
-        if not grid.scheme.fills_container:
-            clipped = self._builder.variable(f"{name}_clipped", grid.scheme.dtype, tensor.shape)
-            limits = self._limits(point.group, grid)
+        quantized = self._builder.variable(f"{name}_quantized", qparams.scheme.dtype, tensor.shape)
+        parameters = self._parameters(point.group, qparams)
+        nodes = [self._node("QuantizeLinear", name, [tensor, *parameters], quantized, qparams)]
+        if not qparams.scheme.fills_container:
+            clipped = self._builder.variable(f"{name}_clipped", qparams.scheme.dtype, tensor.shape)
+            limits = self._limits(point.group, qparams)
             nodes.append(self._builder.node("Clip", f"{name}_Clip", [quantized, *limits], [clipped]))
             quantized = clipped
-        nodes.append(self._node("DequantizeLinear", name, [quantized, *parameters], dequantized, grid))
+        nodes.append(self._node("DequantizeLinear", name, [quantized, *parameters], dequantized, qparams))
         return nodes
 
     @staticmethod
@@ -106,10 +113,10 @@ class _Insertion:
         """Return whether no DequantizeLinear makes the output: one does after a first run."""
         return all(node.op != "DequantizeLinear" for node in output.inputs)
 
-    def _behind_the_float(self, output: Tensor, users: list[Node]) -> Tensor:
-        """Return a new tensor that the producer of an output of the model makes in its place.
+    def _detach_from_producer(self, output: Tensor, users: list[Node]) -> Tensor:
+        """Return a new tensor that replaces an output of the model as the output of its producer.
 
-        The output, which keeps its name, is left to a DequantizeLinear; consumers other than `users` read the new one.
+        A DequantizeLinear must produce the old tensor, under its name; consumers other than `users` read the new one.
         """
         floats = self._builder.variable(f"{output.name}_float", np.dtype(np.float32), output.shape)
         replace_uses(output, floats, [node for node in output.outputs if node not in users])
@@ -119,16 +126,16 @@ class _Insertion:
 
     def _weight(self, weight: QuantizedWeight) -> Node:
         tensor = self._tensors[weight.tensor]
-        grid = self._grid.weights[weight.tensor]
-        if weight.tensor in self._rebuilt:
-            _, integers = self._rebuilt[weight.tensor]
+        qparams = self._qparams.weights[weight.tensor]
+        if weight.tensor in self._reconstructed:
+            _, integers = self._reconstructed[weight.tensor]
         else:
-            integers = grid.quantize(np.asarray(constant(tensor), np.float32))
+            integers = qparams.quantize(np.asarray(constant(tensor), np.float32))
         stored = self._builder.constant(f"{weight.tensor}_quantized", integers)
         dequantized = self._builder.variable(f"{weight.tensor}_dequantized", np.dtype(np.float32), list(integers.shape))
         replace_uses(tensor, dequantized, [self._nodes[name] for name in weight.users])
         return self._node(
-            "DequantizeLinear", weight.tensor, [stored, *self._parameters(weight.tensor, grid)], dequantized, grid
+            "DequantizeLinear", weight.tensor, [stored, *self._parameters(weight.tensor, qparams)], dequantized, qparams
         )
 
     def _set_bias(self, layer: Node, bias: NDArray[np.float32]) -> None:
@@ -138,24 +145,24 @@ class _Insertion:
         name = f"{layer.name}_bias" if old is None else old.name
         set_bias(layer, self._builder.constant(f"{name}_corrected", bias))
 
-    def _parameters(self, name: str, grid: QParams) -> list[Constant]:
+    def _parameters(self, name: str, qparams: QParams) -> list[Constant]:
         if name not in self._parameters_of:
             self._parameters_of[name] = [
-                self._builder.constant(f"{name}_scale", np.array(grid.scale)),
-                self._builder.constant(f"{name}_zero_point", np.array(grid.zero_point)),
+                self._builder.constant(f"{name}_scale", np.array(qparams.scale)),
+                self._builder.constant(f"{name}_zero_point", np.array(qparams.zero_point)),
             ]
         return self._parameters_of[name]
 
-    def _limits(self, name: str, grid: QParams) -> list[Constant]:
+    def _limits(self, name: str, qparams: QParams) -> list[Constant]:
         if name not in self._limits_of:
             self._limits_of[name] = [
-                self._builder.constant(f"{name}_qmin", np.array(grid.scheme.qmin, grid.scheme.dtype)),
-                self._builder.constant(f"{name}_qmax", np.array(grid.scheme.qmax, grid.scheme.dtype)),
+                self._builder.constant(f"{name}_qmin", np.array(qparams.scheme.qmin, qparams.scheme.dtype)),
+                self._builder.constant(f"{name}_qmax", np.array(qparams.scheme.qmax, qparams.scheme.dtype)),
             ]
         return self._limits_of[name]
 
-    def _node(self, op: str, name: str, inputs: list[Tensor], output: Tensor, grid: QParams) -> Node:
-        attrs = {} if grid.scheme.axis is None else {"axis": grid.scheme.axis}
+    def _node(self, op: str, name: str, inputs: list[Tensor], output: Tensor, qparams: QParams) -> Node:
+        attrs = {} if qparams.scheme.axis is None else {"axis": qparams.scheme.axis}
         return self._builder.node(op, f"{name}_{op}", inputs, [output], **attrs)
 
 

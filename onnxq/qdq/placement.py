@@ -12,10 +12,10 @@ from onnxq.qdq.selection import NodeSelection, operands
 from onnxq.targets import Role
 
 ENDS_BITS = 8
-"""The least width at both ends of the network, where few levels cost most, and inside SiLU, where they save no time."""
+"""Least width at both ends of the network, where few levels cost most, and inside SiLU, where they save no time."""
 
 Widths = Mapping[str, tuple[int, int]]
-"""Node -> widths of its weight and of its input, for nodes with widths of their own."""
+"""Node -> widths of its weight and of its input; nodes without an entry have the default widths."""
 
 SchemeOf = Callable[[int], Scheme]
 """Width -> scheme of a target."""
@@ -27,8 +27,8 @@ def quantization_points(
     """Return the tensors that pass through Q/DQ, in graph order.
 
     Args:
-        selection: what runs on integers.
-        model: the graph it was made for.
+        selection: the nodes that run on integers.
+        model: the graph of the selection.
         scheme_of: schemes of activations.
         bits: width of activations; at both ends of the network and inside SiLU it is at least `ENDS_BITS`.
         widths: of single nodes.
@@ -67,7 +67,7 @@ def quantization_points(
 
 
 def _tensors(selection: NodeSelection, model: Model) -> dict[str, Tensor]:
-    """Return what the integer nodes read, and what they make if the target has a Q behind them."""
+    """Return the inputs of the integer nodes, and their outputs if the target quantizes them behind the node."""
     tensors: dict[str, Tensor] = {}
     for node in model.graph.nodes:
         if node.name not in selection.integer:
@@ -107,28 +107,28 @@ def _groups(selection: NodeSelection, model: Model, tensors: Mapping[str, Tensor
 
 
 def _binds(selection: NodeSelection, concat: Node, tensor: Tensor) -> bool:
-    """Return whether an input of a Concat has the scale of the Concat: free if nothing else reads it."""
+    """Return whether an input of a Concat has the scale of the Concat: if it is bound, or has no other consumer."""
     return not isinstance(tensor, Constant) and (selection.rule(concat).binding or consumers(tensor) == [concat])
 
 
 def _sources(selection: NodeSelection, model: Model, tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
-    """Return for each tensor the tensors whose values it holds: outputs of carriers are not observed."""
+    """Return for each tensor the tensors whose values it holds: those that its carriers move, else itself."""
     sources: dict[str, tuple[str, ...]] = {name: (name,) for name in tensors}
     for node in model.graph.nodes:
         if node.name not in selection.integer or selection.rule(node).role is not Role.CARRIER:
             continue
         if all(t.name in sources for t in operands(node)):
-            came_from = tuple(dict.fromkeys(s for t in operands(node) for s in sources[t.name]))
-            sources.update({t.name: came_from for t in node.outputs})
+            moved = tuple(dict.fromkeys(s for t in operands(node) for s in sources[t.name]))
+            sources.update({t.name: moved for t in node.outputs})
     return sources
 
 
 def _known_ranges(tensors: Mapping[str, Tensor], width_of: Mapping[str, int]) -> dict[str, Range]:
-    """Return the ranges that are known without data: of constants, and of Sigmoids, whose zero point is 0."""
+    """Return the ranges that are known without data: those of constants and Sigmoids."""
     known = {}
     for name, tensor in tensors.items():
-        made_by = producer(tensor)
-        if made_by is not None and made_by.op == "Sigmoid":
+        source = producer(tensor)
+        if source is not None and source.op == "Sigmoid":
             known[name] = Range(0.0, 1 - 2.0 ** -width_of[name])  # the scale is 1/256 at 8 bits
         elif isinstance(tensor, Constant):
             known[name] = Range(float(np.min(tensor.values)), float(np.max(tensor.values)))
@@ -140,11 +140,11 @@ def _union(ranges: Sequence[Range]) -> Range:
 
 
 def _bits(selection: NodeSelection, tensor: Tensor, bits: int, widths: Widths) -> int:
-    """Return the width of a tensor's integers; if consumers have widths of their own, the widest of these."""
-    made_by = producer(tensor)
-    before_all = made_by is None or (made_by.op not in LAYERS and made_by.name not in selection.downstream_of_layers)
-    at_an_end = before_all or any(reader.name in selection.ends for reader in consumers(tensor))
-    inside_silu = feeds_only_silu(tensor) or (made_by is not None and made_by.op == "Sigmoid")
+    """Return the width of a tensor: the default, or the greatest of the widths that its consumers have."""
+    source = producer(tensor)
+    precedes_layers = source is None or (source.op not in LAYERS and source.name not in selection.downstream_of_layers)
+    at_an_end = precedes_layers or any(reader.name in selection.ends for reader in consumers(tensor))
+    inside_silu = feeds_only_silu(tensor) or (source is not None and source.op == "Sigmoid")
     if inside_silu:
         return max(ENDS_BITS, bits)
     default = max(ENDS_BITS, bits) if at_an_end else bits
@@ -153,14 +153,14 @@ def _bits(selection: NodeSelection, tensor: Tensor, bits: int, widths: Widths) -
 
 
 def _is_silu_output(tensor: Tensor) -> bool:
-    made_by = producer(tensor)
-    return made_by is not None and is_silu(made_by)
+    source = producer(tensor)
+    return source is not None and is_silu(source)
 
 
 def _users(selection: NodeSelection, tensor: Tensor) -> list[Node]:
     """Return the consumers that read the dequantized tensor.
 
-    Not an Identity: `normalize` leaves only those that make an output of the model, which stays as it is.
+    An Identity reads the float tensor: `normalize` leaves only those that produce an output of the model.
     """
     floats = selection.target.bypasses_dq | {"Identity"}
     return [node for node in consumers(tensor) if node.name in selection.integer or node.op not in floats]
@@ -172,7 +172,7 @@ def quantized_weights(
     """Return the constant weights of the integer layers, each once.
 
     Args:
-        selection: what runs on integers.
+        selection: the nodes that run on integers.
         scheme_of: schemes of weights, without an axis.
         bits: width of weights; at both ends of the network it is at least `ENDS_BITS`.
         widths: of single nodes.

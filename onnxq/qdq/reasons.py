@@ -1,4 +1,4 @@
-"""Why nodes stay float: every code, what it means, and the function that decides it."""
+"""Reasons why nodes stay float: the codes, their meaning, and the functions that decide them."""
 
 from enum import StrEnum
 from typing import Self
@@ -11,8 +11,8 @@ class Code(StrEnum):
 
     Attributes:
         summary: one line, without the numbers of a node.
-        rule: where it is decided, as `module:function`.
-        is_choice: the node could run on integers: `--include` overrules the reason.
+        rule: the function that decides it, as `module:function`.
+        is_choice: the node can run on integers, so `--include` overrules the reason.
     """
 
     summary: str
@@ -56,11 +56,11 @@ _CODES: dict[str, Code] = {code.value: code for code in Code}
 
 
 def summary_of(reason: Reason) -> str:
-    """Return what a table that counts reasons shows: the summary of the code, the text if the code is not known."""
+    """Return the text of a reason without the numbers of a node: the summary of its code, if the code is known."""
     code = _CODES.get(reason.code)
     return reason.text if code is None else code.summary
 
 
 def is_choice(reason: Reason) -> bool:
-    """Return whether the node could run on integers, so that `--include` overrules the reason."""
+    """Return whether the node can run on integers, so that `--include` overrules the reason."""
     return reason.code in _CODES and _CODES[reason.code].is_choice

@@ -1,7 +1,8 @@
-"""Which nodes run on integers on a target, and why the others stay float.
+"""Node selection: which nodes run on integers on a target, and why the others stay float.
 
-Three phases, a function each: `refuse` finds the nodes that stay float whatever stands around them, `demand` walks
-backwards from the outputs and adds what consumers read as integers, `withdraw` removes what must not follow floats.
+Three phases, a function each: `refuse` finds the nodes that stay float regardless of their neighbors; `demand` visits
+the nodes backwards from the outputs and adds those whose outputs are read as integers; `withdraw` removes nodes that
+must not follow floats.
 """
 
 import math
@@ -34,14 +35,14 @@ from onnxq.targets import Role, Rule, Target
 from onnxq.targets.stem import FloatStemRule, image_size, pixels, positions
 
 _ALL_OPERANDS = frozenset({"Add", "Sub", "Mul", "Div", "Concat"})
-"""Operators all of whose inputs are data; the others have their data first, then weights or settings."""
+"""Operators whose inputs are all data; in others the data comes first, then weights or settings."""
 
 _FIRST = FloatStemRule(channels=32, products=math.inf)
-"""Convs that keep `placement.ENDS_BITS` as the first one does: they see the image in detail, with few weights."""
+"""Convs that keep `placement.ENDS_BITS`, as the first one does: high resolution and few weights."""
 
 
 def operands(node: Node) -> list[Tensor]:
-    """Return the tensors that the node computes with, without weights, bias and settings."""
+    """Return the data inputs of a node, without weights, bias and settings."""
     return list(node.inputs) if node.op in _ALL_OPERANDS else list(node.inputs[:1])
 
 
@@ -60,7 +61,7 @@ class NodeSelection:
         integer: names of the nodes that run on integers.
         layers: those of them that have weights, in graph order.
         skipped: name -> reason, for every other node.
-        ends: names of the layers that lose most by few bits: near the image, the last ones, and in the decode.
+        ends: names of the layers that lose most by few bits: those near the image, the last ones, those of the decode.
         downstream_of_layers: names of the nodes that depend on a layer.
     """
 
@@ -113,7 +114,7 @@ class NodeSelection:
 
 
 def refuse(network: "Network", excluded: Mapping[str, str], included: Collection[str]) -> dict[str, Reason]:
-    """Return the nodes that stay float whatever stands around them.
+    """Return the nodes that stay float regardless of their neighbors, with the reasons.
 
     Args:
         network: the graph and the target.
@@ -137,10 +138,10 @@ def refuse(network: "Network", excluded: Mapping[str, str], included: Collection
 def demand(
     network: "Network", refused: Mapping[str, Reason], included: Collection[str]
 ) -> tuple[set[str], dict[str, Reason]]:
-    """Return the nodes that run on integers, and why the others that are not refused do not.
+    """Return the nodes that run on integers, and the reasons of the others that are not refused.
 
-    Layers do unless that makes an output of the model integer; all others if a consumer reads them as integers. Nodes
-    are visited from the last to the first, so that all consumers of a node are decided before it.
+    A layer runs on integers unless that makes an output of the model integer. Any other node does if a consumer reads
+    its output as integers. Nodes are visited from the last to the first, so that a node follows all its consumers.
     """
     integer: set[str] = set()
     unwanted: dict[str, Reason] = {}
@@ -163,18 +164,18 @@ def demand(
 
 
 def withdraw(network: "Network", integer: Set[str], included: Collection[str]) -> dict[str, Reason]:
-    """Return which of the integer nodes must not follow floats.
+    """Return the integer nodes that must not follow floats, with the reasons.
 
-    If the target fuses the Q behind a layer, what follows a layer with a float output must not start with a Q:
-    onnxruntime would quantize the float layer by itself, with one scale for the whole weight.
+    If the target fuses the Q behind a layer, no Q may follow a layer with a float output: onnxruntime would quantize
+    the float layer by itself, with one scale for the whole weight.
     """
     left, withdrawn = set(integer), dict[str, Reason]()
     for node in network.nodes:
         rule = network.target.rules.get(node.op)
         if node.name not in left or rule is None or rule.role is Role.LAYER:
             continue
-        before = [made_by for t in operands(node) if (made_by := producer(t)) is not None]
-        layer = next((made_by for made_by in before if _is_float_layer(network, made_by, left)), None)
+        before = [source for t in operands(node) if (source := producer(t)) is not None]
+        layer = next((source for source in before if _is_float_layer(network, source, left)), None)
         if layer is not None:
             withdrawn[node.name] = Code.FLOAT_PRODUCER.reason(f"its {layer.op} {layer.name!r} has a float output")
         elif rule.behind_integers and node.name not in included and not any(n.name in left for n in before):
@@ -196,7 +197,7 @@ def _node_refusal(network: "Network", node: Node, *, is_included: bool) -> Reaso
 
 
 def _layer_refusals(network: "Network", node: Node, rule: Rule) -> Iterator[Reason]:
-    """Yield why a node with weights stays float; the first reason counts, or the first that cannot be overruled."""
+    """Yield the reasons why a layer stays float; the first counts, or the first that cannot be overruled."""
     target, weight = network.target, constant(node.inputs[1])
     if weight is None:
         yield Code.WEIGHT_NOT_CONSTANT.reason()
@@ -232,7 +233,7 @@ def _is_plain_product(node: Node, matrix: NDArray[np.generic]) -> bool:
 
 
 def _quantized_anyway(target: Target, node: Node, rule: Rule) -> bool:
-    """Return whether a Q stands directly behind a Conv in any case, so that the target runs it on integers."""
+    """Return whether a Q must directly follow a Conv, so that the target runs the Conv on integers."""
     return rule.output and any(
         reader.op in target.fused_activations or target.rules[reader.op].role is not Role.ELEMENTWISE
         for reader in consumers(node.outputs[0])
@@ -245,16 +246,16 @@ def _makes_a_float_output(network: "Network", node: Node) -> bool:
 
 
 def _is_wanted(network: "Network", node: Node, integer: Set[str]) -> bool:
-    """Return whether what a node makes, or the activation fused with it, is read as integers.
+    """Return whether the output of a node, or of the activation fused with it, is read as integers.
 
-    The activation of a layer is wanted by the layer, whose Q stands behind both.
+    An activation that is fused with a layer always is: the Q of the layer follows both.
     """
     target, rule = network.target, network.target.rules[node.op]
     activation = network.fused_activation(node) if rule.residual else None
-    made = activation.outputs if activation is not None else node.outputs
-    if any(reader.name in integer for t in made for reader in consumers(t)):
+    outputs = activation.outputs if activation is not None else node.outputs
+    if any(reader.name in integer for t in outputs for reader in consumers(t)):
         return True
-    if target.quantizes_decode and any(t.name in network.outputs for t in made):
+    if target.quantizes_decode and any(t.name in network.outputs for t in outputs):
         return True
     before = network.fused_with(node)
     return before is not None and target.rules[before.op].role is Role.LAYER
@@ -268,7 +269,7 @@ def _is_float_layer(network: "Network", node: Node, integer: Set[str]) -> bool:
 
 
 class Network:
-    """What the rules ask about a graph.
+    """Lookups in a graph that the rules share.
 
     Args:
         model: its nodes are in topological order.
@@ -280,7 +281,7 @@ class Network:
         target: as given.
         outputs: names of the outputs of the model.
         last: names of the last layers of every branch.
-        decode: names of the nodes behind them.
+        decode: names of the nodes downstream of these.
         inner: names of the other nodes.
         pixels: height times width of the model's input; None if unknown.
         stem: names of the Convs that the target keeps float near the image.
@@ -312,7 +313,7 @@ class Network:
         return feeds_only_silu(y) and (self._is_coarse(y) or self._leads_to_a_last_layer(y))
 
     def _is_coarse(self, tensor: Tensor) -> bool:
-        """Return whether it has so few positions that it does not matter that floats are four times as long."""
+        """Return whether a tensor has so few positions that the size of floats costs no time."""
         count, stride = positions(tensor), self.target.float_silu_stride
         return count is not None and self.pixels is not None and stride is not None and count * stride**2 <= self.pixels
 
@@ -321,7 +322,7 @@ class Network:
         return any(reader.name in self.last for t in silu_outputs for reader in consumers(t))
 
     def fused_activation(self, node: Node) -> Node | None:
-        """Return the activation that is fused with this node, which computes, so that the Q stands behind both."""
+        """Return the activation that is fused with this node, so that the Q follows both."""
         rule = self.target.rules.get(node.op)
         following = consumers(node.outputs[0])
         if rule is None or rule.role is Role.CARRIER or len(following) != 1 or node.outputs[0].name in self.outputs:
@@ -334,11 +335,11 @@ class Network:
         return before if before is not None and self.fused_activation(before) is node else None
 
     def residual_layer(self, add: Node, refused: Collection[str]) -> Node | None:
-        """Return the integer layer that is fused with an Add: of two the deeper one, as the other is computed before.
+        """Return the integer layer that is fused with an Add; of two layers the deeper one, which is computed last.
 
         Args:
             add: an Add of two tensors.
-            refused: names of the layers that stay float, among others.
+            refused: names of the nodes that stay float.
         """
         one, other = add.inputs
         if isinstance(one, Constant) or isinstance(other, Constant) or one.shape != other.shape or one is other:
@@ -347,26 +348,26 @@ class Network:
         return max(layers, key=lambda layer: self._depth[layer.name], default=None)
 
     def own_layer(self, tensor: Tensor, refused: Collection[str]) -> Node | None:
-        """Return the integer layer of which this is the only use, directly or through its activation."""
+        """Return the integer layer whose only use is this tensor, directly or through its activation; else None."""
         if len(consumers(tensor)) != 1 or tensor.name in self.outputs:
             return None
-        made_by = producer(tensor)
-        if made_by is not None and is_silu(made_by):
-            return self._layer_before(next((t for t in made_by.inputs if feeds_only_silu(t)), None), refused)
-        if made_by is not None and made_by.op in self.target.fused_activations:
-            before = made_by.inputs[0]
+        source = producer(tensor)
+        if source is not None and is_silu(source):
+            return self._layer_before(next((t for t in source.inputs if feeds_only_silu(t)), None), refused)
+        if source is not None and source.op in self.target.fused_activations:
+            before = source.inputs[0]
             return self._layer_before(before, refused) if len(consumers(before)) == 1 else None
         return self._layer_before(tensor, refused)
 
     def _layer_before(self, tensor: Tensor | None, refused: Collection[str]) -> Node | None:
-        made_by = producer(tensor) if tensor is not None and tensor.name not in self.outputs else None
-        rule = self.target.rules.get(made_by.op) if made_by is not None else None
+        source = producer(tensor) if tensor is not None and tensor.name not in self.outputs else None
+        rule = self.target.rules.get(source.op) if source is not None else None
         is_layer = rule is not None and rule.role is Role.LAYER
-        return made_by if is_layer and made_by is not None and made_by.name not in refused else None
+        return source if is_layer and source is not None and source.name not in refused else None
 
 
 def _depth(nodes: Sequence[Node]) -> dict[str, int]:
-    """Return for each node how many layers are on the longest way to it, itself included; in topological order."""
+    """Return for each node the number of layers on the longest path that ends with it; nodes in topological order."""
     depth: dict[str, int] = {}
     for node in nodes:
         before = [depth.get(p.name, 0) for t in node.inputs for p in t.inputs]

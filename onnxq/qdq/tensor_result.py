@@ -26,7 +26,7 @@ class TensorResult:
 
     Attributes:
         point: the tensor.
-        fit: its final range, and what this costs.
+        fit: its final range with its expected cost.
         qparams: its scale and zero point.
         values: observed values of its group; None if the range is known without data.
     """
@@ -37,7 +37,7 @@ class TensorResult:
     values: Histogram | None
 
     def alternatives(self) -> dict[str, FittedRange]:
-        """Return for each method the range that it chooses from the same values; empty if there are none."""
+        """Return the range that each method chooses from the same values; empty if the range is known without data."""
         if self.values is None:
             return {}
         scheme = self.point.scheme
@@ -49,14 +49,16 @@ class TensorResult:
 
 
 def final_qparams(facts: Facts) -> QuantizationParameters:
-    """Return the scales and zero points that are in the file."""
-    rebuilt = facts.get(Reconstruction)
-    return facts[QuantizationParameters] if rebuilt is None else rebuilt.over(facts[QuantizationParameters])
+    """Return the scales and zero points that the file has."""
+    reconstruction = facts.get(Reconstruction)
+    return (
+        facts[QuantizationParameters] if reconstruction is None else reconstruction.over(facts[QuantizationParameters])
+    )
 
 
 def tensor_results(facts: Facts) -> Iterator[TensorResult]:
     """Yield the result of every point, in the order of the plan."""
-    plan, grid, statistics = facts[Plan], final_qparams(facts), facts[Statistics]
+    plan, final, statistics = facts[Plan], final_qparams(facts), facts[Statistics]
     groups = plan.groups()
 
     @cache
@@ -68,7 +70,7 @@ def tensor_results(facts: Facts) -> Iterator[TensorResult]:
         fit, values, qparams = (
             facts[FittedRanges].groups[point.group],
             values_of(point.group),
-            grid.activations[point.tensor],
+            final.activations[point.tensor],
         )
         if qparams is not facts[QuantizationParameters].activations[point.tensor]:
             bounds = Range(qparams.low, qparams.high)

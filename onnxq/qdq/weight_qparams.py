@@ -7,23 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.ir import Node, bias_of, constant
+from onnxq.numerics.arrays import Float32Array, Float64Array
 from onnxq.numerics.scheme import QParams, Range, Scheme
 
-Array = NDArray[np.float32]
-
 _SHRINKS = np.linspace(1.0, 0.3, 71)
-"""Shares of a channel's bounds that are tried in their place."""
+"""Shares of a channel's bounds that the clip search tries."""
 
 _MOST_BIAS_STEPS = 2.0**30
+"""Greatest magnitude of a bias in int32 steps, with a factor of two to spare."""
 
 
 def weight_qparams(
     scheme: Scheme,
-    values: Array,
+    values: Float32Array,
     *,
-    least_scale: NDArray[np.float64],
+    least_scale: Float64Array,
     shrink: bool = False,
-    importance: NDArray[np.float64] | None = None,
+    importance: Float64Array | None = None,
 ) -> QParams:
     """Return the scales and zero points of a weight.
 
@@ -31,7 +31,7 @@ def weight_qparams(
         scheme: with an axis.
         values: the weight.
         least_scale: of each channel, float64 (channels,) or (1,).
-        shrink: take the bounds with the least squared error rather than the greatest values.
+        shrink: search the bounds with the least squared error instead of taking the greatest values.
         importance: factor of each value's squared error, of the weight's shape.
     """
     assert scheme.axis is not None
@@ -48,10 +48,10 @@ def weight_qparams(
     return scheme.qparams(Range(low, np.maximum(high, low + least_span)))
 
 
-def _bounds(channels: NDArray[np.floating], scheme: Scheme) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the least and the greatest value of each channel, float64 (channels,), and zero between them.
+def _bounds(channels: NDArray[np.floating], scheme: Scheme) -> tuple[Float64Array, Float64Array]:
+    """Return the least and the greatest value of each channel, float64 (channels,), widened to include zero.
 
-    The bounds of a symmetric scheme are the greatest magnitude on both sides.
+    A symmetric scheme takes the greatest magnitude on both sides.
     """
     if scheme.symmetric:
         bound = np.abs(channels).max(axis=1, initial=0.0).astype(np.float64)
@@ -60,14 +60,14 @@ def _bounds(channels: NDArray[np.floating], scheme: Scheme) -> tuple[NDArray[np.
     return low.astype(np.float64), high.astype(np.float64)
 
 
-def minimum_scale(layers: Iterable[Node], activations: Mapping[str, QParams]) -> NDArray[np.float64]:
+def minimum_scale(layers: Iterable[Node], activations: Mapping[str, QParams]) -> Float64Array:
     """Return the least scales of a weight, float64 (scales,) or (1,).
 
     Runtimes hold the bias in int32 steps of input scale * weight scale: a channel whose weights are almost zero must
     not get a scale so small that its bias overflows.
 
     Args:
-        layers: all that read the weight.
+        layers: all consumers of the weight.
         activations: tensor -> its scale and zero point.
     """
     bias_steps = [_bias(node) / float(activations[node.inputs[0].name].scale) for node in layers]
@@ -78,10 +78,10 @@ def _by_channel(values: NDArray[np.floating], axis: int) -> NDArray[np.floating]
     return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
 
 
-def _bias(layer: Node) -> NDArray[np.float64]:
-    """Return the greatest magnitude of a layer's bias under each scale of its weight, float64 (scales,).
+def _bias(layer: Node) -> Float64Array:
+    """Return the greatest magnitude of a layer's bias for each scale of its weight, float64 (scales,).
 
-    (1,) of zero if it has none or a computed one. The groups of a ConvTranspose share their scales.
+    The result is one zero if the bias is missing or computed. The groups of a ConvTranspose share their scales.
     """
     tensor = bias_of(layer)
     bias = None if tensor is None else constant(tensor)
@@ -96,7 +96,7 @@ def _clip_search(
     bounds: Range,
     scheme: Scheme,
     importance: NDArray[np.floating] | None,
-) -> NDArray[np.float64]:
+) -> Float64Array:
     """Return for each channel the share of its bounds with the least squared error, float64 (channels,).
 
     Args:
@@ -110,8 +110,8 @@ def _clip_search(
     low, high = np.asarray(bounds.low), np.asarray(bounds.high)
     best, least = np.ones(len(high)), np.full(len(high), np.inf)
     for share in _SHRINKS:
-        grid = replace(scheme, axis=0).qparams(Range(low * share, high * share))
-        error = (weights * (grid.dequantize(grid.quantize(values)) - values) ** 2).sum(axis=1, dtype=np.float64)
+        qparams = replace(scheme, axis=0).qparams(Range(low * share, high * share))
+        error = (weights * (qparams.dequantize(qparams.quantize(values)) - values) ** 2).sum(axis=1, dtype=np.float64)
         best = np.where(error < least, share, best)
         least = np.minimum(error, least)
     return best

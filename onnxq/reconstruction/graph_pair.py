@@ -29,7 +29,7 @@ _LEAST_FOR_RANGE = 2048
 
 @dataclass(frozen=True)
 class LayerTargets:
-    """Output positions of a layer, and what the float layer gives there.
+    """Output positions of a layer, and the float outputs there.
 
     Attributes:
         layer: the node, in the float graph.
@@ -48,15 +48,15 @@ class GraphPair:
     """Both graphs, advanced together from layer to layer.
 
     For each layer, in the order of the plan, `draw` returns its targets, `moments` takes these, `fit_layer` takes the
-    moments, and `replace` takes the fit. Layers after it then read what the replaced layer gives.
+    moments, and `replace` takes the fit. Later layers then read the output of the replaced layer.
 
     Args:
         model: the float graph.
         plan: of the quantized graph.
         qparams: of the quantized graph.
-        adjusted: layers whose input gets the range with the least error of the outputs.
+        adjusted: layers whose input range is chosen by the error of the outputs.
         samples: the calibration data.
-        objects: on each image of each sample; none for samples without detections.
+        objects: detected on each image of each sample; none for samples without detections.
     """
 
     def __init__(
@@ -115,8 +115,8 @@ class GraphPair:
             weight: of the float layer.
 
         Returns:
-            The moments, centered, because the bias takes up the means; those of a MatMul, which has no bias, are not.
-            And the new scale and zero point of the input; None if they stay.
+            The moments, and the new scale and zero point of the input, None if they stay. The moments are centered,
+            because the bias absorbs the means; those of a MatMul, which has no bias, are not.
         """
         adjusted = self._adjust(targets, weight) if targets.layer.name in self._adjusted else None
         x = self._inputs[targets.layer.name].name
@@ -138,7 +138,7 @@ class GraphPair:
             self._quantized.set_constant(layer.name, 2, fit.bias)
 
     def _adjust(self, targets: LayerTargets, weight: Float32Array) -> QParams | None:
-        """Give the layer's input the range for which a refit errs least, unless an earlier layer depends on it."""
+        """Set the input range with the least error after a refit, unless an earlier layer has read the tensor."""
         layer, im2col = targets.layer, targets.im2col
         dequantize = self._inputs[layer.name].inputs[0]
         quantize = _quantize_of(dequantize)

@@ -19,9 +19,9 @@ from onnxq.reconstruction.least_squares import (
 )
 
 _REGULARIZATION = 1.0
-"""Weight of the distance to the float weights, as a share of the inputs' mean energy. A fit to the quantized inputs
-alone has the least squared error, but gives too little where inputs are rare and large, as on objects: with a hundredth
-of this more AP is lost."""
+"""Weight of the distance to the float weights, as a share of the inputs' mean energy. A fit without this penalty has
+the least squared error, but its outputs are too small where inputs are rare and large, as on objects: a hundredth of
+this value loses more AP."""
 
 _ROUNDS = 2
 """How often scales are fitted to the integers."""
@@ -89,7 +89,7 @@ def fit_layer(
         qparams = qparams.rescaled(np.maximum(fitted_scale, least_scale))
         scale = np.asarray(im2col.per_output(qparams.scale), np.float64)
     candidates = [(qparams, im2col.weight(integers).astype(scheme.dtype)), (rounded, rounded.quantize(weight))]
-    matrices = [im2col.matrix(grid.dequantize(stored)) for grid, stored in candidates]
+    matrices = [im2col.matrix(parameters.dequantize(stored)) for parameters, stored in candidates]
     best = int(np.argmin([moments.error(matrix).sum() for matrix in matrices]))
     bias = moments.t - (matrices[best] @ moments.a[:, :, None])[:, :, 0]
     return LayerFit(*candidates[best], np.asarray(im2col.per_channel(bias), np.float32))
@@ -107,7 +107,7 @@ def fit_range(
         inputs: before quantization, float32 (groups, inputs, n).
         outputs: of the float layer, float32 (groups, outputs, n).
         weight: the float weight, float64 (groups, outputs, inputs).
-        has_bias: a bias takes up the mean error.
+        has_bias: a bias absorbs the mean error.
     """
 
     def qparams_of(low: float, high: float) -> QParams:

@@ -63,7 +63,7 @@ class LayerwiseRunner:
             for name in names_read(self._nodes[k]):
                 self._readers.setdefault(name, set()).add(k)
         self._cache: dict[str, list[AnyArray]] = {}
-        self._asked = ""
+        self._requested = ""
         self._samples = 0
 
     def start(self, feeds: Sequence[Feed]) -> None:
@@ -105,21 +105,21 @@ class LayerwiseRunner:
         Args:
             tensor: its name, one of those in `wanted`.
             sink: called with the number of a sample and the tensor's values, floats as float32; from several threads.
-                None: the tensor is cached, and `read` gives it until the next call of `compute`.
+                None: the tensor is cached, and `read` returns it until the next call of `compute`.
         """
         self._demands[self._cached_form(tensor)] -= 1
-        self._asked = self._cached_form(tensor) if sink is None else ""
+        self._requested = self._cached_form(tensor) if sink is None else ""
         segment = sorted(self._index.ancestors([tensor], self._cache))
         self._done.update(k for k in segment if self._nodes[k].op_type != _RECOMPUTED)
-        made = {
+        outputs = {
             name for k in segment if self._nodes[k].op_type != _RECOMPUTED for name in self._nodes[k].output if name
         }
-        self._run(segment, sorted(filter(self._is_needed, made)), tensor, sink)
+        self._run(segment, sorted(filter(self._is_needed, outputs)), tensor, sink)
         for name in [name for name in self._cache if not self._is_needed(name)]:
             del self._cache[name]
 
     def read(self, tensor: str, sample: int) -> AnyArray:
-        """Return a cached tensor of a sample, floats as float32; the one computed last without a sink is cached."""
+        """Return a cached tensor of a sample, floats as float32: the last one that was computed without a sink."""
         kept = self._cache[self._cached_form(tensor)][sample]
         if self._cached_form(tensor) == tensor:
             return kept.astype(np.float32) if tensor in self._floats else kept
@@ -141,10 +141,10 @@ class LayerwiseRunner:
         return node.input[0] if node is not None and node.op_type == _RECOMPUTED else tensor
 
     def _is_needed(self, name: str) -> bool:
-        return name == self._asked or self._demands[name] > 0 or self._is_read(name)
+        return name == self._requested or self._demands[name] > 0 or self._is_read(name)
 
     def _is_read(self, name: str) -> bool:
-        """Return whether a needed node that has not run reads it, or reads what is recomputed from it."""
+        """Return whether a needed node that has not run reads the tensor, or reads a tensor recomputed from it."""
         for k in self._readers.get(name, ()):
             node = self._nodes[k]
             if node.op_type == _RECOMPUTED and any(self._is_read(output) for output in node.output):
@@ -184,14 +184,14 @@ class LayerwiseRunner:
             self._cache[name] = store.arrays
 
     def _piece(
-        self, segment: Sequence[int], keep: Sequence[str], asked: str | None
+        self, segment: Sequence[int], keep: Sequence[str], requested: str | None
     ) -> tuple[onnx.ModelProto, list[str]]:
         """Return the nodes as a model, and the cached tensors that it reads.
 
         Args:
             segment: numbers of the nodes.
             keep: outputs in the form in which they are cached.
-            asked: output in its own form.
+            requested: output in its own type.
         """
         nodes = [self._nodes[k] for k in segment]
         computed = {name for node in nodes for name in node.output}
@@ -199,7 +199,7 @@ class LayerwiseRunner:
         inputs = [name for name in read if name in self._cache]
         casts = [_cast(name + _CACHED, name, TensorProto.FLOAT) for name in inputs if name in self._floats]
         casts_back = [_cast(name, name + _CACHED, TensorProto.FLOAT16) for name in keep if name in self._floats]
-        outputs = [*map(self._cached_name, keep), *([asked] if asked is not None else [])]
+        outputs = [*map(self._cached_name, keep), *([requested] if requested is not None else [])]
         graph = helper.make_graph(
             [*casts, *nodes, *casts_back],
             "piece",
@@ -234,7 +234,7 @@ class _Memory:
         self._left = limit
 
     def take(self, size: int) -> bool:
-        """Take so many bytes; False if fewer are left."""
+        """Take this number of bytes; return False if fewer are left."""
         if size > self._left:
             return False
         self._left -= size
@@ -262,7 +262,7 @@ class _SampleArrays:
 
 
 def _on_disk(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> AnyArray:
-    """Return an array in a temporary file whose room is reserved: a full disk would end the process later."""
+    """Return an array in a temporary file whose space is reserved: a full disk would end the process later."""
     size = math.prod(shape) * dtype.itemsize
     try:
         with tempfile.TemporaryFile() as file:

@@ -1,7 +1,7 @@
 """Least squares for the weights of a layer, and rounding of weights with error feedback.
 
-Inputs A are quantized, outputs T those of the float layer; W is to make T of A. Everything is batched over the groups
-of a layer: g groups, c outputs of a group, k inputs of a group.
+Inputs A are quantized, outputs T those of the float layer; W is fitted so that W A is close to T. Everything is
+batched over the groups of a layer: g groups, c outputs of a group, k inputs of a group.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ import numpy as np
 from onnxq.numerics.arrays import Float32Array, Float64Array
 
 _BLOCK = 128
-"""Columns that pass their errors on one by one among themselves; to all later columns they pass them at once."""
+"""Columns per block: errors propagate column by column within a block, and at once to all later columns."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Interface of runtimes: run a model on this machine, time its operators, tell which layers run on integers."""
+"""Interface of runtimes: run a model on this machine, time its operators, find the layers that run on integers."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -35,8 +35,8 @@ class IntegerLayers:
     """The layers that a runtime runs on integers.
 
     Attributes:
-        wanted: names of those among the layers that were asked for.
-        others: number of other layers.
+        wanted: names of the requested layers among them.
+        others: number of the other layers.
     """
 
     wanted: tuple[str, ...]
@@ -55,7 +55,7 @@ class Runtime(ABC):
 
     Raises:
         ConfigError: the runtime is not installed.
-        ModelError: the runtime cannot load the model; with its reason.
+        ModelError: the runtime cannot load the model; the message has its reason.
     """
 
     title: ClassVar[str]
@@ -68,7 +68,7 @@ class Runtime(ABC):
         """Return the outputs by name.
 
         Raises:
-            ModelError: the runtime refuses the feed or fails; with its reason.
+            ModelError: the runtime refuses the feed or fails; the message has its reason.
         """
 
     @classmethod

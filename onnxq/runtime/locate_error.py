@@ -1,4 +1,4 @@
-"""Locating the first layer that a runtime computes wrongly."""
+"""Search for the first layer that a runtime computes wrongly."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from onnxq.runtime.base import Runtime
 from onnxq.runtime.session import Feed, open_session, run
 
 _DIFFERENT = 25.0
-"""SQNR in dB below which two results differ by more than the rounding of kernels, which leaves 40 and more."""
+"""SQNR in dB below which two results differ by more than the rounding of kernels, which leaves 40 dB and more."""
 
 
 def first_wrong_layer(
@@ -21,8 +21,8 @@ def first_wrong_layer(
 ) -> str | None:
     """Return the name of the first layer before an output that the runtime computes wrongly, or None.
 
-    The model is cut after one layer at a time: as an additional output of the whole model, a layer could run in another
-    kernel. None means that no layer errs by itself.
+    The model is cut after one layer at a time: if a layer were an additional output of the whole model, it might run in
+    another kernel. None means that no layer errs by itself.
 
     Args:
         proto: a quantized model.

@@ -14,7 +14,7 @@ from onnxq.runtime.base import IntegerLayers, ModelSource, OperatorTime, Runtime
 from onnxq.runtime.session import Feed, first_line, fitted
 
 _PLACES = ("Exception from", "Check", "While", "Summary", "--", "To facilitate")
-"""Beginnings of the lines of OpenVINO's errors that say where it failed, not why."""
+"""Beginnings of the lines of OpenVINO's errors that name the place of a failure, not its cause."""
 
 _UNKNOWN_OPERATORS = "-- No conversion rule found for operations"
 
@@ -47,7 +47,7 @@ class OpenVino(Runtime):
     def operator_times(
         cls, model: ModelSource, feed: Feed, *, threads: int = 0, rounds: int = 10
     ) -> dict[str, OperatorTime]:
-        """Return them by OpenVINO's performance counters; an operator is a type and a precision."""
+        """Return the times from OpenVINO's performance counters; an operator is a type and a precision."""
         compiled = _compiled(model, threads, PERF_COUNT=True)
         request, floats = compiled.create_infer_request(), _float_types(compiled)
         spans = []
@@ -58,14 +58,14 @@ class OpenVino(Runtime):
         return summed_times(spans)
 
     def integer_layers(self, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
-        """Return them by the runtime model, whose nodes list the names of the nodes that they were made of."""
+        """Return the layers in the runtime model, whose nodes list the names of the original nodes."""
         executed = [
             frozenset(_text(node, "originalLayersNames").split(","))
             for node in self._compiled.get_runtime_model().get_ordered_ops()
             if _text(node, "layerType") in self._LAYERS and _text(node, "runtimePrecision") in self._INTEGERS
         ]
-        # A layer with a bias becomes two nodes, and the Convolution gets a suffix; a layer that makes an output of the
-        # model is named after the output.
+        # A layer with a bias becomes two nodes, and the Convolution gets a suffix. A layer that produces an output of
+        # the model is named after the output.
         ends = {output.name for output in model.graph.output}
         last = {node.name: node.output[0] for node in model.graph.node if node.output[0] in ends}
         wanted = tuple(

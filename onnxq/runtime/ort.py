@@ -40,7 +40,7 @@ class OnnxRuntime(Runtime):
     def operator_times(
         cls, model: ModelSource, feed: Feed, *, threads: int = 0, rounds: int = 10
     ) -> dict[str, OperatorTime]:
-        """Return them by onnxruntime's profile, in which fused nodes have names of their own."""
+        """Return the times from onnxruntime's profile, in which fused nodes have names of their own."""
         with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
             session = open_session(model, threads=threads, profile_prefix=Path(folder) / "profile")
             for _ in range(rounds):
@@ -50,15 +50,15 @@ class OnnxRuntime(Runtime):
         return summed_times((e["args"]["op_name"], e["name"], e["dur"] * 1e-6) for e in runs)
 
     def integer_layers(self, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
-        """Return them by the optimized graph; it renames nodes but not weights, by which layers are recognized."""
+        """Return the layers in the optimized graph, recognized by their weights: it renames nodes but not weights."""
         with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
             path = Path(folder) / "optimized.onnx"
             open_session(model, optimized_path=path)
             nodes = onnx.load(path, load_external_data=False).graph.node
         found = Counter(n.input[self._INTEGER_LAYERS[n.op_type]] for n in nodes if n.op_type in self._INTEGER_LAYERS)
         producers = ProtoIndex(model.graph).producers
-        asked, wanted = frozenset(layers), []
-        for node in (n for n in model.graph.node if n.name in asked):
+        names, wanted = frozenset(layers), []
+        for node in (n for n in model.graph.node if n.name in names):
             dequantize = producers.get(node.input[1])
             if dequantize is None or dequantize.op_type != "DequantizeLinear":
                 continue

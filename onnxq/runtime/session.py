@@ -1,4 +1,4 @@
-"""Sessions of onnxruntime: load a model, run one feed, name its errors."""
+"""Sessions of onnxruntime: load a model, run one feed, translate errors."""
 
 import contextlib
 import logging
@@ -53,17 +53,17 @@ def open_session(
         optimized: run with all graph optimizations, or with none.
         exact: compute layers between QuantizeLinear and DequantizeLinear in float32 on the dequantized values, as ONNX
             defines them, instead of in integer kernels. On CPUs without VNNI the integer kernels add pairs of 8-bit
-            products in 16 bits, which saturate, so that the result depends on the machine. Results that go into a file
-            or a decision must be exact; results that show how a model runs must not. A float model is not affected.
-            The order of float sums still differs between CPUs: if it changes the rounding of a value, later values
-            differ by steps of their scales.
-        optimized_path: file to which onnxruntime writes the graph that it really runs.
-        profile_prefix: beginning of the path of the file to which it writes the time of every node.
-        resting: its threads sleep between runs; otherwise they spin until the next run and slow down other work.
-        frugal: allocate memory when it is needed instead of planning it for a whole run.
+            products in 16 bits, which saturate, so the result depends on the machine. Results that enter a file or a
+            decision must be exact; results that show how a model runs need not be. A float model is not affected. The
+            order of float sums still differs between CPUs: if it changes the rounding of a value, later values differ
+            by steps of their scales.
+        optimized_path: onnxruntime writes the optimized graph to this file.
+        profile_prefix: onnxruntime writes the time of every node to a file whose path begins with this.
+        resting: the threads sleep between runs; otherwise they spin until the next run and slow down other work.
+        frugal: allocate memory on demand instead of planning it for a whole run.
 
     Raises:
-        ModelError: onnxruntime cannot load the model; with its reason.
+        ModelError: onnxruntime cannot load the model; the message has its reason.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -90,10 +90,10 @@ def open_session(
 
 
 def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None = None) -> list[NDArray[np.generic]]:
-    """Run one feed; float32 may be given as float16, and the other way round.
+    """Run one feed; float32 inputs may be given as float16 and vice versa.
 
     Raises:
-        ModelError: onnxruntime refuses the feed or fails; with its reason.
+        ModelError: onnxruntime refuses the feed or fails; the message has its reason.
     """
     with _naming_errors():
         return list(session.run(outputs, _as_taken(session, feed)))
@@ -136,8 +136,8 @@ def iter_outputs(
         ModelError: as from `run`.
     """
     with _naming_errors():
-        given = {k: ort.OrtValue.ortvalue_from_numpy(v) for k, v in _as_taken(session, feed).items()}
-        values = session.run_with_ort_values(names, given)
+        inputs = {k: ort.OrtValue.ortvalue_from_numpy(v) for k, v in _as_taken(session, feed).items()}
+        values = session.run_with_ort_values(names, inputs)
     values.reverse()
     for name in names:
         yield name, values.pop().numpy()

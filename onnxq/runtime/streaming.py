@@ -13,7 +13,7 @@ from onnxq.ir.storage import size
 from onnxq.runtime.session import Feed, cores, iter_outputs, open_session
 
 _LARGE = 100_000_000
-"""Bytes above which only one sample runs at a time: each session copies the weights and holds the sample's tensors."""
+"""Bytes of a model above which one sample runs at a time: each session copies the weights and holds the tensors."""
 
 
 def open_worker_session(model: onnx.ModelProto, at_once: int) -> ort.InferenceSession:
@@ -31,23 +31,23 @@ Sink = Callable[[str, NDArray[np.generic]], None]
 """Called with the name and the values of a tensor."""
 
 Job = Callable[[], tuple[Feed, int] | None]
-"""Returns a feed and the number of samples in its batch that count, or None if it could not be read."""
+"""Returns a feed and the number of valid samples in its batch, or None if it could not be read."""
 
 
 def workers(model: onnx.ModelProto) -> int:
-    """Return how many samples run at once: at most 2 on any machine, as each holds its tensors in memory."""
+    """Return how many samples run at once: at most 2 on any machine, because each holds its tensors in memory."""
     return 1 if size(model) > _LARGE else min(2, cores())
 
 
 def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Callable[[int], None]) -> int:
     """Run many samples and hand each output of the model to `sink`; nothing is stored.
 
-    Each worker takes one sample through all steps, so that one sample is decoded while another runs and a third is
-    counted. The order of the calls of `sink` is not defined.
+    Each worker takes one sample through all steps, so one sample is decoded while another one runs. The order of the
+    calls of `sink` is undefined.
 
     Args:
         model: its outputs are streamed.
-        jobs: drawn in the calling thread, one whenever a worker is free, and called in a worker.
+        jobs: iterated in the calling thread whenever a worker is free, and called in the worker.
         sink: called from workers, for each output of each sample.
         finished: called in the calling thread with the number of jobs done.
 

@@ -1,7 +1,7 @@
-"""Targets: where each runtime needs its Q/DQ pairs, as data, in a file each.
+"""Targets: the Q/DQ rules of each runtime as data, one file per target.
 
-A new target is a file with a `Target`, its import here and its place in `TARGETS`: the command line, `Config`, the
-passes, the report and the tests over all targets follow.
+A new target is a file with a `Target`, an import here and an entry in `TARGETS`. The command line, `Config`, the
+passes, the report and the tests over all targets pick it up.
 """
 
 from onnxq.targets.base import Role, Rule, Target

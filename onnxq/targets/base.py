@@ -1,8 +1,8 @@
-"""The record of a target: where its runtime needs Q/DQ pairs, which integers it takes, and what a file for it needs.
+"""The record of a target: its Q/DQ rules, its integer types, and the requirements of its files.
 
-A target is data: rules by operator, and the properties of one runtime. The placement follows what that runtime was
-measured to fuse: a Q/DQ pair that is not fused costs a pass over memory, and a missing one leaves the node in float.
-TensorRT was not measured: its placement is from NVIDIA's documentation ("Explicit Quantization") and tools
+A target is data: rules by operator, and the properties of one runtime. The placement follows measurements of what the
+runtime fuses: a Q/DQ pair that is not fused costs a pass over memory, and a missing pair leaves the node in float.
+TensorRT was not measured: its placement follows NVIDIA's documentation ("Explicit Quantization") and tools
 (Model-Optimizer).
 """
 
@@ -18,7 +18,7 @@ from onnxq.targets.few_channels import FewChannelsRule
 from onnxq.targets.stem import FloatStemRule
 
 POINTWISE_TO_MATMUL = "pointwise-to-matmul"
-"""The lowering pass that the choice of nodes depends on: it lets an integer 1x1 Conv have a float output."""
+"""The lowering pass on which the node selection depends: it lets an integer 1x1 Conv have a float output."""
 
 
 class Role(Enum):
@@ -35,13 +35,14 @@ class Rule:
 
     Attributes:
         role: see `Role`.
-        input: a Q stands in front of the node. With neither this nor `output`, the runtime moves the Q of other nodes
+        input: a Q/DQ pair precedes the node. Without `input` and `output`, the runtime moves the Q of other nodes
             across the node.
-        output: a Q stands behind the node.
-        shared: input and output share one scale and zero point; a Concat's inputs only if it is their sole consumer.
-        behind_integers: stays float if its input comes from a float node, where integers save no time.
-        binding: a Concat's inputs have its scale and zero point even if they have other consumers.
-        residual: an Add that the runtime fuses with the layer of one of its inputs; only the other input has a Q.
+        output: a Q/DQ pair follows the node.
+        shared: input and output share one scale and zero point; an input of a Concat does if the Concat is its only
+            consumer.
+        behind_integers: the node stays float if its input comes from a float node, because integers save no time there.
+        binding: the inputs of a Concat have its scale and zero point even if they have other consumers.
+        residual: the runtime fuses the Add with the layer of one of its inputs; only the other input is quantized.
     """
 
     role: Role
@@ -58,34 +59,35 @@ class Target:
     """A runtime.
 
     Attributes:
-        name: word for `--target`.
-        title: name in texts.
+        name: value of `--target`.
+        title: name in messages.
         rules: operator -> rule. Operators without a rule stay float.
-        activations: integer types that activations can have; the width of the first is the default.
-        weights: integer types that weights can have; the width of the first is the default.
-        symmetric_activations: activations have their zero point in the middle.
-        symmetric_weights: weights have their zero point in the middle.
-        quantizes_decode: the decode behind the last layers and the outputs of the model are quantized too.
-        lowering: names of the passes, in their order, that rewrite the quantized graph for this runtime
-            (`onnxq.passes.LOWERING` has them).
-        min_opset: the least ONNX opset that a file for this runtime needs.
-        strongly_typed: it computes in the types that the file has, so that float16 for float operators has to be
-            written into the file (`--float-type fp16`); other runtimes choose by themselves.
-        takes_int4: weights can be stored as INT4 (ONNX, opset 21), of which it makes int8 when it loads a file.
-        clips: integer types that its Clip takes, through which activations with fewer bits than their type pass.
+        activations: integer types of activations; the width of the first is the default.
+        weights: integer types of weights; the width of the first is the default.
+        symmetric_activations: the zero point of activations is in the middle.
+        symmetric_weights: the zero point of weights is in the middle.
+        quantizes_decode: the decode and the outputs of the model are quantized too.
+        lowering: names of the passes that rewrite the quantized graph for this runtime, in order; keys of
+            `onnxq.passes.LOWERING`.
+        min_opset: lowest ONNX opset of a file for this runtime.
+        strongly_typed: the runtime computes in the types of the file, so float16 for float operators must be written
+            into the file (`--float-type fp16`); other runtimes choose the type by themselves.
+        takes_int4: weights can be stored as INT4 (ONNX, opset 21); the runtime converts them to int8 when it loads a
+            file.
+        clips: integer types that its Clip accepts; activations with fewer bits than their type need such a Clip.
         quantizes_last_layers: the last layers of each branch run on integers.
-        float_silu_stride: a 1x1 Conv in front of a SiLU has a float output if the image is down to this fraction of its
-            height there, or if the SiLU leads to a last layer. To quantize the input of a SiLU costs the most accuracy
-            of all, and so deep in a network it saves no time. Only with the lowering pass `pointwise-to-matmul`.
-        fused_activations: operators that the runtime fuses with the Conv before them if the Q stands behind both.
-        float_depthwise: depthwise Convs stay float. Each of their channels is convolved alone, so that channels of
-            small values drown in a scale shared with large ones; and as they wait for memory they gain little time.
-        stem: which Convs near the image stay float; None: none.
-        few_channels: which Convs have too few channels for an integer kernel; None: none.
-        bypasses_dq: operators whose float nodes read the float tensor itself, even if there is a dequantized one.
-        file_rules: the messages about what in a file the runtime would not read, or not as it is meant; None: no rules
-            beyond those of ONNX.
-        runtime: key in `onnxq.runtime.RUNTIMES` of what runs the result, to check it there if installed.
+        float_silu_stride: a 1x1 Conv in front of a SiLU has a float output if its stride relative to the image is at
+            least this, or if the SiLU leads to a last layer. Quantizing the input of a SiLU costs more accuracy than
+            any other activation, and saves no time that deep in a network. Requires the pass `pointwise-to-matmul`.
+        fused_activations: operators that the runtime fuses with the Conv before them if the Q follows both.
+        float_depthwise: depthwise Convs stay float. Their channels share one scale but are convolved separately, so
+            channels of small values lose their precision; and because they are memory-bound, integers save little time.
+        stem: rule for Convs near the image that stay float; None: no such Conv.
+        few_channels: rule for Convs with too few channels for an integer kernel; None: no such Conv.
+        bypasses_dq: operators whose float nodes read the float tensor even if a dequantized one exists.
+        file_rules: returns a message for each part of a file that the runtime refuses or misreads; None: ONNX's rules
+            suffice.
+        runtime: key in `onnxq.runtime.RUNTIMES` of the runtime that checks the result if it is installed; None: none.
     """
 
     name: str
@@ -116,8 +118,8 @@ class Target:
 
         Args:
             bits: width of the integers.
-            symmetric: zero point in the middle even if the target does not require it.
-            half: scales are float16 numbers.
+            symmetric: the zero point is in the middle even if the target does not require it.
+            half: scales are float16 values.
 
         Raises:
             ConfigError: the target cannot have activations of this width.
@@ -140,17 +142,17 @@ class Target:
         return Scheme(bits, self._container(self.weights, bits, "weights"), self.symmetric_weights, half=half)
 
     def opset(self, schemes: Iterable[Scheme]) -> int:
-        """Return the least ONNX opset for this target with integers of these schemes."""
+        """Return the lowest ONNX opset for this target with integers of these schemes."""
         return max([self.min_opset, *(scheme.container.opset for scheme in schemes)])
 
     @property
     def lowers_pointwise(self) -> bool:
-        """Whether an integer 1x1 Conv can have a float output, as `pointwise-to-matmul` makes a product of it."""
+        """Whether `pointwise-to-matmul` lowers an integer 1x1 Conv to a matrix product with a float output."""
         return POINTWISE_TO_MATMUL in self.lowering
 
-    def _container(self, allowed: Sequence[Container], bits: int, of: str) -> Container:
+    def _container(self, allowed: Sequence[Container], bits: int, kind: str) -> Container:
         fitting = [each for each in allowed if MIN_BITS <= bits <= each.bits]
         if not fitting:
             most = max(each.bits for each in allowed)
-            raise ConfigError(f"{bits} bits: {of} of {self.title} have {MIN_BITS} to {most} bits")
+            raise ConfigError(f"{bits} bits: {kind} of {self.title} have {MIN_BITS} to {most} bits")
         return min(fitting, key=lambda each: each.bits)

@@ -1,4 +1,4 @@
-"""Which Convs have too few channels for an integer kernel."""
+"""Rule for Convs that have too few channels for an integer kernel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ _BUNDLE = 8
 class FewChannelsRule:
     """NVIDIA's rule for INT8 Convs with few channels (Model-Optimizer, `find_nodes_from_convs_to_exclude`).
 
-    - a narrow Conv without groups needs a square kernel, a multiple of 8 channels on one side, and `channels` channels
-      on one side unless it is the first layer
-    - a narrow Conv with groups, such as a depthwise one, needs 8 k output channels and a kernel of at least 3
+    - a narrow Conv without groups must have a square kernel, a multiple of 8 channels on one side, and `channels`
+      channels on one side unless it is the first layer
+    - a narrow Conv with groups, such as a depthwise one, must have a multiple of 8 output channels and a kernel of at
+      least 3
 
     Attributes:
         channels: a Conv with fewer input or output channels is narrow.
@@ -27,7 +28,7 @@ class FewChannelsRule:
         Args:
             weight: shape of its weight, (output channels, input channels / group, kernel...).
             group: number of groups.
-            first: no layer stands before it.
+            first: no layer precedes it.
         """
         outputs, inputs, *kernel = weight
         if min(outputs, inputs) >= self.channels:

@@ -11,7 +11,8 @@ CONV_IN = {"Conv": Rule(Role.LAYER, output=False)}
 
 CARRIERS = {
     op: Rule(Role.CARRIER, shared=True)
-    # Not Gather, whose indices may be computed; Cast and Identity are gone or stay float. MaxPool and Resize select.
+    # Gather is left out because its indices may be computed; Cast and Identity are removed before or stay float.
+    # MaxPool and Resize select values.
     for op in sorted((MOVES_VALUES - QDQ_OPS - {"Cast", "Gather", "Identity"}) | {"MaxPool", "Resize"})
 }
 """Operators that move or select values."""

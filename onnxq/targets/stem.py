@@ -1,4 +1,4 @@
-"""Which Convs near the image cost more in 8 bits than they save."""
+"""Rule for Convs near the image in which 8 bits cost more accuracy than they save time."""
 
 import math
 from collections.abc import Sequence
@@ -9,24 +9,25 @@ from onnxq.ir import LAYERS, Node, Tensor, constant, downstream, is_depthwise
 
 @dataclass(frozen=True)
 class FloatStemRule:
-    """The first part of a network, in which Convs stay float. On every way from the image it ends before a Conv that
+    """The stem is the first part of a network, in which Convs stay float. On each path it ends before a Conv that
 
     - has more than `channels` output channels, or
-    - reads less than half of the image's height, and sums more than `products` products for each value.
+    - reads less than half of the image's height, and sums more than `products` products per output value.
 
-    The Convs on the image itself always belong to it.
+    Convs that read the image itself always belong to the stem.
 
     Attributes:
-        channels: narrow Convs wait for memory rather than for arithmetic, so that integers save little time; and what
-            they make, at the full range of the image, loses most on one scale.
-        products: (input channels / groups x kernel area) that one value takes in a Conv whose arithmetic is worth it.
+        channels: greatest number of output channels in the stem. Narrow Convs are memory-bound, so integers save little
+            time; and their outputs, near the image, lose most by one shared scale.
+        products: greatest number of products per output value (input channels / groups x kernel area) in the stem. With
+            more, integers save time.
     """
 
     channels: int
     products: float
 
     def convs(self, nodes: Sequence[Node], image: int | None, body: frozenset[str]) -> set[str]:
-        """Return the names of the Convs of the stem; if the whole network is that narrow, those on the image alone.
+        """Return the names of the Convs of the stem; if the whole network is that narrow, only those on the image.
 
         Args:
             nodes: of the graph, in topological order.
@@ -38,10 +39,10 @@ class FloatStemRule:
         wide = {name for name, conv in convs.items() if name in inner and output_channels(conv) > self.channels}
         if not wide & body:
             return convs.keys() - inner
-        ending = wide | {name for name, conv in convs.items() if name in inner and self._is_worth_it(conv, image)}
+        ending = wide | {name for name, conv in convs.items() if name in inner and self._saves_time(conv, image)}
         return convs.keys() - ending - downstream(nodes, lambda node: node.name in ending)
 
-    def _is_worth_it(self, conv: Node, image: int | None) -> bool:
+    def _saves_time(self, conv: Node, image: int | None) -> bool:
         read = positions(conv.inputs[0])
         is_deep = read is not None and image is not None and 4 * read < image
         return is_deep and not is_depthwise(conv) and _products(conv) > self.products
@@ -78,6 +79,6 @@ def output_channels(conv: Node) -> float:
 
 
 def _products(conv: Node) -> int:
-    """Return how many products of a narrow Conv or ConvTranspose make one value, at most."""
+    """Return the greatest number of products per output value of a narrow Conv or ConvTranspose."""
     weight = conv.inputs[1].shape
     return math.prod(weight[1:]) if conv.op == "Conv" else weight[0] * math.prod(weight[2:])

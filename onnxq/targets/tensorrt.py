@@ -9,10 +9,10 @@ from onnxq.targets.rules import CARRIERS, CONV_IN
 from onnxq.targets.tensorrt_parser import violations
 
 # One Q behind a Concat is enough: TensorRT moves a Q backwards, and a DQ forwards, across operators that only move
-# values, so that the Q ends up in the layers whose outputs are joined. If one of these outputs is read as integers too,
-# the Q meets the DQ there: with one scale both vanish, with two each such input costs a pass over memory. So a Concat
-# binds its inputs to its own scale. Of the other carriers only Resize has a Q in front: TensorRT is not known to move a
-# Q across it, and its input is the smaller side.
+# values, so the Q ends up in the layers whose outputs are joined. If another consumer reads one of these outputs as
+# integers, the Q meets the DQ there: with equal scales both vanish, with different ones each such input costs a pass
+# over memory. Therefore a Concat binds its inputs to its own scale. Resize is the only other carrier with a Q in front:
+# TensorRT is not known to move a Q across it, and its input is the smaller side.
 # Weights are never int4: TensorRT's int4 has a scale per block of 64 or 128 weights (guide, "Quantization Schemes"),
 # while these weights have one per output channel.
 # ConvTranspose stays float: its integer kernels have a scale per input channel (NVIDIA/TensorRT, issues 1694 and 2380),

@@ -2,7 +2,7 @@
 
 "Parser" is onnx/onnx-tensorrt for TensorRT 10 (`QuantDequantLinearHelper` and the importers in `onnxOpImporters.cpp`,
 `docs/operators.md`); "guide" is "Explicit Quantization" in NVIDIA's documentation of TensorRT. Some rules are stricter
-than the parser: they also cover what it reads in another sense than ONNX, and what the builder refuses or miscomputes.
+than the parser: they also cover files that it misreads, and files that the builder refuses or miscomputes.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto
 from onnxq.ir import LAYERS, ProtoIndex
 
 _OPSETS = range(13, 25)
-"""The parser reads 9 to 24; scales per channel have an axis from 13 on."""
+"""The parser reads opsets 9 to 24; scales per channel have an axis since opset 13."""
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
@@ -26,9 +26,9 @@ _AXIS = 1
 
 
 def violations(proto: onnx.ModelProto) -> list[str]:
-    """What keeps TensorRT from reading a quantized model, or from computing what the file says; [] if nothing does.
+    """Return the faults by which TensorRT refuses a quantized model or computes another result than ONNX defines.
 
-    Each message names the node, the rule and the remedy. Nodes within subgraphs are not looked at.
+    Each message names the node, the rule and the remedy. Nodes inside subgraphs are not checked.
     """
     graph = _Graph(proto.graph)
     return [
@@ -38,22 +38,22 @@ def violations(proto: onnx.ModelProto) -> list[str]:
 
 
 class _Graph(ProtoIndex):
-    """What the rules ask of a graph."""
+    """Lookups that the rules share."""
 
     def dequantize(self, name: str) -> NodeProto | None:
-        """The DequantizeLinear that makes a tensor, if one does."""
-        maker = self.producers.get(name)
-        return maker if maker is not None and maker.op_type == _DEQUANTIZE else None
+        """Return the DequantizeLinear that produces a tensor, or None."""
+        before = self.producers.get(name)
+        return before if before is not None and before.op_type == _DEQUANTIZE else None
 
     def is_weight(self, node: NodeProto) -> bool:
-        """Whether a Q or DQ is for a constant: what it reads is one, or is made of one by another of them."""
-        maker = self.producers.get(node.input[0])
+        """Return whether a Q or DQ belongs to a constant: it reads the constant, or the output of the Q of one."""
+        before = self.producers.get(node.input[0])
         return node.input[0] in self.constants or (
-            maker is not None and maker.op_type == _QUANTIZE and maker.input[0] in self.constants
+            before is not None and before.op_type == _QUANTIZE and before.input[0] in self.constants
         )
 
     def integer_type(self, node: NodeProto) -> int:
-        """Type of the integers of a Q or DQ, 0 if unknown; INT8 where nothing says so, as the parser takes it."""
+        """Return the type of the integers of a Q or DQ, 0 if unknown; like the parser, INT8 if the node states none."""
         if _input(node, 2):
             return self.types.get(node.input[2], 0)
         if node.op_type == _DEQUANTIZE:
@@ -70,7 +70,7 @@ def _is_qdq(node: NodeProto) -> bool:
 
 
 def _input(node: NodeProto, index: int) -> str:
-    """Name of an input, "" where it is left out."""
+    """Return the name of an input, "" if it is left out."""
     return node.input[index] if len(node.input) > index else ""
 
 
@@ -79,7 +79,7 @@ def _message(node: NodeProto, rule: str, remedy: str) -> str:
 
 
 def _unreadable_opset(proto: onnx.ModelProto) -> Iterator[str]:
-    """Parser, docs/operators.md: opset 9 to 24; ONNX: `axis` of Q and DQ from 13 on."""
+    """Parser, docs/operators.md: opset 9 to 24; ONNX: Q and DQ have an `axis` since opset 13."""
     for opset in proto.opset_import:
         if opset.domain in ("", "ai.onnx") and opset.version not in _OPSETS:
             limits = f"{_OPSETS.start} to {_OPSETS.stop - 1}"
@@ -87,15 +87,16 @@ def _unreadable_opset(proto: onnx.ModelProto) -> Iterator[str]:
 
 
 def _foreign_domain(_: _Graph, node: NodeProto) -> Iterator[str]:
-    """Parser: importers are found by the operator of the default domain; com.microsoft's Q and DQ have more types."""
+    """Parser: importers are for operators of the default domain; Q and DQ of com.microsoft take other types."""
     if _is_qdq(node) and node.domain not in ("", "ai.onnx"):
-        yield _message(node, f"is of the domain {node.domain}", "use the operator of ONNX")
+        yield _message(node, f"its domain is {node.domain}", "use the operator of ONNX")
 
 
 def _integers_not_int8(graph: _Graph, node: NodeProto) -> Iterator[str]:
     """Parser: UINT8 is refused (`checkNotInvalidType`), and so is a DQ of INT32 ("only activation types allowed").
 
-    A zero point of another type would be read as INT8 with a warning. FP8 and INT4 are read, but not written here.
+    The parser reads a zero point of another type as INT8 with a warning. It reads FP8 and INT4, which onnxq does not
+    write for TensorRT.
     """
     if _is_qdq(node):
         kind = graph.integer_type(node)
@@ -113,7 +114,7 @@ def _zero_point(graph: _Graph, node: NodeProto) -> Iterator[str]:
     if values is None:
         yield _message(node, "its zero point is computed", "make it a constant 0")
     elif np.any(values):
-        yield _message(node, "its zero point is not 0", "TensorRT's grids are symmetric: use --target tensorrt")
+        yield _message(node, "its zero point is not 0", "TensorRT quantizes symmetrically: use --target tensorrt")
     elif scale is not None and scale.size != values.size:
         yield _message(node, f"it has {values.size} zero points for {scale.size} scales", "give each scale one")
 
@@ -132,15 +133,15 @@ def _scale(graph: _Graph, node: NodeProto) -> Iterator[str]:
 
 
 def _granularity(graph: _Graph, node: NodeProto) -> Iterator[str]:
-    """Parser: a scale per channel is of rank 1 and as long as the axis; guide: only weights have more than one."""
+    """Parser: scales per channel have rank 1 and the length of the axis; guide: only weights have several scales."""
     scale = graph.values(node.input[1]) if _is_qdq(node) else None
     if scale is None or scale.size <= 1:
         return
     if not graph.is_weight(node):
-        yield _message(node, f"an activation with {scale.size} scales", "give it one for the whole tensor")
+        yield _message(node, f"an activation has {scale.size} scales", "give the tensor one scale")
         return
-    maker = graph.producers.get(node.input[0])
-    weight = graph.constants[node.input[0] if maker is None or maker.op_type == "Constant" else maker.input[0]]
+    before = graph.producers.get(node.input[0])
+    weight = graph.constants[node.input[0] if before is None or before.op_type == "Constant" else before.input[0]]
     axis, rank = _attribute(node, "axis", _AXIS), len(weight.dims)
     if scale.ndim != 1 or not -rank <= axis < rank or weight.dims[axis] != scale.size:
         shape = " x ".join(map(str, weight.dims))
@@ -148,25 +149,26 @@ def _granularity(graph: _Graph, node: NodeProto) -> Iterator[str]:
 
 
 def _weight_axis(graph: _Graph, node: NodeProto) -> Iterator[str]:
-    """Guide: scales of weights are per output channel. Not so ConvTranspose: per input channel or wrong results.
+    """Guide: scales of weights are per output channel.
 
-    NVIDIA/TensorRT, issues 1694 and 2380: kernels for ConvTranspose take scales along axis 0, its input channels.
+    NVIDIA/TensorRT, issues 1694 and 2380: kernels for ConvTranspose take scales along axis 0, its input channels;
+    scales per output channel give wrong results.
     """
-    made_by = graph.dequantize(_input(node, 1)) if node.op_type in LAYERS else None
-    scale = graph.values(made_by.input[1]) if made_by is not None else None
-    if made_by is None or scale is None or scale.size <= 1:
+    dequantize = graph.dequantize(_input(node, 1)) if node.op_type in LAYERS else None
+    scale = graph.values(dequantize.input[1]) if dequantize is not None else None
+    if dequantize is None or scale is None or scale.size <= 1:
         return
     if node.op_type == "ConvTranspose":
         yield _message(node, "its weight has a scale per channel", "keep it float: --exclude op:ConvTranspose")
         return
-    axis = _attribute(made_by, "axis", _AXIS)
+    axis = _attribute(dequantize, "axis", _AXIS)
     wanted = {"Conv": 0, "Gemm": 0 if _attribute(node, "transB", 0) else 1}.get(node.op_type)
     if wanted is not None and axis != wanted:
         yield _message(node, f"the scales of its weight lie along axis {axis}", f"put them along axis {wanted}")
 
 
-def _pair_of_two_types(graph: _Graph, node: NodeProto) -> Iterator[str]:
-    """ONNX: a DQ reads the type that the Q before it writes; the parser takes each one's from its own zero point."""
+def _types_of_pair(graph: _Graph, node: NodeProto) -> Iterator[str]:
+    """ONNX: a DQ reads the type that the Q before it writes; the parser takes the type of each from its zero point."""
     before = graph.producers.get(node.input[0]) if node.op_type == _DEQUANTIZE else None
     if before is None or before.op_type != _QUANTIZE:
         return
@@ -177,20 +179,20 @@ def _pair_of_two_types(graph: _Graph, node: NodeProto) -> Iterator[str]:
 
 
 def _clip_of_integers(graph: _Graph, node: NodeProto) -> Iterator[str]:
-    """Parser, docs/operators.md: Clip takes FP32, FP16 and BF16; an INT8 one stands behind a Q of fewer than 8 bits."""
+    """Parser, docs/operators.md: Clip takes FP32, FP16 and BF16; activations of fewer than 8 bits have one of INT8."""
     before = graph.producers.get(node.input[0]) if node.op_type == "Clip" else None
     if before is not None and before.op_type == _QUANTIZE:
         yield _message(node, "clips integers, TensorRT clips float only", "use --act-bits 8")
 
 
 def _dequantizes_no_integers(graph: _Graph, node: NodeProto) -> Iterator[str]:
-    """Guide: INT8 tensors come from a Q or are constant weights; Q and DQ stand in pairs."""
+    """Guide: INT8 tensors come from a Q or are constant weights; Q and DQ come in pairs."""
     if node.op_type != _DEQUANTIZE or node.input[0] in graph.constants:
         return
     before = graph.producers.get(node.input[0])
     if before is None or before.op_type not in (_QUANTIZE, "Clip"):
-        what = "an input of the model" if before is None else f"what {before.op_type} makes"
-        yield _message(node, f"reads {what}", "let it read what a QuantizeLinear makes, or a constant")
+        source = "an input of the model" if before is None else f"the output of {before.op_type}"
+        yield _message(node, f"reads {source}", "let it read the output of a QuantizeLinear, or a constant")
 
 
 def _quantizes_no_float(graph: _Graph, node: NodeProto) -> Iterator[str]:
@@ -201,9 +203,9 @@ def _quantizes_no_float(graph: _Graph, node: NodeProto) -> Iterator[str]:
 
 
 def _half_quantized_layer(graph: _Graph, node: NodeProto) -> Iterator[str]:
-    """Guide: quantize all inputs of weighted layers.
+    """Guide: quantize all inputs of layers with weights.
 
-    Integer weights with float data do not build; float weights with dequantized data lose accuracy and gain nothing.
+    Integer weights with float data do not build; float weights with dequantized data lose accuracy and save no time.
     """
     if node.op_type not in LAYERS:
         return
@@ -212,13 +214,13 @@ def _half_quantized_layer(graph: _Graph, node: NodeProto) -> Iterator[str]:
         return
     data = graph.dequantize(node.input[0])
     if weight is not None and data is None:
-        yield _message(node, "its weight is quantized, its data is not", "put Q/DQ in front of it too, or exclude it")
+        yield _message(node, "its weight is quantized, its data is not", "quantize its data too, or exclude it")
     if weight is None and data is not None and node.input[1] in graph.constants:
         yield _message(node, "its data is quantized, its weight is not", "quantize both, or let it read float")
 
 
 def _quantized_bias(graph: _Graph, node: NodeProto) -> Iterator[str]:
-    """Guide: biases stay float; the parser would take a dequantized one for data (`convMultiInput`)."""
+    """Guide: biases stay float; the parser takes a dequantized bias for data (`convMultiInput`)."""
     if node.op_type in LAYERS and graph.dequantize(_input(node, 2)) is not None:
         yield _message(node, "its bias is quantized", "store the bias as float32")
 
@@ -230,7 +232,7 @@ _RULES: tuple[Callable[[_Graph, NodeProto], Iterator[str]], ...] = (
     _scale,
     _granularity,
     _weight_axis,
-    _pair_of_two_types,
+    _types_of_pair,
     _clip_of_integers,
     _dequantizes_no_integers,
     _quantizes_no_float,

@@ -227,4 +227,4 @@ class TestBadCalibration:
         arguments = ["--calib", "calib", "--target", "openvino", "--save-calibration", "seen.npz"]
         assert onnxq(model, *arguments).code == 0
         message = refused(onnxq, model, "--calibration", "seen.npz", "--target", "generic")
-        assert re.search("holds nothing of tensor '.+': it was made for another target .*; calibrate again", message)
+        assert re.search("has no tensor '.+': it was made for another target .*; calibrate again", message)

@@ -240,15 +240,13 @@ def test_statistics_that_were_found_on_the_way_are_not_asked_where_they_come_fro
 def test_statistics_for_another_target_are_refused_by_the_tensor_that_they_lack():
     model = csp()
     for_openvino = statistics_of(model, OPENVINO)
-    message = (
-        "the calibration holds nothing of tensor 'conv1_out': it was made for another target or with other options"
-    )
+    message = "the calibration has no tensor 'conv1_out': it was made for another target or with other options"
     with pytest.raises(DataError, match=re.escape(message)):
         quantized(model, ORT, facts=[for_openvino])
 
 
 def test_a_lacking_tensor_is_named():
-    with pytest.raises(DataError, match="holds nothing of tensor 'other'"):
+    with pytest.raises(DataError, match="has no tensor 'other'"):
         fit([QuantizationPoint("x", Scheme(), "x", (), ("x", "other"))], {"x": [0, 1]})
 
 

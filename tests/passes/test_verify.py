@@ -366,7 +366,7 @@ def test_a_single_fault_is_told_alone():
     with pytest.raises(ModelError) as caught:
         verify(csp(), after, facts, NARROW_TENSORRT)
     assert str(caught.value).splitlines()[1:] == [
-        "Conv conv1: its weight is quantized, its data is not; put Q/DQ in front of it too, or exclude it"
+        "Conv conv1: its weight is quantized, its data is not; quantize its data too, or exclude it"
     ]
 
 

@@ -222,7 +222,7 @@ DQ = "DequantizeLinear conv4_weight_DequantizeLinear: "
 FAULTS: list[tuple[Callable[[onnx.ModelProto], None], list[str]]] = [
     (opset_12, ["opset 12: TensorRT reads Q/DQ files of opset 13 to 24; export with one of these"]),
     (opset_25, ["opset 25: TensorRT reads Q/DQ files of opset 13 to 24; export with one of these"]),
-    (contrib_operator, [f"{DQ}is of the domain com.microsoft; use the operator of ONNX"]),
+    (contrib_operator, [f"{DQ}its domain is com.microsoft; use the operator of ONNX"]),
     (uint8_weight, [f"{DQ}its integers are UINT8, TensorRT takes INT8; quantize with --target tensorrt"]),
     (int32_pair, [f"{DQ}its integers are INT32, TensorRT takes INT8; quantize with --target tensorrt"]),
     (
@@ -234,7 +234,7 @@ FAULTS: list[tuple[Callable[[onnx.ModelProto], None], list[str]]] = [
             "give both one zero point",
         ],
     ),
-    (zero_point, [f"{DQ}its zero point is not 0; TensorRT's grids are symmetric: use --target tensorrt"]),
+    (zero_point, [f"{DQ}its zero point is not 0; TensorRT quantizes symmetrically: use --target tensorrt"]),
     (computed_zero_point, [f"{DQ}its zero point is computed; make it a constant 0"]),
     (one_zero_point_for_many_scales, [f"{DQ}it has 1 zero points for 8 scales; give each scale one"]),
     (computed_scale, [f"{DQ}its scale is computed; make it a constant"]),
@@ -246,7 +246,7 @@ FAULTS: list[tuple[Callable[[onnx.ModelProto], None], list[str]]] = [
     (
         activation_per_channel,
         [
-            f"{op}Linear mul0_out_{op}Linear: an activation with 8 scales; give it one for the whole tensor"
+            f"{op}Linear mul0_out_{op}Linear: an activation has 8 scales; give the tensor one scale"
             for op in ("Quantize", "Dequantize")
         ],
     ),
@@ -266,21 +266,21 @@ FAULTS: list[tuple[Callable[[onnx.ModelProto], None], list[str]]] = [
     (
         integers_from_another_operator,
         [
-            "DequantizeLinear mul0_out_DequantizeLinear: reads what MaxPool makes; let it read what a QuantizeLinear "
-            "makes, or a constant"
+            "DequantizeLinear mul0_out_DequantizeLinear: reads the output of MaxPool; let it read the output of a "
+            "QuantizeLinear, or a constant"
         ],
     ),
     (
         integers_from_outside,
         [
-            "DequantizeLinear mul0_out_DequantizeLinear: reads an input of the model; let it read what a "
-            "QuantizeLinear makes, or a constant"
+            "DequantizeLinear mul0_out_DequantizeLinear: reads an input of the model; let it read the output of a "
+            "QuantizeLinear, or a constant"
         ],
     ),
     (quantized_integers, ["QuantizeLinear mul0_out_QuantizeLinear: quantizes INT32; let it read float32"]),
     (
         float_data,
-        ["Conv conv1: its weight is quantized, its data is not; put Q/DQ in front of it too, or exclude it"],
+        ["Conv conv1: its weight is quantized, its data is not; quantize its data too, or exclude it"],
     ),
     (float_weight, ["Conv conv1: its data is quantized, its weight is not; quantize both, or let it read float"]),
     (quantized_bias, ["Conv conv1: its bias is quantized; store the bias as float32"]),

@@ -1,12 +1,12 @@
-"""Range methods: which interval of an activation's values the integer grid covers. One module per method.
+"""Range methods: they choose the interval that the integers of an activation cover. One module per method.
 
 Each module of this package must define `METHOD`, a `RangeMethod`; a new file is enough to add one. The choices of
 `--method`, its help, and the comparison in reports follow from `METHODS`.
 
-Two rules choose ranges and are no methods, because a histogram and a scheme do not suffice for them, or because no
+Two other rules choose ranges. They are not methods, because they need more than a histogram and a scheme, or because no
 option selects them:
 
-- `onnxq.numerics.before_silu`: the input of a SiLU, whatever the method.
+- `onnxq.numerics.before_silu`: for the input of a SiLU, with every method.
 - `output-error`: reconstruction adjusts the fitted range of a layer's input by the error of the layer's outputs
   (`onnxq.reconstruction`); it starts from the ranges of a method.
 """

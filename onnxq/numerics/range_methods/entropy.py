@@ -18,12 +18,12 @@ def entropy(histogram: Histogram, scheme: Scheme) -> Range:
     """Return the range whose upper bound has the least Kullback-Leibler divergence KL(P | Q).
 
     This is TensorRT's entropy calibrator, for any bit width, over the histogram's own 2048 bins. P is the histogram up
-    to a bound, with everything beyond it added to its last bin. Q is the same without what is beyond, gathered into
-    2^bits levels and spread evenly over the bins that are not empty. A symmetric scheme takes the histogram of |x|; an
-    asymmetric one keeps the observed minimum as its lower bound.
+    to a bound, with all values beyond it added to its last bin. Q is the histogram up to the bound, without these
+    values, merged into 2^bits levels that are spread evenly over the bins that are not empty. A symmetric scheme takes
+    the histogram of |x|; an asymmetric one keeps the observed minimum as its lower bound.
 
-    Zero is on every grid, so the many zeros of a ReLU's output lose nothing. Spread over a level they would cost more
-    than any clipping; therefore the bin that holds them counts no more than its neighbors, as in NVIDIA's
+    Zero is exactly representable, so the many zeros of a ReLU's output lose nothing. Spread over a level they would
+    cost more than any clipping; therefore the bin that holds them counts no more than its neighbors, as in NVIDIA's
     pytorch-quantization.
     """
     low, high = observed(histogram)

@@ -19,7 +19,7 @@ def unilateral_histogram(histogram: Histogram, scheme: Scheme, lower: float | No
     Args:
         histogram: of the values.
         scheme: the integers.
-        lower: the lower bound where it is known (`SILU_MINIMUM` for the output of a SiLU); else the observed minimum.
+        lower: the lower bound if it is known (`SILU_MINIMUM` for the output of a SiLU); else the observed minimum.
     """
     return best_high(histogram, scheme, observed(histogram)[0] if lower is None else lower)
 
