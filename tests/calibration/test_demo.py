@@ -270,7 +270,7 @@ class TestCommandLine:
         assert "7 images" in capsys.readouterr().out
         written = json.loads(report.read_text())
         evaluation, search = written["evaluation"], written["search"]
-        assert (evaluation["annotations"], evaluation["images"], search["pictures"]) == ("demo", 7, 7)
+        assert (evaluation["annotations"], evaluation["images"], search["images"]) == ("demo", 7, 7)
         measured = [
             measure_precision(model, ground_truth.demo_ground_truth(), Settings()).ap for model in (MODEL, made)
         ]
@@ -279,7 +279,7 @@ class TestCommandLine:
             measure_precision(model, ground_truth.demo_ground_truth(), Settings(), exact=True).ap
             for model in (MODEL, made)
         )
-        assert search["said"] == f"{kept - whole:+.2f} AP"
+        assert search["loss_text"] == f"{kept - whole:+.2f} AP"
 
     @pytest.mark.parametrize("option", ["--annotations", "--images"])
     def test_a_limit_takes_scenes_or_labelled_pictures(self, capsys, tmp_path, option):

@@ -74,9 +74,9 @@ class TestLimits:
         assert int(trials) > 1
         report = json.loads(Path("r.json").read_text())
         excluded, search = report["exclude"], report["search"]
-        assert (search["said"], search["pictures"]) == (f"{reached} dB", 3)
+        assert (search["loss_text"], search["images"]) == (f"{reached} dB", 3)
         assert len(search["trials"]) == int(trials)
-        assert {"kept": len(search["kept"]), "said": search["said"]} in search["trials"]
+        assert {"kept": len(search["kept"]), "loss_text": search["loss_text"]} in search["trials"]
         assert [name for piece in search["kept"] for name in piece["nodes"]] == excluded
         kept = re.search(r"kept (\d+) float: (\S+?),? ", ran.table)
         assert 1 <= int(kept[1]) <= len(excluded)

@@ -287,11 +287,11 @@ class TestUnforeseenErrors:
         assert snapshot() == before
 
 
-class TestDoubts:
+class TestDataWarnings:
     @pytest.mark.slow
     def test_are_rows_of_the_closing_table_and_of_the_report(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "--preprocess", "yolo-255", "--report", "r.json")
         assert re.search(r"^warning +the first layer, ", ran.out, re.MULTILINE)
-        [doubt] = json.loads(Path("r.json").read_text())["doubts"]
-        assert "may be scaled too much" in doubt
+        [warning] = json.loads(Path("r.json").read_text())["data_warnings"]
+        assert "may be scaled too much" in warning
         assert "warning" not in onnxq(model, "--calib", "calib").out
