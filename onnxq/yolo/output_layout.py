@@ -68,7 +68,7 @@ UNKNOWN_FAMILY = Family(UNKNOWN, "outputs that no family recognizes", lambda clu
 
 @dataclass(frozen=True)
 class ScoreColumns:
-    """ScoreColumns of a table of boxes.
+    """Columns with class scores in a table of boxes.
 
     Attributes:
         first: the first class score; an objectness stands before it if this is 5.

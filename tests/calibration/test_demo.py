@@ -35,7 +35,7 @@ GOLDEN = {
     "crescent": [(116.5, 0.5, 146.5, 31.5), (146.5, 55.5, 158.5, 69)],
     "arrow": [(20.5, 78.5, 62.5, 105.5)],
 }
-"""What is on the validation scene 3."""
+"""The objects on validation scene 3."""
 
 
 class TestScenes:

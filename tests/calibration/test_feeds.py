@@ -1,4 +1,4 @@
-"""How samples are checked against the inputs of a model, and batched."""
+"""Checks of samples against the inputs of a model, and batches."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md is about the code that is there."""
+"""CONTRIBUTING.md describes the code as it is."""
 
 import re
 from pathlib import Path
