@@ -95,7 +95,8 @@ class SensitivityEntry:
     Attributes:
         nodes: names of its nodes, the layer first.
         sqnr: signal-to-quantization-noise ratio of the output with the most noise, dB; None if nothing changes.
-        moved: mean of 1 - IoU between the boxes of the float model and these, percent; None without boxes.
+        moved: how far boxes move: mean of 1 - IoU of the boxes of the float model with those of the model in which only
+            this part is quantized, percent; None without boxes.
     """
 
     nodes: tuple[str, ...]
