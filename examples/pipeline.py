@@ -30,7 +30,7 @@ def metadata(model: onnx.ModelProto, state: dict[str, Any], values: dict[str, st
 
 
 def quantize(model: onnx.ModelProto, state: dict[str, Any], data: str | None = None, **options: Any) -> onnx.ModelProto:
-    """Quantize the model; every option of the command line is a field of `onnxq.Config`."""
+    """Quantize the model; `options` are fields of `onnxq.Config`."""
     state["quantized"] = onnxq.quantize(model, data, onnxq.Config(**options))
     return state["quantized"].model
 

@@ -1,6 +1,6 @@
 """Quantize with a calibration reader that was written for onnxruntime's `quantize_static`.
 
-python examples/reader.py yolov8n.onnx images/ yolov8n.int8.onnx
+Run it as `python examples/reader.py yolov8n.onnx images/ yolov8n.int8.onnx`.
 """
 
 import sys

@@ -29,10 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser("python -m onnxq.benchmark", description="Latency of ONNX models, side by side.")
     parser.add_argument(
-        "models", metavar="MODEL", nargs="+", type=model_file, help="models; the others are compared with the first"
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        type=model_file,
+        help="model files, or demo for the demo model; the others are compared with the first",
     )
     parser.add_argument("--runtime", choices=tuple(RUNTIMES), default="ort", help="runtime, on the CPU (ort)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads within a run (2)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads of the runtime (2)")
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help="measured runs of each model (30)")
     parser.add_argument(
         "--image-size", type=image_size, metavar="N|HxW", help="input size, for models with a dynamic one"

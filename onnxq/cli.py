@@ -203,7 +203,7 @@ def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: P
 
 @contextmanager
 def _naming_evaluate(ending: str = "") -> Iterator[None]:
-    """Put `--evaluate` before the messages of errors raised in the block, and an ending behind them."""
+    """Put `--evaluate` before the messages of errors raised in the block, and an ending after them."""
     try:
         yield
     except OnnxqError as error:

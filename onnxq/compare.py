@@ -58,11 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Compare a quantized model with its float model, without labels.",
         formatter_class=Help,
     )
-    parser.add_argument("reference", metavar="FLOAT", type=model_file, help="the float model")
+    parser.add_argument("reference", metavar="FLOAT", type=model_file, help="the float model; demo for the demo model")
     parser.add_argument("model", metavar="QUANTIZED", type=model_file, help="the quantized model")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", metavar="DIR", help="images: folder, glob, .txt list, COCO .json")
-    source.add_argument("--demo", action="store_true", help="synthetic validation images for models/demo.onnx")
+    source.add_argument("--demo", action="store_true", help="use the synthetic validation images of the demo model")
     parser.add_argument(
         "--worst", metavar="N", type=int, default=10, help="number of tensors to list, most added noise first (10)"
     )
@@ -94,7 +94,7 @@ def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
         _show_trace(result, arguments.worst)
     if not arguments.quiet:
         detector = result.detector
-        unread = "; objects are not compared, as the output layout is unknown" if result.agreement is None else ""
+        unread = "; objects are not compared, because the output layout is unknown" if result.agreement is None else ""
         say(f"{detector.title}, {detector.preprocess.describe()}; {detector.why}{unread}", ERR)
         if detector.outputs.assumed:
             say(f"boxes are compared with anchors that may differ from the model's: {detector.outputs.assumed}", ERR)

@@ -61,16 +61,16 @@ class Config:
     target: str = _option("ort", "runtime that the result is for", TARGETS)
     method: str = _option(
         AUTO,
-        f"how the ranges of activations are chosen: {_METHODS}; {BY_OUTPUTS} minimizes the error in the "
-        f"outputs of the layers; auto: uh, with reconstruction {BY_OUTPUTS}",
+        f"how the ranges of activations are chosen: {_METHODS}; {BY_OUTPUTS} searches the bounds with the least error "
+        f"in the outputs of the layers; auto is uh, or {BY_OUTPUTS} with reconstruction",
         (AUTO, *METHODS, BY_OUTPUTS),
     )
     weight_method: str = _option("minmax", "how the ranges of weights are chosen", WEIGHT_METHODS)
     weight_bits: int = _option(None, "width of weights; default: the target's, 8", None, _WIDTHS)
     act_bits: int = _option(None, "width of activations; default: the target's, 8", None, _WIDTHS)
-    bits: tuple[str, ...] = _option((), "widths of single nodes, of weight and input", None, "NODE=W/A")
+    bits: tuple[str, ...] = _option((), "widths of the weight and the input of single nodes", None, "NODE=W/A")
     symmetric: bool = _option(False, "put the zero points of activations in the middle of their integers")
-    equalize: bool = _option(True, "balance the channels of each layer if weights can undo it exactly (on)")
+    equalize: bool = _option(True, "equalize channels across layers if the result is exactly the same (on)")
     reconstruct: bool | None = _option(
         None,
         f"reconstruct each layer on its quantized input; default: only below {RECONSTRUCT_BELOW} bits (needs --calib)",
@@ -83,17 +83,17 @@ class Config:
     requantize: bool = _option(False, "remove Q/DQ from a model that is already quantized, and quantize it again")
     exclude: tuple[str, ...] = _option((), "nodes to keep float: a name, op:TYPE or re:REGEX", None, "NODE")
     include: tuple[str, ...] = _option(
-        (), "nodes to run on integers although the target prefers float: as --exclude", None, "NODE"
+        (), "nodes to run on integers although the target prefers float; written as for --exclude", None, "NODE"
     )
     count: int | None = _option(
         None,
-        f"calibration images to take, evenly spaced, of a longer list; default: {_IMAGES}, with reconstruction "
-        f"{_IMAGES_TO_RECONSTRUCT}",
+        f"number of calibration images, evenly spaced if there are more; default: {_IMAGES}, or "
+        f"{_IMAGES_TO_RECONSTRUCT} with reconstruction",
         None,
         "N",
     )
     preprocess: str = _option(AUTO, "how images become inputs", (AUTO, *PREPROCESSES))
-    image_size: tuple[int, int] | None = _option(None, "input size of a model with dynamic size", None, "N|HxW")
+    image_size: tuple[int, int] | None = _option(None, "input size, for models with a dynamic one", None, "N|HxW")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

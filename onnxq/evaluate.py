@@ -57,11 +57,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=Help,
     )
     parser.add_argument(
-        "models", metavar="MODEL", nargs="+", type=model_file, help="models; the others are compared with the first"
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        type=model_file,
+        help="model files, or demo for the demo model; the others are compared with the first",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--annotations", metavar="JSON", type=Path, help="COCO detection annotations")
-    source.add_argument("--demo", action="store_true", help="synthetic validation images for models/demo.onnx")
+    source.add_argument("--demo", action="store_true", help="use the synthetic validation images of the demo model")
     parser.add_argument("--images", metavar="DIR", type=Path, help="folder with the images of the annotations")
     add_settings(parser, Settings())
     return parser

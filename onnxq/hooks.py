@@ -27,7 +27,7 @@ def log_passes(step: Pass, model: Model, result: object, seconds: float) -> None
         outcome = f"found {', '.join(kind.__name__ for kind in step.kinds())}"
     else:
         outcome = f"{result} edit{'' if result == 1 else 's'}"
-    log.info("%-19s %-19s %6.2f s", step.name, outcome, seconds)
+    log.info("%-19s %-41s %6.2f s", step.name, outcome, seconds)
 
 
 def save_each(folder: Path) -> Hook:

@@ -54,7 +54,7 @@ def _netron() -> ModuleType:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser("python -m onnxq.view", description="Show a model's graph in Netron.")
-    parser.add_argument("model", metavar="MODEL", type=model_file, help="model file")
+    parser.add_argument("model", metavar="MODEL", type=model_file, help="model file, or demo for the demo model")
     parser.add_argument("--port", metavar="N", type=int, help="port of the server (default: any free port)")
     parser.add_argument("--no-browser", action="store_true", help="print the URL, but open no browser")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _view(arguments: argparse.Namespace) -> None:
     address = serve(arguments.model, arguments.port, not arguments.no_browser)
-    OUT.print(f"{arguments.model} is at {address}; Ctrl+C ends it")
+    OUT.print(f"{arguments.model} is at {address}; Ctrl+C stops the server")
     _netron().wait()
 
 

@@ -37,7 +37,7 @@ def result(model, feeds):
 
 
 class Reader:
-    """As onnxruntime's CalibrationDataReader."""
+    """A reader like onnxruntime's CalibrationDataReader."""
 
     def __init__(self, feeds):
         self._left = list(feeds)

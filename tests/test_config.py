@@ -21,7 +21,7 @@ NOT_CONFIG = {
 """Other arguments of the command line: files to read and write, accuracy, output on the console."""
 
 MORE = {"fp16": {"target": "tensorrt"}, "output-error": {"weight_bits": 4}, "int4": {"weight_bits": 4}}
-"""What a choice needs beside it."""
+"""Options that a choice needs."""
 
 CHOICES = [(name, choice) for name, field in FIELDS.items() for choice in field.metadata["choices"] or ()]
 

@@ -93,7 +93,7 @@ class TestReplaceFile:
 
 @pytest.fixture(params=["replace", "check"])
 def attempt(request):
-    """Both ways to find out that a place cannot be written to."""
+    """Both ways to find that a path cannot be written to."""
 
     def replace(path):
         with atomic_write(path):

@@ -117,7 +117,7 @@ class ModelInputs:
                 given = shape_text(map(str, arrays[name].shape))
                 raise DataError(
                     f"{where}: input {name} has shape {given}, not {shape_text(wanted)}; "
-                    "resize, transpose or split it as the model wants"
+                    "resize, transpose or split it as the model expects"
                 )
         if rows == 0:
             raise DataError(f"{where}: holds no samples; leave it out")
@@ -184,11 +184,12 @@ class ModelInputs:
         if (given.kind == "f") == (wanted.kind == "f") and np.can_cast(given, wanted, "same_kind"):
             return
         given_as = "values 0-255 as uint8: scale them" if given == np.uint8 else f"not {given}: convert it"
-        raise DataError(f"{where}: input {name} takes {wanted}, {given_as} as the model wants")
+        raise DataError(f"{where}: input {name} takes {wanted}, {given_as} as the model expects")
 
     def _misnamed(self, where: str, arrays: Mapping[str, object]) -> DataError:
         given = ", ".join(map(str, arrays)) or "nothing"
-        return DataError(f"{where}: has {given}, the model's inputs are {self._all_names()}; name the arrays so")
+        names = self._all_names()
+        return DataError(f"{where}: has {given}, the model's inputs are {names}; give the arrays these names")
 
     def _all_names(self) -> str:
         return ", ".join(self.names())

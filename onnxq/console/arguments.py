@@ -28,7 +28,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="onnxq",
         usage="onnxq INPUT.onnx [-o OUT] [--calib PATH ...] [options]   (-h lists them)",
-        description="Quantize an exported YOLO detector: a float .onnx in, a fast QDQ .onnx out that keeps its mAP.",
+        description=(
+            "Quantize an exported YOLO detector: a float .onnx in, a QDQ .onnx out that\n"
+            "runs on integers and keeps its mAP."
+        ),
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -42,13 +45,15 @@ def make_parser() -> argparse.ArgumentParser:
         help="calibration data: image folder, glob, .txt list, .npz, .npy, COCO .json; default: synthetic scenes",
     )  # fmt: skip
     data.add_argument(
-        "--demo", action="store_true", help="use synthetic pictures with known objects, and the model that detects them"
+        "--demo",
+        action="store_true",
+        help="use synthetic images with known objects; without INPUT.onnx, the demo model",
     )
     _add_config(parser.add_argument_group("how to quantize"))
     _add_old_words(parser)
     good = parser.add_argument_group("accuracy")
     good.add_argument(
-        "--sensitivity", action="store_true", help="measure what each layer costs when it alone is quantized"
+        "--sensitivity", action="store_true", help="measure the loss that each layer causes if it alone is quantized"
     )
     limit = good.add_mutually_exclusive_group()
     limit.add_argument(
@@ -61,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     good.add_argument("--evaluate", action="store_true", help="measure the AP of the float and of the quantized model")
     good.add_argument("--annotations", type=Path, metavar="JSON", help="COCO annotations to measure AP with")
     good.add_argument(
-        "--images", type=Path, metavar="DIR", help="their images; must differ from the calibration images"
+        "--images", type=Path, metavar="DIR", help="images to measure on; must differ from the calibration images"
     )
     good.add_argument("--on-calibration", action="store_true", help="allow measuring on calibration images")
     files = parser.add_argument_group("other files")
@@ -73,17 +78,17 @@ def make_parser() -> argparse.ArgumentParser:
         help="save the float model without its decode, as .onnx, and beside it the ranges of its tensors, as .json",
     )  # fmt: skip
     files.add_argument(
-        "--report", type=Path, metavar="FILE", help="report with every range and reason, as .html, .md or .json"
+        "--report", type=Path, metavar="FILE", help="write a report with every range and reason, as .html, .md or .json"
     )
     talk = parser.add_argument_group("output on the console")
     talk.add_argument(
-        "--dry-run", action="store_true", help="only show what would be quantized, and why other nodes would not"
+        "--dry-run", action="store_true", help="only show what would be quantized, and why the other nodes would not"
     )
     loudness = talk.add_mutually_exclusive_group()
     loudness.add_argument(
-        "-v", "--verbose", action="store_true", help="a line per pass, and the reason of every float node"
+        "-v", "--verbose", action="store_true", help="print a line per pass, and the reason for every float node"
     )
-    loudness.add_argument("-q", "--quiet", action="store_true", help="only errors, and the table of --dry-run")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="print only errors, and the table of --dry-run")
     talk.add_argument("--debug", action="store_true", help="show the traceback of errors")
     talk.add_argument("--version", action="version", version=f"onnxq {VERSION}")
     return parser
@@ -203,7 +208,9 @@ def check_options(args: argparse.Namespace) -> None:
     if args.min_sqnr is not None and not args.demo and not args.images:
         raise ConfigError("--min-sqnr compares outputs, for which it needs --images DIR")
     if args.calibration and (args.sensitivity or limit is not None):
-        raise ConfigError("--calibration keeps no pictures, which --sensitivity and limits need; give --calib")
+        raise ConfigError(
+            "--calibration has no images, which --sensitivity, --max-drop and --min-sqnr need; give --calib"
+        )
     measures = args.evaluate or limit is not None
     if not measures and (args.annotations or args.images or args.on_calibration):
         raise ConfigError(

@@ -24,7 +24,7 @@ _MOST_SHOWN = 10
 
 
 def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Listing:
-    """Return a table of what the model was recognized as, and how much of it will run on integers."""
+    """Return a table with the recognized model and the number of nodes that will run on integers."""
     table = Listing()
     height, width = detector.size
     table.add_row("model", f"{detector.title}, {height} x {width}: {detector.why}")
@@ -51,7 +51,7 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str) -> None:
         table.add_row("", f"{len(samples.skipped)} left out{such_as} {next(iter(samples.skipped))}")
     if checked.fused is not None:
         wanted = len(quantized.facts[Plan].layers)
-        table.add_row(checked.runtime, f"runs {checked.fused} of these {wanted} on integers")
+        table.add_row(checked.runtime, f"runs {checked.fused} of {wanted} quantized layers on integers")
     for warning in quantized.warnings:
         table.add_row(Text("warning", "bold yellow"), Text(warning))
     for name, sqnr in checked.sqnr.items():
@@ -59,10 +59,12 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str) -> None:
 
 
 def add_cost(table: Listing, before: Path, after: Path, seconds: float, observing: float | None) -> None:
-    """Add the sizes of both files, the time in all and the part of it spent on calibration, and the output."""
+    """Add the sizes of both files, the total time with the time of calibration, and the output."""
     sizes = [f"{storage.size_on_disk(path) / 1e6:.2f} MB" for path in (before, after)]
     table.add_row("size", " -> ".join(sizes))
-    table.add_row("time", f"{seconds:.1f} s" + ("" if observing is None else f", calibration {observing:.1f} s of it"))
+    table.add_row(
+        "time", f"{seconds:.1f} s" + ("" if observing is None else f", of which calibration {observing:.1f} s")
+    )
     table.add_row("output", Text(str(after), "bold green"))
 
 
@@ -78,19 +80,19 @@ def add_found(table: Listing, found: SearchResult) -> None:
 
 
 def say_sensitivities(found: Sensitivities, every: bool) -> None:
-    """Print the cost of each piece of the network when it alone is quantized, the worst first."""
+    """Print the loss that each piece of the network causes if it alone is quantized, the worst first."""
     most = len(found.pieces) if every else min(_MOST_SHOWN, len(found.pieces))
     shown = "all" if most == len(found.pieces) else f"the {most} worst of {len(found.pieces)} (-v: all)"
     table = NumberTable("alone on integers", ["SQNR dB", "boxes moved %"])
     for piece in found.worst_first()[:most]:
         moved = "-" if math.isnan(piece.moved) else f"{100 * piece.moved:.2f}"
         table.add_row(Text(piece.nodes[0]), f"{piece.sqnr:.1f}", moved)
-    say(f"\nsensitivity, {shown}, over {found.samples} picture{plural(found.samples)}")
+    say(f"\nsensitivity, {shown}, on {found.samples} image{plural(found.samples)}")
     OUT.print(table)
 
 
 def list_float(plan: Plan) -> None:
-    """Print each node that stays float, and why."""
+    """Print each float node and its reason."""
     for name, op in plan.ops.items():
         if name in plan.skipped:
             say(f"float: {name} ({op}): {plan.skipped[name]}")
@@ -101,7 +103,7 @@ def say_warnings(quantized: Quantized) -> None:
     if quantized.samples and quantized.samples.synthetic:
         warn(
             "calibrated on synthetic scenes, as no data was given; "
-            "for the best accuracy give some 100 images of the kind the model will see with --calib"
+            "for the best accuracy give --calib about 100 images of the kind that the model will see"
         )
     for warning in quantized.facts[Verification].warnings:
         warn(warning)

@@ -339,10 +339,16 @@ def add_settings(parser: argparse.ArgumentParser, default: Settings) -> None:
         "--iou", metavar="SHARE", type=float, default=default.iou,
         help=f"NMS threshold: boxes with a greater IoU are duplicates ({default.iou:g})",
     )  # fmt: skip
-    parser.add_argument("--max-images", metavar="N", type=int, default=most, help=f"most images ({most or 'all'})")
+    parser.add_argument(
+        "--max-images", metavar="N", type=int, default=most, help=f"greatest number of images ({most or 'all'})"
+    )
     threads = default.threads
     parser.add_argument(
-        "--threads", metavar="N", type=int, default=threads, help=f"images at a time; 0: one per core ({threads})"
+        "--threads",
+        metavar="N",
+        type=int,
+        default=threads,
+        help=f"images to process in parallel; 0: one per core ({threads})",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print only the tables")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")

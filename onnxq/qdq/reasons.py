@@ -27,7 +27,7 @@ class Code(StrEnum):
         return member
 
     EXCLUDED = "excluded", "excluded", "qdq.selection:refuse"
-    DECODE = "decode", "decode behind the last layers", "qdq.selection:refuse"
+    DECODE = "decode", "decode after the last layers", "qdq.selection:refuse"
     NOT_FLOAT32 = "not-float32", "does not compute on float32", "qdq.selection:_node_refusal"
     NO_RULE = "no-rule", "the target runs the operator in float", "qdq.selection:_node_refusal"
     MODEL_OUTPUT = "model-output", "makes an output of the model", "qdq.selection:_makes_a_float_output"

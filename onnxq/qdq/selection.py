@@ -125,7 +125,7 @@ def refuse(network: "Network", excluded: Mapping[str, str], included: Collection
     for node in network.nodes:
         reason: Reason | None
         if node.name in network.decode and not network.target.quantizes_decode:
-            reason = Code.DECODE.reason("behind the last layers")
+            reason = Code.DECODE.reason("after the last layers")
         elif node.name in excluded:
             reason = Code.EXCLUDED.reason(f"matches {excluded[node.name]}")
         else:

@@ -95,7 +95,7 @@ def build(
         equalize=config.equalize,
         reconstruct=config.reconstructs,
         keep_bias=config.keep_bias,
-        rest=config.float_type,
+        float_type=config.float_type,
         pack=config.pack,
         exclude=tuple(config.exclude),
         include=tuple(config.include),
@@ -104,7 +104,7 @@ def build(
         calibration=quantized.samples.description if quantized.samples else "given statistics",
         samples=facts[Statistics].samples,
         synthetic=quantized.samples is not None and quantized.samples.synthetic,
-        doubts=tuple(quantized.warnings),
+        data_warnings=tuple(quantized.warnings),
         warnings=verification.warnings,
         bytes=FileSizes(before, after),
         seconds={name: round(seconds, 3) for name, seconds in quantized.timings.items()},
@@ -145,8 +145,8 @@ def _detector(quantized: Quantized) -> DetectorEntry:
 
 def _search(result: SearchResult) -> SearchEntry:
     return SearchEntry(
-        said=result.loss_text,
-        pictures=result.images,
+        loss_text=result.loss_text,
+        images=result.images,
         kept=tuple(HigherPrecisionEntry(part.nodes, part.bits) for part in result.kept),
         trials=tuple(TrialEntry(count, loss) for count, loss in sorted(result.trials.items())),
     )

@@ -165,7 +165,7 @@ def overview(report: Report) -> Overview:
     ]
     if report.options:
         texts.append(Text(f"Options: `{shlex.join(report.options)}`."))
-    return Overview(report.model, tuple(texts), tuple(_facts(report)), (*report.doubts, *report.warnings))
+    return Overview(report.model, tuple(texts), tuple(_facts(report)), (*report.data_warnings, *report.warnings))
 
 
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
@@ -361,13 +361,12 @@ def _search(report: Report) -> Iterator[Block]:
     search = report.search
     if search is not None:
         trials = search.trials
-        images = f"{search.pictures} image{plural(search.pictures)}"
-        yield Text(f"Measured on {images}, after {len(trials)} trial{plural(len(trials))}: {search.said}.")
+        images = f"{search.images} image{plural(search.images)}"
+        yield Text(f"Measured on {images}, after {len(trials)} trial{plural(len(trials))}: {search.loss_text}.")
         kept = ((Name(", ".join(part.nodes)), str(part.bits or "float")) for part in search.kept)
         yield _table(("layer", "bits"), kept)
-        yield _table(
-            ("parts at a higher precision", "measured"), ((Number(trial.kept, "d"), trial.said) for trial in trials)
-        )
+        measured = ((Number(trial.kept, "d"), trial.loss_text) for trial in trials)
+        yield _table(("parts at a higher precision", "measured"), measured)
 
 
 def _operators(report: Report) -> Iterator[Block]:

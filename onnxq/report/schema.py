@@ -95,7 +95,8 @@ class SensitivityEntry:
     Attributes:
         nodes: names of its nodes, the layer first.
         sqnr: signal-to-quantization-noise ratio of the output with the most noise, dB; None if nothing changes.
-        moved: mean of 1 - IoU between the boxes of the float model and these, percent; None without boxes.
+        moved: how far boxes move: mean of 1 - IoU of the boxes of the float model with those of the model in which only
+            this part is quantized, percent; None without boxes.
     """
 
     nodes: tuple[str, ...]
@@ -227,11 +228,11 @@ class TrialEntry:
 
     Attributes:
         kept: how many parts were kept at a higher precision.
-        said: measured loss, in words.
+        loss_text: measured loss, in words.
     """
 
     kept: int
-    said: str
+    loss_text: str
 
 
 @dataclass(frozen=True)
@@ -239,14 +240,14 @@ class SearchEntry:
     """Result of a mixed-precision search.
 
     Attributes:
-        said: measured loss of the model, in words.
-        pictures: images that it was measured on.
+        loss_text: measured loss of the model, in words.
+        images: number of images that it was measured on.
         kept: parts kept at a higher precision, the most sensitive first.
         trials: all trials, by the number of parts kept.
     """
 
-    said: str
-    pictures: int
+    loss_text: str
+    images: int
     kept: tuple[HigherPrecisionEntry, ...]
     trials: tuple[TrialEntry, ...]
 
@@ -283,7 +284,7 @@ class Report:
         equalize: whether channels were equalized across layers.
         reconstruct: whether layers were reconstructed.
         keep_bias: whether biases were left uncorrected.
-        rest: data type of operators that are not quantized.
+        float_type: data type of operators that are not quantized.
         pack: how 4-bit weights are stored.
         exclude: names and patterns of excluded nodes.
         include: names and patterns of included nodes.
@@ -292,7 +293,7 @@ class Report:
         calibration: description of the calibration data.
         samples: number of calibration samples.
         synthetic: whether the calibration data are synthetic images, for want of others.
-        doubts: warnings about the calibration data.
+        data_warnings: warnings about the calibration data.
         warnings: warnings about the quantized model.
         bytes: sizes of the files, bytes.
         seconds: pass -> its duration, s.
@@ -325,7 +326,7 @@ class Report:
     equalize: bool
     reconstruct: bool
     keep_bias: bool
-    rest: str
+    float_type: str
     pack: str
     exclude: tuple[str, ...]
     include: tuple[str, ...]
@@ -334,7 +335,7 @@ class Report:
     calibration: str
     samples: int
     synthetic: bool
-    doubts: tuple[str, ...]
+    data_warnings: tuple[str, ...]
     warnings: tuple[str, ...]
     bytes: FileSizes
     seconds: Mapping[str, float]

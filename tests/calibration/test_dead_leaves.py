@@ -67,7 +67,7 @@ def area_by_octave(labels, smallest, largest=300.0, octaves=6):
 
 
 def test_every_octave_of_radii_covers_the_same_area():
-    """As with a density of radii ~ r^-3; with r^-2 each octave would cover twice the area of the one below it."""
+    """The density of radii is ~ r^-3; with r^-2 each octave would cover twice the area of the one below it."""
     smallest = 300 / 2**6
     scenes = [leaves(generator(seed), (640, 640), (smallest, smallest)) for seed in range(4)]
     found = np.mean([area_by_octave(labels, smallest) for labels in scenes], axis=0)

@@ -35,7 +35,7 @@ GOLDEN = {
     "crescent": [(116.5, 0.5, 146.5, 31.5), (146.5, 55.5, 158.5, 69)],
     "arrow": [(20.5, 78.5, 62.5, 105.5)],
 }
-"""What is on the validation scene 3."""
+"""The objects on validation scene 3."""
 
 
 class TestScenes:
@@ -270,7 +270,7 @@ class TestCommandLine:
         assert "7 images" in capsys.readouterr().out
         written = json.loads(report.read_text())
         evaluation, search = written["evaluation"], written["search"]
-        assert (evaluation["annotations"], evaluation["images"], search["pictures"]) == ("demo", 7, 7)
+        assert (evaluation["annotations"], evaluation["images"], search["images"]) == ("demo", 7, 7)
         measured = [
             measure_precision(model, ground_truth.demo_ground_truth(), Settings()).ap for model in (MODEL, made)
         ]
@@ -279,7 +279,7 @@ class TestCommandLine:
             measure_precision(model, ground_truth.demo_ground_truth(), Settings(), exact=True).ap
             for model in (MODEL, made)
         )
-        assert search["said"] == f"{kept - whole:+.2f} AP"
+        assert search["loss_text"] == f"{kept - whole:+.2f} AP"
 
     @pytest.mark.parametrize("option", ["--annotations", "--images"])
     def test_a_limit_takes_scenes_or_labelled_pictures(self, capsys, tmp_path, option):

@@ -1,4 +1,4 @@
-"""How samples are checked against the inputs of a model, and batched."""
+"""Checks of samples against the inputs of a model, and batches."""
 
 from pathlib import Path
 
@@ -99,13 +99,13 @@ def test_feeds_of_a_dynamic_size():
 
 def test_an_npz_with_other_names(tmp_path):
     np.savez(tmp_path / "a.npz", images=arrays(1), labels=np.zeros(1))
-    with refused("a.npz: has images, labels, the model's inputs are x; name the arrays so"):
+    with refused("a.npz: has images, labels, the model's inputs are x; give the arrays these names"):
         opened(tmp_path / "a.npz")
 
 
 def test_an_npy_for_a_model_with_several_inputs(tmp_path):
     np.save(tmp_path / "a.npy", arrays(1))
-    with refused("has x, the model's inputs are x, y; name the arrays so"):
+    with refused("has x, the model's inputs are x, y; give the arrays these names"):
         opened(tmp_path / "a.npy", IMAGE, ("y", (1,), np.float32))
 
 
@@ -133,7 +133,7 @@ def test_arrays_of_no_samples(tmp_path):
 
 def test_uint8_values_are_not_scaled_by_guess(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((1, 3, 8, 8), np.uint8))
-    message = "input x takes float32, values 0-255 as uint8: scale them as the model wants"
+    message = "input x takes float32, values 0-255 as uint8: scale them as the model expects"
     with pytest.raises(DataError, match=message):
         opened(tmp_path / "a.npy")
     with pytest.raises(DataError, match=message):
@@ -145,7 +145,7 @@ def test_uint8_values_are_not_scaled_by_guess(tmp_path):
     [(np.int64, np.float32), (bool, np.float32), (np.float32, np.uint8), (complex, np.float32), ("U3", np.float32)],
 )
 def test_values_of_another_kind(given, wanted):
-    with pytest.raises(DataError, match=f"takes {np.dtype(wanted)}, not .*: convert it as the model wants"):
+    with pytest.raises(DataError, match=f"takes {np.dtype(wanted)}, not .*: convert it as the model expects"):
         drawn(opened([np.zeros((1, 3, 8, 8), given)], ("x", (1, 3, 8, 8), wanted)))
 
 
@@ -168,7 +168,7 @@ def test_values_too_large_for_half_precision():
 @pytest.mark.parametrize("feed", [{}, {"y": 1}, {"x": arrays(1), "y": 1}])
 def test_feeds_with_other_names(feed):
     given = ", ".join(feed) or "nothing"
-    with refused(f"item 1 of the data: has {given}, the model's inputs are x; name the arrays so"):
+    with refused(f"item 1 of the data: has {given}, the model's inputs are x; give the arrays these names"):
         drawn(opened([feed]))
 
 

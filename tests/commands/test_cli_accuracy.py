@@ -26,7 +26,7 @@ class TestSensitivity:
         pieces = report["sensitivity"]
         assert {name for piece in pieces for name in piece["nodes"]} >= set(report["layers"]["integer"])
         assert [piece["moved"] for piece in pieces] == sorted((piece["moved"] for piece in pieces), reverse=True)
-        assert f"sensitivity, the 10 worst of {len(pieces)} (-v: all), over 3 pictures" in ran.table
+        assert f"sensitivity, the 10 worst of {len(pieces)} (-v: all), on 3 images" in ran.table
         first = pieces[0]
         assert f"{first['nodes'][0]} {first['sqnr']:.1f} {first['moved']:.2f}" in ran.table
         assert pieces[10]["nodes"][0] not in ran.out
@@ -59,7 +59,7 @@ class TestLimits:
         return "others"
 
     def plain(self, onnxq, model, others):
-        """What the model has without anything kept, dB."""
+        """SQNR of the model if no part is kept at a higher precision, dB."""
         found = onnxq(model, "--calib", "calib", "--min-sqnr", 0, "--images", others, "-o", "plain.onnx")
         return float(re.search(r"measured +([\d.]+) dB on 3 images, after 1 trials?", found.out)[1])
 
@@ -74,9 +74,9 @@ class TestLimits:
         assert int(trials) > 1
         report = json.loads(Path("r.json").read_text())
         excluded, search = report["exclude"], report["search"]
-        assert (search["said"], search["pictures"]) == (f"{reached} dB", 3)
+        assert (search["loss_text"], search["images"]) == (f"{reached} dB", 3)
         assert len(search["trials"]) == int(trials)
-        assert {"kept": len(search["kept"]), "said": search["said"]} in search["trials"]
+        assert {"kept": len(search["kept"]), "loss_text": search["loss_text"]} in search["trials"]
         assert [name for piece in search["kept"] for name in piece["nodes"]] == excluded
         kept = re.search(r"kept (\d+) float: (\S+?),? ", ran.table)
         assert 1 <= int(kept[1]) <= len(excluded)

@@ -161,7 +161,7 @@ class TestBadData:
             ({"images": SAMPLE.transpose(0, 2, 3, 1)}, r"images has shape \(1, 32, 32, 3\), not .*transpose"),
             ({"images": SAMPLE[0, 0]}, r"images has shape \(32, 32\), not"),
             ({"images": SAMPLE[:0]}, "holds no samples; leave it out"),
-            ({"picture": SAMPLE, "other": SAMPLE}, "has picture, other, the model's inputs are images; name"),
+            ({"picture": SAMPLE, "other": SAMPLE}, "has picture, other, the model's inputs are images; give"),
             ({"images": (SAMPLE * 255).astype(np.uint8)}, "takes float32, values 0-255 as uint8: scale them"),
             ({"images": SAMPLE.astype(np.int64)}, "takes float32, not int64: convert it"),
             ({"images": SAMPLE * np.nan}, "sample 0: input images has NaN or infinite values; repair it"),

@@ -52,7 +52,7 @@ def with_nan_weights():
 
 
 def with_nan_from_the_decode():
-    """0 / 0 behind the last layer."""
+    """Return a model with 0 / 0 after the last layer."""
     net = Net()
     x = net.conv(net.block(net.block("images", 8), 8), 4, name="last")
     zero = net.add("Sub", x, x, name="decode_sub")

@@ -57,7 +57,7 @@ class TestDryRun:
         reasons = dict(re.findall(r"^float: (\S+) \(\w+\): (.+)$", listed, re.MULTILINE))
         assert reasons["conv3"] == "excluded: matches conv3"
         assert reasons["conv0"] == "stem: 8 channels at 16 x 16, integer kernels save no time"
-        assert reasons["decode_dfl"] == "decode: behind the last layers"
+        assert reasons["decode_dfl"] == "decode: after the last layers"
         assert "conv4" not in reasons
         counted = re.search(r"other nodes +(\d+) of", listed)
         convs = sum(map(int, re.findall(r"^ +(\d+) float:", listed, re.MULTILINE)))
@@ -229,7 +229,7 @@ ERASED = "\x1b[2K"
 class TestInterrupted:
     @pytest.mark.slow
     def test_during_the_calibration(self, model):
-        """In a process of its own: where OpenVINO was used, its alternate signal stack may be gone."""
+        """Runs in a separate process, because OpenVINO's alternate signal stack may be gone."""
         Path("model.int8.onnx").write_bytes(SENTINEL)
         before = snapshot()
         options = ["--calib", "calib", "--save-calibration", "seen.npz", "--report", "r.json"]
@@ -287,11 +287,11 @@ class TestUnforeseenErrors:
         assert snapshot() == before
 
 
-class TestDoubts:
+class TestDataWarnings:
     @pytest.mark.slow
     def test_are_rows_of_the_closing_table_and_of_the_report(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "--preprocess", "yolo-255", "--report", "r.json")
         assert re.search(r"^warning +the first layer, ", ran.out, re.MULTILINE)
-        [doubt] = json.loads(Path("r.json").read_text())["doubts"]
-        assert "may be scaled too much" in doubt
+        [warning] = json.loads(Path("r.json").read_text())["data_warnings"]
+        assert "may be scaled too much" in warning
         assert "warning" not in onnxq(model, "--calib", "calib").out

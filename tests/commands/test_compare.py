@@ -105,7 +105,7 @@ class TestCommandLine:
     ) -> None:
         [unknown, raw] = map(str, saved(csp(), v5_raw()))
         assert main([unknown, unknown, "--images", str(images)]) == 0
-        assert "objects are not compared, as the output layout is unknown" in capsys.readouterr().err
+        assert "objects are not compared, because the output layout is unknown" in capsys.readouterr().err
         assert main([raw, raw, "--images", str(images)]) == 0
         assert "anchors of its boxes are not in the file" in capsys.readouterr().err
         assert main([raw, raw, "--images", str(images), "--family", "v7-raw"]) == 0

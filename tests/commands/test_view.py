@@ -33,7 +33,7 @@ def test_the_model_is_served(model, port):
     command = [sys.executable, "-m", "onnxq.view", str(model), "--port", str(port), "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ran:
         try:
-            assert ran.stdout.readline() == f"{model} is at http://localhost:{port}; Ctrl+C ends it\n"
+            assert ran.stdout.readline() == f"{model} is at http://localhost:{port}; Ctrl+C stops the server\n"
             with urllib.request.urlopen(f"http://localhost:{port}/") as page:
                 assert "netron" in page.read().decode().lower()
             with urllib.request.urlopen(f"http://localhost:{port}/data/a%20b.onnx") as file:

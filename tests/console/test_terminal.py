@@ -115,7 +115,7 @@ class TestLogging:
 
 
 def test_a_pipe_that_nobody_reads_is_no_error(tmp_path, monkeypatch):
-    """As when a shell's `head` has seen enough; nothing is said, now or when Python ends."""
+    """A closed pipe, as that of a shell's `head`, prints no error, neither during the run nor at exit."""
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as pipe, (tmp_path / "errors").open("w") as errors:
@@ -135,7 +135,7 @@ def test_what_is_printed_is_shown_literally(capsys, text):
 
 
 class Screen(io.StringIO):
-    """What a terminal is sent."""
+    """The characters that a terminal receives."""
 
     def isatty(self):
         return True
@@ -232,7 +232,7 @@ def test_help_keeps_names_whole():
 
 @pytest.fixture
 def screen(monkeypatch):
-    """What a terminal of 80 columns is sent."""
+    """The characters that a terminal of 80 columns receives."""
     file = Screen()
     monkeypatch.setattr(terminal, "ERR", Console(file=file, width=80, soft_wrap=True, _environ={"TERM": "xterm"}))
     return file

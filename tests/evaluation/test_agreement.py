@@ -12,7 +12,7 @@ from onnxq.yolo.detections import Detections
 
 
 def objects(*rows, extras=()):
-    """Of (box, score, class), and what the task has beside it."""
+    """Return the detections of these (box, score, class), with the extras of a task."""
     boxes, scores, labels = zip(*rows, strict=True) if rows else ((), (), ())
     return Detections(
         np.array(boxes, np.float32).reshape(-1, 4),

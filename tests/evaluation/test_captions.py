@@ -10,7 +10,7 @@ SIZES = Sizes.on((640, 640))
 
 
 def written(boxes: list[Box], size: tuple[int, int] = (640, 480), text: str = "heart  0.85") -> dict[int, Box]:
-    """Where the labels of these boxes are, by the boxes' numbers; what has none is left out."""
+    """Return the place of each label by the number of its box; boxes without a label are left out."""
     picture = Image.new("RGB", size)
     labels = LabelPlacer(picture, SIZES)
     for number, box in enumerate(boxes):

@@ -20,13 +20,13 @@ BLACK = np.zeros((SIDE, SIDE, 3), np.uint8)
 
 
 def objects(*rows: tuple[float, ...], columns: int = 0) -> Detections:
-    """Of (x1, y1, x2, y2, score, class, extras ...), px of the model's input."""
+    """Return the detections of rows (x1, y1, x2, y2, score, class, extras ...), px of the model's input."""
     table = np.array(rows, np.float32).reshape(-1, 6 + columns)
     return Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.intp), table[:, 6:])
 
 
 def halves(canvas: Image.Image, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """What lies below the two titles, of pictures that are drawn in a size, (width, height)."""
+    """Return the parts below the two titles, of images that are drawn in a size, (width, height)."""
     sizes, pixels = Sizes.on(size), np.asarray(canvas)
     width = (pixels.shape[1] - sizes.margin) // 2
     return pixels[sizes.strip :, :width], pixels[sizes.strip :, width + sizes.margin :]
@@ -172,7 +172,7 @@ class TestMasks:
         self, box: tuple[float, ...], mask: tuple[int, ...], placed: Letterbox, image: NDArray[np.uint8] = FLAT,
         drawn: tuple[int, int] = (SIDE, SIDE), known: Detector = KNOWN, prototypes: NDArray[np.float32] = PROTOTYPES,
     ) -> NDArray[np.bool_]:  # fmt: skip
-        """Where an object that is lost is tinted by its mask, and nothing else but that changes."""
+        """Return the pixels that only the mask of a lost object tints."""
         one, none = objects((*box, 0.9, 0, *mask), columns=3), objects(columns=3)
         with_mask, without = (
             halves(side_by_side(image, placed, DetectedMasks(one, protos), DetectedMasks(none, protos), known), drawn)
@@ -284,7 +284,7 @@ class TestClasses:
     def columns(
         self, expected: list[float], actual: list[float], image: NDArray[np.uint8] = BLACK
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """What is beside the picture, below the titles."""
+        """Return the parts beside the image, below the titles."""
         first, second = np.array(expected, np.float32), np.array(actual, np.float32)
         canvas = np.asarray(classes_beside(image, first, second, self.KNOWN))
         assert np.array_equal(canvas[:SIDE, :SIDE], image)

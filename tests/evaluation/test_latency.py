@@ -47,7 +47,7 @@ def test_a_model_of_a_fixed_batch_gets_one(tmp_path):
 
 
 class Logged(OnnxRuntime):
-    """Keeps a log of what runs, in turn."""
+    """Logs the models in the order in which they run."""
 
     ran: ClassVar = []
 

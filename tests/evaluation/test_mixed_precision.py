@@ -16,7 +16,7 @@ CONFIG = Config(target="openvino", reconstruct=False)
 
 
 class ByNodes(Criterion):
-    """Loses what `price` says of a model; counts how often it is asked, and stops after `patience` times."""
+    """Returns `price` of a model as its loss, counts the calls, and stops after `patience` of them."""
 
     images, files = 0, ()
 
@@ -39,7 +39,7 @@ class ByNodes(Criterion):
 
 
 def stored(model):
-    """How many weights are stored as integers, and how many of these have few levels."""
+    """Return the number of weights stored as integers, and how many of them have few levels."""
     weights = [t for t in model.graph.initializer if t.name.endswith("_quantized")]
     narrow = [t for t in weights if np.abs(onnx.numpy_helper.to_array(t).astype(int)).max() <= 7]
     return len(weights), len(narrow)

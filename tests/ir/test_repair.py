@@ -17,7 +17,7 @@ FUNCTIONS = parser.parse_model(
 
 
 def checked(model):
-    """What comes of a model: valid, the same numbers, nothing left to mend; and the model is as it was."""
+    """Return the repaired model: valid, same numbers, nothing left to repair; the original is unchanged."""
     before = copy(model)
     after = repair(model)
     assert model == before

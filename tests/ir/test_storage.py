@@ -26,7 +26,7 @@ def small_messages(monkeypatch):
 
 
 def wide(**options):
-    """With two weights of over a thousand elements, which fill no pages."""
+    """Return a model with two weights of over a thousand elements, which fill no page."""
     net = Net(**options)
     x = net.block(net.block("images", 33), 33, kernel=3, stride=2)
     return net.model(net.conv(net.block(x, 47, kernel=1), 4, name="last"))

@@ -10,7 +10,7 @@ from onnxq.numerics.scheme import INT8, INT16, UINT8, QParams, Range, Scheme
 from onnxq.runtime.session import open_session, run
 
 SLACK = 1e-4
-"""Of a step: what float32 arithmetic may add to the half step of rounding."""
+"""Error, in steps, that float32 arithmetic may add to the half step of rounding."""
 
 containers = st.sampled_from([UINT8, INT8])
 schemes = st.builds(Scheme, bits=st.integers(2, 8), container=containers, symmetric=st.booleans())

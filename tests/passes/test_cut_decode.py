@@ -11,7 +11,7 @@ from onnxq.pipeline import Facts
 
 
 def cut(model):
-    """A prepared model, its head, what is left of it, and how many nodes are not."""
+    """Return a prepared model, its decode boundary, the cut model, and the number of removed nodes."""
     before = prepared(model).to_proto()
     head = FindDecode().run(Model(before), Facts())
     return before, head, *rewrite(CutDecode(), before, Facts([head]))

@@ -46,7 +46,7 @@ def equalized(model):
 
 
 def norms(model, layer, axis):
-    """Norms of a layer's weights by the channels of an axis, with its bias for those that it makes."""
+    """Return the norms of a layer's weights by channel of an axis, with the bias for output channels."""
     values = initializers(model)
     weight = np.moveaxis(values[f"{layer}_weight"], axis, 0).astype(np.float64)
     squares = np.square(weight).reshape(weight.shape[0], -1).sum(axis=1)
@@ -74,7 +74,7 @@ def parts(net, x):
 
 
 def thirds(net, x):
-    """Slices of the channels from three sides, that leave none out."""
+    """Slices of the channels from three sides that cover all channels."""
     made = [net.slice(x, 1, 1, 2, CHANNELS), net.slice(x, 1, 0, 2), net.slice(x, 1, CHANNELS - 1, -1, -(2**31))]
     net.channels.update({made[0]: 4, made[1]: 4})
     return net.concat(*made)

@@ -1,4 +1,4 @@
-"""What equalizing is good for: quantized models lose less, and saved statistics still fit."""
+"""The gain of equalization: quantized models lose less, and saved statistics still fit."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from onnxq.targets import TARGETS
 
 
 def unbalanced(act="Relu"):
-    """Convs with activations; the second one makes channels of unequal size, which the third one undoes."""
+    """Convs with activations; the channels of the second one are of unequal size, which the third one undoes."""
     net = Net(size=64)
     x = net.block("images", 32, stride=2, act=act)
     for name in ("maker", "reader"):

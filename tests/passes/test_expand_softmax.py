@@ -20,7 +20,7 @@ def softmax(shape, axis, opset=13):
 
 
 def both(shape, axis, values, opset=13):
-    """What comes out before and after."""
+    """Return the outputs before and after the pass."""
     model = softmax(shape, axis, opset)
     after, edits = rewrite(ExpandSoftmax(), model)
     assert edits == 1

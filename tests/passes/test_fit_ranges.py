@@ -47,7 +47,7 @@ def alone(tensor="x", **marks):
 
 
 def drawn(seed, size=4000, low=-0.27846454):
-    """Values like those behind a SiLU: crowded at the lower bound, with a long tail."""
+    """Values like the output of a SiLU: crowded at the lower bound, with a long tail."""
     x = np.random.default_rng(seed).exponential(1.0, size).astype(np.float32)
     return np.maximum(x - 0.5, low)
 

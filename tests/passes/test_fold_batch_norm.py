@@ -29,7 +29,7 @@ SHAPES = [(), (1,), (1, 1, 1), (1, 1, 1, 1), (CHANNELS, 1, 1), (1, CHANNELS, 1, 
 
 
 def behind(net, x, op, values, left=False, dtype=np.float32):
-    """Arithmetic with a constant behind a tensor."""
+    """Arithmetic with a constant after a tensor."""
     factor = net.const(values, dtype)
     return net.add(op, factor, x) if left else net.add(op, x, factor)
 

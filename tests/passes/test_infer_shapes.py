@@ -38,12 +38,12 @@ def inferred(model):
 
 
 def computed(model):
-    """Names of the tensors that nodes make."""
+    """Return the names of the tensors that nodes compute."""
     return [name for node in model.graph.node for name in node.output if name]
 
 
 def chain_around_an_unknown_node(behind):
-    """Conv, a node of an unknown domain, then what `behind` makes of it, and a Conv."""
+    """Return a model: Conv, a node of an unknown domain, the nodes that `behind` adds, and a Conv."""
     net = Net()
     x = net.conv("images", 4, name="before")
     x = net.add("Mystery", x, name="mystery", domain="made.up")

@@ -42,7 +42,7 @@ def result(name, target):
 
 
 def makers(model):
-    """Tensor -> the node that makes it."""
+    """Return tensor -> its producer."""
     return {name: node for node in model.graph.node for name in node.output}
 
 

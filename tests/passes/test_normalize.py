@@ -43,7 +43,7 @@ ALL = {**BACKBONES, **DETECTORS, "conditional": conditional}
 
 
 def with_constant(**value):
-    """y = x + constant, which a Constant node with this attribute makes."""
+    """Return a model y = x + constant; the constant comes from a Constant node with this attribute."""
     net = Net()
     constant = net.add("Constant", name="constant", **value)
     return net.model(net.add("Add", "images", net.add("Cast", constant, to=TensorProto.FLOAT)))

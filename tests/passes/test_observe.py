@@ -50,7 +50,7 @@ def summary(statistics):
 
 
 def values_of(model, plan, feeds, target):
-    """What the observed tensors hold over all feeds."""
+    """Return the values of the observed tensors over all feeds."""
     prepared = planned(model, target)[0].to_proto()
     runs = [run(prepared, values, outputs=list(plan.observed()), optimized=True) for values in feeds]
     return {name: np.concatenate([each[name].ravel() for each in runs]) for name in plan.observed()}

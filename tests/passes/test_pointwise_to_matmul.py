@@ -26,7 +26,7 @@ from onnxq.targets import OPENVINO, ORT
 
 
 def rewritten(model, target=ORT, exact=True):
-    """The quantized model with plain Convs, what the pass makes of it, and its edits.
+    """Return the quantized model with plain Convs, the model after the pass, and its edits.
 
     Their numbers are the same, but where the rounding of a bias puts a value behind it on the next level.
     """

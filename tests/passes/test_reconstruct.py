@@ -53,7 +53,7 @@ def rebuilt(model, target=OPENVINO, bits=4, data=None, **options):
 
 
 def noise(model, quantized):
-    """SQNR over images that nothing was fitted to, dB, of the first output."""
+    """Return the SQNR of the first output, dB, over images that were not used in the fit."""
     unseen = [feed(model, seed) for seed in range(100, 106)]
     name = model.graph.output[0].name
     expected, found = (np.stack([run(m, values)[name] for values in unseen]) for m in (model, quantized))
@@ -93,7 +93,7 @@ def test_transposed_convs_keep_their_mean_outputs(seed):
 
 
 def mean_shift(model, quantized, layer):
-    """By how much the mean outputs of a layer are off over the calibration data: the mean of all channels."""
+    """Return the error of a layer's mean outputs over the calibration data, mean over all channels."""
     names = [next(n.output[0] for n in each.graph.node if n.name == layer) for each in (model, quantized)]
     off = [
         run(quantized, values, outputs=[names[1]])[names[1]] - run(model, values, outputs=[names[0]])[names[0]]

@@ -29,7 +29,7 @@ from onnxq.targets import TARGETS
 
 
 def stripped(model):
-    """What the pass makes of a quantized model: valid, without Q and DQ, and nothing to do for a second run."""
+    """Return a quantized model after the pass: valid, without Q and DQ; a second run makes no edit."""
     after, edits = rewrite(StripQdq(), model)
     assert edits > 0
     onnx.checker.check_model(after, full_check=True)

@@ -39,7 +39,7 @@ def modern(model):
 
 
 def halved(model, prepare=True):
-    """A float model as it is when its rest is halved, what the pass makes of it, the edits and the decode's nodes."""
+    """Return the float model before the pass, the model after it, the edits and the decode's nodes."""
     working = Model(modern(model))
     facts = Pipeline([*(preparing() if prepare else []), FindDecode()]).run(working)
     before = working.to_proto()

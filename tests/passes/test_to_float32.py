@@ -33,7 +33,7 @@ FLOAT, HALF, WIDE = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE
 
 
 def widened(model):
-    """What the pass makes of a model whose types are inferred; a second run makes no edit."""
+    """Return a model with inferred types after the pass; a second run makes no edit."""
     working = Model(copy(model))
     Pipeline([Normalize(), InferShapes(), ToFloat32()]).run(working)
     after = working.to_proto()

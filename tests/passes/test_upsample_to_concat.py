@@ -28,7 +28,7 @@ def upsampled(channels=8, scales=(1, 1, 2, 2), sizes=None, coordinates="asymmetr
 
 
 def replaced(model):
-    """Whether the pass replaces the model's Resize; the numbers stay in any case."""
+    """Return whether the pass replaces the model's Resize; assert that the numbers stay the same."""
     after, edits = rewrite_checked(UpsampleToConcat(), model)
     assert ops(after).count("Resize") == ops(model).count("Resize") - edits
     return edits == 1

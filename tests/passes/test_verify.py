@@ -61,7 +61,7 @@ def really_run(model):
 
 
 def integer_layers(model):
-    """How many layers onnxruntime runs on integers."""
+    """Return the number of layers that onnxruntime runs on integers."""
     return sum(op in ("QLinearConv", "QGemm", "MatMulIntegerToFloat") for op in ops(really_run(model)))
 
 
@@ -279,7 +279,7 @@ def test_what_openvino_cannot_load_either_way_is_compared_in_onnxruntime():
 
 
 class FloatOnly(OpenVino):
-    """Refuses what is quantized."""
+    """Refuses quantized models."""
 
     def __init__(self, model, *, threads=0):
         if "QuantizeLinear" in ops(model):
@@ -309,14 +309,14 @@ def test_outputs_of_another_shape_are_not_compared(monkeypatch):
 
 
 class Rounded(OnnxRuntime):
-    """Rounds its outputs otherwise."""
+    """Rounds its outputs differently."""
 
     def run(self, feed):
         return {name: values * np.float32(1 + 1e-5) for name, values in super().run(feed).items()}
 
 
 def test_the_rounding_of_floats_is_no_error(monkeypatch):
-    """Nothing is lost where the last layer gives its bias whatever it reads."""
+    """Nothing is lost if the last layer returns its bias for every input."""
     model = csp()
     for weight in model.graph.initializer:
         if weight.name == "last_weight":
@@ -332,7 +332,7 @@ def test_the_rounding_of_floats_is_no_error(monkeypatch):
 @needs_openvino
 @pytest.mark.parametrize(("build", "behind"), [(csp, "conv4"), (pan, "conv2"), (yolox, "conv0")])
 def test_wrong_numbers_of_openvino_are_told_with_the_first_wrong_layer(build, behind):
-    """Signed integers through a Concat come out wrong in OpenVINO 2026.4 on CPUs without AMX, in the Conv behind it."""
+    """On CPUs without AMX, OpenVINO 2026.4 computes a Conv on signed integers after a Concat wrongly."""
     model = build()
     after, _, checked = verified(model, replace(OPENVINO, activations=(INT8,), symmetric_activations=True), **ROOM)
     exact, found = run(after), OpenVino(after).run(feed(model))

@@ -41,7 +41,7 @@ every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
 def inserted(model, plan, activations, weights):
-    """What the pass makes of a model of the given plan and grids."""
+    """Return the model after the pass, with the given plan and qparams."""
     working = Model(model)
     edits = InsertQdq().run(working, Facts([plan, FittedRanges({}), QuantizationParameters(activations, weights)]))
     RemoveUnused().run(working, Facts())
@@ -55,7 +55,7 @@ def result(name, target):
 
 
 def makers(model):
-    """Tensor -> the node that makes it."""
+    """Return tensor -> its producer."""
     return {name: node for node in model.graph.node for name in node.output}
 
 

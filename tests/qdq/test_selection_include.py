@@ -30,7 +30,7 @@ def codes(model, target, **options):
 
 
 def pairs_around(model, name):
-    """Operators in front of a node's data and weight, and behind it."""
+    """Return the operators before a node's data and weight, and after it."""
     node = nodes(model)[name]
     makers = {output: other.op_type for other in model.graph.node for output in other.output}
     behind = [other.op_type for other in model.graph.node if node.output[0] in other.input]
@@ -91,7 +91,7 @@ def test_a_max_pool_of_floats_can_be_included():
 @pytest.mark.parametrize(
     ("build", "target", "pattern", "message"),
     [
-        (v8, ORT, "decode_dfl", "Conv 'decode_dfl' cannot run on integers: decode: behind the last layers"),
+        (v8, ORT, "decode_dfl", "Conv 'decode_dfl' cannot run on integers: decode: after the last layers"),
         (csp, OPENVINO, "op:Mul", "Mul 'mul0' cannot run on integers: no-rule: OpenVINO runs Mul in float"),
         (csp, ORT, "re:mul0", "Mul 'mul0' cannot run on integers: float-producer: its Conv 'conv0' has a float output"),
         (csp, NARROW_TENSORRT, "last", None),

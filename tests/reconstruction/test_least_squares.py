@@ -17,7 +17,7 @@ from onnxq.reconstruction.least_squares import (
 
 
 def drawn(groups=1, outputs=4, inputs=12, count=400, seed=0, rank=None):
-    """Correlated inputs, a weight, and the moments of these inputs with what the weight makes of them."""
+    """Correlated inputs, a weight, and the moments of the inputs and of their products with the weight."""
     rng = np.random.default_rng(seed)
     mixing = rng.normal(size=(groups, inputs, rank or inputs))
     a = (mixing @ rng.normal(size=(groups, rank or inputs, count)) + 1).astype(np.float32)

@@ -188,8 +188,8 @@ class TestBuild:
         precision = PrecisionSummary("a.json", 2, Settings(), ())
         made = build(result, CONFIG, source="net.onnx", before=1, after=1, search=search, evaluation=precision)
         assert made.search == SearchEntry(
-            said="-0.10 AP",
-            pictures=7,
+            loss_text="-0.10 AP",
+            images=7,
             kept=(HigherPrecisionEntry(("conv9", "mul9"), 8), HigherPrecisionEntry(("conv1",), None)),
             trials=(TrialEntry(0, "-0.90 AP"), TrialEntry(2, "-0.10 AP")),
         )

@@ -152,7 +152,7 @@ class TestContents:
         assert (item.text, [(e.tag, e.tail) for e in item]) == ("/model.0/", [("wbr", "conv")])
 
     def test_warnings_of_data_and_model(self, report):
-        report = replace(report, doubts=("one & two",), warnings=("three",))
+        report = replace(report, data_warnings=("one & two",), warnings=("three",))
         said = [words(p) for p in read(report).iter("p") if p.get("class") == "warn"]
         assert said == ["Warning: one & two", "Warning: three"]
 
@@ -163,7 +163,7 @@ def hostile(report, text):
     return replace(
         report,
         **dict.fromkeys(("model", "target", "method", "calibration", "runtime"), text),
-        doubts=(text,),
+        data_warnings=(text,),
         warnings=(text,),
         float_={text: FloatNode(text, text)},
         sqnr={text: 1.0},

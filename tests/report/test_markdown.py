@@ -41,7 +41,7 @@ def shown(cell):
 
 class TestContents:
     def test_overview(self, report):
-        report = replace(report, doubts=("It is *late*.",))
+        report = replace(report, data_warnings=("It is *late*.",))
         head = to_markdown(report).split("\n## ")[0].split("\n\n")
         assert head[0] == "# net.onnx"
         assert head[1].startswith("Quantized for generic: 4-bit weights, 6-bit activations, range method mse.")

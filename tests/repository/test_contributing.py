@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md is about the code that is there."""
+"""CONTRIBUTING.md describes the code as it is."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ def rows(title):
 
 
 def test_the_rooms_are_all_there():
-    named = {name for room, _ in rows("Rooms") for name in re.findall(r"`(\w+)`", room)}
+    named = {name for package, _ in rows("Packages") for name in re.findall(r"`(\w+)`", package)}
     packages = {path.name for path in (ROOT / "onnxq").iterdir() if (path / "__init__.py").is_file()}
     modules = {path.stem for path in (ROOT / "onnxq").glob("*.py")}
     assert named == packages | modules | {"passes"}

@@ -1,4 +1,4 @@
-"""What is built for a package index: modules, the demo model, and a description whose links lead somewhere."""
+"""The built distributions: their modules, the demo model, and the links of the description."""
 
 import email
 import os
@@ -33,7 +33,7 @@ def python(code, folder, **environment):
 
 
 def checkout(folder):
-    """Copy what a release is built from."""
+    """Copy the files that a release is built from."""
     unwanted = shutil.ignore_patterns("__pycache__", "*.pyc", "*.int8.onnx")
     for name in BUILT:
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=unwanted)
@@ -76,7 +76,7 @@ def shipped(sdist):
 
 @pytest.fixture(scope="module")
 def installed(unpacked, tmp_path_factory):
-    """What a wheel installs, built from the source distribution."""
+    """Return the folder into which a wheel, built from the source distribution, is installed."""
     folder = tmp_path_factory.mktemp("wheel")
     [path] = built("wheel", unpacked, folder).glob("*.whl")
     with zipfile.ZipFile(path) as archive:
@@ -133,7 +133,7 @@ def test_the_source_distribution_holds_nothing_that_was_built(shipped):
 class TestDescription:
     @pytest.fixture
     def source(self, tmp_path):
-        """All that metadata is built from."""
+        """Copy the files that the metadata is built from."""
         folder = tmp_path / "source"
         (folder / "onnxq").mkdir(parents=True)
         for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE", "onnxq/version.py"):

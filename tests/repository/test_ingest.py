@@ -241,7 +241,7 @@ def _with_functions():
 
 
 def _with_outputs_of_all_kinds():
-    """Add outputs: a copy of the input, a copy of an output, and tensors that inner nodes make and read."""
+    """Add outputs: a copy of the input, a copy of an output, and inner tensors with consumers."""
     twice = helper.make_node("Identity", ["output"], ["again"], "twice")
     through = helper.make_node("Identity", ["images"], ["same"], "through")
     kinds = [("again", [1, 4, 32, 32]), ("same", [1, 3, 32, 32]), ("conv1_out", [1, 8, 32, 32])]
@@ -304,7 +304,7 @@ WAYS = {
     "not square": lambda: _of_size(1, 32, 48),
     "dynamic": lambda: with_metadata(silu_chain(dynamic=True)),
 }
-"""Ways to write a model that exporters use and that make no difference."""
+"""Equivalent forms of a model that exporters write."""
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""New nodes and tensors of a quantized graph are named after the one they belong to; doc strings tell the outcome."""
+"""New nodes and tensors of a quantized graph are named after their tensor or node; doc strings have the result."""
 
 import re
 

@@ -41,7 +41,7 @@ EXPECTED = {
 """Name -> target -> Convs, how many of them run on integers, AP lost on 64 images."""
 
 SPREAD = 0.8
-"""How far the loss of AP may be from the usual one: calibrated on other images it is up to 0.77 from it."""
+"""Allowed difference from the usual loss of AP; other calibration images change the loss by up to 0.77."""
 
 RUNS = [(name, target) for name, targets in EXPECTED.items() for target in targets]
 

@@ -37,7 +37,7 @@ def levels(samples):
 
 
 def refused(message):
-    """Expect a DataError that has the message in it."""
+    """Expect a DataError whose text contains the message."""
     return pytest.raises(DataError, match=re.escape(message))
 
 
@@ -61,7 +61,7 @@ class Reader:
 
 
 class Tensor:
-    """What a tensor of another library looks like to numpy."""
+    """A tensor of another library, as numpy sees it."""
 
     def __init__(self, array):
         self.array = array

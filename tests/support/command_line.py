@@ -1,4 +1,4 @@
-"""Helpers of the tests of `python -m onnxq`: run it, and look at the files it leaves."""
+"""Helpers for tests of `python -m onnxq`: run it, and read the files that it writes."""
 
 import os
 import re
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PASSES = [step.name for step in default(Config(), silu_chain(), None)]
 
 NEVER_SATURATES = ("--bits", "re:.=7/8", "--no-reconstruct")
-"""With these no runtime's sums saturate on any CPU, of which there would be a warning."""
+"""Options with which no sum of a runtime saturates on any CPU; onnxq would warn of it."""
 
 SENTINEL = b"what was here before"
 
@@ -33,7 +33,7 @@ class Ran(NamedTuple):
 
     @property
     def table(self):
-        """What stdout says, however it was wrapped."""
+        """The text of stdout without its line breaks."""
         return " ".join(self.out.split())
 
 

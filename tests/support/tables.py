@@ -144,7 +144,7 @@ def layout_of(model: onnx.ModelProto) -> tuple[str, str, tuple[str, ...]]:
 
 
 def decoded(table: np.ndarray, known: Detector, confidence: float = 0.01) -> Detections:
-    """Of the only output of a model for one image."""
+    """Return the detections of a model with one output, for one image."""
     return decode({"out": table[np.newaxis]}, known, confidence)
 
 

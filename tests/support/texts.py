@@ -1,4 +1,4 @@
-"""Graphs in ONNX's text form, and one with weights and all that can stand beside a graph."""
+"""Graphs in ONNX's text form, and a model with weights, metadata and all other fields."""
 
 import numpy as np
 import onnx

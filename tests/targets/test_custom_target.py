@@ -36,7 +36,7 @@ QNN = Target(
 
 @pytest.fixture(autouse=True)
 def qnn(monkeypatch):
-    """What a file `onnxq/targets/qnn.py` and its name in `onnxq/targets/__init__.py` do."""
+    """Register a target, as a file `onnxq/targets/qnn.py` and its name in `onnxq/targets/__init__.py` do."""
     monkeypatch.setitem(TARGETS, "qnn", QNN)
 
 
@@ -56,7 +56,7 @@ def zero_point_types(model):
 
 
 def is_between_pairs(model, node):
-    """Whether a node reads dequantized tensors and constants alone, and what it makes is quantized alone."""
+    """Return whether a node reads only dequantized tensors and constants, and its outputs are only quantized."""
     makers = {name: other.op_type for other in model.graph.node for name in other.output}
     read = [makers[name] for name in node.input if name in makers]
     behind = [other.op_type for other in model.graph.node if set(node.output) & set(other.input)]
@@ -107,7 +107,7 @@ def with_rounded_weights(model, result):
 @pytest.mark.slow
 @pytest.mark.parametrize(("build", "least"), [(csp, 75), (v8, 85)])
 def test_16_bits_lose_almost_nothing(build, least):
-    """Weights of 8 bits are what costs: with these in the float model too, uint16 is all that differs."""
+    """The loss comes from 8-bit weights: if the float model has them too, only uint16 differs."""
     model = build()
     result = quantized(model, equalize=False, keep_bias=True, method="minmax")
     [expected] = run(with_rounded_weights(model, result), feed(model)).values()

@@ -9,7 +9,7 @@ STEM = FloatStemRule(channels=32, products=64)
 
 
 def stem_of(net, x, stem=STEM):
-    """Names of the stem's Convs in a network that ends with one more Conv, `last`, behind x."""
+    """Return the names of the stem's Convs in a network that ends with one more Conv, `last`, after x."""
     model = prepared(net.model(net.conv(x, 4, name="last")))
     nodes = model.graph.nodes
     body = frozenset(node.name for node in nodes if node.op == "Conv" and node.name != "last")

@@ -41,7 +41,7 @@ def store(model, name, values):
 
 
 def put_before(model, name, node):
-    """Put a node in front of another."""
+    """Insert a node before another."""
     place = [n.name for n in model.graph.node].index(name)
     model.graph.node.insert(place, node)
 

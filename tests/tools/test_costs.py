@@ -1,4 +1,4 @@
-"""What a detector costs, on small graphs."""
+"""Costs of small detectors."""
 
 import numpy as np
 import pytest

@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).parents[2] / "docs" / "tools" / "side_by_side.py"
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """What it prints for a small detector, by lines."""
+    """The lines that the script prints for a small detector."""
     folder = tmp_path_factory.mktemp("side by side")
     model = with_metadata(v8())
     for node in model.graph.node[:3]:

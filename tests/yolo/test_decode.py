@@ -1,4 +1,4 @@
-"""What all families share: the number of classes, and objects without duplicates."""
+"""The part of the decode that all families share: the number of classes, and objects without duplicates."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def test_a_number_of_classes_is_told_where_it_shows(build: Callable[[], onnx.Mod
 
 
 def test_a_finished_table_is_as_good_as_what_it_was_made_of() -> None:
-    """Both small graphs have one seed, and so the same boxes."""
+    """Both small graphs have one seed, so they have the same boxes."""
     image = feed(v8())
     candidates = decode(run(v8(), image), detect(v8()), 0.0)
     tables, rows = (find_objects(run(build(), image), detect(build()), 0.0, 0.5) for build in (nms_tables, v10))

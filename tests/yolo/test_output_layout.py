@@ -1,4 +1,4 @@
-"""What small graphs with the structures of exported models are recognized as."""
+"""Recognition of small graphs with the structure of exported models."""
 
 import pytest
 from graphs import (

@@ -30,7 +30,7 @@ def noise(height: int, width: int) -> np.ndarray:
 
 
 def bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Sample at pixel centres, edges repeated: what OpenCV documents of INTER_LINEAR."""
+    """Sample at pixel centres and repeat the edges, as OpenCV documents INTER_LINEAR."""
 
     def taps(length: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         at = (np.arange(count) + 0.5) * length / count - 0.5

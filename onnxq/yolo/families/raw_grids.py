@@ -33,7 +33,7 @@ _V7_ANCHORS = {
 
 
 def _recognize(clues: Clues, output: str) -> OutputLayout | None:
-    """Recognize the last Convs of a network with anchors, as they are or behind a Sigmoid."""
+    """Recognize the last Convs of a network with anchors, as they are or after a Sigmoid."""
     grids = {name: shape for name, shape in clues.of_rank(4, 5).items() if _stride(shape, clues.size)}
     strides = sorted(_stride(shape, clues.size) for shape in grids.values())
     widths = {_width(shape) for shape in grids.values()}

@@ -145,4 +145,4 @@ BUILDERS: Mapping[str, Callable[[], onnx.ModelProto]] = {
         nms_tables, separate, classifier, yolox, v6, pp_yoloe, yolo_nas,
     )
 }  # fmt: skip
-"""By name, each function that builds a model without arguments."""
+"""Name -> function that builds a model without arguments."""

@@ -1,4 +1,4 @@
-"""Make inputs for models, run them in onnxruntime, and compare what they compute."""
+"""Make inputs for models, run them in onnxruntime, and compare the outputs."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""The plan of a graph, and what tests ask of it."""
+"""The plan of a graph, and queries on it."""
 
 import pytest
 from graphs import (

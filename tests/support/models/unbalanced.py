@@ -1,11 +1,11 @@
-"""Models whose layers give channels of unequal magnitudes."""
+"""Models with channels of unequal magnitudes."""
 
 import numpy as np
 from graphs import copy, initializers
 from onnx import numpy_helper, shape_inference
 
 FACTORS = np.array([0.02, 1, 0.1, 8, 0.4, 50, 2, 0.1])
-"""What the channels of a layer are multiplied by, to be found."""
+"""Factors of the channels of a layer, which equalization must find."""
 
 
 def edited(model, edit):

@@ -1,4 +1,4 @@
-"""Rewrite a model in other forms that mean the same."""
+"""Rewrite a model in equivalent forms."""
 
 import itertools
 from collections.abc import Iterable, Mapping

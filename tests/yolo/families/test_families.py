@@ -72,7 +72,7 @@ def rows8(monkeypatch):
 
 
 class TestAFamilyThatIsAdded:
-    """One record does it."""
+    """One record adds a family."""
 
     def test_without_it_its_outputs_are_unknown(self):
         assert detect(giving({"rows": ROWS})).family == UNKNOWN

@@ -1,4 +1,4 @@
-"""Families whose boxes are one table: their decode, and what a task has beside boxes."""
+"""Families whose boxes are one table: their decode, and the extras of each task."""
 
 import numpy as np
 import pytest
