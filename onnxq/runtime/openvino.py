@@ -33,7 +33,7 @@ class OpenVino(Runtime):
     def run(self, feed: Feed) -> dict[str, NDArray[np.generic]]:
         """Run one feed."""
         try:
-            found = self._request.infer(fitted(feed, _float_types(self._compiled)), share_inputs=True)
+            found = self._request.infer(_as_taken(self._compiled, feed), share_inputs=True)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot run the model: {first_line(error)}") from error
         return {name: np.asarray(values) for port, values in found.items() for name in port.names}
@@ -49,10 +49,10 @@ class OpenVino(Runtime):
     ) -> dict[str, OperatorTime]:
         """Return the times from OpenVINO's performance counters; an operator is a type and a precision."""
         compiled = _compiled(model, threads, PERF_COUNT=True)
-        request, floats = compiled.create_infer_request(), _float_types(compiled)
+        request, taken = compiled.create_infer_request(), _as_taken(compiled, feed)
         spans = []
         for _ in range(rounds):
-            request.infer(fitted(feed, floats), share_inputs=True)
+            request.infer(taken, share_inputs=True)
             executed = (node for node in request.profiling_info if node.real_time)
             spans += [(_operator(node), node.node_name, node.real_time.total_seconds()) for node in executed]
         return summed_times(spans)
@@ -96,9 +96,11 @@ def _cause(error: RuntimeError) -> str:
     return (reasons or lines)[-1]
 
 
-def _float_types(compiled: Any) -> dict[str, "np.dtype[Any]"]:
-    kinds = {port.get_any_name(): port.get_element_type().to_dtype() for port in compiled.inputs}
-    return {name: kind for name, kind in kinds.items() if kind.kind == "f"}
+def _as_taken(compiled: Any, feed: Feed) -> dict[str, NDArray[np.generic]]:
+    """Return a feed in the float types of the model, without the inputs that no node reads: OpenVINO removes these."""
+    kinds = {name: port.get_element_type().to_dtype() for port in compiled.inputs for name in port.names}
+    floats = {name: kind for name, kind in kinds.items() if kind.kind == "f"}
+    return fitted({name: array for name, array in feed.items() if name in kinds}, floats)
 
 
 def _operator(node: Any) -> str:

@@ -1,6 +1,7 @@
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from graphs import copy, csp, feed, nodes, quantized
 
@@ -60,3 +61,13 @@ def test_float16_and_float64_feeds_are_taken():
     for kind in (np.float16, np.float64):
         found = OpenVino(model).run({name: array.astype(kind) for name, array in values.items()})["output"]
         np.testing.assert_allclose(found, expected, atol=0.02 * float(np.abs(expected).max()))
+
+
+@needs_openvino
+def test_inputs_that_no_node_reads_are_left_out():
+    model = copy(csp())
+    model.graph.input.insert(0, onnx.helper.make_tensor_value_info("unused", onnx.TensorProto.FLOAT, [1, 2]))
+    [expected] = OpenVino(csp()).run(feed(csp())).values()
+    [found] = OpenVino(model).run({"unused": np.zeros((1, 2), np.float32), **feed(csp())}).values()
+    assert np.array_equal(found, expected)
+    assert any(name.startswith("Convolution") for name in OpenVino.operator_times(model, feed(model), rounds=1))
