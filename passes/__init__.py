@@ -7,6 +7,7 @@ import onnx
 
 from onnxq.calibration.samples import Samples
 from onnxq.config import BY_OUTPUTS, Config
+from onnxq.errors import PipelineError
 from onnxq.passes import normalize, pack_int4, to_float16
 from onnxq.passes.compute_qparams import ComputeQparams
 from onnxq.passes.correct_bias import CorrectBias
@@ -116,7 +117,17 @@ def write(config: Config) -> list[Pass]:
 
 
 def lower(target: Target) -> list[Pass]:
-    """The passes that rewrite the quantized graph for one runtime, and then remove what is left unused."""
+    """The passes that rewrite the quantized graph for one runtime, and then remove what is left unused.
+
+    Raises:
+        PipelineError: the target names a pass that does not exist.
+    """
+    for name in target.lowering:
+        if name not in LOWERING:
+            known = ", ".join(LOWERING)
+            raise PipelineError(
+                f"{target.title}: its lowering names a pass {name!r}, which does not exist; there are {known}"
+            )
     return [*(LOWERING[name]() for name in target.lowering), RemoveUnused()]
 
 
@@ -168,8 +179,9 @@ def default(
 def _min_opset(config: Config) -> int:
     """Return the least ONNX opset that the target, its integers of these widths and the options need."""
     target = TARGETS[config.target]
-    weight_widths = {config.weight_bits, ENDS_BITS, *(weight for _, (weight, _) in config.widths)}
-    act_widths = {config.act_bits, ENDS_BITS, *(activation for _, (_, activation) in config.widths)}
+    weight_bits, act_bits = config.weight_bits, config.act_bits
+    weight_widths = {weight_bits, max(ENDS_BITS, weight_bits), *(weight for _, (weight, _) in config.widths)}
+    act_widths = {act_bits, max(ENDS_BITS, act_bits), *(activation for _, (_, activation) in config.widths)}
     schemes = [*map(target.weight_scheme, weight_widths), *map(target.activation_scheme, act_widths)]
     options = [(config.is_half, to_float16.MIN_OPSET), (config.packs, pack_int4.MIN_OPSET)]
     return max([normalize.MIN_OPSET, target.opset(schemes), *(opset for is_used, opset in options if is_used)])
