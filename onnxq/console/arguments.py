@@ -137,16 +137,17 @@ def greatest_loss(args: argparse.Namespace) -> float | None:
 def choose_input(args: argparse.Namespace, config: Config) -> None:
     """Let `--demo` without an input quantize the demo model to a file in the current folder.
 
-    `args.shown_input` becomes the name of the input in messages.
+    `args.shown_input` becomes what names the input for the other commands: `demo`, unless a file has this name.
 
     Raises:
         ConfigError: there is neither an input nor `--demo`.
     """
-    args.shown_input = args.input or Path("demo")
+    args.shown_input = args.input
     if args.input is None:
         if not args.demo:
             raise ConfigError("the following arguments are required: INPUT.onnx (--demo alone quantizes a small model)")
         args.input = demo.model_path()
+        args.shown_input = args.input if Path("demo").is_file() else Path("demo")
         args.output = args.output or Path(f"demo.{config.suffix}.onnx")
 
 
