@@ -159,8 +159,8 @@ class Pipeline:
         hooks: called after each pass.
 
     Raises:
-        PipelineError: a pass needs a fact that no earlier pass gives; or needs or uses a fact that an earlier pass
-            gives and a rewrite in between forgets.
+        PipelineError: a pass needs a fact that no earlier pass gives; needs or uses a fact that an earlier pass gives
+            and a rewrite in between forgets; or uses a fact that only a later pass gives.
     """
 
     def __init__(self, passes: Sequence[Pass], *, pinned: Iterable[object] = (), hooks: Sequence[Hook] = ()) -> None:
@@ -196,21 +196,27 @@ class Pipeline:
 def _check_order(passes: Sequence[Pass], pinned: set[type]) -> None:
     """Follow the facts through the passes as if every rewrite edited the graph, and refuse the first that is missing.
 
-    A fact that a pass uses may be absent if no earlier pass gives it. If one does and a rewrite forgets it, the pass
-    would silently run without it, so the order is refused.
+    A fact that a pass uses may be absent if no pass gives it. If a rewrite forgets it, or only a later pass gives it,
+    the pass would do without it silently, so the order is refused.
     """
     known = set(pinned)
     forgotten_by: dict[type, str] = {}
     skipped: dict[type, str] = {}
-    for step in passes:
+    for number, step in enumerate(passes):
         for kind in step.needs:
             if kind not in known:
                 absent = skipped.get(kind, "no pass before it gives it")
                 cause = f"{forgotten_by[kind]} forgets it" if kind in forgotten_by else absent
                 raise PipelineError(f"{step.name} needs {kind.__name__}, and {cause}")
         for kind in step.uses:
-            if kind not in known and kind in forgotten_by:
+            if kind in known:
+                continue
+            if kind in forgotten_by:
                 raise PipelineError(f"{step.name} uses {kind.__name__}, and {forgotten_by[kind]} forgets it")
+            giver = _giver(kind, passes[number + 1 :], pinned)
+            if giver is not None:
+                remedy = f"move {giver.name} before it"
+                raise PipelineError(f"{step.name} uses {kind.__name__}, and {giver.name} behind it gives it; {remedy}")
         if isinstance(step, Analysis):
             given = pinned.intersection(step.kinds())
             if given:
@@ -222,3 +228,9 @@ def _check_order(passes: Sequence[Pass], pinned: set[type]) -> None:
             forgotten = {kind for kind in known - pinned if not _kept(kind, step.keeps)}
             forgotten_by.update(dict.fromkeys(forgotten, step.name))
             known -= forgotten
+
+
+def _giver(kind: type, passes: Iterable[Pass], pinned: set[type]) -> Pass | None:
+    """Return the first of these passes that gives a fact of this type and is not skipped."""
+    analyses = (step for step in passes if isinstance(step, Analysis) and not pinned.intersection(step.kinds()))
+    return next((step for step in analyses if kind in step.kinds()), None)

@@ -7,6 +7,7 @@ import onnx
 
 from onnxq.calibration.samples import Samples
 from onnxq.config import BY_OUTPUTS, Config
+from onnxq.errors import PipelineError
 from onnxq.passes import normalize, pack_int4, to_float16
 from onnxq.passes.compute_qparams import ComputeQparams
 from onnxq.passes.correct_bias import CorrectBias
@@ -116,7 +117,15 @@ def write(config: Config) -> list[Pass]:
 
 
 def lower(target: Target) -> list[Pass]:
-    """Return the passes that rewrite the quantized graph for one runtime and then remove unused nodes."""
+    """Return the passes that rewrite the quantized graph for one runtime and then remove unused nodes.
+
+    Raises:
+        PipelineError: the target names a pass that does not exist.
+    """
+    for name in target.lowering:
+        if name not in LOWERING:
+            known = ", ".join(LOWERING)
+            raise PipelineError(f"{target.title}: its lowering has {name!r}, which is not a pass; passes are {known}")
     return [*(LOWERING[name]() for name in target.lowering), RemoveUnused()]
 
 

@@ -270,7 +270,11 @@ class TestOrder:
         Pipeline([PickApples(), Edit(), PickApples(), UseApples()])
 
     def test_a_used_fact_that_is_found_only_later(self):
-        Pipeline([UseApples(), PickApples()])
+        message = "use-apples uses Apples, and pick-apples behind it gives it; move pick-apples before it"
+        self.refused([UseApples(), PickApples()], message)
+
+    def test_a_used_fact_of_a_later_analysis_that_is_skipped(self):
+        Pipeline([UseApples(), PickBoth()], pinned=[Pears()])
 
     def test_a_used_fact_that_was_given_is_never_forgotten(self, model):
         step = UseApples()

@@ -3,12 +3,13 @@
 import argparse
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import Any, cast
 
 from onnxq._files import check_writable
 from onnxq.calibration import demo
-from onnxq.config import FLOAT_TYPES, Config
+from onnxq.config import Config
 from onnxq.console.terminal import image_size
 from onnxq.errors import ConfigError
 from onnxq.report import build
@@ -23,9 +24,18 @@ examples:
 """
 
 
+_OLD_WORDS = {
+    "--rest": "--float-type",
+    "--cut-head": "--cut-decode",
+    "--equalise": "--equalize",
+    "--no-equalise": "--no-equalize",
+}
+"""Option before 0.2.0 -> its name."""
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser of `python -m onnxq`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="onnxq",
         usage="onnxq INPUT.onnx [-o OUT] [--calib PATH ...] [options]   (-h lists them)",
         description=(
@@ -50,7 +60,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="use synthetic images with known objects; without INPUT.onnx, the demo model",
     )
     _add_config(parser.add_argument_group("how to quantize"))
-    _add_old_words(parser)
     good = parser.add_argument_group("accuracy")
     good.add_argument(
         "--sensitivity", action="store_true", help="measure the loss that each layer causes if it alone is quantized"
@@ -115,12 +124,13 @@ def _add_config(group: "argparse._ArgumentGroup") -> None:
             group.add_argument(flag, type=kind, default=default, choices=choices, metavar=metavar, help=help_text)
 
 
-def _add_old_words(parser: argparse.ArgumentParser) -> None:
-    """Accept options under the names that they had before 0.2.0; the help does not show them."""
-    hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
-    parser.add_argument("--rest", dest="float_type", choices=FLOAT_TYPES, **hidden)
-    parser.add_argument("--cut-head", dest="cut_decode", type=Path, **hidden)
-    parser.add_argument("--equalise", dest="equalize", action=argparse.BooleanOptionalAction, **hidden)
+class _Parser(argparse.ArgumentParser):
+    """A parser that also takes the words that options had before 0.2.0; help and messages name the new ones."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the words, those of old options as the new ones; as `argparse.ArgumentParser` does it."""
+        words = (word.partition("=") for word in (sys.argv[1:] if args is None else args))
+        return super().parse_known_args(["".join((_OLD_WORDS.get(w, w), *more)) for w, *more in words], namespace)
 
 
 def read_config(args: argparse.Namespace) -> Config:
@@ -142,16 +152,17 @@ def greatest_loss(args: argparse.Namespace) -> float | None:
 def choose_input(args: argparse.Namespace, config: Config) -> None:
     """Let `--demo` without an input quantize the demo model to a file in the current folder.
 
-    `args.shown_input` becomes the name of the input in messages.
+    `args.shown_input` becomes what names the input for the other commands: `demo`, unless a file has this name.
 
     Raises:
         ConfigError: there is neither an input nor `--demo`.
     """
-    args.shown_input = args.input or Path("demo")
+    args.shown_input = args.input
     if args.input is None:
         if not args.demo:
             raise ConfigError("the following arguments are required: INPUT.onnx (--demo alone quantizes a small model)")
         args.input = demo.model_path()
+        args.shown_input = args.input if Path("demo").is_file() else Path("demo")
         args.output = args.output or Path(f"demo.{config.suffix}.onnx")
 
 

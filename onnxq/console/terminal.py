@@ -307,7 +307,7 @@ def image_size(text: str) -> tuple[int, int]:
 def model_file(text: str) -> Path:
     """Parse a MODEL argument, for argparse: a path, or `demo` for the demo model unless a file has this name."""
     path = Path(text)
-    return demo.model_path() if text == "demo" and not path.exists() else path
+    return demo.model_path() if text == "demo" and not path.is_file() else path
 
 
 class Help(argparse.HelpFormatter):

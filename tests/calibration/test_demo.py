@@ -20,6 +20,7 @@ from onnxq.calibration import demo
 from onnxq.calibration.dead_leaves import generator
 from onnxq.cli import main
 from onnxq.config import Config
+from onnxq.console.arguments import choose_input, make_parser
 from onnxq.console.terminal import model_file
 from onnxq.evaluation import ground_truth
 from onnxq.evaluation.average_precision import measure_precision
@@ -238,6 +239,19 @@ class TestCommandLine:
         monkeypatch.chdir(tmp_path)
         Path("demo").touch()
         assert model_file("demo") == Path("demo")
+
+    def test_a_folder_named_demo_does_not_hide_the_demo_model(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        Path("demo").mkdir()
+        assert model_file("demo") == demo.model_path()
+
+    @pytest.mark.parametrize("make", [Path.touch, Path.mkdir], ids=["file", "folder"])
+    def test_the_next_command_works_beside_a_path_named_demo(self, tmp_path, monkeypatch, make):
+        monkeypatch.chdir(tmp_path)
+        make(Path("demo"))
+        arguments = make_parser().parse_args(["--demo"])
+        choose_input(arguments, Config())
+        assert model_file(str(arguments.shown_input)) == demo.model_path()
 
     def test_without_input_and_demo(self, capsys):
         with pytest.raises(SystemExit) as ended:

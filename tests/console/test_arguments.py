@@ -36,7 +36,20 @@ def test_the_old_word_of_cut_decode_names_the_same_file():
 def test_old_words_have_the_choices_of_the_new_ones(capsys):
     with pytest.raises(SystemExit):
         config("--rest", "fp8")
-    assert "--rest: invalid choice: 'fp8'" in capsys.readouterr().err
+    assert "--float-type: invalid choice: 'fp8'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("short", "whole"),
+    [(["--no-eq"], ["--no-equalize"]), (["--cut", "cut.onnx"], ["--cut-decode", "cut.onnx"])],
+)
+def test_old_words_make_no_abbreviation_ambiguous(short, whole):
+    parser = make_parser()
+    assert parser.parse_args(["model.onnx", *short]) == parser.parse_args(["model.onnx", *whole])
+
+
+def test_old_words_take_values_behind_an_equals_sign():
+    assert make_parser().parse_args(["model.onnx", "--cut-head=a=b.onnx"]).cut_decode == Path("a=b.onnx")
 
 
 def test_old_words_are_not_shown():

@@ -171,6 +171,17 @@ def test_an_order_that_would_write_plainly_rounded_weights_is_refused(config, fa
         Pipeline([*steps[:place], Trim(), *steps[place:]])
 
 
+@pytest.mark.parametrize(("config", "giver"), [(Config(), "correct-bias"), (Config(weight_bits=4), "reconstruct")])
+def test_an_order_that_finds_weights_or_biases_after_they_are_written_is_refused(config, giver):
+    steps = default(config, silu_chain(), graphs.samples([feed(silu_chain())]))
+    late = next(step for step in steps if step.name == giver)
+    steps.remove(late)
+    place = [step.name for step in steps].index("insert-qdq") + 1
+    message = f"^insert-qdq uses [A-Za-z]+, and {giver} behind it gives it; move {giver} before it$"
+    with pytest.raises(PipelineError, match=message):
+        Pipeline([*steps[:place], late, *steps[place:]])
+
+
 def test_builders_are_all_that_need_no_arguments():
     found = [
         name

@@ -13,10 +13,10 @@ from onnx import TensorProto, numpy_helper
 from onnxq import cli
 from onnxq.api import quantize
 from onnxq.config import Config
-from onnxq.errors import ConfigError
+from onnxq.errors import ConfigError, PipelineError
 from onnxq.facts import Plan, QuantizationParameters
 from onnxq.ir import Model
-from onnxq.numerics.scheme import INT8, UINT8, UINT16
+from onnxq.numerics.scheme import INT8, INT16, UINT8, UINT16
 from onnxq.qdq.insertion import insert_qdq
 from onnxq.targets import GENERIC, TARGETS, Role, Rule, Target
 
@@ -131,6 +131,26 @@ def test_single_nodes_can_have_the_wider_type():
     after = quantized(csp(), act_bits=8, bits=("conv2=8/16",)).model
     assert zero_point_types(after) == {TensorProto.UINT8, TensorProto.UINT16}
     assert [entry.version for entry in after.opset_import if entry.domain == ""] == [21]
+
+
+def test_a_target_without_8_bits(monkeypatch):
+    """Both ends of the network have at least 8 bits, which 16 are: no type of 8 bits is asked for."""
+    target = replace(QNN, activations=(INT16,), symmetric_activations=True)
+    monkeypatch.setitem(TARGETS, "qnn", target)
+    model = csp()
+    after = quantized(model).model
+    onnx.checker.check_model(after, full_check=True)
+    assert zero_point_types(after) == {TensorProto.INT16}
+    assert [entry.version for entry in after.opset_import if entry.domain == ""] == [21]
+    [expected], [found] = run(model, feed(model)).values(), run(after, feed(model)).values()
+    assert sqnr(expected, found) > 38
+
+
+def test_an_unknown_lowering_pass_is_named(monkeypatch):
+    monkeypatch.setitem(TARGETS, "qnn", replace(QNN, lowering=("expand-softmax", "fuse-all")))
+    message = "^QNN: its lowering has 'fuse-all', which is not a pass; passes are pointwise-to-matmul, "
+    with pytest.raises(PipelineError, match=message):
+        quantized(csp())
 
 
 @pytest.mark.parametrize(
