@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxq._files import atomic_write, check_writable
 from onnxq.console.terminal import ERR, OUT, ProgressBar, guarded, say
 from onnxq.errors import DataError
+from onnxq.ir.files import atomic_write, check_writable
 from onnxq.progress import Progress, silent
 
 _TIMEOUT = 30

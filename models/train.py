@@ -23,8 +23,8 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from onnxq._files import atomic_write
 from onnxq.calibration import demo
+from onnxq.ir.files import atomic_write
 
 try:
     import torch

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from rich.text import Text
 
-from onnxq._files import write_json
 from onnxq._text import plural
 from onnxq.console.terminal import ERR, OUT, NumberTable, ProgressBar, guarded, image_size, model_file, say
 from onnxq.errors import ConfigError
 from onnxq.evaluation.latency import WARM_UP, Latency, measure_latency
+from onnxq.ir.files import write_json
 from onnxq.runtime import RUNTIMES, OperatorTime
 
 __all__ = ["Latency", "main", "measure_latency"]

@@ -11,7 +11,6 @@ from pathlib import Path
 import onnx
 
 from onnxq import evaluate
-from onnxq._files import write_json
 from onnxq.api import Quantized, cut_decode, open_data, plan, quantize
 from onnxq.calibration import demo
 from onnxq.calibration.samples import Samples
@@ -44,6 +43,7 @@ from onnxq.evaluation.predictor import Settings
 from onnxq.facts import Plan, Sensitivities, Statistics
 from onnxq.hooks import log_passes, save_each
 from onnxq.ir import storage
+from onnxq.ir.files import write_json
 from onnxq.ir.load import load
 from onnxq.pipeline import Hook
 from onnxq.progress import Progress

@@ -13,7 +13,6 @@ from typing import Any
 
 from rich.text import Text
 
-from onnxq._files import check_writable, write_json
 from onnxq._text import plural
 from onnxq.calibration import demo
 from onnxq.console.terminal import (
@@ -32,6 +31,7 @@ from onnxq.evaluation.agreement import Agreement
 from onnxq.evaluation.comparison import DEFAULTS, Comparison, compare
 from onnxq.evaluation.error_trace import worst_first
 from onnxq.evaluation.predictor import Settings
+from onnxq.ir.files import check_writable, write_json
 
 __all__ = ["Comparison", "Settings", "compare", "main"]
 

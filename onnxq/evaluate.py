@@ -12,7 +12,6 @@ from pathlib import Path
 
 from rich.text import Text
 
-from onnxq._files import check_writable, write_json
 from onnxq._text import plural
 from onnxq.console.terminal import (
     ERR,
@@ -36,6 +35,7 @@ from onnxq.evaluation.average_precision import (
 )
 from onnxq.evaluation.ground_truth import GroundTruth, demo_ground_truth
 from onnxq.evaluation.predictor import Settings
+from onnxq.ir.files import check_writable, write_json
 
 __all__ = ["GroundTruth", "Scores", "Settings", "evaluate", "main"]
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from onnxq._files import atomic_write
 from onnxq.api import Quantized, quantize
 from onnxq.config import Config
 from onnxq.console.terminal import guarded
@@ -25,6 +24,7 @@ from onnxq.errors import OnnxqError
 from onnxq.evaluation.latency import latencies
 from onnxq.facts import DecodeBoundary, Plan, Verification
 from onnxq.ir import opset_of
+from onnxq.ir.files import atomic_write
 from onnxq.ir.load import load
 from onnxq.qdq.reasons import summary_of
 from onnxq.runtime import RUNTIMES

@@ -35,7 +35,6 @@ import onnxq.passes
 from docs.tools.costs import bit_operations, layers, operations, packed_size
 from docs.tools.histogram_plots import picture
 from docs.tools.q_yolo_settings import ACTIVATIONS, BITS, ENDS, METHODS, TARGET, Setting, settings
-from onnxq._files import atomic_write, check_writable
 from onnxq.api import load_statistics, open_data, quantize, save_statistics
 from onnxq.config import Config
 from onnxq.console.terminal import guarded
@@ -45,6 +44,7 @@ from onnxq.evaluation.ground_truth import GroundTruth
 from onnxq.evaluation.predictor import Settings
 from onnxq.facts import DecodeBoundary, Plan, Statistics
 from onnxq.ir import LAYERS, Model, downstream
+from onnxq.ir.files import atomic_write, check_writable
 from onnxq.ir.storage import load_proto
 from onnxq.numerics.range_methods.unilateral_histogram import unilateral_histogram
 from onnxq.numerics.scheme import Scheme

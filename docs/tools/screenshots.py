@@ -30,12 +30,12 @@ from PIL import Image, ImageChops
 
 import onnxq
 from docs.tools import histogram_plots
-from onnxq._files import atomic_write
 from onnxq.calibration import demo
 from onnxq.calibration.dead_leaves import SyntheticImages
 from onnxq.errors import ConfigError, ModelError
 from onnxq.evaluation.comparison import compare
 from onnxq.ir import Model, feeds_only_silu, is_silu, producer
+from onnxq.ir.files import atomic_write
 from onnxq.pipeline import Facts
 from onnxq.qdq.tensor_result import tensor_results
 from onnxq.report import build

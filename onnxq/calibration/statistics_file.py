@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxq._files import atomic_write
 from onnxq.errors import DataError
 from onnxq.facts import Statistics
+from onnxq.ir.files import atomic_write
 from onnxq.numerics.arrays import AnyArray, Int64Array
 from onnxq.numerics.histogram import Histogram
 

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from onnxq._files import check_writable
 from onnxq.calibration import demo
 from onnxq.config import Config
 from onnxq.console.terminal import image_size
 from onnxq.errors import ConfigError
+from onnxq.ir.files import check_writable
 from onnxq.report import build
 from onnxq.version import VERSION
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq._files import atomic_write
 from onnxq._text import shape_text
 from onnxq.calibration.dead_leaves import SyntheticImages
 from onnxq.calibration.find_files import IMAGES, find_files
@@ -19,6 +18,7 @@ from onnxq.evaluation.agreement import Agreement, agree
 from onnxq.evaluation.drawing import draw_outputs
 from onnxq.evaluation.error_trace import ErrorTrace, TensorError
 from onnxq.evaluation.predictor import Predictor, Settings
+from onnxq.ir.files import atomic_write
 from onnxq.ir.load import load
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import onnx
 
-from onnxq._files import atomic_write
 from onnxq.api import Quantized, quantize
 from onnxq.config import Config
 from onnxq.errors import ConfigError, DataError
@@ -22,6 +21,7 @@ from onnxq.evaluation.criteria import Criterion
 from onnxq.evaluation.held_out import require_held_out
 from onnxq.facts import Plan, Sensitivities, Statistics
 from onnxq.ir import storage
+from onnxq.ir.files import atomic_write
 from onnxq.ir.load import load
 from onnxq.pipeline import Hook
 from onnxq.progress import Progress, silent

@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, external_data_helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from onnxq._files import atomic_write
 from onnxq.errors import ModelError
+from onnxq.ir.files import atomic_write
 from onnxq.ir.proto import large_initializers, without_weights
 
 LARGEST = 2**31 - 1

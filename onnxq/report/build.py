@@ -13,13 +13,13 @@ from typing import TypedDict
 import numpy as np
 import onnx
 
-from onnxq._files import atomic_write
 from onnxq.api import Quantized
 from onnxq.config import Config
 from onnxq.errors import ConfigError
 from onnxq.evaluation.average_precision import PrecisionSummary
 from onnxq.evaluation.mixed_precision import SearchResult
 from onnxq.facts import FittedRange, Plan, Sensitivities, Statistics, Verification
+from onnxq.ir.files import atomic_write
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.scheme import QParams
 from onnxq.pipeline import Facts

@@ -11,7 +11,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 ORDER = (
     ("errors", "version", "progress", "_text"),
-    ("_files",),
     ("numerics",),
     ("ir",),
     ("pipeline", "facts"),

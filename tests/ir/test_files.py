@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from onnxq._files import atomic_write, check_writable
 from onnxq.errors import ConfigError
+from onnxq.ir.files import atomic_write, check_writable
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o027])
