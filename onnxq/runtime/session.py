@@ -95,8 +95,12 @@ def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None
     Raises:
         ModelError: onnxruntime refuses the feed or fails; the message has its reason.
     """
+    names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
+    taken = _as_taken(session, feed)
     with _naming_errors():
-        return list(session.run(outputs, _as_taken(session, feed)))
+        values = session.run(names, taken)
+    # onnxruntime 1.25 returns an output that is an input as a view of the feed's memory, which it does not keep alive.
+    return [value.copy() if name in taken else value for name, value in zip(names, values, strict=True)]
 
 
 def _as_taken(session: ort.InferenceSession, feed: Feed) -> dict[str, NDArray[np.generic]]:

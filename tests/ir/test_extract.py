@@ -50,8 +50,9 @@ class TestEndingAt:
 
     def test_an_input_can_be_an_output(self):
         cut = ending_at(silu_chain(), ["images", "output"])
-        [image, _] = run_session(open_session(cut), feed(cut))
-        assert np.array_equal(image, feed(cut)["images"])
+        values = feed(cut)
+        [image, _] = run_session(open_session(cut), values)
+        assert np.array_equal(image, values["images"])
 
     def test_all_beside_the_graph_stays_and_the_model_does(self):
         model = weighted()

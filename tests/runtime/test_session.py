@@ -79,6 +79,15 @@ class TestRun:
         assert [float(y[0, 0]) for y in run(made, rows(-1))] == pytest.approx([1, 1, np.exp(-1)])
         assert [float(y[0, 0]) for y in run(made, rows(-1), ["c", "a"])] == pytest.approx([np.exp(-1), 1])
 
+    def test_an_output_that_is_an_input_is_a_copy(self):
+        model = onnx.ModelProto()
+        model.CopyFrom(DOUBLE)
+        model.graph.output.append(model.graph.input[0])
+        values = rows(3)
+        found = run(open_session(model), values, ["x"])
+        values["x"][:] = 7
+        assert found[0].ravel()[0] == 3
+
     @pytest.mark.parametrize(
         "feed",
         [
