@@ -18,8 +18,6 @@ from onnxq.ir import LAYERS, MOVES_VALUES, ProtoIndex
 from onnxq.yolo.detections import Detections, Outputs
 from onnxq.yolo.preprocess import Preprocess
 
-TASKS = ("detect", "segment", "pose", "obb", "classify")
-
 UNKNOWN = "unknown"
 """Name of the family of outputs that no family recognizes."""
 
@@ -85,7 +83,7 @@ class OutputLayout:
 
     Attributes:
         record: the head family.
-        task: one of `TASKS`; "detect" if the family is unknown.
+        task: "detect", "segment", "pose", "obb" or "classify"; "detect" if the family is unknown.
         outputs: names of the outputs that the family consists of, in its order; none if it is unknown.
         why: the phrase that names the evidence for the family.
         prototypes: name of the output with the prototypes of masks; empty if there is none.

@@ -1,49 +1,27 @@
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
+from compared import AWAY, finding, noise_images, save_models
 from graphs import csp, v5_raw
-from PIL import Image
-from tables import BOX, SIZE, always, table_of
+from tables import BOX
 
 from onnxq import compare
 from onnxq.compare import main
 from onnxq.errors import ModelError
 from onnxq.evaluation import comparison
 
-AWAY = (40, 40, 60, 60)
-
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder with three images of noise."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(3):
-        levels = np.random.default_rng(number).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-        Image.fromarray(levels).save(folder / f"{number}.png")
-    return folder
+    return noise_images(tmp_path / "images")
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[..., list[Path]]:
-    """Models as files, `0.onnx` and so on."""
-
-    def save(*models: onnx.ModelProto) -> list[Path]:
-        paths = [tmp_path / f"{number}.onnx" for number in range(len(models))]
-        for model, path in zip(models, paths):
-            onnx.save(model, path)
-        return paths
-
-    return save
-
-
-def finding(*boxes: tuple[float, ...], **metadata: str) -> onnx.ModelProto:
-    """A v8 with two classes that finds these, (x1, y1, x2, y2, score, class), on every picture."""
-    return always(table_of(list(boxes), "v8", 2), **metadata)
+    return partial(save_models, tmp_path)
 
 
 class TestCommandLine:

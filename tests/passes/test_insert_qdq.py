@@ -24,6 +24,7 @@ from graphs import (
     sqnr,
     with_metadata,
 )
+from inference import makers, readers
 
 from onnxq.facts import Plan
 from onnxq.ir import Model
@@ -39,15 +40,6 @@ PAIR = {"QuantizeLinear", "DequantizeLinear", "Clip"}
 def result(name, target):
     """A network, quantized, and the facts found on the way; not to be edited."""
     return quantized(ALL[name](), TARGETS[target], matmul=False)
-
-
-def makers(model):
-    """Return tensor -> its producer."""
-    return {name: node for node in model.graph.node for name in node.output}
-
-
-def readers(model, tensor):
-    return [node for node in model.graph.node if tensor in node.input]
 
 
 # --- the graph --------------------------------------------------------------------------------------------------------

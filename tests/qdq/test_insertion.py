@@ -26,6 +26,7 @@ from graphs import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inference import makers, readers
 
 from onnxq.facts import FittedRanges, Plan, QuantizationParameters, QuantizationPoint, QuantizedWeight
 from onnxq.ir import Model
@@ -52,15 +53,6 @@ def inserted(model, plan, activations, weights):
 def result(name, target):
     """A network, quantized, and the facts found on the way; not to be edited."""
     return quantized(ALL[name](), TARGETS[target], matmul=False)
-
-
-def makers(model):
-    """Return tensor -> its producer."""
-    return {name: node for node in model.graph.node for name in node.output}
-
-
-def readers(model, tensor):
-    return [node for node in model.graph.node if tensor in node.input]
 
 
 # --- what is stored ---------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The detector that the tests of the API quantize."""
 
+from collections.abc import Iterator
+
 import onnx
 from graphs import v8, with_metadata
 
@@ -13,6 +15,13 @@ def detector_model() -> onnx.ModelProto:
     model.graph.doc_string = "a graph"
     model.producer_name = "an exporter"
     return model
+
+
+def unchanged_detector() -> Iterator[onnx.ModelProto]:
+    """Yield the detector for a fixture, and assert afterwards that no test has changed it."""
+    model = detector_model()
+    yield model
+    assert model.SerializeToString(deterministic=True) == detector_model().SerializeToString(deterministic=True)
 
 
 def content(quantized: Quantized) -> bytes:

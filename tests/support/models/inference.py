@@ -81,6 +81,16 @@ def nodes(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     return {node.name: node for node in model.graph.node}
 
 
+def makers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """Return tensor -> its producer."""
+    return {name: node for node in model.graph.node for name in node.output}
+
+
+def readers(model: onnx.ModelProto, tensor: str) -> list[onnx.NodeProto]:
+    """Return the nodes that read a tensor."""
+    return [node for node in model.graph.node if tensor in node.input]
+
+
 def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Return the values of the initializers by name."""
     return {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}
