@@ -97,18 +97,18 @@ def calibrate(
 ) -> list[Pass]:
     """Return the passes that find scales, zero points, weights and biases from data; arguments as in `default`."""
     adjusts_ranges = config.method_used == BY_OUTPUTS
-    return [
+    passes: list[Pass] = [
         Observe(samples, progress),
         FitRanges("mse" if adjusts_ranges else config.method_used),
         ComputeQparams(config.weight_method),
-        *(
-            [Reconstruct(samples, detector=detector, ranges=adjusts_ranges, progress=progress)]
-            if config.reconstructs
-            else []
-        ),
-        *([] if config.reconstructs or config.keep_bias else [CorrectBias()]),
-        *([MeasureSensitivity(samples, TARGETS[config.target], detector, progress)] if sensitivity else []),
     ]
+    if config.reconstructs:
+        passes.append(Reconstruct(samples, detector=detector, ranges=adjusts_ranges, progress=progress))
+    elif not config.keep_bias:
+        passes.append(CorrectBias())
+    if sensitivity:
+        passes.append(MeasureSensitivity(samples, TARGETS[config.target], detector, progress))
+    return passes
 
 
 def write(config: Config) -> list[Pass]:
