@@ -14,8 +14,8 @@ from rich.text import Text
 
 from onnxq._text import plural
 from onnxq.console.terminal import ERR, OUT, NumberTable, ProgressBar, guarded, image_size, model_file, say
-from onnxq.errors import ConfigError
 from onnxq.evaluation.latency import WARM_UP, Latency, measure_latency
+from onnxq.evaluation.runtime_choice import installed
 from onnxq.ir.files import write_json
 from onnxq.runtime import RUNTIMES, OperatorTime
 
@@ -51,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _benchmark(args: argparse.Namespace) -> None:
-    runtime = RUNTIMES[args.runtime]
-    if not runtime.is_installed():
-        raise ConfigError(f"--runtime {args.runtime}: not installed; pip install 'onnxq[{args.runtime}]'")
+    runtime = installed(args.runtime)
     with ProgressBar(args.quiet) as progress:
         results = measure_latency(
             args.models, runtime, threads=args.threads, rounds=args.rounds, size=args.image_size, progress=progress
@@ -62,7 +60,7 @@ def _benchmark(args: argparse.Namespace) -> None:
     OUT.print(_operator_table(results))
     if not args.quiet:
         threads, rounds = f"{args.threads} thread{plural(args.threads)}", f"{args.rounds} round{plural(args.rounds)}"
-        say(f"{runtime.title}, {threads}, {rounds} after {WARM_UP} warm-up runs", ERR)
+        say(f"{runtime.described()}, {threads}, {rounds} after {WARM_UP} warm-up runs", ERR)
     if args.json is not None:
         settings = {"runtime": args.runtime, "threads": args.threads, "rounds": args.rounds}
         write_json(args.json, {**settings, "models": [_as_json(r) for r in results]})

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -27,7 +28,7 @@ from onnxq.console.arguments import (
     read_config,
     search_record,
 )
-from onnxq.console.terminal import OUT, ProgressBar, guarded
+from onnxq.console.terminal import ERR, OUT, ProgressBar, guarded, say
 from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.average_precision import (
     PrecisionSummary,
@@ -40,6 +41,7 @@ from onnxq.evaluation.ground_truth import GroundTruth, demo_ground_truth
 from onnxq.evaluation.held_out import require_held_out
 from onnxq.evaluation.mixed_precision import SearchResult, search
 from onnxq.evaluation.predictor import Settings
+from onnxq.evaluation.runtime_choice import AUTO, choose_runtime, installed
 from onnxq.facts import Plan, Sensitivities, Statistics
 from onnxq.hooks import log_passes, save_each
 from onnxq.ir import storage
@@ -116,6 +118,8 @@ def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:
     hooks = [log_passes] + ([save_each(args.save_each)] if args.save_each else [])
     with ProgressBar(args.quiet) as progress:
         progress("loading", 0, 0)
+        if args.runtime != AUTO:
+            installed(args.runtime)
         model = load(args.input)
         check_files(args, output)
         truth = _ground_truth(args) if args.evaluate or args.max_drop is not None else None
@@ -180,7 +184,8 @@ def _ground_truth(args: argparse.Namespace) -> GroundTruth:
 def _open_held_out(args: argparse.Namespace, config: Config, model: onnx.ModelProto, truth: GroundTruth) -> Samples:
     """Check that AP can be measured, on images that are not calibration images, and open the calibration data."""
     with _naming_evaluate():
-        check_measurable(model, truth, _settings(config))
+        choice = choose_runtime(config.target, args.runtime)
+        check_measurable(model, truth, replace(_settings(args, config), runtime=choice.name))
     detector = detect(model, image_size=config.image_size, preprocess=config.preprocess)
     samples = open_data(_calibration_data(args), model, detector, config)
     if not args.on_calibration:
@@ -190,14 +195,17 @@ def _open_held_out(args: argparse.Namespace, config: Config, model: onnx.ModelPr
 
 def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: Path) -> PrecisionSummary:
     """Measure and print the AP of the float model and of the file that was written."""
-    settings = _settings(run.config)
+    settings = _settings(args, run.config)
+    choice = choose_runtime(run.config.target, args.runtime)
     results = []
     for path, model in ((args.input, run.model), (output, output)):
         with _naming_evaluate(f"; {output} was written"), ProgressBar(args.quiet) as progress:
-            results.append((path, measure_precision(model, truth, settings, progress)))
+            chosen = replace(settings, runtime=choice.name)
+            results.append((path, measure_precision(model, truth, chosen, progress)))
     precision = summarize(results, args.annotations or "demo", settings)
     if not args.quiet:
         OUT.print(evaluate.table(precision))
+        say(f"both models: {choice.describe()}", ERR)
     return precision
 
 
@@ -210,8 +218,8 @@ def _naming_evaluate(ending: str = "") -> Iterator[None]:
         raise type(error)(f"--evaluate: {error}{ending}") from error
 
 
-def _settings(config: Config) -> Settings:
-    return Settings(preprocess=config.preprocess, image_size=config.image_size)
+def _settings(args: argparse.Namespace, config: Config) -> Settings:
+    return Settings(preprocess=config.preprocess, image_size=config.image_size, runtime=args.runtime)
 
 
 def _search(
@@ -226,9 +234,9 @@ def _search(
 ) -> SearchResult:
     criterion: Criterion
     if args.min_sqnr is None and truth is not None:
-        criterion = PrecisionCriterion(model, truth, _settings(config))
+        criterion = PrecisionCriterion(model, truth, _settings(args, config))
     else:
-        criterion = SqnrCriterion(model, args.images or demo.VALIDATION, config)
+        criterion = SqnrCriterion(model, args.images or demo.VALIDATION, config, args.runtime)
     return search(
         model,
         data,

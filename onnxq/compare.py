@@ -31,7 +31,9 @@ from onnxq.evaluation.agreement import Agreement
 from onnxq.evaluation.comparison import DEFAULTS, Comparison, compare
 from onnxq.evaluation.error_trace import worst_first
 from onnxq.evaluation.predictor import Settings
+from onnxq.evaluation.runtime_choice import RuntimeChoice
 from onnxq.ir.files import check_writable, write_json
+from onnxq.runtime import RUNTIMES
 
 __all__ = ["Comparison", "Settings", "compare", "main"]
 
@@ -96,6 +98,8 @@ def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
         detector = result.detector
         unread = "; objects are not compared, because the output layout is unknown" if result.agreement is None else ""
         say(f"{detector.title}, {detector.preprocess.describe()}; {detector.why}{unread}", ERR)
+        for path, choice in ((arguments.reference, result.reference_runtime), (arguments.model, result.runtime)):
+            say(f"{path.name}: {choice.describe()}", ERR)
         if detector.outputs.assumed:
             say(f"boxes are compared with anchors that may differ from the model's: {detector.outputs.assumed}", ERR)
     if arguments.json is not None:
@@ -111,7 +115,7 @@ def _show(title: str, first: str, others: Sequence[str], rows: Iterable[Sequence
 
 
 def _show_outputs(result: Comparison) -> None:
-    title = f"signal to quantization noise, {_images(result.images)}"
+    title = f"signal to quantization noise, {_images(result.images)}, in {_runtimes(result)}"
     _show(title, "output", ["SQNR dB"], ((name, f"{sqnr:.1f}") for name, sqnr in result.outputs.items()))
 
 
@@ -141,6 +145,11 @@ def _show_trace(result: Comparison, most: int) -> None:
     _show(title, "tensor", ["operator", "SQNR dB", "drop dB", "added %"], rows)
 
 
+def _runtimes(result: Comparison) -> str:
+    names = dict.fromkeys((result.reference_runtime.name, result.runtime.name))
+    return " and ".join(RUNTIMES[name].described() for name in names)
+
+
 def _decibels(number: float) -> str:
     return f"{number:.1f}" if math.isfinite(number) else "-"
 
@@ -160,12 +169,18 @@ def _summary(result: Comparison, arguments: argparse.Namespace, settings: Settin
         "family": result.detector.family,
         "task": result.detector.outputs.task,
         "preprocess": result.detector.preprocess.name,
+        **_as_json("reference_runtime", result.reference_runtime),
+        **_as_json("runtime", result.runtime),
         "image_size": result.detector.size,
         "outputs": _finite(result.outputs),
         "agreement": None if numbers is None else _finite(numbers),
         "traced_images": result.traced_images,
         "tensors": [_finite({**asdict(each), "only_moves": each.only_moves}) for each in result.traced],
     }
+
+
+def _as_json(key: str, choice: RuntimeChoice) -> dict[str, str]:
+    return {key: choice.name, f"{key}_version": RUNTIMES[choice.name].version()}
 
 
 def _finite(numbers: Mapping[str, Any]) -> dict[str, Any]:

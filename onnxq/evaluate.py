@@ -1,13 +1,13 @@
 """COCO average precision of detectors: `python -m onnxq.evaluate MODEL ... --annotations A.json --images DIR`.
 
-Each image is letterboxed, run in onnxruntime on the CPU, decoded for the model's head family, reduced by NMS per class,
-mapped back to the original image and scored by pycocotools: the procedure of the numbers that YOLOv5 and Ultralytics
-publish. Of models with masks or keypoints, the boxes are scored.
+Each image is letterboxed, run on the CPU in the runtime that the model is for, decoded for the model's head family,
+reduced by NMS per class, mapped back to the original image and scored by pycocotools: the procedure of the numbers that
+YOLOv5 and Ultralytics publish. Of models with masks or keypoints, the boxes are scored.
 """
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.text import Text
@@ -35,6 +35,7 @@ from onnxq.evaluation.average_precision import (
 )
 from onnxq.evaluation.ground_truth import GroundTruth, demo_ground_truth
 from onnxq.evaluation.predictor import Settings
+from onnxq.evaluation.runtime_choice import choose_runtimes
 from onnxq.ir.files import check_writable, write_json
 
 __all__ = ["GroundTruth", "Scores", "Settings", "evaluate", "main"]
@@ -76,6 +77,7 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
         check_writable(arguments.json)
     results: list[tuple[Path, Scores]] = []
     annotations = arguments.annotations or "demo"
+    choices = choose_runtimes(arguments.models, settings.runtime)
     try:
         with ProgressBar(arguments.quiet) as progress:
             progress("loading", 0, 0)
@@ -83,26 +85,30 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
                 truth = demo_ground_truth(settings.max_images)
             else:
                 truth = GroundTruth.load(arguments.annotations, arguments.images, settings.max_images)
-            for model in arguments.models:
-                results.append((model, measure_precision(model, truth, settings, progress)))  # noqa: PERF401
+            for model, choice in zip(arguments.models, choices, strict=True):
+                chosen = replace(settings, runtime=choice.name)
+                results.append((model, measure_precision(model, truth, chosen, progress)))
     finally:  # show what was measured before an error
         if results:
             OUT.print(table(summarize(results, annotations, settings)))
     if not arguments.quiet:
-        for model, scores in results:
+        for (model, scores), choice in zip(results, choices, strict=True):
             detector = scores.detector
             say(f"{model.name}: {detector.title}, {detector.preprocess.describe()}; {detector.why}", ERR)
+            say(f"{model.name}: {choice.describe()}", ERR)
     if arguments.json is not None:
         write_json(arguments.json, asdict(summarize(results, annotations, settings)))
 
 
 def table(summary: PrecisionSummary) -> NumberTable:
     """Return the average precision of each model as a table for the terminal."""
-    caption = f"COCO AP of boxes in percent, {summary.images} image{plural(summary.images)}"
-    rows = NumberTable("model", (*METRICS.values(), "change"), caption)
+    caption = f"COCO AP of boxes in percent, {summary.images} image{plural(summary.images)}, in {summary.runtimes}"
+    several = len({model.runtime for model in summary.models}) > 1
+    rows = NumberTable("model", (*METRICS.values(), "change", *(["runtime"] if several else [])), caption)
     for model in summary.models:
+        metrics = ("-" if n is None else f"{n:.2f}" for n in model.metrics)
         change = "" if model is summary.models[0] else _signed(model.change)
-        rows.add_row(Text(Path(model.model).name), *("-" if n is None else f"{n:.2f}" for n in model.metrics), change)
+        rows.add_row(Text(Path(model.model).name), *metrics, change, *([model.runtime] if several else []))
     return rows
 
 

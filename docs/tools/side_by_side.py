@@ -34,6 +34,7 @@ from onnxq.passes.normalize import Normalize
 from onnxq.pipeline import Pipeline
 from onnxq.progress import silent
 from onnxq.runtime import RUNTIMES
+from onnxq.targets import TARGETS
 from onnxq.yolo.detector import detect
 
 _THREADS = (1, 2)
@@ -146,7 +147,7 @@ def _rows(path: Path, folder: Path, calib: Path, count: int) -> Iterator[Row]:
     commands = [
         (f"onnxq, `--target {name}`", name, ["-m", "onnxq", str(path), "--target", name, *settings, "-q"])
         for name, runtime in RUNTIMES.items()
-        if runtime.is_installed()
+        if name in TARGETS and runtime.is_installed()
     ]
     commands += [
         (title, name, [__file__, named, "--with", tool, *settings])
@@ -173,6 +174,10 @@ def _ratios(rows: list[Row], rounds: int) -> dict[Path, list[str]]:
                 ratio = f"{first.least / found.least:.2f} ({first.median / found.median:.2f})"
                 cells.setdefault(found.path, []).append(ratio)
     return cells
+
+
+def _precision(row: Row, truth: GroundTruth) -> float:
+    return measure_precision(row.path, truth, Settings(runtime=row.runtime or "ort")).ap
 
 
 def _table(path: Path, rows: list[Row], ratios: dict[Path, list[str]], precisions: dict[Path, float]) -> Iterator[str]:
@@ -225,7 +230,7 @@ def main() -> None:
             rows = list(_rows(path, Path(folder), args.calib, args.count))
             ratios = _ratios(rows, args.rounds)
             measured = rows if truth is not None and path in args.trained else []
-            precisions = {row.path: measure_precision(row.path, truth, Settings()).ap for row in measured if truth}
+            precisions = {row.path: _precision(row, truth) for row in measured if truth is not None}
             print("\n".join(_table(path, rows, ratios, precisions)), flush=True)
 
 

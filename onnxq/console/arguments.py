@@ -11,6 +11,7 @@ from onnxq.calibration import demo
 from onnxq.config import Config
 from onnxq.console.terminal import image_size
 from onnxq.errors import ConfigError
+from onnxq.evaluation.runtime_choice import AUTO, CHOICES
 from onnxq.ir.files import check_writable
 from onnxq.report import build
 from onnxq.version import VERSION
@@ -78,6 +79,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--images", type=Path, metavar="DIR", help="images to measure on; must differ from the calibration images"
     )
     good.add_argument("--on-calibration", action="store_true", help="allow measuring on calibration images")
+    good.add_argument(
+        "--runtime", choices=CHOICES, default=AUTO,
+        help="what runs the models that are measured (auto: for --evaluate the runtime of the target, if it is "
+        "installed; for --max-drop and --min-sqnr exact, which is the same on every CPU)",
+    )  # fmt: skip
     files = parser.add_argument_group("other files")
     files.add_argument("--save-calibration", type=Path, metavar="FILE", help="save the observed statistics, as .npz")
     files.add_argument("--calibration", type=Path, metavar="FILE", help="use saved statistics instead of running data")
@@ -223,7 +229,8 @@ def check_options(args: argparse.Namespace) -> None:
             "--calibration has no images, which --sensitivity, --max-drop and --min-sqnr need; give --calib"
         )
     measures = args.evaluate or limit is not None
-    if not measures and (args.annotations or args.images or args.on_calibration):
+    if not measures and (args.annotations or args.images or args.on_calibration or args.runtime != AUTO):
         raise ConfigError(
-            "--annotations, --images, --on-calibration: for --evaluate, --max-drop or --min-sqnr; give one of these"
+            "--annotations, --images, --on-calibration, --runtime: for --evaluate, --max-drop or --min-sqnr; "
+            "give one of these"
         )

@@ -27,6 +27,7 @@ from rich.text import Text
 from onnxq.calibration import demo
 from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.predictor import Settings
+from onnxq.evaluation.runtime_choice import CHOICES
 from onnxq.yolo.families import family_names
 from onnxq.yolo.preprocess import PREPROCESSES
 
@@ -342,6 +343,11 @@ def add_settings(parser: argparse.ArgumentParser, default: Settings) -> None:
     parser.add_argument(
         "--max-images", metavar="N", type=int, default=most, help=f"greatest number of images ({most or 'all'})"
     )
+    parser.add_argument(
+        "--runtime", choices=CHOICES, default=default.runtime,
+        help="what runs the models, on the CPU; exact: onnxruntime without integer kernels, which saturate on some "
+        f"CPUs ({default.runtime}: the runtime of the target that a quantized file names, if it is installed)",
+    )  # fmt: skip
     threads = default.threads
     parser.add_argument(
         "--threads",

@@ -17,6 +17,7 @@ from onnxq.errors import ConfigError, ModelError
 from onnxq.evaluation.ground_truth import GroundTruth, build_index
 from onnxq.evaluation.predictor import Predictor, Settings
 from onnxq.progress import Progress, silent
+from onnxq.runtime import RUNTIMES
 from onnxq.yolo.detector import Detector
 
 METRICS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
@@ -32,6 +33,7 @@ class Scores:
         ap_small, ap_medium, ap_large: averages over objects of a size.
         images: number of images.
         detector: how inputs were prepared and outputs were decoded.
+        runtime: key in `onnxq.runtime.RUNTIMES` of what ran the model.
     """
 
     ap: float
@@ -42,6 +44,7 @@ class Scores:
     ap_large: float
     images: int
     detector: Detector
+    runtime: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class ModelPrecision:
         task: task of the detector.
         preprocess: name of the preprocessing.
         image_size: height and width of the input, px.
+        runtime: key in `onnxq.runtime.RUNTIMES` of what ran the model.
+        runtime_version: its version.
         AP, AP50, AP75: averages over IoU 0.50 to 0.95, at 0.50 and at 0.75, as COCO names them.
         APs, APm, APl: averages over small, medium and large objects.
         change: difference of AP to the first model.
@@ -64,6 +69,8 @@ class ModelPrecision:
     task: str
     preprocess: str
     image_size: tuple[int, int]
+    runtime: str
+    runtime_version: str
     AP: float | None
     AP50: float | None
     AP75: float | None
@@ -94,6 +101,11 @@ class PrecisionSummary:
     settings: Settings
     models: tuple[ModelPrecision, ...]
 
+    @property
+    def runtimes(self) -> str:
+        """Title and version of the runtimes, in the order of the models."""
+        return ", ".join(RUNTIMES[name].described() for name in dict.fromkeys(each.runtime for each in self.models))
+
 
 def summarize(results: Sequence[tuple[Path, Scores]], annotations: Path | str, settings: Settings) -> PrecisionSummary:
     """Summarize the scores of several models, at least one, beside those of the first.
@@ -115,6 +127,8 @@ def summarize(results: Sequence[tuple[Path, Scores]], annotations: Path | str, s
                 task=scores.detector.outputs.task,
                 preprocess=scores.detector.preprocess.name,
                 image_size=scores.detector.size,
+                runtime=scores.runtime,
+                runtime_version=RUNTIMES[scores.runtime].version(),
                 AP=_number(scores.ap),
                 AP50=_number(scores.ap50),
                 AP75=_number(scores.ap75),
@@ -165,8 +179,6 @@ def measure_precision(
     truth: GroundTruth,
     settings: Settings,
     progress: Progress = silent,
-    *,
-    exact: bool = False,
 ) -> Scores:
     """Measure a detector's average precision as `evaluate` does, with ground truth that is loaded already.
 
@@ -175,10 +187,9 @@ def measure_precision(
         truth: images and their objects.
         settings: how to run and decode the model.
         progress: called after each image.
-        exact: as for `open_session`.
     """
     progress("loading", 0, 0)
-    predictor, categories = _open(model, truth, settings, exact)
+    predictor, categories = _open(model, truth, settings)
 
     def detect(load: Callable[[], NDArray[np.uint8]]) -> NDArray[np.float32]:
         return predictor.detect(load(), settings)
@@ -190,7 +201,8 @@ def measure_precision(
         progress("evaluating", done, len(truth.images))
     progress("scoring", 0, 0)
     ap, ap50, ap75, ap_small, ap_medium, ap_large = average_precisions(truth, records)
-    return Scores(ap, ap50, ap75, ap_small, ap_medium, ap_large, len(truth.images), predictor.detector)
+    seen, detector, runtime = len(truth.images), predictor.detector, predictor.runtime_name
+    return Scores(ap, ap50, ap75, ap_small, ap_medium, ap_large, seen, detector, runtime)
 
 
 def check_measurable(model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings) -> None:
@@ -203,10 +215,10 @@ def check_measurable(model: str | Path | onnx.ModelProto, truth: GroundTruth, se
 
 
 def _open(
-    model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings, exact: bool = False
+    model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings
 ) -> tuple[Predictor, tuple[int, ...]]:
     """Return the model, ready to run, and the category id of each of its classes."""
-    predictor = Predictor.load(Path(model) if isinstance(model, str) else model, settings, exact=exact)
+    predictor = Predictor.load(Path(model) if isinstance(model, str) else model, settings)
     reason = predictor.detector.outputs.why_no_precision
     if reason:
         raise ModelError(f"{predictor.name}: {reason}; python -m onnxq.compare needs no AP")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnxq._text import shape_text
@@ -18,11 +19,11 @@ from onnxq.evaluation.agreement import Agreement, agree
 from onnxq.evaluation.drawing import draw_outputs
 from onnxq.evaluation.error_trace import ErrorTrace, TensorError
 from onnxq.evaluation.predictor import Predictor, Settings
+from onnxq.evaluation.runtime_choice import RuntimeChoice, choose_runtimes
 from onnxq.ir.files import atomic_write
 from onnxq.ir.load import load
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
-from onnxq.runtime.session import NodeArg
 from onnxq.runtime.streaming import workers
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.output_layout import UNKNOWN
@@ -49,6 +50,8 @@ class Comparison:
         agreement: agreement on objects or classes; None if the output layout is unknown.
         traced: error of each tensor that both models compute, in the order of the float graph.
         traced_images: number of images that `traced` was measured on.
+        reference_runtime: what ran the float model.
+        runtime: what ran the quantized model.
     """
 
     images: int
@@ -57,6 +60,8 @@ class Comparison:
     agreement: Agreement | None
     traced: tuple[TensorError, ...]
     traced_images: int
+    reference_runtime: RuntimeChoice
+    runtime: RuntimeChoice
 
 
 def compare(
@@ -82,11 +87,17 @@ def compare(
         ModelError: a model cannot be read or run, gives values that are not finite, or has other inputs or outputs than
             the other model.
         DataError: there are no images, or one is unreadable.
-        ConfigError: a setting does not fit the model, there is nothing to draw, or the folder cannot be made.
+        ConfigError: a setting does not fit the model, the runtime is not installed, there is nothing to draw, or the
+            folder cannot be made.
     """
     progress("loading", 0, 0)
     sources = spread(_image_sources(images), settings.max_images)
-    first, second = (Predictor.load(Path(each), settings) for each in (reference, model))
+    paths = Path(reference), Path(model)
+    choices = choose_runtimes(paths, settings.runtime)
+    first, second = (
+        Predictor.load(path, replace(settings, runtime=choice.name))
+        for path, choice in zip(paths, choices, strict=True)
+    )
     _require_same_interface(first, second)
     if draw is not None:
         _prepare_drawing(draw, first.detector)
@@ -97,8 +108,10 @@ def compare(
         detector=first.detector,
         outputs=meter.decibels(),
         agreement=agreement,
-        traced=_trace_errors(first, (Path(reference), Path(model)), few, settings, progress),
+        traced=_trace_errors(first, paths, few, settings, progress),
         traced_images=len(few),
+        reference_runtime=choices[0],
+        runtime=choices[1],
     )
 
 
@@ -121,11 +134,10 @@ def _image_sources(source: str | Path | SyntheticImages) -> list[_ImageSource]:
 
 def _require_same_interface(first: Predictor, second: Predictor) -> None:
     """Refuse models whose inputs or outputs differ."""
-    for kind, of_first, of_second in (
-        ("input", first.session.get_inputs(), second.session.get_inputs()),
-        ("output", first.session.get_outputs(), second.session.get_outputs()),
+    for kind, a, b in (
+        ("input", first.inputs, second.inputs),
+        ("output", first.outputs, second.outputs),
     ):
-        a, b = ({value.name: value for value in values} for values in (of_first, of_second))
         for name in dict.fromkeys((*a, *b)):
             if name not in a or name not in b or not _may_be_equal(a[name], b[name]):
                 left, right = (_type_text(values[name]) if name in values else "none" for values in (a, b))
@@ -135,14 +147,21 @@ def _require_same_interface(first: Predictor, second: Predictor) -> None:
                 )
 
 
-def _may_be_equal(a: NodeArg, b: NodeArg) -> bool:
-    """Return whether two tensors have the same type, rank and known dimensions."""
-    known = [(m, n) for m, n in zip(a.shape, b.shape) if isinstance(m, int) and isinstance(n, int)]
-    return a.type == b.type and len(a.shape) == len(b.shape) and all(m == n for m, n in known)
+def _may_be_equal(a: onnx.TypeProto, b: onnx.TypeProto) -> bool:
+    """Return whether two tensors have the same type, rank and known dimensions, as far as the models declare them."""
+    if a.tensor_type.elem_type != b.tensor_type.elem_type:
+        return False
+    if not (a.tensor_type.HasField("shape") and b.tensor_type.HasField("shape")):
+        return True
+    m, n = ([dim.dim_value for dim in each.tensor_type.shape.dim] for each in (a, b))
+    return len(m) == len(n) and all(i == j or not (i and j) for i, j in zip(m, n, strict=True))
 
 
-def _type_text(value: NodeArg) -> str:
-    return f"{value.type} {shape_text(value.shape)}"
+def _type_text(value: onnx.TypeProto) -> str:
+    tensor = value.tensor_type
+    dims = [dim.dim_value or dim.dim_param for dim in tensor.shape.dim]
+    kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    return f"tensor({kind}) {shape_text(dims) if tensor.HasField('shape') else 'of unknown shape'}"
 
 
 def _prepare_drawing(folder: Path, detector: Detector) -> None:

@@ -18,9 +18,10 @@ from onnxq.errors import DataError
 from onnxq.evaluation.average_precision import measure_precision
 from onnxq.evaluation.ground_truth import GroundTruth
 from onnxq.evaluation.predictor import Settings
+from onnxq.evaluation.runtime_choice import AUTO
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
-from onnxq.runtime.session import Feed, open_session, run_named
+from onnxq.runtime import RUNTIMES, Feed
 from onnxq.yolo.detector import detect
 
 _SQNR_SAMPLES = 64
@@ -51,13 +52,18 @@ class Criterion(ABC):
         """Return a loss in words."""
 
 
+def _runtime(wanted: str) -> str:
+    return "exact" if wanted == AUTO else wanted
+
+
 class PrecisionCriterion(Criterion):
     """Loss of COCO average precision against the float model, in points (percent).
 
     Args:
         original: the float model.
         truth: images and their objects.
-        settings: settings of the evaluation.
+        settings: settings of the evaluation. The runtime "auto" is "exact" here: the search decides what is written,
+            and the file must not depend on the CPU.
 
     Raises:
         ModelError, DataError, ConfigError: as from `measure_precision`; DataError also if the float model has an AP of
@@ -67,12 +73,12 @@ class PrecisionCriterion(Criterion):
     def __init__(self, original: onnx.ModelProto, truth: GroundTruth, settings: Settings) -> None:
         self._original = original
         self._truth = truth
-        self._settings = settings
+        self._settings = replace(settings, runtime=_runtime(settings.runtime))
         self.images, self.files = len(truth.images), truth.files
 
     @cached_property
     def _float_ap(self) -> float:
-        ap = measure_precision(self._original, self._truth, self._settings, exact=True).ap
+        ap = measure_precision(self._original, self._truth, self._settings).ap
         if math.isnan(ap):
             raise DataError("the annotations have no objects on the images, so there is no AP to lose; give others")
         if ap == 0:
@@ -84,7 +90,7 @@ class PrecisionCriterion(Criterion):
 
     def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
         """Return the loss in points of AP; negative if the model is better than the float model."""
-        return self._float_ap - measure_precision(model, self._truth, self._settings, progress, exact=True).ap
+        return self._float_ap - measure_precision(model, self._truth, self._settings, progress).ap
 
     def identity(self) -> str:
         """Return settings, images and objects as text."""
@@ -103,18 +109,20 @@ class SqnrCriterion(Criterion):
         original: the float model.
         images: a folder, or any other kind of calibration data.
         config: decides how images become inputs.
+        runtime: as in `Settings`; "auto" is "exact", as for `PrecisionCriterion`.
 
     Raises:
         DataError: there are no images.
     """
 
-    def __init__(self, original: onnx.ModelProto, images: object, config: Config) -> None:
+    def __init__(self, original: onnx.ModelProto, images: object, config: Config, runtime: str = AUTO) -> None:
         detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
         samples = open_data(images, original, detector, replace(config, count=_SQNR_SAMPLES))
         self._feeds: list[Feed] = [sample.feed for loader in samples.loaders if (sample := loader()) is not None]
         samples.require_any()
         self.images, self.files = samples.count or len(self._feeds), samples.files
         self._original = original
+        self._runtime = _runtime(runtime)
 
     @cached_property
     def _expected(self) -> list[dict[str, NDArray[np.generic]]]:
@@ -129,16 +137,16 @@ class SqnrCriterion(Criterion):
 
     def identity(self) -> str:
         """Return the images as text."""
-        return f"SQNR {len(self._feeds)} {[str(file) for file in self.files]}"
+        return f"SQNR {self._runtime} {len(self._feeds)} {[str(file) for file in self.files]}"
 
     def describe(self, loss: float) -> str:
         """Return the SQNR in words."""
         return f"{-loss:.1f} dB"
 
     def _run(self, model: onnx.ModelProto, progress: Progress) -> list[dict[str, NDArray[np.generic]]]:
-        session = open_session(model, exact=True)
+        loaded = RUNTIMES[self._runtime](model)
         outputs = []
         for number, feed in enumerate(self._feeds, start=1):
-            outputs.append(run_named(session, feed))
+            outputs.append(loaded.run(feed))
             progress("comparing", number, len(self._feeds))
         return outputs

@@ -1,7 +1,7 @@
 """A detector that is ready to run on images, for evaluation and comparison."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,11 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.errors import ConfigError, ModelError, OnnxqError
+from onnxq.evaluation.runtime_choice import AUTO, CHOICES, choose_runtimes
+from onnxq.ir import ProtoIndex
 from onnxq.ir.storage import load_proto
-from onnxq.runtime.session import Feed, Session, cores, open_session, run_named
+from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
+from onnxq.runtime.session import Feed, cores
 from onnxq.yolo.decode import class_count, find_objects
 from onnxq.yolo.detections import Outputs
 from onnxq.yolo.detector import Detector, detect
@@ -39,6 +42,8 @@ class Settings:
         iou: NMS threshold: of two boxes of a class with a greater IoU, the one with the lower score is removed.
         max_images: most images; None: all.
         threads: images that run at the same time; 0: one per core, at most 16.
+        runtime: key of `onnxq.runtime.RUNTIMES` ("ort", "openvino" or "exact": on integers that saturate on no CPU), or
+            "auto": the runtime of the model's target, if it has one and it is installed.
 
     Raises:
         ConfigError: a value is out of range.
@@ -51,6 +56,7 @@ class Settings:
     iou: float = 0.65
     max_images: int | None = None
     threads: int = 0
+    runtime: str = AUTO
 
     def __post_init__(self) -> None:
         if not 0 <= self.confidence < 1:
@@ -61,10 +67,17 @@ class Settings:
             raise ConfigError(f"max_images: expected 1 or more, got {self.max_images}")
         if self.threads < 0:
             raise ConfigError(f"threads: expected 0 or more, got {self.threads}")
+        if self.runtime not in CHOICES:
+            raise ConfigError(f"runtime: expected one of {', '.join(CHOICES)}, got {self.runtime!r}")
+
+    @property
+    def at_once(self) -> int:
+        """Number of images that run at the same time."""
+        return self.threads or min(cores(), _MOST_THREADS)
 
     def in_parallel(self, work: Callable[[_S], _T], images: Iterable[_S]) -> Iterator[_T]:
-        """Yield the result of `work` for each image, in order; `threads` of them at a time."""
-        executor = ThreadPoolExecutor(self.threads or min(cores(), _MOST_THREADS))
+        """Yield the result of `work` for each image, in order; `at_once` of them at a time."""
+        executor = ThreadPoolExecutor(self.at_once)
         try:
             yield from executor.map(work, images)
         finally:
@@ -77,42 +90,50 @@ class Predictor:
 
     Attributes:
         name: name of the file, for messages.
-        session: onnxruntime session; may be used from several threads at a time.
+        runtime: the loaded model; may be used from `Settings.at_once` threads at a time.
+        runtime_name: key of its class in `RUNTIMES`.
+        inputs, outputs: name -> declared type.
         batch: batch size of the model.
         detector: how inputs are prepared and outputs are decoded.
         classes: number of classes; None if the outputs do not show it.
     """
 
     name: str
-    session: Session
+    runtime: Runtime
+    runtime_name: str
+    inputs: Mapping[str, onnx.TypeProto]
+    outputs: Mapping[str, onnx.TypeProto]
     batch: int
     detector: Detector
     classes: int | None
 
     @classmethod
-    def load(cls, model: Path | onnx.ModelProto, settings: Settings, *, exact: bool = False) -> "Predictor":
+    def load(cls, model: Path | onnx.ModelProto, settings: Settings) -> "Predictor":
         """Open a model, run it once on a black image, and recognize how to decode outputs of these shapes.
 
         Args:
             model: a file, or a model in memory.
             settings: how to run and decode it.
-            exact: as for `open_session`.
 
         Raises:
             ModelError: the model cannot be read or run, or its outputs do not fit the family in `settings`.
-            ConfigError: a setting does not fit the model.
+            ConfigError: a setting does not fit the model, or the runtime is not installed.
         """
         name = model.name if isinstance(model, Path) else "the model"
         graph = load_proto(model) if isinstance(model, Path) else model
         with _named(name):
             guess = detect(graph, image_size=settings.image_size, preprocess=settings.preprocess)
-            # Many threads with one image each scale better than many threads within one image.
-            session = open_session(model, threads=1, exact=exact)
-            declared = next(i.shape[0] for i in session.get_inputs() if i.name == guess.input_name)
-            batch = declared if isinstance(declared, int) else 1
+            inputs = {value.name: value.type for value in ProtoIndex(graph.graph).inputs}
+            outputs = {value.name: value.type for value in graph.graph.output}
+            batch = inputs[guess.input_name].tensor_type.shape.dim[0].dim_value or 1
             black = np.zeros(guess.preprocess.shape(guess.size, batch), guess.preprocess.dtype)
-            outputs = run_named(session, guess.feed(black))
-            shapes = {output: array.shape for output, array in outputs.items()}
+            [choice] = choose_runtimes([graph], settings.runtime)
+            kind = RUNTIMES[choice.name]
+            with _naming_a_remedy(kind):
+                # Many threads with one image each scale better than many threads within one image.
+                runtime = kind(model, threads=1, at_once=settings.at_once)
+                found = runtime.run(guess.feed(black))
+            shapes = {output: found[output].shape for output in outputs}
             detector = detect(
                 graph,
                 image_size=settings.image_size,
@@ -121,7 +142,7 @@ class Predictor:
                 output_shapes=shapes,
             )
             classes = class_count(detector, shapes)
-        return cls(name, session, batch, detector, classes)
+        return cls(name, runtime, choice.name, inputs, outputs, batch, detector, classes)
 
     def prepare(self, image: NDArray[np.uint8]) -> tuple[Feed, Letterbox]:
         """Return the model's inputs for an image, uint8 (height, width, 3), RGB, and the letterbox of the image."""
@@ -135,7 +156,8 @@ class Predictor:
             ModelError: the model cannot be run, or a decoded output has values that are not finite.
         """
         with _named(self.name):
-            outputs = run_named(self.session, feed)
+            found = self.runtime.run(feed)
+            outputs = {name: found[name] for name in self.outputs}  # OpenVINO gives names of other tensors too
             for name in self.detector.outputs.tensors:
                 if not np.isfinite(outputs[name]).all():
                     raise ModelError(f"output {name} has values that are NaN or infinite")
@@ -159,6 +181,17 @@ class Predictor:
         height, width = image.shape[:2]
         inside = letterbox.undo(found.boxes).clip(0, np.array([width, height, width, height], np.float32))
         return np.column_stack([inside, found.scores, found.labels]).astype(np.float32)
+
+
+@contextlib.contextmanager
+def _naming_a_remedy(runtime: type[Runtime]) -> Iterator[None]:
+    """Name the runtime that runs most models in the messages of errors of another one."""
+    try:
+        yield
+    except ModelError as error:
+        if issubclass(runtime, OnnxRuntime):
+            raise
+        raise ModelError(f"{error}; --runtime ort runs it in {OnnxRuntime.title}") from error
 
 
 @contextlib.contextmanager

@@ -197,7 +197,8 @@ def _precision(report: Report) -> Iterator[Block]:
     if measured is None:
         return
     count = measured.images
-    yield Text(f"COCO AP of boxes in percent, on {count} image{plural(count)} of `{measured.annotations}`.")
+    images = f"{count} image{plural(count)} of `{measured.annotations}`"
+    yield Text(f"COCO AP of boxes in percent, on {images}, in {measured.runtimes}.")
     if count < _FEW_IMAGES:
         yield Text(
             "With so few images AP varies by chance: on 158 images of COCO, calibrations that differed in nothing gave "

@@ -1,22 +1,24 @@
 """Runtimes that run a model on this machine, one file each; only this package imports onnxruntime and openvino.
 
 - base: the interface `Runtime`
-- ort, openvino: its implementations, by name in `RUNTIMES`
+- ort, openvino, exact: its implementations, by name in `RUNTIMES`
 - session: sessions of onnxruntime for onnxq's own computations, exact on every CPU
 - streaming: many samples through a model in bounded memory
 - locate_error: the first layer that a runtime computes wrongly
 """
 
 from onnxq.runtime.base import IntegerLayers, ModelSource, OperatorTime, Runtime
+from onnxq.runtime.exact import ExactRuntime
 from onnxq.runtime.openvino import OpenVino
 from onnxq.runtime.ort import OnnxRuntime
 from onnxq.runtime.session import Feed
 
-RUNTIMES: dict[str, type[Runtime]] = {"ort": OnnxRuntime, "openvino": OpenVino}
-"""Name, as in `Target.runtime` -> class."""
+RUNTIMES: dict[str, type[Runtime]] = {"ort": OnnxRuntime, "openvino": OpenVino, "exact": ExactRuntime}
+"""Name, as in `Target.runtime` and `--runtime` -> class."""
 
 __all__ = [
     "RUNTIMES",
+    "ExactRuntime",
     "Feed",
     "IntegerLayers",
     "ModelSource",

@@ -49,6 +49,7 @@ class Runtime(ABC):
     Args:
         model: a model, or the path of one.
         threads: threads of a run; 0 lets the runtime choose.
+        at_once: runs at the same time, each called from a thread of its own.
 
     Attributes:
         title: name of the runtime in messages.
@@ -61,7 +62,7 @@ class Runtime(ABC):
     title: ClassVar[str]
 
     @abstractmethod
-    def __init__(self, model: ModelSource, *, threads: int = 0) -> None: ...
+    def __init__(self, model: ModelSource, *, threads: int = 0, at_once: int = 1) -> None: ...
 
     @abstractmethod
     def run(self, feed: Feed) -> dict[str, NDArray[np.generic]]:
@@ -75,6 +76,16 @@ class Runtime(ABC):
     @abstractmethod
     def is_installed(cls) -> bool:
         """Return whether the runtime can be used on this machine."""
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str:
+        """Return the version of the runtime, which must be installed."""
+
+    @classmethod
+    def described(cls) -> str:
+        """Return title and version of the runtime, which must be installed."""
+        return f"{cls.title} {cls.version()}"
 
     @classmethod
     @abstractmethod

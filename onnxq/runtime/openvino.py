@@ -1,6 +1,7 @@
 """OpenVINO's CPU plugin as a runtime."""
 
 import importlib.util
+import queue
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -26,22 +27,36 @@ class OpenVino(Runtime):
     _LAYERS: ClassVar[frozenset[str]] = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
     _INTEGERS: ClassVar[frozenset[str]] = frozenset({"i8", "u8"})
 
-    def __init__(self, model: ModelSource, *, threads: int = 0) -> None:
-        self._compiled = _compiled(model, threads)
-        self._request = self._compiled.create_infer_request()
+    def __init__(self, model: ModelSource, *, threads: int = 0, at_once: int = 1) -> None:
+        # Runs at the same time need a stream each, which share the threads, and a request each.
+        streams = {"NUM_STREAMS": at_once} if at_once > 1 else {}
+        self._compiled = _compiled(model, threads * at_once, **streams)
+        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(at_once):
+            self._free.put(self._compiled.create_infer_request())
 
     def run(self, feed: Feed) -> dict[str, NDArray[np.generic]]:
         """Run one feed."""
+        request = self._free.get()
         try:
-            found = self._request.infer(_as_taken(self._compiled, feed), share_inputs=True)
+            found = request.infer(_as_taken(self._compiled, feed), share_inputs=True)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot run the model: {first_line(error)}") from error
+        finally:
+            self._free.put(request)
         return {name: np.asarray(values) for port, values in found.items() for name in port.names}
 
     @classmethod
     def is_installed(cls) -> bool:
         """Return whether the extra `openvino` is installed."""
         return importlib.util.find_spec("openvino") is not None
+
+    @classmethod
+    def version(cls) -> str:
+        """Return the version of OpenVINO without its build number."""
+        import openvino
+
+        return str(openvino.__version__).partition("-")[0]
 
     @classmethod
     def operator_times(

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
 from onnxq.ir import ProtoIndex
@@ -22,9 +23,12 @@ class OnnxRuntime(Runtime):
     title = "onnxruntime"
     _INTEGER_LAYERS: ClassVar[Mapping[str, int]] = {"QLinearConv": 3, "QGemm": 3, "MatMulIntegerToFloat": 1}
     """onnxruntime's operators for layers on integers -> index of the weight among their inputs."""
+    _EXACT: ClassVar[bool] = False
+    """As `exact` of `open_session`."""
 
-    def __init__(self, model: ModelSource, *, threads: int = 0) -> None:
-        self._session = open_session(model, threads=threads, resting=True)
+    def __init__(self, model: ModelSource, *, threads: int = 0, at_once: int = 1) -> None:
+        # Runs of one session at the same time share its threads; with one thread, each has that of its caller.
+        self._session = open_session(model, threads=threads, exact=self._EXACT, resting=True)
         self._names = [output.name for output in self._session.get_outputs()]
 
     def run(self, feed: Feed) -> dict[str, NDArray[np.generic]]:
@@ -37,12 +41,17 @@ class OnnxRuntime(Runtime):
         return True
 
     @classmethod
+    def version(cls) -> str:
+        """Return the version of onnxruntime."""
+        return str(onnxruntime.__version__)
+
+    @classmethod
     def operator_times(
         cls, model: ModelSource, feed: Feed, *, threads: int = 0, rounds: int = 10
     ) -> dict[str, OperatorTime]:
         """Return the times from onnxruntime's profile, in which fused nodes have names of their own."""
         with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-            session = open_session(model, threads=threads, profile_prefix=Path(folder) / "profile")
+            session = open_session(model, threads=threads, exact=cls._EXACT, profile_prefix=Path(folder) / "profile")
             for _ in range(rounds):
                 run(session, feed)
             events = json.loads(Path(session.end_profiling()).read_text())
@@ -53,7 +62,7 @@ class OnnxRuntime(Runtime):
         """Return the layers in the optimized graph, recognized by their weights: it renames nodes but not weights."""
         with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
             path = Path(folder) / "optimized.onnx"
-            open_session(model, optimized_path=path)
+            open_session(model, exact=self._EXACT, optimized_path=path)
             nodes = onnx.load(path, load_external_data=False).graph.node
         found = Counter(n.input[self._INTEGER_LAYERS[n.op_type]] for n in nodes if n.op_type in self._INTEGER_LAYERS)
         producers = ProtoIndex(model.graph).producers

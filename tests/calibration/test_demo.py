@@ -168,7 +168,7 @@ def lost(truth, whole):
 
     def measured(**options):
         quantized = quantize(MODEL, demo.CALIBRATION, Config(count=32, **options))
-        return whole - measure_precision(quantized.model, truth, Settings(), exact=True).ap
+        return whole - measure_precision(quantized.model, truth, Settings(runtime="exact")).ap
 
     return measured
 
@@ -290,7 +290,7 @@ class TestCommandLine:
         ]
         assert [each["AP"] for each in evaluation["models"]] == pytest.approx(measured)
         whole, kept = (
-            measure_precision(model, ground_truth.demo_ground_truth(), Settings(), exact=True).ap
+            measure_precision(model, ground_truth.demo_ground_truth(), Settings(runtime="exact")).ap
             for model in (MODEL, made)
         )
         assert search["loss_text"] == f"{kept - whole:+.2f} AP"

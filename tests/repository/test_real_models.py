@@ -64,7 +64,7 @@ def truth():
 
 @functools.cache
 def float_precision(name):
-    return measure_precision(float_model(name), truth(), Settings(), exact=True).ap
+    return measure_precision(float_model(name), truth(), Settings(runtime="exact")).ap
 
 
 def integer_convs(model):
@@ -114,7 +114,7 @@ class TestQuantizedDetectors:
 
     def test_precision_stays(self, name, target):
         quantized_model = quantized(name, target).model
-        lost = float_precision(name) - measure_precision(quantized_model, truth(), Settings(), exact=True).ap
+        lost = float_precision(name) - measure_precision(quantized_model, truth(), Settings(runtime="exact")).ap
         assert lost == pytest.approx(EXPECTED[name][target][2], abs=SPREAD)
 
     def test_files_shrink(self, name, target):
