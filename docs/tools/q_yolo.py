@@ -205,7 +205,7 @@ class Subject:
         start = time.perf_counter()
         model, plan = (self._original, None) if setting is None else self.quantized(setting)
         quantized = time.perf_counter()
-        scores = measure_precision(model, self._study.truth, Settings(threads=self._study.threads, runtime="exact"))
+        scores = measure_precision(model, self._study.truth, Settings(threads=self._study.threads, runtime="ort"))
         found = layers(self._prepared, self._head, plan)
         skipped = plan.skipped if plan else {}
         reasons = [summary_of(skipped[layer.name]) for layer in found if layer.name in skipped]

@@ -63,11 +63,12 @@ def choose_runtimes(models: Sequence[Path | onnx.ModelProto], wanted: str) -> li
         ConfigError: the wanted runtime is not installed.
     """
     targets = [_target_of(model) if wanted == AUTO else None for model in models]
-    first = next((target for target in targets if target is not None), None)
-    leader = choose_runtime(first, wanted)
-    if wanted != AUTO or first is None:
-        return [leader] * len(models)
-    alike = RuntimeChoice(leader.name, "like the model that names a target")
+    leader = next((number for number, target in enumerate(targets) if target is not None), None)
+    if leader is None:
+        return [choose_runtime(None, wanted)] * len(models)
+    first = models[leader]
+    name = first.name if isinstance(first, Path) else "the model that names a target"
+    alike = RuntimeChoice(choose_runtime(targets[leader], AUTO).name, f"like {name}")
     return [alike if target is None else choose_runtime(target, AUTO) for target in targets]
 
 

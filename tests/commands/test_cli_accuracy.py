@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from graphs import classifier, v5_raw
 from tables import write_coco
 
 from onnxq import evaluate
+from onnxq.runtime import RUNTIMES
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -123,6 +125,7 @@ class TestLimits:
             (["--min-sqnr", 30], "--images DIR"),
             (["--images", "calib"], "give one of these"),
             (["--on-calibration"], "give one of these"),
+            (["--runtime", "exact"], "give one of these"),
         ],
     )
     def test_options_that_do_not_go_together(self, onnxq, model, options, message):
@@ -152,6 +155,25 @@ class TestEvaluate:
         assert "2 images" in ran.out
         assert "next:" not in ran.out
         assert json.loads(Path("r.json").read_text())["evaluation"] == json.loads(Path("e.json").read_text())
+
+    @pytest.mark.parametrize(("options", "runtime"), [([], "ort"), (["--runtime", "exact"], "exact")])
+    def test_the_runtime_is_told_and_reported(self, onnxq, model, labelled, options, runtime):
+        ran = onnxq(model, "--calib", "calib", "--evaluate", *labelled, "--report", "r.json", *options)
+        assert ran.code == 0, ran.err
+        title = RUNTIMES[runtime].described()
+        assert f"2 images, in {title}\n" in ran.out
+        assert f"both models: run in {title}, " in ran.err
+        evaluation = json.loads(Path("r.json").read_text())["evaluation"]
+        assert [each["runtime"] for each in evaluation["models"]] == [runtime] * 2
+
+    def test_a_target_without_a_runtime_is_computed_exactly(self, onnxq, model, labelled):
+        ran = onnxq(model, "--calib", "calib", "--target", "tensorrt", "--evaluate", *labelled)
+        assert f"both models: run in {RUNTIMES['exact'].described()}, as its target, tensorrt, has no" in ran.err
+
+    def test_a_runtime_that_is_not_installed_is_told_before_the_work(self, onnxq, model, labelled, monkeypatch):
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        message = refused(onnxq, model, "--calib", "calib", "--evaluate", *labelled, "--runtime", "openvino")
+        assert message == "error: --runtime openvino: not installed; pip install 'onnxq[openvino]'"
 
     @pytest.mark.slow
     def test_changes_nothing_in_the_file(self, onnxq, model, labelled):

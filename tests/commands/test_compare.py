@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 from compared import AWAY, finding, noise_images, save_models
-from graphs import csp, v5_raw
+from graphs import csp, v5_raw, with_metadata
 from tables import BOX
 
 from onnxq import compare
 from onnxq.compare import main
 from onnxq.errors import ModelError
 from onnxq.evaluation import comparison
+from onnxq.runtime import ExactRuntime, OnnxRuntime, OpenVino
 
 
 @pytest.fixture
@@ -70,7 +71,38 @@ class TestCommandLine:
         assert (written["images"], written["family"], written["task"], written["preprocess"]) == (
             2, "v8", "detect", "yolo",
         )  # fmt: skip
+        assert {key: text for key, text in written.items() if "runtime" in key} == {
+            "reference_runtime": "ort", "reference_runtime_version": OnnxRuntime.version(),
+            "runtime": "ort", "runtime_version": OnnxRuntime.version(),
+        }  # fmt: skip
         assert (written["settings"]["confidence"], written["settings"]["max_images"]) == (0.6, 2)
+
+    def test_both_models_run_in_the_runtime_of_the_quantized_one(
+        self, images: Path, saved: Callable[..., list[Path]], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        model = finding((*BOX, 0.9, 1))
+        pair = [str(path) for path in saved(model, with_metadata(model, {"onnxq.target": "tensorrt"}))]
+        assert main([*pair, "--images", str(images)]) == 0
+        out, err = capsys.readouterr()
+        assert f"signal to quantization noise, 3 images, in {ExactRuntime.described()}\n" in out
+        assert f"0.onnx: run in {ExactRuntime.described()}, like 1.onnx" in err
+        assert f"1.onnx: run in {ExactRuntime.described()}, as its target, tensorrt," in err
+        assert main([*pair, "--images", str(images), "--runtime", "ort"]) == 0
+        assert f"0.onnx: run in {OnnxRuntime.described()}, as --runtime says" in capsys.readouterr().err
+
+    @pytest.mark.skipif(not OpenVino.is_installed(), reason="OpenVINO is not installed")
+    def test_models_for_two_runtimes_run_each_in_its_own(
+        self, images: Path, saved: Callable[..., list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        model = finding((*BOX, 0.9, 1))
+        pair = saved(*(with_metadata(model, {"onnxq.target": target}) for target in ("ort", "openvino")))
+        target = tmp_path / "found.json"
+        assert main([*map(str, pair), "--images", str(images), "--json", str(target)]) == 0
+        assert f"in {OnnxRuntime.described()} and {OpenVino.described()}\n" in capsys.readouterr().out
+        written = json.loads(target.read_text())
+        assert (written["reference_runtime"], written["runtime"]) == ("ort", "openvino")
+        assert written["runtime_version"] == OpenVino.version()
+        assert written["agreement"]["found_again"] == 1
 
     def test_json_has_null_for_what_is_infinite_or_has_no_mean(self, arguments: list[str], tmp_path: Path) -> None:
         target = tmp_path / "found.json"

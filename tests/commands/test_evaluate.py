@@ -1,14 +1,17 @@
 import json
+import sys
 from pathlib import Path
 
 import onnx
 import pytest
+from graphs import with_metadata
 from tables import BOX, TWO, always, bright_rectangle, table_of, write_coco
 
 from onnxq import evaluate
 from onnxq.errors import ModelError
 from onnxq.evaluate import main
 from onnxq.evaluation import average_precision
+from onnxq.runtime import ExactRuntime, OnnxRuntime, OpenVino
 
 
 @pytest.fixture
@@ -57,14 +60,68 @@ class TestCommandLine:
             "images": 2,
             "settings": {
                 "family": "auto", "preprocess": "auto", "image_size": [64, 64], "confidence": 0.01, "iou": 0.5,
-                "max_images": None, "threads": 1,
+                "max_images": None, "threads": 1, "runtime": "auto",
             },
             "models": [{
                 "model": str(finds_all), "family": "v8", "task": "detect", "preprocess": "yolo", "image_size": [64, 64],
+                "runtime": "ort", "runtime_version": OnnxRuntime.version(),
                 "AP": pytest.approx(100), "AP50": pytest.approx(100), "AP75": pytest.approx(100),
                 "APs": pytest.approx(100), "APm": None, "APl": None, "change": 0.0,
             }],
         }  # fmt: skip
+
+    def test_the_runtime_is_told(
+        self, two: tuple[Path, Path], finds_all: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        version = OnnxRuntime.version()
+        assert main(self.arguments(two, finds_all)) == 0
+        out, err = capsys.readouterr()
+        assert f"COCO AP of boxes in percent, 2 images, in onnxruntime {version}\n" in out
+        assert f"all.onnx: run in onnxruntime {version}, as no model names a target" in err
+        assert main([*self.arguments(two, finds_all), "--runtime", "exact"]) == 0
+        out, err = capsys.readouterr()
+        assert f"2 images, in onnxruntime {version}, exact\n" in out
+        assert f"all.onnx: run in onnxruntime {version}, exact, as --runtime says" in err
+
+    def test_runtimes_that_differ_have_a_column(
+        self, two: tuple[Path, Path], finds_all: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        paths = [finds_all]
+        for target in ("tensorrt", "ort"):
+            paths.append(tmp_path / f"{target}.onnx")
+            onnx.save(with_metadata(onnx.load(finds_all), {"onnxq.target": target}), paths[-1])
+        target = tmp_path / "scores.json"
+        assert main([*self.arguments(two, *paths), "--json", str(target)]) == 0
+        out, err = capsys.readouterr()
+        lines = [line.split() for line in out.splitlines() if line.strip()]
+        assert [line[-1] for line in (lines[0], *lines[2:5])] == ["runtime", "exact", "exact", "ort"]
+        assert out.rstrip().endswith(f"in {ExactRuntime.described()}, {OnnxRuntime.described()}")
+        assert "all.onnx: run in onnxruntime" in err
+        assert "exact, like tensorrt.onnx" in err
+        written = json.loads(target.read_text())
+        assert written["settings"]["runtime"] == "auto"
+        assert [each["runtime"] for each in written["models"]] == ["exact", "exact", "ort"]
+
+    @pytest.mark.skipif(not OpenVino.is_installed(), reason="OpenVINO is not installed")
+    def test_of_a_file_for_openvino_it_is_openvino(
+        self, two: tuple[Path, Path], finds_all: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "ov.onnx"
+        onnx.save(with_metadata(onnx.load(finds_all), {"onnxq.target": "openvino"}), path)
+        assert main([*self.arguments(two, finds_all, path), "-q"]) == 0
+        out, err = capsys.readouterr()
+        assert f"2 images, in OpenVINO {OpenVino.version()}\n" in out
+        assert err.strip() == ""
+
+    def test_a_runtime_that_is_not_installed_is_told_before_the_work(
+        self, two: tuple[Path, Path], finds_all: Path, capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        assert main([*self.arguments(two, finds_all), "--runtime", "openvino"]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == "error: --runtime openvino: not installed; pip install 'onnxq[openvino]'\n"
 
     def test_json_that_cannot_be_written_is_told_before_the_work(
         self, two: tuple[Path, Path], finds_all: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -101,6 +158,7 @@ class TestCommandLine:
             (["--iou", "high"], "invalid float value"),
             (["--family", "v9"], "invalid choice: 'v9'"),
             (["--preprocess", "caffe"], "invalid choice: 'caffe'"),
+            (["--runtime", "tensorrt"], "invalid choice: 'tensorrt'"),
         ],
     )
     def test_usage(

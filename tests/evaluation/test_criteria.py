@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from cpu import saturates
 from graphs import csp, run, saturating, v8, with_metadata
 from PIL import Image
 from tables import TWO, always, table_of, write_coco
@@ -13,6 +14,7 @@ from onnxq.evaluation.ground_truth import GroundTruth
 from onnxq.evaluation.predictor import Settings
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import silent
+from onnxq.runtime import OnnxRuntime
 
 CONFIG = Config(target="openvino", reconstruct=False)
 
@@ -47,6 +49,22 @@ def test_noise_is_that_of_the_file_not_of_sums_that_saturate_on_some_cpus(pictur
     model = saturating()
     quantized = quantize(model, pictures / "calibrated", CONFIG)
     assert SqnrCriterion(model, pictures / "judged", CONFIG).loss(quantized.model, silent) < -60
+    on_integers = SqnrCriterion(model, pictures / "judged", CONFIG, "ort").loss(quantized.model, silent)
+    assert (on_integers < -60) is not saturates(OnnxRuntime)
+
+
+def test_the_runtime_is_exact_unless_another_one_is_asked_for(tmp_path):
+    model = with_metadata(always(table_of([(8, 16, 32, 32, 0.9, 1)], "v8", 2)), {"onnxq.target": "ort"})
+    truth = GroundTruth.load(*write_coco(tmp_path, TWO, {1: "person", 3: "car"}))
+    default, exact, ort = (
+        (
+            PrecisionCriterion(model, truth, Settings(runtime=runtime)).identity(),
+            SqnrCriterion(model, tmp_path / "images", CONFIG, runtime).identity(),
+        )
+        for runtime in ("auto", "exact", "ort")
+    )
+    assert default == exact
+    assert not {*exact} & {*ort}
 
 
 def test_precision_is_what_the_float_model_has_more(tmp_path):

@@ -1,20 +1,34 @@
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from compared import finding
+from graphs import quantized, v8, with_metadata
 from onnx import helper
 from tables import BOX, TWO, always, bright_rectangle, build, constant, table_of, write_coco
 
 from onnxq.errors import ConfigError, ModelError
 from onnxq.evaluation.average_precision import Scores, evaluate
-from onnxq.evaluation.predictor import Settings
+from onnxq.evaluation.predictor import Predictor, Settings
+from onnxq.runtime import RUNTIMES, OpenVino
+
+needs_openvino = pytest.mark.skipif(not OpenVino.is_installed(), reason="OpenVINO is not installed")
 
 
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[Path, Path]:
     """Two pictures with one object each, at `BOX`, of the second of two categories."""
     return write_coco(tmp_path, TWO, {1: "person", 3: "car"})
+
+
+@pytest.fixture
+def finds_all(tmp_path: Path) -> Path:
+    """A model file that scores 100 on `two`."""
+    path = tmp_path / "all.onnx"
+    onnx.save(finding((*BOX, 0.9, 1)), path)
+    return path
 
 
 def scores(model: onnx.ModelProto | Path, data: tuple[Path, Path], **settings: object) -> Scores:
@@ -71,6 +85,56 @@ class TestModelErrors:
             scores(bright_rectangle(["n", 3, "h", "w"]), two)
 
 
+class TestRuntime:
+    @pytest.fixture(params=RUNTIMES)
+    def runtime(self, request: pytest.FixtureRequest) -> str:
+        if not RUNTIMES[request.param].is_installed():
+            pytest.skip(f"{RUNTIMES[request.param].title} is not installed")
+        return str(request.param)
+
+    def test_is_the_one_of_the_settings(self, runtime: str) -> None:
+        loaded = Predictor.load(quantized(v8())[0], Settings(runtime=runtime))
+        assert type(loaded.runtime) is RUNTIMES[runtime]
+        assert loaded.runtime_name == runtime
+
+    @pytest.mark.parametrize(("target", "runtime"), [("ort", "ort"), ("tensorrt", "exact")])
+    def test_is_the_target_s_unless_another_one_is_asked_for(self, target: str, runtime: str) -> None:
+        model = with_metadata(v8(), {"onnxq.target": target})
+        assert Predictor.load(model, Settings()).runtime_name == runtime
+        assert Predictor.load(model, Settings(runtime="ort")).runtime_name == "ort"
+
+    def test_finds_the_same_objects_in_each(self, two: tuple[Path, Path], runtime: str) -> None:
+        found = scores(always(table_of([(*BOX, 0.9, 1)], "v8", 2)), two, runtime=runtime, threads=2)
+        assert (found.ap, found.runtime) == (pytest.approx(100), runtime)
+
+    def test_dynamic_sizes_and_batches_run_in_each(self, tmp_path: Path, runtime: str) -> None:
+        data = write_coco(tmp_path, {"wide.png": ((64, 32), [(0, 0, 10, 20, 1)])}, {1: "thing"})
+        for image, size in (([2, 3, 64, 64], None), (["n", 3, "h", "w"], (32, 64))):
+            assert scores(bright_rectangle(image), data, runtime=runtime, image_size=size).ap == pytest.approx(100)
+
+    def test_outputs_are_those_that_the_model_declares(self, runtime: str) -> None:
+        model = finding((*BOX, 0.9, 1))
+        model.graph.node.append(helper.make_node("Identity", ["out"], ["again"]))
+        loaded = Predictor.load(model, Settings(runtime=runtime))
+        feed, _ = loaded.prepare(np.zeros((64, 64, 3), np.uint8))
+        assert list(loaded.run(feed)) == ["out"]
+
+    @needs_openvino
+    @pytest.mark.parametrize("operator", ["Nonsense", "Reshape"])
+    def test_what_openvino_refuses_names_the_remedy(self, two: tuple[Path, Path], operator: str) -> None:
+        nodes = [constant("shape", [7, 11], np.int64), helper.make_node(operator, ["images", "shape"], ["out"])]
+        message = r"^the model: OpenVINO cannot (load|run) the model: .*; --runtime ort runs it in onnxruntime$"
+        with pytest.raises(ModelError, match=message):
+            scores(build(nodes, [7, 11], ["n", 3, 64, 64]), two, runtime="openvino")
+
+    def test_that_is_not_installed_is_named(
+        self, two: tuple[Path, Path], finds_all: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        with pytest.raises(ConfigError, match=r"^all\.onnx: --runtime openvino: not installed; pip install"):
+            scores(finds_all, two, runtime="openvino")
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -80,6 +144,7 @@ class TestModelErrors:
         ({"iou": float("nan")}, "iou: expected .*, got nan"),
         ({"max_images": 0}, "max_images: expected 1 or more, got 0"),
         ({"threads": -1}, "threads: expected 0 or more, got -1"),
+        ({"runtime": "tensorrt"}, "runtime: expected one of auto, ort, openvino, exact, got 'tensorrt'"),
     ],
 )
 def test_settings_out_of_range(setting: dict[str, float], message: str) -> None:

@@ -8,6 +8,7 @@ from onnxq.evaluation.average_precision import ModelPrecision, PrecisionSummary
 from onnxq.evaluation.predictor import Settings
 from onnxq.report.build import build
 from onnxq.report.content import Table, Text, overview, sections, spans
+from onnxq.runtime import OnnxRuntime
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def evaluation(images, change=-1.5):
     """The precision of two models; there are no large objects."""
     first = ModelPrecision(
         model="folder/net.onnx", family="v8", task="detect", preprocess="rgb01", image_size=(32, 32),
-        AP=40.0, AP50=60.0, AP75=45.0, APs=20.0, APm=42.0, APl=None, change=0.0,
+        runtime="ort", runtime_version="1.2.3", AP=40.0, AP50=60.0, AP75=45.0, APs=20.0, APm=42.0, APl=None, change=0.0,
     )  # fmt: skip
     second = replace(first, model="net.int8.onnx", AP=40.0 + (change or 0), change=change)
     return PrecisionSummary("labels.json", images, Settings(), (first, second))
@@ -41,7 +42,8 @@ class TestAveragePrecision:
     def test_all_numbers_of_both_models(self, report):
         report = replace(report, evaluation=evaluation(5000))
         said, rows = texts(report, "Average precision")
-        assert said == ["COCO AP of boxes in percent, on 5000 images of `labels.json`."]
+        runtime = OnnxRuntime.described()
+        assert said == [f"COCO AP of boxes in percent, on 5000 images of `labels.json`, in {runtime}."]
         assert rows == [
             ["model", "AP", "change", "AP50", "AP75", "APs", "APm", "APl"],
             ["net.onnx", "40.00", "-", "60.00", "45.00", "20.00", "42.00", "-"],
@@ -53,7 +55,7 @@ class TestAveragePrecision:
     def test_few_pictures_tell_little(self, report, images, is_few):
         report = replace(report, evaluation=evaluation(images))
         said, _ = texts(report, "Average precision")
-        assert said[0].endswith(f"on {images} image{'s' if images > 1 else ''} of `labels.json`.")
+        assert f"on {images} image{'s' if images > 1 else ''} of `labels.json`, in onnxruntime" in said[0]
         assert [text.startswith("With so few images AP varies by chance") for text in said[1:]] == [True] * is_few
 
     def test_nothing_to_find_is_a_dash(self, report):

@@ -15,6 +15,7 @@ from onnxq.report.build import build
 from onnxq.report.html import to_html
 from onnxq.report.schema import Finding, FloatNode, HigherPrecisionEntry, OperatorCounts, SearchEntry, TrialEntry
 from onnxq.report.xml import tag
+from onnxq.runtime import OnnxRuntime
 
 HOSTILE = "<b>&\"'</script>"
 
@@ -37,7 +38,7 @@ def evaluated():
     """The precision of two models with equal detections."""
     first = ModelPrecision(
         model="net.onnx", family="v8", task="detect", preprocess="rgb01", image_size=(32, 32),
-        AP=40.0, AP50=60.0, AP75=45.0, APs=20.0, APm=42.0, APl=None, change=0.0,
+        runtime="ort", runtime_version="1.2.3", AP=40.0, AP50=60.0, AP75=45.0, APs=20.0, APm=42.0, APl=None, change=0.0,
     )  # fmt: skip
     return PrecisionSummary("labels.json", 9, Settings(), (first, replace(first, model="net.int8.onnx")))
 
@@ -139,7 +140,7 @@ class TestContents:
         assert tables(page)["Average precision"][2] == [
             "net.int8.onnx", "40.00", "+0.00", "60.00", "45.00", "20.00", "42.00", "-",
         ]  # fmt: skip
-        assert "on 9 images of labels.json." in words(page)
+        assert f"on 9 images of labels.json, in {OnnxRuntime.described()}." in words(page)
         assert "AP, +0.00 against float" in words(page)
 
     def test_options_that_are_not_the_default(self, report):

@@ -80,7 +80,8 @@ def report():
     model, config = csp(), Config(weight_bits=4, exclude=("conv1",), reconstruct=False)
     quantized = quantize(model, [feed(model)], config, sensitivity=True)
     search = SearchResult(quantized, config, (HigherPrecision(("conv9",), None),), 0.1, "-0.10 AP", 7, {0: "-0.10 AP"})
-    first = ModelPrecision("net.onnx", "v8", "detect", "rgb01", (64, 64), 40.0, 60.0, 45.0, 20.0, 42.0, None, 0.0)
+    averages = (40.0, 60.0, 45.0, 20.0, 42.0, None, 0.0)
+    first = ModelPrecision("net.onnx", "v8", "detect", "rgb01", (64, 64), "ort", "1.2.3", *averages)
     evaluation = PrecisionSummary("a.json", 2, Settings(), (first,))
     return build(quantized, config, source="net.onnx", before=2, after=1, search=search, evaluation=evaluation)
 
