@@ -167,7 +167,9 @@ class TestEvaluate:
         assert [each["runtime"] for each in evaluation["models"]] == [runtime] * 2
 
     def test_a_target_without_a_runtime_is_computed_exactly(self, onnxq, model, labelled):
-        ran = onnxq(model, "--calib", "calib", "--target", "tensorrt", "--evaluate", *labelled)
+        ran = onnxq(model, "--calib", "calib", "--target", "tensorrt", "--evaluate", *labelled, "--report", "r.json")
+        evaluation = json.loads(Path("r.json").read_text())["evaluation"]
+        assert [each["runtime"] for each in evaluation["models"]] == ["exact"] * 2
         assert f"both models: run in {RUNTIMES['exact'].described()}, as its target, tensorrt, has no" in ran.err
 
     def test_a_runtime_that_is_not_installed_is_told_before_the_work(self, onnxq, model, labelled, monkeypatch):

@@ -14,6 +14,8 @@ from tables import BOX, always, giving, table_of
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.evaluation.comparison import compare
 from onnxq.evaluation.predictor import Settings
+from onnxq.runtime import OpenVino
+from onnxq.targets import OPENVINO
 
 
 @pytest.fixture
@@ -94,6 +96,19 @@ class TestCompare:
         assert found.agreement is None
         assert 0 < found.outputs["output"] < 100
         assert found.traced
+
+    @pytest.mark.skipif(not OpenVino.is_installed(), reason="OpenVINO is not installed")
+    def test_both_models_run_in_the_runtime_of_the_quantized_one(
+        self, images: Path, saved: Callable[..., list[Path]]
+    ) -> None:
+        after, _ = quantized(csp(), OPENVINO)
+        paths = saved(csp(), with_metadata(after, {"onnxq.target": "openvino"}))
+        auto, openvino, ort = (
+            compare(*paths, images, settings=Settings(runtime=name)) for name in ("auto", "openvino", "ort")
+        )
+        assert auto.outputs == openvino.outputs != ort.outputs
+        assert (auto.reference_runtime.name, auto.runtime.name) == ("openvino", "openvino")
+        assert ort.traced == auto.traced
 
     def test_exports_that_are_put_right_before_they_are_quantized_are_so_here_too(
         self, images: Path, saved: Callable[..., list[Path]]
