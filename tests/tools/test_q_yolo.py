@@ -49,7 +49,7 @@ def evaluated(monkeypatch):
 
     def measure(model, truth, settings):
         seen.append(hash(model.SerializeToString(deterministic=True)))
-        return Scores(*(10 * k + len(seen) / 100 for k in range(1, 7)), len(truth.images), UNKNOWN)
+        return Scores(*(10 * k + len(seen) / 100 for k in range(1, 7)), len(truth.images), UNKNOWN, settings.runtime)
 
     monkeypatch.setattr(q_yolo, "measure_precision", measure)
     return seen
