@@ -17,4 +17,4 @@ class ExactRuntime(OnnxRuntime):
     @classmethod
     def described(cls) -> str:
         """Return the version of onnxruntime, and that it is not used as usual."""
-        return f"{super().described()}, exact"
+        return f"{super().described()} (exact)"

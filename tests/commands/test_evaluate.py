@@ -80,8 +80,8 @@ class TestCommandLine:
         assert f"all.onnx: run in onnxruntime {version}, as no model names a target" in err
         assert main([*self.arguments(two, finds_all), "--runtime", "exact"]) == 0
         out, err = capsys.readouterr()
-        assert f"2 images, in onnxruntime {version}, exact\n" in out
-        assert f"all.onnx: run in onnxruntime {version}, exact, as --runtime says" in err
+        assert f"2 images, in onnxruntime {version} (exact)\n" in out
+        assert f"all.onnx: run in onnxruntime {version} (exact), as --runtime says" in err
 
     def test_runtimes_that_differ_have_a_column(
         self, two: tuple[Path, Path], finds_all: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -97,7 +97,7 @@ class TestCommandLine:
         assert [line[-1] for line in (lines[0], *lines[2:5])] == ["runtime", "exact", "exact", "ort"]
         assert out.rstrip().endswith(f"in {ExactRuntime.described()}, {OnnxRuntime.described()}")
         assert "all.onnx: run in onnxruntime" in err
-        assert "exact, like tensorrt.onnx" in err
+        assert "(exact), like tensorrt.onnx" in err
         written = json.loads(target.read_text())
         assert written["settings"]["runtime"] == "auto"
         assert [each["runtime"] for each in written["models"]] == ["exact", "exact", "ort"]

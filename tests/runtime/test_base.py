@@ -81,7 +81,7 @@ def test_a_run_that_fails_leaves_room_for_the_next(runtime):
 def test_the_version_is_that_of_the_installed_package(runtime):
     package = "openvino" if runtime is OpenVino else "onnxruntime"
     assert metadata.version(package).startswith(runtime.version())
-    assert re.fullmatch(rf"{runtime.title} {runtime.version()}(, exact)?", runtime.described())
+    assert re.fullmatch(rf"{runtime.title} {runtime.version()}( \(exact\))?", runtime.described())
 
 
 def test_a_model_is_also_loaded_from_a_file(runtime, tmp_path):

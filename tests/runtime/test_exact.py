@@ -31,4 +31,4 @@ def test_the_operators_that_run_are_those_of_the_file():
 
 
 def test_its_description_tells_it_from_the_usual_runtime():
-    assert RUNTIMES["exact"].described() == f"{OnnxRuntime.described()}, exact"
+    assert RUNTIMES["exact"].described() == f"{OnnxRuntime.described()} (exact)"
