@@ -132,9 +132,7 @@ KINDS: Mapping[str, Kind] = {
     "nehalem": Kind("Nehalem (SSE4.2)", "emulated", _qemu_x86("Nehalem")),
     "a72": Kind("Cortex-A72 (NEON)", "emulated", _qemu_arm("cortex-a72", "0xd08", _ARMV8)),
     "a76": Kind("Cortex-A76 (dot products)", "emulated", _qemu_arm("cortex-a76", "0xd0b", _DOTPROD)),
-    "i8mm": Kind(
-        "AArch64 with i8mm", "emulated", _qemu_arm("max,sve=off,sme=off", "0xd4d", f"{_DOTPROD} i8mm bf16")
-    ),
+    "i8mm": Kind("AArch64 with i8mm", "emulated", _qemu_arm("max,sve=off,sme=off", "0xd4d", f"{_DOTPROD} i8mm bf16")),
 }
 """Name on the command line -> kind of CPU."""
 
