@@ -201,6 +201,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+def emulator_version() -> str:
+    """Return name and version of qemu-user; empty if it is not installed."""
+    program = shutil.which("qemu-x86_64") or shutil.which("qemu-aarch64")
+    if program is None:
+        return ""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return f"qemu-user {said.partition('version ')[2].split()[0]}"
+
+
 def _found(program: str) -> str:
     path = shutil.which(program)
     if path is None:

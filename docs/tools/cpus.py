@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from docs.tools import cpu_probe
-from docs.tools.cpu_kinds import KINDS, Kind, Launcher, Unavailable, flags, this_cpu, versions
+from docs.tools.cpu_kinds import KINDS, Kind, Launcher, Unavailable, emulator_version, flags, this_cpu, versions
 from onnxq.api import open_data
 from onnxq.calibration import demo
 from onnxq.config import Config
@@ -276,7 +276,8 @@ def _cell(bench: Bench, file: File, cpu: str, runtime: str) -> Cell | None:
 
 
 def _tested(settings: Settings) -> str:
-    tools = ", ".join(f"{name} {release}" for name, release in versions().items())
+    emulator = [emulator_version()] if any(KINDS[cpu].how == "emulated" for cpu in settings.cpus) else []
+    tools = ", ".join([*(f"{name} {release}" for name, release in versions().items()), *filter(None, emulator)])
     images = f"{settings.count} image{'s' * (settings.count != 1)}"
     return (
         f"Measured on {this_cpu()} with {tools}, {settings.threads} threads; SQNR over {images} in dB, of the worst "
