@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from docs.tools.cpu_kinds import this_cpu
 from onnxq.api import Quantized, quantize
 from onnxq.config import Config
 from onnxq.console.terminal import guarded
@@ -161,7 +162,7 @@ def markdown(rows: Sequence[Row], settings: Settings) -> str:
     """Return the whole document."""
     tools = ("onnx", "onnxruntime", *(["openvino"] if RUNTIMES["openvino"].is_installed() else []))
     versions = ", ".join(f"{name} {version(name)}" for name in tools)
-    tested = f"Python {platform.python_version()}, {versions}"
+    tested = f"Python {platform.python_version()}, {versions}, {this_cpu()}"
     return "\n".join([
         _INTRODUCTION.format(tested=tested),
         _line("export", "made by", "family", "Convs", "decode", *settings.targets),
