@@ -204,6 +204,7 @@ def _metadata(config: Config, facts: Facts) -> dict[str, str]:
     return {
         "onnxq.version": VERSION,
         "onnxq.target": config.target,
+        "onnxq.cpu": config.cpu,
         "onnxq.method": config.method_used,
         "onnxq.bits": config.all_widths,
         "onnxq.samples": str(facts[Statistics].samples),

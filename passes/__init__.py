@@ -40,7 +40,7 @@ from onnxq.passes.write_docs import WriteDocs
 from onnxq.pipeline import Pass, Rewrite
 from onnxq.progress import Progress, silent
 from onnxq.qdq.placement import ENDS_BITS
-from onnxq.targets import TARGETS, Target
+from onnxq.targets import Target
 from onnxq.yolo.detector import Detector
 
 __all__ = ["default", "prepare_and_cut", "prepare_and_plan"]
@@ -75,7 +75,7 @@ def decide(config: Config) -> list[Pass]:
     """Return the pass that plans the quantization; it needs no data."""
     return [
         PlanQuantization(
-            TARGETS[config.target],
+            config.placement,
             weight_bits=config.weight_bits,
             act_bits=config.act_bits,
             symmetric=config.symmetric,
@@ -107,7 +107,7 @@ def calibrate(
     elif not config.keep_bias:
         passes.append(CorrectBias())
     if sensitivity:
-        passes.append(MeasureSensitivity(samples, TARGETS[config.target], detector, progress))
+        passes.append(MeasureSensitivity(samples, config.placement, detector, progress))
     return passes
 
 
@@ -163,7 +163,7 @@ def default(
         sensitivity: measure the effect of quantizing each piece of the network alone.
         progress: called with the stage and its progress.
     """
-    target = TARGETS[config.target]
+    target = config.placement
     return [
         *prepare_and_plan(config),
         *calibrate(config, samples, detector, sensitivity=sensitivity, progress=progress),
@@ -176,7 +176,7 @@ def default(
 
 def _min_opset(config: Config) -> int:
     """Return the lowest ONNX opset that the target, its integers of these widths and the options need."""
-    target = TARGETS[config.target]
+    target = config.placement
     # At both ends of the network a width is at least ENDS_BITS, as in `placement`.
     widths = [(bits, max(ENDS_BITS, bits)) for bits in (config.weight_bits, config.act_bits)]
     weight_widths = {*widths[0], *(weight for _, (weight, _) in config.widths)}

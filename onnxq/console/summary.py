@@ -15,7 +15,6 @@ from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
 from onnxq.facts import Plan, Sensitivities, Verification
 from onnxq.ir import storage
 from onnxq.qdq.reasons import summary_of
-from onnxq.targets import TARGETS
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.output_layout import OutputLayout
 
@@ -30,7 +29,7 @@ def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Li
     table.add_row("model", f"{detector.title}, {height} x {width}: {detector.why}")
     table.add_row("images", detector.preprocess.describe())
     how = f"{config.method_used}, {config.all_widths}"
-    table.add_row("target", f"{config.target} ({TARGETS[config.target].title}), {how}")
+    table.add_row("target", f"{config.target} ({config.placement.title}), {how}")
     convs = [name for name, op in plan.ops.items() if op in ("Conv", "ConvTranspose")]
     floats = Counter(summary_of(plan.skipped[name]) for name in convs if name in plan.skipped)
     table.add_row("Convs", f"{len(convs) - floats.total()} of {len(convs)} on integers")

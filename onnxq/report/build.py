@@ -86,6 +86,7 @@ def build(
         },
         model=source,
         target=config.target,
+        cpu=config.cpu,
         method=config.method_used,
         weight_method=config.weight_method,
         weight_bits=config.weight_bits,

@@ -275,6 +275,7 @@ class Report:
         versions: library -> version.
         model: file name of the float model.
         target: target runtime.
+        cpu: CPU that the placement and the weights are for.
         method: range method of activations.
         weight_method: range method of weights.
         weight_bits: width of the weights.
@@ -317,6 +318,7 @@ class Report:
     versions: Mapping[str, str]
     model: str
     target: str
+    cpu: str
     method: str
     weight_method: str
     weight_bits: int

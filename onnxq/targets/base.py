@@ -17,6 +17,15 @@ from onnxq.numerics.scheme import INT8, MIN_BITS, UINT8, Container, Scheme
 from onnxq.targets.few_channels import FewChannelsRule
 from onnxq.targets.stem import FloatStemRule
 
+ANY_CPU = "any"
+
+VNNI = "vnni"
+
+AVX2 = "avx2"
+
+CPUS = (ANY_CPU, VNNI, AVX2)
+"""Choices of `--cpu`. Files for `any` and `avx2` are right on every CPU, those for `vnni` need not be."""
+
 POINTWISE_TO_MATMUL = "pointwise-to-matmul"
 """The lowering pass on which the node selection depends: it lets an integer 1x1 Conv have a float output."""
 
@@ -88,6 +97,7 @@ class Target:
         file_rules: returns a message for each part of a file that the runtime refuses or misreads; None: ONNX's rules
             suffice.
         runtime: key in `onnxq.runtime.RUNTIMES` of the runtime that checks the result if it is installed; None: none.
+        on_avx2: the same target with the placement that is fastest on x86 CPUs without VNNI; None: it is this one.
     """
 
     name: str
@@ -112,6 +122,11 @@ class Target:
     bypasses_dq: frozenset[str] = frozenset()
     file_rules: Callable[[onnx.ModelProto], list[str]] | None = None
     runtime: str | None = None
+    on_avx2: "Target | None" = None
+
+    def for_cpu(self, cpu: str) -> "Target":
+        """Return the target with the placement for one of `CPUS`."""
+        return self.on_avx2 if cpu == AVX2 and self.on_avx2 is not None else self
 
     def activation_scheme(self, bits: int, *, symmetric: bool = False, half: bool = False) -> Scheme:
         """Return the scheme of activations of this width, in the narrowest type that holds it.
