@@ -22,6 +22,7 @@ from onnxq.passes.fold_pad import FoldPad
 from onnxq.passes.infer_shapes import InferShapes
 from onnxq.passes.insert_qdq import InsertQdq
 from onnxq.passes.measure_sensitivity import MeasureSensitivity
+from onnxq.passes.measure_speed import MeasureSpeed
 from onnxq.passes.normalize import Normalize
 from onnxq.passes.observe import Observe
 from onnxq.passes.pack_int4 import PackInt4
@@ -129,9 +130,9 @@ def lower(target: Target) -> list[Pass]:
     return [*(LOWERING[name]() for name in target.lowering), RemoveUnused()]
 
 
-def check(original: onnx.ModelProto, target: Target, progress: Progress = silent) -> list[Pass]:
-    """Return the pass that checks the finished model; arguments as in `default`."""
-    return [Verify(original, target, progress)]
+def check(original: onnx.ModelProto, target: Target, progress: Progress = silent, *, speed: bool = False) -> list[Pass]:
+    """Return the passes that check the finished model; arguments as in `default`."""
+    return [Verify(original, target, progress), *([MeasureSpeed(original, target, progress)] if speed else [])]
 
 
 def prepare_and_plan(config: Config) -> list[Pass]:
@@ -151,6 +152,7 @@ def default(
     *,
     detector: Detector | None = None,
     sensitivity: bool = False,
+    speed: bool = False,
     progress: Progress = silent,
 ) -> list[Pass]:
     """Return all passes, in order.
@@ -161,6 +163,7 @@ def default(
         samples: the calibration data; None if `Statistics` and `Probe` are given.
         detector: the recognized inputs and outputs; reconstruction and sensitivity use the objects that it detects.
         sensitivity: measure the effect of quantizing each piece of the network alone.
+        speed: measure how much faster than the float model the result runs on this CPU.
         progress: called with the stage and its progress.
     """
     target = config.placement
@@ -170,7 +173,7 @@ def default(
         *write(config),
         *lower(target),
         *([PackInt4()] if config.packs else []),
-        *check(original, target, progress),
+        *check(original, target, progress, speed=speed),
     ]
 
 
