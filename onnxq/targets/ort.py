@@ -6,11 +6,11 @@ from onnxq.targets.base import POINTWISE_TO_MATMUL, Role, Rule, Target
 from onnxq.targets.rules import CARRIERS, CONV_IN_OUT, ELEMENTWISE, RELU
 from onnxq.targets.stem import FloatStemRule
 
-# on_avx2: without VNNI, x86 adds products of 8-bit integers by three instructions instead of one. They save a quarter of
-# a float Conv's time and not three quarters, so that what surrounds the Conv counts. A product with a float output
-# (QGemm) takes longer than a float 1x1 Conv, and a 1x1 Conv with an 8-bit output does not: of the deep ones only those at
-# stride 32 keep a float output, for the sake of accuracy. Near the image only Convs with many channels save more than
-# their borders cost.
+# on_avx2: without VNNI, x86 adds products of 8-bit integers by three instructions instead of one. They save a quarter
+# of a float Conv's time and not three quarters, so that what surrounds the Conv counts. A product with a float output
+# (QGemm) takes longer than a float 1x1 Conv, and a 1x1 Conv with an 8-bit output does not: of the deep ones only those
+# at stride 32 keep a float output, for the sake of accuracy. Near the image only Convs with many channels save more
+# than their borders cost.
 ORT = Target(
     name="ort",
     title="onnxruntime on CPUs",
