@@ -77,6 +77,7 @@ def quantize(
     facts: Iterable[object] = (),
     hooks: Sequence[Hook] = (),
     sensitivity: bool = False,
+    speed: bool = False,
     progress: Progress = silent,
 ) -> Quantized:
     """Quantize an exported detector.
@@ -93,6 +94,8 @@ def quantize(
         hooks: called after each pass.
         sensitivity: also measure the effect of quantizing each piece of the network alone. The data is read again, and
             the result has the fact `Sensitivities`.
+        speed: also run both models for some seconds, in the target's runtime if it is installed; the result has the
+            fact `Speed`.
         progress: called with the stage and its progress.
 
     Raises:
@@ -108,7 +111,9 @@ def quantize(
     pinned = _with_probe(facts)
     samples = None if Statistics in pinned else open_data(data, original, detector, config)
     if passes is None:
-        passes = default(config, original, samples, detector=detector, sensitivity=sensitivity, progress=progress)
+        passes = default(
+            config, original, samples, detector=detector, sensitivity=sensitivity, speed=speed, progress=progress
+        )
     timings: dict[str, float] = {}
     working = Model(original)
     found = Pipeline(passes, pinned=pinned.values(), hooks=[time_passes(timings), *hooks]).run(working)
@@ -204,6 +209,7 @@ def _metadata(config: Config, facts: Facts) -> dict[str, str]:
     return {
         "onnxq.version": VERSION,
         "onnxq.target": config.target,
+        "onnxq.cpu": config.cpu,
         "onnxq.method": config.method_used,
         "onnxq.bits": config.all_widths,
         "onnxq.samples": str(facts[Statistics].samples),

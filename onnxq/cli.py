@@ -132,7 +132,14 @@ def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:
             return _Run(model, result.quantized, result.config, result, truth)
         given = [load_statistics(args.calibration)] if args.calibration else []
         quantized = quantize(
-            model, data, config, facts=given, hooks=hooks, sensitivity=args.sensitivity, progress=progress
+            model,
+            data,
+            config,
+            facts=given,
+            hooks=hooks,
+            sensitivity=args.sensitivity,
+            speed=args.speed,
+            progress=progress,
         )
         return _Run(model, quantized, config, None, truth)
 
@@ -161,7 +168,7 @@ def _write_report(args: argparse.Namespace, run: _Run, output: Path, precision: 
 
 def _print_summary(args: argparse.Namespace, run: _Run, output: Path, seconds: float) -> None:
     facts = run.quantized.facts
-    summary.say_warnings(run.quantized)
+    summary.say_warnings(run.quantized, run.config)
     table = summary.planned(facts[Plan], run.quantized.detector, run.config, args.verbose)
     summary.add_result(table, run.quantized, f"from {args.calibration}")
     summary.add_cost(table, args.input, output, seconds, run.quantized.timings.get("observe"))

@@ -13,6 +13,7 @@ from onnxq.numerics.range_methods import METHODS
 from onnxq.numerics.scheme import INT8, MIN_BITS
 from onnxq.reconstruction import RECONSTRUCT_BELOW
 from onnxq.targets import TARGETS, Target
+from onnxq.targets.base import ANY_CPU, CPUS
 from onnxq.yolo.preprocess import PREPROCESSES
 
 __all__ = ["Config"]
@@ -59,6 +60,12 @@ class Config:
     """
 
     target: str = _option("ort", "runtime that the result is for", TARGETS)
+    cpu: str = _option(
+        ANY_CPU,
+        "CPU that the result is for: any, which is right on all and fastest with VNNI; vnni, whose weights use all 8 "
+        "bits, so that it may be wrong on others; avx2, which is right on all and fastest on x86 without VNNI",
+        CPUS,
+    )
     method: str = _option(
         AUTO,
         f"how the ranges of activations are chosen: {_METHODS}; {BY_OUTPUTS} searches the bounds with the least error "
@@ -101,22 +108,22 @@ class Config:
             value = getattr(self, field.name)
             if choices is not None and value not in choices:
                 raise ConfigError(f"{field.name}: {value!r} is not one of {', '.join(map(str, choices))}")
-        for name, allowed in (("weight_bits", self._target.weights), ("act_bits", self._target.activations)):
+        for name, allowed in (("weight_bits", self.placement.weights), ("act_bits", self.placement.activations)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, allowed[0].bits)
         self._check_kinds()
         self._check_widths()
-        if self.is_half and not self._target.strongly_typed:
+        if self.is_half and not self.placement.strongly_typed:
             takers = ", ".join(name for name, target in TARGETS.items() if target.strongly_typed)
             raise ConfigError(
-                f"float_type: {self._target.title} chooses the type of float operators by itself; "
+                f"float_type: {self.placement.title} chooses the type of float operators by itself; "
                 f"{HALF} is for --target {takers}"
             )
         if self.packs:
             self._check_packing()
         if self.reconstruct and not self._can_reconstruct:
             raise ConfigError(
-                f"reconstruct: weights for {self._target.title} are not symmetric signed integers; "
+                f"reconstruct: weights for {self.placement.title} are not symmetric signed integers; "
                 "leave --reconstruct out"
             )
         if self.method == BY_OUTPUTS and not self.reconstructs:
@@ -125,8 +132,9 @@ class Config:
             raise ConfigError(f"count: {self.count} is less than 1")
 
     @property
-    def _target(self) -> Target:
-        return TARGETS[self.target]
+    def placement(self) -> Target:
+        """The target with the placement for `cpu`."""
+        return TARGETS[self.target].for_cpu(self.cpu)
 
     def _check_kinds(self) -> None:
         """Refuse values that are easily given instead of a tuple or a number."""
@@ -144,8 +152,8 @@ class Config:
 
     def _check_widths(self) -> None:
         for option, scheme_of, bits in (
-            ("weight_bits", self._target.weight_scheme, self.weight_bits),
-            ("act_bits", self._target.activation_scheme, self.act_bits),
+            ("weight_bits", self.placement.weight_scheme, self.weight_bits),
+            ("act_bits", self.placement.activation_scheme, self.act_bits),
         ):
             try:
                 scheme_of(bits)
@@ -153,16 +161,16 @@ class Config:
                 raise ConfigError(f"{option}: {error}") from None
         for text, (_, (weight, activation)) in zip(self.bits, self.widths, strict=True):
             try:
-                self._target.weight_scheme(weight)
-                self._target.activation_scheme(activation)
+                self.placement.weight_scheme(weight)
+                self.placement.activation_scheme(activation)
             except ConfigError as error:
                 raise ConfigError(f"bits: {text}: {error}; --exclude keeps a node float") from None
 
     def _check_packing(self) -> None:
-        if not self._target.takes_int4:
+        if not self.placement.takes_int4:
             takers = ", ".join(name for name, target in TARGETS.items() if target.takes_int4)
             raise ConfigError(
-                f"pack: {self._target.title} takes {INT4} only in blocks with scales of their own; "
+                f"pack: {self.placement.title} takes {INT4} only in blocks with scales of their own; "
                 f"leave --pack out, or use --target {takers}"
             )
         narrowest = min([self.weight_bits, *(weight for _, (weight, _) in self.widths)])
@@ -186,7 +194,7 @@ class Config:
 
     @property
     def _can_reconstruct(self) -> bool:
-        return self._target.symmetric_weights and all(each.is_signed for each in self._target.weights)
+        return self.placement.symmetric_weights and all(each.is_signed for each in self.placement.weights)
 
     @property
     def images(self) -> int:

@@ -27,6 +27,7 @@ __all__ = [
     "Reason",
     "Reconstruction",
     "Sensitivities",
+    "Speed",
     "Statistics",
     "Verification",
 ]
@@ -337,3 +338,25 @@ class Verification:
     fused: int | None = None
     unfused: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The speed of the quantized model relative to the float one, on the CPU at hand.
+
+    Attributes:
+        runtime: name of the runtime; empty if nothing was measured.
+        ratio: least time of the float model over the least time of the quantized one; nan if not measured.
+        median: median over the rounds of the ratio of both times; nan if not measured.
+        rounds: number of rounds; in each, both models run once.
+    """
+
+    runtime: str = ""
+    ratio: float = math.nan
+    median: float = math.nan
+    rounds: int = 0
+
+    @property
+    def gains_nothing(self) -> bool:
+        """Whether the quantized model is slower both by the least times and by the median, so beyond noise."""
+        return self.ratio < 1 and self.median < 1

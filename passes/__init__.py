@@ -22,6 +22,7 @@ from onnxq.passes.fold_pad import FoldPad
 from onnxq.passes.infer_shapes import InferShapes
 from onnxq.passes.insert_qdq import InsertQdq
 from onnxq.passes.measure_sensitivity import MeasureSensitivity
+from onnxq.passes.measure_speed import MeasureSpeed
 from onnxq.passes.normalize import Normalize
 from onnxq.passes.observe import Observe
 from onnxq.passes.pack_int4 import PackInt4
@@ -40,7 +41,7 @@ from onnxq.passes.write_docs import WriteDocs
 from onnxq.pipeline import Pass, Rewrite
 from onnxq.progress import Progress, silent
 from onnxq.qdq.placement import ENDS_BITS
-from onnxq.targets import TARGETS, Target
+from onnxq.targets import Target
 from onnxq.yolo.detector import Detector
 
 __all__ = ["default", "prepare_and_cut", "prepare_and_plan"]
@@ -75,7 +76,7 @@ def decide(config: Config) -> list[Pass]:
     """Return the pass that plans the quantization; it needs no data."""
     return [
         PlanQuantization(
-            TARGETS[config.target],
+            config.placement,
             weight_bits=config.weight_bits,
             act_bits=config.act_bits,
             symmetric=config.symmetric,
@@ -107,7 +108,7 @@ def calibrate(
     elif not config.keep_bias:
         passes.append(CorrectBias())
     if sensitivity:
-        passes.append(MeasureSensitivity(samples, TARGETS[config.target], detector, progress))
+        passes.append(MeasureSensitivity(samples, config.placement, detector, progress))
     return passes
 
 
@@ -129,9 +130,9 @@ def lower(target: Target) -> list[Pass]:
     return [*(LOWERING[name]() for name in target.lowering), RemoveUnused()]
 
 
-def check(original: onnx.ModelProto, target: Target, progress: Progress = silent) -> list[Pass]:
-    """Return the pass that checks the finished model; arguments as in `default`."""
-    return [Verify(original, target, progress)]
+def check(original: onnx.ModelProto, target: Target, progress: Progress = silent, *, speed: bool = False) -> list[Pass]:
+    """Return the passes that check the finished model; arguments as in `default`."""
+    return [Verify(original, target, progress), *([MeasureSpeed(original, target, progress)] if speed else [])]
 
 
 def prepare_and_plan(config: Config) -> list[Pass]:
@@ -151,6 +152,7 @@ def default(
     *,
     detector: Detector | None = None,
     sensitivity: bool = False,
+    speed: bool = False,
     progress: Progress = silent,
 ) -> list[Pass]:
     """Return all passes, in order.
@@ -161,22 +163,23 @@ def default(
         samples: the calibration data; None if `Statistics` and `Probe` are given.
         detector: the recognized inputs and outputs; reconstruction and sensitivity use the objects that it detects.
         sensitivity: measure the effect of quantizing each piece of the network alone.
+        speed: measure how much faster than the float model the result runs on this CPU.
         progress: called with the stage and its progress.
     """
-    target = TARGETS[config.target]
+    target = config.placement
     return [
         *prepare_and_plan(config),
         *calibrate(config, samples, detector, sensitivity=sensitivity, progress=progress),
         *write(config),
         *lower(target),
         *([PackInt4()] if config.packs else []),
-        *check(original, target, progress),
+        *check(original, target, progress, speed=speed),
     ]
 
 
 def _min_opset(config: Config) -> int:
     """Return the lowest ONNX opset that the target, its integers of these widths and the options need."""
-    target = TARGETS[config.target]
+    target = config.placement
     # At both ends of the network a width is at least ENDS_BITS, as in `placement`.
     widths = [(bits, max(ENDS_BITS, bits)) for bits in (config.weight_bits, config.act_bits)]
     weight_widths = {*widths[0], *(weight for _, (weight, _) in config.widths)}

@@ -15,7 +15,7 @@ from onnxq.yolo.preprocess import PREPROCESSES
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 NOT_CONFIG = {
     "input", "output", "calib", "demo", "calibration", "cut_decode", "save_calibration", "save_each", "report",
-    "sensitivity", "evaluate", "max_drop", "min_sqnr", "annotations", "images", "on_calibration", "runtime",
+    "sensitivity", "speed", "evaluate", "max_drop", "min_sqnr", "annotations", "images", "on_calibration", "runtime",
     "dry_run", "verbose", "quiet", "debug", "version", "help",
 }  # fmt: skip
 """Other arguments of the command line: files to read and write, accuracy, output on the console."""
@@ -53,6 +53,7 @@ class TestConfig:
             return set(FIELDS[name].metadata["choices"])
 
         assert choices("target") == set(TARGETS)
+        assert choices("cpu") == {"any", "vnni", "avx2"}
         assert choices("method") == {"auto", *METHODS, "output-error"}
         assert choices("preprocess") == {"auto", *PREPROCESSES}
 

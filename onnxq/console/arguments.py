@@ -61,9 +61,15 @@ def make_parser() -> argparse.ArgumentParser:
         help="use synthetic images with known objects; without INPUT.onnx, the demo model",
     )
     _add_config(parser.add_argument_group("how to quantize"))
-    good = parser.add_argument_group("accuracy")
+    good = parser.add_argument_group("accuracy and speed")
     good.add_argument(
         "--sensitivity", action="store_true", help="measure the loss that each layer causes if it alone is quantized"
+    )
+    good.add_argument(
+        "--speed",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure how much faster than the float model the result runs on this CPU, for at most some 3 s (on)",
     )
     limit = good.add_mutually_exclusive_group()
     limit.add_argument(

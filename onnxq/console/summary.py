@@ -12,10 +12,10 @@ from onnxq.api import Quantized
 from onnxq.config import Config
 from onnxq.console.terminal import OUT, Listing, NumberTable, say, warn
 from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
-from onnxq.facts import Plan, Sensitivities, Verification
+from onnxq.facts import Plan, Sensitivities, Speed, Verification
 from onnxq.ir import storage
 from onnxq.qdq.reasons import summary_of
-from onnxq.targets import TARGETS
+from onnxq.targets.base import AVX2
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.output_layout import OutputLayout
 
@@ -30,7 +30,7 @@ def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Li
     table.add_row("model", f"{detector.title}, {height} x {width}: {detector.why}")
     table.add_row("images", detector.preprocess.describe())
     how = f"{config.method_used}, {config.all_widths}"
-    table.add_row("target", f"{config.target} ({TARGETS[config.target].title}), {how}")
+    table.add_row("target", f"{config.target} ({config.placement.title}), {how}")
     convs = [name for name, op in plan.ops.items() if op in ("Conv", "ConvTranspose")]
     floats = Counter(summary_of(plan.skipped[name]) for name in convs if name in plan.skipped)
     table.add_row("Convs", f"{len(convs) - floats.total()} of {len(convs)} on integers")
@@ -56,6 +56,9 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str) -> None:
         table.add_row(Text("warning", "bold yellow"), Text(warning))
     for name, sqnr in checked.sqnr.items():
         table.add_row("SQNR", f"{sqnr:.1f} dB in {name}")
+    speed = quantized.facts.get(Speed)
+    if speed is not None and speed.rounds:
+        table.add_row("speed", f"{speed.ratio:.2f} times the float model's, in {speed.runtime} on this CPU")
 
 
 def add_cost(table: Listing, before: Path, after: Path, seconds: float, observing: float | None) -> None:
@@ -98,7 +101,19 @@ def list_float(plan: Plan) -> None:
             say(f"float: {name} ({op}): {plan.skipped[name]}")
 
 
-def say_warnings(quantized: Quantized) -> None:
+def speed_warning(speed: Speed, config: Config) -> str | None:
+    """Return what to say of a result that is slower than the float model on this CPU; None if it is not."""
+    if not speed.gains_nothing:
+        return None
+    has_other = config.cpu != AVX2 and config.placement.for_cpu(AVX2) != config.placement
+    remedy = f"--cpu {AVX2} (faster without VNNI), or else the float model" if has_other else "the float model"
+    return (
+        f"on this CPU {speed.runtime} runs the result at {speed.ratio:.2f} times the speed of the float model "
+        f"(median {speed.median:.2f}): use {remedy} here"
+    )
+
+
+def say_warnings(quantized: Quantized, config: Config) -> None:
     """Print the warnings about the result on stderr."""
     if quantized.samples and quantized.samples.synthetic:
         warn(
@@ -107,6 +122,9 @@ def say_warnings(quantized: Quantized) -> None:
         )
     for warning in quantized.facts[Verification].warnings:
         warn(warning)
+    slow = speed_warning(quantized.facts.get(Speed) or Speed(), config)
+    if slow is not None:
+        warn(slow)
 
 
 def say_next(

@@ -35,6 +35,12 @@ class Code(StrEnum):
     NOT_A_PLAIN_PRODUCT = "not-a-plain-product", "is not x W + b with a matrix W", "qdq.selection:_is_plain_product"
     LAST_LAYER = "last-layer", "last layer of its branch", "qdq.selection:_layer_refusals", True
     DEPTHWISE = "depthwise", "depthwise Conv", "qdq.selection:_quantized_anyway", True
+    BEHIND_DEPTHWISE = (
+        "behind-depthwise",
+        "1x1 Conv with few channels behind a float depthwise Conv",
+        "qdq.selection:_FloatChannels.refusal",
+        True,
+    )
     STEM = "stem", "near the image, with few channels", "targets.stem:FloatStemRule.convs", True
     TOO_FEW_CHANNELS = (
         "too-few-channels",

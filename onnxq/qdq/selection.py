@@ -116,12 +116,15 @@ class NodeSelection:
 def refuse(network: "Network", excluded: Mapping[str, str], included: Collection[str]) -> dict[str, Reason]:
     """Return the nodes that stay float regardless of their neighbors, with the reasons.
 
+    If no other layer runs on integers, 1x1 Convs behind depthwise Convs do.
+
     Args:
         network: the graph and the target.
         excluded: name -> the pattern that matches it.
         included: names; reasons that are a choice do not hold for them.
     """
     refused = {}
+    float_channels = _FloatChannels(network.target)
     for node in network.nodes:
         reason: Reason | None
         if node.name in network.decode and not network.target.quantizes_decode:
@@ -130,9 +133,42 @@ def refuse(network: "Network", excluded: Mapping[str, str], included: Collection
             reason = Code.EXCLUDED.reason(f"matches {excluded[node.name]}")
         else:
             reason = _node_refusal(network, node, is_included=node.name in included)
+            if reason is None and node.name not in included:
+                reason = float_channels.refusal(node)
         if reason is not None:
             refused[node.name] = reason
+        float_channels.visit(node, reason)
+    if all(node.name in refused for node in network.nodes if network.is_layer(node)):
+        return {name: reason for name, reason in refused.items() if reason.code != Code.BEHIND_DEPTHWISE}
     return refused
+
+
+class _FloatChannels:
+    """Finds the 1x1 Convs that stay float behind float depthwise Convs (`Target.behind_depthwise`).
+
+    Args:
+        target: its rules.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._tensors: set[str] = set()
+
+    def refusal(self, node: Node) -> Reason | None:
+        """Return why a node stays float, or None; all nodes before it have been visited."""
+        weight = constant(node.inputs[1]) if is_pointwise(node) else None
+        if weight is None or node.inputs[0].name not in self._tensors:
+            return None
+        channels = weight.shape[1]
+        if channels > self._target.behind_depthwise:
+            return None
+        return Code.BEHIND_DEPTHWISE.reason(f"{channels} input channels behind a float depthwise Conv")
+
+    def visit(self, node: Node, reason: Reason | None) -> None:
+        """Follow the outputs of float depthwise Convs, and of 1x1 Convs behind them, up to the next layer."""
+        follows = node.op not in LAYERS and any(t.name in self._tensors for t in node.inputs)
+        if follows or (reason is not None and reason.code in (Code.DEPTHWISE, Code.BEHIND_DEPTHWISE)):
+            self._tensors.update(t.name for t in node.outputs)
 
 
 def demand(
@@ -299,6 +335,11 @@ class Network:
         self.stem = target.stem.convs(self.nodes, self.pixels, self.inner) if target.stem else set[str]()
         self.downstream_of_layers = downstream(self.nodes, lambda node: node.op in LAYERS)
         self._depth = _depth(self.nodes)
+
+    def is_layer(self, node: Node) -> bool:
+        """Return whether a node has weights that the target can quantize."""
+        rule = self.target.rules.get(node.op)
+        return rule is not None and rule.role is Role.LAYER
 
     def runs_as_matmul(self, node: Node, integer: Set[str]) -> bool:
         """Return whether a 1x1 Conv is lowered to a product of integers with a float output.

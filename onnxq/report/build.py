@@ -18,7 +18,7 @@ from onnxq.config import Config
 from onnxq.errors import ConfigError
 from onnxq.evaluation.average_precision import PrecisionSummary
 from onnxq.evaluation.mixed_precision import SearchResult
-from onnxq.facts import FittedRange, Plan, Sensitivities, Statistics, Verification
+from onnxq.facts import FittedRange, Plan, Sensitivities, Speed, Statistics, Verification
 from onnxq.ir.files import atomic_write
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.scheme import QParams
@@ -40,6 +40,7 @@ from onnxq.report.schema import (
     Report,
     SearchEntry,
     SensitivityEntry,
+    SpeedEntry,
     TrialEntry,
     ValuesEntry,
     WeightEntry,
@@ -86,6 +87,7 @@ def build(
         },
         model=source,
         target=config.target,
+        cpu=config.cpu,
         method=config.method_used,
         weight_method=config.weight_method,
         weight_bits=config.weight_bits,
@@ -120,10 +122,18 @@ def build(
         activations=tuple(map(_activation, tensors)),
         values=_values(tensors),
         weights=tuple(_weights(quantized)),
+        speed=_speed(facts),
         search=None if search is None else _search(search),
         evaluation=evaluation,
     )
     return replace(report, findings=findings(report))
+
+
+def _speed(facts: Facts) -> SpeedEntry | None:
+    speed = facts.get(Speed)
+    if speed is None or not speed.rounds:
+        return None
+    return SpeedEntry(speed.runtime, round(speed.ratio, 3), round(speed.median, 3), speed.rounds)
 
 
 def ranges(quantized: Quantized) -> dict[str, dict[str, float]]:

@@ -180,6 +180,8 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         yield f"AP, {Number(quantized.change, '+.2f')} against float", f"{Number(quantized.AP, '.2f')}"
     for name, value in report.sqnr.items():
         yield f"SQNR of {name}, dB", f"{Number(value, '.1f')}"
+    if report.speed is not None:
+        yield "speed", f"{report.speed.ratio:.2f} times the float model's, in {report.speed.runtime} on the CPU at hand"
     yield "size before", f"{sizes.before / 1e6:.2f} MB"
     yield "size after", f"{sizes.after / 1e6:.2f} MB"
     yield "all passes", f"{sum(report.seconds.values()):.1f} s"

@@ -266,6 +266,23 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class SpeedEntry:
+    """The speed of the quantized model relative to the float one.
+
+    Attributes:
+        runtime: name of the runtime.
+        ratio: by the least times.
+        median: by the median over the rounds.
+        rounds: number of rounds.
+    """
+
+    runtime: str
+    ratio: float
+    median: float
+    rounds: int
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that a run found.
 
@@ -275,6 +292,7 @@ class Report:
         versions: library -> version.
         model: file name of the float model.
         target: target runtime.
+        cpu: CPU that the placement and the weights are for.
         method: range method of activations.
         weight_method: range method of weights.
         weight_bits: width of the weights.
@@ -303,6 +321,7 @@ class Report:
         operators: operators before and after.
         sqnr: output -> signal-to-quantization-noise ratio, dB, in the target's runtime, or onnxruntime without it.
         simulated_sqnr: output -> signal-to-quantization-noise ratio, dB, with each node computed exactly as written.
+        speed: speed relative to the float model; None if not measured.
         sensitivity: parts of the network, the most sensitive first; empty if not measured.
         activations: quantized tensors, in the order of the graph.
         values: group -> observed values.
@@ -317,6 +336,7 @@ class Report:
     versions: Mapping[str, str]
     model: str
     target: str
+    cpu: str
     method: str
     weight_method: str
     weight_bits: int
@@ -349,6 +369,7 @@ class Report:
     activations: tuple[ActivationEntry, ...]
     values: Mapping[str, ValuesEntry]
     weights: tuple[WeightEntry, ...]
+    speed: SpeedEntry | None = None
     search: SearchEntry | None = None
     evaluation: PrecisionSummary | None = None
     findings: tuple[Finding, ...] = ()

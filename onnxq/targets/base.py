@@ -7,8 +7,9 @@ TensorRT was not measured: its placement follows NVIDIA's documentation ("Explic
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
 import onnx
 
@@ -16,6 +17,15 @@ from onnxq.errors import ConfigError
 from onnxq.numerics.scheme import INT8, MIN_BITS, UINT8, Container, Scheme
 from onnxq.targets.few_channels import FewChannelsRule
 from onnxq.targets.stem import FloatStemRule
+
+ANY_CPU = "any"
+
+VNNI = "vnni"
+
+AVX2 = "avx2"
+
+CPUS = (ANY_CPU, VNNI, AVX2)
+"""Choices of `--cpu`. Files for `any` and `avx2` are right on every CPU, those for `vnni` need not be."""
 
 POINTWISE_TO_MATMUL = "pointwise-to-matmul"
 """The lowering pass on which the node selection depends: it lets an integer 1x1 Conv have a float output."""
@@ -82,12 +92,16 @@ class Target:
         fused_activations: operators that the runtime fuses with the Conv before them if the Q follows both.
         float_depthwise: depthwise Convs stay float. Their channels share one scale but are convolved separately, so
             channels of small values lose their precision; and because they are memory-bound, integers save little time.
+        behind_depthwise: a 1x1 Conv with at most this many input channels stays float behind a float depthwise Conv, or
+            behind another such 1x1 Conv: to quantize its input and to convert the layout take more time than integers
+            save. If no other layer runs on integers, these do.
         stem: rule for Convs near the image that stay float; None: no such Conv.
         few_channels: rule for Convs with too few channels for an integer kernel; None: no such Conv.
         bypasses_dq: operators whose float nodes read the float tensor even if a dequantized one exists.
         file_rules: returns a message for each part of a file that the runtime refuses or misreads; None: ONNX's rules
             suffice.
         runtime: key in `onnxq.runtime.RUNTIMES` of the runtime that checks the result if it is installed; None: none.
+        on_avx2: field -> value where the fastest placement on x86 CPUs without VNNI is another one.
     """
 
     name: str
@@ -107,11 +121,17 @@ class Target:
     float_silu_stride: int | None = None
     fused_activations: frozenset[str] = frozenset()
     float_depthwise: bool = False
+    behind_depthwise: int = 0
     stem: FloatStemRule | None = None
     few_channels: FewChannelsRule | None = None
     bypasses_dq: frozenset[str] = frozenset()
     file_rules: Callable[[onnx.ModelProto], list[str]] | None = None
     runtime: str | None = None
+    on_avx2: Mapping[str, Any] = field(default_factory=dict)
+
+    def for_cpu(self, cpu: str) -> "Target":
+        """Return the target with the placement for one of `CPUS`."""
+        return replace(self, **self.on_avx2) if cpu == AVX2 else self
 
     def activation_scheme(self, bits: int, *, symmetric: bool = False, half: bool = False) -> Scheme:
         """Return the scheme of activations of this width, in the narrowest type that holds it.

@@ -26,12 +26,12 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def onnxq(folder, capsys):
-    """Run the command line, and give what it returns and says."""
+    """Run the command line without measuring speed, and give what it returns and says: `--speed` overrules this."""
 
     def run(*argv):
         capsys.readouterr()
         try:
-            code = main([str(each) for each in argv])
+            code = main(["--no-speed", *(str(each) for each in argv)])
         except SystemExit as error:  # argparse
             code = error.code
         return Ran(code, *capsys.readouterr())

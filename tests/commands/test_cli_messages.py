@@ -89,6 +89,12 @@ class TestTalk:
         assert re.findall(r"^([a-z0-9-]+) .* s$", ran.err, re.MULTILINE) == PASSES
         assert "\nfloat: conv0 (Conv): stem: 8 channels at 16 x 16, integer kernels save no time\n" in ran.out
 
+    def test_the_speed_is_told_beside_the_noise(self, onnxq, model):
+        assert re.search(
+            r"^speed +\d+\.\d\d times the float model's, in onnxruntime", onnxq(model, "--speed").out, re.M
+        )
+        assert "times the float" not in onnxq(model).out
+
     def test_v_is_not_told_of_v(self, onnxq, model):
         assert "(-v says which and why)" in onnxq(model, "--dry-run").table
         assert "-v says" not in onnxq(model, "--dry-run", "-v").table

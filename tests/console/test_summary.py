@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import pytest
 from graphs import csp, v8
@@ -7,6 +8,7 @@ from rich.console import Console
 from onnxq.api import plan
 from onnxq.config import Config
 from onnxq.console import summary
+from onnxq.facts import Speed
 
 
 def shown(table):
@@ -44,3 +46,22 @@ def test_each_float_node_is_listed_with_code_and_numbers(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "float: conv0 (Conv): stem: 8 channels at 16 x 16, integer kernels save no time"
     assert lines[1] == "float: sigmoid0 (Sigmoid): float-producer: its Conv 'conv0' has a float output"
+
+
+SLOW = Speed("onnxruntime", ratio=0.73, median=0.8, rounds=30)
+
+
+def test_a_slow_result_is_told_with_the_ratio_and_the_option_that_helps():
+    told = summary.speed_warning(SLOW, Config())
+    assert told.startswith("on this CPU onnxruntime runs the result at 0.73 times the speed of the float model")
+    assert "--cpu avx2" in told
+
+
+@pytest.mark.parametrize("config", [Config(cpu="avx2"), Config(target="openvino")], ids=["given", "no-other"])
+def test_only_the_float_model_helps_where_no_other_placement_does(config):
+    assert summary.speed_warning(SLOW, config).endswith("use the float model here")
+
+
+def test_a_fast_result_is_no_warning():
+    assert summary.speed_warning(replace(SLOW, ratio=1.2), Config()) is None
+    assert summary.speed_warning(Speed(), Config()) is None

@@ -82,7 +82,7 @@ def test_a_float_model_is_not_touched(name):
 def test_what_onnxq_made_gives_the_numbers_of_the_float_model(build, target, monkeypatch):
     plain = build()
     feeds = [feed(plain, seed) for seed in range(3)]
-    monkeypatch.setattr("onnxq.passes.TARGETS", {**TARGETS, "tensorrt": NARROW_TENSORRT})
+    monkeypatch.setitem(TARGETS, "tensorrt", NARROW_TENSORRT)
     made = quantize(plain, feeds, Config(target=target)).model
     values = feed(plain, 9)
     expected, noisy, found = (run(model, values) for model in (plain, made, stripped(made)))
@@ -261,7 +261,7 @@ def test_integers_that_are_an_output_are_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt"])
 def test_a_quantized_model_is_quantized_anew(monkeypatch, target):
-    monkeypatch.setattr("onnxq.passes.TARGETS", {**TARGETS, "tensorrt": NARROW_TENSORRT})
+    monkeypatch.setitem(TARGETS, "tensorrt", NARROW_TENSORRT)
     plain, feeds = v8(), [feed(v8(), seed) for seed in range(3)]
     first = quantize(plain, feeds, Config(target="openvino")).model
     again = quantize(first, feeds, Config(target=target, requantize=True))

@@ -78,7 +78,7 @@ FUSED = {
     "relu": (relu_net, {}, 3),
     "leaky": (leaky_net, {}, 4),
     "depthwise": (depthwise_net, {}, 2),
-    "attention": (attention, {}, 4),
+    "attention": (attention, {}, 1),
     "shared weights": (shared_weights, {}, 3),
     "v5": (v5, {}, 7),
     "v8": (v8, {}, 16),

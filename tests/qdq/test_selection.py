@@ -1,6 +1,7 @@
 """Which nodes run on integers, why others do not, and what `include` changes."""
 
 import re
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -83,7 +84,9 @@ def test_every_node_of_a_real_export_runs_on_integers_or_has_a_reason(name, targ
         near = {n for n in convs if code(plan, n) == "stem"}
         assert convs[0] in near <= set(convs[:8])
         assert all(model.nodes[n].inputs[1].shape[0] <= 32 for n in near - {convs[0]})
-        expected -= near | {n for n in last if tuple(model.nodes[n].inputs[1].shape[2:]) != (1, 1)}
+        behind = {n for n in convs if code(plan, n) == "behind-depthwise"}
+        assert all(model.nodes[n].inputs[1].shape[1:] <= (256, 1, 1) for n in behind)
+        expected -= near | behind | {n for n in last if tuple(model.nodes[n].inputs[1].shape[2:]) != (1, 1)}
     if target is TENSORRT:
         expected -= last
     if target in (ORT, OPENVINO, TENSORRT):
@@ -238,6 +241,31 @@ def test_depthwise_convs_stay_float_where_they_lose(target):
     assert code(plan, "conv1") == code(plan, "conv3") == "depthwise"
     assert "conv2" in plan.layers
     assert "mul0_out" not in tensors(plan)
+
+
+def behind_depthwise(channels):
+    """Convs 0 to 5: wide, depthwise, two 1x1 with a MaxPool between, 3x3, 1x1."""
+    net = Net()
+    x = net.block("images", channels, stride=2)
+    x = net.block(x, channels, group=channels)
+    x = net.pool(net.block(x, 16, kernel=1))
+    net.channels[x] = 16
+    x = net.block(net.block(net.block(x, 16, kernel=1), 16), 16, kernel=1)
+    return net.model(net.conv(x, 4, name="last"))
+
+
+def test_narrow_1x1_convs_behind_a_float_depthwise_conv_stay_float():
+    target = replace(ORT, behind_depthwise=40)
+    plan = plan_of(behind_depthwise(40), target)
+    assert str(plan.skipped["conv2"]) == "behind-depthwise: 40 input channels behind a float depthwise Conv"
+    assert code(plan, "conv3") == "behind-depthwise"
+    assert {"conv4", "conv5"} <= set(plan.layers)
+    assert {"conv2", "conv3"} <= set(plan_of(behind_depthwise(41), target).layers)
+    assert {"conv2", "conv3"} <= set(plan_of(behind_depthwise(40), replace(ORT, float_depthwise=False)).layers)
+
+
+def test_narrow_1x1_convs_run_on_integers_if_no_other_layer_does():
+    assert plan_of(depthwise_net(), ORT).layers == plan_of(depthwise_net(), replace(ORT, behind_depthwise=0)).layers
 
 
 def test_depthwise_convs_run_on_integers_elsewhere():

@@ -9,4 +9,4 @@ from onnxq.targets import TARGETS
 @pytest.fixture
 def narrow_convs(monkeypatch):
     """TensorRT's integer kernels take the few channels that the graphs of the tests have."""
-    monkeypatch.setattr("onnxq.passes.TARGETS", {**TARGETS, "tensorrt": NARROW_TENSORRT})
+    monkeypatch.setitem(TARGETS, "tensorrt", NARROW_TENSORRT)
