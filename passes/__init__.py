@@ -35,7 +35,7 @@ from onnxq.passes.to_float16 import ToFloat16
 from onnxq.passes.to_float32 import ToFloat32
 from onnxq.passes.undo_lowering import UndoLowering
 from onnxq.passes.upsample_to_concat import UpsampleToConcat
-from onnxq.passes.verify import Verify
+from onnxq.passes.verify import ANY_CPU, Verify
 from onnxq.passes.write_docs import WriteDocs
 from onnxq.pipeline import Pass, Rewrite
 from onnxq.progress import Progress, silent
@@ -129,9 +129,9 @@ def lower(target: Target) -> list[Pass]:
     return [*(LOWERING[name]() for name in target.lowering), RemoveUnused()]
 
 
-def check(original: onnx.ModelProto, target: Target, progress: Progress = silent) -> list[Pass]:
-    """Return the pass that checks the finished model; arguments as in `default`."""
-    return [Verify(original, target, progress)]
+def check(original: onnx.ModelProto, target: Target, progress: Progress = silent, *, cpu: str = ANY_CPU) -> list[Pass]:
+    """Return the pass that checks the finished model; arguments as in `default` and `Verify`."""
+    return [Verify(original, target, progress, cpu=cpu)]
 
 
 def prepare_and_plan(config: Config) -> list[Pass]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.errors import ConfigError, ModelError
+from onnxq.ir.quantized_layers import with_narrow_weights
 from onnxq.ir.storage import loadable
 from onnxq.runtime.base import IntegerLayers, ModelSource, OperatorTime, Runtime, summed_times
 from onnxq.runtime.session import Feed, first_line, fitted
@@ -42,6 +44,17 @@ class OpenVino(Runtime):
     def is_installed(cls) -> bool:
         """Return whether the extra `openvino` is installed."""
         return importlib.util.find_spec("openvino") is not None
+
+    @classmethod
+    def version(cls) -> str:
+        """Return OpenVINO's version, without the build."""
+        return metadata.version("openvino")
+
+    @classmethod
+    def without_saturation(cls, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Runtime]:
+        """Return the model with 7-bit weights: OpenVINO has no option, and uint8 weights would run in float."""
+        narrow = with_narrow_weights(model)
+        return narrow, cls(narrow)
 
     @classmethod
     def operator_times(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxq.ir import ProtoIndex
 from onnxq.runtime.base import IntegerLayers, ModelSource, OperatorTime, Runtime, summed_times
-from onnxq.runtime.session import Feed, open_session, run
+from onnxq.runtime.session import VERSION, Feed, open_session, run
 
 
 class OnnxRuntime(Runtime):
@@ -23,8 +23,8 @@ class OnnxRuntime(Runtime):
     _INTEGER_LAYERS: ClassVar[Mapping[str, int]] = {"QLinearConv": 3, "QGemm": 3, "MatMulIntegerToFloat": 1}
     """onnxruntime's operators for layers on integers -> index of the weight among their inputs."""
 
-    def __init__(self, model: ModelSource, *, threads: int = 0) -> None:
-        self._session = open_session(model, threads=threads, resting=True)
+    def __init__(self, model: ModelSource, *, threads: int = 0, wide_sums: bool = False) -> None:
+        self._session = open_session(model, threads=threads, resting=True, wide_sums=wide_sums)
         self._names = [output.name for output in self._session.get_outputs()]
 
     def run(self, feed: Feed) -> dict[str, NDArray[np.generic]]:
@@ -35,6 +35,16 @@ class OnnxRuntime(Runtime):
     def is_installed(cls) -> bool:
         """Return True: onnxq requires onnxruntime."""
         return True
+
+    @classmethod
+    def version(cls) -> str:
+        """Return onnxruntime's version."""
+        return VERSION
+
+    @classmethod
+    def without_saturation(cls, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Runtime]:
+        """Return the same model; it runs with kernels that add the products in 32 bits."""
+        return model, cls(model, wide_sums=True)
 
     @classmethod
     def operator_times(
