@@ -1,6 +1,7 @@
 """verify: checks that the finished model is valid and that its target reproduces the float model."""
 
 import logging
+import math
 import shlex
 from collections.abc import Iterator, Sequence
 
@@ -73,7 +74,7 @@ class Verify(Analysis[Verification]):
         _check_interface(self._original, proto)
         _check_file(self._target, proto)
         opened, refusal = self._opened(proto)
-        runs = opened or OnnxRuntime(proto)
+        runs = opened or RUNTIMES["ort"](proto)
         layers = facts[Plan].layers
         compared, fault = _compared(self._original, proto, runs, layers, feeds)
         warnings = [*refusal]
@@ -112,21 +113,22 @@ class Verify(Analysis[Verification]):
 def _fault_text(fault: Fault, runs: Runtime, stands_in_for: Target | None, cpu: str) -> str:
     """Return the fault as sentences: where, what, the layers, the remedy."""
     instead = f", in place of {stands_in_for.title}," if stands_in_for is not None else ""
-    exclude = shlex.join(["--exclude", *fault.remedy])
-    options = f"--cpu {ANY_CPU}, or {exclude}" if fault.saturates and cpu != ANY_CPU else exclude
-    if not fault.layers:
-        cause = "sums of products saturate in 16 bits" if fault.saturates else "no layer is wrong by itself"
+    names = ", ".join(fault.layers)
+    if fault.saturates:
+        cause = f"Its 16-bit sums of products saturate{f' in {names}' if names else ''}"
     else:
-        what = "saturate in 16 bits in" if fault.saturates else "are wrong, without saturation, in"
-        cause = f"sums of products {what} {', '.join(fault.layers)}"
+        cause = f"Wrong, and not by saturation: {names}" if names else "No layer is wrong by itself"
+    exclude = shlex.join(["--exclude", *fault.remedy])
+    gives = "the exact result" if fault.restored == math.inf else f"{fault.restored:.1f} dB"
     remedy = (
-        f"{options} makes it right ({fault.restored:.1f} dB, tried)"
+        f"Remedy, tried: {exclude} gives {gives}"
         if fault.remedy
-        else "no remedy was found: keeping the worst layers float does not make it right"
+        else "No remedy was found: it stays wrong with the worst layers in float"
     )
+    other = f"; --cpu {ANY_CPU} makes weights that cannot saturate" if fault.saturates and cpu != ANY_CPU else ""
     return (
         f"{runs.title} {runs.version()}{instead} computes the file wrongly on this CPU ({this_cpu()}): "
-        f"{fault.output!r} has {fault.sqnr:.1f} dB against the exact computation; {cause}; {remedy}"
+        f"{fault.output!r} has {fault.sqnr:.1f} dB against the exact result. {cause}. {remedy}{other}"
     )
 
 

@@ -36,7 +36,7 @@ _ROUNDING_OF_FLOATS = 90.0
 """SQNR above which the difference is only the rounding of float32, dB."""
 
 _NEARER = 6.0
-"""How much nearer to the exact computation than the float model a run is surely right, or how much further wrong, dB."""
+"""How much nearer to the exact result than the float model a run is right; how much further, wrong; dB."""
 
 _INDEPENDENT = 3.0
 """Noise of two independent roundings over that of one, dB."""
