@@ -10,7 +10,8 @@ Therefore there are three steps, and each is taken only if the one before leaves
 
 1. The run is right if it is at least 6 dB nearer to the exact computation than the float model is, or within the
    rounding of float32.
-2. If the run is no more than 3 dB further away, it is right if sums that cannot saturate bring it no nearer: 1 dB.
+2. If the run is no more than 3 dB further away, it is right if sums that cannot saturate bring it no nearer: 1 dB, or
+   3 dB where only another file has such sums.
 3. Each layer runs alone on the exact inputs, where nothing has spread: rounding leaves more than 37 dB, a fault less
    than 30 (`locate_error`). No wrong layer, no fault; unless the run is 6 dB further away than the float model is.
 
@@ -42,7 +43,8 @@ _INDEPENDENT = 3.0
 """Noise of two independent roundings over that of one, dB."""
 
 _GAIN = 1.0
-"""Gain of sums that cannot saturate which is more than another rounding, dB."""
+"""Gain of sums that cannot saturate which is more than another rounding of the same file, dB; of another file,
+`_INDEPENDENT`."""
 
 _LEVELS = (WRONG, WRONG + 5, WRONG + 10)
 """SQNR alone below which layers are made float, in this order, until the outputs are right, dB."""
@@ -181,11 +183,11 @@ class Check:
             self._feeds, compared.computed if other is proto else self._computed(other), strict=True
         ):
             between.add(computed, opened.run(feed))
-        best = between.decibels()
+        best, gain = between.decibels(), _GAIN if other is proto else _INDEPENDENT
         return {
             name: best[name]
             for name in suspected
-            if _lead(compared, name) < -_INDEPENDENT or best[name] > compared.against_exact[name] + _GAIN
+            if _lead(compared, name) < -_INDEPENDENT or best[name] > compared.against_exact[name] + gain
         }
 
     def _with_remedy(

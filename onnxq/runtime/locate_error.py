@@ -1,5 +1,6 @@
 """Search for the layers that a runtime computes wrongly: each runs alone, on the inputs that it should have."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -95,5 +96,6 @@ def _error(
 
 
 def _sqnr(expected: NDArray[np.generic], found: NDArray[np.generic]) -> float:
-    noise = np.subtract(found, expected, dtype=np.float64)
-    return decibels(float(np.sum(np.square(expected, dtype=np.float64))), float(np.sum(np.square(noise))))
+    signal = float(np.sum(np.square(expected, dtype=np.float64)))
+    noise = float(np.sum(np.square(np.subtract(found, expected, dtype=np.float64))))
+    return decibels(signal, noise) if signal > 0 else math.inf  # without a signal nothing tells noise from rounding

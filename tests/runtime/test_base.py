@@ -1,6 +1,8 @@
+from importlib import metadata
+
 import numpy as np
 import pytest
-from graphs import assert_same_numbers, copy, csp, feed, ops, quantized, run, sqnr, v8, with_float16
+from graphs import assert_same_numbers, copy, csp, feed, ops, quantized, run, saturating, sqnr, v8, with_float16
 from onnx import helper
 
 from onnxq.errors import ModelError
@@ -96,6 +98,16 @@ def test_layers_on_integers(runtime, target):
     first, *others = facts[Plan].layers
     assert loaded.integer_layers(after, others).others == 1
     assert runtime(model).integer_layers(model, [first]).wanted == ()
+
+
+def test_the_version_is_that_of_the_installed_package(runtime):
+    assert runtime.version() == metadata.version(runtime.title.lower())
+
+
+def test_without_saturation_a_model_is_what_it_is_compared_with(runtime, target):
+    """The products are the largest, so that sums of them saturate where they can."""
+    other, opened = runtime.without_saturation(quantized(saturating(), target)[0])
+    assert sqnr(run(other)["output"], opened.run(feed(saturating()))["output"]) > 40
 
 
 def test_no_runtime_changes_the_model(runtime):
