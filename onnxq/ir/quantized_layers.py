@@ -10,8 +10,8 @@ from onnx import numpy_helper
 
 from onnxq.ir.extract import ending_at
 from onnxq.ir.index import ProtoIndex
-from onnxq.ir.operators import MOVES_VALUES
-from onnxq.ir.proto import copy_fields, names_read
+from onnxq.ir.operators import MOVES_VALUES, QDQ_OPS
+from onnxq.ir.proto import copy_fields, copy_message, names_read
 
 _FUSED = frozenset({"Relu", "Clip", "LeakyRelu"})
 """Operators that runtimes fuse with the layer before them."""
@@ -131,9 +131,11 @@ def made_float(model: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelPro
 
 
 def _unrounded(index: ProtoIndex, tensor: str, layer: str) -> tuple[list[onnx.NodeProto], str]:
-    """Return the tensor before its rounding, and copies of the nodes that move its values from there to the layer."""
-    moves: list[onnx.NodeProto] = []
-    at = tensor
+    """Return the nodes that bring the values of a tensor to a layer without any rounding, and the layer's new input.
+
+    The nodes are copies of those that move the values between one rounding and the next, and to the layer.
+    """
+    at, last, moves, copies = tensor, tensor, list[onnx.NodeProto](), list[onnx.NodeProto]()
     while (node := index.producers.get(at)) is not None:
         if node.op_type == "DequantizeLinear":
             quantize = index.producers.get(node.input[0])
@@ -141,18 +143,17 @@ def _unrounded(index: ProtoIndex, tensor: str, layer: str) -> tuple[list[onnx.No
                 quantize = index.producers.get(quantize.input[0])
             if quantize is None or quantize.op_type != "QuantizeLinear":
                 break
-            source = quantize.input[0]
-            for move in reversed(moves):
-                move.input[0], source = source, move.output[0]
-            return moves[::-1], source
-        if node.op_type not in MOVES_VALUES or not node.input:
+            at = last = quantize.input[0]
+            copies = list(moves)
+        elif node.op_type in MOVES_VALUES - QDQ_OPS and len(node.output) == 1 and node.op_type != "Concat":
+            moves.append(copy_message(node))
+            at = node.input[0]
+        else:
             break
-        copied = onnx.NodeProto()
-        copied.CopyFrom(node)
-        copied.name, copied.output[0] = f"{layer}/{node.name}_float", f"{layer}/{node.output[0]}_float"
-        moves.append(copied)
-        at = node.input[0]
-    return [], tensor
+    for move in reversed(copies):
+        move.name, move.input[0], last = f"{layer}/{move.name}", last, f"{layer}/{move.output[0]}"
+        move.output[0] = last
+    return copies[::-1], last
 
 
 def _dequantized(index: ProtoIndex, tensor: str) -> NDArray[np.floating] | None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from cpu import saturates
 from faulty import erring, noisy
-from graphs import csp, feed, pan, quantized, run, saturating, sqnr
+from graphs import csp, feed, pan, quantized, run, sqnr, white_stem
 from verification import ROOM
 
 from onnxq.facts import Plan
@@ -113,12 +113,12 @@ class TestFindFault:
         if not kind.is_installed():
             pytest.skip(f"{kind.title} is not installed")
         target = GENERIC if kind is OnnxRuntime else OPENVINO
-        compared, fault = checked(kind, build=saturating, target=target, weight_bits=8)
+        compared, fault = checked(kind, build=white_stem, target=target, weight_bits=8)
         if not saturates(kind):
             assert fault is None
             return
-        assert compared.against_exact["output"] < 10
+        assert compared.against_exact["output"] < 20
         assert fault.saturates
         assert "wide" in fault.layers
-        assert fault.remedy
+        assert set(fault.layers) <= set(fault.remedy)
         assert fault.restored > 40

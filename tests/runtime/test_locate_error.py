@@ -43,7 +43,7 @@ def test_each_of_several_is_found():
 
 
 def test_products_of_matrices_are_found_too():
-    model, facts = quantized(v8(), ORT)
+    model, facts = quantized(v8(), ORT, **ROOM)
     gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
     scale = next(n.input[1] for n in model.graph.node if n.output[0] == gemm.input[1])
     errors = layer_errors(model, facts[Plan].layers, erring(scale), feed(model))

@@ -24,6 +24,7 @@ from backbones import (
     shared_weights,
     silu_chain,
     sppf,
+    white_stem,
 )
 from detectors import (
     DATA,
@@ -125,6 +126,7 @@ __all__ = [
     "v7_rows",
     "v8",
     "v10",
+    "white_stem",
     "with_constant_nodes",
     "with_float16",
     "with_initializers_as_inputs",
