@@ -16,7 +16,7 @@ from onnxq.numerics.arrays import NamedArrays
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
-from onnxq.runtime.compare_run import Check, Comparison, Fault
+from onnxq.runtime.compare_run import Check, Fault, RunComparison
 from onnxq.runtime.cpu import this_cpu
 from onnxq.runtime.session import Feed, open_session, run_named
 from onnxq.targets import Target
@@ -180,9 +180,9 @@ def _check_file(target: Target, proto: onnx.ModelProto) -> None:
 
 def _compared(
     original: onnx.ModelProto, proto: onnx.ModelProto, runs: Runtime, layers: Sequence[str], feeds: Sequence[Feed]
-) -> tuple[Comparison, Fault | None]:
+) -> tuple[RunComparison, Fault | None]:
     """Return the SQNR of each float output over all feeds, and the fault of the run if it has one."""
-    nothing = Comparison({}, {}, {})
+    nothing = RunComparison({}, {}, {})
     if not feeds:
         return nothing, None
     try:

@@ -12,7 +12,8 @@ Therefore there are three steps, and each is taken only if the one before leaves
 2. If the run is no more than 3 dB further away, it is right if sums that cannot saturate bring it no nearer: 1 dB, or
    3 dB where only another file has such sums.
 3. Each layer runs alone on the exact inputs, where nothing has spread: rounding leaves more than 37 dB, a fault less
-   than 30 (`locate_error`). No wrong layer, no fault; unless the run is 6 dB further away than the float model is.
+   than 30 (`locate_error`). If none is wrong although the run is more than 3 dB further away, each runs with the layers
+   before it. No wrong layer, no fault; unless the run is 6 dB further away than the float model is.
 
 A remedy is tried before it is told: the wrong layers are made float, and the run must be right by the same steps, no
 more than 3 dB further away than the float model.
@@ -45,12 +46,15 @@ _GAIN = 1.0
 """Gain of sums that cannot saturate which is more than another rounding of the same file, dB; of another file,
 `_INDEPENDENT`."""
 
-_LEVELS = (WRONG, WRONG + 5, WRONG + 10)
-"""SQNR alone below which layers are made float, in this order, until the outputs are right, dB."""
+_WRONG_TOGETHER = 15.0
+"""SQNR of a layer with the layers before it below which it is wrong, dB; rounding inside a few of them can leave 23."""
+
+_LEVELS = (0.0, 5.0, 10.0)
+"""Added to the SQNR below which a layer is wrong: so many layers are made float, until the outputs are right, dB."""
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """SQNR in dB of each float output over all feeds.
 
     Attributes:
@@ -108,7 +112,7 @@ class Check:
         self._expected = expected
         self._accept = accept
 
-    def compare(self, proto: onnx.ModelProto, opened: Runtime) -> Comparison:
+    def compare(self, proto: onnx.ModelProto, opened: Runtime) -> RunComparison:
         """Return how a model runs.
 
         Args:
@@ -130,7 +134,7 @@ class Check:
             alone.add(computed, found)
             between.merge(alone)
             worst = min(worst, (min(alone.decibels().values(), default=math.inf), number))
-        return Comparison(running.decibels(), simulated.decibels(), between.decibels(), worst[1], exact)
+        return RunComparison(running.decibels(), simulated.decibels(), between.decibels(), worst[1], exact)
 
     def _computed(self, proto: onnx.ModelProto) -> Sequence[NamedArrays]:
         """Return the outputs of the exact computation of a model for each feed."""
@@ -141,7 +145,7 @@ class Check:
         return outputs
 
     def find_fault(
-        self, proto: onnx.ModelProto, runtime: type[Runtime], layers: Sequence[str], compared: Comparison
+        self, proto: onnx.ModelProto, runtime: type[Runtime], layers: Sequence[str], compared: RunComparison
     ) -> Fault | None:
         """Return the fault of a run, with a remedy if one helps, or None if it is only rounded differently.
 
@@ -160,18 +164,18 @@ class Check:
         output = min(doubtful, key=lambda name: compared.against_exact[name])
         feed, candidates = self._feeds[compared.worst], layers_before(proto, list(doubtful), layers)
         errors = layer_errors(proto, candidates, runtime, feed)
-        is_far = any(_lead(compared, name) < 0 for name in doubtful)
+        limit, is_far = WRONG, any(_lead(compared, name) < -_INDEPENDENT for name in doubtful)
         if is_far and not _below(errors, WRONG):
-            errors = layer_errors(proto, candidates, runtime, feed, depth=1)
-        wrong = _below(errors, WRONG)
+            limit, errors = _WRONG_TOGETHER, layer_errors(proto, candidates, runtime, feed, depth=1)
+        wrong = _below(errors, limit)
         if not wrong and all(_lead(compared, name) > -_NEARER for name in doubtful):
             return None
         by_itself = [error.saturates for error in errors if error.layer in wrong]
         gain = doubtful[output] - compared.against_exact[output]
         fault = Fault(output, compared.against_exact[output], wrong, any(by_itself) if wrong else gain > _INDEPENDENT)
-        return self._with_remedy(fault, proto, runtime, errors, feed)
+        return self._with_remedy(fault, proto, runtime, errors, feed, limit)
 
-    def _doubtful(self, proto: onnx.ModelProto, runtime: type[Runtime], compared: Comparison) -> dict[str, float]:
+    def _doubtful(self, proto: onnx.ModelProto, runtime: type[Runtime], compared: RunComparison) -> dict[str, float]:
         """Return the outputs that may be wrong, with their SQNR against exact if no sum can saturate, dB."""
         suspected = [name for name in compared.against_exact if _is_suspected(compared, name)]
         if not suspected:
@@ -196,11 +200,12 @@ class Check:
         runtime: type[Runtime],
         errors: Sequence[LayerError],
         feed: Feed,
+        limit: float,
     ) -> Fault:
         """Return the fault with the fewest of the worst layers that restore the outputs if they are float."""
         tried: tuple[str, ...] = ()
         for level in _LEVELS:
-            layers = _below(errors, level)
+            layers = _below(errors, limit + level)
             if layers == tried or len(layers) == len(errors):
                 continue  # without any integer layer it is no quantized model
             tried, changed = layers, made_float(proto, layers)
@@ -218,7 +223,7 @@ class Check:
         self,
         proto: onnx.ModelProto,
         runtime: type[Runtime],
-        compared: Comparison,
+        compared: RunComparison,
         layers: Sequence[str],
         feed: Feed,
     ) -> bool:
@@ -234,10 +239,10 @@ def _below(errors: Sequence[LayerError], level: float) -> tuple[str, ...]:
     return tuple(error.layer for error in errors if error.sqnr < level)
 
 
-def _lead(compared: Comparison, output: str) -> float:
+def _lead(compared: RunComparison, output: str) -> float:
     """Return how much nearer to the exact computation than the float model the run is, dB."""
     return compared.against_exact[output] - min(compared.exact.get(output, math.inf), _HARMLESS)
 
 
-def _is_suspected(compared: Comparison, output: str) -> bool:
+def _is_suspected(compared: RunComparison, output: str) -> bool:
     return _lead(compared, output) < _NEARER and compared.against_exact[output] < _HARMLESS
