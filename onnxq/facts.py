@@ -326,6 +326,9 @@ class Verification:
         sqnr: output -> SQNR of the quantized model against the float model over the `Probe`, dB; in the target's
             runtime if it is installed, else in onnxruntime.
         simulated: the same with every node computed exactly as the file defines it, without optimization.
+        against_exact: output -> SQNR of the run against that exact computation, dB.
+        checked_in: name and version of the runtime that the file ran in: `onnxruntime 1.32.0`.
+        cpu: kind of the CPU that it ran on: `AVX512-VNNI`.
         runtime: name of the target's runtime; empty if it is not installed.
         fused: number of the plan's layers that it runs on integers; None if `runtime` is empty.
         unfused: names of the plan's layers that it runs in float.
@@ -334,6 +337,9 @@ class Verification:
 
     sqnr: Mapping[str, float]
     simulated: Mapping[str, float] = field(default_factory=dict)
+    against_exact: Mapping[str, float] = field(default_factory=dict)
+    checked_in: str = ""
+    cpu: str = ""
     runtime: str = ""
     fused: int | None = None
     unfused: tuple[str, ...] = ()

@@ -42,6 +42,7 @@ from onnxq.pipeline import Pass, Rewrite
 from onnxq.progress import Progress, silent
 from onnxq.qdq.placement import ENDS_BITS
 from onnxq.targets import Target
+from onnxq.targets.base import ANY_CPU
 from onnxq.yolo.detector import Detector
 
 __all__ = ["default", "prepare_and_cut", "prepare_and_plan"]
@@ -130,9 +131,17 @@ def lower(target: Target) -> list[Pass]:
     return [*(LOWERING[name]() for name in target.lowering), RemoveUnused()]
 
 
-def check(original: onnx.ModelProto, target: Target, progress: Progress = silent, *, speed: bool = False) -> list[Pass]:
-    """Return the passes that check the finished model; arguments as in `default`."""
-    return [Verify(original, target, progress), *([MeasureSpeed(original, target, progress)] if speed else [])]
+def check(
+    original: onnx.ModelProto,
+    target: Target,
+    progress: Progress = silent,
+    *,
+    cpu: str = ANY_CPU,
+    speed: bool = False,
+) -> list[Pass]:
+    """Return the passes that check the finished model; arguments as in `default` and `Verify`."""
+    measured = [MeasureSpeed(original, target, progress)] if speed else []
+    return [Verify(original, target, progress, cpu=cpu), *measured]
 
 
 def prepare_and_plan(config: Config) -> list[Pass]:
@@ -173,7 +182,7 @@ def default(
         *write(config),
         *lower(target),
         *([PackInt4()] if config.packs else []),
-        *check(original, target, progress, speed=speed),
+        *check(original, target, progress, cpu=config.cpu, speed=speed),
     ]
 
 

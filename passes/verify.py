@@ -1,7 +1,9 @@
 """verify: checks that the finished model is valid and that its target reproduces the float model."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import shlex
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -11,24 +13,19 @@ from onnxq.errors import ModelError
 from onnxq.facts import Plan, Probe, Verification
 from onnxq.ir import InferenceError, Model, ProtoIndex, loadable
 from onnxq.numerics.arrays import NamedArrays
-from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
-from onnxq.runtime.locate_error import first_wrong_layer
+from onnxq.runtime.compare_run import Check, Fault, RunComparison
+from onnxq.runtime.cpu import this_cpu
 from onnxq.runtime.session import Feed, open_session, run_named
 from onnxq.targets import Target
+from onnxq.targets.base import ANY_CPU
 
 log = logging.getLogger(__name__)
 
 _MOST_SHOWN = 3
 """Violations that are listed; further ones are only counted."""
-
-_TOLERATED_LOSS = 3.0
-"""Allowed SQNR gap between the runtime and the exact computation, dB; integer kernels round differently."""
-
-_EXACT = 90.0
-"""SQNR above which the difference is only the rounding of float32, dB."""
 
 
 class Verify(Analysis[Verification]):
@@ -39,6 +36,8 @@ class Verify(Analysis[Verification]):
     - the file obeys the rules of the target's own parser, if it has any
     - it loads and runs on a few samples without NaN, in the target's runtime if that is installed, else in onnxruntime;
       its outputs are compared with the float model's and with the exact computation of the file
+    - if the run is wrong and not only rounded differently (`onnxq.runtime.compare_run` has the criterion), a warning
+      names the CPU, the layers at fault, whether their sums of products saturate, and a remedy that was tried
     - if the target's runtime is installed: each layer meant for integers is an integer layer in the graph that it runs;
       if it loads neither this model nor the float one, a warning says so
 
@@ -46,6 +45,7 @@ class Verify(Analysis[Verification]):
         original: the float model.
         target: the target of the result.
         progress: called once, before the checks.
+        cpu: the kind of CPU that the weights were made for: `ANY_CPU`, or another if their sums may saturate.
 
     Raises:
         ModelError: the model is invalid or cannot be loaded; the target's parser would refuse or misread it; outputs of
@@ -56,10 +56,13 @@ class Verify(Analysis[Verification]):
     gives = Verification
     needs = (Plan, Probe)
 
-    def __init__(self, original: onnx.ModelProto, target: Target, progress: Progress = silent) -> None:
+    def __init__(
+        self, original: onnx.ModelProto, target: Target, progress: Progress = silent, *, cpu: str = ANY_CPU
+    ) -> None:
         self._original = original
         self._target = target
         self._progress = progress
+        self._cpu = cpu
 
     def run(self, model: Model, facts: Facts) -> Verification:
         """Return the results of the checks."""
@@ -69,23 +72,27 @@ class Verify(Analysis[Verification]):
         _check_interface(self._original, proto)
         _check_file(self._target, proto)
         opened, refusal = self._opened(proto)
-        sqnr, simulated = _outputs_sqnr(self._original, proto, opened or OnnxRuntime(proto), feeds)
-        if opened is None:
-            return Verification(sqnr, simulated, warnings=refusal)
-        runtime = type(opened)
+        runs = opened or RUNTIMES["ort"](proto)
         layers = facts[Plan].layers
-        found = opened.integer_layers(proto, layers)
-        unfused = tuple(name for name in layers if name not in found.wanted)
+        compared, fault = _compared(self._original, proto, runs, layers, feeds)
+        warnings = [*refusal]
+        fused, unfused = None, tuple[str, ...]()
+        if opened is not None:
+            found = opened.integer_layers(proto, layers)
+            fused, unfused = len(found.wanted), tuple(name for name in layers if name not in found.wanted)
+            warnings += _unlike_the_plan(type(opened), unfused, found.others)
+        if fault is not None:
+            warnings.append(_fault_text(fault, runs, None if opened is not None else self._target, self._cpu))
         return Verification(
-            sqnr=sqnr,
-            simulated=simulated,
-            runtime=runtime.title,
-            fused=len(found.wanted),
+            sqnr=compared.run,
+            simulated=compared.exact,
+            against_exact=compared.against_exact,
+            checked_in=f"{runs.title} {runs.version()}",
+            cpu=this_cpu().kind,
+            runtime=opened.title if opened is not None else "",
+            fused=fused,
             unfused=unfused,
-            warnings=(
-                *_unlike_the_plan(runtime, unfused, found.others),
-                *_errors(proto, runtime, layers, sqnr, simulated, feeds),
-            ),
+            warnings=tuple(warnings),
         )
 
     def _opened(self, proto: onnx.ModelProto) -> tuple[Runtime | None, tuple[str, ...]]:
@@ -101,26 +108,26 @@ class Verify(Analysis[Verification]):
             return None, (f"{error}; it does not load the float model either. Compared in {OnnxRuntime.title}",)
 
 
-def _errors(
-    proto: onnx.ModelProto,
-    runtime: type[Runtime],
-    layers: Sequence[str],
-    sqnr: Mapping[str, float],
-    simulated: Mapping[str, float],
-    feeds: Sequence[Feed],
-) -> Iterator[str]:
-    for name, exact in simulated.items():
-        if name in sqnr and sqnr[name] < min(exact, _EXACT) - _TOLERATED_LOSS:
-            layer = first_wrong_layer(proto, name, layers, runtime, feeds[0])
-            cause = (
-                "one of its kernels errs; try another version of it"
-                if layer is None
-                else f"it errs at {layer!r} first; --exclude that, or try another version of it"
-            )
-            yield (
-                f"{runtime.title} gives {name!r} with {sqnr[name]:.1f} dB where the file, computed exactly, has "
-                f"{exact:.1f} dB: {cause}"
-            )
+def _fault_text(fault: Fault, runs: Runtime, stands_in_for: Target | None, cpu: str) -> str:
+    """Return the fault as sentences: where, what, the layers, the remedy."""
+    instead = f", in place of {stands_in_for.title}," if stands_in_for is not None else ""
+    names = ", ".join(fault.layers)
+    if fault.saturates:
+        cause = f"Its 16-bit sums of products saturate{f' in {names}' if names else ''}"
+    else:
+        cause = f"Wrong, and not by saturation: {names}" if names else "No layer is wrong by itself"
+    exclude = shlex.join(["--exclude", *fault.remedy])
+    gives = "the exact result" if fault.restored == math.inf else f"{fault.restored:.1f} dB"
+    remedy = (
+        f"Remedy, tried: {exclude} gives {gives}"
+        if fault.remedy
+        else "No remedy was found: it stays wrong with the worst layers in float"
+    )
+    other = f"; --cpu {ANY_CPU} makes weights that cannot saturate" if fault.saturates and cpu != ANY_CPU else ""
+    return (
+        f"{runs.title} {runs.version()}{instead} computes the file wrongly on this CPU ({this_cpu()}): "
+        f"{fault.output!r} has {fault.sqnr:.1f} dB against the exact result. {cause}. {remedy}{other}"
+    )
 
 
 def _loads(runtime: type[Runtime], model: onnx.ModelProto) -> bool:
@@ -169,27 +176,24 @@ def _check_file(target: Target, proto: onnx.ModelProto) -> None:
         raise ModelError("\n".join([f"{target.title} would not read the quantized model as it is meant:", *lines]))
 
 
-def _outputs_sqnr(
-    original: onnx.ModelProto, proto: onnx.ModelProto, opened: Runtime, feeds: Sequence[Feed]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the SQNR in dB of each float output over all feeds: in the runtime, and computed exactly."""
+def _compared(
+    original: onnx.ModelProto, proto: onnx.ModelProto, runs: Runtime, layers: Sequence[str], feeds: Sequence[Feed]
+) -> tuple[RunComparison, Fault | None]:
+    """Return the SQNR of each float output over all feeds, and the fault of the run if it has one."""
+    nothing = RunComparison({}, {}, {})
     if not feeds:
-        return {}, {}
+        return nothing, None
     try:
         plain = open_session(original, exact=True)
     except ModelError as error:
         log.warning("the float model cannot be compared with: %s", error)
-        return {}, {}
-    exact = open_session(proto, optimized=False)
-    running, simulated = SqnrMeter(), SqnrMeter()
-    for feed in feeds:
-        expected = run_named(plain, feed)
-        _refuse_nan("float", expected)
-        found, computed = opened.run(feed), run_named(exact, feed)
-        for meter, outputs in ((running, found), (simulated, computed)):
-            _refuse_nan("quantized", outputs)
-            meter.add(expected, outputs)
-    return running.decibels(), simulated.decibels()
+        return nothing, None
+    expected = [run_named(plain, feed) for feed in feeds]
+    for outputs in expected:
+        _refuse_nan("float", outputs)
+    check = Check(feeds, expected, lambda outputs: _refuse_nan("quantized", outputs))
+    compared = check.compare(proto, runs)
+    return compared, check.find_fault(proto, type(runs), layers, compared)
 
 
 def _refuse_nan(kind: str, outputs: NamedArrays) -> None:

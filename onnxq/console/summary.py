@@ -52,6 +52,8 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str) -> None:
     if checked.fused is not None:
         wanted = len(quantized.facts[Plan].layers)
         table.add_row(checked.runtime, f"runs {checked.fused} of {wanted} quantized layers on integers")
+    if checked.checked_in:
+        table.add_row("checked", f"{checked.checked_in}, {checked.cpu}{_nearness(checked)}")
     for warning in quantized.warnings:
         table.add_row(Text("warning", "bold yellow"), Text(warning))
     for name, sqnr in checked.sqnr.items():
@@ -59,6 +61,14 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str) -> None:
     speed = quantized.facts.get(Speed)
     if speed is not None and speed.rounds:
         table.add_row("speed", f"{speed.ratio:.2f} times the float model's, in {speed.runtime} on this CPU")
+
+
+def _nearness(checked: Verification) -> str:
+    """Return how near the run is to the exact computation of the file, in the output that is furthest from it."""
+    least = min(checked.against_exact.values(), default=math.nan)
+    if math.isnan(least):
+        return ""
+    return ": equal to the exact result" if least == math.inf else f": {least:.1f} dB against the exact result"
 
 
 def add_cost(table: Listing, before: Path, after: Path, seconds: float, observing: float | None) -> None:

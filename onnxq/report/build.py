@@ -112,12 +112,15 @@ def build(
         seconds={name: round(seconds, 3) for name, seconds in quantized.timings.items()},
         layers=LayersEntry(plan.layers, verification.fused, verification.unfused),
         runtime=verification.runtime,
+        checked_in=verification.checked_in,
+        checked_on=verification.cpu,
         float_={name: FloatNode(str(why.code), why.text) for name, why in sorted(plan.skipped.items())},
         operators=OperatorCounts(
             _counts(plan.ops.values()), _counts(node.op_type for node in quantized.model.graph.node)
         ),
         sqnr=_all_finite(verification.sqnr),
         simulated_sqnr=_all_finite(verification.simulated),
+        sqnr_against_exact=_all_finite(verification.against_exact),
         sensitivity=tuple(_sensitivity(facts)),
         activations=tuple(map(_activation, tensors)),
         values=_values(tensors),

@@ -178,6 +178,10 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     if report.evaluation is not None:
         quantized = report.evaluation.models[-1]
         yield f"AP, {Number(quantized.change, '+.2f')} against float", f"{Number(quantized.AP, '.2f')}"
+    if report.checked_in:
+        yield "checked in", f"{report.checked_in}, {report.checked_on}"
+    for name, value in report.sqnr_against_exact.items():
+        yield f"run against exact, {name}, dB", "equal" if value is None else f"{Number(value, '.1f')}"
     for name, value in report.sqnr.items():
         yield f"SQNR of {name}, dB", f"{Number(value, '.1f')}"
     if report.speed is not None:

@@ -317,10 +317,14 @@ class Report:
         seconds: pass -> its duration, s.
         layers: layers with quantized weights.
         runtime: runtime that the quantized model was checked in; empty if the target's is not installed.
+        checked_in: name and version of the runtime that the quantized model ran in to be checked.
+        checked_on: kind of the CPU that it ran on: AVX512-VNNI.
         float_: node that stays float -> reason.
         operators: operators before and after.
         sqnr: output -> signal-to-quantization-noise ratio, dB, in the target's runtime, or onnxruntime without it.
         simulated_sqnr: output -> signal-to-quantization-noise ratio, dB, with each node computed exactly as written.
+        sqnr_against_exact: output -> signal-to-quantization-noise ratio, dB, of the run against that exact computation;
+            None if they are equal.
         speed: speed relative to the float model; None if not measured.
         sensitivity: parts of the network, the most sensitive first; empty if not measured.
         activations: quantized tensors, in the order of the graph.
@@ -361,10 +365,13 @@ class Report:
     seconds: Mapping[str, float]
     layers: LayersEntry
     runtime: str
+    checked_in: str
+    checked_on: str
     float_: Mapping[str, FloatNode]
     operators: OperatorCounts
     sqnr: Mapping[str, float | None]
     simulated_sqnr: Mapping[str, float | None]
+    sqnr_against_exact: Mapping[str, float | None]
     sensitivity: tuple[SensitivityEntry, ...]
     activations: tuple[ActivationEntry, ...]
     values: Mapping[str, ValuesEntry]

@@ -4,7 +4,9 @@
 - ort, openvino, exact: its implementations, by name in `RUNTIMES`
 - session: sessions of onnxruntime for onnxq's own computations, exact on every CPU
 - streaming: many samples through a model in bounded memory
-- locate_error: the first layer that a runtime computes wrongly
+- compare_run: a run against the exact computation: rounded differently, or wrong, and what helps
+- locate_error: the layers that a runtime computes wrongly
+- cpu: the name and the instructions of this machine's CPU
 """
 
 from onnxq.runtime.base import IntegerLayers, ModelSource, OperatorTime, Runtime

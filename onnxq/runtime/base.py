@@ -80,12 +80,23 @@ class Runtime(ABC):
     @classmethod
     @abstractmethod
     def version(cls) -> str:
-        """Return the version of the runtime, which must be installed."""
+        """Return the version of the runtime, which must be installed: `1.32.0`."""
 
     @classmethod
     def described(cls) -> str:
         """Return title and version of the runtime, which must be installed."""
         return f"{cls.title} {cls.version()}"
+
+    @classmethod
+    @abstractmethod
+    def without_saturation(cls, model: onnx.ModelProto) -> tuple[onnx.ModelProto, "Runtime"]:
+        """Return a model in which no 16-bit sum of products saturates, to compare with, and that model as it runs.
+
+        All else runs as in `model`: a fault that is gone there is saturation.
+
+        Raises:
+            ModelError: as from the constructor.
+        """
 
     @classmethod
     @abstractmethod

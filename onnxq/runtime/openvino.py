@@ -3,6 +3,7 @@
 import importlib.util
 import queue
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.errors import ConfigError, ModelError
+from onnxq.ir.quantized_layers import with_narrow_weights
 from onnxq.ir.storage import loadable
 from onnxq.runtime.base import IntegerLayers, ModelSource, OperatorTime, Runtime, summed_times
 from onnxq.runtime.session import Feed, first_line, fitted
@@ -53,10 +55,14 @@ class OpenVino(Runtime):
 
     @classmethod
     def version(cls) -> str:
-        """Return the version of OpenVINO without its build number."""
-        import openvino
+        """Return OpenVINO's version, without the build."""
+        return metadata.version("openvino")
 
-        return str(openvino.__version__).partition("-")[0]
+    @classmethod
+    def without_saturation(cls, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Runtime]:
+        """Return the model with 7-bit weights: OpenVINO has no option, and uint8 weights would run in float."""
+        narrow = with_narrow_weights(model)
+        return narrow, cls(narrow)
 
     @classmethod
     def operator_times(

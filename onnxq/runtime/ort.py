@@ -9,12 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from onnxq.ir import ProtoIndex
 from onnxq.runtime.base import IntegerLayers, ModelSource, OperatorTime, Runtime, summed_times
-from onnxq.runtime.session import Feed, open_session, run
+from onnxq.runtime.session import VERSION, Feed, open_session, run
 
 
 class OnnxRuntime(Runtime):
@@ -26,9 +25,9 @@ class OnnxRuntime(Runtime):
     _EXACT: ClassVar[bool] = False
     """As `exact` of `open_session`."""
 
-    def __init__(self, model: ModelSource, *, threads: int = 0, at_once: int = 1) -> None:
+    def __init__(self, model: ModelSource, *, threads: int = 0, at_once: int = 1, wide_sums: bool = False) -> None:
         # Runs of one session at the same time share its threads; with one thread, each has that of its caller.
-        self._session = open_session(model, threads=threads, exact=self._EXACT, resting=True)
+        self._session = open_session(model, threads=threads, exact=self._EXACT, resting=True, wide_sums=wide_sums)
         self._names = [output.name for output in self._session.get_outputs()]
 
     def run(self, feed: Feed) -> dict[str, NDArray[np.generic]]:
@@ -42,8 +41,13 @@ class OnnxRuntime(Runtime):
 
     @classmethod
     def version(cls) -> str:
-        """Return the version of onnxruntime."""
-        return str(onnxruntime.__version__)
+        """Return onnxruntime's version."""
+        return VERSION
+
+    @classmethod
+    def without_saturation(cls, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Runtime]:
+        """Return the same model; it runs with kernels that add the products in 32 bits."""
+        return model, cls(model, wide_sums=True)
 
     @classmethod
     def operator_times(

@@ -1,14 +1,17 @@
 import io
+import math
 from dataclasses import replace
 
 import pytest
-from graphs import csp, v8
+from graphs import csp, feed, v8
 from rich.console import Console
 
-from onnxq.api import plan
+from onnxq.api import plan, quantize
 from onnxq.config import Config
 from onnxq.console import summary
-from onnxq.facts import Speed
+from onnxq.console.terminal import Listing
+from onnxq.facts import Plan, Speed, Verification
+from onnxq.pipeline import Facts
 
 
 def shown(table):
@@ -34,6 +37,23 @@ def test_float_convs_are_counted_by_the_summary_of_their_reason():
 def test_the_target_is_shown_with_method_and_widths():
     assert "target openvino (OpenVINO), mse, W8A8" in planned(csp(), target="openvino", method="mse")
     assert "W4A8 op:Conv=8/8" in planned(csp(), weight_bits=4, bits=("op:Conv=8/8",))
+
+
+@pytest.mark.parametrize(
+    ("against_exact", "said"),
+    [
+        ({"a": 41.26, "b": 39.5}, "onnxruntime 1.32.0, AVX512-VNNI: 39.5 dB against the exact result SQNR"),
+        ({"a": math.inf}, "onnxruntime 1.32.0, AVX512-VNNI: equal to the exact result SQNR"),
+        ({}, "onnxruntime 1.32.0, AVX512-VNNI SQNR"),
+    ],
+)
+def test_runtime_cpu_and_nearness_of_the_check_are_one_row(against_exact, said):
+    model = csp()
+    made = quantize(model, [feed(model)])
+    checked = Verification({"a": 30.0}, {"a": 31.0}, against_exact, "onnxruntime 1.32.0", "AVX512-VNNI")
+    table = Listing()
+    summary.add_result(table, replace(made, facts=Facts([made.facts[Plan], checked])), "none")
+    assert f"checked {said}" in shown(table)
 
 
 @pytest.mark.parametrize("verbose", [False, True])

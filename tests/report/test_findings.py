@@ -43,8 +43,9 @@ PLAIN = Report(
     reconstruct=False, keep_bias=False, float_type="fp32", pack="none", exclude=(), include=(), options=(),
     detector=DetectorEntry("v8", "detect", (32, 32), "RGB", "it looks so"),
     calibration="images", samples=1, synthetic=False, data_warnings=(), warnings=(), bytes=FileSizes(1, 1), seconds={},
-    layers=LayersEntry((), None, ()), runtime="onnxruntime", float_={}, operators=OperatorCounts({}, {}), sqnr={},
-    simulated_sqnr={}, sensitivity=(), activations=(), values={}, weights=(),
+    layers=LayersEntry((), None, ()), runtime="onnxruntime", checked_in="onnxruntime 1", checked_on="AVX2",
+    float_={}, operators=OperatorCounts({}, {}), sqnr={}, simulated_sqnr={}, sqnr_against_exact={},
+    sensitivity=(), activations=(), values={}, weights=(),
     search=SearchEntry("-0.10 AP", 1, (), ()),
 )  # fmt: skip
 """A report without findings."""

@@ -163,11 +163,12 @@ def hostile(report, text):
     names = {"tensor": text, "users": (text,), "method": text}
     return replace(
         report,
-        **dict.fromkeys(("model", "target", "method", "calibration", "runtime"), text),
+        **dict.fromkeys(("model", "target", "method", "calibration", "runtime", "checked_in", "checked_on"), text),
         data_warnings=(text,),
         warnings=(text,),
         float_={text: FloatNode(text, text)},
         sqnr={text: 1.0},
+        sqnr_against_exact={text: 1.0},
         detector=replace(report.detector, family=text, task=text, preprocess=text, why=text),
         findings=(Finding(text, f"`{text}` {text}"),),
         operators=OperatorCounts({text: 1}, {}),

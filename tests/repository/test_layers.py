@@ -35,6 +35,7 @@ ORDER = (
 """Packages and modules directly in `onnxq`, from the ground up; those of one tier do not import each other."""
 
 ONLY_IMPORTED_BY = {
+    "archspec": ("onnxq.runtime",),
     "onnx_graphsurgeon": ("onnxq.ir",),
     "onnxruntime": ("onnxq.runtime",),
     "openvino": ("onnxq.runtime",),

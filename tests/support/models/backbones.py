@@ -198,6 +198,17 @@ def saturating() -> onnx.ModelProto:
     return net.model(y)
 
 
+def white_stem() -> onnx.ModelProto:
+    """A Conv as those of `saturating`, in front of ordinary ones."""
+    net = Net()
+    x = net.add("Ceil", "images")
+    net.channels[x] = 3
+    y = net.add("Conv", x, net.const(np.ones((8, 3, 3, 3))), name="wide", pads=[1] * 4)
+    y = net.add("Mul", y, net.const(0.05))
+    net.channels[y] = 8
+    return net.model(net.conv(net.block(net.block(net.silu(y), 8), 8), 4, name="last"))
+
+
 def dropout_chain(**options: object) -> onnx.ModelProto:
     """Identity, Dropout and Identity between layers, and an Identity before the output."""
     net = Net(**options)

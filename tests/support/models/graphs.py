@@ -24,6 +24,7 @@ from backbones import (
     shared_weights,
     silu_chain,
     sppf,
+    white_stem,
 )
 from detectors import (
     DATA,
@@ -125,6 +126,7 @@ __all__ = [
     "v7_rows",
     "v8",
     "v10",
+    "white_stem",
     "with_constant_nodes",
     "with_float16",
     "with_initializers_as_inputs",
@@ -141,8 +143,8 @@ BUILDERS: Mapping[str, Callable[[], onnx.ModelProto]] = {
     build.__name__: build
     for build in (
         silu_chain, csp, sppf, pan, attention, area_attention, ese_net, qarepvgg, products, relu_net, leaky_net,
-        depthwise_net, shared_weights, saturating, dropout_chain, conditional, v5, v5_raw, v7_end2end, v7_rows, v8, v10,
-        nms_tables, separate, classifier, yolox, v6, pp_yoloe, yolo_nas,
+        depthwise_net, shared_weights, saturating, white_stem, dropout_chain, conditional, v5, v5_raw, v7_end2end,
+        v7_rows, v8, v10, nms_tables, separate, classifier, yolox, v6, pp_yoloe, yolo_nas,
     )
 }  # fmt: skip
 """Name -> function that builds a model without arguments."""
