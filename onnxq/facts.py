@@ -152,13 +152,13 @@ class ChannelStatistics:
 
     Attributes:
         means: float64 (c,).
-        energies: means of the squares, float64 (c,).
+        variances: float64 (c,), estimated at evenly spaced positions.
         peaks: greatest values, float64 (c,).
         pair_peaks: greatest sums of channels 2i and 2i + 1 at one position, float64 (c // 2,).
     """
 
     means: NDArray[np.float64]
-    energies: NDArray[np.float64]
+    variances: NDArray[np.float64]
     peaks: NDArray[np.float64]
     pair_peaks: NDArray[np.float64]
 

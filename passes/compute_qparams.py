@@ -63,7 +63,10 @@ class ComputeQparams(Analysis[QuantizationParameters]):
 
 def _inputs(layers: Sequence[Node], statistics: Statistics) -> dict[str, Float64Array | None]:
     """Return what is known of the inputs of a weight's layers, as `limit_weight` takes it."""
-    channels = channel_statistics(layers[0].inputs[0], statistics.channels)
-    is_plain = channels is not None and layers[0].attrs.get("group", 1) == 1
-    energies = channels.energies - channels.means**2 if is_plain and channels is not None else None
-    return {"energies": energies, "covariance": statistics.patches.get(layers[0].name)}
+    first = layers[0]
+    is_plain = first.op == "Conv" and first.attrs.get("group", 1) == 1
+    channels = channel_statistics(first.inputs[0], statistics.channels) if is_plain else None
+    return {
+        "variances": channels.variances if channels else None,
+        "covariance": statistics.patches.get(first.name),
+    }

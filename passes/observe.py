@@ -27,11 +27,17 @@ _COUNTED = 1 << 14
 
 _IMAGE_RANK = 4
 
-_MOST_PATCH_INPUTS = 1024
+_MOST_PATCH_INPUTS = 256
 """Inputs of a layer at one position up to which their covariance is kept."""
 
-_PATCHES = 1024
-"""Evenly spaced positions of an image at which the inputs of its first layers are taken."""
+_POSITIONS = 1024
+"""Evenly spaced positions of an image at which the inputs of layers that read images are taken."""
+
+_SAMPLED = 256
+"""Evenly spaced values of a channel and image of which the variance is taken."""
+
+_BLOCK = 1 << 16
+"""Values of an image that are read at once, to stay in the cache."""
 
 
 class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
@@ -111,88 +117,117 @@ class _Tally:
     def count(self, tensor: str, values: NDArray[np.generic]) -> None:
         """Count the values of a tensor in one run."""
         floats = values.astype(np.float32, copy=False)
+        has_channels = floats.ndim == _IMAGE_RANK and floats.size > 0
+        images = floats if has_channels else floats[None]
+        channels = self._channels.get(tensor) if has_channels else None
+        patches = self._patches.get(tensor, {}).values() if has_channels else ()
         with self._locks[tensor]:
             try:
-                for sample in _samples_of(floats) if tensor in self.histograms else ():
-                    self.histograms[tensor].add(sample, _spacing(sample.size))
+                for image in images:
+                    extremes = channels.add(image) if channels else None
+                    if tensor in self.histograms:
+                        self.histograms[tensor].add(image, _spacing(image.size, _COUNTED), extremes)
+                    for tally in patches:
+                        tally.add(image)
             except FloatingPointError as error:
                 raise DataError(
                     f"tensor {tensor!r} holds {error} for a calibration sample; check the model and its preprocessing"
                 ) from None
-            if floats.ndim == _IMAGE_RANK and floats.size:
-                if tensor in self._channels:
-                    self._channels[tensor].add(floats)
-                for tally in self._patches.get(tensor, {}).values():
-                    tally.add(floats)
 
     def channels(self) -> dict[str, ChannelStatistics]:
         """Return the statistics of the channels of tensors that have channels."""
-        return {name: tally.statistics() for name, tally in self._channels.items() if tally.rows}
+        return {name: tally.statistics() for name, tally in self._channels.items() if tally.images}
 
     def patches(self) -> dict[str, Float64Array]:
         """Return the covariance of the inputs of each layer that reads images."""
         tallies = {layer: tally for layers in self._patches.values() for layer, tally in layers.items()}
-        return {layer: tally.covariance() for layer, tally in tallies.items() if tally.rows}
+        return {layer: tally.covariance() for layer, tally in tallies.items() if tally.images}
 
 
 class _ChannelTally:
-    """Sums over images, not samples: an image may be cut into a batch of its own.
+    """Statistics of the channels of images; an image may be cut into a batch of its own.
 
     Attributes:
-        rows: number of images.
+        images: their number.
     """
 
     def __init__(self) -> None:
-        self.rows = 0
+        self.images = 0
 
-    def add(self, values: Float32Array) -> None:
-        """Add images, (n, channels, height, width)."""
-        flat = values.reshape(*values.shape[:2], -1)
-        if not self.rows:
-            self._sums, self._squares = ExactSum(flat.shape[1:2]), ExactSum(flat.shape[1:2])
-            self._peaks = np.full(flat.shape[1], -np.inf, np.float32)
-            self._pair_peaks = np.full(flat.shape[1] // 2, -np.inf, np.float32)
-        for means, energies in zip(flat.mean(axis=2), np.vecdot(flat, flat) / flat.shape[2], strict=True):
-            self._sums.add(means)
-            self._squares.add(energies)
-        even = flat.shape[1] // 2 * 2
-        np.maximum(self._peaks, flat.max(axis=(0, 2)), out=self._peaks)
-        np.maximum(self._pair_peaks, (flat[:, 0:even:2] + flat[:, 1:even:2]).max(axis=(0, 2)), out=self._pair_peaks)
-        self.rows += len(values)
+    def add(self, image: Float32Array) -> tuple[float, float]:
+        """Add an image, (channels, height, width), and return its least and greatest value.
+
+        The image is read once: a few channels at a time, which stay in the cache.
+
+        Raises:
+            FloatingPointError: a value is NaN or infinite; nothing is added.
+        """
+        flat = image.reshape(len(image), -1)
+        channels, size = flat.shape
+        sums, peaks = np.empty(channels, np.float32), np.empty(channels, np.float32)
+        pair_peaks = np.empty(channels // 2, np.float32)
+        every = _spacing(size, _SAMPLED)
+        sample = np.empty((channels, -(-size // every)))
+        step = max(2, _BLOCK // size // 2 * 2)
+        pairs = np.empty((step // 2, size), np.float32)
+        low = np.inf
+        with np.errstate(invalid="ignore", over="ignore"):
+            for start in range(0, channels, step):
+                block = flat[start : start + step]
+                even = len(block) // 2 * 2
+                added = np.add(block[0:even:2], block[1:even:2], out=pairs[: even // 2])
+                added.max(axis=1, out=pair_peaks[start // 2 : (start + even) // 2])
+                block.sum(axis=1, out=sums[start : start + step])
+                block.max(axis=1, out=peaks[start : start + step])
+                low = min(low, float(block.min()))
+                sample[start : start + step] = block[:, ::every]
+        high = float(peaks.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise FloatingPointError("NaN or infinite values")
+        squares = np.vecdot(sample, sample) / sample.shape[1]
+        moments = np.stack([sums / np.float32(size), sample.mean(axis=1), squares])
+        if not self.images:
+            self._moments = ExactSum(moments.shape)
+            self._peaks, self._pair_peaks = peaks, pair_peaks
+        self._moments.add(moments)
+        np.maximum(self._peaks, peaks, out=self._peaks)
+        np.maximum(self._pair_peaks, pair_peaks, out=self._pair_peaks)
+        self.images += 1
+        return low, high
 
     def statistics(self) -> ChannelStatistics:
         """Return the statistics over all images."""
-        means, energies = self._sums.total() / self.rows, self._squares.total() / self.rows
-        return ChannelStatistics(means, energies, self._peaks.astype(np.float64), self._pair_peaks.astype(np.float64))
+        means, sampled, squares = self._moments.total() / self.images
+        variances = np.maximum(squares - sampled**2, 0.0)
+        return ChannelStatistics(means, variances, self._peaks.astype(np.float64), self._pair_peaks.astype(np.float64))
 
 
 class _PatchTally:
     """Sums of the inputs of a layer at evenly spaced positions, and of their products.
 
     Attributes:
-        rows: number of images.
+        images: their number.
     """
 
     def __init__(self, im2col: Im2col) -> None:
-        self.rows = 0
+        self.images = 0
         self._im2col = im2col
         self._sums, self._products = ExactSum((im2col.inputs,)), ExactSum((im2col.inputs, im2col.inputs))
 
-    def add(self, values: Float32Array) -> None:
-        """Add images, (n, channels, height, width)."""
-        for image in values:
-            height, width = self._im2col.output_size(image.shape[1:])
-            every = _spacing(height * width, _PATCHES)
-            positions = np.stack(np.divmod(np.arange(0, height * width, every), width))
-            columns = np.asarray(self._im2col.columns(image, positions)[0], np.float64)
-            self._sums.add(columns.mean(axis=1))
-            self._products.add(columns @ columns.T / columns.shape[1])
-            self.rows += 1
+    def add(self, image: Float32Array) -> None:
+        """Add an image, (channels, height, width)."""
+        height, width = self._im2col.output_size(image.shape[1:])
+        every = _spacing(height * width, _POSITIONS)
+        positions = np.stack(np.divmod(np.arange(0, height * width, every), width))
+        columns = np.asarray(self._im2col.columns(image, positions)[0], np.float64)
+        self._sums.add(columns.mean(axis=1))
+        self._products.add(columns @ columns.T / columns.shape[1])
+        self.images += 1
 
     def covariance(self) -> Float64Array:
         """Return the covariance over all images, (k, k)."""
-        mean = self._sums.total() / self.rows
-        return np.asarray(self._products.total() / self.rows - np.outer(mean, mean))
+        mean = self._sums.total() / self.images
+        return np.asarray(self._products.total() / self.images - np.outer(mean, mean))
 
 
 def _image_layers(model: Model, layers: Iterable[Node]) -> dict[str, Im2col]:
@@ -206,12 +241,7 @@ def _image_layers(model: Model, layers: Iterable[Node]) -> dict[str, Im2col]:
     return found
 
 
-def _samples_of(values: NDArray[np.float32]) -> Iterable[NDArray[np.float32]]:
-    """Return the samples of a run: images along the first axis, so that each counts as if it ran alone."""
-    return values if values.ndim == _IMAGE_RANK else [values]
-
-
-def _spacing(values: int, counted: int = _COUNTED) -> int:
+def _spacing(values: int, counted: int) -> int:
     """Return n for which counting every n-th value counts about `counted` values.
 
     It is prime, so that the values counted are not in the same columns of every row.

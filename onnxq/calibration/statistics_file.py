@@ -25,7 +25,7 @@ _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 def save_statistics(statistics: Statistics, path: str | Path) -> None:
     """Write statistics to an `.npz` file, whole or not at all. Equal statistics give equal bytes.
 
-    Members: `header`, JSON as uint8; `counts`, int64 (tensors, bins); `means_0`, `energies_0`, `peaks_0`,
+    Members: `header`, JSON as uint8; `counts`, int64 (tensors, bins); `means_0`, `variances_0`, `peaks_0`,
     `pair_peaks_0`, `means_1` ..., float64, of the tensors under `channels` in the header; and `patches_0`, `patches_1`
     ..., float64 (k, k), of the layers under `patches`.
 

@@ -44,7 +44,8 @@ def _within_positions(weight: Float64Array, peaks: Float64Array, pair_peaks: Flo
 
 
 def _across_positions(weight: Float64Array, peaks: Float64Array, _: Float64Array) -> Float64Array:
-    products = (weight * peaks[:, :, None]).swapaxes(1, 2).reshape(len(weight), -1)
+    outputs, channels, positions = weight.shape
+    products = (weight * peaks[:, :, None]).swapaxes(1, 2).reshape(outputs, positions * channels)
     following = np.zeros_like(products)
     following[:, :-1] = products[:, 1:]
     return np.asarray((products + following).max(axis=1))

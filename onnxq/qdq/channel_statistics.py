@@ -25,8 +25,8 @@ def channel_statistics(tensor: Tensor, observed: Mapping[str, ChannelStatistics]
 
 def _joined(parts: Sequence[ChannelStatistics]) -> ChannelStatistics:
     """Return the statistics of the channels of all parts; pairs that span two parts get the sum of their peaks."""
-    means, energies, peaks = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("means", "energies", "peaks")
+    means, variances, peaks = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("means", "variances", "peaks")
     )
     even = len(peaks) // 2 * 2
     pair_peaks = peaks[0:even:2] + peaks[1:even:2]
@@ -35,7 +35,7 @@ def _joined(parts: Sequence[ChannelStatistics]) -> ChannelStatistics:
         if start % 2 == 0:
             pair_peaks[start // 2 : start // 2 + len(part.pair_peaks)] = part.pair_peaks
         start += len(part.peaks)
-    return ChannelStatistics(means, energies, peaks, pair_peaks)
+    return ChannelStatistics(means, variances, peaks, pair_peaks)
 
 
 def is_derived(tensor: Tensor, observed: Collection[str]) -> bool:

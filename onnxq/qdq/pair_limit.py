@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxq.facts import ChannelStatistics
 from onnxq.ir import Model, Node, constant, downstream, is_depthwise, is_layer, output_axis
-from onnxq.numerics.arrays import AnyArray, Float64Array
+from onnxq.numerics.arrays import AnyArray, Float64Array, Int64Array
 from onnxq.numerics.pair_sums import LARGEST_SUM, greatest_pair_sums
 from onnxq.numerics.scheme import INT8, QParams, Scheme
 from onnxq.qdq.channel_statistics import channel_statistics
+
+_FLOAT32_ERROR = 2.0**-10
+"""More than the error in float32 of the sum of two activations, in steps."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class PairLimit:
         """Return `shares` for a weight of the layer's shape, with its output channels along an axis."""
         return self.shares(by_output(weight, axis))
 
-    def at(self, outputs: NDArray[np.bool_]) -> "PairLimit":
+    def at(self, outputs: Int64Array) -> "PairLimit":
         """Return the limit of some of the output channels."""
         return self if len(self.peaks) == 1 else PairLimit(self.peaks[outputs], self.pair_peaks[outputs])
 
@@ -71,7 +73,7 @@ class PairLimits:
         """Return the limit of a weight; None if no integers of its scheme saturate.
 
         7 bits never do, nor do Convs of single channels, which kernels compute in 32 bits, nor ConvTransposes, which
-        run in float on CPUs.
+        run in float on CPUs, nor unsigned weights, for which runtimes use other instructions.
 
         Args:
             layers: all consumers of the weight.
@@ -80,14 +82,16 @@ class PairLimits:
         """
         first, inputs = layers[0], [layer.inputs[0] for layer in layers]
         widths = {scheme.bits, *(activations[x.name].scheme.container.bits for x in inputs)}
-        if widths != {INT8.bits} or first.op == "ConvTranspose" or is_depthwise(first):
+        is_signed = scheme.symmetric and scheme.container.is_signed
+        if widths != {INT8.bits} or not is_signed or first.op == "ConvTranspose" or is_depthwise(first):
             return None
         outputs, channels = np.moveaxis(np.asarray(constant(first.inputs[1])), output_axis(first), 0).shape[:2]
         groups = int(first.attrs.get("group", 1))
-        behind = all(layer.name in self._behind_layers for layer in layers)
+        # The channels of a MatMul are not those of an image.
+        counts = first.op == "Conv" and all(layer.name in self._behind_layers for layer in layers)
         found = [
             _integer_peaks(
-                activations[x.name], channel_statistics(x, self._observed) if behind else None, groups * channels
+                activations[x.name], channel_statistics(x, self._observed) if counts else None, groups * channels
             )
             for x in inputs
         ]
@@ -111,6 +115,6 @@ def _integer_peaks(
     if channels is None or len(channels.peaks) != inputs:
         return np.full(inputs, most), np.full(inputs // 2, 2 * most)
     peaks = np.clip(np.rint(channels.peaks / scale) + zero, zero, most)
-    # The two roundings add up to at most one step.
-    pair_peaks = np.maximum(np.floor(channels.pair_peaks / scale) + 1 + 2 * zero, 2 * zero)
+    # The two roundings add up to at most one step, but for the last digits of float32.
+    pair_peaks = np.maximum(np.floor(channels.pair_peaks / scale + _FLOAT32_ERROR) + 1 + 2 * zero, 2 * zero)
     return peaks, pair_peaks

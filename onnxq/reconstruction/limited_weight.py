@@ -1,7 +1,7 @@
 """Rounding of a weight so that no CPU saturates: output channels at fault get wider scales, and so smaller integers.
 
 The scale and the integers are those that err least. In a layer that reads images, neighboring pixels are alike:
-rounding with error feedback lets their errors cancel. In other layers, each channel counts with its energy.
+rounding with error feedback lets their errors cancel. In other layers, each input channel counts with its variance.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,9 @@ _STRETCHES = np.linspace(1.0, 1.3, 16)
 
 _DAMPING = 0.05
 """Share of the inputs' mean energy that is added to each input's in the error feedback."""
+
+_BLOCK = 1 << 17
+"""Values of a weight that are rounded at once, to stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,11 @@ class _Rounding:
     """A way to round rows of a weight, and its error.
 
     Attributes:
-        integers: returns float64 (o, c, k) for scales (o,).
+        integers: returns whole numbers, float64 (o, c, k), for a weight, float64 (o, c, k), and scales, float64 (o,).
         error: returns the squared error of the outputs, float64 (o,), for the error of a weight, float64 (o, c, k).
     """
 
-    integers: Callable[[Float64Array], Float64Array]
+    integers: Callable[[Float64Array, Float64Array], Float64Array]
     error: Callable[[Float64Array], Float64Array]
 
 
@@ -54,7 +57,7 @@ def limit_weight(
     qparams: QParams,
     limit: PairLimit,
     *,
-    energies: Float64Array | None = None,
+    variances: Float64Array | None = None,
     covariance: Float64Array | None = None,
 ) -> LimitedWeight | None:
     """Round a weight within a limit; return None if rounding it to nearest is within the limit.
@@ -63,8 +66,7 @@ def limit_weight(
         weight: of a Conv, Gemm or MatMul.
         qparams: its scales, of a symmetric scheme of signed integers.
         limit: of its integers.
-        energies: mean square of each input channel's deviation from its mean, float64 (channels of a group,); None if
-            they are not known.
+        variances: of the input channels, float64 (channels of a group,); None if they are not known.
         covariance: of all inputs at one position, float64 (k, k); None if it is not known.
     """
     axis, scheme = qparams.scheme.axis or 0, qparams.scheme
@@ -74,11 +76,17 @@ def limit_weight(
     if not at_fault.any():
         return None
     exact = np.asarray(by_output(weight, axis)[at_fault], np.float64)
-    rounding = _to_nearest(exact, scheme.qmax, energies)
-    if covariance is not None and len(covariance) == exact[0].size:
-        rounding = _with_feedback(exact, scheme.qmax, covariance)
     least = np.asarray(qparams.scale, np.float64)[at_fault] * shares[at_fault]
-    scale, integers = _search(exact, least, rounding, limit.at(at_fault), scheme.stored)
+    if covariance is not None and len(covariance) == exact[0].size:
+        rounding = _with_feedback(covariance, scheme.qmax)
+    else:
+        rounding = _to_nearest(variances, scheme.qmax)
+    scale, integers = np.empty_like(least), np.empty(exact.shape, nearest.dtype)
+    at_once = max(1, _BLOCK // exact[0].size)
+    for start in range(0, len(exact), at_once):
+        rows = slice(start, start + at_once)
+        within = limit.at(np.flatnonzero(at_fault)[rows])
+        scale[rows], integers[rows] = _search(exact[rows], least[rows], rounding, within, scheme.stored)
     scales = np.array(qparams.scale, np.float64)
     scales[at_fault] = scale
     channels = np.moveaxis(nearest, axis, 0).copy()
@@ -95,35 +103,42 @@ def _search(
     stored: Callable[[Float64Array], Float64Array],
 ) -> tuple[Float64Array, Float64Array]:
     """Return the scales, (o,), and integers, (o, c, k), that err least among those within the limit."""
-    best_scale, best, best_error = least.copy(), np.zeros_like(exact), np.full(len(exact), np.inf)
-    while not np.isfinite(best_error).all():
+    scale, integers, error = least.copy(), np.zeros_like(exact), np.full(len(exact), np.inf)
+    while not np.isfinite(error).all():
         for stretch in _STRETCHES:
-            scale = stored(least * stretch)
-            integers = rounding.integers(scale)
-            error = rounding.error(integers * scale[:, None, None] - exact)
-            better = (limit.shares(integers) <= 1) & (error < best_error)
-            best_scale[better], best[better], best_error[better] = scale[better], integers[better], error[better]
-        least = np.where(np.isfinite(best_error), least, least * _STRETCHES[-1])
-    return best_scale, best
+            tried = stored(least * stretch)
+            rounded = rounding.integers(exact, tried)
+            found = rounding.error(rounded * tried[:, None, None] - exact)
+            better = np.flatnonzero(found < error)
+            better = better[limit.at(better).shares(rounded[better]) <= 1]
+            scale[better], integers[better], error[better] = tried[better], rounded[better], found[better]
+        least = np.where(np.isfinite(error), least, least * _STRETCHES[-1])
+    return scale, integers
 
 
-def _to_nearest(exact: Float64Array, qmax: int, energies: Float64Array | None) -> _Rounding:
-    factors = np.ones((1, exact.shape[1], 1)) if energies is None else energies.reshape(1, -1, 1)
+def _to_nearest(variances: Float64Array | None, qmax: int) -> _Rounding:
+    """Return the rounding to nearest; the error is that of independent inputs."""
 
-    def integers(scale: Float64Array) -> Float64Array:
-        return np.asarray(np.clip(np.rint(exact / scale[:, None, None]), -qmax, qmax))
-
-    return _Rounding(integers, lambda error: np.asarray((np.square(error) * factors).sum(axis=(1, 2))))
-
-
-def _with_feedback(exact: Float64Array, qmax: int, covariance: Float64Array) -> _Rounding:
-    matrix, hessian = exact.reshape(1, len(exact), -1), covariance[None]
-
-    def integers(scale: Float64Array) -> Float64Array:
-        return round_with_feedback(matrix, hessian, scale[None], qmax, _DAMPING).reshape(exact.shape)
+    def integers(exact: Float64Array, scale: Float64Array) -> Float64Array:
+        rounded = exact / scale[:, None, None]
+        return np.clip(np.rint(rounded, out=rounded), -qmax, qmax, out=rounded)
 
     def error(of_weight: Float64Array) -> Float64Array:
-        rows = of_weight.reshape(len(exact), -1)
+        squares = np.einsum("ock,ock->oc", of_weight, of_weight)
+        return np.asarray(squares.sum(axis=1) if variances is None else squares @ variances)
+
+    return _Rounding(integers, error)
+
+
+def _with_feedback(covariance: Float64Array, qmax: int) -> _Rounding:
+    """Return the rounding with error feedback; the covariance of the inputs gives the error."""
+
+    def integers(exact: Float64Array, scale: Float64Array) -> Float64Array:
+        matrix = exact.reshape(1, len(exact), -1)
+        return round_with_feedback(matrix, covariance[None], scale[None], qmax, _DAMPING).reshape(exact.shape)
+
+    def error(of_weight: Float64Array) -> Float64Array:
+        rows = of_weight.reshape(len(of_weight), -1)
         return np.asarray(((rows @ covariance) * rows).sum(axis=1))
 
     return _Rounding(integers, error)
