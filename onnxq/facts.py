@@ -269,9 +269,9 @@ class QuantizationParameters:
     """
 
     activations: Mapping[str, QParams]
-    weights: dict[str, QParams]
-    integers: dict[str, NDArray[np.generic]] = field(default_factory=dict)
-    limited: dict[str, int] = field(default_factory=dict)
+    weights: Mapping[str, QParams]
+    integers: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    limited: Mapping[str, int] = field(default_factory=dict)
 
     def quantized(self, weight: str, values: NDArray[np.float32]) -> NDArray[np.generic]:
         """Return the integers of a weight with these values."""

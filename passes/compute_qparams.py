@@ -6,7 +6,8 @@ import numpy as np
 
 from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Statistics
 from onnxq.ir import Model, Node, constant
-from onnxq.numerics.arrays import Float64Array
+from onnxq.numerics.arrays import AnyArray, Float64Array
+from onnxq.numerics.scheme import QParams
 from onnxq.pipeline import Analysis, Facts
 from onnxq.qdq.channel_statistics import channel_statistics
 from onnxq.qdq.pair_limit import PairLimits
@@ -42,7 +43,9 @@ class ComputeQparams(Analysis[QuantizationParameters]):
         tensors, nodes = model.graph.tensors(), model.nodes
         statistics = facts.get(Statistics) or Statistics({})
         limits = PairLimits(model, statistics.channels) if self._limited else None
-        found = QuantizationParameters(activations, {}, {}, {})
+        weights: dict[str, QParams] = {}
+        integers: dict[str, AnyArray] = {}
+        limited: dict[str, int] = {}
         for weight in plan.weights:
             values = np.asarray(constant(tensors[weight.tensor]), np.float32)
             layers = [nodes[name] for name in weight.users]
@@ -54,11 +57,11 @@ class ComputeQparams(Analysis[QuantizationParameters]):
             )
             limit = limits.of(layers, weight.scheme, activations) if limits else None
             within = None if limit is None else limit_weight(values, qparams, limit, **_inputs(layers, statistics))
-            found.weights[weight.tensor] = qparams if within is None else within.qparams
+            weights[weight.tensor] = qparams if within is None else within.qparams
             if within is not None:
-                found.integers[weight.tensor] = within.integers
-                found.limited[weight.tensor] = within.channels
-        return found
+                integers[weight.tensor] = within.integers
+                limited[weight.tensor] = within.channels
+        return QuantizationParameters(activations, weights, integers, limited)
 
 
 def _inputs(layers: Sequence[Node], statistics: Statistics) -> dict[str, Float64Array | None]:

@@ -12,8 +12,8 @@ from onnxq.numerics.pair_sums import LARGEST_SUM, greatest_pair_sums
 from onnxq.numerics.scheme import INT8, QParams, Scheme
 from onnxq.qdq.channel_statistics import channel_statistics
 
-_FLOAT32_ERROR = 2.0**-10
-"""More than the error in float32 of the sum of two activations, in steps."""
+_MARGIN = 1
+"""Steps by which an activation of the quantized graph may exceed that of the float graph, which is observed."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _integer_peaks(
     zero, most = float(qparams.zero_point) - least, scheme.qmax - least
     if channels is None or len(channels.peaks) != inputs:
         return np.full(inputs, most), np.full(inputs // 2, 2 * most)
-    peaks = np.clip(np.rint(channels.peaks / scale) + zero, zero, most)
-    # The two roundings add up to at most one step, but for the last digits of float32.
-    pair_peaks = np.maximum(np.floor(channels.pair_peaks / scale + _FLOAT32_ERROR) + 1 + 2 * zero, 2 * zero)
+    peaks = np.clip(np.rint(channels.peaks / scale) + _MARGIN + zero, zero, most)
+    # The two roundings add up to at most one step.
+    pair_peaks = np.maximum(np.floor(channels.pair_peaks / scale) + 1 + 2 * (_MARGIN + zero), 2 * zero)
     return peaks, pair_peaks
