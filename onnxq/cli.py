@@ -104,6 +104,7 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
         _print_summary(args, run, output, time.perf_counter() - start)
     if args.verbose:
         summary.list_float(run.quantized.facts[Plan])
+        summary.list_limited(run.quantized)
     precision = None
     if args.evaluate and run.truth is not None:
         precision = _evaluate(args, run, run.truth, output)
@@ -170,7 +171,7 @@ def _print_summary(args: argparse.Namespace, run: _Run, output: Path, seconds: f
     facts = run.quantized.facts
     summary.say_warnings(run.quantized, run.config)
     table = summary.planned(facts[Plan], run.quantized.detector, run.config, args.verbose)
-    summary.add_result(table, run.quantized, f"from {args.calibration}")
+    summary.add_result(table, run.quantized, f"from {args.calibration}", args.verbose)
     summary.add_cost(table, args.input, output, seconds, run.quantized.timings.get("observe"))
     if run.search is not None:
         summary.add_found(table, run.search)

@@ -13,7 +13,7 @@ from onnxq.numerics.range_methods import METHODS
 from onnxq.numerics.scheme import INT8, MIN_BITS
 from onnxq.reconstruction import RECONSTRUCT_BELOW
 from onnxq.targets import TARGETS, Target
-from onnxq.targets.base import ANY_CPU, CPUS
+from onnxq.targets.base import ANY_CPU, CPUS, VNNI
 from onnxq.yolo.preprocess import PREPROCESSES
 
 __all__ = ["Config"]
@@ -195,6 +195,11 @@ class Config:
     @property
     def _can_reconstruct(self) -> bool:
         return self.placement.symmetric_weights and all(each.is_signed for each in self.placement.weights)
+
+    @property
+    def limits_weights(self) -> bool:
+        """Whether weights are kept so small that CPUs without VNNI saturate no sum."""
+        return self.placement.runs_on_cpus and self.cpu != VNNI
 
     @property
     def images(self) -> int:

@@ -13,6 +13,7 @@ from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.scheme import QParams, Range, Scheme
 
 __all__ = [
+    "ChannelStatistics",
     "CorrectedBiases",
     "DecodeBoundary",
     "FittedRange",
@@ -147,6 +148,23 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class ChannelStatistics:
+    """Statistics of each channel of a tensor (batch, channels, height, width) over all samples; c channels.
+
+    Attributes:
+        means: float64 (c,).
+        variances: float64 (c,), estimated at evenly spaced positions.
+        peaks: greatest values, float64 (c,).
+        pair_peaks: greatest sums of channels 2i and 2i + 1 at one position, float64 (c // 2,).
+    """
+
+    means: NDArray[np.float64]
+    variances: NDArray[np.float64]
+    peaks: NDArray[np.float64]
+    pair_peaks: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Statistics:
     """Statistics of the activations; they suffice for every range method, bit width and symmetry.
 
@@ -154,13 +172,16 @@ class Statistics:
         histograms: tensor -> histogram of its values over all samples.
         samples: number of samples that were run.
         digest: of the prepared graph that ran.
-        means: tensor -> mean of each channel over all samples, float64 (channels,).
+        channels: tensor -> statistics of its channels, if it has the form of images.
+        patches: layer that reads images -> covariance of its inputs at one position, float64 (k, k), for the k inputs
+            of `onnxq.reconstruction.im2col`.
     """
 
     histograms: Mapping[str, Histogram]
     samples: int = 0
     digest: str = ""
-    means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    channels: Mapping[str, ChannelStatistics] = field(default_factory=dict)
+    patches: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def of(self, tensors: Iterable[str]) -> Histogram:
         """Return the histogram of the values of one or more tensors; that of a single tensor is not copied.
@@ -244,10 +265,19 @@ class QuantizationParameters:
     Attributes:
         activations: tensor of a point -> its scale and zero point.
         weights: name of a weight -> its scales, per channel.
+        integers: name of a weight -> its integers, if they are not the nearest ones.
+        limited: name of a weight -> number of its output channels whose scale is wider, so that no CPU saturates.
     """
 
     activations: Mapping[str, QParams]
     weights: Mapping[str, QParams]
+    integers: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    limited: Mapping[str, int] = field(default_factory=dict)
+
+    def quantized(self, weight: str, values: NDArray[np.float32]) -> NDArray[np.generic]:
+        """Return the integers of a weight with these values."""
+        found = self.integers.get(weight)
+        return self.weights[weight].quantize(values) if found is None else found
 
 
 @dataclass(frozen=True)
@@ -282,7 +312,13 @@ class Reconstruction:
     def over(self, fitted: QuantizationParameters) -> QuantizationParameters:
         """Return the fitted parameters, replaced by those of the reconstruction where it has any."""
         weights = {name: qparams for name, (qparams, _) in self.weights.items()}
-        return QuantizationParameters({**fitted.activations, **self.activations}, {**fitted.weights, **weights})
+        integers = {name: integers for name, (_, integers) in self.weights.items()}
+        return QuantizationParameters(
+            {**fitted.activations, **self.activations},
+            {**fitted.weights, **weights},
+            {**fitted.integers, **integers},
+            fitted.limited,
+        )
 
 
 @dataclass(frozen=True)

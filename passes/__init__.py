@@ -102,10 +102,13 @@ def calibrate(
     passes: list[Pass] = [
         Observe(samples, progress),
         FitRanges("mse" if adjusts_ranges else config.method_used),
-        ComputeQparams(config.weight_method),
+        ComputeQparams(config.weight_method, limited=config.limits_weights),
     ]
     if config.reconstructs:
-        passes.append(Reconstruct(samples, detector=detector, ranges=adjusts_ranges, progress=progress))
+        limited = config.limits_weights
+        passes.append(
+            Reconstruct(samples, detector=detector, limited=limited, ranges=adjusts_ranges, progress=progress)
+        )
     elif not config.keep_bias:
         passes.append(CorrectBias())
     if sensitivity:

@@ -1,13 +1,12 @@
 """correct-bias: corrects biases for the shift of the mean output that rounding the weights causes."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from onnxq.facts import CorrectedBiases, Plan, QuantizationParameters, Statistics
-from onnxq.ir import Model, Node, Tensor, bias_of, constant, has_plain_bias, producer
+from onnxq.ir import Model, Node, bias_of, constant, has_plain_bias
 from onnxq.numerics.arrays import Float64Array
 from onnxq.pipeline import Analysis, Facts
+from onnxq.qdq.channel_statistics import channel_statistics
 
 
 class CorrectBias(Analysis[CorrectedBiases]):
@@ -27,30 +26,18 @@ class CorrectBias(Analysis[CorrectedBiases]):
 
     def run(self, model: Model, facts: Facts) -> CorrectedBiases:
         """Return the corrected biases."""
-        nodes, weights, means = model.nodes, facts[QuantizationParameters].weights, facts[Statistics].means
+        nodes, parameters, observed = model.nodes, facts[QuantizationParameters], facts[Statistics].channels
         biases = {}
         for weight in facts[Plan].weights:
             for node in (nodes[name] for name in weight.users):
-                mean = _mean(node.inputs[0], means)
-                if node.op != "Conv" or mean is None or not has_plain_bias(node):
+                channels = channel_statistics(node.inputs[0], observed)
+                if node.op != "Conv" or channels is None or not has_plain_bias(node):
                     continue
                 values = np.asarray(constant(node.inputs[1]), np.float32)
-                qparams = weights[weight.tensor]
-                error = np.asarray(qparams.dequantize(qparams.quantize(values)) - values, np.float64)
-                biases[node.name] = (_bias(node) - _shift(error, mean)).astype(np.float32)
+                integers = parameters.quantized(weight.tensor, values)
+                error = np.asarray(parameters.weights[weight.tensor].dequantize(integers) - values, np.float64)
+                biases[node.name] = (_bias(node) - _shift(error, channels.means)).astype(np.float32)
         return CorrectedBiases(biases)
-
-
-def _mean(tensor: Tensor, means: Mapping[str, Float64Array]) -> Float64Array | None:
-    """Return the mean of each channel, float64 (channels,), observed or taken from the inputs of a Concat or Resize."""
-    if tensor.name in means:
-        return means[tensor.name]
-    source = producer(tensor)
-    if source is None or source.op not in ("Concat", "Resize") or source.attrs.get("axis", 1) != 1:
-        return None
-    parts = [_mean(t, means) for t in (source.inputs if source.op == "Concat" else source.inputs[:1])]
-    known = [part for part in parts if part is not None]
-    return np.concatenate(known) if len(known) == len(parts) else None
 
 
 def _bias(conv: Node) -> Float64Array:

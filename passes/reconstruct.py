@@ -7,10 +7,11 @@ import numpy as np
 from onnxq.calibration.feeds import Sample
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
-from onnxq.facts import Plan, QuantizationParameters, Reconstruction
+from onnxq.facts import Plan, QuantizationParameters, Reconstruction, Statistics
 from onnxq.ir import Model, Node, constant, has_plain_bias, takes_bias
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
+from onnxq.qdq.pair_limit import PairLimits
 from onnxq.qdq.weight_qparams import minimum_scale
 from onnxq.reconstruction import RECONSTRUCT_BELOW
 from onnxq.reconstruction.graph_pair import GraphPair
@@ -36,6 +37,7 @@ class Reconstruct(Analysis[Reconstruction]):
         samples: the data; it is read a second time.
         detector: reads the objects that the float model detects; if None, or of no known family, positions are drawn
             anywhere.
+        limited: no sum of two products exceeds 16 bits, as in `ComputeQparams`.
         ranges: also choose the range of a layer's input by the error of the layer's outputs, among ranges around the
             fitted one, if the input has fewer than 8 bits and shares its scale with no other tensor.
         progress: called after each layer.
@@ -47,12 +49,14 @@ class Reconstruct(Analysis[Reconstruction]):
     name = "reconstruct"
     gives = Reconstruction
     needs = (Plan, QuantizationParameters)
+    uses = (Statistics,)
 
     def __init__(
         self,
         samples: Samples | None,
         *,
         detector: Detector | None = None,
+        limited: bool = True,
         ranges: bool = False,
         progress: Progress = silent,
     ) -> None:
@@ -63,6 +67,7 @@ class Reconstruct(Analysis[Reconstruction]):
             )
         self._samples = samples
         self._detector = detector
+        self._limited = limited
         self._ranges = ranges
         self._progress = progress
 
@@ -71,6 +76,8 @@ class Reconstruct(Analysis[Reconstruction]):
         plan, qparams = facts[Plan], facts[QuantizationParameters]
         nodes, tensors = model.nodes, model.graph.tensors()
         weight_of = {weight.users[0]: weight for weight in plan.weights if len(weight.users) == 1}
+        statistics = facts.get(Statistics) or Statistics({})
+        limits = PairLimits(model, statistics.channels) if self._limited else None
         adjusted = _adjusted(plan, nodes) if self._ranges else []
         self._progress("reconstructing", 0, len(plan.layers))
         graphs = self._graphs(model, plan, qparams, adjusted)
@@ -82,9 +89,16 @@ class Reconstruct(Analysis[Reconstruction]):
                 moments, input_qparams = graphs.moments(graphs.draw(number, node, im2col), values)
                 if input_qparams is not None:
                     found.activations[node.inputs[0].name] = input_qparams
-                least = minimum_scale([node], {**qparams.activations, **found.activations})
-                rounded = qparams.weights[weight.tensor]
-                fit = fit_layer(values, weight.scheme, im2col, moments, rounded, least)
+                activations = {**qparams.activations, **found.activations}
+                fit = fit_layer(
+                    values,
+                    weight.scheme,
+                    im2col,
+                    moments,
+                    (qparams.weights[weight.tensor], qparams.quantized(weight.tensor, values)),
+                    minimum_scale([node], activations),
+                    limits.of([node], weight.scheme, activations) if limits else None,
+                )
                 found.weights[weight.tensor] = fit.qparams, fit.integers
                 if takes_bias(node):
                     found.biases[name] = fit.bias

@@ -53,7 +53,7 @@ REPORT = (1000, 600)
 SCALE = 2  # pixels of a picture for one of the page
 MARGIN = 12 * SCALE
 COLOURS = 64
-SCENE = 22
+SCENE = 64
 """Scene of the demo in which a heart is lost and a cross becomes a star."""
 PHOTO = (1000, 60)
 """Width, px, and quality of a JPEG file."""

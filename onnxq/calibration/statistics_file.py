@@ -1,5 +1,6 @@
 """The calibration file: `Statistics` as `.npz`."""
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -9,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from onnxq.errors import DataError
-from onnxq.facts import Statistics
+from onnxq.facts import ChannelStatistics, Statistics
 from onnxq.ir.files import atomic_write
 from onnxq.numerics.arrays import AnyArray, Int64Array
 from onnxq.numerics.histogram import Histogram
 
-_FORMAT = "onnxq calibration 1"
+_FORMAT = "onnxq calibration 2"
+
+_CHANNEL_ARRAYS = tuple(field.name for field in dataclasses.fields(ChannelStatistics))
 
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -22,12 +25,14 @@ _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 def save_statistics(statistics: Statistics, path: str | Path) -> None:
     """Write statistics to an `.npz` file, whole or not at all. Equal statistics give equal bytes.
 
-    Members: `header`, JSON as uint8; `counts`, int64 (tensors, bins); and `mean_0`, `mean_1` ..., float64 (channels,).
+    Members: `header`, JSON as uint8; `counts`, int64 (tensors, bins); `means_0`, `variances_0`, `peaks_0`,
+    `pair_peaks_0`, `means_1` ..., float64, of the tensors under `channels` in the header; and `patches_0`, `patches_1`
+    ..., float64 (k, k), of the layers under `patches`.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    names, averaged = sorted(statistics.histograms), sorted(statistics.means)
+    names, averaged, layers = sorted(statistics.histograms), sorted(statistics.channels), sorted(statistics.patches)
     histograms = [statistics.histograms[name] for name in names]
     header = {
         "format": _FORMAT,
@@ -37,12 +42,18 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
             {"name": name, "exponent": h.exponent, "start": h.start, "low": h.low, "high": h.high, "floor": h.floor}
             for name, h in zip(names, histograms, strict=True)
         ],
-        "means": averaged,
+        "channels": averaged,
+        "patches": layers,
     }
     arrays: dict[str, AnyArray] = {
         "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
         "counts": np.stack([h.counts for h in histograms]) if histograms else np.zeros((0, 1), np.int64),
-        **{f"mean_{k}": statistics.means[name] for k, name in enumerate(averaged)},
+        **{
+            f"{kind}_{k}": getattr(statistics.channels[name], kind)
+            for k, name in enumerate(averaged)
+            for kind in _CHANNEL_ARRAYS
+        },
+        **{f"patches_{k}": statistics.patches[name] for k, name in enumerate(layers)},
     }
     with atomic_write(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for key, array in arrays.items():
@@ -63,11 +74,15 @@ def load_statistics(path: str | Path) -> Statistics:
         with Path(path).open("rb") as file, np.load(file) as archive:
             header = json.loads(archive["header"].tobytes())
             counts = archive["counts"]
-            means = {str(name): np.asarray(archive[f"mean_{k}"]) for k, name in enumerate(header["means"])}
-        if header["format"] != _FORMAT:
-            raise DataError(f"{path}: is {header['format']!r}, this onnxq reads {_FORMAT!r}; calibrate again")
+            if header["format"] != _FORMAT:
+                raise DataError(f"{path}: is {header['format']!r}, this onnxq reads {_FORMAT!r}; calibrate again")
+            channels = {
+                str(name): ChannelStatistics(*(np.asarray(archive[f"{kind}_{k}"]) for kind in _CHANNEL_ARRAYS))
+                for k, name in enumerate(header["channels"])
+            }
+            patches = {str(name): np.asarray(archive[f"patches_{k}"]) for k, name in enumerate(header["patches"])}
         histograms = {t["name"]: _histogram(t, c) for t, c in zip(header["tensors"], counts, strict=True)}
-        return Statistics(histograms, int(header["samples"]), str(header["digest"]), means)
+        return Statistics(histograms, int(header["samples"]), str(header["digest"]), channels, patches)
     except FileNotFoundError:
         raise DataError(f"{path}: no such calibration file; make one with --save-calibration") from None
     except DataError:

@@ -12,7 +12,7 @@ from onnxq.api import Quantized
 from onnxq.config import Config
 from onnxq.console.terminal import OUT, Listing, NumberTable, say, warn
 from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
-from onnxq.facts import Plan, Sensitivities, Speed, Verification
+from onnxq.facts import Plan, QuantizationParameters, Sensitivities, Speed, Verification
 from onnxq.ir import storage
 from onnxq.qdq.reasons import summary_of
 from onnxq.targets.base import AVX2
@@ -42,7 +42,7 @@ def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Li
     return table
 
 
-def add_result(table: Listing, quantized: Quantized, otherwise: str) -> None:
+def add_result(table: Listing, quantized: Quantized, otherwise: str, verbose: bool) -> None:
     """Add the calibration data (`otherwise` if none was read), what runs on integers, and the noise."""
     checked, samples = quantized.facts[Verification], quantized.samples
     table.add_row("calibration", samples.description if samples else otherwise)
@@ -52,6 +52,14 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str) -> None:
     if checked.fused is not None:
         wanted = len(quantized.facts[Plan].layers)
         table.add_row(checked.runtime, f"runs {checked.fused} of {wanted} quantized layers on integers")
+    limited = quantized.facts[QuantizationParameters].limited
+    if limited:
+        channels = sum(limited.values())
+        table.add_row(
+            "any CPU",
+            f"{channels} output channel{plural(channels)} of {len(limited)} layer{plural(len(limited))} have wider "
+            f"scales, so that CPUs without VNNI do not saturate{'' if verbose else ' (-v says which)'}",
+        )
     if checked.checked_in:
         table.add_row("checked", f"{checked.checked_in}, {checked.cpu}{_nearness(checked)}")
     for warning in quantized.warnings:
@@ -109,6 +117,15 @@ def list_float(plan: Plan) -> None:
     for name, op in plan.ops.items():
         if name in plan.skipped:
             say(f"float: {name} ({op}): {plan.skipped[name]}")
+
+
+def list_limited(quantized: Quantized) -> None:
+    """Print each layer of which output channels have wider scales, so that no CPU saturates."""
+    limited = quantized.facts[QuantizationParameters].limited
+    for weight in quantized.facts[Plan].weights:
+        if weight.tensor in limited:
+            count = limited[weight.tensor]
+            say(f"held back: {', '.join(weight.users)}: {count} output channel{plural(count)}")
 
 
 def speed_warning(speed: Speed, config: Config) -> str | None:

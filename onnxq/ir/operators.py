@@ -27,6 +27,11 @@ INTEGER_OPS = frozenset({
 """Operators of ONNX and onnxruntime that compute on integers."""
 
 
+def is_layer(node: Node) -> bool:
+    """Return whether the node has weights."""
+    return node.op in LAYERS
+
+
 def is_depthwise(node: Node) -> bool:
     """Return whether the node is a depthwise Conv: each input channel has filters of its own."""
     if node.op != "Conv" or node.attrs.get("group", 1) == 1:

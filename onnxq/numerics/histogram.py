@@ -70,12 +70,13 @@ class Histogram:
         edges[0], edges[-1] = self.low, max(self.high, self.low)
         return self.counts[: last + 1], edges
 
-    def add(self, values: NDArray[np.floating], every: int = 1) -> None:
+    def add(self, values: NDArray[np.floating], every: int = 1, extremes: tuple[float, float] | None = None) -> None:
         """Count values, of any shape.
 
         Args:
             values: `low` and `high` are those of all values.
             every: count every n-th value.
+            extremes: the least and the greatest value, if they are known.
 
         Raises:
             FloatingPointError: a value is NaN or infinite; nothing is counted.
@@ -83,7 +84,7 @@ class Histogram:
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         if not flat.size:
             return
-        low, high = float(flat.min()), float(flat.max())
+        low, high = extremes or (float(flat.min()), float(flat.max()))
         if not (math.isfinite(low) and math.isfinite(high)):
             raise FloatingPointError("NaN or infinite values")
         self._cover(max(low, self.floor), max(high, self.floor))

@@ -1,7 +1,5 @@
 """Insertion of Q/DQ pairs and integer weights into a graph."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,7 +49,6 @@ class _Insertion:
         self._plan = plan
         self._qparams = reconstruction.over(qparams)
         self._biases = {**biases.layers, **reconstruction.biases}
-        self._reconstructed: Mapping[str, tuple[QParams, NDArray[np.generic]]] = reconstruction.weights
         self._tensors = model.graph.tensors()
         self._nodes = model.nodes
         self._builder = Builder(model)
@@ -127,10 +124,7 @@ class _Insertion:
     def _weight(self, weight: QuantizedWeight) -> Node:
         tensor = self._tensors[weight.tensor]
         qparams = self._qparams.weights[weight.tensor]
-        if weight.tensor in self._reconstructed:
-            _, integers = self._reconstructed[weight.tensor]
-        else:
-            integers = qparams.quantize(np.asarray(constant(tensor), np.float32))
+        integers = self._qparams.quantized(weight.tensor, np.asarray(constant(tensor), np.float32))
         stored = self._builder.constant(f"{weight.tensor}_quantized", integers)
         dequantized = self._builder.variable(f"{weight.tensor}_dequantized", np.dtype(np.float32), list(integers.shape))
         replace_uses(tensor, dequantized, [self._nodes[name] for name in weight.users])

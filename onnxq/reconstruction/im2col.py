@@ -123,6 +123,14 @@ class Im2col:
         columns = positions[1][None, None] * wide + np.arange(wide)[None, :, None]
         return y[:, rows, columns].reshape(1, -1, positions.shape[1])
 
+    def output_size(self, x: tuple[int, ...]) -> tuple[int, int]:
+        """Return height and width of the output of a Conv, for an input of this height and width (ONNX Conv)."""
+        taps = [step * (size - 1) + 1 for size, step in zip(self.shape[2:], self.dilations, strict=True)]
+        top, left, bottom, right = self.pads
+        height, width = ((side + pad - tap) // stride + 1 for side, pad, tap, stride in
+                         zip(x, (top + bottom, left + right), taps, self.strides, strict=True))  # fmt: skip
+        return height, width
+
     def size(self, y: tuple[int, ...]) -> tuple[int, int]:
         """Return height and width of the field of positions, for an output of this shape with batch and channels."""
         if self.rows:

@@ -7,6 +7,7 @@ import numpy as np
 
 from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array
 from onnxq.numerics.scheme import QParams, Range, Scheme
+from onnxq.qdq.pair_limit import PairLimit
 from onnxq.qdq.weight_qparams import weight_qparams
 from onnxq.reconstruction.im2col import Im2col
 from onnxq.reconstruction.least_squares import (
@@ -28,6 +29,12 @@ _ROUNDS = 2
 
 _SWEEPS = 3
 """Sweeps of coordinate descent over the integers before the scales are fitted to them."""
+
+_MOST_WIDENINGS = 8
+"""Fits of a layer whose output channels exceed the limit."""
+
+_WIDENING = 1.02
+"""Factor of the scale with which the greatest sum of an output channel would just reach the limit."""
 
 _HIGH_SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 1.15, 1.3)
 """Shares of the fitted upper bound that are tried."""
@@ -52,25 +59,54 @@ class LayerFit:
 
 
 def fit_layer(
-    weight: Float32Array, scheme: Scheme, im2col: Im2col, moments: Moments, rounded: QParams, least_scale: Float64Array
+    weight: Float32Array,
+    scheme: Scheme,
+    im2col: Im2col,
+    moments: Moments,
+    rounded: tuple[QParams, AnyArray],
+    least_scale: Float64Array,
+    limit: PairLimit | None = None,
 ) -> LayerFit:
     """Fit weight and bias to the moments of the layer's quantized inputs and float outputs.
 
     Least squares with a penalty on the distance to the float weight give the target; it is rounded with error feedback;
-    coordinate descent over the integers and a fit of the scales then alternate. The float weight rounded to nearest is
-    taken instead if it errs less.
+    coordinate descent over the integers and a fit of the scales then alternate. While output channels exceed the limit,
+    they are fitted again with wider scales. The rounded float weight is taken instead if it errs less.
 
     Args:
         weight: the float weight.
         scheme: of the integers.
         im2col: of the layer.
         moments: of its inputs and outputs; centered if the layer has a bias.
-        rounded: scales for the float weight rounded to nearest.
+        rounded: scales and integers of the float weight without a fit, within the limit.
         least_scale: lower bounds of the new scales, float64 (channels,) or (1,).
+        limit: of the integers.
     """
-    exact = im2col.matrix(weight)
-    penalized = regularized(moments, exact, _REGULARIZATION)
+    penalized = regularized(moments, im2col.matrix(weight), _REGULARIZATION)
     target = refit(penalized)
+    candidates = [rounded]
+    for _ in range(_MOST_WIDENINGS):
+        qparams, integers = _fit_integers(target, scheme, im2col, moments, penalized, least_scale)
+        shares = np.zeros(1) if limit is None else limit.shares_of(integers, scheme.axis or 0)
+        if shares.max() <= 1:
+            candidates.insert(0, (qparams, integers))
+            break
+        least_scale = np.where(shares > 1, qparams.scale * shares * _WIDENING, least_scale)
+    matrices = [im2col.matrix(parameters.dequantize(stored)) for parameters, stored in candidates]
+    best = int(np.argmin([moments.error(matrix).sum() for matrix in matrices]))
+    bias = moments.t - (matrices[best] @ moments.a[:, :, None])[:, :, 0]
+    return LayerFit(*candidates[best], np.asarray(im2col.per_channel(bias), np.float32))
+
+
+def _fit_integers(
+    target: Float64Array,
+    scheme: Scheme,
+    im2col: Im2col,
+    moments: Moments,
+    penalized: Moments,
+    least_scale: Float64Array,
+) -> tuple[QParams, AnyArray]:
+    """Return scales and integers that reproduce the target weight, (groups, outputs of a group, inputs)."""
     energy = np.diagonal(moments.hessian, axis1=1, axis2=2)[:, None, :]
     qparams = weight_qparams(
         scheme,
@@ -88,11 +124,7 @@ def fit_layer(
         fitted_scale = im2col.per_channel(best_scale(integers, penalized, scale))
         qparams = qparams.rescaled(np.maximum(fitted_scale, least_scale))
         scale = np.asarray(im2col.per_output(qparams.scale), np.float64)
-    candidates = [(qparams, im2col.weight(integers).astype(scheme.dtype)), (rounded, rounded.quantize(weight))]
-    matrices = [im2col.matrix(parameters.dequantize(stored)) for parameters, stored in candidates]
-    best = int(np.argmin([moments.error(matrix).sum() for matrix in matrices]))
-    bias = moments.t - (matrices[best] @ moments.a[:, :, None])[:, :, 0]
-    return LayerFit(*candidates[best], np.asarray(im2col.per_channel(bias), np.float32))
+    return qparams, im2col.weight(integers).astype(scheme.dtype)
 
 
 def fit_range(

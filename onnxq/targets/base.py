@@ -101,6 +101,7 @@ class Target:
         file_rules: returns a message for each part of a file that the runtime refuses or misreads; None: ONNX's rules
             suffice.
         runtime: key in `onnxq.runtime.RUNTIMES` of the runtime that checks the result if it is installed; None: none.
+        runs_on_cpus: its files run on CPUs too, some of which saturate sums of two 8-bit products at 16 bits.
         on_avx2: field -> value where the fastest placement on x86 CPUs without VNNI is another one.
     """
 
@@ -127,6 +128,7 @@ class Target:
     bypasses_dq: frozenset[str] = frozenset()
     file_rules: Callable[[onnx.ModelProto], list[str]] | None = None
     runtime: str | None = None
+    runs_on_cpus: bool = True
     on_avx2: Mapping[str, Any] = field(default_factory=dict)
 
     def for_cpu(self, cpu: str) -> "Target":

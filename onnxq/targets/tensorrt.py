@@ -39,4 +39,5 @@ TENSORRT = Target(
     # As in Model-Optimizer: a float layer gains nothing from rounded inputs.
     bypasses_dq=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
     file_rules=violations,
+    runs_on_cpus=False,
 )

@@ -3,13 +3,14 @@ import itertools
 import json
 import math
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.errors import ConfigError, DataError
-from onnxq.facts import Statistics
+from onnxq.facts import ChannelStatistics, Statistics
 from onnxq.numerics.histogram import Histogram
 
 
@@ -26,7 +27,14 @@ def statistics(order=1):
         "größe": histogram(-1e-20, 1e20),
         "never seen": Histogram(),
     }
-    return Statistics(dict(list(histograms.items())[::order]), samples=17, digest="abc123")
+    rng = np.random.default_rng(0)
+    channels = {
+        name: ChannelStatistics(*(rng.normal(size=n) for n in (c, c, c, c // 2)))
+        for name, c in (("images", 3), ("größe", 8))
+    }
+    patches = {name: rng.normal(size=(k, k)) for name, k in (("conv0", 27), ("stem/conv", 12))}
+    histograms, channels, patches = (dict(list(d.items())[::order]) for d in (histograms, channels, patches))
+    return Statistics(histograms, 17, "abc123", channels, patches)
 
 
 def same(first, second):
@@ -35,7 +43,13 @@ def same(first, second):
         and first.digest == second.digest
         and first.histograms.keys() == second.histograms.keys()
         and all(vars_of(h) == vars_of(second.histograms[n]) for n, h in first.histograms.items())
+        and arrays_of(first) == arrays_of(second)
     )
+
+
+def arrays_of(found):
+    channels = {(name, kind): array for name, c in found.channels.items() for kind, array in vars(c).items()}
+    return {key: (array.tobytes(), array.dtype, array.shape) for key, array in {**channels, **found.patches}.items()}
 
 
 def vars_of(h):
@@ -71,7 +85,10 @@ def test_a_difference_would_be_seen():
     changed = statistics()
     changed.histograms["images"].add(np.float32([0.5]))
     assert not same(changed, statistics())
-    assert not same(Statistics(statistics().histograms, 17, "other"), statistics())
+    assert not same(replace(statistics(), digest="other"), statistics())
+    for kind in ("channels", "patches"):
+        assert not same(replace(statistics(), **{kind: {}}), statistics())
+    assert not same(replace(statistics(), patches={"conv0": np.zeros((27, 27))}), statistics())
     assert not same(Statistics({}, 17, "abc123"), statistics())
 
 
@@ -122,6 +139,8 @@ def test_numpy_reads_the_file(tmp_path):
     save_statistics(statistics(), tmp_path / "a.npz")
     with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
         assert archive["counts"].shape == (4, 2048)
+        assert archive["pair_peaks_0"].shape == (4,)  # in the order of the header: größe, images
+        assert archive["patches_0"].shape == (27, 27)
     with zipfile.ZipFile(tmp_path / "a.npz") as archive:
         assert archive.testzip() is None
 
@@ -182,10 +201,10 @@ def test_a_damaged_file_is_refused_or_the_damage_does_no_harm(tmp_path):
 def test_another_format_asks_for_a_new_calibration(tmp_path):
     path = tmp_path / "a.npz"
     save_statistics(statistics(), path)
-    assert header(path)["format"] == "onnxq calibration 1"
-    path.write_bytes(rewritten(path, header=as_bytes(header(path) | {"format": "onnxq calibration 2"})))
+    assert header(path)["format"] == "onnxq calibration 2"
+    path.write_bytes(rewritten(path, header=as_bytes(header(path) | {"format": "onnxq calibration 1"})))
     with pytest.raises(
-        DataError, match="is 'onnxq calibration 2', this onnxq reads 'onnxq calibration 1'; calibrate again"
+        DataError, match="is 'onnxq calibration 1', this onnxq reads 'onnxq calibration 2'; calibrate again"
     ):
         load_statistics(path)
 
@@ -196,6 +215,8 @@ def test_another_format_asks_for_a_new_calibration(tmp_path):
         {"counts": None},
         {"header": None},
         {"counts": np.zeros((2, 2048), np.int64)},
+        {"pair_peaks_1": None},
+        {"patches_0": None},
         {"header": as_bytes([1, 2])},
         {"header": as_bytes({})},
         {"header": np.frombuffer(b"{", np.uint8)},

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.facts import Plan, QuantizationParameters, QuantizedWeight, Statistics
+from onnxq.facts import ChannelStatistics, Plan, QuantizationParameters, QuantizedWeight, Statistics
 from onnxq.ir import Model
 from onnxq.numerics.scheme import INT8, Range, Scheme
 from onnxq.passes.correct_bias import CorrectBias
@@ -29,12 +29,14 @@ def conv_model(weight, bias=None, group=1, before=()):
     return Model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
 
 
-def corrected(model, weight, means):
-    """The biases found, and the grid of the weight."""
+def corrected(model, weight, means, integers=None):
+    """The biases found, and the grid of the weight; `integers` are those of the weight if they are not the nearest."""
     bound = np.abs(weight).reshape(len(weight), -1).max(axis=1)
     grid = SCHEME.qparams(Range(-bound, bound))
     plan = Plan((), (QuantizedWeight("w", SCHEME, ("conv",)),), frozenset({"conv"}), ("conv",), {})
-    facts = Facts([plan, Statistics({}, 1, "", means), QuantizationParameters({}, {"w": grid})])
+    channels = {name: ChannelStatistics(mean, mean, mean, mean[1::2]) for name, mean in means.items()}
+    parameters = QuantizationParameters({}, {"w": grid}, {} if integers is None else {"w": integers})
+    facts = Facts([plan, Statistics({}, 1, "", channels), parameters])
     return CorrectBias().run(model, facts).layers, grid
 
 
@@ -82,6 +84,14 @@ def test_a_conv_without_bias_gets_one():
     error = (grid.dequantize(grid.quantize(weight)) - weight).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(layers["conv"], -error, atol=1e-6)
     assert layers["conv"].dtype == np.float32
+
+
+def test_integers_that_are_not_the_nearest_count():
+    weight = np.random.default_rng(2).normal(size=(4, 6, 1, 1)).astype(np.float32)
+    integers = np.random.default_rng(3).integers(-7, 8, weight.shape, np.int8)
+    layers, grid = corrected(conv_model(weight), weight, {"x": np.ones(6)}, integers)
+    error = (grid.dequantize(integers) - weight).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(layers["conv"], -error, atol=1e-6)
 
 
 def test_means_come_through_concat_and_resize():

@@ -42,11 +42,15 @@ def observe(model, data, target=ORT, progress=None):
 
 
 def summary(statistics):
-    """Everything in the histograms, to compare bit for bit."""
-    return {
+    """All that was observed, to compare bit for bit."""
+    histograms = {
         name: (h.counts.tobytes(), h.exponent, h.start, h.low, h.high, h.floor)
         for name, h in statistics.histograms.items()
     }
+    channels = {
+        name: [array.tobytes() for array in vars(found).values()] for name, found in statistics.channels.items()
+    }
+    return histograms, channels, {layer: array.tobytes() for layer, array in statistics.patches.items()}
 
 
 def values_of(model, plan, feeds, target):
@@ -64,10 +68,10 @@ def test_means_are_those_of_a_picture_that_is_cut_up_into_a_batch_too():
     model = net.model(net.conv(net.block(pieces, 8, act="Relu"), 4))
     feeds = [feed(model, seed) for seed in range(3)]
     _, statistics = observe(model, feeds, OPENVINO)
-    assert {"images", pieces} < statistics.means.keys()
-    for name in statistics.means.keys() - {"images"}:
+    assert {"images", pieces} < statistics.channels.keys()
+    for name in statistics.channels.keys() - {"images"}:
         values = np.concatenate([run(model, each, outputs=[name])[name] for each in feeds])
-        np.testing.assert_allclose(statistics.means[name], values.mean(axis=(0, 2, 3)), atol=1e-5)
+        np.testing.assert_allclose(statistics.channels[name].means, values.mean(axis=(0, 2, 3)), atol=1e-5)
 
 
 # --- what is counted --------------------------------------------------------------------------------------------------

@@ -78,8 +78,9 @@ def test_weights_are_int8_and_biases_float(build, target):
         axis = next(a.i for a in weight.attribute if a.name == "axis")
         assert scale.shape == zero_point.shape == (integers.shape[axis],)
         assert original not in stored
-        grid = facts[QuantizationParameters].weights[original]
-        assert np.array_equal(integers, grid.quantize(before[original]))
+        parameters = facts[QuantizationParameters]
+        assert np.array_equal(scale, parameters.weights[original].scale)
+        assert np.array_equal(integers, parameters.quantized(original, before[original]))
         assert np.array_equal(stored[conv.input[2]], before[nodes(model)[name].input[2]])
 
 

@@ -25,7 +25,7 @@ def weights_grid(weight, bias=None, method="minmax", axis=0, bits=8, input_range
     planned = QuantizedWeight("weight", Scheme(bits, INT8, True, axis), ("layer",))
     plan = Plan((point,), (planned,), frozenset({"layer"}), ("layer",), {})
     facts = Facts([plan, FittedRanges({"images": FittedRange(point.known)})])
-    return ComputeQparams(method).run(model, facts).weights["weight"]
+    return ComputeQparams(method, limited=False).run(model, facts).weights["weight"]
 
 
 def squared_error(weight, grid, axis=0):

@@ -40,10 +40,11 @@ class Layer:
         moments.add(np.rint(self.inputs / step).astype(np.float32) * np.float32(step), self.outputs)
         return moments.centered()
 
-    def fit(self, bits, step=1.0, least_scale=SMALLEST):
+    def fit(self, bits, step=1.0, least_scale=SMALLEST, limit=None):
         scheme = self.scheme(bits)
         rounded = weight_qparams(scheme, self.weight, least_scale=least_scale)
-        return fit_layer(self.weight, scheme, self.im2col, self.moments(step), rounded, least_scale), rounded
+        nearest = rounded, rounded.quantize(self.weight)
+        return fit_layer(self.weight, scheme, self.im2col, self.moments(step), nearest, least_scale, limit), rounded
 
     def error(self, weight, step=1.0):
         return float(self.moments(step).error(self.im2col.matrix(weight)).sum())

@@ -1,0 +1,37 @@
+"""Sums of floats that do not depend on the order of their terms."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from onnxq.numerics.arrays import Float64Array
+
+_STEP = 2.0**-40
+"""Resolution of the fractions."""
+
+_LARGEST = 2.0**40
+"""Largest magnitude of a term."""
+
+
+class ExactSum:
+    """A sum of arrays of one shape, in fixed point: whole parts and fractions are summed as int64.
+
+    Terms are clamped to 2^40 in magnitude; there must be fewer than 2^22 of them.
+
+    Args:
+        shape: of the terms.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._wholes: NDArray[np.int64] = np.zeros(shape, np.int64)
+        self._fractions: NDArray[np.int64] = np.zeros(shape, np.int64)
+
+    def add(self, term: ArrayLike) -> None:
+        """Add an array, rounded to 2^-40."""
+        values = np.clip(np.asarray(term, np.float64), -_LARGEST, _LARGEST)
+        wholes = np.floor(values)
+        self._wholes += wholes.astype(np.int64)
+        self._fractions += np.rint((values - wholes) / _STEP).astype(np.int64)
+
+    def total(self) -> Float64Array:
+        """Return the sum."""
+        return np.asarray(self._wholes + self._fractions * _STEP)

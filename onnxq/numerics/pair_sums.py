@@ -1,0 +1,51 @@
+"""Sums of two products of 8-bit integers, which x86 CPUs without VNNI hold in 16 bits.
+
+Their instruction for 8-bit products, VPMADDUBSW, multiplies unsigned by signed bytes, adds each product to its
+neighbor's and saturates the sum at 16 bits (Intel 64 Architectures Software Developer's Manual, volume 2,
+"PMADDUBSW"). Kernels order the products of a Conv by the position in the kernel first and the input channel second, or
+take each position alone; either way channels 2i and 2i + 1 of one position are added. With an odd number of channels,
+pairs also span the last channel of a position and the first one of the next.
+"""
+
+import numpy as np
+
+from onnxq.numerics.arrays import AnyArray, Float64Array
+
+LARGEST_SUM = 2**15 - 1
+"""Largest sum of two products that does not saturate."""
+
+
+def greatest_pair_sums(weight: AnyArray, peaks: Float64Array, pair_peaks: Float64Array) -> Float64Array:
+    """Return an upper bound of the magnitude of any sum of two products, for each output channel, float64 (o,).
+
+    The bound is the greatest value of w0 a0 + w1 a1 for 0 <= a0 <= peak 0, 0 <= a1 <= peak 1 and a0 + a1 <= pair peak.
+    Products of different signs cancel, so only those of one sign are added.
+
+    Args:
+        weight: integers (o, c, k): output channels, input channels, kernel positions.
+        peaks: greatest integer of each input channel, not negative, (o, c) or (1, c).
+        pair_peaks: greatest sum of the integers of input channels 2i and 2i + 1 at one position, (o, c // 2) or
+            (1, c // 2); not used if c is odd.
+    """
+    values = np.asarray(weight, np.float64)
+    bound = _across_positions if values.shape[1] % 2 else _within_positions
+    return np.maximum(*(bound(np.maximum(sign * values, 0.0), peaks, pair_peaks) for sign in (1, -1)))
+
+
+def _within_positions(weight: Float64Array, peaks: Float64Array, pair_peaks: Float64Array) -> Float64Array:
+    first, second = weight[:, 0::2], weight[:, 1::2]
+    peak0, peak1 = peaks[:, 0::2, None], peaks[:, 1::2, None]
+    both = np.maximum(pair_peaks[:, :, None], np.maximum(peak0, peak1))
+    sums = np.maximum(
+        first * peak0 + second * np.minimum(peak1, both - peak0),
+        second * peak1 + first * np.minimum(peak0, both - peak1),
+    )
+    return np.asarray(sums.max(axis=(1, 2)))
+
+
+def _across_positions(weight: Float64Array, peaks: Float64Array, _: Float64Array) -> Float64Array:
+    outputs, channels, positions = weight.shape
+    products = (weight * peaks[:, :, None]).swapaxes(1, 2).reshape(outputs, positions * channels)
+    following = np.zeros_like(products)
+    following[:, :-1] = products[:, 1:]
+    return np.asarray((products + following).max(axis=1))

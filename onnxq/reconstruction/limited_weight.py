@@ -1,0 +1,144 @@
+"""Rounding of a weight so that no CPU saturates: output channels at fault get wider scales, and so smaller integers.
+
+The scale and the integers are those that err least. In a layer that reads images, neighboring pixels are alike:
+rounding with error feedback lets their errors cancel. In other layers, each input channel counts with its variance.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array
+from onnxq.numerics.scheme import QParams
+from onnxq.qdq.pair_limit import PairLimit, by_output
+from onnxq.reconstruction.least_squares import round_with_feedback
+
+_STRETCHES = np.linspace(1.0, 1.3, 16)
+"""Factors of the least scale that are tried."""
+
+_DAMPING = 0.05
+"""Share of the inputs' mean energy that is added to each input's in the error feedback."""
+
+_BLOCK = 1 << 17
+"""Values of a weight that are rounded at once, to stay in the cache."""
+
+
+@dataclass(frozen=True)
+class LimitedWeight:
+    """A weight whose sums of two products fit into 16 bits.
+
+    Attributes:
+        qparams: its scales.
+        integers: of its shape.
+        channels: number of output channels with a wider scale.
+    """
+
+    qparams: QParams
+    integers: AnyArray
+    channels: int
+
+
+@dataclass(frozen=True)
+class _Rounding:
+    """A way to round rows of a weight, and its error.
+
+    Attributes:
+        integers: returns whole numbers, float64 (o, c, k), for a weight, float64 (o, c, k), and scales, float64 (o,).
+        error: returns the squared error of the outputs, float64 (o,), for the error of a weight, float64 (o, c, k).
+    """
+
+    integers: Callable[[Float64Array, Float64Array], Float64Array]
+    error: Callable[[Float64Array], Float64Array]
+
+
+def limit_weight(
+    weight: Float32Array,
+    qparams: QParams,
+    limit: PairLimit,
+    *,
+    variances: Float64Array | None = None,
+    covariance: Float64Array | None = None,
+) -> LimitedWeight | None:
+    """Round a weight within a limit; return None if rounding it to nearest is within the limit.
+
+    Args:
+        weight: of a Conv, Gemm or MatMul.
+        qparams: its scales, of a symmetric scheme of signed integers.
+        limit: of its integers.
+        variances: of the input channels, float64 (channels of a group,); None if they are not known.
+        covariance: of all inputs at one position, float64 (k, k); None if it is not known.
+    """
+    axis, scheme = qparams.scheme.axis or 0, qparams.scheme
+    nearest = qparams.quantize(weight)
+    shares = limit.shares_of(nearest, axis)
+    at_fault = shares > 1
+    if not at_fault.any():
+        return None
+    exact = np.asarray(by_output(weight, axis)[at_fault], np.float64)
+    least = np.asarray(qparams.scale, np.float64)[at_fault] * shares[at_fault]
+    if covariance is not None and len(covariance) == exact[0].size:
+        rounding = _with_feedback(covariance, scheme.qmax)
+    else:
+        rounding = _to_nearest(variances, scheme.qmax)
+    scale, integers = np.empty_like(least), np.empty(exact.shape, nearest.dtype)
+    at_once = max(1, _BLOCK // exact[0].size)
+    for start in range(0, len(exact), at_once):
+        rows = slice(start, start + at_once)
+        within = limit.at(np.flatnonzero(at_fault)[rows])
+        scale[rows], integers[rows] = _search(exact[rows], least[rows], rounding, within, scheme.stored)
+    scales = np.array(qparams.scale, np.float64)
+    scales[at_fault] = scale
+    channels = np.moveaxis(nearest, axis, 0).copy()
+    channels[at_fault] = integers.reshape(-1, *channels.shape[1:])
+    limited = np.ascontiguousarray(np.moveaxis(channels, 0, axis))
+    return LimitedWeight(qparams.rescaled(scales), limited, int(at_fault.sum()))
+
+
+def _search(
+    exact: Float64Array,
+    least: Float64Array,
+    rounding: _Rounding,
+    limit: PairLimit,
+    stored: Callable[[Float64Array], Float64Array],
+) -> tuple[Float64Array, Float64Array]:
+    """Return the scales, (o,), and integers, (o, c, k), that err least among those within the limit."""
+    scale, integers, error = least.copy(), np.zeros_like(exact), np.full(len(exact), np.inf)
+    while not np.isfinite(error).all():
+        for stretch in _STRETCHES:
+            tried = stored(least * stretch)
+            rounded = rounding.integers(exact, tried)
+            found = rounding.error(rounded * tried[:, None, None] - exact)
+            better = np.flatnonzero(found < error)
+            better = better[limit.at(better).shares(rounded[better]) <= 1]
+            scale[better], integers[better], error[better] = tried[better], rounded[better], found[better]
+        least = np.where(np.isfinite(error), least, least * _STRETCHES[-1])
+    return scale, integers
+
+
+def _to_nearest(variances: Float64Array | None, qmax: int) -> _Rounding:
+    """Return the rounding to nearest; the error is that of independent inputs."""
+
+    def integers(exact: Float64Array, scale: Float64Array) -> Float64Array:
+        rounded = exact / scale[:, None, None]
+        return np.clip(np.rint(rounded, out=rounded), -qmax, qmax, out=rounded)
+
+    def error(of_weight: Float64Array) -> Float64Array:
+        squares = np.einsum("ock,ock->oc", of_weight, of_weight)
+        return np.asarray(squares.sum(axis=1) if variances is None else squares @ variances)
+
+    return _Rounding(integers, error)
+
+
+def _with_feedback(covariance: Float64Array, qmax: int) -> _Rounding:
+    """Return the rounding with error feedback; the covariance of the inputs gives the error."""
+
+    def integers(exact: Float64Array, scale: Float64Array) -> Float64Array:
+        matrix = exact.reshape(1, len(exact), -1)
+        return round_with_feedback(matrix, covariance[None], scale[None], qmax, _DAMPING).reshape(exact.shape)
+
+    def error(of_weight: Float64Array) -> Float64Array:
+        rows = of_weight.reshape(len(of_weight), -1)
+        return np.asarray(((rows @ covariance) * rows).sum(axis=1))
+
+    return _Rounding(integers, error)
