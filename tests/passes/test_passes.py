@@ -128,7 +128,9 @@ class TestEveryPass:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("onnxq.api.default", lambda *args, **kw: [each(step) for step in default(*args, **kw)])
             for config in CONFIGS.values():
-                quantize_watched(silu_chain(), config, sensitivity=config.reconstructs or config.target == "ort")
+                quantize_watched(
+                    silu_chain(), config, sensitivity=config.reconstructs or config.target == "ort", speed=True
+                )
             quantize_watched(quantized(v8())[0], Config(requantize=True))
         Pipeline([each(step) for step in prepare_and_cut(Config())]).run(Model(v8()))
         return each
@@ -145,7 +147,7 @@ def passes_of_all_configs() -> list[Pass]:
     """A pass of each kind."""
     configs = [*CONFIGS.values(), Config(requantize=True)]
     data = graphs.samples([feed(silu_chain())])
-    steps = [step for config in configs for step in default(config, silu_chain(), data, sensitivity=True)]
+    steps = [step for config in configs for step in default(config, silu_chain(), data, sensitivity=True, speed=True)]
     return list({step.name: step for step in [*steps, *prepare_and_cut(Config())]}.values())
 
 

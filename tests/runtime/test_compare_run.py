@@ -113,7 +113,7 @@ class TestFindFault:
         if not kind.is_installed():
             pytest.skip(f"{kind.title} is not installed")
         target = GENERIC if kind is OnnxRuntime else OPENVINO
-        compared, fault = checked(kind, build=white_stem, target=target, weight_bits=8)
+        compared, fault = checked(kind, build=white_stem, target=target, weight_bits=8, limited=False)
         if not saturates(kind):
             assert fault is None
             return

@@ -49,7 +49,7 @@ class TestOpenSession:
 
     @pytest.mark.parametrize("target", [ORT, OPENVINO], ids=lambda t: t.name)
     def test_exact_is_what_the_file_says_on_every_cpu(self, target):
-        model, _ = quantized(saturating(), target)
+        model, _ = quantized(saturating(), target, limited=False)
         values = feed(model)
         expected = run_as_it_is(model, values)["output"]
         for made in (open_session(model, exact=True), streaming.open_worker_session(model, 1)):
@@ -57,7 +57,7 @@ class TestOpenSession:
 
     def test_exact_runs_no_layer_on_integers(self, tmp_path):
         for exact in (True, False):
-            open_session(quantized(saturating())[0], exact=exact, optimized_path=tmp_path / "run.onnx")
+            open_session(quantized(saturating(), limited=False)[0], exact=exact, optimized_path=tmp_path / "run.onnx")
             found = [node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node]
             assert bool({"QLinearConv", "QGemm"} & {*found}) is not exact
 

@@ -18,7 +18,7 @@ def bench(tmp_path):
     def make(model=None, **options):
         model = with_metadata(saturating() if model is None else model)
         onnx.save(model, tmp_path / "net.onnx")
-        result, _ = quantized(model, GENERIC)
+        result, _ = quantized(model, GENERIC, limited=False)
         result.metadata_props.add(key="onnxq.target", value="generic")
         onnx.save(result, tmp_path / "net-generic.onnx")
         given = {"rounds": 0, "stored": False, "cpus": ("native",), "runtimes": ("ort",), **options}

@@ -95,11 +95,13 @@ def quantizing(
     method: str = "minmax",
     weight_method: str = "minmax",
     matmul: bool = True,
+    limited: bool = True,
     **options: object,
 ) -> list[Pass]:
     """Return all passes but correct-bias and verify, calibrated on the feeds with seeds 0 to 3.
 
-    Without `matmul` 1x1 Convs stay Convs for every target; further options are those of PlanQuantization.
+    Without `matmul` 1x1 Convs stay Convs for every target; unless `limited`, weights use all 8 bits, with which sums
+    saturate on some CPUs; further options are those of PlanQuantization.
     """
     data = samples([feed(model, seed) for seed in range(4)])
     return [
@@ -108,7 +110,7 @@ def quantizing(
         PlanQuantization(target, **options),
         Observe(data),
         FitRanges(method),
-        ComputeQparams(weight_method),
+        ComputeQparams(weight_method, limited=limited),
         InsertQdq(),
         *([PointwiseToMatmul()] if matmul and target.lowers_pointwise else []),
         RemoveUnused(),
