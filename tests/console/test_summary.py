@@ -1,12 +1,15 @@
 import io
+from dataclasses import replace
 
 import pytest
-from graphs import csp, v8
+from graphs import csp, feed, v8
 from rich.console import Console
 
-from onnxq.api import plan
+from onnxq.api import plan, quantize
 from onnxq.config import Config
 from onnxq.console import summary
+from onnxq.facts import Plan, QuantizationParameters, Verification
+from onnxq.pipeline import Facts
 
 
 def shown(table):
@@ -32,6 +35,48 @@ def test_float_convs_are_counted_by_the_summary_of_their_reason():
 def test_the_target_is_shown_with_method_and_widths():
     assert "target openvino (OpenVINO), mse, W8A8" in planned(csp(), target="openvino", method="mse")
     assert "W4A8 op:Conv=8/8" in planned(csp(), weight_bits=4, bits=("op:Conv=8/8",))
+
+
+def result(model, limited, verbose=False):
+    """The words about a result in which these weights are limited."""
+    feeds = [feed(model)]
+    found = quantize(model, feeds, Config(target="openvino"))
+    parameters = replace(found.facts[QuantizationParameters], limited=limited)
+    found = replace(found, facts=Facts([found.facts[Plan], found.facts[Verification], parameters]))
+    table = summary.planned(found.facts[Plan], found.detector, Config(), verbose=True)
+    summary.add_result(table, found, "", verbose)
+    return found, shown(table)
+
+
+@pytest.mark.parametrize(
+    ("limited", "words"),
+    [
+        ({"conv1_weight": 1}, "wider scales of 1 output channel in 1 layer"),
+        ({"conv1_weight": 3, "conv0_weight": 4}, "wider scales of 7 output channels in 2 layers"),
+    ],
+    ids=["one", "some"],
+)
+def test_what_is_held_back_is_counted_and_listed(limited, words, capsys):
+    found, text = result(csp(), limited)
+    assert f"any CPU {words}: CPUs without VNNI do not saturate (-v says which)" in text
+    summary.list_limited(found)
+    lines = capsys.readouterr().out.splitlines()
+    of_layer = {f"conv{k}": f"held back: conv{k}: " for k in range(2)}
+    counts = {"conv0": "4 output channels", "conv1": "3 output channels" if len(limited) > 1 else "1 output channel"}
+    assert lines == [of_layer[name] + counts[name] for name in of_layer if f"{name}_weight" in limited]
+
+
+def test_verbose_leaves_out_the_hint_at_what_is_held_back():
+    text = result(csp(), {"conv1_weight": 1}, verbose=True)[1]
+    assert "do not saturate" in text
+    assert "-v" not in text
+
+
+def test_nothing_is_said_where_nothing_is_held_back(capsys):
+    found, text = result(csp(), {})
+    assert "any CPU" not in text
+    summary.list_limited(found)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("verbose", [False, True])
