@@ -70,9 +70,7 @@ class Histogram:
         edges[0], edges[-1] = self.low, max(self.high, self.low)
         return self.counts[: last + 1], edges
 
-    def add(
-        self, values: NDArray[np.floating], every: int = 1, extremes: tuple[float, float] | None = None
-    ) -> None:
+    def add(self, values: NDArray[np.floating], every: int = 1, extremes: tuple[float, float] | None = None) -> None:
         """Count values, of any shape.
 
         Args:

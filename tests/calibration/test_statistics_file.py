@@ -49,9 +49,7 @@ def same(first, second):
 
 def arrays_of(found):
     channels = {(name, kind): array for name, c in found.channels.items() for kind, array in vars(c).items()}
-    return {
-        key: (array.tobytes(), array.dtype, array.shape) for key, array in {**channels, **found.patches}.items()
-    }
+    return {key: (array.tobytes(), array.dtype, array.shape) for key, array in {**channels, **found.patches}.items()}
 
 
 def vars_of(h):

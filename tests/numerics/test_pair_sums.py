@@ -96,4 +96,4 @@ def test_no_output_channels_have_no_sums(channels):
 def test_sums_up_to_the_largest_are_exact_and_those_beyond_are_not(sign):
     left = np.array([LARGEST_SUM // 127, LARGEST_SUM % 127])
     assert saturating_sums(left, sign * np.array([127, 1])) == sign * LARGEST_SUM
-    assert abs(saturating_sums(left + [1, 0], sign * np.array([127, 1]))) < LARGEST_SUM + 127
+    assert abs(saturating_sums(left + np.array([1, 0]), sign * np.array([127, 1]))) < LARGEST_SUM + 127
