@@ -74,6 +74,15 @@ def qparams(scale, symmetric=False):
     return Scheme(8, INT8 if symmetric else UINT8, symmetric=symmetric).qparams(Range(-scale, scale))
 
 
+class TestQuantizationParameters:
+    def test_integers_are_the_nearest_unless_others_are_given(self):
+        values = np.float32([[0.1, -1.0], [0.5, 2.0]])
+        grid, others = qparams(1.0, symmetric=True), np.full((2, 2), 7, np.int8)
+        found = QuantizationParameters({}, {"v": grid, "w": grid}, {"w": others})
+        assert np.array_equal(found.quantized("v", values), grid.quantize(values))
+        assert found.quantized("w", values) is others
+
+
 class TestReconstruction:
     FOUND = Reconstruction(
         weights={"w": (qparams(2.0, symmetric=True), np.zeros((2, 3), np.int8))},
@@ -89,6 +98,13 @@ class TestReconstruction:
         final = self.FOUND.over(fitted)
         assert final.activations == {"x": self.FOUND.activations["x"], "y": fitted.activations["y"]}
         assert final.weights == {"w": self.FOUND.weights["w"][0], "v": fitted.weights["v"]}
+
+    def test_its_integers_stand_in_the_place_of_limited_ones(self):
+        grid, integers = qparams(1.0, symmetric=True), {name: np.ones((2, 3), np.int8) for name in "vw"}
+        fitted = QuantizationParameters({}, {"w": grid, "v": grid}, integers, {"v": 1, "w": 2})
+        final = self.FOUND.over(fitted)
+        assert final.integers == {"w": self.FOUND.weights["w"][1], "v": integers["v"]}
+        assert final.limited == fitted.limited
 
     def test_biases_of_some_layers(self):
         assert list(self.FOUND.only({"conv2", "conv3"}).biases) == ["conv2"]

@@ -57,8 +57,8 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str, verbose: bo
         channels = sum(limited.values())
         table.add_row(
             "any CPU",
-            f"{channels} output channel{plural(channels)} of {len(limited)} layer{plural(len(limited))} have wider "
-            f"scales, so that CPUs without VNNI do not saturate{'' if verbose else ' (-v says which)'}",
+            f"wider scales of {channels} output channel{plural(channels)} in {len(limited)} layer{plural(len(limited))}"
+            f": CPUs without VNNI do not saturate{'' if verbose else ' (-v says which)'}",
         )
     if checked.checked_in:
         table.add_row("checked", f"{checked.checked_in}, {checked.cpu}{_nearness(checked)}")

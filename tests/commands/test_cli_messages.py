@@ -95,6 +95,18 @@ class TestTalk:
         )
         assert "times the float" not in onnxq(model).out
 
+    def test_v_lists_the_layers_that_are_held_back(self, onnxq, model):
+        ran = onnxq(model, "--calib", "calib", "--target", "openvino", "-v")
+        held_back = dict(re.findall(r"^held back: (\S+): (\d+) output channels?$", ran.out, re.MULTILINE))
+        assert "conv0" in held_back
+        total = sum(map(int, held_back.values()))
+        assert f"any CPU wider scales of {total} output channels in {len(held_back)} layers: " in ran.table
+        assert "(-v says which)" in onnxq(model, "--calib", "calib", "--target", "openvino").table
+        for full in (("--target", "openvino", "--cpu", "vnni"), ("--target", "tensorrt")):
+            ran = onnxq(model, "--calib", "calib", *full, "-v")
+            assert "held back: " not in ran.out
+            assert "any CPU" not in ran.table
+
     def test_v_is_not_told_of_v(self, onnxq, model):
         assert "(-v says which and why)" in onnxq(model, "--dry-run").table
         assert "-v says" not in onnxq(model, "--dry-run", "-v").table

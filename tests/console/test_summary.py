@@ -57,6 +57,48 @@ def test_runtime_cpu_and_nearness_of_the_check_are_one_row(against_exact, said):
     assert f"checked {said}" in shown(table)
 
 
+def result(model, limited, verbose=False):
+    """The words about a result in which these weights are limited."""
+    feeds = [feed(model)]
+    found = quantize(model, feeds, Config(target="openvino"))
+    parameters = replace(found.facts[QuantizationParameters], limited=limited)
+    found = replace(found, facts=Facts([found.facts[Plan], found.facts[Verification], parameters]))
+    table = summary.planned(found.facts[Plan], found.detector, Config(), verbose=True)
+    summary.add_result(table, found, "", verbose)
+    return found, shown(table)
+
+
+@pytest.mark.parametrize(
+    ("limited", "words"),
+    [
+        ({"conv1_weight": 1}, "wider scales of 1 output channel in 1 layer"),
+        ({"conv1_weight": 3, "conv0_weight": 4}, "wider scales of 7 output channels in 2 layers"),
+    ],
+    ids=["one", "some"],
+)
+def test_what_is_held_back_is_counted_and_listed(limited, words, capsys):
+    found, text = result(csp(), limited)
+    assert f"any CPU {words}: CPUs without VNNI do not saturate (-v says which)" in text
+    summary.list_limited(found)
+    lines = capsys.readouterr().out.splitlines()
+    of_layer = {f"conv{k}": f"held back: conv{k}: " for k in range(2)}
+    counts = {"conv0": "4 output channels", "conv1": "3 output channels" if len(limited) > 1 else "1 output channel"}
+    assert lines == [of_layer[name] + counts[name] for name in of_layer if f"{name}_weight" in limited]
+
+
+def test_verbose_leaves_out_the_hint_at_what_is_held_back():
+    text = result(csp(), {"conv1_weight": 1}, verbose=True)[1]
+    assert "do not saturate" in text
+    assert "-v" not in text
+
+
+def test_nothing_is_said_where_nothing_is_held_back(capsys):
+    found, text = result(csp(), {})
+    assert "any CPU" not in text
+    summary.list_limited(found)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("verbose", [False, True])
 def test_verbose_leaves_out_the_hint_at_itself(verbose):
     assert ("(-v says which and why)" in planned(v8(), verbose)) != verbose

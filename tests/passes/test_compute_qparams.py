@@ -2,12 +2,102 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from graphs import Net, csp, feed, initializers, leaky_net, nodes, pan, quantized, relu_net, run
+from graphs import (
+    Net,
+    csp,
+    feed,
+    initializers,
+    leaky_net,
+    nodes,
+    pan,
+    planned,
+    products,
+    quantized,
+    relu_net,
+    run,
+    samples,
+    saturating,
+)
 
-from onnxq.facts import FittedRanges, Plan, QuantizationParameters
-from onnxq.targets import GENERIC, OPENVINO
+from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Statistics
+from onnxq.passes.compute_qparams import ComputeQparams
+from onnxq.passes.fit_ranges import FitRanges
+from onnxq.passes.observe import Observe
+from onnxq.pipeline import Facts, Pipeline
+from onnxq.qdq.pair_limit import PairLimits
+from onnxq.targets import GENERIC, OPENVINO, ORT
 
 every_method = pytest.mark.parametrize("method", ["minmax", "mse"])
+
+
+# --- the limit of CPUs without VNNI -----------------------------------------------------------------------------------
+
+
+def shares(model, target, **options):
+    """The greatest sums of two products of each output channel, as shares of the limit, and the facts."""
+    working, plan = planned(model, target)
+    data = samples([feed(model, seed) for seed in range(4)])
+    steps = [Observe(data), FitRanges("minmax"), ComputeQparams(**options)]
+    facts = Pipeline(steps, pinned=[plan]).run(working)
+    parameters, nodes = facts[QuantizationParameters], working.nodes
+    limits = PairLimits(working, facts[Statistics].channels)
+    found = {}
+    for weight in plan.weights:
+        limit = limits.of([nodes[name] for name in weight.users], weight.scheme, parameters.activations)
+        if limit is not None:
+            integers = parameters.quantized(weight.tensor, initializers(working.to_proto())[weight.tensor])
+            found[weight.tensor] = limit.shares_of(integers, weight.scheme.axis)
+    return found, facts
+
+
+@pytest.mark.parametrize("target", [ORT, OPENVINO, GENERIC], ids=lambda t: t.name)
+@pytest.mark.parametrize("build", [csp, pan, products, saturating])
+def test_no_output_channel_exceeds_the_limit(build, target):
+    found, facts = shares(build(), target)
+    assert found
+    assert max(each.max() for each in found.values()) <= 1
+    without, full = shares(build(), target, limited=False)
+    assert max(each.max() for each in without.values()) > 1
+    limited = facts[QuantizationParameters].limited
+    assert limited == {name: int((each > 1).sum()) for name, each in without.items() if each.max() > 1}
+    assert facts[QuantizationParameters].integers.keys() == limited.keys()
+    for name, qparams in full[QuantizationParameters].weights.items():
+        wider = facts[QuantizationParameters].weights[name].scale > qparams.scale
+        assert wider.sum() == limited.get(name, 0)
+
+
+def test_without_the_limit_integers_are_the_nearest():
+    _, facts = shares(csp(), OPENVINO, limited=False)
+    parameters = facts[QuantizationParameters]
+    assert not parameters.integers
+    assert not parameters.limited
+    for name, qparams in parameters.weights.items():
+        weight = initializers(csp())[name]
+        assert np.array_equal(parameters.quantized(name, weight), qparams.quantize(weight))
+        assert np.array_equal(qparams.scale, np.abs(weight).reshape(len(weight), -1).max(axis=1) / np.float32(127))
+
+
+def test_without_statistics_every_input_reaches_every_integer():
+    model = csp()
+    working, plan = planned(model, OPENVINO)
+    data = samples([feed(model)])
+    seen = Pipeline([Observe(data), FitRanges("minmax")], pinned=[plan]).run(working)
+    known = ComputeQparams().run(working, seen)
+    unknown = ComputeQparams().run(working, Facts([plan, seen[FittedRanges]]))
+    assert sum(unknown.limited.values()) > sum(known.limited.values()) > 0
+    assert unknown.limited["conv0_weight"] == known.limited["conv0_weight"]  # it reads images
+
+
+def test_a_product_of_rows_whose_heads_are_as_many_as_channels_is_no_conv():
+    net = Net()
+    x = net.block("images", 8)
+    rows = net.reshape(x, 1, 4, 64, 32)
+    rows = net.add("MatMul", rows, net.const(np.full((32, 8), 0.5)), name="mix")
+    y = net.reshape(rows, 1, 8, 16, 16)
+    net.channels[y] = 8
+    found, facts = shares(net.model(net.conv(y, 4)), GENERIC)
+    assert "mix" in facts[Plan].layers
+    assert max(each.max() for each in found.values()) <= 1
 
 
 # --- whole networks ---------------------------------------------------------------------------------------------------

@@ -74,6 +74,113 @@ def test_means_are_those_of_a_picture_that_is_cut_up_into_a_batch_too():
         np.testing.assert_allclose(statistics.channels[name].means, values.mean(axis=(0, 2, 3)), atol=1e-5)
 
 
+# --- channels and patches ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [ORT, OPENVINO], ids=lambda t: t.name)
+@pytest.mark.parametrize("build", [csp, pan, leaky_net, partial(csp, batch=2), partial(pan, batch=3)])
+def test_statistics_of_channels_are_those_of_all_values(build, target):
+    model = build()
+    feeds = [feed(model, seed) for seed in range(3)]
+    plan, statistics = observe(model, feeds, target)
+    prepared = planned(model, target)[0].to_proto()
+    assert statistics.channels
+    assert statistics.channels.keys() >= {n for n, p in plan.observed().items() if not p.silu_input}
+    for name, found in statistics.channels.items():
+        runs = [each[name] if name in each else run(prepared, each, [name], optimized=True)[name] for each in feeds]
+        values = np.concatenate(runs)
+        by_channel = values.swapaxes(0, 1).reshape(values.shape[1], -1)
+        assert np.array_equal(found.peaks, by_channel.max(axis=1)), name
+        even = len(by_channel) // 2 * 2
+        assert np.array_equal(found.pair_peaks, (by_channel[0:even:2] + by_channel[1:even:2]).max(axis=1)), name
+        np.testing.assert_allclose(found.means, by_channel.mean(axis=1, dtype=np.float64), atol=1e-6)
+        size = values[0, 0].size
+        sampled = values.reshape(*values.shape[:2], -1)[:, :, :: {1024: 5}.get(size, 1)].swapaxes(0, 1)
+        variances = sampled.reshape(values.shape[1], -1).var(axis=1, dtype=np.float64)
+        np.testing.assert_allclose(found.variances, variances, rtol=1e-6, atol=1e-9)
+
+
+def test_of_large_tensors_statistics_of_channels_are_those_of_all_values_too():
+    # In several blocks, with an odd number of channels.
+    net = Net(size=256)
+    x = net.add("Relu", net.conv("images", 13, 3, name="wide"))
+    net.channels[x] = 13
+    model = net.model(net.conv(x, 4))
+    feeds = [feed(model, seed) for seed in range(2)]
+    _, statistics = observe(model, feeds, OPENVINO)
+    values = np.concatenate([run(model, each, outputs=[x], optimized=True)[x] for each in feeds])
+    found = statistics.channels[x]
+    assert np.array_equal(found.peaks, values.max(axis=(0, 2, 3)))
+    assert np.array_equal(found.pair_peaks, (values[:, 0:12:2] + values[:, 1:12:2]).max(axis=(0, 2, 3)))
+    np.testing.assert_allclose(found.means, values.mean(axis=(0, 2, 3), dtype=np.float64), rtol=1e-5)
+    np.testing.assert_allclose(found.variances, values.var(axis=(0, 2, 3), dtype=np.float64), rtol=0.3)
+    assert (statistics.histograms[x].low, statistics.histograms[x].high) == (values.min(), values.max())
+
+
+def test_the_input_of_a_layer_behind_another_operator_is_observed_too():
+    net = Net()
+    x = net.block("images", 6)
+    x = net.add("Concat", x, x, axis=2)
+    net.channels[x] = 6
+    model = net.model(net.conv(x, 4, name="reader"))
+    plan, statistics = observe(model, [feed(model)])
+    assert x in {planned(model)[0].nodes[name].inputs[0].name for name in plan.layers}
+    assert statistics.channels[x].peaks.shape == (6,)
+
+
+def covariance_of(images, kernel, strides=(1, 1), pads=(0, 0, 0, 0), dilations=(1, 1)):
+    """The covariance of the windows of a Conv, in the order of its weight."""
+    taken = []
+    for image in images:
+        padded = np.pad(image.astype(np.float64), ((0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
+        reach = [(size - 1) * step + 1 for size, step in zip(kernel, dilations)]
+        view = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(1, 2))
+        view = view[:, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
+        taken.append(view.transpose(1, 2, 0, 3, 4).reshape(-1, len(image) * kernel[0] * kernel[1]))
+    return np.cov(np.concatenate(taken).T, bias=True)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"pads": (1, 1, 1, 1)},
+        {"strides": (2, 2), "pads": (1, 1, 1, 1)},
+        {"strides": (2, 1), "pads": (0, 2, 1, 0)},
+        {"dilations": (2, 3)},
+        {"strides": (3, 2), "pads": (2, 1, 0, 3), "dilations": (2, 1)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_patches_are_the_covariance_of_the_inputs_of_layers_that_read_images(attributes, batch):
+    net = Net(size=16, batch=batch)
+    weight = net.const(net.normal(8, 3, 3, 2))
+    x = net.silu(net.add("Conv", "images", weight, name="stem", **attributes))
+    net.channels[x] = 8
+    model = net.model(net.conv(net.block(x, 8), 4))
+    feeds = [feed(model, seed) for seed in range(3)]
+    _, statistics = observe(model, feeds, OPENVINO)
+    assert statistics.patches.keys() == {"stem"}
+    images = np.concatenate([each["images"] for each in feeds])
+    np.testing.assert_allclose(statistics.patches["stem"], covariance_of(images, (3, 2), **attributes), atol=1e-9)
+
+
+def test_every_layer_that_reads_images_has_patches_unless_it_has_groups_or_many_inputs():
+    net = Net()
+    ends = [
+        net.conv("images", 8, 3, name="one"),
+        net.conv("images", 8, 5, name="two"),
+        net.conv("images", 3, 3, group=3, name="groups"),
+        net.conv("images", 8, 11, name="many"),
+        net.conv(net.add("Relu", "images"), 8, 3, name="relu"),
+    ]
+    model = net.model(net.conv(net.add("Concat", *ends, axis=1), 4, name="last"))
+    working, plan = planned(model, OPENVINO)
+    chosen = Plan(plan.points, plan.weights, plan.integer, ("one", "two", "groups", "many", "relu", "last"), {})
+    found = Pipeline([Observe(samples([feed(model)]))], pinned=[chosen]).run(working)[Statistics].patches
+    assert {name: each.shape for name, each in found.items()} == {"one": (27, 27), "two": (75, 75), "relu": (27, 27)}
+
+
 # --- what is counted --------------------------------------------------------------------------------------------------
 
 

@@ -26,9 +26,11 @@ from graphs import (
 from onnxq.errors import DataError
 from onnxq.facts import Plan, QuantizationParameters, Reconstruction, Statistics
 from onnxq.ir import Model
+from onnxq.passes.compute_qparams import ComputeQparams
 from onnxq.passes.insert_qdq import InsertQdq
 from onnxq.passes.reconstruct import Reconstruct
 from onnxq.pipeline import Pipeline
+from onnxq.qdq.pair_limit import PairLimits
 from onnxq.targets import GENERIC, OPENVINO, ORT
 from onnxq.yolo.detector import detect
 
@@ -249,6 +251,29 @@ def test_ranges_of_8_bits_are_not_adjusted():
     model = silu_chain()
     facts = facts_of(model)
     assert not Reconstruct(data_of(model), ranges=True).run(prepared(model), facts).activations
+
+
+@pytest.mark.parametrize("target", [OPENVINO, GENERIC], ids=lambda t: t.name)
+@pytest.mark.parametrize("bits", [(8, 8), (8, 4), (4, 8)], ids=lambda bits: "W{}A{}".format(*bits))
+def test_no_output_channel_exceeds_the_limit_of_cpus_without_vnni(bits, target):
+    model = csp()
+    greatest = {}
+    for limited in (True, False):
+        working = Model(copy(model))
+        steps = quantizing(model, target, weight_bits=bits[0], act_bits=bits[1])
+        at = next(k for k, step in enumerate(steps) if isinstance(step, InsertQdq))
+        steps = [ComputeQparams(limited=limited) if isinstance(s, ComputeQparams) else s for s in steps[:at]]
+        facts = Pipeline([*steps, Reconstruct(data_of(model), limited=limited)]).run(working)
+        parameters = facts[Reconstruction].over(facts[QuantizationParameters])
+        limits, nodes = PairLimits(working, facts[Statistics].channels), working.nodes
+        shares = [0.0]
+        for weight in facts[Plan].weights:
+            limit = limits.of([nodes[name] for name in weight.users], weight.scheme, parameters.activations)
+            if limit is not None:
+                assert weight.tensor in facts[Reconstruction].weights
+                shares.append(limit.shares_of(parameters.integers[weight.tensor], 0).max())
+        greatest[limited] = max(shares)
+    assert 0.8 < greatest[True] <= 1 < greatest[False]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxq.numerics.scheme import INT8, Range, Scheme
+from onnxq.qdq.pair_limit import PairLimit
 from onnxq.qdq.weight_qparams import weight_qparams
 from onnxq.reconstruction.im2col import Im2col
 from onnxq.reconstruction.layer_fit import fit_layer, fit_range
@@ -99,6 +100,45 @@ def test_scales_do_not_fall_below_the_least(name):
     least = np.full(layer.weight.shape[layer.axis], 0.9)
     fit, _ = layer.fit(8, least_scale=least)
     assert (fit.qparams.scale >= np.float32(0.9)).all()
+
+
+def most_of(layer, share, **options):
+    """The limit that the greatest sum of a fit without a limit reaches by this share, and the fit within it."""
+    weight_shape = np.moveaxis(layer.weight, layer.axis, 0).shape
+    rows, channels = (weight_shape[0] if layer.im2col.group > 1 else 1), weight_shape[1]
+    free, _ = layer.fit(8, **options)
+    unit = PairLimit(np.ones((rows, channels)), np.full((rows, channels // 2), 2.0))
+    peak = share / unit.shares_of(free.integers, layer.axis).max()
+    return PairLimit(unit.peaks * peak, unit.pair_peaks * peak), free
+
+
+@pytest.mark.parametrize("name", ["Conv", "Conv in groups", "Gemm"])
+@pytest.mark.parametrize("share", [1.05, 1.5, 3.0])
+def test_the_integers_are_within_the_limit(name, share):
+    layer = Layer(LAYERS[name])
+    limit, free = most_of(layer, share, step=0.5)
+    halved = weight_qparams(layer.scheme(8), layer.weight, least_scale=SMALLEST)
+    halved = halved.rescaled(halved.scale * 4.0)
+    fit = fit_layer(
+        layer.weight, layer.scheme(8), layer.im2col, layer.moments(0.5), (halved, halved.quantize(layer.weight)),
+        SMALLEST, limit,
+    )  # fmt: skip
+    assert limit.shares_of(free.integers, layer.axis).max() > 1
+    assert limit.shares_of(fit.integers, layer.axis).max() <= 1
+    of_fit, of_halved = (
+        layer.error(q.dequantize(i), 0.5)
+        for q, i in ((fit.qparams, fit.integers), (halved, halved.quantize(layer.weight)))
+    )
+    assert of_fit < of_halved
+
+
+def test_if_no_fit_is_within_the_limit_the_rounded_weight_is_taken():
+    layer = Layer(CONV)
+    none = PairLimit(np.full((1, 4), 1e12), np.full((1, 2), 1e12))
+    rounded = weight_qparams(layer.scheme(8), layer.weight, least_scale=SMALLEST)
+    fit, _ = layer.fit(8, limit=none)
+    assert np.array_equal(fit.integers, rounded.quantize(layer.weight))
+    assert np.array_equal(fit.qparams.scale, rounded.scale)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -41,8 +41,8 @@ def excesses(model: onnx.ModelProto, quantized: onnx.ModelProto, facts: Facts, v
     """Return by how much the sums of each Conv and product on integers differ from the exact ones, at most.
 
     The products are paired in both ways of kernels: the channels of each position of the kernel, and all inputs in the
-    order of NHWC. Depthwise Convs are left out, as kernels compute them in 32 bits, and so are ConvTransposes, which
-    run in float.
+    order of NHWC. Depthwise Convs, which kernels compute in 32 bits, and ConvTransposes, which run in float, are left
+    out.
 
     Args:
         model: the float model, with the weights.

@@ -1,0 +1,63 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxq.numerics.exact_sum import ExactSum
+
+terms = st.lists(st.floats(-1e12, 1e12, allow_nan=False), min_size=1, max_size=30)
+
+
+def total(values, shape=()):
+    found = ExactSum(shape)
+    for value in values:
+        found.add(value)
+    return found.total()
+
+
+@given(terms, st.randoms(use_true_random=False))
+def test_the_order_makes_no_difference(values, random):
+    shuffled = list(values)
+    random.shuffle(shuffled)
+    assert total(values).tobytes() == total(shuffled).tobytes()
+
+
+@given(terms)
+def test_it_is_the_sum_to_the_last_bits(values):
+    assert float(total(values)) == pytest.approx(math.fsum(values), rel=1e-15, abs=len(values) * 2.0**-40)
+
+
+def test_plain_sums_of_floats_depend_on_the_order():
+    # Otherwise there were nothing to test.
+    values = [1e12, 1e-4, -1e12, 1e-4]
+    assert sum(values) != sum(sorted(values))
+    assert float(total(values)) == pytest.approx(2e-4, abs=4 * 2.0**-40)
+
+
+def test_elements_are_summed_by_themselves():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(50, 3, 4)) * 10.0 ** rng.integers(-6, 6, (3, 4))
+    found = total(values, (3, 4))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, values.sum(axis=0), rtol=1e-9, atol=1e-10)
+
+
+def test_float32_terms_count_exactly():
+    values = np.float32([0.1, 0.2, -0.3])
+    assert float(total(values)) == pytest.approx(math.fsum(map(float, values)), abs=3 * 2.0**-40)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_large_terms_are_clamped(sign):
+    assert total([sign * 1e30, sign * 2.0**40, 1.5]) == sign * 2.0**41 + 1.5
+
+
+def test_small_terms_are_rounded_to_the_step():
+    assert total([2.0**-42] * 8) == 0
+    assert total([2.0**-40] * 8) == 2.0**-37
+
+
+def test_without_terms_it_is_zero():
+    assert np.array_equal(ExactSum((2, 3)).total(), np.zeros((2, 3)))

@@ -1,0 +1,83 @@
+"""What a quantized file computes is the same on CPUs that add pairs of products in 16 bits with saturation."""
+
+import numpy as np
+import pytest
+from graphs import (
+    attention,
+    csp,
+    depthwise_net,
+    feed,
+    leaky_net,
+    pan,
+    prepared,
+    products,
+    relu_net,
+    saturating,
+    silu_chain,
+    sppf,
+    v8,
+)
+from saturation import excesses
+
+from onnxq import Config, quantize
+
+FEEDS = 4
+
+every_cpu_target = pytest.mark.parametrize("target", ["ort", "openvino", "generic"])
+
+
+def worst(model, found, feeds):
+    """The greatest excess of each layer over all feeds."""
+    floats = prepared(model).to_proto()
+    each = [excesses(floats, found.model, found.facts, values) for values in feeds]
+    return {name: max(excess[name] for excess in each) for name in each[0]}
+
+
+def quantized(build, target, cpu, **options):
+    model = build()
+    feeds = [feed(model, seed) for seed in range(FEEDS)]
+    return model, feeds, quantize(model, feeds, Config(target=target, cpu=cpu, **options))
+
+
+@every_cpu_target
+@pytest.mark.parametrize(
+    "build",
+    [saturating, silu_chain, csp, sppf, pan, leaky_net, relu_net, products, attention, depthwise_net, v8],
+    ids=lambda b: b.__name__,
+)
+def test_no_sum_saturates_on_the_calibration_data(build, target):
+    model, feeds, found = quantized(build, target, "any")
+    excess = worst(model, found, feeds)
+    assert excess == dict.fromkeys(excess, 0)
+
+
+@every_cpu_target
+@pytest.mark.parametrize("build", [saturating, csp, v8], ids=lambda b: b.__name__)
+def test_with_vnni_weights_some_do(build, target):
+    model, feeds, found = quantized(build, target, "vnni")
+    assert max(worst(model, found, feeds).values()) > 1000
+
+
+@pytest.mark.parametrize("target", ["openvino", "generic"])
+def test_layers_that_read_images_do_not_saturate_on_any_image(target):
+    excess = {}
+    for cpu in ("any", "vnni"):
+        model, feeds, found = quantized(csp, target, cpu)
+        rng = np.random.default_rng(0)
+        shape = feeds[0]["images"].shape
+        pictures = [
+            np.ones(shape),
+            rng.integers(0, 2, shape),
+            np.kron(rng.integers(0, 2, (1, 1, 4, 4)), np.ones((8, 8))),
+        ]
+        pictures = [np.broadcast_to(each, shape).astype(np.float32) for each in pictures]
+        excess[cpu] = worst(model, found, [{"images": each} for each in pictures])["conv0"]
+    assert excess["any"] == 0 < excess["vnni"]
+
+
+@every_cpu_target
+@pytest.mark.parametrize("bits", [(8, 4), (4, 8), (4, 4)], ids=lambda bits: "W{}A{}".format(*bits))
+def test_no_sum_saturates_with_fewer_bits(bits, target):
+    model, feeds, found = quantized(csp, target, "any", weight_bits=bits[0], act_bits=bits[1])
+    excess = worst(model, found, feeds)
+    assert excess == dict.fromkeys(excess, 0)
