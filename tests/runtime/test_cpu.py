@@ -72,11 +72,12 @@ def test_a_container_without_cpuinfo_is_no_error(monkeypatch):
 
     monkeypatch.setattr(archspec.cpu.detect, "open", hiding, raising=False)
     monkeypatch.setattr(cpu, "CpuidInfoCollector", fails)
-    archspec.cpu.host.cache_clear()
+    forget = getattr(archspec.cpu.host, "cache_clear", lambda: None)  # archspec 0.2.5 looks anew each time
+    forget()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = this_cpu()
-    archspec.cpu.host.cache_clear()
+    forget()
     assert found.name
     assert found.kind == platform.machine()
 
