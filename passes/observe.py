@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,8 +185,9 @@ class _ChannelTally:
         high = float(peaks.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise FloatingPointError("NaN or infinite values")
-        squares = np.vecdot(sample, sample) / sample.shape[1]
-        moments = np.stack([sums / np.float32(size), sample.mean(axis=1), squares])
+        moments = np.empty((3, channels))
+        moments[0] = sums / np.float32(size)
+        moments[1], moments[2] = sample.sum(axis=1) / sample.shape[1], np.vecdot(sample, sample) / sample.shape[1]
         if not self.images:
             self._moments = ExactSum(moments.shape)
             self._peaks, self._pair_peaks = peaks, pair_peaks
@@ -241,6 +243,7 @@ def _image_layers(model: Model, layers: Iterable[Node]) -> dict[str, Im2col]:
     return found
 
 
+@cache
 def _spacing(values: int, counted: int) -> int:
     """Return n for which counting every n-th value counts about `counted` values.
 

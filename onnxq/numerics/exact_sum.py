@@ -27,10 +27,11 @@ class ExactSum:
 
     def add(self, term: ArrayLike) -> None:
         """Add an array, rounded to 2^-40."""
-        values = np.clip(np.asarray(term, np.float64), -_LARGEST, _LARGEST)
+        values = np.minimum(np.maximum(np.asarray(term, np.float64), -_LARGEST), _LARGEST)
         wholes = np.floor(values)
-        self._wholes += wholes.astype(np.int64)
-        self._fractions += np.rint((values - wholes) / _STEP).astype(np.int64)
+        fractions = np.rint((values - wholes) / _STEP)
+        np.add(self._wholes, wholes, out=self._wholes, casting="unsafe")
+        np.add(self._fractions, fractions, out=self._fractions, casting="unsafe")
 
     def total(self) -> Float64Array:
         """Return the sum."""
