@@ -54,11 +54,12 @@ def feedback_error(found, weight, covariance):
     channels=st.integers(1, 8),
     kernel=st.integers(1, 3),
     known=st.sampled_from(["nothing", "variances", "covariance"]),
+    apart=st.booleans(),
 )
-def test_the_result_is_within_the_limit(seed, outputs, channels, kernel, known):
+def test_the_result_is_within_the_limit(seed, outputs, channels, kernel, known, apart):
     rng = np.random.default_rng(seed)
     weight = random_weight(seed, outputs, channels, kernel, kernel)
-    peaks = rng.integers(1, 256, (1, channels)).astype(float)
+    peaks = rng.integers(1, 256, (outputs if apart else 1, channels)).astype(float)
     limit = PairLimit(peaks, np.ceil((peaks[:, 0:-1:2] + peaks[:, 1::2])[:, : channels // 2] * rng.uniform(0.5, 1)))
     given_ones = {
         "nothing": {},
@@ -107,13 +108,18 @@ def test_the_axis_of_outputs_may_be_the_last():
     assert np.array_equal(found.qparams.scale, turned.qparams.scale)
 
 
-def test_output_channels_of_groups_have_limits_of_their_own():
+@pytest.mark.parametrize("bright", [0, 1])
+def test_output_channels_of_groups_have_limits_of_their_own(bright):
     weight = np.ones((4, 2, 1, 1), np.float32)
-    limit = PairLimit(np.repeat([[255.0, 255.0], [100.0, 100.0]], 2, axis=0), np.repeat([[510.0], [200.0]], 2, axis=0))
+    peaks = np.full((4, 2), 100.0)
+    peaks[2 * bright : 2 * bright + 2] = 255
+    limit = PairLimit(peaks, peaks.sum(axis=1, keepdims=True))
     qparams, _, found = limited(weight, limit)
+    at_fault = peaks[:, 0] > 200
     assert found.channels == 2
-    assert (found.qparams.scale[:2] > 1.9 * qparams.scale[:2]).all()
-    assert (found.integers[2:] == 127).all()
+    assert (limit.shares_of(found.integers, 0) <= 1).all()
+    assert (found.qparams.scale[at_fault] > 1.9 * qparams.scale[at_fault]).all()
+    assert (found.integers[~at_fault] == 127).all()
 
 
 def test_the_result_does_not_depend_on_the_other_channels():
