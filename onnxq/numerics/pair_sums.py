@@ -9,7 +9,7 @@ pairs also span the last channel of a position and the first one of the next.
 
 import numpy as np
 
-from onnxq.numerics.arrays import AnyArray, Float64Array
+from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array
 
 LARGEST_SUM = 2**15 - 1
 """Largest sum of two products that does not saturate."""
@@ -27,12 +27,14 @@ def greatest_pair_sums(weight: AnyArray, peaks: Float64Array, pair_peaks: Float6
         pair_peaks: greatest sum of the integers of input channels 2i and 2i + 1 at one position, (o, c // 2) or
             (1, c // 2); not used if c is odd.
     """
-    values = np.asarray(weight, np.float64)
+    values = np.asarray(weight, np.float32)  # holds sums of products of bytes exactly
     bound = _across_positions if values.shape[1] % 2 else _within_positions
-    return np.maximum(*(bound(np.maximum(sign * values, 0.0), peaks, pair_peaks) for sign in (1, -1)))
+    reached, together = np.asarray(peaks, np.float32), np.asarray(pair_peaks, np.float32)
+    positive = bound(np.maximum(values, 0), reached, together)
+    return np.maximum(positive, bound(np.maximum(-values, 0), reached, together)).astype(np.float64)
 
 
-def _within_positions(weight: Float64Array, peaks: Float64Array, pair_peaks: Float64Array) -> Float64Array:
+def _within_positions(weight: Float32Array, peaks: Float32Array, pair_peaks: Float32Array) -> Float32Array:
     first, second = weight[:, 0::2], weight[:, 1::2]
     peak0, peak1 = peaks[:, 0::2, None], peaks[:, 1::2, None]
     both = np.maximum(pair_peaks[:, :, None], np.maximum(peak0, peak1))
@@ -43,7 +45,7 @@ def _within_positions(weight: Float64Array, peaks: Float64Array, pair_peaks: Flo
     return np.asarray(sums.max(axis=(1, 2)))
 
 
-def _across_positions(weight: Float64Array, peaks: Float64Array, _: Float64Array) -> Float64Array:
+def _across_positions(weight: Float32Array, peaks: Float32Array, _: Float32Array) -> Float32Array:
     outputs, channels, positions = weight.shape
     products = (weight * peaks[:, :, None]).swapaxes(1, 2).reshape(outputs, positions * channels)
     following = np.zeros_like(products)

@@ -20,7 +20,7 @@ _STRETCHES = np.linspace(1.0, 1.3, 16)
 _DAMPING = 0.05
 """Share of the inputs' mean energy that is added to each input's in the error feedback."""
 
-_BLOCK = 1 << 17
+_BLOCK = 1 << 15
 """Values of a weight that are rounded at once, to stay in the cache."""
 
 
@@ -108,7 +108,8 @@ def _search(
         for stretch in _STRETCHES:
             tried = stored(least * stretch)
             rounded = rounding.integers(exact, tried)
-            found = rounding.error(rounded * tried[:, None, None] - exact)
+            off = rounded * tried[:, None, None]
+            found = rounding.error(np.subtract(off, exact, out=off))
             better = np.flatnonzero(found < error)
             better = better[limit.at(better).shares(rounded[better]) <= 1]
             scale[better], integers[better], error[better] = tried[better], rounded[better], found[better]

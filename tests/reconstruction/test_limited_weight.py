@@ -54,11 +54,12 @@ def feedback_error(found, weight, covariance):
     channels=st.integers(1, 8),
     kernel=st.integers(1, 3),
     known=st.sampled_from(["nothing", "variances", "covariance"]),
+    apart=st.booleans(),
 )
-def test_the_result_is_within_the_limit(seed, outputs, channels, kernel, known):
+def test_the_result_is_within_the_limit(seed, outputs, channels, kernel, known, apart):
     rng = np.random.default_rng(seed)
     weight = random_weight(seed, outputs, channels, kernel, kernel)
-    peaks = rng.integers(1, 256, (1, channels)).astype(float)
+    peaks = rng.integers(1, 256, (outputs if apart else 1, channels)).astype(float)
     limit = PairLimit(peaks, np.ceil((peaks[:, 0:-1:2] + peaks[:, 1::2])[:, : channels // 2] * rng.uniform(0.5, 1)))
     given_ones = {
         "nothing": {},
@@ -108,12 +109,16 @@ def test_the_axis_of_outputs_may_be_the_last():
 
 
 def test_output_channels_of_groups_have_limits_of_their_own():
-    weight = np.ones((4, 2, 1, 1), np.float32)
-    limit = PairLimit(np.repeat([[255.0, 255.0], [100.0, 100.0]], 2, axis=0), np.repeat([[510.0], [200.0]], 2, axis=0))
+    weight = random_weight(3, 64, 4, 3, 3)
+    peaks = np.repeat(np.linspace(255, 60, 32), 2)[::-1, None] * np.ones((1, 4))
+    limit = PairLimit(np.rint(peaks), np.rint(peaks[:, :2] * 2))
     qparams, _, found = limited(weight, limit)
-    assert found.channels == 2
-    assert (found.qparams.scale[:2] > 1.9 * qparams.scale[:2]).all()
-    assert (found.integers[2:] == 127).all()
+    at_fault = limit.shares_of(qparams.quantize(weight), 0) > 1
+    assert found.channels == at_fault.sum() > 10
+    assert not at_fault[: found.channels].all()
+    shares = limit.shares_of(found.integers, 0)
+    assert shares.max() <= 1
+    assert shares[at_fault].min() > 0.75  # no wider than it must be
 
 
 def test_the_result_does_not_depend_on_the_other_channels():
