@@ -100,7 +100,15 @@ def transposed(net, x, group=1):
         (conv, UNSIGNED, Scheme(16, INT16, True, 0)),
         (conv, Scheme(16, UINT16).qparams(Range(0.0, 1.0)), WEIGHT),
     ],
-    ids=["depthwise", "grouped ConvTranspose", "7 bits", "unsigned", "asymmetric", "16-bit weights", "16-bit activations"],
+    ids=[
+        "depthwise",
+        "grouped ConvTranspose",
+        "7 bits",
+        "unsigned",
+        "asymmetric",
+        "16-bit weight",
+        "16-bit activation",
+    ],
 )
 def test_what_cannot_saturate_has_no_limit(build, activation, weight):
     assert limit(build, None, activation, weight) is None
