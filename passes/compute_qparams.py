@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Statistics
-from onnxq.ir import Model, Node, constant
+from onnxq.ir import CONVS, Model, Node, constant
 from onnxq.numerics.arrays import AnyArray, Float64Array
 from onnxq.numerics.scheme import QParams
 from onnxq.pipeline import Analysis, Facts
@@ -67,7 +67,7 @@ class ComputeQparams(Analysis[QuantizationParameters]):
 def _inputs(layers: Sequence[Node], statistics: Statistics) -> dict[str, Float64Array | None]:
     """Return what is known of the inputs of a weight's layers, as `limit_weight` takes it."""
     first = layers[0]
-    is_plain = first.op == "Conv" and first.attrs.get("group", 1) == 1
+    is_plain = first.op in CONVS and first.attrs.get("group", 1) == 1
     channels = channel_statistics(first.inputs[0], statistics.channels) if is_plain else None
     return {
         "variances": channels.variances if channels else None,

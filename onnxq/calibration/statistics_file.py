@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def load_statistics(path: str | Path) -> Statistics:
                 for k, name in enumerate(header["channels"])
             }
             patches = {str(name): np.asarray(archive[f"patches_{k}"]) for k, name in enumerate(header["patches"])}
+        if not all(np.isfinite(each).all() for each in (*patches.values(), *_arrays(channels.values()))):
+            raise ValueError("statistics are not finite")
         histograms = {t["name"]: _histogram(t, c) for t, c in zip(header["tensors"], counts, strict=True)}
         return Statistics(histograms, int(header["samples"]), str(header["digest"]), channels, patches)
     except FileNotFoundError:
@@ -90,6 +93,11 @@ def load_statistics(path: str | Path) -> Statistics:
     except Exception as error:  # numpy, zipfile, zlib and json raise many types on broken files
         cause = "not a calibration file written by --save-calibration; make one with it"
         raise DataError(f"{path}: {cause}") from error
+
+
+def _arrays(channels: Iterable[ChannelStatistics]) -> Iterator[AnyArray]:
+    for each in channels:
+        yield from (getattr(each, kind) for kind in _CHANNEL_ARRAYS)
 
 
 def _histogram(header: dict[str, Any], counts: Int64Array) -> Histogram:

@@ -4,7 +4,8 @@ Their instruction for 8-bit products, VPMADDUBSW, multiplies unsigned by signed 
 neighbor's and saturates the sum at 16 bits (Intel 64 Architectures Software Developer's Manual, volume 2,
 "PMADDUBSW"). Kernels order the products of a Conv by the position in the kernel first and the input channel second, or
 take each position alone; either way channels 2i and 2i + 1 of one position are added. With an odd number of channels,
-pairs also span the last channel of a position and the first one of the next.
+pairs also span the last channel of a position and the first one of the next. With a single input channel, kernels
+go through the positions by rows or by columns, so any two positions may be added.
 """
 
 import numpy as np
@@ -26,6 +27,8 @@ def greatest_pair_sums(weight: AnyArray, peaks: Float64Array, pair_peaks: Float6
         peaks: greatest integer of each input channel, not negative, (o, c) or (1, c).
         pair_peaks: greatest sum of the integers of input channels 2i and 2i + 1 at one position, (o, c // 2) or
             (1, c // 2); not used if c is odd.
+
+    Any two positions count as neighbors if there is a single input channel.
     """
     values = np.asarray(weight, np.float32)  # holds sums of products of bytes exactly
     bound = _across_positions if values.shape[1] % 2 else _within_positions
@@ -47,6 +50,8 @@ def _within_positions(weight: Float32Array, peaks: Float32Array, pair_peaks: Flo
 
 def _across_positions(weight: Float32Array, peaks: Float32Array, _: Float32Array) -> Float32Array:
     outputs, channels, positions = weight.shape
+    if channels == 1:
+        return np.asarray(np.sort(weight[:, 0], axis=1)[:, -2:].sum(axis=1) * peaks[:, 0])
     products = (weight * peaks[:, :, None]).swapaxes(1, 2).reshape(outputs, positions * channels)
     following = np.zeros_like(products)
     following[:, :-1] = products[:, 1:]

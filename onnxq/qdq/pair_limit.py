@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxq.facts import ChannelStatistics
-from onnxq.ir import Model, Node, constant, downstream, is_depthwise, is_layer, output_axis
+from onnxq.ir import CONVS, Model, Node, constant, downstream, is_depthwise, is_layer, output_axis
 from onnxq.numerics.arrays import AnyArray, Float64Array, Int64Array
 from onnxq.numerics.pair_sums import LARGEST_SUM, greatest_pair_sums
 from onnxq.numerics.scheme import INT8, QParams, Scheme
@@ -72,8 +72,9 @@ class PairLimits:
     def of(self, layers: Sequence[Node], scheme: Scheme, activations: Mapping[str, QParams]) -> PairLimit | None:
         """Return the limit of a weight; None if no integers of its scheme saturate.
 
-        7 bits never do, nor do Convs of single channels, which kernels compute in 32 bits, nor ConvTransposes, which
-        run in float on CPUs, nor unsigned weights, for which runtimes use other instructions.
+        7 bits never do, nor do Convs with one filter per channel, which have kernels of their own that add in 32 bits,
+        nor ConvTransposes with groups, which run in float, nor unsigned weights, for which runtimes use other
+        instructions.
 
         Args:
             layers: all consumers of the weight.
@@ -83,12 +84,14 @@ class PairLimits:
         first, inputs = layers[0], [layer.inputs[0] for layer in layers]
         widths = {scheme.bits, *(activations[x.name].scheme.container.bits for x in inputs)}
         is_signed = scheme.symmetric and scheme.container.is_signed
-        if widths != {INT8.bits} or not is_signed or first.op == "ConvTranspose" or is_depthwise(first):
+        if widths != {INT8.bits} or not is_signed:
             return None
         outputs, channels = np.moveaxis(np.asarray(constant(first.inputs[1])), output_axis(first), 0).shape[:2]
         groups = int(first.attrs.get("group", 1))
+        if groups > 1 and (first.op == "ConvTranspose" or (is_depthwise(first) and outputs == groups)):
+            return None
         # The channels of a MatMul are not those of an image.
-        counts = first.op == "Conv" and all(layer.name in self._behind_layers for layer in layers)
+        counts = first.op in CONVS and all(layer.name in self._behind_layers for layer in layers)
         found = [
             _integer_peaks(
                 activations[x.name], channel_statistics(x, self._observed) if counts else None, groups * channels

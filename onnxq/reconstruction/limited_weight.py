@@ -68,6 +68,8 @@ def limit_weight(
         limit: of its integers.
         variances: of the input channels, float64 (channels of a group,); None if they are not known.
         covariance: of all inputs at one position, float64 (k, k); None if it is not known.
+
+    Variances and covariances of another shape, or that are not finite, count as not known.
     """
     axis, scheme = qparams.scheme.axis or 0, qparams.scheme
     nearest = qparams.quantize(weight)
@@ -77,7 +79,9 @@ def limit_weight(
         return None
     exact = np.asarray(by_output(weight, axis)[at_fault], np.float64)
     least = np.asarray(qparams.scale, np.float64)[at_fault] * shares[at_fault]
-    if covariance is not None and len(covariance) == exact[0].size:
+    channels, inputs = exact.shape[1], exact[0].size
+    covariance, variances = _relative(covariance, (inputs, inputs)), _relative(variances, (channels,))
+    if covariance is not None:
         rounding = _with_feedback(covariance, scheme.qmax)
     else:
         rounding = _to_nearest(variances, scheme.qmax)
@@ -89,10 +93,18 @@ def limit_weight(
         scale[rows], integers[rows] = _search(exact[rows], least[rows], rounding, within, scheme.stored)
     scales = np.array(qparams.scale, np.float64)
     scales[at_fault] = scale
-    channels = np.moveaxis(nearest, axis, 0).copy()
-    channels[at_fault] = integers.reshape(-1, *channels.shape[1:])
-    limited = np.ascontiguousarray(np.moveaxis(channels, 0, axis))
+    outputs = np.moveaxis(nearest, axis, 0).copy()
+    outputs[at_fault] = integers.reshape(-1, *outputs.shape[1:])
+    limited = np.ascontiguousarray(np.moveaxis(outputs, 0, axis))
     return LimitedWeight(qparams.rescaled(scales), limited, int(at_fault.sum()))
+
+
+def _relative(moments: Float64Array | None, shape: tuple[int, ...]) -> Float64Array | None:
+    """Return moments divided by a power of two, so that they are at most 1 and no error overflows; None if unusable."""
+    if moments is None or moments.shape != shape or not np.isfinite(moments).all():
+        return None
+    _, exponent = np.frexp(np.abs(moments).max(initial=0.0))
+    return np.asarray(np.ldexp(moments, -exponent))
 
 
 def _search(
@@ -102,7 +114,10 @@ def _search(
     limit: PairLimit,
     stored: Callable[[Float64Array], Float64Array],
 ) -> tuple[Float64Array, Float64Array]:
-    """Return the scales, (o,), and integers, (o, c, k), that err least among those within the limit."""
+    """Return the scales, (o,), and integers, (o, c, k), that err least among those within the limit.
+
+    It ends, because wide scales give zeros, which are within every limit, and all errors are finite.
+    """
     scale, integers, error = least.copy(), np.zeros_like(exact), np.full(len(exact), np.inf)
     while not np.isfinite(error).all():
         for stretch in _STRETCHES:

@@ -231,6 +231,19 @@ def test_a_file_that_lacks_something_is_refused(tmp_path, members):
         load_statistics(path)
 
 
+@pytest.mark.parametrize("member", ["peaks_0", "pair_peaks_1", "variances_1", "patches_0"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_statistics_that_are_not_finite_are_refused(tmp_path, member, value):
+    path = tmp_path / "calibration.npz"
+    save_statistics(statistics(), path)
+    with np.load(path) as archive:
+        damaged = archive[member].copy()
+    damaged.flat[-1] = value
+    path.write_bytes(rewritten(path, **{member: damaged}))
+    with pytest.raises(DataError, match="not a calibration file written by --save-calibration"):
+        load_statistics(path)
+
+
 def test_code_in_a_file_is_not_run(tmp_path):
     path = tmp_path / "a.npz"
     ran = tmp_path / "ran"

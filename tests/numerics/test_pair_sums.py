@@ -21,8 +21,13 @@ def made(seed, outputs, channels, positions, rows=1):
 
 
 def pair_sums(weight, values):
-    """The sums of all pairs of neighbors of one output channel, in the order of kernels: positions, then channels."""
+    """The sums of all pairs of neighbors of one output channel, in the order of kernels: positions, then channels.
+
+    A single channel has all pairs of positions.
+    """
     products = (weight * values).T.reshape(-1)
+    if len(weight) == 1:
+        return np.array([sum(pair) for pair in itertools.combinations(products, 2)])
     return products[:-1] + products[1:] if len(weight) % 2 else products[0::2] + products[1::2]
 
 
@@ -65,6 +70,15 @@ def test_of_an_odd_number_of_channels_pairs_span_positions():
     assert greatest_pair_sums(weight, peaks, np.zeros((1, 1))) == [100 * 30 + 27 * 10]
     weight[0, 2, 0], weight[0, 0, 1], weight[0, 0, 0], weight[0, 2, 1] = 0, 0, 100, 27
     assert greatest_pair_sums(weight, peaks, np.zeros((1, 1))) == [100 * 10]
+
+
+def test_of_a_single_channel_any_two_positions_are_a_pair():
+    weight = np.zeros((3, 1, 9))
+    weight[0, 0, [0, 3]] = 100, 27
+    weight[1, 0, [2, 8]] = -100, 27
+    weight[2, 0, [1, 4, 7]] = -100, -90, -80
+    assert greatest_pair_sums(weight, np.array([[10.0]]), np.zeros((1, 0))).tolist() == [1270, 1000, 1900]
+    assert greatest_pair_sums(weight[:, :, :1], np.array([[10.0]]), np.zeros((1, 0))).tolist() == [1000, 0, 0]
 
 
 def test_pair_peaks_of_an_odd_number_of_channels_are_not_used():

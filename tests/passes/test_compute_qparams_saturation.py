@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from graphs import (
+    Net,
     attention,
     csp,
     depthwise_net,
@@ -49,6 +50,35 @@ def test_no_sum_saturates_on_the_calibration_data(build, target):
     model, feeds, found = quantized(build, target, "any")
     excess = worst(model, found, feeds)
     assert excess == dict.fromkeys(excess, 0)
+
+
+def with_positive_weights(op, *shape, **attributes):
+    """A layer whose weights and inputs have one sign, between two Convs."""
+    net = Net()
+    x = net.add("Relu", net.conv("images", 8, 3, name="first"))
+    weight = net.const(np.abs(net.normal(*shape, scale=0.3)))
+    x = net.add("Relu", net.add(op, x, weight, name="layer", **attributes))
+    net.channels[x] = 24
+    return net.model(net.conv(x, 8, 3, name="last"))
+
+
+def filters_per_channel():
+    return with_positive_weights("Conv", 24, 1, 3, 3, group=8, pads=[1, 1, 1, 1])
+
+
+def transposed():
+    """OpenVINO runs it on integers."""
+    return with_positive_weights("ConvTranspose", 8, 24, 2, 2, strides=[2, 2])
+
+
+@pytest.mark.parametrize("build", [filters_per_channel, transposed], ids=lambda b: b.__name__)
+def test_neither_do_sums_of_unusual_convs(build):
+    excess = {}
+    for cpu in ("any", "vnni"):
+        model, feeds, found = quantized(build, "generic", cpu)
+        excess[cpu] = worst(model, found, feeds)
+    assert excess["any"] == dict.fromkeys(excess["any"], 0)
+    assert excess["vnni"]["layer"] > 1000
 
 
 @every_cpu_target

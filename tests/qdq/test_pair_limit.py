@@ -85,25 +85,49 @@ def depthwise(net, x):
     return net.conv(x, 4, 3, group=4, name="layer")
 
 
-def transposed(net, x):
-    return net.add("ConvTranspose", x, net.const(net.normal(4, 6, 2, 2)), name="layer", strides=[2, 2])
+def transposed(net, x, group=1):
+    return net.add("ConvTranspose", x, net.const(net.normal(4, 6, 2, 2)), name="layer", strides=[2, 2], group=group)
 
 
 @pytest.mark.parametrize(
     ("build", "activation", "weight"),
     [
         (depthwise, UNSIGNED, WEIGHT),
-        (transposed, UNSIGNED, Scheme(8, INT8, True, 1)),
+        (lambda net, x: transposed(net, x, 2), UNSIGNED, Scheme(8, INT8, True, 1)),
         (conv, UNSIGNED, Scheme(7, INT8, True, 0)),
         (conv, UNSIGNED, Scheme(8, UINT8, True, 0)),
         (conv, UNSIGNED, Scheme(8, INT8, False, 0)),
         (conv, UNSIGNED, Scheme(16, INT16, True, 0)),
         (conv, Scheme(16, UINT16).qparams(Range(0.0, 1.0)), WEIGHT),
     ],
-    ids=["depthwise", "ConvTranspose", "7 bits", "unsigned", "asymmetric", "16-bit weights", "16-bit activations"],
+    ids=[
+        "depthwise",
+        "grouped ConvTranspose",
+        "7 bits",
+        "unsigned",
+        "asymmetric",
+        "16-bit weight",
+        "16-bit activation",
+    ],
 )
 def test_what_cannot_saturate_has_no_limit(build, activation, weight):
     assert limit(build, None, activation, weight) is None
+
+
+def test_several_filters_per_channel_have_a_limit():
+    """Kernels for one filter per channel add in 32 bits; these Convs run in those for groups."""
+    found = limit(lambda net, x: net.conv(x, 8, 3, group=4, name="layer"), observed(PEAKS, PAIRS))
+    assert found.peaks.tolist() == [[11], [11], [21], [21], [31], [31], [255], [255]]
+    weight = np.full((8, 1, 3, 3), 100, np.int8)
+    np.testing.assert_allclose(found.shares_of(weight, 0) * LARGEST_SUM, 200 * found.peaks[:, 0])
+
+
+def test_a_transposed_conv_has_the_limit_of_its_input_channels():
+    found = limit(transposed, observed(PEAKS, PAIRS), weight=Scheme(8, INT8, True, 1))
+    assert found.peaks.tolist() == [[11, 21, 31, 255]]
+    weight = np.zeros((4, 6, 2, 2), np.int8)
+    weight[2:, 5, 0, 1] = 127
+    assert np.flatnonzero(found.shares_of(weight, 1) > 1).tolist() == [5]
 
 
 def test_groups_have_the_peaks_of_their_own_channels():

@@ -229,6 +229,33 @@ def test_any_variances_give_weights_near_the_exact_ones(variances):
     assert steps.max() < 0.51
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_moments_that_are_not_finite_count_as_unknown(value, everywhere):
+    weight = random_weight(0, 4, 8, 3, 3)
+    _, limit, expected = limited(weight)
+    for name, size in (("variances", (8,)), ("covariance", (72, 72))):
+        moments = np.full(size, value) if everywhere else np.where(np.arange(size[-1]) == 0, value, np.ones(size))
+        _, _, found = limited(weight, limit, **{name: moments})
+        assert np.array_equal(found.integers, expected.integers)
+
+
+@pytest.mark.parametrize("known", [{"variances": np.ones(3)}, {"covariance": np.ones((72, 3))}], ids=["v", "c"])
+def test_moments_of_another_shape_count_as_unknown(known):
+    weight = random_weight(0, 4, 8, 3, 3)
+    _, limit, expected = limited(weight)
+    assert np.array_equal(limited(weight, limit, **known)[2].integers, expected.integers)
+
+
+@pytest.mark.parametrize("known", [{"variances": np.arange(1.0, 9.0)}, {"covariance": covariance_of(0, 72)}], ids="vc")
+@pytest.mark.parametrize("factor", [2.0**1000, 2.0**-900])
+def test_the_unit_of_the_moments_does_not_matter(known, factor):
+    weight = random_weight(0, 4, 8, 3, 3) * 1e30
+    expected = limited(weight, **known)[2]
+    found = limited(weight, **{name: moments * factor for name, moments in known.items()})[2]
+    assert np.array_equal(found.integers, expected.integers)
+
+
 def test_scales_are_as_float16_stores_them():
     weight = random_weight(7, 8, 4, 1, 1)
     found = limit_weight(weight, grid_of(weight, half=True), every_integer(4))

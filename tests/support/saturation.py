@@ -40,9 +40,9 @@ def windows(node: onnx.NodeProto, image: np.ndarray, kernel: tuple[int, int], pa
 def excesses(model: onnx.ModelProto, quantized: onnx.ModelProto, facts: Facts, values: Mapping) -> dict[str, int]:
     """Return by how much the sums of each Conv and product on integers differ from the exact ones, at most.
 
-    The products are paired in both ways of kernels: the channels of each position of the kernel, and all inputs in the
-    order of NHWC. Depthwise Convs, which kernels compute in 32 bits, and ConvTransposes, which run in float, are left
-    out.
+    The products are paired in all ways of kernels: the channels of each position of the kernel, and all inputs in the
+    order of NHWC, or of NWHC if there is one channel. Convs with one filter per channel, which kernels compute in 32
+    bits, and ConvTransposes with groups, which run in float, are left out.
 
     Args:
         model: the float model, with the weights.
@@ -76,11 +76,14 @@ def _operands(
         matrix = weight if transposed else weight.T
         yield values.reshape(-1, 1, 1, matrix.shape[1]), matrix[:, None, None, :]
         return
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
     if node.op_type == "ConvTranspose":
+        if groups == 1:
+            pixels = np.moveaxis(values, 1, -1).reshape(-1, 1, 1, values.shape[1])
+            yield pixels, weight.reshape(len(weight), -1).T[:, None, None, :]
         return
     assert node.op_type == "Conv"
-    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    if weight.shape[1] == 1 and groups > 1:
+    if weight.shape[1] == 1 and groups == len(weight) > 1:
         return
     for image in values:
         for part, filters in zip(np.split(image, groups), np.split(weight, groups), strict=True):
@@ -93,5 +96,9 @@ def _excess(left: np.ndarray, right: np.ndarray) -> int:
         exact = (left * filters).sum(axis=(1, 2, 3))
         by_position = saturating_sums(left, filters).sum(axis=(1, 2))
         in_order = saturating_sums(left.reshape(len(left), -1), filters.reshape(1, -1))
-        worst = max(worst, *(int(np.abs(sums - exact).max()) for sums in (by_position, in_order)))
+        found = [by_position, in_order]
+        if left.shape[3] == 1:
+            columns = left.swapaxes(1, 2).reshape(len(left), -1)
+            found.append(saturating_sums(columns, filters.swapaxes(0, 1).reshape(1, -1)))
+        worst = max(worst, *(int(np.abs(sums - exact).max()) for sums in found))
     return worst
