@@ -110,7 +110,7 @@ class Verify(Analysis[Verification]):
 
 def _fault_text(fault: Fault, runs: Runtime, stands_in_for: Target | None, cpu: str) -> str:
     """Return the fault as sentences: where, what, the layers, the remedy."""
-    instead = f", in place of {stands_in_for.title}," if stands_in_for is not None else ""
+    instead = f", in place of the runtime of target {stands_in_for.name}," if stands_in_for is not None else ""
     names = ", ".join(fault.layers)
     if fault.saturates:
         cause = f"Its 16-bit sums of products saturate{f' in {names}' if names else ''}"

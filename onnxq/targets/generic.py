@@ -17,7 +17,7 @@ from onnxq.targets.rules import CARRIERS, CONV_IN_OUT, ELEMENTWISE, RELU
 
 GENERIC = Target(
     name="generic",
-    title="runtimes that want every operator quantized",
+    title="a runtime that needs every operator quantized",
     rules={
         **CONV_IN_OUT,
         **{op: Rule(Role.LAYER) for op in ("ConvTranspose", "Gemm", "MatMul")},

@@ -45,7 +45,9 @@ def test_a_wrong_run_is_told_for_every_target(monkeypatch, target):
         assert checked.warnings == ()
         return
     warning = fault_of(checked)
-    assert warning.startswith(f"onnxruntime {OnnxRuntime.version()}, in place of {target.title}, computes")
+    assert warning.startswith(
+        f"onnxruntime {OnnxRuntime.version()}, in place of the runtime of target {target.name}, computes"
+    )
     assert excluded(warning) == ("conv4",)
 
 
