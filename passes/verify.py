@@ -87,7 +87,7 @@ class Verify(Analysis[Verification]):
             sqnr=compared.run,
             simulated=compared.exact,
             against_exact=compared.against_exact,
-            checked_in=f"{runs.title} {runs.version()}",
+            checked_in=runs.described(),
             cpu=this_cpu().kind,
             runtime=opened.title if opened is not None else "",
             fused=fused,
@@ -125,7 +125,7 @@ def _fault_text(fault: Fault, runs: Runtime, stands_in_for: Target | None, cpu: 
     )
     other = f"; --cpu {ANY_CPU} makes weights that cannot saturate" if fault.saturates and cpu != ANY_CPU else ""
     return (
-        f"{runs.title} {runs.version()}{instead} computes the file wrongly on this CPU ({this_cpu()}): "
+        f"{runs.described()}{instead} computes the file wrongly on this CPU ({this_cpu()}): "
         f"{fault.output!r} has {fault.sqnr:.1f} dB against the exact result. {cause}. {remedy}{other}"
     )
 

@@ -109,15 +109,13 @@ def made_float(model: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelPro
         model: not changed.
         layers: names of layers; one that reads no dequantized tensor only gets a dequantized weight.
     """
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = copy_message(model)
     index = ProtoIndex(model.graph)
     del changed.graph.node[:]
     stored: dict[str, onnx.TensorProto] = {}
     for node in model.graph.node:
         if node.name in layers:
-            copied = onnx.NodeProto()
-            copied.CopyFrom(node)
+            copied = copy_message(node)
             moves, copied.input[0] = _unrounded(index, node.input[0], node.name)
             changed.graph.node.extend(moves)
             weight = _dequantized(index, node.input[1])
@@ -193,8 +191,7 @@ def with_narrow_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     Args:
         model: not changed.
     """
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = copy_message(model)
     index = ProtoIndex(model.graph)
     for node in changed.graph.node:
         parts = _integers(index, node)
