@@ -4,6 +4,7 @@ from importlib import metadata
 
 import pytest
 from graphs import quantized, v8, with_metadata
+from installed import needs_openvino
 
 from onnxq.benchmark import main
 from onnxq.runtime import OpenVino
@@ -54,7 +55,7 @@ def test_all_numbers_as_json(models, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not OpenVino.is_installed(), reason="OpenVINO is not installed")
+@needs_openvino
 def test_in_openvino(models, capsys):
     assert main([*map(str, models), "--rounds", "1", "--runtime", "openvino"]) == 0
     assert "Convolution" in capsys.readouterr().out

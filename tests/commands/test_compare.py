@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from compared import AWAY, finding, noise_images, save_models
 from graphs import csp, v5_raw, with_metadata
+from installed import needs_openvino
 from tables import BOX
 
 from onnxq import compare
@@ -90,7 +91,7 @@ class TestCommandLine:
         assert main([*pair, "--images", str(images), "--runtime", "ort"]) == 0
         assert f"0.onnx: run in {OnnxRuntime.described()}, as --runtime says" in capsys.readouterr().err
 
-    @pytest.mark.skipif(not OpenVino.is_installed(), reason="OpenVINO is not installed")
+    @needs_openvino
     def test_models_for_two_runtimes_run_each_in_its_own(
         self, images: Path, saved: Callable[..., list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import onnx
 import pytest
 from graphs import with_metadata
+from installed import needs_openvino
 from tables import BOX, TWO, always, bright_rectangle, table_of, write_coco
 
 from onnxq import evaluate
@@ -102,7 +103,7 @@ class TestCommandLine:
         assert written["settings"]["runtime"] == "auto"
         assert [each["runtime"] for each in written["models"]] == ["exact", "exact", "ort"]
 
-    @pytest.mark.skipif(not OpenVino.is_installed(), reason="OpenVINO is not installed")
+    @needs_openvino
     def test_of_a_file_for_openvino_it_is_openvino(
         self, two: tuple[Path, Path], finds_all: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

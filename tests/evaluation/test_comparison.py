@@ -8,13 +8,13 @@ import onnx
 import pytest
 from compared import AWAY, finding, noise_images, save_models
 from graphs import ULTRALYTICS, classifier, csp, quantized, separate, v5_raw, v8, with_metadata
+from installed import needs_openvino
 from PIL import Image
 from tables import BOX, always, giving, table_of
 
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.evaluation.comparison import compare
 from onnxq.evaluation.predictor import Settings
-from onnxq.runtime import OpenVino
 from onnxq.targets import OPENVINO
 
 
@@ -97,7 +97,7 @@ class TestCompare:
         assert 0 < found.outputs["output"] < 100
         assert found.traced
 
-    @pytest.mark.skipif(not OpenVino.is_installed(), reason="OpenVINO is not installed")
+    @needs_openvino
     def test_both_models_run_in_the_runtime_of_the_quantized_one(
         self, images: Path, saved: Callable[..., list[Path]]
     ) -> None:

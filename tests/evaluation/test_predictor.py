@@ -6,15 +6,14 @@ import onnx
 import pytest
 from compared import finding
 from graphs import quantized, v8, with_metadata
+from installed import needs_openvino
 from onnx import helper
 from tables import BOX, TWO, always, bright_rectangle, build, constant, table_of, write_coco
 
 from onnxq.errors import ConfigError, ModelError
 from onnxq.evaluation.average_precision import Scores, evaluate
 from onnxq.evaluation.predictor import Predictor, Settings
-from onnxq.runtime import RUNTIMES, OpenVino
-
-needs_openvino = pytest.mark.skipif(not OpenVino.is_installed(), reason="OpenVINO is not installed")
+from onnxq.runtime import RUNTIMES
 
 
 @pytest.fixture

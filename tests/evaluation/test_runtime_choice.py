@@ -6,16 +6,15 @@ import onnx
 import pytest
 from compared import finding, save_models
 from graphs import v8, with_metadata
+from installed import needs_openvino
 
 from onnxq import Config, quantize
 from onnxq.errors import ConfigError
 from onnxq.evaluation.runtime_choice import CHOICES, choose_runtime, choose_runtimes, installed
-from onnxq.runtime import RUNTIMES, OnnxRuntime, OpenVino
+from onnxq.runtime import RUNTIMES, OnnxRuntime
 from onnxq.targets import TARGETS
 
 OWN = [target for target in TARGETS.values() if target.runtime is not None]
-
-needs_openvino = pytest.mark.skipif(not OpenVino.is_installed(), reason="OpenVINO is not installed")
 
 
 def aimed_at(target: str) -> onnx.ModelProto:

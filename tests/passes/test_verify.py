@@ -30,6 +30,7 @@ from graphs import (
     v10,
     yolox,
 )
+from installed import needs_openvino
 from onnx import numpy_helper
 from verification import ROOM, verified, verify, widths
 
@@ -42,12 +43,6 @@ from onnxq.pipeline import Analysis, Pipeline
 from onnxq.runtime import RUNTIMES, OnnxRuntime, OpenVino
 from onnxq.runtime.session import open_session
 from onnxq.targets import GENERIC, OPENVINO, ORT, TENSORRT
-
-try:
-    import openvino
-except ImportError:
-    openvino = None
-needs_openvino = pytest.mark.skipif(openvino is None, reason="OpenVINO is not installed")
 
 
 def really_run(model):

@@ -5,6 +5,7 @@ import pytest
 from cpu import saturates
 from faulty import erring
 from graphs import Net, csp, feed, pan, planned, quantized, run, saturating, silu_chain, v8
+from installed import needs_openvino
 from verification import ROOM
 
 from onnxq.facts import Plan
@@ -79,7 +80,7 @@ def test_saturated_sums_are_told(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not OpenVino.is_installed(), reason="OpenVINO is not installed")
+@needs_openvino
 @pytest.mark.parametrize(("build", "behind"), [(csp, "conv4"), (pan, "conv2")])
 def test_a_fault_that_needs_the_layers_before_is_found_with_them(build, behind):
     """On CPUs without AMX, OpenVINO 2026.4 computes a Conv on signed integers after a Concat wrongly."""

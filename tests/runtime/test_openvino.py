@@ -4,13 +4,12 @@ import numpy as np
 import onnx
 import pytest
 from graphs import copy, csp, feed, nodes, quantized
+from installed import needs_openvino
 
 from onnxq.errors import ConfigError, ModelError
 from onnxq.facts import Plan
 from onnxq.runtime import OpenVino
 from onnxq.targets import OPENVINO
-
-needs_openvino = pytest.mark.skipif(not OpenVino.is_installed(), reason="OpenVINO is not installed")
 
 
 def test_without_the_library_the_remedy_is_named(monkeypatch):
