@@ -18,6 +18,7 @@ from onnxq.passes.find_decode import FindDecode
 from onnxq.passes.fit_ranges import FitRanges
 from onnxq.passes.fold_batch_norm import FoldBatchNorm
 from onnxq.passes.fold_constants import FoldConstants
+from onnxq.passes.fold_focus import FoldFocus
 from onnxq.passes.fold_pad import FoldPad
 from onnxq.passes.infer_shapes import InferShapes
 from onnxq.passes.insert_qdq import InsertQdq
@@ -67,6 +68,7 @@ def prepare(config: Config, min_opset: int = normalize.MIN_OPSET) -> list[Pass]:
         FoldConstants(),
         SequenceToSplit(),
         FoldPad(),
+        FoldFocus(),
         FoldBatchNorm(),
         *([Equalize()] if config.equalize else []),
         FindDecode(),

@@ -36,7 +36,7 @@ CALIBRATED_ON = 16
 
 EXPECTED = {
     "yolov5n": {"ort": (60, 55, 0.64), "openvino": (60, 60, 0.88), "tensorrt": (60, 57, 1.01)},
-    "yolox_nano": {"ort": (113, 4, 0.01), "openvino": (113, 83, 0.70), "tensorrt": (113, 74, 0.83)},
+    "yolox_nano": {"ort": (113, 4, 0.01), "openvino": (113, 83, 0.70), "tensorrt": (113, 74, -0.44)},
 }
 """Name -> target -> Convs, how many of them run on integers, AP lost on 64 images."""
 
