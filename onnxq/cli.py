@@ -169,7 +169,7 @@ def _write_report(args: argparse.Namespace, run: _Run, output: Path, precision: 
 
 def _print_summary(args: argparse.Namespace, run: _Run, output: Path, seconds: float) -> None:
     facts = run.quantized.facts
-    summary.say_warnings(run.quantized, run.config)
+    summary.say_warnings(run.quantized)
     table = summary.planned(facts[Plan], run.quantized.detector, run.config, args.verbose)
     summary.add_result(table, run.quantized, f"from {args.calibration}", args.verbose)
     summary.add_cost(table, args.input, output, seconds, run.quantized.timings.get("observe"))

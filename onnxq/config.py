@@ -62,8 +62,8 @@ class Config:
     target: str = _option("ort", "runtime that the result is for", TARGETS)
     cpu: str = _option(
         ANY_CPU,
-        "CPU that the result is for: any, which is right on all and fastest with VNNI; vnni, whose weights use all 8 "
-        "bits, so that it may be wrong on others; avx2, which is right on all and fastest on x86 without VNNI",
+        "CPU that the result is for: any, which is right on all; vnni, whose weights use all 8 bits, so that it may be "
+        "wrong on others",
         CPUS,
     )
     method: str = _option(
@@ -133,8 +133,8 @@ class Config:
 
     @property
     def placement(self) -> Target:
-        """The target with the placement for `cpu`."""
-        return TARGETS[self.target].for_cpu(self.cpu)
+        """The record of the target: its placement, and the requirements of its files."""
+        return TARGETS[self.target]
 
     def _check_kinds(self) -> None:
         """Refuse values that are easily given instead of a tuple or a number."""

@@ -53,7 +53,7 @@ class TestConfig:
             return set(FIELDS[name].metadata["choices"])
 
         assert choices("target") == set(TARGETS)
-        assert choices("cpu") == {"any", "vnni", "avx2"}
+        assert choices("cpu") == {"any", "vnni"}
         assert choices("method") == {"auto", *METHODS, "output-error"}
         assert choices("preprocess") == {"auto", *PREPROCESSES}
 

@@ -15,7 +15,6 @@ from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
 from onnxq.facts import Plan, QuantizationParameters, Sensitivities, Speed, Verification
 from onnxq.ir import storage
 from onnxq.qdq.reasons import summary_of
-from onnxq.targets.base import AVX2
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.output_layout import OutputLayout
 
@@ -128,19 +127,17 @@ def list_limited(quantized: Quantized) -> None:
             say(f"held back: {', '.join(weight.users)}: {count} output channel{plural(count)}")
 
 
-def speed_warning(speed: Speed, config: Config) -> str | None:
+def speed_warning(speed: Speed) -> str | None:
     """Return what to say of a result that is slower than the float model on this CPU; None if it is not."""
     if not speed.gains_nothing:
         return None
-    has_other = config.cpu != AVX2 and config.placement.for_cpu(AVX2) != config.placement
-    remedy = f"--cpu {AVX2} (faster without VNNI), or else the float model" if has_other else "the float model"
     return (
         f"on this CPU {speed.runtime} runs the result at {speed.ratio:.2f} times the speed of the float model "
-        f"(median {speed.median:.2f}): use {remedy} here"
+        f"(median {speed.median:.2f}): use the float model here"
     )
 
 
-def say_warnings(quantized: Quantized, config: Config) -> None:
+def say_warnings(quantized: Quantized) -> None:
     """Print the warnings about the result on stderr."""
     if quantized.samples and quantized.samples.synthetic:
         warn(
@@ -149,7 +146,7 @@ def say_warnings(quantized: Quantized, config: Config) -> None:
         )
     for warning in quantized.facts[Verification].warnings:
         warn(warning)
-    slow = speed_warning(quantized.facts.get(Speed) or Speed(), config)
+    slow = speed_warning(quantized.facts.get(Speed) or Speed())
     if slow is not None:
         warn(slow)
 

@@ -32,6 +32,7 @@ from onnxq.ir.operators import (
     is_layer,
     is_pointwise,
     is_silu,
+    next_layers,
     output_axis,
     takes_bias,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "is_silu",
     "loadable",
     "names_read",
+    "next_layers",
     "node_alone",
     "opset_of",
     "output_axis",

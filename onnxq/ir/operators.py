@@ -32,6 +32,19 @@ def is_layer(node: Node) -> bool:
     return node.op in LAYERS
 
 
+def next_layers(node: Node) -> list[Node]:
+    """Return the layers that read the outputs of a node, directly or through nodes that are no layers, each once."""
+    stack, seen = [node], {id(node)}
+    found: list[Node] = []
+    while stack:
+        for tensor in stack.pop().outputs:
+            for reader in consumers(tensor):
+                if id(reader) not in seen:
+                    seen.add(id(reader))
+                    (found if is_layer(reader) else stack).append(reader)
+    return found
+
+
 def is_depthwise(node: Node) -> bool:
     """Return whether the node is a depthwise Conv: each input channel has filters of its own."""
     if node.op != "Conv" or node.attrs.get("group", 1) == 1:

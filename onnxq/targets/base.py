@@ -7,9 +7,8 @@ TensorRT was not measured: its placement follows NVIDIA's documentation ("Explic
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import onnx
 
@@ -22,10 +21,8 @@ ANY_CPU = "any"
 
 VNNI = "vnni"
 
-AVX2 = "avx2"
-
-CPUS = (ANY_CPU, VNNI, AVX2)
-"""Choices of `--cpu`. Files for `any` and `avx2` are right on every CPU, those for `vnni` need not be."""
+CPUS = (ANY_CPU, VNNI)
+"""Choices of `--cpu`. Files for `any` are right on every CPU, those for `vnni` need not be."""
 
 POINTWISE_TO_MATMUL = "pointwise-to-matmul"
 """The lowering pass on which the node selection depends: it lets an integer 1x1 Conv have a float output."""
@@ -102,7 +99,6 @@ class Target:
             suffice.
         runtime: key in `onnxq.runtime.RUNTIMES` of the runtime that checks the result if it is installed; None: none.
         runs_on_cpus: its files run on CPUs too, some of which saturate sums of two 8-bit products at 16 bits.
-        on_avx2: field -> value where the fastest placement on x86 CPUs without VNNI is another one.
     """
 
     name: str
@@ -129,11 +125,6 @@ class Target:
     file_rules: Callable[[onnx.ModelProto], list[str]] | None = None
     runtime: str | None = None
     runs_on_cpus: bool = True
-    on_avx2: Mapping[str, Any] = field(default_factory=dict)
-
-    def for_cpu(self, cpu: str) -> "Target":
-        """Return the target with the placement for one of `CPUS`."""
-        return replace(self, **self.on_avx2) if cpu == AVX2 else self
 
     def activation_scheme(self, bits: int, *, symmetric: bool = False, half: bool = False) -> Scheme:
         """Return the scheme of activations of this width, in the narrowest type that holds it.

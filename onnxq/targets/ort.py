@@ -1,16 +1,13 @@
 """Target ort: onnxruntime on CPUs."""
 
-import math
-
 from onnxq.targets.base import POINTWISE_TO_MATMUL, Role, Rule, Target
 from onnxq.targets.rules import CARRIERS, CONV_IN_OUT, ELEMENTWISE, RELU
 from onnxq.targets.stem import FloatStemRule
 
-# on_avx2: without VNNI, x86 adds products of 8-bit integers by three instructions instead of one. They save a quarter
-# of a float Conv's time and not three quarters, so that what surrounds the Conv counts. A product with a float output
-# (QGemm) takes longer than a float 1x1 Conv, and a 1x1 Conv with an 8-bit output does not: of the deep ones only those
-# at stride 32 keep a float output, for the sake of accuracy. Near the image only Convs with many channels save more
-# than their borders cost.
+# Without VNNI, x86 adds products of 8-bit integers by three instructions instead of one. They save a quarter of a float
+# Conv's time and not three quarters, so what surrounds the Conv counts. A product with a float output (QGemm) takes
+# longer than a float 1x1 Conv, and a 1x1 Conv with an 8-bit output does not: of the deep ones only those at stride 32
+# keep a float output, for the sake of accuracy.
 ORT = Target(
     name="ort",
     title="onnxruntime on CPUs",
@@ -23,12 +20,11 @@ ORT = Target(
     },
     lowering=(POINTWISE_TO_MATMUL, "upsample-to-concat", "expand-softmax"),
     quantizes_last_layers=False,
-    float_silu_stride=16,
+    float_silu_stride=32,
     fused_activations=frozenset({"Relu", "Clip"}),
     float_depthwise=True,
     behind_depthwise=256,
     stem=FloatStemRule(channels=32, products=64),
     takes_int4=True,
     runtime="ort",
-    on_avx2={"float_silu_stride": 32, "stem": FloatStemRule(channels=32, products=math.inf)},
 )

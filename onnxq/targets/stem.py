@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxq.ir import LAYERS, Node, Tensor, constant, downstream, is_depthwise
+from onnxq.ir import LAYERS, Node, Tensor, constant, downstream, is_depthwise, next_layers
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,8 @@ class FloatStemRule:
     """The stem is the first part of a network, in which Convs stay float. On each path it ends before a Conv that
 
     - has more than `channels` output channels, or
-    - reads less than half of the image's height, and sums more than `products` products per output value.
+    - reads less than half of the image's height, sums more than `products` products per output value, and leads to a
+      layer that does so, too: integers save the time of their border only where two such Convs follow each other.
 
     Convs that read the image itself always belong to the stem.
 
@@ -39,7 +40,8 @@ class FloatStemRule:
         wide = {name for name, conv in convs.items() if name in inner and output_channels(conv) > self.channels}
         if not wide & body:
             return convs.keys() - inner
-        ending = wide | {name for name, conv in convs.items() if name in inner and self._saves_time(conv, image)}
+        saving = {name for name, conv in convs.items() if name in inner and self._saves_time(conv, image)}
+        ending = wide | {name for name in saving if any(layer.name in saving for layer in next_layers(convs[name]))}
         return convs.keys() - ending - downstream(nodes, lambda node: node.name in ending)
 
     def _saves_time(self, conv: Node, image: int | None) -> bool:

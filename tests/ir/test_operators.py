@@ -1,7 +1,8 @@
 import pytest
+from graphs import Net, prepared
 from texts import imported
 
-from onnxq.ir import feeds_only_silu, is_silu
+from onnxq.ir import feeds_only_silu, is_silu, next_layers
 
 
 class TestSilu:
@@ -46,3 +47,14 @@ class TestSilu:
         _, nodes = imported("s = Sigmoid(x) p = Mul(x, s) y = Relu(p)")
         assert not feeds_only_silu(nodes["p"].outputs[0])
         assert not feeds_only_silu(nodes["s"].outputs[0])
+
+
+def test_next_layers_are_found_through_other_nodes():
+    net = Net()
+    x = net.silu(net.conv("images", 8, name="first"))
+    y, z = net.conv(x, 8, name="left"), net.conv(net.add("Relu", x), 8, name="right")
+    model = prepared(net.model(net.conv(net.concat(y, z), 4, name="last")))
+    found = {node.name: {layer.name for layer in next_layers(node)} for node in model.graph.nodes}
+    assert found["first"] == {"left", "right"}
+    assert found["left"] == found["right"] == {"last"}
+    assert found["last"] == set()

@@ -202,8 +202,8 @@ def test_what_only_moves_values_stays_on_the_grid_of_its_input(carry):
 
 @pytest.mark.parametrize(("kernel", "integer"), [(3, True), (1, False)])
 def test_max_pools_of_floats_stay_float_on_onnxruntime(kernel, integer):
-    net = Net()
-    x = net.block("images", 8, stride=16)
+    net = Net(size=64)
+    x = net.block("images", 8, stride=32)
     x = net.pool(net.pool(net.block(x, 8, kernel=kernel)))
     plan = plan_of(ending(net, x))
     assert ({"maxpool0", "maxpool1"} <= plan.integer) == integer
@@ -214,12 +214,12 @@ def test_max_pools_of_floats_stay_float_on_onnxruntime(kernel, integer):
 @pytest.mark.parametrize(
     ("stride", "kernel", "act", "dynamic", "is_float"),
     [
-        (16, 1, "silu", False, True),
-        (8, 1, "silu", False, False),
-        (16, 3, "silu", False, False),
-        (16, 1, "Relu", False, False),
-        (16, 1, "LeakyRelu", False, False),
-        (16, 1, "silu", True, False),
+        (32, 1, "silu", False, True),
+        (16, 1, "silu", False, False),
+        (32, 3, "silu", False, False),
+        (32, 1, "Relu", False, False),
+        (32, 1, "LeakyRelu", False, False),
+        (32, 1, "silu", True, False),
     ],
 )
 def test_deep_1x1_convs_into_a_silu_have_a_float_output_on_onnxruntime(stride, kernel, act, dynamic, is_float):

@@ -35,7 +35,7 @@ IMAGES = 64
 CALIBRATED_ON = 16
 
 EXPECTED = {
-    "yolov5n": {"ort": (60, 55, 0.64), "openvino": (60, 60, 0.88), "tensorrt": (60, 57, 1.01)},
+    "yolov5n": {"ort": (60, 53, 0.64), "openvino": (60, 60, 0.88), "tensorrt": (60, 57, 1.01)},
     "yolox_nano": {"ort": (113, 4, 0.01), "openvino": (113, 83, 0.70), "tensorrt": (113, 74, -0.44)},
 }
 """Name -> target -> Convs, how many of them run on integers, AP lost on 64 images."""
@@ -139,7 +139,7 @@ def test_onnxruntime_fuses_every_integer_conv(tmp_path, name, target):
 def test_the_float_convs_of_yolov5n_on_onnxruntime_are_those_near_the_image():
     chosen = quantized("yolov5n", "ort").facts[Plan]
     reasons = Counter(reason.code for name, reason in chosen.skipped.items() if chosen.ops[name] == "Conv")
-    assert reasons == {"stem": 5}
+    assert reasons == {"stem": 7}
 
 
 def test_the_float_model_is_as_precise_as_it_is_known_to_be():

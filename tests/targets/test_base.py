@@ -10,7 +10,7 @@ from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
 from onnxq.pipeline import Rewrite
 from onnxq.runtime import RUNTIMES
 from onnxq.targets import GENERIC, ORT, TARGETS, TENSORRT, Target
-from onnxq.targets.base import ANY_CPU, AVX2, CPUS, POINTWISE_TO_MATMUL, VNNI
+from onnxq.targets.base import POINTWISE_TO_MATMUL
 
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
@@ -27,21 +27,6 @@ def test_a_target_has_a_file_of_its_name(target):
 @every_target
 def test_every_lowering_pass_exists(target):
     assert set(target.lowering) <= LOWERING.keys()
-
-
-@every_target
-def test_a_placement_for_other_cpus_is_the_same_target(target):
-    for cpu in CPUS:
-        placed = target.for_cpu(cpu)
-        assert (placed.name, placed.title, placed.runtime) == (target.name, target.title, target.runtime)
-        assert (placed.activations, placed.weights) == (target.activations, target.weights)
-
-
-def test_only_cpus_without_vnni_get_another_placement():
-    target = replace(GENERIC, on_avx2={"float_depthwise": True})
-    assert target.for_cpu(AVX2) == replace(target, float_depthwise=True)
-    assert target.for_cpu(ANY_CPU) is target.for_cpu(VNNI) is target
-    assert GENERIC.for_cpu(AVX2) == GENERIC
 
 
 def test_lowering_passes_are_rewrites_by_their_names():
