@@ -213,6 +213,8 @@ def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: P
     precision = summarize(results, args.annotations or "demo", settings)
     if not args.quiet:
         OUT.print(evaluate.table(precision))
+        evaluate.say_doubts(results, args.annotations or "demo", settings)
+        say(results[0][1].classes, ERR)
         say(f"both models: {choice.describe()}", ERR)
     return precision
 
@@ -227,7 +229,12 @@ def _naming_evaluate(ending: str = "") -> Iterator[None]:
 
 
 def _settings(args: argparse.Namespace, config: Config) -> Settings:
-    return Settings(preprocess=config.preprocess, image_size=config.image_size, runtime=args.runtime)
+    return Settings(
+        preprocess=config.preprocess,
+        image_size=config.image_size,
+        runtime=args.runtime,
+        max_detections=args.max_detections,
+    )
 
 
 def _search(

@@ -19,14 +19,15 @@ from onnxq.console.terminal import (
     Help,
     NumberTable,
     ProgressBar,
+    add_max_detections,
     add_settings,
     guarded,
     model_file,
     say,
     settings_of,
+    warn,
 )
 from onnxq.evaluation.average_precision import (
-    METRICS,
     PrecisionSummary,
     Scores,
     evaluate,
@@ -34,8 +35,10 @@ from onnxq.evaluation.average_precision import (
     summarize,
 )
 from onnxq.evaluation.ground_truth import GroundTruth, demo_ground_truth
+from onnxq.evaluation.plausibility import doubts
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import choose_runtimes
+from onnxq.evaluation.scoring.averages import METRICS
 from onnxq.ir.files import check_writable, write_json
 
 __all__ = ["GroundTruth", "Scores", "Settings", "evaluate", "main"]
@@ -68,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--annotations", metavar="JSON", type=Path, help="COCO detection annotations")
     source.add_argument("--demo", action="store_true", help="use the synthetic validation images of the demo model")
     parser.add_argument("--images", metavar="DIR", type=Path, help="folder with the images of the annotations")
+    add_max_detections(parser)
     add_settings(parser, Settings())
     return parser
 
@@ -91,13 +95,27 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
     finally:  # show what was measured before an error
         if results:
             OUT.print(table(summarize(results, annotations, settings)))
+            say_doubts(results, annotations, settings)
     if not arguments.quiet:
         for (model, scores), choice in zip(results, choices, strict=True):
             detector = scores.detector
             say(f"{model.name}: {detector.title}, {detector.preprocess.describe()}; {detector.why}", ERR)
+            say(f"{model.name}: {scores.classes}", ERR)
             say(f"{model.name}: {choice.describe()}", ERR)
     if arguments.json is not None:
         write_json(arguments.json, asdict(summarize(results, annotations, settings)))
+
+
+def say_doubts(results: Sequence[tuple[Path, Scores]], annotations: Path | str, settings: Settings) -> None:
+    """Warn of what makes the numbers other than they seem, and of numbers that cannot be true; each once."""
+    remarks: dict[str, list[str]] = {}
+    for model, scores in results:
+        for remark in scores.remarks:
+            remarks.setdefault(remark, []).append(model.name)
+    for remark, models in remarks.items():
+        warn(f"{', '.join(models)}: {remark}")
+    for doubt in doubts(summarize(results, annotations, settings).models):
+        warn(doubt)
 
 
 def table(summary: PrecisionSummary) -> NumberTable:

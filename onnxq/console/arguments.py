@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from onnxq.calibration import demo
 from onnxq.config import Config
-from onnxq.console.terminal import image_size
+from onnxq.console.terminal import add_max_detections, image_size
 from onnxq.errors import ConfigError
 from onnxq.evaluation.runtime_choice import AUTO, CHOICES
 from onnxq.ir.files import check_writable
@@ -84,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     good.add_argument(
         "--images", type=Path, metavar="DIR", help="images to measure on; must differ from the calibration images"
     )
+    add_max_detections(good)
     good.add_argument("--on-calibration", action="store_true", help="allow measuring on calibration images")
     good.add_argument(
         "--runtime", choices=CHOICES, default=AUTO,

@@ -17,9 +17,10 @@ from onnxq.ir import ProtoIndex
 from onnxq.ir.storage import load_proto
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.runtime.session import Feed, cores
-from onnxq.yolo.decode import class_count, find_objects
+from onnxq.yolo.decode import class_count, find_objects, with_unnamed
 from onnxq.yolo.detections import Outputs
 from onnxq.yolo.detector import Detector, detect
+from onnxq.yolo.nms import MOST_DETECTIONS
 from onnxq.yolo.preprocess import Letterbox
 
 _MOST_THREADS = 16
@@ -41,6 +42,7 @@ class Settings:
         confidence: a (box, class) pair is a detection if its score is above this.
         iou: NMS threshold: of two boxes of a class with a greater IoU, the one with the lower score is removed.
         max_images: most images; None: all.
+        max_detections: most detections of a class per image that AP counts, the best first; COCO has 100.
         threads: images that run at the same time; 0: one per core, at most 16.
         runtime: key of `onnxq.runtime.RUNTIMES` ("ort", "openvino" or "exact": on integers that saturate on no CPU), or
             "auto": the runtime of the model's target, if it has one and it is installed.
@@ -57,6 +59,7 @@ class Settings:
     max_images: int | None = None
     threads: int = 0
     runtime: str = AUTO
+    max_detections: int = 100
 
     def __post_init__(self) -> None:
         if not 0 <= self.confidence < 1:
@@ -65,6 +68,8 @@ class Settings:
             raise ConfigError(f"iou: expected 0 < iou <= 1, got {self.iou}")
         if self.max_images is not None and self.max_images < 1:
             raise ConfigError(f"max_images: expected 1 or more, got {self.max_images}")
+        if self.max_detections < 1:
+            raise ConfigError(f"max_detections: expected 1 or more, got {self.max_detections}")
         if self.threads < 0:
             raise ConfigError(f"threads: expected 0 or more, got {self.threads}")
         if self.runtime not in CHOICES:
@@ -141,6 +146,7 @@ class Predictor:
                 family=settings.family,
                 output_shapes=shapes,
             )
+            detector = with_unnamed(detector, found)
             classes = class_count(detector, shapes)
         return cls(name, runtime, choice.name, inputs, outputs, batch, detector, classes)
 
@@ -177,7 +183,8 @@ class Predictor:
             ModelError: the model cannot be run, or gives values that are not finite.
         """
         feed, letterbox = self.prepare(image)
-        found = find_objects(self.run(feed), self.detector, settings.confidence, settings.iou)
+        most = max(MOST_DETECTIONS, settings.max_detections)
+        found = find_objects(self.run(feed), self.detector, settings.confidence, settings.iou, most=most)
         height, width = image.shape[:2]
         inside = letterbox.undo(found.boxes).clip(0, np.array([width, height, width, height], np.float32))
         return np.column_stack([inside, found.scores, found.labels]).astype(np.float32)

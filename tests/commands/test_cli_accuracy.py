@@ -214,7 +214,7 @@ class TestEvaluate:
         annotations, images = write_coco(Path(), {"a.png": ((48, 40), [(8, 8, 24, 24, 1)])}, {1: "a"})
         options = ["--annotations", annotations, "--images", images]
         message = refused(onnxq, model, "--calib", "calib", "--evaluate", *options)
-        assert "--evaluate: the model: has 3 classes, but the annotations have 1 categories" in message
+        assert "--evaluate: the model: has 3 classes, but the annotations have 1 category, 'a', and" in message
 
     def test_what_is_calibrated_with_is_not_measured_on(self, onnxq, model, labelled):
         options = [model, "--calib", "images", "--evaluate", *labelled]

@@ -47,6 +47,24 @@ class TestCommandLine:
         assert "2 images" in out
         assert "all.onnx: v8, RGB, 0-1, letterbox centred; output (1, 6, 84) has one box per cell" in err
 
+    def test_words_about_the_numbers(
+        self, two: tuple[Path, Path], finds_all: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        nothing = finds_all.with_name("nothing.onnx")
+        onnx.save(always(table_of([(*BOX, 0.9, 0)], "v8", 2)), nothing)
+        assert main([*self.arguments(two, finds_all, nothing), "-q"]) == 0
+        err = capsys.readouterr().err
+        assert "warning: nothing.onnx: AP50 is 100.0 if classes are ignored, and 0.0 with them" in err
+        assert "warning: nothing.onnx has an AP of 0.00, and all.onnx of 100.00: quantization destroyed it" in err
+        assert main(self.arguments(two, finds_all)) == 0
+        assert "all.onnx: classes by order of the categories, as it names none\n" in capsys.readouterr().err
+
+    def test_max_detections(self, two: tuple[Path, Path], finds_all: Path, tmp_path: Path) -> None:
+        target = tmp_path / "scores.json"
+        options = ["--max-detections", "300", "--json", str(target), "-q"]
+        assert main([*self.arguments(two, finds_all), *options]) == 0
+        assert json.loads(target.read_text())["settings"]["max_detections"] == 300
+
     def test_quiet(self, two: tuple[Path, Path], finds_all: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([*self.arguments(two, finds_all), "-q"]) == 0
         assert capsys.readouterr().err.strip() == ""
@@ -61,13 +79,14 @@ class TestCommandLine:
             "images": 2,
             "settings": {
                 "family": "auto", "preprocess": "auto", "image_size": [64, 64], "confidence": 0.01, "iou": 0.5,
-                "max_images": None, "threads": 1, "runtime": "auto",
+                "max_images": None, "threads": 1, "runtime": "auto", "max_detections": 100,
             },
             "models": [{
                 "model": str(finds_all), "family": "v8", "task": "detect", "preprocess": "yolo", "image_size": [64, 64],
                 "runtime": "ort", "runtime_version": OnnxRuntime.version(),
                 "AP": pytest.approx(100), "AP50": pytest.approx(100), "AP75": pytest.approx(100),
                 "APs": pytest.approx(100), "APm": None, "APl": None, "change": 0.0,
+                "classes": "classes by order of the categories, as it names none",
             }],
         }  # fmt: skip
 
@@ -156,6 +175,7 @@ class TestCommandLine:
             (["--image-size", "64x"], "got '64x'"),
             (["--image-size", "0"], "got '0'"),
             (["--conf", "2"], "confidence: expected 0 <= confidence < 1, got 2.0"),
+            (["--max-detections", "0"], "max_detections: expected 1 or more, got 0"),
             (["--iou", "high"], "invalid float value"),
             (["--family", "v9"], "invalid choice: 'v9'"),
             (["--preprocess", "caffe"], "invalid choice: 'caffe'"),
