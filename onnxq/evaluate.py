@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.text import Text
 
 from onnxq._text import plural
+from onnxq.calibration.dataset_yaml import SUFFIXES
 from onnxq.console.terminal import (
     ERR,
     OUT,
@@ -49,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     settings = settings_of(arguments, parser)
-    if (arguments.images is None) != arguments.demo:
-        parser.error("--annotations JSON needs --images DIR; --demo needs neither")
+    is_data_set = arguments.annotations is not None and arguments.annotations.suffix.lower() in SUFFIXES
+    if (arguments.images is None) != arguments.demo and not is_data_set:
+        parser.error("--annotations JSON needs --images DIR; --annotations data.yaml and --demo need no images")
     return guarded(lambda: _evaluate(arguments, settings), arguments.debug)
 
 
@@ -68,9 +70,16 @@ def _parser() -> argparse.ArgumentParser:
         help="model files, or demo for the demo model; the others are compared with the first",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--annotations", metavar="JSON", type=Path, help="COCO detection annotations")
+    source.add_argument(
+        "--annotations",
+        metavar="FILE",
+        type=Path,
+        help="COCO detection annotations, .json, or data.yaml, of which the val split is used",
+    )
     source.add_argument("--demo", action="store_true", help="use the synthetic validation images of the demo model")
-    parser.add_argument("--images", metavar="DIR", type=Path, help="folder with the images of the annotations")
+    parser.add_argument(
+        "--images", metavar="DIR", type=Path, help="folder with the images of the annotations; data.yaml names its own"
+    )
     add_max_detections(parser)
     add_settings(parser, Settings())
     return parser

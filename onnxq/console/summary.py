@@ -9,6 +9,7 @@ from rich.text import Text
 
 from onnxq._text import plural
 from onnxq.api import Quantized
+from onnxq.calibration.dataset_yaml import SUFFIXES
 from onnxq.config import Config
 from onnxq.console.terminal import OUT, Listing, NumberTable, say, warn
 from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
@@ -160,6 +161,8 @@ def say_next(
     """Print the command that measures what quantization cost, in one line to copy."""
     measurable = not layout.why_no_precision
     labels = ["--annotations", str(annotations or "A.json")] if measurable else []
-    data = ["--demo"] if demo and images is None else [*labels, "--images", str(images or "DIR")]
+    is_data_set = measurable and annotations is not None and annotations.suffix.lower() in SUFFIXES
+    pictures = [] if is_data_set and images is None else ["--images", str(images or "DIR")]
+    data = ["--demo"] if demo and images is None else [*labels, *pictures]
     command = "evaluate" if measurable else "compare"
     OUT.print(f"next: python -m onnxq.{command} {shlex.join([str(before), str(after), *data])}")

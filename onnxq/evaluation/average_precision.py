@@ -162,7 +162,7 @@ def _number(value: float) -> float | None:
 def evaluate(
     model: str | Path | onnx.ModelProto,
     annotations: str | Path,
-    images: str | Path,
+    images: str | Path | None = None,
     *,
     settings: Settings | None = None,
     progress: Progress = silent,
@@ -171,8 +171,8 @@ def evaluate(
 
     Args:
         model: a file, or a model in memory.
-        annotations: COCO detection annotations, JSON.
-        images: folder with the images.
+        annotations: COCO detection annotations, JSON, or the YAML file of a data set with the label files of YOLO.
+        images: folder with the images; of a data set the images of its validation split, unless it is given.
         settings: defaults to `Settings()`.
         progress: called after each image.
 
@@ -183,7 +183,7 @@ def evaluate(
         ConfigError: a setting does not fit the model, or its classes do not fit the categories.
     """
     settings = settings or Settings()
-    truth = GroundTruth.load(Path(annotations), Path(images), settings.max_images)
+    truth = GroundTruth.load(Path(annotations), None if images is None else Path(images), settings.max_images)
     return measure_precision(model, truth, settings, progress)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
 from onnxq._text import plural
+from onnxq.calibration.dataset_yaml import SUFFIXES
 from onnxq.calibration.demo import CLASSES, VALIDATION, scene
 from onnxq.errors import DataError
 from onnxq.evaluation.annotations.box_checks import check_boxes
@@ -22,6 +23,7 @@ from onnxq.evaluation.annotations.image_files import find_images, picture_size
 from onnxq.evaluation.annotations.records import Annotations, Size
 from onnxq.evaluation.annotations.references import check_references
 from onnxq.evaluation.annotations.sizes import reconcile_sizes
+from onnxq.evaluation.annotations.yolo_labels import read_yolo
 from onnxq.yolo.preprocess import read_image
 
 _log = logging.getLogger(__name__)
@@ -79,17 +81,24 @@ class GroundTruth:
         return cls(build_index(loaders, categories, annotations), loaders, categories, owned=owned)
 
     @classmethod
-    def load(cls, annotations: Path, images: Path, max_images: int | None = None) -> "GroundTruth":
-        """Read COCO detection annotations and check them; what is mended and which images are missing is logged.
+    def load(cls, annotations: Path, images: Path | None = None, max_images: int | None = None) -> "GroundTruth":
+        """Read annotations and check them; what is mended and which images are missing is logged.
 
         Args:
-            annotations: JSON file with `images`, `annotations` and `categories`.
-            images: folder of the `file_name`s.
+            annotations: COCO's JSON file with `images`, `annotations` and `categories`, or the YAML file of a data set
+                with the label files of YOLO.
+            images: folder of the `file_name`s; of a data set, other images than those of its validation split.
             max_images: most images; those with the lowest ids are kept.
 
         Raises:
             DataError: the annotations are missing or invalid, or all images are missing.
         """
+        if annotations.suffix.lower() in SUFFIXES:
+            read, paths = read_yolo(annotations, images)
+            check_references(read)
+            return cls._checked(read, dict(list(paths.items())[:max_images]))
+        if images is None:
+            raise DataError(f"{annotations}: give the folder of its images")
         read = read_coco(annotations)
         check_references(read)
         paths = find_images(read, images)

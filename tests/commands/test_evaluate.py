@@ -59,6 +59,15 @@ class TestCommandLine:
         assert main(self.arguments(two, finds_all)) == 0
         assert "all.onnx: classes by order of the categories, as it names none\n" in capsys.readouterr().err
 
+    def test_a_data_set_names_its_images(
+        self, two: tuple[Path, Path], finds_all: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for file in two[1].iterdir():
+            file.with_suffix(".txt").write_text("1 0.3125 0.375 0.375 0.25\n")
+        (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [person, car]\n")
+        assert main([str(finds_all), "--annotations", str(tmp_path / "data.yaml")]) == 0
+        assert "all.onnx  100.00" in capsys.readouterr().out
+
     def test_max_detections(self, two: tuple[Path, Path], finds_all: Path, tmp_path: Path) -> None:
         target = tmp_path / "scores.json"
         options = ["--max-detections", "300", "--json", str(target), "-q"]

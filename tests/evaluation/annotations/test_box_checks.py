@@ -103,9 +103,7 @@ def test_one_box_far_beyond_is_refused_among_few_and_left_out_among_many(tmp_pat
         checked(tmp_path, annotations=few)
     read = checked(tmp_path, annotations=content["annotations"], images=content["images"])
     assert len(read.objects) == len(read.labels) == 399
-    assert (
-        "annotation 23 by 410 px, and is cut there, and 1 of them, outside of it, left out" in read.remarks[0]
-    )
+    assert "annotation 23 by 410 px, and is cut there, and 1 of them, outside of it, left out" in read.remarks[0]
 
 
 def test_pages_filled_by_their_object_may_reach_a_little_beyond(tmp_path):

@@ -66,9 +66,7 @@ class TestResized:
             reconciled(tmp_path, (90, 180), annotations=[entry])
 
     def test_another_shape_is_refused(self, tmp_path):
-        with pytest.raises(
-            DataError, match=r"1.png is 100x200 in the annotations and 100x100 in the file"
-        ):
+        with pytest.raises(DataError, match=r"1.png is 100x200 in the annotations and 100x100 in the file"):
             reconciled(tmp_path, (100, 100))
 
     def test_images_without_objects_do_not_matter(self, tmp_path):
@@ -78,9 +76,7 @@ class TestResized:
 
 class TestTurned:
     def test_boxes_of_the_image_as_it_is_stored_are_refused(self, tmp_path):
-        with pytest.raises(
-            DataError, match=r"as they are stored, 100x200, but their EXIF .* as 200x100: remove"
-        ):
+        with pytest.raises(DataError, match=r"as they are stored, 100x200, but their EXIF .* as 200x100: remove"):
             reconciled(tmp_path, (WIDTH, HEIGHT), (HEIGHT, WIDTH))
 
     def test_boxes_of_the_image_as_it_is_shown_stay(self, tmp_path):
