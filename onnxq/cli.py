@@ -113,8 +113,8 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
     if args.report:
         _write_report(args, run, output, precision)
     if not args.quiet and precision is None:
-        layout = run.quantized.detector.outputs
-        summary.say_next(args.shown_input, output, layout, _next_annotations(args), args.images, args.demo)
+        detector = run.quantized.detector
+        summary.say_next(args.shown_input, output, detector, _next_annotations(args), args.images, args.demo)
 
 
 def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:

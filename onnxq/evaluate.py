@@ -128,15 +128,29 @@ def say_doubts(results: Sequence[tuple[Path, Scores]], annotations: Path | str, 
 
 
 def table(summary: PrecisionSummary) -> NumberTable:
-    """Return the average precision of each model as a table for the terminal."""
-    caption = f"COCO AP of boxes in percent, {summary.images} image{plural(summary.images)}, in {summary.runtimes}"
+    """Return the average precision of each model as a table for the terminal; masks and keypoints have rows below."""
+    kinds = dict.fromkeys(model.measured for model in summary.models)
+    others = dict.fromkeys(name for model in summary.models for name in model.others)
+    what = ", ".join((*kinds, *others))
+    caption = f"COCO AP of {what} in percent, {summary.images} image{plural(summary.images)}, in {summary.runtimes}"
     several = len({model.runtime for model in summary.models}) > 1
     rows = NumberTable("model", (*METRICS.values(), "change", *(["runtime"] if several else [])), caption)
-    for model in summary.models:
-        metrics = ("-" if n is None else f"{n:.2f}" for n in model.metrics)
-        change = "" if model is summary.models[0] else _signed(model.change)
-        rows.add_row(Text(Path(model.model).name), *metrics, change, *([model.runtime] if several else []))
+    first = summary.models[0]
+    for name in ("", *others):
+        for model in summary.models:
+            metrics = model.others.get(name, ()) if name else model.metrics
+            if not metrics:
+                continue
+            start = first.others.get(name, (None,))[0] if name else first.AP
+            title = Path(model.model).name + (f" {name}" if name else "")
+            change = "" if model is first else _signed(_difference(metrics[0], start))
+            cells = ("-" if n is None else f"{n:.2f}" for n in metrics)
+            rows.add_row(Text(title), *cells, change, *([model.runtime] if several else []))
     return rows
+
+
+def _difference(value: float | None, start: float | None) -> float | None:
+    return None if value is None or start is None else value - start
 
 
 def _signed(change: float | None) -> str:

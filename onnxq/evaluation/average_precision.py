@@ -2,20 +2,19 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnxq.errors import ConfigError, ModelError
 from onnxq.evaluation.classes import ClassMatch, match_classes
 from onnxq.evaluation.ground_truth import GroundTruth, build_index
-from onnxq.evaluation.predictor import Predictor, Settings
+from onnxq.evaluation.predictor import Found, Predictor, Settings
 from onnxq.evaluation.scoring.averages import Rules, averages
+from onnxq.evaluation.scoring.kinds import Kind, kinds_of, records
 from onnxq.progress import Progress, silent
 from onnxq.runtime import RUNTIMES
 from onnxq.yolo.detector import Detector
@@ -42,6 +41,8 @@ class Scores:
         runtime: key in `onnxq.runtime.RUNTIMES` of what ran the model.
         classes: how the model's classes were matched with the categories.
         remarks: what to know of the numbers, a sentence each.
+        measured: what the averages are of: "boxes" or "rotated boxes".
+        others: the same averages of "masks" or "keypoints", in the order of `scoring.averages.METRICS`.
     """
 
     ap: float
@@ -55,6 +56,8 @@ class Scores:
     runtime: str
     classes: str = ""
     remarks: tuple[str, ...] = ()
+    measured: str = "boxes"
+    others: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class ModelPrecision:
         APs, APm, APl: averages over small, medium and large objects.
         change: difference of AP to the first model.
         classes: how its classes were matched with the categories.
+        measured: what the averages are of: `boxes` or `rotated boxes`.
+        others: the same averages, in the same order, of `masks` or `keypoints`.
     """
 
     model: str
@@ -90,6 +95,8 @@ class ModelPrecision:
     APl: float | None
     change: float | None
     classes: str = ""
+    measured: str = "boxes"
+    others: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> tuple[float | None, ...]:
@@ -149,6 +156,8 @@ def summarize(results: Sequence[tuple[Path, Scores]], annotations: Path | str, s
                 APl=_number(scores.ap_large),
                 change=_number(scores.ap - first.ap),
                 classes=scores.classes,
+                measured=scores.measured,
+                others={name: tuple(map(_number, numbers)) for name, numbers in scores.others.items()},
             )
             for path, scores in results
         ),
@@ -177,9 +186,10 @@ def evaluate(
         progress: called after each image.
 
     Raises:
-        ModelError: the model cannot be read or run, is not recognized, has no upright boxes or none that can be decoded
+        ModelError: the model cannot be read or run, is not recognized, has no boxes or none that can be decoded
             exactly, or gives values that are not finite.
-        DataError: annotations or images are missing or unreadable.
+        DataError: annotations or images are missing or unreadable, or the boxes of the annotations are upright and the
+            model's are rotated.
         ConfigError: a setting does not fit the model, or its classes do not fit the categories.
     """
     settings = settings or Settings()
@@ -204,26 +214,40 @@ def measure_precision(
     progress("loading", 0, 0)
     predictor, match = _open(model, truth, settings)
 
-    def detect(load: Callable[[], NDArray[np.uint8]]) -> NDArray[np.float32]:
-        return predictor.detect(load(), settings)
+    kinds, detector = kinds_of(predictor.detector, truth), predictor.detector
 
-    records: list[dict[str, Any]] = []
-    detections = settings.in_parallel(detect, truth.images.values())
-    for done, (image, found) in enumerate(zip(truth.images, detections), start=1):
-        records += _records(image, found, match.categories, predictor)
+    def detect(image: int) -> list[dict[str, Any]]:
+        found = predictor.detect(truth.images[image](), settings)
+        _require_known(found, match, predictor)
+        return records(image, found, match.categories, detector, kinds)
+
+    found: list[dict[str, Any]] = []
+    for done, made in enumerate(settings.in_parallel(detect, truth.images), start=1):
+        found += made
         progress("evaluating", done, len(truth.images))
     progress("scoring", 0, 0)
     rules = Rules(settings.max_detections, match.measured)
-    index = build_index(truth.images, truth.categories, records)
-    ap, ap50, ap75, ap_small, ap_medium, ap_large = averages(truth.coco, index, rules)
-    seen, detector, runtime = len(truth.images), predictor.detector, predictor.runtime_name
-    remarks = [match.remark, _limit_remark(truth, settings.max_detections)]
+    main, *more = kinds
+    index = main.index(truth, found)
+    remarks = [match.remark, _limit_remark(truth, settings.max_detections), *(kind.remark for kind in kinds)]
+    ap, ap50, ap75, ap_small, ap_medium, ap_large = averages(main.truth, index, rules, main.matcher)
     if match.is_by_order or ap < LEAST_AP:
-        remarks.append(_order_remark(truth, index, match, rules))
+        remarks.append(_order_remark(truth, index, match, rules, main))
     return Scores(
-        ap, ap50, ap75, ap_small, ap_medium, ap_large, seen, detector, runtime,
-        match.how, tuple(remark for remark in remarks if remark),
-    )  # fmt: skip
+        ap=ap,
+        ap50=ap50,
+        ap75=ap75,
+        ap_small=ap_small,
+        ap_medium=ap_medium,
+        ap_large=ap_large,
+        images=len(truth.images),
+        detector=detector,
+        runtime=predictor.runtime_name,
+        classes=match.how,
+        remarks=tuple(remark for remark in remarks if remark),
+        measured=main.name,
+        others={kind.name: tuple(averages(kind.truth, kind.index(truth, found), rules, kind.matcher)) for kind in more},
+    )
 
 
 def check_measurable(model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings) -> None:
@@ -232,7 +256,8 @@ def check_measurable(model: str | Path | onnx.ModelProto, truth: GroundTruth, se
     Raises:
         ModelError, ConfigError: as from `evaluate`, except errors that only show on images.
     """
-    _open(model, truth, settings)
+    predictor, _ = _open(model, truth, settings)
+    kinds_of(predictor.detector, truth)
 
 
 def _open(model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings) -> tuple[Predictor, ClassMatch]:
@@ -248,24 +273,11 @@ def _open(model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Set
         raise ConfigError(f"{predictor.name}: {error}") from None
 
 
-def _records(
-    image: int, found: NDArray[np.float32], categories: Sequence[int | None], predictor: Predictor
-) -> list[dict[str, Any]]:
-    unknown = set(found[:, 5].astype(int)) - set(range(len(categories)))
+def _require_known(found: Found, match: ClassMatch, predictor: Predictor) -> None:
+    unknown = set(found.objects.labels.tolist()) - set(range(len(match.categories)))
     if unknown:
-        raise ModelError(f"{predictor.name}: finds class {min(unknown)}, but classes are 0 to {len(categories) - 1}")
-    return [
-        {
-            "image_id": image,
-            "category_id": categories[int(label)],
-            "bbox": [left, top, right - left, bottom - top],
-            "area": (right - left) * (bottom - top),
-            "score": score,
-            "iscrowd": 0,
-        }
-        for left, top, right, bottom, score, label in found.astype(float).tolist()
-        if categories[int(label)] is not None
-    ]
+        last = len(match.categories) - 1
+        raise ModelError(f"{predictor.name}: finds class {min(unknown)}, but classes are 0 to {last}")
 
 
 def average_precisions(truth: GroundTruth, detections: list[dict[str, Any]]) -> list[float]:
@@ -296,13 +308,15 @@ def _limit_remark(truth: GroundTruth, most: int) -> str:
     )
 
 
-def _order_remark(truth: GroundTruth, index: Any, match: ClassMatch, rules: Rules) -> str:
+def _order_remark(truth: GroundTruth, index: Any, match: ClassMatch, rules: Rules, kind: Kind) -> str:
     """Return what to say if boxes are found and their classes are not; empty otherwise."""
     if len(match.categories) < 2:
         return ""
     images = [number for number in truth.images if truth.coco.imgToAnns[number]][:_IMAGES_FOR_ORDER]
     few = Rules(rules.most, rules.categories, images)
-    with_classes, without = (averages(truth.coco, index, rule)[1] for rule in (few, replace(few, ignore_classes=True)))
+    with_classes, without = (
+        averages(kind.truth, index, rule, kind.matcher)[1] for rule in (few, replace(few, ignore_classes=True))
+    )
     if not (without > _LEAST_WITHOUT_CLASSES and with_classes < without / 2):
         return ""
     return (

@@ -18,7 +18,7 @@ from onnxq.ir.storage import load_proto
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.runtime.session import Feed, cores
 from onnxq.yolo.decode import class_count, find_objects, with_unnamed
-from onnxq.yolo.detections import Outputs
+from onnxq.yolo.detections import Detections, Outputs
 from onnxq.yolo.detector import Detector, detect
 from onnxq.yolo.nms import MOST_DETECTIONS
 from onnxq.yolo.preprocess import Letterbox
@@ -87,6 +87,30 @@ class Settings:
             yield from executor.map(work, images)
         finally:
             executor.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The objects that a detector found in an image.
+
+    Attributes:
+        objects: the objects, in px of the model's input.
+        letterbox: placement of the image on that input.
+        size: (height, width) of the image in px.
+        prototypes: of the masks, float (coefficients, rows, columns); None if there are none.
+    """
+
+    objects: Detections
+    letterbox: Letterbox
+    size: tuple[int, int]
+    prototypes: NDArray[np.generic] | None = None
+
+    def table(self) -> NDArray[np.float32]:
+        """Return float32 (n, 6): x1, y1, x2, y2 in px of the image and inside it, score, class; by falling score."""
+        height, width = self.size
+        limits = np.array([width, height, width, height], np.float32)
+        inside = self.letterbox.undo(self.objects.boxes).clip(0, limits)
+        return np.column_stack([inside, self.objects.scores, self.objects.labels]).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -169,25 +193,22 @@ class Predictor:
                     raise ModelError(f"output {name} has values that are NaN or infinite")
         return outputs
 
-    def detect(self, image: NDArray[np.uint8], settings: Settings) -> NDArray[np.float32]:
+    def detect(self, image: NDArray[np.uint8], settings: Settings) -> Found:
         """Detect the objects in an image.
 
         Args:
             image: uint8 (height, width, 3), RGB.
-            settings: `confidence` and `iou` are used.
-
-        Returns:
-            float32 (n, 6): x1, y1, x2, y2 in px of the image and inside it, score, class; sorted by falling score.
+            settings: `confidence`, `iou` and `max_detections` are used.
 
         Raises:
             ModelError: the model cannot be run, or gives values that are not finite.
         """
         feed, letterbox = self.prepare(image)
         most = max(MOST_DETECTIONS, settings.max_detections)
-        found = find_objects(self.run(feed), self.detector, settings.confidence, settings.iou, most=most)
-        height, width = image.shape[:2]
-        inside = letterbox.undo(found.boxes).clip(0, np.array([width, height, width, height], np.float32))
-        return np.column_stack([inside, found.scores, found.labels]).astype(np.float32)
+        outputs, layout = self.run(feed), self.detector.outputs
+        found = find_objects(outputs, self.detector, settings.confidence, settings.iou, most=most)
+        prototypes = np.asarray(outputs[layout.prototypes])[0] if layout.prototypes else None
+        return Found(found, letterbox, (image.shape[0], image.shape[1]), prototypes)
 
 
 @contextlib.contextmanager

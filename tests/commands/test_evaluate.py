@@ -2,11 +2,12 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from graphs import with_metadata
 from installed import needs_openvino
-from tables import BOX, TWO, always, bright_rectangle, table_of, write_coco
+from tables import BOX, CELLS, TWO, always, bright_rectangle, giving, table_of, write_coco
 
 from onnxq import evaluate
 from onnxq.errors import ModelError
@@ -68,6 +69,26 @@ class TestCommandLine:
         assert main([str(finds_all), "--annotations", str(tmp_path / "data.yaml")]) == 0
         assert "all.onnx  100.00" in capsys.readouterr().out
 
+    def test_masks_have_rows_of_their_own(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        x, y, right, bottom = BOX
+        outline = [[x, y, right, y, right, bottom, x, bottom]]
+        data = write_coco(tmp_path, TWO, {1: "person", 3: "car"}, segmentation=outline)
+        table = np.concatenate([table_of([(*BOX, 0.9, 1)], "v8", 2), np.ones((4, CELLS), np.float32)])
+        for name, sign in (("a", 1), ("b", -1)):
+            protos = np.full((1, 4, 16, 16), sign, np.float32)
+            onnx.save(giving({"out": table[np.newaxis], "protos": protos}), tmp_path / f"{name}.onnx")
+        target = tmp_path / "scores.json"
+        assert main([*self.arguments(data, tmp_path / "a.onnx", tmp_path / "b.onnx"), "--json", str(target)]) == 0
+        out = capsys.readouterr().out
+        rows = [line.split() for line in out.splitlines() if ".onnx" in line]
+        assert [row[0] if "masks" not in row else " ".join(row[:2]) for row in rows] == [
+            "a.onnx", "b.onnx", "a.onnx masks", "b.onnx masks",
+        ]  # fmt: skip
+        assert rows[2][2] == "100.00"
+        assert (rows[3][2], rows[3][-1]) == ("0.00", "-100.00")
+        assert "COCO AP of boxes, masks in percent" in out
+        assert json.loads(target.read_text())["models"][0]["others"]["masks"][0] == pytest.approx(100)
+
     def test_max_detections(self, two: tuple[Path, Path], finds_all: Path, tmp_path: Path) -> None:
         target = tmp_path / "scores.json"
         options = ["--max-detections", "300", "--json", str(target), "-q"]
@@ -95,7 +116,7 @@ class TestCommandLine:
                 "runtime": "ort", "runtime_version": OnnxRuntime.version(),
                 "AP": pytest.approx(100), "AP50": pytest.approx(100), "AP75": pytest.approx(100),
                 "APs": pytest.approx(100), "APm": None, "APl": None, "change": 0.0,
-                "classes": "classes by order of the categories, as it names none",
+                "classes": "classes by order of the categories, as it names none", "measured": "boxes", "others": {},
             }],
         }  # fmt: skip
 
