@@ -19,6 +19,7 @@ from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.config import Config
 from onnxq.console import summary
 from onnxq.console.arguments import (
+    annotations,
     check_files,
     check_options,
     choose_input,
@@ -30,6 +31,7 @@ from onnxq.console.arguments import (
 )
 from onnxq.console.terminal import ERR, OUT, ProgressBar, guarded, say
 from onnxq.errors import ConfigError, OnnxqError
+from onnxq.evaluation.annotations.yolo_labels import has_labels
 from onnxq.evaluation.average_precision import (
     PrecisionSummary,
     check_measurable,
@@ -111,8 +113,8 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
     if args.report:
         _write_report(args, run, output, precision)
     if not args.quiet and precision is None:
-        layout = run.quantized.detector.outputs
-        summary.say_next(args.shown_input, output, layout, args.annotations, args.images, args.demo)
+        detector = run.quantized.detector
+        summary.say_next(args.shown_input, output, detector, _next_annotations(args), args.images, args.demo)
 
 
 def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:
@@ -186,7 +188,7 @@ def _calibration_data(args: argparse.Namespace) -> object:
 
 
 def _ground_truth(args: argparse.Namespace) -> GroundTruth:
-    return GroundTruth.load(args.annotations, args.images) if args.annotations else demo_ground_truth()
+    return GroundTruth.load(labels, args.images) if (labels := annotations(args)) else demo_ground_truth()
 
 
 def _open_held_out(args: argparse.Namespace, config: Config, model: onnx.ModelProto, truth: GroundTruth) -> Samples:
@@ -210,9 +212,12 @@ def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: P
         with _naming_evaluate(f"; {output} was written"), ProgressBar(args.quiet) as progress:
             chosen = replace(settings, runtime=choice.name)
             results.append((path, measure_precision(model, truth, chosen, progress)))
-    precision = summarize(results, args.annotations or "demo", settings)
+    labels = annotations(args) or "demo"
+    precision = summarize(results, labels, settings)
     if not args.quiet:
         OUT.print(evaluate.table(precision))
+        evaluate.say_doubts(results, labels, settings)
+        say(results[0][1].classes, ERR)
         say(f"both models: {choice.describe()}", ERR)
     return precision
 
@@ -226,8 +231,20 @@ def _naming_evaluate(ending: str = "") -> Iterator[None]:
         raise type(error)(f"--evaluate: {error}{ending}") from error
 
 
+def _next_annotations(args: argparse.Namespace) -> Path | None:
+    """Return the annotations that the next command can use; None if none are known."""
+    labels = annotations(args)
+    is_guess = labels is not None and args.annotations is None
+    return None if labels is None or (is_guess and not has_labels(labels)) else labels
+
+
 def _settings(args: argparse.Namespace, config: Config) -> Settings:
-    return Settings(preprocess=config.preprocess, image_size=config.image_size, runtime=args.runtime)
+    return Settings(
+        preprocess=config.preprocess,
+        image_size=config.image_size,
+        runtime=args.runtime,
+        max_detections=args.max_detections,
+    )
 
 
 def _search(

@@ -13,20 +13,22 @@ from pathlib import Path
 from rich.text import Text
 
 from onnxq._text import plural
+from onnxq.calibration.dataset_yaml import SUFFIXES
 from onnxq.console.terminal import (
     ERR,
     OUT,
     Help,
     NumberTable,
     ProgressBar,
+    add_max_detections,
     add_settings,
     guarded,
     model_file,
     say,
     settings_of,
+    warn,
 )
 from onnxq.evaluation.average_precision import (
-    METRICS,
     PrecisionSummary,
     Scores,
     evaluate,
@@ -34,8 +36,10 @@ from onnxq.evaluation.average_precision import (
     summarize,
 )
 from onnxq.evaluation.ground_truth import GroundTruth, demo_ground_truth
+from onnxq.evaluation.plausibility import doubts
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import choose_runtimes
+from onnxq.evaluation.scoring.averages import METRICS
 from onnxq.ir.files import check_writable, write_json
 
 __all__ = ["GroundTruth", "Scores", "Settings", "evaluate", "main"]
@@ -46,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     settings = settings_of(arguments, parser)
-    if (arguments.images is None) != arguments.demo:
-        parser.error("--annotations JSON needs --images DIR; --demo needs neither")
+    is_data_set = arguments.annotations is not None and arguments.annotations.suffix.lower() in SUFFIXES
+    if (arguments.images is None) != arguments.demo and not is_data_set:
+        parser.error("--annotations JSON needs --images DIR; --annotations data.yaml and --demo need no images")
     return guarded(lambda: _evaluate(arguments, settings), arguments.debug)
 
 
@@ -65,9 +70,17 @@ def _parser() -> argparse.ArgumentParser:
         help="model files, or demo for the demo model; the others are compared with the first",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--annotations", metavar="JSON", type=Path, help="COCO detection annotations")
+    source.add_argument(
+        "--annotations",
+        metavar="FILE",
+        type=Path,
+        help="COCO detection annotations, .json, or data.yaml, of which the val split is used",
+    )
     source.add_argument("--demo", action="store_true", help="use the synthetic validation images of the demo model")
-    parser.add_argument("--images", metavar="DIR", type=Path, help="folder with the images of the annotations")
+    parser.add_argument(
+        "--images", metavar="DIR", type=Path, help="folder with the images of the annotations; data.yaml names its own"
+    )
+    add_max_detections(parser)
     add_settings(parser, Settings())
     return parser
 
@@ -91,25 +104,53 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
     finally:  # show what was measured before an error
         if results:
             OUT.print(table(summarize(results, annotations, settings)))
+            say_doubts(results, annotations, settings)
     if not arguments.quiet:
         for (model, scores), choice in zip(results, choices, strict=True):
             detector = scores.detector
             say(f"{model.name}: {detector.title}, {detector.preprocess.describe()}; {detector.why}", ERR)
+            say(f"{model.name}: {scores.classes}", ERR)
             say(f"{model.name}: {choice.describe()}", ERR)
     if arguments.json is not None:
         write_json(arguments.json, asdict(summarize(results, annotations, settings)))
 
 
+def say_doubts(results: Sequence[tuple[Path, Scores]], annotations: Path | str, settings: Settings) -> None:
+    """Warn of what makes the numbers other than they seem, and of numbers that cannot be true; each once."""
+    remarks: dict[str, list[str]] = {}
+    for model, scores in results:
+        for remark in scores.remarks:
+            remarks.setdefault(remark, []).append(model.name)
+    for remark, models in remarks.items():
+        warn(f"{', '.join(models)}: {remark}")
+    for doubt in doubts(summarize(results, annotations, settings).models):
+        warn(doubt)
+
+
 def table(summary: PrecisionSummary) -> NumberTable:
-    """Return the average precision of each model as a table for the terminal."""
-    caption = f"COCO AP of boxes in percent, {summary.images} image{plural(summary.images)}, in {summary.runtimes}"
+    """Return the average precision of each model as a table for the terminal; masks and keypoints have rows below."""
+    kinds = dict.fromkeys(model.measured for model in summary.models)
+    others = dict.fromkeys(name for model in summary.models for name in model.others)
+    what = ", ".join((*kinds, *others))
+    caption = f"COCO AP of {what} in percent, {summary.images} image{plural(summary.images)}, in {summary.runtimes}"
     several = len({model.runtime for model in summary.models}) > 1
     rows = NumberTable("model", (*METRICS.values(), "change", *(["runtime"] if several else [])), caption)
-    for model in summary.models:
-        metrics = ("-" if n is None else f"{n:.2f}" for n in model.metrics)
-        change = "" if model is summary.models[0] else _signed(model.change)
-        rows.add_row(Text(Path(model.model).name), *metrics, change, *([model.runtime] if several else []))
+    first = summary.models[0]
+    for name in ("", *others):
+        for model in summary.models:
+            metrics = model.others.get(name, ()) if name else model.metrics
+            if not metrics:
+                continue
+            start = first.others.get(name, (None,))[0] if name else first.AP
+            title = Path(model.model).name + (f" {name}" if name else "")
+            change = "" if model is first else _signed(_difference(metrics[0], start))
+            cells = ("-" if n is None else f"{n:.2f}" for n in metrics)
+            rows.add_row(Text(title), *cells, change, *([model.runtime] if several else []))
     return rows
+
+
+def _difference(value: float | None, start: float | None) -> float | None:
+    return None if value is None or start is None else value - start
 
 
 def _signed(change: float | None) -> str:

@@ -15,8 +15,8 @@ from onnxq.yolo.preprocess import PREPROCESSES
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 NOT_CONFIG = {
     "input", "output", "calib", "demo", "calibration", "cut_decode", "save_calibration", "save_each", "report",
-    "sensitivity", "speed", "evaluate", "max_drop", "min_sqnr", "annotations", "images", "on_calibration", "runtime",
-    "dry_run", "verbose", "quiet", "debug", "version", "help",
+    "sensitivity", "speed", "evaluate", "max_drop", "min_sqnr", "annotations", "images", "max_detections",
+    "on_calibration", "runtime", "dry_run", "verbose", "quiet", "debug", "version", "help",
 }  # fmt: skip
 """Other arguments of the command line: files to read and write, accuracy, output on the console."""
 

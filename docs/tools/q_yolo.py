@@ -39,9 +39,10 @@ from onnxq.api import load_statistics, open_data, quantize, save_statistics
 from onnxq.config import Config
 from onnxq.console.terminal import guarded
 from onnxq.errors import ConfigError
-from onnxq.evaluation.average_precision import METRICS, measure_precision
+from onnxq.evaluation.average_precision import measure_precision
 from onnxq.evaluation.ground_truth import GroundTruth
 from onnxq.evaluation.predictor import Settings
+from onnxq.evaluation.scoring.averages import METRICS
 from onnxq.facts import DecodeBoundary, Plan, Statistics
 from onnxq.ir import LAYERS, Model, downstream
 from onnxq.ir.files import atomic_write, check_writable

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from onnxq.calibration import demo
+from onnxq.calibration.dataset_yaml import SUFFIXES
 from onnxq.config import Config
-from onnxq.console.terminal import image_size
+from onnxq.console.terminal import add_max_detections, image_size
 from onnxq.errors import ConfigError
 from onnxq.evaluation.runtime_choice import AUTO, CHOICES
 from onnxq.ir.files import check_writable
@@ -80,10 +81,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--min-sqnr", type=float, metavar="DB", help="the same without labels, by the SQNR of the outputs"
     )
     good.add_argument("--evaluate", action="store_true", help="measure the AP of the float and of the quantized model")
-    good.add_argument("--annotations", type=Path, metavar="JSON", help="COCO annotations to measure AP with")
+    good.add_argument(
+        "--annotations", type=Path, metavar="FILE", help="annotations to measure AP with: COCO .json, or data.yaml"
+    )
     good.add_argument(
         "--images", type=Path, metavar="DIR", help="images to measure on; must differ from the calibration images"
     )
+    add_max_detections(good)
     good.add_argument("--on-calibration", action="store_true", help="allow measuring on calibration images")
     good.add_argument(
         "--runtime", choices=CHOICES, default=AUTO,
@@ -217,6 +221,14 @@ def check_files(args: argparse.Namespace, output: Path) -> None:
         check_writable(path)
 
 
+def annotations(args: argparse.Namespace) -> Path | None:
+    """Return the file of annotations: as given, or the YAML file of the data set that calibrates; None without one."""
+    if args.annotations is None and args.calib and len(args.calib) == 1 and not args.images:
+        data_set = Path(args.calib[0])
+        return data_set if data_set.suffix.lower() in SUFFIXES else None
+    return cast("Path | None", args.annotations)
+
+
 def check_options(args: argparse.Namespace) -> None:
     """Refuse options that exclude each other or need another one."""
     if args.calibration and (args.calib or args.demo):
@@ -224,10 +236,14 @@ def check_options(args: argparse.Namespace) -> None:
     limit = greatest_loss(args)
     if limit is not None and not math.isfinite(limit):
         raise ConfigError(f"{'--min-sqnr' if args.max_drop is None else '--max-drop'} {abs(limit)}: expected a number")
-    labelled = bool(args.annotations), bool(args.images)
+    labels = annotations(args)
+    has_truth = labels is not None and (bool(args.images) or labels.suffix.lower() in SUFFIXES)
     for option, is_given in (("--max-drop", args.max_drop is not None), ("--evaluate", args.evaluate)):
-        if is_given and not (all(labelled) or (args.demo and not any(labelled))):
-            raise ConfigError(f"{option} measures AP: it needs --annotations JSON and --images DIR, or --demo alone")
+        if is_given and not (has_truth or (args.demo and not args.annotations and not args.images)):
+            raise ConfigError(
+                f"{option} measures AP: it needs --annotations JSON and --images DIR, --annotations data.yaml, or "
+                "--demo alone"
+            )
     if args.min_sqnr is not None and not args.demo and not args.images:
         raise ConfigError("--min-sqnr compares outputs, for which it needs --images DIR")
     if args.calibration and (args.sensitivity or limit is not None):

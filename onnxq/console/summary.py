@@ -9,14 +9,16 @@ from rich.text import Text
 
 from onnxq._text import plural
 from onnxq.api import Quantized
+from onnxq.calibration.dataset_yaml import SUFFIXES
+from onnxq.calibration.demo import CLASSES
 from onnxq.config import Config
 from onnxq.console.terminal import OUT, Listing, NumberTable, say, warn
+from onnxq.evaluation.annotations.class_keys import class_key
 from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
 from onnxq.facts import Plan, QuantizationParameters, Sensitivities, Speed, Verification
 from onnxq.ir import storage
 from onnxq.qdq.reasons import summary_of
 from onnxq.yolo.detector import Detector
-from onnxq.yolo.output_layout import OutputLayout
 
 _MOST_SHOWN = 10
 """Pieces of the network whose sensitivity is shown without -v."""
@@ -151,12 +153,19 @@ def say_warnings(quantized: Quantized) -> None:
         warn(slow)
 
 
+def _knows_demo(detector: Detector) -> bool:
+    """Return whether a model finds the objects of the synthetic images."""
+    return detector.outputs.task != "obb" and sorted(map(class_key, detector.names)) == sorted(map(class_key, CLASSES))
+
+
 def say_next(
-    before: Path, after: Path, layout: OutputLayout, annotations: Path | None, images: Path | None, demo: bool
+    before: Path, after: Path, detector: Detector, annotations: Path | None, images: Path | None, demo: bool
 ) -> None:
     """Print the command that measures what quantization cost, in one line to copy."""
-    measurable = not layout.why_no_precision
+    measurable = not detector.outputs.why_no_precision and not (demo and images is None and not _knows_demo(detector))
     labels = ["--annotations", str(annotations or "A.json")] if measurable else []
-    data = ["--demo"] if demo and images is None else [*labels, "--images", str(images or "DIR")]
+    is_data_set = measurable and annotations is not None and annotations.suffix.lower() in SUFFIXES
+    pictures = [] if is_data_set and images is None else ["--images", str(images or "DIR")]
+    data = ["--demo"] if demo and images is None else [*labels, *pictures]
     command = "evaluate" if measurable else "compare"
     OUT.print(f"next: python -m onnxq.{command} {shlex.join([str(before), str(after), *data])}")

@@ -360,9 +360,22 @@ def add_settings(parser: argparse.ArgumentParser, default: Settings) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
 
 
+def add_max_detections(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
+    """Add the option `--max-detections` of commands that measure AP."""
+    default = Settings.max_detections
+    parser.add_argument(
+        "--max-detections",
+        metavar="N",
+        type=int,
+        default=default,
+        help=f"greatest number of detections of a class per image that AP counts ({default}, as COCO)",
+    )
+
+
 def settings_of(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Settings:
     """Return the settings of the options that `add_settings` adds; exit with usage if one is out of range."""
     try:
-        return Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
+        given = {each.name: getattr(arguments, each.name) for each in fields(Settings) if hasattr(arguments, each.name)}
+        return Settings(**given)
     except ConfigError as error:
         parser.error(str(error))

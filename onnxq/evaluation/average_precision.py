@@ -1,27 +1,32 @@
 """COCO average precision of a detector."""
 
-import contextlib
-import io
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from pycocotools.cocoeval import COCOeval
 
 from onnxq.errors import ConfigError, ModelError
+from onnxq.evaluation.classes import ClassMatch, match_classes
 from onnxq.evaluation.ground_truth import GroundTruth, build_index
-from onnxq.evaluation.predictor import Predictor, Settings
+from onnxq.evaluation.predictor import Found, Predictor, Settings
+from onnxq.evaluation.scoring.averages import Rules, averages
+from onnxq.evaluation.scoring.kinds import Kind, kinds_of, records
 from onnxq.progress import Progress, silent
 from onnxq.runtime import RUNTIMES
 from onnxq.yolo.detector import Detector
 
-METRICS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
-"""COCO's averages in pycocotools' order: attribute of `Scores` -> COCO's name, an attribute of `ModelPrecision`."""
+LEAST_AP = 1.0
+"""AP, percent, that a trained detector reaches on images of its kind."""
+
+_IMAGES_FOR_ORDER = 100
+"""Images on which detections are scored without classes."""
+
+_LEAST_WITHOUT_CLASSES = 10.0
+"""AP50 without classes, percent, from which on the classes may be at fault."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,10 @@ class Scores:
         images: number of images.
         detector: how inputs were prepared and outputs were decoded.
         runtime: key in `onnxq.runtime.RUNTIMES` of what ran the model.
+        classes: how the model's classes were matched with the categories.
+        remarks: what to know of the numbers, a sentence each.
+        measured: what the averages are of: "boxes" or "rotated boxes".
+        others: the same averages of "masks" or "keypoints", in the order of `scoring.averages.METRICS`.
     """
 
     ap: float
@@ -45,6 +54,10 @@ class Scores:
     images: int
     detector: Detector
     runtime: str
+    classes: str = ""
+    remarks: tuple[str, ...] = ()
+    measured: str = "boxes"
+    others: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,9 @@ class ModelPrecision:
         AP, AP50, AP75: averages over IoU 0.50 to 0.95, at 0.50 and at 0.75, as COCO names them.
         APs, APm, APl: averages over small, medium and large objects.
         change: difference of AP to the first model.
+        classes: how its classes were matched with the categories.
+        measured: what the averages are of: `boxes` or `rotated boxes`.
+        others: the same averages, in the same order, of `masks` or `keypoints`.
     """
 
     model: str
@@ -78,6 +94,9 @@ class ModelPrecision:
     APm: float | None
     APl: float | None
     change: float | None
+    classes: str = ""
+    measured: str = "boxes"
+    others: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> tuple[float | None, ...]:
@@ -136,6 +155,9 @@ def summarize(results: Sequence[tuple[Path, Scores]], annotations: Path | str, s
                 APm=_number(scores.ap_medium),
                 APl=_number(scores.ap_large),
                 change=_number(scores.ap - first.ap),
+                classes=scores.classes,
+                measured=scores.measured,
+                others={name: tuple(map(_number, numbers)) for name, numbers in scores.others.items()},
             )
             for path, scores in results
         ),
@@ -149,7 +171,7 @@ def _number(value: float) -> float | None:
 def evaluate(
     model: str | Path | onnx.ModelProto,
     annotations: str | Path,
-    images: str | Path,
+    images: str | Path | None = None,
     *,
     settings: Settings | None = None,
     progress: Progress = silent,
@@ -158,19 +180,20 @@ def evaluate(
 
     Args:
         model: a file, or a model in memory.
-        annotations: COCO detection annotations, JSON.
-        images: folder with the images.
+        annotations: COCO detection annotations, JSON, or the YAML file of a data set with the label files of YOLO.
+        images: folder with the images; of a data set the images of its validation split, unless it is given.
         settings: defaults to `Settings()`.
         progress: called after each image.
 
     Raises:
-        ModelError: the model cannot be read or run, is not recognized, has no upright boxes or none that can be decoded
+        ModelError: the model cannot be read or run, is not recognized, has no boxes or none that can be decoded
             exactly, or gives values that are not finite.
-        DataError: annotations or images are missing or unreadable.
+        DataError: annotations or images are missing or unreadable, or the boxes of the annotations are upright and the
+            model's are rotated.
         ConfigError: a setting does not fit the model, or its classes do not fit the categories.
     """
     settings = settings or Settings()
-    truth = GroundTruth.load(Path(annotations), Path(images), settings.max_images)
+    truth = GroundTruth.load(Path(annotations), None if images is None else Path(images), settings.max_images)
     return measure_precision(model, truth, settings, progress)
 
 
@@ -189,20 +212,42 @@ def measure_precision(
         progress: called after each image.
     """
     progress("loading", 0, 0)
-    predictor, categories = _open(model, truth, settings)
+    predictor, match = _open(model, truth, settings)
 
-    def detect(load: Callable[[], NDArray[np.uint8]]) -> NDArray[np.float32]:
-        return predictor.detect(load(), settings)
+    kinds, detector = kinds_of(predictor.detector, truth), predictor.detector
 
-    records: list[dict[str, Any]] = []
-    detections = settings.in_parallel(detect, truth.images.values())
-    for done, (image, found) in enumerate(zip(truth.images, detections), start=1):
-        records += _records(image, found, categories, predictor)
+    def detect(image: int) -> list[dict[str, Any]]:
+        found = predictor.detect(truth.images[image](), settings)
+        _require_known(found, match, predictor)
+        return records(image, found, match.categories, detector, kinds)
+
+    found: list[dict[str, Any]] = []
+    for done, made in enumerate(settings.in_parallel(detect, truth.images), start=1):
+        found += made
         progress("evaluating", done, len(truth.images))
     progress("scoring", 0, 0)
-    ap, ap50, ap75, ap_small, ap_medium, ap_large = average_precisions(truth, records)
-    seen, detector, runtime = len(truth.images), predictor.detector, predictor.runtime_name
-    return Scores(ap, ap50, ap75, ap_small, ap_medium, ap_large, seen, detector, runtime)
+    rules = Rules(settings.max_detections, match.measured)
+    main, *more = kinds
+    index = main.index(truth, found)
+    remarks = [match.remark, _limit_remark(truth, settings.max_detections), *(kind.remark for kind in kinds)]
+    ap, ap50, ap75, ap_small, ap_medium, ap_large = averages(main.truth, index, rules, main.matcher)
+    if match.is_by_order or ap < LEAST_AP:
+        remarks.append(_order_remark(truth, index, match, rules, main))
+    return Scores(
+        ap=ap,
+        ap50=ap50,
+        ap75=ap75,
+        ap_small=ap_small,
+        ap_medium=ap_medium,
+        ap_large=ap_large,
+        images=len(truth.images),
+        detector=detector,
+        runtime=predictor.runtime_name,
+        classes=match.how,
+        remarks=tuple(remark for remark in remarks if remark),
+        measured=main.name,
+        others={kind.name: tuple(averages(kind.truth, kind.index(truth, found), rules, kind.matcher)) for kind in more},
+    )
 
 
 def check_measurable(model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings) -> None:
@@ -211,51 +256,28 @@ def check_measurable(model: str | Path | onnx.ModelProto, truth: GroundTruth, se
     Raises:
         ModelError, ConfigError: as from `evaluate`, except errors that only show on images.
     """
-    _open(model, truth, settings)
+    predictor, _ = _open(model, truth, settings)
+    kinds_of(predictor.detector, truth)
 
 
-def _open(
-    model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings
-) -> tuple[Predictor, tuple[int, ...]]:
-    """Return the model, ready to run, and the category id of each of its classes."""
+def _open(model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings) -> tuple[Predictor, ClassMatch]:
+    """Return the model, ready to run, and the categories of its classes."""
     predictor = Predictor.load(Path(model) if isinstance(model, str) else model, settings)
     reason = predictor.detector.outputs.why_no_precision
     if reason:
         raise ModelError(f"{predictor.name}: {reason}; python -m onnxq.compare needs no AP")
-    return predictor, _category_ids(predictor, truth.categories)
+    try:
+        names = predictor.detector.names
+        return predictor, match_classes(names, predictor.classes, truth.categories, truth.owned, truth.groups)
+    except ValueError as error:
+        raise ConfigError(f"{predictor.name}: {error}") from None
 
 
-def _records(
-    image: int, found: NDArray[np.float32], categories: tuple[int, ...], predictor: Predictor
-) -> list[dict[str, Any]]:
-    unknown = set(found[:, 5].astype(int)) - set(range(len(categories)))
+def _require_known(found: Found, match: ClassMatch, predictor: Predictor) -> None:
+    unknown = set(found.objects.labels.tolist()) - set(range(len(match.categories)))
     if unknown:
-        raise ModelError(f"{predictor.name}: finds class {min(unknown)}, but classes are 0 to {len(categories) - 1}")
-    return [
-        {
-            "image_id": image,
-            "category_id": categories[int(label)],
-            "bbox": [left, top, right - left, bottom - top],
-            "area": (right - left) * (bottom - top),
-            "score": score,
-            "iscrowd": 0,
-        }
-        for left, top, right, bottom, score, label in found.astype(float).tolist()
-    ]
-
-
-def _category_ids(predictor: Predictor, categories: dict[int, str]) -> tuple[int, ...]:
-    """Return the category id of each class: by name if all class names are categories, else by order."""
-    ids = {name: number for number, name in categories.items()}
-    names = predictor.detector.names
-    if names and len(set(names)) == len(names) and set(names) <= set(ids):
-        return tuple(ids[name] for name in names)
-    if predictor.classes not in (None, len(categories)):
-        raise ConfigError(
-            f"{predictor.name}: has {predictor.classes} classes, but the annotations have {len(categories)} "
-            "categories, and its names metadata does not name them"
-        )
-    return tuple(categories)
+        last = len(match.categories) - 1
+        raise ModelError(f"{predictor.name}: finds class {min(unknown)}, but classes are 0 to {last}")
 
 
 def average_precisions(truth: GroundTruth, detections: list[dict[str, Any]]) -> list[float]:
@@ -266,12 +288,38 @@ def average_precisions(truth: GroundTruth, detections: list[dict[str, Any]]) -> 
         detections: COCO result records.
 
     Returns:
-        Percent, in the order of `METRICS`; nan if there is no object to find.
+        Percent, in the order of `scoring.averages.METRICS`; nan if there is no object to find.
     """
-    found = build_index(truth.images, truth.categories, detections)
-    with contextlib.redirect_stdout(io.StringIO()):
-        scoring = COCOeval(truth.coco, found, "bbox")
-        scoring.evaluate()
-        scoring.accumulate()
-        scoring.summarize()
-    return [100.0 * float(value) if value >= 0 else math.nan for value in scoring.stats[: len(METRICS)]]
+    return averages(truth.coco, build_index(truth.images, truth.categories, detections), Rules())
+
+
+def _limit_remark(truth: GroundTruth, most: int) -> str:
+    """Return what to say of images with more objects of a class than detections count; empty if there are none."""
+    objects: Mapping[tuple[int, int], int] = Counter(
+        (each["image_id"], each["category_id"]) for each in truth.coco.dataset["annotations"] if not each["iscrowd"]
+    )
+    crowded = {image for (image, _), count in objects.items() if count > most}
+    if not crowded:
+        return ""
+    greatest = max(objects.values())
+    return (
+        f"{len(crowded)} of {len(truth.images)} images have more than {most} objects of a class, up to {greatest}, and "
+        f"only the best {most} detections of a class per image count, as in pycocotools: --max-detections {greatest}"
+    )
+
+
+def _order_remark(truth: GroundTruth, index: Any, match: ClassMatch, rules: Rules, kind: Kind) -> str:
+    """Return what to say if boxes are found and their classes are not; empty otherwise."""
+    if len(match.categories) < 2:
+        return ""
+    images = [number for number in truth.images if truth.coco.imgToAnns[number]][:_IMAGES_FOR_ORDER]
+    few = Rules(rules.most, rules.categories, images)
+    with_classes, without = (
+        averages(kind.truth, index, rule, kind.matcher)[1] for rule in (few, replace(few, ignore_classes=True))
+    )
+    if not (without > _LEAST_WITHOUT_CLASSES and with_classes < without / 2):
+        return ""
+    return (
+        f"AP50 is {without:.1f} if classes are ignored, and {with_classes:.1f} with them: boxes are right and classes "
+        f"are not ({match.how}): check the names in the model's metadata and the order of the categories"
+    )

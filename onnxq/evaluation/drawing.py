@@ -172,7 +172,7 @@ def _beside(parts: list[Image.Image], gap: int) -> Image.Image:
 
 
 def _name(label: int, detector: Detector) -> str:
-    return detector.names[label] if label < len(detector.names) else f"class {label}"
+    return (detector.names[label] if label < len(detector.names) else "") or f"class {label}"
 
 
 class _Panel:

@@ -1,11 +1,8 @@
-"""COCO ground truth: images and their annotated objects, indexed by pycocotools."""
+"""Ground truth: images and their annotated objects, checked, and indexed by pycocotools."""
 
 import contextlib
 import io
-import json
 import logging
-import math
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
+from onnxq._text import plural
+from onnxq.calibration.dataset_yaml import SUFFIXES
 from onnxq.calibration.demo import CLASSES, VALIDATION, scene
 from onnxq.errors import DataError
+from onnxq.evaluation.annotations.box_checks import check_boxes
+from onnxq.evaluation.annotations.coco_file import read_coco
+from onnxq.evaluation.annotations.image_files import find_images, picture_size
+from onnxq.evaluation.annotations.records import Annotations, Size
+from onnxq.evaluation.annotations.references import check_references
+from onnxq.evaluation.annotations.sizes import reconcile_sizes
+from onnxq.evaluation.annotations.yolo_labels import read_yolo
 from onnxq.yolo.preprocess import read_image
 
 _log = logging.getLogger(__name__)
@@ -32,12 +38,18 @@ class GroundTruth:
         images: image id -> function that returns the image, uint8 (height, width, 3), RGB; sorted by id.
         categories: category id -> name, sorted by id.
         files: files of the images; empty for images in memory.
+        groups: ids of categories that only group others: they have no object, and others name them as their parent.
+        owned: ids of the categories that have objects, also on images that are left out.
+        remarks: what was mended in the annotations, a sentence each; also logged.
     """
 
     coco: Any
     images: Mapping[int, Callable[[], NDArray[np.uint8]]]
     categories: dict[int, str]
     files: tuple[Path, ...] = ()
+    groups: frozenset[int] = frozenset()
+    owned: frozenset[int] = frozenset()
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def from_memory(
@@ -65,76 +77,84 @@ class GroundTruth:
             for (left, top, right, bottom), label in zip(boxes.tolist(), labels.tolist())
         ]
         loaders = {number: partial(np.asarray, image) for number, (image, _, _) in enumerate(scenes)}
-        return cls(build_index(loaders, categories, annotations), loaders, categories)
+        owned = frozenset(int(entry["category_id"]) for entry in annotations)
+        return cls(build_index(loaders, categories, annotations), loaders, categories, owned=owned)
 
     @classmethod
-    def load(cls, annotations: Path, images: Path, max_images: int | None = None) -> "GroundTruth":
-        """Read COCO detection annotations; missing images are logged and left out.
+    def load(cls, annotations: Path, images: Path | None = None, max_images: int | None = None) -> "GroundTruth":
+        """Read annotations and check them; what is mended and which images are missing is logged.
 
         Args:
-            annotations: JSON file with `images`, `annotations` and `categories`.
-            images: folder of the `file_name`s.
+            annotations: COCO's JSON file with `images`, `annotations` and `categories`, or the YAML file of a data set
+                with the label files of YOLO.
+            images: folder of the `file_name`s; of a data set, other images than those of its validation split.
             max_images: most images; those with the lowest ids are kept.
 
         Raises:
             DataError: the annotations are missing or invalid, or all images are missing.
         """
-        dataset = _read_annotations(annotations)
-        listed = {image["id"]: images / image["file_name"] for image in sorted(dataset["images"], key=_id_of)}
-        paths = {number: path for number, path in listed.items() if os.path.isfile(path)}
-        missing = [path.name for number, path in listed.items() if number not in paths]
+        if annotations.suffix.lower() in SUFFIXES:
+            read, paths = read_yolo(annotations, images)
+            check_references(read)
+            return cls._checked(read, dict(list(paths.items())[:max_images]))
+        if images is None:
+            raise DataError(f"{annotations}: give the folder of its images")
+        read = read_coco(annotations)
+        check_references(read)
+        paths = find_images(read, images)
+        missing = [Path(image.name).name for image in read.images if image.id not in paths]
         if not paths:
-            raise DataError(f"{images}: none of the {len(listed)} images of {annotations} exists")
+            raise DataError(f"{images}: none of the {len(read.images)} images of {annotations} exists")
         if missing:
             names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            _log.warning("%d of %d images are missing in %s: %s", len(missing), len(listed), images, names)
-        paths = dict(list(paths.items())[:max_images])
-        categories = {category["id"]: category["name"] for category in sorted(dataset["categories"], key=_id_of)}
+            _log.warning("%d of %d images are missing in %s: %s", len(missing), len(read.images), images, names)
+        return cls._checked(read, dict(list(paths.items())[:max_images]))
+
+    @classmethod
+    def _checked(cls, read: Annotations, paths: Mapping[int, Path]) -> "GroundTruth":
+        """Check annotations against these images, and index them."""
+        found = {number: picture_size(path) for number, path in paths.items()}
+        sizes = reconcile_sizes(read, {number: size for number, size in found.items() if size is not None})
+        check_boxes(read, sizes)
+        if not any(entry["image_id"] in paths for entry in read.objects):
+            read.remarks.append(f"no object is on the {len(paths)} image{plural(len(paths))}, so there is no AP")
+        for remark in read.remarks:
+            _log.warning("%s: %s", read.source, remark)
+        owned = frozenset(read.owned)
+        parents = {category.parent for category in read.categories}
         loaders = {number: partial(read_image, path) for number, path in paths.items()}
-        index = build_index(loaders, categories, dataset["annotations"])
-        return cls(index, loaders, categories, tuple(paths.values()))
+        categories = {category.id: category.name for category in read.categories}
+        return cls(
+            build_index(loaders, categories, read.objects, sizes),
+            loaders,
+            categories,
+            tuple(paths.values()),
+            frozenset(each.id for each in read.categories if each.id not in owned and each.name in parents),
+            owned,
+            tuple(read.remarks),
+        )
 
 
-def _id_of(entry: dict[str, Any]) -> int:
-    return int(entry["id"])
+def build_index(
+    images: Collection[int],
+    categories: dict[int, str],
+    annotations: list[dict[str, Any]],
+    sizes: Mapping[int, Size] | None = None,
+) -> Any:
+    """Return pycocotools' index; object ids start at 1, as it takes a match with object 0 for none.
 
-
-def _read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
-    try:
-        dataset = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
-    try:
-        return {
-            "images": [{"id": int(image["id"]), "file_name": str(image["file_name"])} for image in dataset["images"]],
-            "categories": [{"id": int(entry["id"]), "name": str(entry["name"])} for entry in dataset["categories"]],
-            "annotations": [_annotation(entry) for entry in dataset["annotations"]],
-        }
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        cause = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{path}: not COCO detection annotations: {cause}") from error
-
-
-def _annotation(entry: dict[str, Any]) -> dict[str, Any]:
-    x, y, width, height = map(float, entry["bbox"])
-    if not all(map(math.isfinite, (x, y, width, height))):
-        raise ValueError(f"bbox {entry['bbox']} is not finite")
-    return {
-        "image_id": int(entry["image_id"]),
-        "category_id": int(entry["category_id"]),
-        "bbox": [x, y, width, height],
-        "area": float(entry.get("area", width * height)),
-        "iscrowd": int(entry.get("iscrowd", 0)),
-    }
-
-
-def build_index(images: Collection[int], categories: dict[int, str], annotations: list[dict[str, Any]]) -> Any:
-    """Return pycocotools' index; object ids start at 1, as it takes a match with object 0 for none."""
+    Args:
+        images: ids of the images; objects of others are left out.
+        categories: category id -> name.
+        annotations: objects, or detections, as records of COCO.
+        sizes: (height, width) of images in px, which masks need.
+    """
     coco = COCO()
+    sizes = sizes or {}
     coco.dataset = {
-        "images": [{"id": number} for number in images],
+        "images": [
+            {"id": number, **dict(zip(("height", "width"), sizes.get(number, ()), strict=False))} for number in images
+        ],
         "categories": [{"id": number, "name": name} for number, name in categories.items()],
         "annotations": [
             {**entry, "id": number}

@@ -17,9 +17,10 @@ from onnxq.ir import ProtoIndex
 from onnxq.ir.storage import load_proto
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.runtime.session import Feed, cores
-from onnxq.yolo.decode import class_count, find_objects
-from onnxq.yolo.detections import Outputs
+from onnxq.yolo.decode import class_count, find_objects, with_unnamed
+from onnxq.yolo.detections import Detections, Outputs
 from onnxq.yolo.detector import Detector, detect
+from onnxq.yolo.nms import MOST_DETECTIONS
 from onnxq.yolo.preprocess import Letterbox
 
 _MOST_THREADS = 16
@@ -41,6 +42,7 @@ class Settings:
         confidence: a (box, class) pair is a detection if its score is above this.
         iou: NMS threshold: of two boxes of a class with a greater IoU, the one with the lower score is removed.
         max_images: most images; None: all.
+        max_detections: most detections of a class per image that AP counts, the best first; COCO has 100.
         threads: images that run at the same time; 0: one per core, at most 16.
         runtime: key of `onnxq.runtime.RUNTIMES` ("ort", "openvino" or "exact": on integers that saturate on no CPU), or
             "auto": the runtime of the model's target, if it has one and it is installed.
@@ -57,6 +59,7 @@ class Settings:
     max_images: int | None = None
     threads: int = 0
     runtime: str = AUTO
+    max_detections: int = 100
 
     def __post_init__(self) -> None:
         if not 0 <= self.confidence < 1:
@@ -65,6 +68,8 @@ class Settings:
             raise ConfigError(f"iou: expected 0 < iou <= 1, got {self.iou}")
         if self.max_images is not None and self.max_images < 1:
             raise ConfigError(f"max_images: expected 1 or more, got {self.max_images}")
+        if self.max_detections < 1:
+            raise ConfigError(f"max_detections: expected 1 or more, got {self.max_detections}")
         if self.threads < 0:
             raise ConfigError(f"threads: expected 0 or more, got {self.threads}")
         if self.runtime not in CHOICES:
@@ -82,6 +87,30 @@ class Settings:
             yield from executor.map(work, images)
         finally:
             executor.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The objects that a detector found in an image.
+
+    Attributes:
+        objects: the objects, in px of the model's input.
+        letterbox: placement of the image on that input.
+        size: (height, width) of the image in px.
+        prototypes: of the masks, float (coefficients, rows, columns); None if there are none.
+    """
+
+    objects: Detections
+    letterbox: Letterbox
+    size: tuple[int, int]
+    prototypes: NDArray[np.generic] | None = None
+
+    def table(self) -> NDArray[np.float32]:
+        """Return float32 (n, 6): x1, y1, x2, y2 in px of the image and inside it, score, class; by falling score."""
+        height, width = self.size
+        limits = np.array([width, height, width, height], np.float32)
+        inside = self.letterbox.undo(self.objects.boxes).clip(0, limits)
+        return np.column_stack([inside, self.objects.scores, self.objects.labels]).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -141,6 +170,7 @@ class Predictor:
                 family=settings.family,
                 output_shapes=shapes,
             )
+            detector = with_unnamed(detector, found)
             classes = class_count(detector, shapes)
         return cls(name, runtime, choice.name, inputs, outputs, batch, detector, classes)
 
@@ -163,24 +193,22 @@ class Predictor:
                     raise ModelError(f"output {name} has values that are NaN or infinite")
         return outputs
 
-    def detect(self, image: NDArray[np.uint8], settings: Settings) -> NDArray[np.float32]:
+    def detect(self, image: NDArray[np.uint8], settings: Settings) -> Found:
         """Detect the objects in an image.
 
         Args:
             image: uint8 (height, width, 3), RGB.
-            settings: `confidence` and `iou` are used.
-
-        Returns:
-            float32 (n, 6): x1, y1, x2, y2 in px of the image and inside it, score, class; sorted by falling score.
+            settings: `confidence`, `iou` and `max_detections` are used.
 
         Raises:
             ModelError: the model cannot be run, or gives values that are not finite.
         """
         feed, letterbox = self.prepare(image)
-        found = find_objects(self.run(feed), self.detector, settings.confidence, settings.iou)
-        height, width = image.shape[:2]
-        inside = letterbox.undo(found.boxes).clip(0, np.array([width, height, width, height], np.float32))
-        return np.column_stack([inside, found.scores, found.labels]).astype(np.float32)
+        most = max(MOST_DETECTIONS, settings.max_detections)
+        outputs, layout = self.run(feed), self.detector.outputs
+        found = find_objects(outputs, self.detector, settings.confidence, settings.iou, most=most)
+        prototypes = np.asarray(outputs[layout.prototypes])[0] if layout.prototypes else None
+        return Found(found, letterbox, (image.shape[0], image.shape[1]), prototypes)
 
 
 @contextlib.contextmanager

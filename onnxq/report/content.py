@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxq._text import plural
-from onnxq.evaluation.average_precision import METRICS, ModelPrecision
+from onnxq.evaluation.average_precision import ModelPrecision
+from onnxq.evaluation.scoring.averages import METRICS
 from onnxq.report.schema import ActivationEntry, Report, ValuesEntry
 
 _FEW_IMAGES = 500

@@ -1,9 +1,13 @@
 """Intersection over union of upright and of rotated boxes."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 _LEAST = np.finfo(np.float32).tiny
+
+_Within = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.bool_]]
 
 
 def box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -33,9 +37,29 @@ def rotated_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.fl
         float64 (n, m).
     """
     first, second = np.repeat(np.arange(len(a)), len(b)), np.tile(np.arange(len(b)), len(a))
-    common = _common_area(corners_of_rotated(a)[first], corners_of_rotated(b)[second]).reshape(len(a), len(b))
+    common = _common_area(corners_of_rotated(a)[first], corners_of_rotated(b)[second], _within).reshape(len(a), len(b))
     areas = _area(a)[:, None] + _area(b)[None]
     return np.asarray(np.clip(common / np.maximum(areas - common, _LEAST), 0, 1))
+
+
+def quad_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the intersection over union of each pair of convex polygons of four corners; 0 if both have no area.
+
+    Args:
+        a: float64 (n, 4, 2), corners in the order of their sides; one may come twice.
+        b: float64 (m, 4, 2).
+
+    Returns:
+        float64 (n, m).
+    """
+    first, second = np.repeat(np.arange(len(a)), len(b)), np.tile(np.arange(len(b)), len(a))
+    common = _common_area(a[first], b[second], _within_convex).reshape(len(a), len(b))
+    areas = _quad_area(a)[:, None] + _quad_area(b)[None]
+    return np.asarray(np.clip(common / np.maximum(areas - common, _LEAST), 0, 1))
+
+
+def _quad_area(quads: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.abs(_cross(quads, np.roll(quads, -1, axis=1)).sum(axis=1)) / 2)
 
 
 def _area(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -58,8 +82,8 @@ def corners_of_rotated(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.stack([middles + x * across + y * down for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))], axis=1)
 
 
-def _common_area(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Common area of the rectangles a and b, float64 (pairs, 4, 2), as float64 (pairs,).
+def _common_area(a: NDArray[np.float64], b: NDArray[np.float64], within: _Within) -> NDArray[np.float64]:
+    """Common area of the convex polygons a and b, float64 (pairs, 4, 2), as float64 (pairs,).
 
     The corners of the common polygon are the corners of each within the other, and the crossings of their sides.
     """
@@ -73,7 +97,7 @@ def _common_area(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.f
     crossing = ~parallel & (along >= 0) & (along <= 1) & (other_along >= 0) & (other_along <= 1)
     crossings = start + along[..., None] * side
     points = np.concatenate([a, b, crossings.reshape(len(a), 16, 2)], axis=1)
-    valid = np.concatenate([_within(a, b), _within(b, a), crossing.reshape(len(a), 16)], axis=1)
+    valid = np.concatenate([within(a, b), within(b, a), crossing.reshape(len(a), 16)], axis=1)
     return _hull_area(points, valid)
 
 
@@ -90,6 +114,14 @@ def _within(points: NDArray[np.float64], rectangle: NDArray[np.float64]) -> NDAr
         along, length = (offset * side).sum(axis=2), (side * side).sum(axis=2)
         inside &= (along >= -1e-9 * length) & (along <= (1 + 1e-9) * length)
     return inside
+
+
+def _within_convex(points: NDArray[np.float64], quads: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether points, float64 (pairs, 4, 2), lie in the convex polygon of their pair or on its sides."""
+    sides = np.roll(quads, -1, axis=1) - quads
+    turns = _cross(sides[:, None], points[:, :, None] - quads[:, None])  # (pairs, points, sides)
+    slack = 1e-9 * np.square(sides).sum(axis=(1, 2))[:, None, None]
+    return np.asarray((turns >= -slack).all(axis=2) | (turns <= slack).all(axis=2))
 
 
 def _hull_area(points: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.float64]:

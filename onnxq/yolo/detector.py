@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from onnxq._text import shape_text, size_text
 from onnxq.errors import ConfigError, ModelError
 from onnxq.ir import MOVES_VALUES, ProtoIndex, inferred_graph, with_weight_inputs
+from onnxq.yolo.class_names import parse_names
 from onnxq.yolo.families import family_names, read_as, recognize
 from onnxq.yolo.output_layout import Clues, OutputLayout, Shape
 from onnxq.yolo.preprocess import PREPROCESSES, YOLO, YOLO_255, YOLO_CROP, Preprocess
@@ -38,7 +39,7 @@ class Detector:
         size: (height, width) of the input in px.
         outputs: how the outputs are read.
         preprocess: how images become that input; a guess if the family is unknown.
-        names: class names in the metadata; may be empty.
+        names: class names in the metadata; may be none, and empty for a class that it does not name.
         why: the phrase that names the evidence for the family and the preprocessing.
         companions: values of the other inputs for each image: two floats, by PaddleDetection's names.
     """
@@ -94,7 +95,7 @@ def detect(
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     image = _image_input(model.graph)
     size = _image_size(image, image_size, metadata)
-    names = _class_names(metadata)
+    names = parse_names(metadata.get("names", ""))
     clues = Clues(
         model.graph,
         output_shapes if output_shapes is not None else _output_shapes(model, image.name, size),
@@ -213,15 +214,6 @@ def _exported_size(metadata: Mapping[str, str]) -> tuple[int, int]:
         case int(side) if side > 0:
             return side, side
     raise ConfigError("the model's height and width are dynamic, and it has no imgsz metadata: give --image-size 640")
-
-
-def _class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    match _literal(metadata.get("names", "")):
-        case dict(names) if set(names) == set(range(len(names))):
-            return tuple(str(names[index]) for index in range(len(names)))
-        case list(names) | tuple(names):
-            return tuple(str(name) for name in names)
-    return ()
 
 
 def _keypoints(metadata: Mapping[str, str]) -> tuple[int, int]:

@@ -10,11 +10,15 @@ MOST_CANDIDATES = 30_000
 """Boxes of one image that suppression looks at; those of the least scores are dropped."""
 
 MOST_DETECTIONS = 300
-"""Boxes of one image that are kept."""
+"""Boxes of one image that are kept unless another number is asked for."""
 
 
 def suppress(
-    boxes: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[np.intp], iou: float
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    labels: NDArray[np.intp],
+    iou: float,
+    most: int = MOST_DETECTIONS,
 ) -> NDArray[np.intp]:
     """Return the boxes that class-wise non-maximum suppression keeps: those that overlap no better one of their class.
 
@@ -23,9 +27,10 @@ def suppress(
         scores: float32 (n,).
         labels: intp (n,), class of each box.
         iou: boxes overlap if their intersection over union is greater than this.
+        most: greatest number of boxes that are kept.
 
     Returns:
-        Indices of the boxes, intp, best first; at most `MOST_DETECTIONS`, among the best `MOST_CANDIDATES`.
+        Indices of the boxes, intp, best first; at most `most`, among the best `MOST_CANDIDATES`.
     """
     best = np.argsort(-scores, kind="stable")[:MOST_CANDIDATES]
     # Sorted by class, then score: the boxes that a box can suppress are one slice.
@@ -39,7 +44,7 @@ def suppress(
         if not alive[here]:
             continue
         kept.append(here)
-        if len(kept) == MOST_DETECTIONS:
+        if len(kept) == most:
             break
         worse = slice(here + 1, ends[here])
         width = np.minimum(x2[here], x2[worse]) - np.maximum(x1[here], x1[worse])
@@ -49,12 +54,12 @@ def suppress(
     return order[kept]
 
 
-def suppress_rotated(found: Detections, iou: float) -> NDArray[np.intp]:
+def suppress_rotated(found: Detections, iou: float, most: int = MOST_DETECTIONS) -> NDArray[np.intp]:
     """Return the same as `suppress`, for rotated boxes."""
     boxes = found.rotated()
     left = np.argsort(-found.scores, kind="stable")[:MOST_CANDIDATES]
     kept: list[int] = []
-    while len(left) and len(kept) < MOST_DETECTIONS:
+    while len(left) and len(kept) < most:
         best, left = int(left[0]), left[1:]
         kept.append(best)
         near = _may_overlap(boxes, best, left) & (found.labels[left] == found.labels[best])

@@ -120,12 +120,12 @@ class OutputLayout:
 
     @property
     def why_no_precision(self) -> str:
-        """Why average precision of boxes cannot be measured; empty if it can."""
+        """Why average precision cannot be measured; empty if it can."""
         if self.family == UNKNOWN:
             families = ", ".join(self.tried)
             return f"is not recognized ({self.why}): give --family to python -m onnxq.evaluate, one of {families}"
-        if self.task in ("obb", "classify"):
-            return f"its task is {self.task}, and AP is measured of upright boxes"
+        if self.task == "classify":
+            return "its task is classify, and AP is measured of boxes"
         return self.assumed
 
     @property

@@ -214,7 +214,16 @@ class TestEvaluate:
         annotations, images = write_coco(Path(), {"a.png": ((48, 40), [(8, 8, 24, 24, 1)])}, {1: "a"})
         options = ["--annotations", annotations, "--images", images]
         message = refused(onnxq, model, "--calib", "calib", "--evaluate", *options)
-        assert "--evaluate: the model: has 3 classes, but the annotations have 1 categories" in message
+        assert "--evaluate: the model: has 3 classes, but the annotations have 1 category, 'a', and" in message
+
+    def test_a_data_set_names_its_images(self, onnxq, model):
+        write_coco(Path(), {"a.png": ((48, 40), [(8, 8, 24, 24, 1)])}, {1: "a"})
+        Path("images/a.txt").write_text("2 0.4 0.5 0.5 0.6\n")
+        Path("data.yaml").write_text("train: calib\nval: images\nnames: [a, b, c]\n")
+        ran = onnxq(model, "--calib", "calib", "--evaluate", "--annotations", "data.yaml")
+        assert ran.code == 0
+        assert "COCO AP of boxes in percent, 1 image" in ran.table
+        assert "classes by order of the categories" in ran.err
 
     def test_what_is_calibrated_with_is_not_measured_on(self, onnxq, model, labelled):
         options = [model, "--calib", "images", "--evaluate", *labelled]

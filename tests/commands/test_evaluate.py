@@ -2,11 +2,12 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from graphs import with_metadata
 from installed import needs_openvino
-from tables import BOX, TWO, always, bright_rectangle, table_of, write_coco
+from tables import BOX, CELLS, TWO, always, bright_rectangle, giving, table_of, write_coco
 
 from onnxq import evaluate
 from onnxq.errors import ModelError
@@ -47,6 +48,53 @@ class TestCommandLine:
         assert "2 images" in out
         assert "all.onnx: v8, RGB, 0-1, letterbox centred; output (1, 6, 84) has one box per cell" in err
 
+    def test_words_about_the_numbers(
+        self, two: tuple[Path, Path], finds_all: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        nothing = finds_all.with_name("nothing.onnx")
+        onnx.save(always(table_of([(*BOX, 0.9, 0)], "v8", 2)), nothing)
+        assert main([*self.arguments(two, finds_all, nothing), "-q"]) == 0
+        err = capsys.readouterr().err
+        assert "warning: nothing.onnx: AP50 is 100.0 if classes are ignored, and 0.0 with them" in err
+        assert "warning: nothing.onnx has an AP of 0.00, and all.onnx of 100.00: quantization destroyed it" in err
+        assert main(self.arguments(two, finds_all)) == 0
+        assert "all.onnx: classes by order of the categories, as it names none\n" in capsys.readouterr().err
+
+    def test_a_data_set_names_its_images(
+        self, two: tuple[Path, Path], finds_all: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for file in two[1].iterdir():
+            file.with_suffix(".txt").write_text("1 0.3125 0.375 0.375 0.25\n")
+        (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [person, car]\n")
+        assert main([str(finds_all), "--annotations", str(tmp_path / "data.yaml")]) == 0
+        assert "all.onnx  100.00" in capsys.readouterr().out
+
+    def test_masks_have_rows_of_their_own(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        x, y, right, bottom = BOX
+        outline = [[x, y, right, y, right, bottom, x, bottom]]
+        data = write_coco(tmp_path, TWO, {1: "person", 3: "car"}, segmentation=outline)
+        table = np.concatenate([table_of([(*BOX, 0.9, 1)], "v8", 2), np.ones((4, CELLS), np.float32)])
+        for name, sign in (("a", 1), ("b", -1)):
+            protos = np.full((1, 4, 16, 16), sign, np.float32)
+            onnx.save(giving({"out": table[np.newaxis], "protos": protos}), tmp_path / f"{name}.onnx")
+        target = tmp_path / "scores.json"
+        assert main([*self.arguments(data, tmp_path / "a.onnx", tmp_path / "b.onnx"), "--json", str(target)]) == 0
+        out = capsys.readouterr().out
+        rows = [line.split() for line in out.splitlines() if ".onnx" in line]
+        assert [row[0] if "masks" not in row else " ".join(row[:2]) for row in rows] == [
+            "a.onnx", "b.onnx", "a.onnx masks", "b.onnx masks",
+        ]  # fmt: skip
+        assert rows[2][2] == "100.00"
+        assert (rows[3][2], rows[3][-1]) == ("0.00", "-100.00")
+        assert "COCO AP of boxes, masks in percent" in out
+        assert json.loads(target.read_text())["models"][0]["others"]["masks"][0] == pytest.approx(100)
+
+    def test_max_detections(self, two: tuple[Path, Path], finds_all: Path, tmp_path: Path) -> None:
+        target = tmp_path / "scores.json"
+        options = ["--max-detections", "300", "--json", str(target), "-q"]
+        assert main([*self.arguments(two, finds_all), *options]) == 0
+        assert json.loads(target.read_text())["settings"]["max_detections"] == 300
+
     def test_quiet(self, two: tuple[Path, Path], finds_all: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([*self.arguments(two, finds_all), "-q"]) == 0
         assert capsys.readouterr().err.strip() == ""
@@ -61,13 +109,14 @@ class TestCommandLine:
             "images": 2,
             "settings": {
                 "family": "auto", "preprocess": "auto", "image_size": [64, 64], "confidence": 0.01, "iou": 0.5,
-                "max_images": None, "threads": 1, "runtime": "auto",
+                "max_images": None, "threads": 1, "runtime": "auto", "max_detections": 100,
             },
             "models": [{
                 "model": str(finds_all), "family": "v8", "task": "detect", "preprocess": "yolo", "image_size": [64, 64],
                 "runtime": "ort", "runtime_version": OnnxRuntime.version(),
                 "AP": pytest.approx(100), "AP50": pytest.approx(100), "AP75": pytest.approx(100),
                 "APs": pytest.approx(100), "APm": None, "APl": None, "change": 0.0,
+                "classes": "classes by order of the categories, as it names none", "measured": "boxes", "others": {},
             }],
         }  # fmt: skip
 
@@ -156,6 +205,7 @@ class TestCommandLine:
             (["--image-size", "64x"], "got '64x'"),
             (["--image-size", "0"], "got '0'"),
             (["--conf", "2"], "confidence: expected 0 <= confidence < 1, got 2.0"),
+            (["--max-detections", "0"], "max_detections: expected 1 or more, got 0"),
             (["--iou", "high"], "invalid float value"),
             (["--family", "v9"], "invalid choice: 'v9'"),
             (["--preprocess", "caffe"], "invalid choice: 'caffe'"),

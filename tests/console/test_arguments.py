@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from onnxq.config import Config
-from onnxq.console.arguments import make_parser, output_path, read_config
+from onnxq.console.arguments import annotations, check_options, make_parser, output_path, read_config
 from onnxq.errors import ConfigError
 
 
@@ -75,3 +75,27 @@ def test_the_output_is_named_after_the_widths():
 def test_a_width_that_the_target_lacks_is_refused():
     with pytest.raises(ConfigError, match=r"^act_bits: 4 bits: TensorRT has no Clip of int8"):
         config("--target", "tensorrt", "--act-bits", "4")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--calib", "d/data.yaml"], "d/data.yaml"),
+        (["--calib", "d/data.yaml", "--annotations", "a.json"], "a.json"),
+        (["--calib", "d/data.yaml", "--images", "x"], None),
+        (["--calib", "d", "e.yaml"], None),
+        (["--calib", "d"], None),
+        ([], None),
+    ],
+)
+def test_the_data_set_that_calibrates_has_the_annotations(words, expected):
+    found = annotations(make_parser().parse_args(["model.onnx", *words]))
+    assert (None if found is None else found.as_posix()) == expected
+
+
+@pytest.mark.parametrize("option", [["--evaluate"], ["--max-drop", "1"]])
+def test_a_data_set_is_ground_truth_alone(option):
+    check_options(make_parser().parse_args(["model.onnx", "--calib", "data.yaml", *option]))
+    check_options(make_parser().parse_args(["model.onnx", "--calib", "d", *option, "--annotations", "data.yml"]))
+    with pytest.raises(ConfigError, match=r"measures AP: it needs --annotations JSON and --images DIR, --annotations"):
+        check_options(make_parser().parse_args(["model.onnx", "--calib", "d", *option]))

@@ -122,6 +122,18 @@ class TestAveragePrecision:
         two[0].write_text(json.dumps(dataset))
         assert scores(finds_all, two).ap_small == pytest.approx(100)
 
+    def test_more_objects_than_detections_that_count(self, tmp_path: Path) -> None:
+        boxes: Boxes = [(20 * (n % 5), 20 * (n // 5), 10, 10, 1) for n in range(15)]
+        data = write_coco(tmp_path, {"a.png": ((100, 100), boxes)}, {1: "thing"})
+        rows = [(x * 0.64, y * 0.64, (x + w) * 0.64, (y + h) * 0.64, 0.9 - x / 1e3, 0) for x, y, w, h, _ in boxes]
+        model = always(np.array(rows, np.float32))
+        assert scores(model, data).remarks == ()
+        found = scores(model, data, max_detections=6)
+        assert found.ap < 50
+        assert found.remarks[0].startswith("1 of 1 images have more than 6 objects of a class, up to 15, and only")
+        assert found.remarks[0].endswith("--max-detections 15")
+        assert scores(model, data, max_detections=15).ap == pytest.approx(100)
+
     def test_progress_is_told(self, two: tuple[Path, Path], finds_all: Path) -> None:
         told: list[tuple[str, int, int]] = []
         evaluate(str(finds_all), *map(str, two), progress=lambda *step: told.append(step))
@@ -193,12 +205,15 @@ class TestHeads:
             scores(v5_raw(), data)
         assert 0 <= scores(v5_raw(), data, family="v7-raw").ap < 100
 
-    @pytest.mark.parametrize("model", [v8(angle=True), classifier()])
-    def test_tasks_without_upright_boxes_are_refused(self, two: tuple[Path, Path], model: onnx.ModelProto) -> None:
-        task = "classify" if len(model.graph.output[0].type.tensor_type.shape.dim) == 2 else "obb"
-        message = f"the model: its task is {task}, and AP is measured of upright boxes; python -m onnxq.compare"
+    def test_classifiers_are_refused(self, two: tuple[Path, Path]) -> None:
+        message = "the model: its task is classify, and AP is measured of boxes; python -m onnxq.compare"
         with pytest.raises(ModelError, match=message):
-            scores(with_metadata(model, ULTRALYTICS | {"task": task}), two)
+            scores(with_metadata(classifier(), ULTRALYTICS | {"task": "classify"}), two)
+
+    def test_rotated_boxes_need_such_annotations(self, tmp_path: Path) -> None:
+        data = write_coco(tmp_path, TWO, {1: "person", 3: "car", 4: "bus"})
+        with pytest.raises(DataError, match="the model's boxes are rotated, and those of the annotations are not"):
+            scores(with_metadata(v8(angle=True), {"task": "obb"}), data)
 
 
 class TestCategories:
@@ -214,6 +229,36 @@ class TestCategories:
         data = write_coco(tmp_path, TWO, {3: "car", 1: "person"})
         foreign = always(table_of([(*BOX, 0.9, 1)], "v8", 2), names="['Mensch', 'Auto']")
         assert scores(foreign, data).ap == pytest.approx(100)
+
+    def test_how_is_told(self, two: tuple[Path, Path]) -> None:
+        table = table_of([(*BOX, 0.9, 1)], "v8", 2)
+        assert scores(always(table), two).classes == "classes by order of the categories, as it names none"
+        assert scores(always(table, names="['Person', 'CAR']"), two).classes == "classes by name"
+
+    def test_of_a_model_of_fewer_classes_only_these_count(self, tmp_path: Path) -> None:
+        pictures = {"a.png": ((64, 64), [(8, 16, 24, 16, 3), (40, 40, 20, 20, 1)])}
+        data = write_coco(tmp_path, pictures, {1: "person", 3: "car"})
+        found = scores(always(table_of([(*BOX, 0.9, 0)], "v8", 1), names="['car']"), data)
+        assert found.ap == pytest.approx(100)
+        assert "1 more category than the model has classes, such as 'person'" in found.remarks[0]
+
+    def test_annotations_of_fewer_classes(self, two: tuple[Path, Path]) -> None:
+        table = table_of([(*BOX, 0.9, 2), (40, 40, 60, 60, 0.95, 0)], "v8", 3)
+        found = scores(always(table, names="['bus', 'dog', 'car']"), two)
+        assert found.ap == pytest.approx(100)
+        assert found.remarks == ("1 of the model's 3 classes are annotated, and AP is that of these: 'car'",)
+
+    def test_names_fewer_than_the_scores(self, two: tuple[Path, Path]) -> None:
+        found = scores(always(table_of([(*BOX, 0.9, 1)], "v8", 2), names="['person']"), two)
+        assert found.ap == pytest.approx(100)
+        assert found.remarks == ("its metadata names 1 of its 2 classes: the others are taken for 'car'",)
+
+    @pytest.mark.parametrize("names", ["['car', 'person']", ""])
+    def test_classes_in_another_order_are_told(self, tmp_path: Path, names: str) -> None:
+        data = write_coco(tmp_path, TWO, {1: "person", 3: "car"} if names else {1: "car", 3: "person"})
+        found = scores(always(table_of([(*BOX, 0.9, 1 if names else 0)], "v8", 2), names=names), data)
+        assert found.ap == 0
+        assert found.remarks[0].startswith("AP50 is 100.0 if classes are ignored, and 0.0 with them")
 
     def test_neither(self, two: tuple[Path, Path]) -> None:
         with pytest.raises(ConfigError, match="the model: has 3 classes, but the annotations have 2 categories"):

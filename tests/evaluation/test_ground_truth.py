@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from annotation_files import BOXES, SIDE, dataset, with_images
+from PIL import Image
 from tables import TWO, write_coco
 
 from onnxq.errors import DataError
@@ -47,11 +49,11 @@ def test_annotations_not_json(tmp_path: Path, content: bytes) -> None:
         ([], "list indices must be"),
         ({"images": [], "annotations": []}, "'categories' is missing"),
         ({"images": [{"id": 1}], "annotations": [], "categories": []}, "'file_name' is missing"),
-        ({"images": [], "annotations": [{"bbox": [1, 2]}], "categories": []}, "not enough values"),
-        ({"images": [], "annotations": [{"bbox": [1, 2, 3, 4]}], "categories": []}, "'image_id' is missing"),
+        ({"images": [], "annotations": [{"bbox": [1, 2]}], "categories": []}, "annotation number 1: bbox .1, 2. does"),
+        ({"images": [], "annotations": [{"bbox": [1, 2, 3, 4]}], "categories": []}, "'category_id' of .* is missing"),
         ({"images": [], "annotations": [{"bbox": [1, 2, math.nan, 4]}], "categories": []}, "bbox .* is not finite"),
-        ({"images": [{"id": math.inf, "file_name": "a"}]}, "cannot convert float infinity"),
-        ({"images": [], "annotations": [], "categories": [{"id": "a", "name": "b"}]}, "invalid literal"),
+        ({"images": [{"id": math.inf, "file_name": "a"}]}, "'annotations' is missing"),
+        ({"images": [], "annotations": [], "categories": [{"id": [1], "name": "b"}]}, "category number 1 has the id"),
     ],
 )
 def test_annotations_of_another_kind(tmp_path: Path, content: object, cause: str) -> None:
@@ -91,3 +93,54 @@ def test_many_images_missing_are_not_all_named(tmp_path: Path, caplog: pytest.Lo
 def test_all_images_missing(two: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"elsewhere: none of the 2 images of .*annotations\.json exists"):
         GroundTruth.load(two[0], tmp_path / "elsewhere")
+
+
+class TestChecked:
+    """The checks are those of `annotations`; here, that the ground truth has been through them."""
+
+    def test_what_is_mended_is_told_and_kept(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        content = dataset()
+        data = with_images(tmp_path, {**content, "annotations": [*content["annotations"], content["annotations"][0]]})
+        with caplog.at_level(logging.WARNING):
+            truth = GroundTruth.load(*data)
+        assert truth.remarks == ("1 object is listed twice and counted once, such as annotation 10",)
+        assert caplog.messages == [f"{data[0]}: {truth.remarks[0]}"]
+        assert len(truth.coco.dataset["annotations"]) == 16
+
+    def test_sizes_of_the_files_count(self, tmp_path: Path) -> None:
+        content = dataset()
+        sizes = [{key: image[key] for key in ("id", "file_name")} for image in content["images"]]
+        with pytest.raises(DataError, match=r"annotation 11 has the bbox .* on an image of 50x100"):
+            GroundTruth.load(*with_images(tmp_path, {**content, "images": sizes}, (100, 50)))
+
+    def test_resized_images(self, tmp_path: Path) -> None:
+        truth = GroundTruth.load(*with_images(tmp_path, dataset(), (100, 50)))
+        assert truth.coco.dataset["annotations"][0]["bbox"] == [value / 2 for value in BOXES[0]]
+
+    def test_images_turned_by_exif(self, tmp_path: Path) -> None:
+        content, turn = dataset(), Image.Exif()
+        turn[0x0112] = 6
+        for image in content["images"]:
+            image["file_name"] = image["file_name"].replace("png", "jpg")
+        data = with_images(tmp_path, content)
+        for file in data[1].iterdir():
+            Image.new("RGB", SIDE[::-1]).save(file, exif=turn)
+        assert GroundTruth.load(*data).remarks == ()
+        for file in data[1].iterdir():
+            Image.new("RGB", SIDE).save(file, exif=turn)
+        with pytest.raises(DataError, match="were annotated as they are stored, 100x200"):
+            GroundTruth.load(*data)
+
+    def test_no_object_is_told(self, tmp_path: Path) -> None:
+        truth = GroundTruth.load(*with_images(tmp_path, dataset(annotations=[])))
+        assert truth.remarks == ("no object is on the 4 images, so there is no AP",)
+
+    def test_groups_and_categories_with_objects(self, tmp_path: Path) -> None:
+        kinds = [{"id": 0, "name": "things"}, {"id": 1, "name": "person", "supercategory": "things"}]
+        kinds += [{"id": 2, "name": "traffic light", "supercategory": "things"}, {"id": 3, "name": "none"}]
+        truth = GroundTruth.load(*with_images(tmp_path, dataset(categories=kinds)))
+        assert (truth.groups, truth.owned) == ({0}, {1, 2})
+
+    def test_images_are_known_with_their_sizes(self, tmp_path: Path) -> None:
+        truth = GroundTruth.load(*with_images(tmp_path, dataset(count=2)))
+        assert truth.coco.dataset["images"][0] == {"id": 1, "height": 100, "width": 200}

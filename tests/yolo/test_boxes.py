@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq.yolo.boxes import box_iou, rotated_iou
+from onnxq.yolo.boxes import box_iou, corners_of_rotated, quad_iou, rotated_iou
 
 SIDE = st.floats(0.5, 40)
 PLACE = st.floats(-20, 20)
@@ -98,3 +98,25 @@ class TestRotated:
     def test_of_none(self):
         assert rotated_iou(np.zeros((0, 5), np.float32), rows((0, 0, 1, 1, 0))).shape == (0, 1)
         assert rotated_iou(rows((0, 0, 1, 1, 0)), np.zeros((0, 5), np.float32)).shape == (1, 0)
+
+
+class TestQuads:
+    def test_rectangles_are_as_rotated_boxes(self):
+        rng = np.random.default_rng(0)
+        start, size, angle = rng.uniform(0, 20, (12, 2)), rng.uniform(1, 30, (12, 2)), rng.uniform(-3, 3, (12, 1))
+        boxes = np.concatenate([start, start + size, angle], axis=1).astype(np.float32)
+        quads = corners_of_rotated(boxes)
+        np.testing.assert_allclose(quad_iou(quads, quads), rotated_iou(boxes, boxes), atol=1e-6)
+        np.testing.assert_allclose(quad_iou(quads[:, ::-1], quads), rotated_iou(boxes, boxes), atol=1e-6)
+
+    def test_other_polygons(self):
+        square = np.array([[0, 0], [4, 0], [4, 4], [0, 4]], float)
+        triangle = np.array([[0, 0], [4, 0], [4, 4], [4, 4]], float)
+        assert quad_iou(square[None], np.stack([square, triangle, square + 9]))[0] == pytest.approx([1, 0.5, 0])
+        assert quad_iou(triangle[None], square[None])[0, 0] == pytest.approx(0.5)
+        assert quad_iou(square[None] * 0, square[None] * 0)[0, 0] == 0
+
+    def test_trapezoid(self):
+        trapezoid = np.array([[[0, 0], [8, 0], [6, 4], [2, 4]]], float)
+        square = np.array([[[2, 0], [6, 0], [6, 4], [2, 4]]], float)
+        assert quad_iou(trapezoid, square)[0, 0] == pytest.approx(16 / 24)

@@ -8,7 +8,7 @@ import pytest
 from graphs import classifier, feed, nms_tables, run, separate, v5_raw, v7_rows, v8, v10, with_metadata
 from tables import BOX, detector, table_of
 
-from onnxq.yolo.decode import class_count, decode, find_objects
+from onnxq.yolo.decode import class_count, decode, find_objects, with_unnamed
 from onnxq.yolo.detector import detect
 
 
@@ -44,3 +44,22 @@ def test_each_image_of_a_batch_has_its_own():
     batch = np.stack([table_of([(*BOX, score, 1)], "v8", 3) for score in (0.9, 0.6)])
     found = [find_objects({"out": batch}, detector("v8"), 0.1, 0.5, index) for index in (0, 1)]
     assert [each.scores.tolist() for each in found] == [[pytest.approx(0.9)], [pytest.approx(0.6)]]
+
+
+@pytest.mark.parametrize(("family", "axis"), [("v8", 0), ("v5", 1)])
+def test_scores_without_a_name_are_classes(family, axis):
+    table = table_of([(*BOX, 0.9, 2)], family, 5)
+    named = with_unnamed(detector(family, names=3), {"out": table[np.newaxis]})
+    assert named.names == ("class 0", "class 1", "class 2", "", "")
+    assert class_count(named, {"out": (1, *table.shape)}) == 5
+    np.moveaxis(table, axis, 0)[-1] = 70  # a column of px, as that of a keypoint
+    assert with_unnamed(detector(family, names=3), {"out": table[np.newaxis]}).names == named.names[:3]
+    assert with_unnamed(detector(family), {"out": table[np.newaxis]}).names == ()
+
+
+def test_at_most_so_many():
+    rows = [(8 * n, 0, 8 * n + 4, 8, 0.9 - n / 100, 0) for n in range(6)]
+    table = {"out": table_of(rows, "v8", 1)[np.newaxis]}
+    assert [len(find_objects(table, detector("v8"), 0.1, 0.5, most=most)) for most in (4, 9)] == [4, 6]
+    finished = {"out": np.array([rows], np.float32)}
+    assert len(find_objects(finished, detector("end2end"), 0.1, 0.5, most=2)) == 2

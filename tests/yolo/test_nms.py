@@ -40,10 +40,9 @@ class TestSuppress:
         boxes = np.arange(10, dtype=np.float32)[:, None] * 10 + np.array([0, 0, 5, 5], np.float32)
         confidences, labels = np.linspace(0.1, 0.9, 10, dtype=np.float32), np.arange(10) % 2
         assert suppress(boxes, confidences, labels, 0.5).tolist() == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
-        monkeypatch.setattr("onnxq.yolo.nms.MOST_DETECTIONS", 3)
-        assert suppress(boxes, confidences, labels, 0.5).tolist() == [9, 8, 7]
+        assert suppress(boxes, confidences, labels, 0.5, 3).tolist() == [9, 8, 7]
         monkeypatch.setattr("onnxq.yolo.nms.MOST_CANDIDATES", 2)
-        assert suppress(boxes, confidences, labels, 0.5).tolist() == [9, 8]
+        assert suppress(boxes, confidences, labels, 0.5, 3).tolist() == [9, 8]
 
     def test_a_box_on_the_threshold_stays(self) -> None:
         boxes = np.array([[0, 0, 4, 4], [0, 0, 4, 2]], np.float32)

@@ -1,0 +1,126 @@
+"""Finds the image files that annotations name, and reads their sizes."""
+
+import os
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from PIL import Image
+
+from onnxq._text import some
+from onnxq.errors import DataError
+from onnxq.evaluation.annotations.records import Annotations, Size
+
+_ORIENTATION = 0x0112
+"""EXIF's tag of the orientation; values from 5 on turn an image by a quarter."""
+
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
+"""What Label Studio puts before the name of a file that was uploaded."""
+
+
+class PictureSize(NamedTuple):
+    """Size of an image file, (height, width) in px.
+
+    Attributes:
+        upright: as it is shown, turned by its EXIF orientation.
+        stored: as the pixels are stored.
+    """
+
+    upright: Size
+    stored: Size
+
+
+def find_images(read: Annotations, folder: Path) -> dict[int, Path]:
+    """Return the file of each image by id; images without a file are left out.
+
+    A name is looked up as it is written, then without the folders in front, then by the names in the folder without
+    regard to case; backslashes separate folders too.
+
+    Args:
+        read: the annotations; a remark is added if names are not found as they are written.
+        folder: where the images are.
+
+    Raises:
+        DataError: two images are found in one file.
+    """
+    found: dict[int, Path] = {}
+    present: dict[str, list[str]] | None = None
+    mended = []
+    for image in read.images:
+        path = folder / image.name
+        if not os.path.isfile(path):
+            if present is None:
+                present = _names_in(folder)
+            other = _lookup(image.name, folder, present)
+            if other is None:
+                continue
+            mended.append(f"{image.name} as {other}")
+            path = other
+        found[image.id] = path
+    _refuse_shared(read, found)
+    if mended:
+        read.remarks.append(f"{len(mended)} of {len(read.images)} images are found by another path: {some(mended)}")
+    return found
+
+
+def _lookup(name: str, folder: Path, present: dict[str, list[str]]) -> Path | None:
+    for parts in _suffixes(name):
+        if os.path.isfile(path := folder.joinpath(*parts)):
+            return path
+    base = re.split(r"[/\\]", name)[-1]
+    for spelling in dict.fromkeys((base, unquote(base), _UPLOAD.sub("", base))):
+        for key in (_key(spelling), _key(os.path.splitext(spelling)[0])):
+            there = present.get(key, [])
+            if len(there) == 1:
+                return folder / there[0]
+    return None
+
+
+def _suffixes(name: str) -> Iterator[Sequence[str]]:
+    """Yield the parts of a path, without ever more of the folders in front."""
+    parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..")]
+    for first in range(len(parts)):
+        yield parts[first:]
+
+
+def _names_in(folder: Path) -> dict[str, list[str]]:
+    """The files of a folder by their key, with and without their suffix."""
+    names: dict[str, list[str]] = {}
+    if folder.is_dir():
+        for name in sorted(os.listdir(folder)):
+            for key in dict.fromkeys((_key(name), _key(os.path.splitext(name)[0]))):
+                names.setdefault(key, []).append(name)
+    return names
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _refuse_shared(read: Annotations, found: dict[int, Path]) -> None:
+    by_path: dict[Path, str] = {}
+    for image in read.images:
+        path = found.get(image.id)
+        if path is not None and by_path.setdefault(path, image.name) != image.name:
+            raise DataError(
+                f"{read.source}: {by_path[path]} and {image.name} are both found as {path}; give --images the folder "
+                "that holds their folders"
+            )
+
+
+def picture_size(path: Path) -> PictureSize | None:
+    """Return the size of an image file without decoding its pixels; None for one that cannot be opened."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                width, height = image.size
+                orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Pillow raises SyntaxError, struct.error, OverflowError and more; reading the image tells it
+        return None
+    turned = isinstance(orientation, int) and 5 <= orientation <= 8
+    return PictureSize((width, height) if turned else (height, width), (height, width))

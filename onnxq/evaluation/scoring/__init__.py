@@ -1,0 +1,1 @@
+"""Scores detections against ground truth: COCO's average precision of boxes, masks, keypoints and rotated boxes."""
