@@ -14,10 +14,11 @@ from rich.text import Text
 
 from onnxq._text import plural
 from onnxq.console.terminal import ERR, OUT, NumberTable, ProgressBar, guarded, image_size, model_file, say
-from onnxq.evaluation.latency import WARM_UP, Latency, measure_latency
+from onnxq.evaluation.latency import Latency, measure_latency
 from onnxq.evaluation.runtime_choice import installed
 from onnxq.ir.files import write_json
 from onnxq.runtime import RUNTIMES, OperatorTime
+from onnxq.runtime.paired_times import WARM_UP
 
 __all__ = ["Latency", "main", "measure_latency"]
 

@@ -1,7 +1,5 @@
 """measure-speed: runs the float and the quantized model in turn, for the ratio of their times on this CPU."""
 
-import time
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -11,20 +9,15 @@ from onnxq.facts import Probe, Speed
 from onnxq.ir import Model
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
-from onnxq.runtime import RUNTIMES, Runtime
-from onnxq.runtime.session import Feed
+from onnxq.runtime import RUNTIMES
+from onnxq.runtime.paired_times import paired_times
 from onnxq.targets import Target
-
-_WARM_UP = 2
-"""Runs of each model before those that count."""
 
 _ROUNDS = 30
 """Greatest number of rounds; in each, both models run once."""
 
-_LEAST_ROUNDS = 3
-
 _SECONDS = 2.5
-"""No round starts later than this, except for the least number of rounds."""
+"""No round starts later than this, except for the first few."""
 
 
 class MeasureSpeed(Analysis[Speed]):
@@ -61,7 +54,7 @@ class MeasureSpeed(Analysis[Speed]):
             loaded = runtime(self._original), runtime(model.to_proto())
         except ModelError:
             return Speed()
-        return summary(runtime.title, _times(*loaded, feeds[0]))
+        return summary(runtime.title, paired_times(loaded, 2 * [feeds[0]], _ROUNDS, seconds=_SECONDS))
 
 
 def summary(runtime: str, times: NDArray[np.float64]) -> Speed:
@@ -73,17 +66,3 @@ def summary(runtime: str, times: NDArray[np.float64]) -> Speed:
     """
     least, paired = times.min(axis=1), times[0] / times[1]
     return Speed(runtime, float(least[0] / least[1]), float(np.median(paired)), times.shape[1])
-
-
-def _times(before: Runtime, after: Runtime, feed: Feed) -> NDArray[np.float64]:
-    rounds: list[tuple[float, float]] = []
-    end = time.perf_counter() + _SECONDS
-    while len(rounds) < _WARM_UP + _ROUNDS:
-        if len(rounds) >= _WARM_UP + _LEAST_ROUNDS and time.perf_counter() > end:
-            break
-        start = time.perf_counter()
-        before.run(feed)
-        middle = time.perf_counter()
-        after.run(feed)
-        rounds.append((middle - start, time.perf_counter() - middle))
-    return np.array(rounds[_WARM_UP:]).T

@@ -1,7 +1,6 @@
 """Latency of models, measured side by side."""
 
 import multiprocessing
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,9 @@ from numpy.typing import NDArray
 from onnxq.ir.storage import load_proto, size_on_disk
 from onnxq.progress import Progress, silent
 from onnxq.runtime import OperatorTime, Runtime
+from onnxq.runtime.paired_times import WARM_UP, paired_times
 from onnxq.runtime.session import Feed
 from onnxq.yolo.detector import detect
-
-WARM_UP = 3
-"""Runs of each model before those that count."""
 
 _PROFILED = 15
 """Runs that the times of operators are averaged over."""
@@ -99,7 +96,8 @@ def _latencies(
     rounds: int,
     progress: Progress,
 ) -> NDArray[np.float64]:
-    return 1e3 * _seconds([runtime(path, threads=threads) for path in models], feeds, rounds, progress)
+    loaded = [runtime(path, threads=threads) for path in models]
+    return 1e3 * paired_times(loaded, feeds, rounds, progress=progress)
 
 
 def _random_feed(path: Path, size: tuple[int, int] | None) -> Feed:
@@ -111,18 +109,6 @@ def _random_feed(path: Path, size: tuple[int, int] | None) -> Feed:
     batch = shapes[detector.input_name].dim[0].dim_value or 1
     values = np.random.default_rng(0).random(preprocess.shape(detector.size, batch), dtype=np.float32)
     return detector.feed((preprocess.value_range[1] * values).astype(preprocess.dtype, copy=False))
-
-
-def _seconds(loaded: Sequence[Runtime], feeds: Sequence[Feed], rounds: int, progress: Progress) -> NDArray[np.float64]:
-    """Return the time of each run, s, float64 (models, rounds); the models take turns."""
-    seconds = np.empty((len(loaded), WARM_UP + rounds))
-    for turn in range(WARM_UP + rounds):
-        for row, (model, feed) in enumerate(zip(loaded, feeds, strict=True)):
-            start = time.perf_counter()
-            model.run(feed)
-            seconds[row, turn] = time.perf_counter() - start
-        progress("measuring", max(0, turn + 1 - WARM_UP), rounds)
-    return seconds[:, WARM_UP:]
 
 
 def _peak_memory(runtime: type[Runtime], path: Path, feed: Feed, threads: int) -> int | None:

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+from graphs import csp, feed, v8
+
+from onnxq.runtime import RUNTIMES
+from onnxq.runtime.paired_times import WARM_UP, paired_times
+
+ORT = RUNTIMES["ort"]
+
+
+@pytest.fixture
+def models():
+    return [ORT(csp()), ORT(v8())]
+
+
+def test_models_take_turns(models):
+    feeds = [feed(csp()), feed(v8())]
+    order = []
+
+    class Noted:
+        def __init__(self, model):
+            self.run = lambda values: (order.append(model), model.run(values))
+
+    steps = []
+    times = paired_times([Noted(m) for m in models], feeds, 4, progress=lambda *step: steps.append(step))
+    assert times.shape == (2, 4)
+    assert times.min() > 0
+    assert order == models * (WARM_UP + 4)
+    assert steps[-1] == ("measuring", 4, 4)
+
+
+@pytest.mark.parametrize("rounds", [3, 100_000])
+def test_some_rounds_count_even_if_no_time_is_left(models, rounds):
+    times = paired_times(models, [feed(csp()), feed(v8())], rounds, seconds=0)
+    assert times.shape == (2, 3)
+    assert np.isfinite(times).all()
