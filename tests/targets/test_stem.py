@@ -17,7 +17,7 @@ def stem_of(net, x, stem=STEM):
 
 
 def halves(dynamic=False, kernel=3):
-    """Narrow Convs that halve the image twice, a 1x1 one, and two of 144 products; the last one has the given kernel."""
+    """Narrow Convs that halve the image twice, a 1x1 one, and two of 144 products, the last with a given kernel."""
     net = Net(size=64, dynamic=dynamic)
     x = net.conv("images", 16, kernel=3, stride=2, name="on the image")
     x = net.conv(x, 16, kernel=3, stride=2, name="on half of it")
