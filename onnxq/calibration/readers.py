@@ -4,7 +4,7 @@ import logging
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,8 @@ from onnxq.calibration.feeds import ArrayHeader, Loader, ModelInputs
 from onnxq.calibration.find_files import ARRAYS
 from onnxq.errors import DataError
 from onnxq.runtime.session import Feed
-from onnxq.yolo.preprocess import Preprocess, read_image
+from onnxq.yolo.image_files import ImageReader
+from onnxq.yolo.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +93,13 @@ class FileReader:
         self.unreadable: dict[str, str] = {}
         self._size = size
         self._preprocess = preprocess
+        self._read_image = ImageReader(())
         self._lock = threading.Lock()
         self._archive: tuple[Path, Feed] | None = None
+
+    def choose(self, files: Iterable[Path]) -> None:
+        """Take these image files for the data set, whose levels decide how deep pictures are scaled."""
+        self._read_image = ImageReader(files, reduced=True)
 
     def check_images(self, what: str) -> None:
         """Check that images fit the model.
@@ -125,7 +131,7 @@ class FileReader:
     def image(self, file: Path) -> Feed | None:
         """Load an image; return None and note it in `unreadable` if it cannot be read."""
         try:
-            image = read_image(file)
+            image = self._read_image(file)
         except DataError as error:
             log.warning("skipped %s", error)
             self.unreadable[str(file)] = str(error)

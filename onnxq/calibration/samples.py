@@ -139,6 +139,7 @@ def _open_files(reader: FileReader, paths: Sequence[str], count: int | None) -> 
     files = {os.path.abspath(file): file for each in found for file in each.files}
     loads = [(files[name], load) for name in sorted(files) for load in reader.open(files[name])]
     chosen = spread(loads, count)
+    reader.choose(dict.fromkeys(file for file, _ in chosen if not is_array(file)))
     number = f"{len(loads)}" if len(chosen) == len(loads) else f"{len(chosen)} of {len(loads)}"
     noun = "sample" if any(is_array(file) for file in files.values()) else "image"
     return Samples(

@@ -26,8 +26,8 @@ from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
 from onnxq.runtime.streaming import workers
 from onnxq.yolo.detector import Detector
+from onnxq.yolo.image_files import ImageReader
 from onnxq.yolo.output_layout import UNKNOWN
-from onnxq.yolo.preprocess import read_image
 
 DEFAULTS = Settings(confidence=0.25, max_images=100)
 """Settings of a comparison unless others are given."""
@@ -129,7 +129,8 @@ def _image_sources(source: str | Path | SyntheticImages) -> list[_ImageSource]:
     paths = [path for path in find_files(str(source)).files if path.suffix.lower() in IMAGES]
     if not paths:
         raise DataError(f"{source}: has no images ({', '.join(sorted(IMAGES))}); give another folder")
-    return [_ImageSource(path.stem, partial(read_image, path)) for path in sorted(paths)]
+    reader = ImageReader(paths, reduced=True)
+    return [_ImageSource(path.stem, partial(reader, path)) for path in sorted(paths)]
 
 
 def _require_same_interface(first: Predictor, second: Predictor) -> None:

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 from onnxq.calibration.demo import CLASSES, VALIDATION, scene
 from onnxq.errors import DataError
-from onnxq.yolo.preprocess import read_image
+from onnxq.yolo.image_files import ImageReader
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +90,8 @@ class GroundTruth:
             _log.warning("%d of %d images are missing in %s: %s", len(missing), len(listed), images, names)
         paths = dict(list(paths.items())[:max_images])
         categories = {category["id"]: category["name"] for category in sorted(dataset["categories"], key=_id_of)}
-        loaders = {number: partial(read_image, path) for number, path in paths.items()}
+        reader = ImageReader(paths.values())
+        loaders = {number: partial(reader, path) for number, path in paths.items()}
         index = build_index(loaders, categories, dataset["annotations"])
         return cls(index, loaders, categories, tuple(paths.values()))
 

@@ -18,8 +18,9 @@ from onnxq._text import shape_text, size_text
 from onnxq.errors import ConfigError, ModelError
 from onnxq.ir import MOVES_VALUES, ProtoIndex, inferred_graph, with_weight_inputs
 from onnxq.yolo.families import family_names, read_as, recognize
+from onnxq.yolo.input_front import InputFront, find_front
 from onnxq.yolo.output_layout import Clues, OutputLayout, Shape
-from onnxq.yolo.preprocess import PREPROCESSES, YOLO, YOLO_255, YOLO_CROP, Preprocess
+from onnxq.yolo.preprocess import LEVELS, STRETCH, YOLO, YOLO_CROP, Preprocess, parse_preprocess
 
 _TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
@@ -27,6 +28,11 @@ _TYPES: dict[int, str] = {
     onnx.TensorProto.UINT8: "uint8",
 }
 """Types that an image input may have."""
+
+_COLOURS = 3
+
+_MOST_PLANES = 16
+"""Planes of an image input at most; a greater axis is a side of the image."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def detect(
     Args:
         model: the model; weights may be absent or external.
         image_size: (height, width) in px; needed if the input's are dynamic and the metadata has no `imgsz`.
-        preprocess: a key of `PREPROCESSES`, or "auto".
+        preprocess: what `preprocess.parse_preprocess` takes.
         family: one of `families.family_names()`, or "auto".
         output_shapes: shapes of the outputs by name, known from a run; None: those of the graph.
 
@@ -89,8 +95,9 @@ def detect(
             width) or (batch, height, width, 3); or the outputs cannot be read as those of the given family.
         ConfigError: an option has an unknown value, or the image size is unknown or does not fit the model.
     """
-    _check_choice("preprocess", preprocess, tuple(PREPROCESSES))
-    _check_choice("family", family, family_names())
+    said = parse_preprocess(preprocess)
+    if family != "auto" and family not in family_names():
+        raise ConfigError(f"family: {family!r} is unknown; give one of auto, {', '.join(family_names())}")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     image = _image_input(model.graph)
     size = _image_size(image, image_size, metadata)
@@ -105,21 +112,37 @@ def detect(
         keypoints=_keypoints(metadata),
     )
     layout = recognize(clues) if family == "auto" else read_as(family, clues)
-    why = layout.why
-    if preprocess != "auto":
-        chosen = PREPROCESSES[preprocess]
-    elif layout.record.preprocess is not None:
-        chosen = layout.record.preprocess
-    elif _scales_levels(model.graph, image.name):
-        chosen, why = YOLO_255, f"{why}, and the graph scales 0-255 itself"
+    companions = _companions(model.graph, size)
+    guess, why = _guess(model, image, size, layout, bool(companions))
+    return Detector(image.name, size, layout, _laid_out(said(guess), image), names, why, companions)
+
+
+def _guess(
+    model: onnx.ModelProto,
+    image: onnx.ValueInfoProto,
+    size: tuple[int, int],
+    layout: OutputLayout,
+    is_paddle: bool,
+) -> tuple[Preprocess, str]:
+    """Return the preprocessing that the model takes as far as is known, and the evidence for it and the family."""
+    why, scales = layout.why, _scales_levels(model.graph, image.name)
+    front = InputFront()
+    if _planes(image) == _COLOURS:
+        shape = YOLO.shape(size, (_shape_of(image) or (0,))[0] or 1)
+        if _is_channels_last(image):
+            shape = (shape[0], *size, _COLOURS)
+        front = find_front(model, image.name, shape, _is_channels_last(image))
+    if layout.record.preprocess is not None:
+        guess = layout.record.preprocess
+    elif layout.task == "classify":
+        guess = YOLO_CROP
     else:
-        chosen = YOLO_CROP if layout.task == "classify" else YOLO
-    return Detector(image.name, size, layout, _laid_out(chosen, image), names, why, _companions(model.graph, size))
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value != "auto" and value not in choices:
-        raise ConfigError(f"{option}: {value!r} is unknown; give one of auto, {', '.join(choices)}")
+        guess = STRETCH if is_paddle else YOLO
+    if layout.record.preprocess is None and (scales or front.scales_levels):
+        guess, why = replace(guess, values=LEVELS), f"{why}, and the graph scales 0-255 itself"
+    if front.reverses:
+        guess, why = replace(guess, bgr=not guess.bgr), f"{why}, and the graph reverses the order of the planes"
+    return guess, why
 
 
 # The input
@@ -127,36 +150,60 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     inputs = ProtoIndex(graph).inputs
-    images: list[onnx.ValueInfoProto] = [value for value in inputs if _is_image(value)]
+    images: list[onnx.ValueInfoProto] = [value for value in inputs if _planes(value) == _COLOURS]
+    images = images or [value for value in inputs if _planes(value)]
     if len(images) == 1:
         [image] = images
         return image
     if len(inputs) == 1:
         raise ModelError(
-            f"the model's input {_describe(inputs[0])} is not an image: "
-            "expected float32, float16 or uint8, (batch, 3, height, width) or (batch, height, width, 3)"
+            f"the model's input {_describe(inputs[0])} is not an image: expected float32, float16 or uint8, "
+            f"(batch, 3, height, width) or (batch, height, width, 3){_decoding_remedy(graph, inputs[0].name)}"
         )
     listed = ", ".join(_describe(value) for value in inputs) or "none"
     raise ModelError(f"the model has {len(inputs)} inputs ({listed}): expected exactly one image")
 
 
-def _is_image(value: onnx.ValueInfoProto) -> bool:
+def _decoding_remedy(graph: onnx.GraphProto, name: str) -> str:
+    """Say where to cut a graph that decodes image files itself; empty for others."""
+    for node in ProtoIndex(graph).consumers.get(name, ()):
+        if "decode" in node.op_type.lower():
+            return (
+                f"; {node.op_type} decodes image files in the graph: cut it off with onnx.utils.Extractor, at the "
+                f"tensor behind {node.output[0]} that is (batch, 3, height, width), and quantize the rest"
+            )
+    return ""
+
+
+def _planes(value: onnx.ValueInfoProto) -> int:
+    """Return the number of planes of an image input, which is 3 if it is not stated; 0 for other inputs."""
     shape = _shape_of(value)
     if shape is None or len(shape) != 4 or value.type.tensor_type.elem_type not in _TYPES:
-        return False
-    return shape[1] in (0, 3) or shape[3] == 3
+        return 0
+    is_last = _is_channels_last(value)
+    planes, sides = (shape[3], shape[1:3]) if is_last else (shape[1] or _COLOURS, shape[2:])
+    fits = planes == _COLOURS or (planes <= _MOST_PLANES and all(not side or side > planes for side in sides))
+    return planes if fits else 0
 
 
 def _is_channels_last(image: onnx.ValueInfoProto) -> bool:
-    _, first, _, last = image.type.tensor_type.shape.dim
-    return bool(last.dim_value == 3 and first.dim_value != 3)
+    """Whether the planes are the last axis: 3 are unless they are the second axis, other numbers if they are fewer."""
+    _, first, _, last = _shape_of(image) or (0, 0, 0, 0)
+    if _COLOURS in (first, last):
+        return first != _COLOURS
+    return bool(0 < last <= _MOST_PLANES and first and last < first)
 
 
 def _laid_out(preprocess: Preprocess, image: onnx.ValueInfoProto) -> Preprocess:
-    """Return the preprocessing with the type and order of axes of the input; uint8 holds levels of 0 to 255 only."""
+    """Return the preprocessing with the type, planes and order of axes of the input; uint8 holds levels of 0 to 255."""
     levels = image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    divisor = 1.0 if levels else preprocess.divisor
-    return replace(preprocess, divisor=divisor, levels=levels, channels_last=_is_channels_last(image))
+    return replace(
+        preprocess,
+        values=LEVELS if levels else preprocess.values,
+        planes=_planes(image),
+        levels=levels,
+        channels_last=_is_channels_last(image),
+    )
 
 
 def _companions(graph: onnx.GraphProto, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
@@ -282,7 +329,8 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) 
     sketch = with_weight_inputs(model)
     for value in sketch.graph.input:
         if value.name == image:
-            known = (1, *size, 3) if _is_channels_last(value) else (1, 3, *size)
+            planes = _planes(value)
+            known = (1, *size, planes) if _is_channels_last(value) else (1, planes, *size)
             for dim, number in zip(value.type.tensor_type.shape.dim, known):
                 dim.dim_value = dim.dim_value or number
     for output in sketch.graph.output:

@@ -209,16 +209,16 @@ class TestDebug:
 PRESSES_CTRL_C = """
 import os, signal, sys, time
 from onnxq import cli
-from onnxq.calibration import readers
+from onnxq.yolo.image_files import ImageReader
 
-read_image = readers.read_image
+read_image = ImageReader.__call__
 
-def press(path):
+def press(self, path):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(0.1)
-    return read_image(path)
+    return read_image(self, path)
 
-readers.read_image = press
+ImageReader.__call__ = press
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests were started in the background
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -227,15 +227,15 @@ sys.exit(cli.main(sys.argv[1:]))
 SLOW = """
 import signal, sys, time
 from onnxq import cli
-from onnxq.calibration import readers
+from onnxq.yolo.image_files import ImageReader
 
-read_image = readers.read_image
+read_image = ImageReader.__call__
 
-def read(path):
+def read(self, path):
     time.sleep(0.3)
-    return read_image(path)
+    return read_image(self, path)
 
-readers.read_image = read
+ImageReader.__call__ = read
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -158,7 +158,7 @@ class TestCommandLine:
             (["--conf", "2"], "confidence: expected 0 <= confidence < 1, got 2.0"),
             (["--iou", "high"], "invalid float value"),
             (["--family", "v9"], "invalid choice: 'v9'"),
-            (["--preprocess", "caffe"], "invalid choice: 'caffe'"),
+            (["--preprocess", "caffe"], "preprocess: 'caffe' is unknown; give one of auto, yolo, "),
             (["--runtime", "tensorrt"], "invalid choice: 'tensorrt'"),
         ],
     )

@@ -9,7 +9,7 @@ from onnx import parser
 
 from onnxq.errors import ConfigError, ModelError
 from onnxq.yolo.detector import Detector, detect
-from onnxq.yolo.preprocess import YOLO, YOLO_255, YOLO_CROP, YOLOX
+from onnxq.yolo.preprocess import LEVELS, STRETCH, YOLO, YOLO_255, YOLO_CROP, YOLOX
 
 DATA = Path(os.environ.get("ONNXQ_DATA", Path(__file__).parents[3] / "shared"))
 
@@ -206,6 +206,26 @@ class TestPreprocess:
     def test_given(self) -> None:
         assert detect(model(DECODED, "float[1,9,84] out"), preprocess="yolox").preprocess == YOLOX
 
+    @pytest.mark.parametrize(
+        ("said", "description"),
+        [
+            ("stretch", "RGB, 0-1, stretched"),
+            ("rgb,0-1,top-left", "RGB, 0-1, letterbox top-left"),
+            ("imagenet", "RGB, 0-1 less ImageNet's mean, by its deviation, letterbox centred"),
+        ],
+    )
+    def test_words(self, said: str, description: str) -> None:
+        assert detect(model(DECODED, "float[1,9,84] out"), preprocess=said).preprocess.describe() == description
+
+    def test_paddle_detection_trains_on_stretched_images(self) -> None:
+        pairs = "float[1,2] im_shape, float[1,2] scale_factor"
+        assert detect(model(image=f"float[1,3,32,64] images, {pairs}")).preprocess == STRETCH
+
+    def test_classifier_that_scales_levels_itself(self) -> None:
+        nodes = "k = Constant <value = float {255.0}> ()  x = Div (images, k)  out = Conv (x, w)"
+        found = detect(model(nodes, "float[1,4] out", task="classify", names=str(["a", "b", "c", "d"])))
+        assert found.preprocess == replace(YOLO_CROP, values=LEVELS)
+
     def test_uint8_takes_levels_whatever_is_said(self) -> None:
         takes_levels = model(image="uint8[1,3,64,64] images")
         for given in ("auto", "yolo", "yolo-255"):
@@ -231,6 +251,31 @@ class TestInput:
         found = detect(model(image=f"float[{shape}] images", imgsz="[32, 64]"))
         assert found.preprocess.channels_last == channels_last
         assert found.size == ((32, 3) if shape == "1,3,32,3" else (32, 64))
+
+    @pytest.mark.parametrize(
+        ("shape", "planes", "channels_last"),
+        [
+            ("1,1,32,64", 1, False),
+            ("n,1,h,w", 1, False),
+            ("1,32,64,1", 1, True),
+            ("1,4,32,64", 4, False),
+            ("1,32,64,6", 6, True),
+            ("n,c,h,w", 3, False),
+            ("1,2,32,3", 3, True),
+        ],
+    )
+    def test_number_of_planes(self, shape: str, planes: int, channels_last: bool) -> None:
+        found = detect(model(image=f"float[{shape}] images", imgsz="[32, 64]")).preprocess
+        assert (found.planes, found.channels_last) == (planes, channels_last)
+
+    def test_three_planes_come_before_other_numbers(self) -> None:
+        two = "float[1,1,64,64] mask, float[1,3,64,64] images, float[1,4,64,64] more"
+        assert detect(model(image=two)).input_name == "images"
+
+    def test_a_graph_that_decodes_files(self) -> None:
+        inside = "pixels = DecodeImage (bytes)  floats = Cast <to = 1> (pixels)  out = Conv (floats, w)"
+        with pytest.raises(ModelError, match=r"not an image: .*DecodeImage decodes image files .* behind pixels that"):
+            detect(model(inside, image="uint8[n] bytes"))
 
     def test_fixed_axes_win_over_metadata(self) -> None:
         assert detect(model(image="float[n,3,32,w] images", imgsz="[64, 96]")).size == (32, 96)
@@ -260,12 +305,13 @@ class TestInput:
     @pytest.mark.parametrize(
         ("image", "described"),
         [
-            ("float[1,64,64,4] images", r"images float32 \(1, 64, 64, 4\)"),
+            ("float[1,64,64,40] images", r"images float32 \(1, 64, 64, 40\)"),
+            ("float[1,32,16,16] images", r"images float32 \(1, 32, 16, 16\)"),
+            ("float[1,8,4,4] images", r"images float32 \(1, 8, 4, 4\)"),
             ("int8[1,3,64,64] images", r"images int8 \(1, 3, 64, 64\)"),
-            ("float16[n,1,h,w] images", r"images float16 \(n, 1, h, w\)"),
+            ("float16[n,17,h,w] images", r"images float16 \(n, 17, h, w\)"),
             ("double[1,3,64,64] images", r"images double \(1, 3, 64, 64\)"),
             ("float[3,64,64] images", r"images float32 \(3, 64, 64\)"),
-            ("float[1,1,64,64] images", r"images float32 \(1, 1, 64, 64\)"),
         ],
     )
     def test_no_image(self, image: str, described: str) -> None:
