@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxq._text import plural
 from onnxq.errors import ModelError
 from onnxq.facts import InputSummary
 from onnxq.ir import ending_at
@@ -27,6 +28,12 @@ too much gives 58 and more, one too little 0.011 and less."""
 
 _FEW = 4
 """Number of samples up to which equal ones are no reason for a warning."""
+
+_TOO_FEW = 10
+"""Number of samples below which ranges depend on which ones they are."""
+
+_OFTEN = 0.2
+"""Share of the samples that one image may make up."""
 
 
 def check_inputs(inputs: InputSummary, detector: Detector) -> Iterator[str]:
@@ -56,6 +63,22 @@ def check_inputs(inputs: InputSummary, detector: Detector) -> Iterator[str]:
         )
     if inputs.samples > _FEW and 2 * inputs.distinct <= inputs.samples:
         yield (f"only {inputs.distinct} of {inputs.samples} calibration samples differ: give more images, not copies")
+    elif inputs.most_equal > max(_FEW, _OFTEN * inputs.samples):
+        yield f"{inputs.most_equal} of {inputs.samples} calibration samples are one and the same: leave copies out"
+    if inputs.blank and low != high:
+        share = "all" if inputs.blank == inputs.samples else f"{inputs.blank} of {inputs.samples}"
+        yield (
+            f"{share} calibration samples are blank or nearly so: are there masks or label maps among the images? "
+            "Leave them out"
+        )
+    if inputs.grey == inputs.samples and low != high:
+        yield "all calibration samples are grey: if the model will see colours, give coloured images"
+
+
+def check_number(inputs: InputSummary) -> Iterator[str]:
+    """Yield a sentence if there are few samples, of data that is not synthetic."""
+    if 0 < inputs.samples < _TOO_FEW:
+        yield f"only {inputs.samples} calibration sample{plural(inputs.samples)}: give about 100 images"
 
 
 def check_first_layer(model: onnx.ModelProto, detector: Detector, feeds: Sequence[Feed]) -> Iterator[str]:

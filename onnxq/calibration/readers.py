@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.dead_leaves import SyntheticImages
 from onnxq.calibration.feeds import ArrayHeader, Loader, ModelInputs
-from onnxq.calibration.find_files import ARRAYS
+from onnxq.calibration.find_files import ARRAYS, VIDEOS
+from onnxq.calibration.video import frames_of
 from onnxq.errors import DataError
 from onnxq.runtime.session import Feed
 from onnxq.yolo.image_files import ImageReader
@@ -78,7 +79,7 @@ class FileReader:
 
     Attributes:
         inputs: the inputs of the model.
-        unreadable: file -> reason, for the images that could not be read so far.
+        unreadable: file -> reason, for the images and frames that could not be read so far.
     """
 
     def __init__(
@@ -122,21 +123,28 @@ class FileReader:
         Raises:
             DataError: the file has no arrays, or arrays that do not fit the model.
         """
+        if is_video(file):
+            self.check_images("videos")
+            frames = enumerate(frames_of(file), start=1)
+            return [partial(self.decoded, f"{file}, frame {number}", load) for number, load in frames]
         if not is_array(file):
             self.check_images("images")
-            return [partial(self.image, file)]
+            return [partial(self.decoded, str(file), partial(self._read, file))]
         headers = self.inputs.choose(str(file), self._headers(file))
         return [partial(self.row, file, index) for index in range(self.inputs.check(str(file), headers))]
 
-    def image(self, file: Path) -> Feed | None:
-        """Load an image; return None and note it in `unreadable` if it cannot be read."""
+    def decoded(self, where: str, load: Callable[[], NDArray[np.uint8]]) -> Feed | None:
+        """Load an image or a frame; return None and note it in `unreadable` if it cannot be read."""
         try:
-            image = self._read_image(file)
+            image = load()
         except DataError as error:
             log.warning("skipped %s", error)
-            self.unreadable[str(file)] = str(error)
+            self.unreadable[where] = str(error)
             return None
-        return self._feed(str(file), image)
+        return self._feed(where, image)
+
+    def _read(self, file: Path) -> NDArray[np.uint8]:
+        return self._read_image(file)
 
     def synthetic(self, images: SyntheticImages, index: int) -> Feed:
         """Paint the synthetic image of an index."""
@@ -175,6 +183,11 @@ class FileReader:
 def is_array(file: Path) -> bool:
     """Return whether a file holds arrays, by its suffix."""
     return file.suffix.lower() in ARRAYS
+
+
+def is_video(file: Path) -> bool:
+    """Return whether a file is a video, by its suffix."""
+    return file.suffix.lower() in VIDEOS
 
 
 def _header(archive: zipfile.ZipFile, member: str) -> ArrayHeader:

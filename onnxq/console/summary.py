@@ -9,6 +9,7 @@ from rich.text import Text
 
 from onnxq._text import plural
 from onnxq.api import Quantized
+from onnxq.calibration.find_files import kinds_text
 from onnxq.config import Config
 from onnxq.console.terminal import OUT, Listing, NumberTable, say, warn
 from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
@@ -48,6 +49,8 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str, verbose: bo
     if samples and samples.skipped:
         such_as = "," if len(samples.skipped) == 1 else ", such as"
         table.add_row("", f"{len(samples.skipped)} left out{such_as} {next(iter(samples.skipped))}")
+    if samples and samples.other_kinds:
+        table.add_row("", f"left out by kind: {kinds_text(samples.other_kinds)}")
     if checked.fused is not None:
         wanted = len(quantized.facts[Plan].layers)
         table.add_row(checked.runtime, f"runs {checked.fused} of {wanted} quantized layers on integers")

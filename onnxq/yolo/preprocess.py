@@ -243,6 +243,14 @@ class Preprocess:
             values /= self._per_plane(self.values.deviation)
         return values, placed
 
+    def undo(self, planes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the levels 0 to 255 of values as the model takes them, float64 (planes, ...) as the planes are."""
+        if self.levels or not self.values.mean:
+            return planes if self.levels else planes * self.values.divisor
+        shape = (-1,) + (1,) * (planes.ndim - 1)
+        mean, deviation = (self._per_plane(each).reshape(shape) for each in (self.values.mean, self.values.deviation))
+        return np.asarray((planes * deviation + mean) * self.values.divisor, np.float64)
+
     def _per_plane(self, numbers: tuple[float, ...]) -> NDArray[np.float32]:
         """Numbers of red, green and blue in the order of the planes, along the axis of the planes."""
         ordered = [float(np.mean(numbers))] if self.planes == 1 else list(numbers[::-1] if self.bgr else numbers)
