@@ -3,16 +3,15 @@
 import logging
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnxq._text import plural
 from onnxq.errors import ModelError
 from onnxq.facts import InputSummary
-from onnxq.ir import ending_at
-from onnxq.runtime.session import Feed, open_session, run
+from onnxq.ir import ProtoIndex
+from onnxq.runtime.session import Feed
 from onnxq.yolo.detector import Detector
+from onnxq.yolo.first_layer import LEAST_SPREAD, first_conv, is_of_trained_network, spread
 from onnxq.yolo.output_layout import UNKNOWN
 
 log = logging.getLogger(__name__)
@@ -20,11 +19,6 @@ log = logging.getLogger(__name__)
 _LEAST_SHARE, _GREATEST_SHARE = 0.01, 1.5
 """Bounds of the data's greatest value, as a fraction of the greatest that the model takes. A wrong factor of 255 is far
 outside."""
-
-_LEAST_SPREAD, _GREATEST_SPREAD = 0.03, 25.0
-"""Bounds of the standard deviation of the first layer's output, mean over its channels. Activation functions bend near
-1, so trained networks are near there: 2.3 (YOLOv5n), 2.9 (YOLOX-Nano); random weights give 0.2 to 0.3. A factor of 255
-too much gives 58 and more, one too little 0.011 and less."""
 
 _FEW = 4
 """Number of samples up to which equal ones are no reason for a warning."""
@@ -91,37 +85,18 @@ def check_first_layer(model: onnx.ModelProto, detector: Detector, feeds: Sequenc
         detector: what the model takes.
         feeds: a few samples.
     """
-    conv = _first_conv(model.graph, detector.input_name)
-    if conv is None or not feeds:
+    layer = first_conv(ProtoIndex(model.graph), detector.input_name)
+    if layer is None or not feeds:
         return
     try:
-        session = open_session(ending_at(model, conv.output), exact=True)
-        spreads = [_spread(run(session, feed)[0]) for feed in feeds]
+        deviation = spread(model, layer, feeds)
     except ModelError as error:
         log.info("the first layer cannot be checked: %s", error)
         return
-    spread = float(np.mean(spreads))
-    if not _LEAST_SPREAD <= spread <= _GREATEST_SPREAD:
-        layer, much = conv.name or conv.output[0], "little" if spread < _LEAST_SPREAD else "much"
+    if not is_of_trained_network(deviation):
+        much = "little" if deviation < LEAST_SPREAD else "much"
         yield (
-            f"the first layer, {layer!r}, gives values that deviate by {spread:.3g}, and those of trained "
+            f"the first layer, {layer.name!r}, gives values that deviate by {deviation:.3g}, and those of trained "
             f"networks deviate by about 1: the input ({detector.preprocess.describe()}) may be scaled too {much}; "
             "see --preprocess"
         )
-
-
-def _spread(values: NDArray[np.generic]) -> float:
-    """Standard deviation per channel of images, mean over the channels."""
-    return float(values.astype(np.float64).std(axis=(0, 2, 3)).mean())
-
-
-def _first_conv(graph: onnx.GraphProto, image: str) -> onnx.NodeProto | None:
-    """Return the first Conv on the image, or None if there is none."""
-    made_of_image = {image}
-    node: onnx.NodeProto
-    for node in graph.node:
-        if made_of_image.intersection(node.input):
-            if node.op_type == "Conv" and node.input[0] in made_of_image:
-                return node
-            made_of_image.update(node.output)
-    return None

@@ -10,14 +10,14 @@ from rich.text import Text
 from onnxq._text import plural
 from onnxq.api import Quantized
 from onnxq.calibration.find_files import kinds_text
-from onnxq.config import Config
+from onnxq.config import AUTO, Config
 from onnxq.console.terminal import OUT, Listing, NumberTable, say, warn
 from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
 from onnxq.facts import Plan, QuantizationParameters, Sensitivities, Speed, Verification
 from onnxq.ir import storage
 from onnxq.qdq.reasons import summary_of
 from onnxq.yolo.detector import Detector
-from onnxq.yolo.output_layout import OutputLayout
+from onnxq.yolo.output_layout import UNKNOWN, OutputLayout
 
 _MOST_SHOWN = 10
 """Pieces of the network whose sensitivity is shown without -v."""
@@ -28,7 +28,9 @@ def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Li
     table = Listing()
     height, width = detector.size
     table.add_row("model", f"{detector.title}, {height} x {width}: {detector.why}")
-    table.add_row("images", detector.preprocess.describe())
+    is_guess = detector.family == UNKNOWN and config.preprocess == AUTO
+    assumed = " (assumed, as the outputs are of no known family: --preprocess says otherwise)" if is_guess else ""
+    table.add_row("images", f"{detector.preprocess.describe()}{assumed}")
     how = f"{config.method_used}, {config.all_widths}"
     table.add_row("target", f"{config.target} ({config.placement.title}), {how}")
     convs = [name for name, op in plan.ops.items() if op in ("Conv", "ConvTranspose")]

@@ -5,6 +5,7 @@ The evidence for the input is its shape, the first operators of the graph and th
 """
 
 import ast
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,9 +19,12 @@ from onnxq._text import shape_text, size_text
 from onnxq.errors import ConfigError, ModelError
 from onnxq.ir import MOVES_VALUES, ProtoIndex, inferred_graph, with_weight_inputs
 from onnxq.yolo.families import family_names, read_as, recognize
+from onnxq.yolo.first_layer import first_conv, is_of_trained_network, painted_image, spread
 from onnxq.yolo.input_front import InputFront, find_front
 from onnxq.yolo.output_layout import Clues, OutputLayout, Shape
-from onnxq.yolo.preprocess import LEVELS, STRETCH, YOLO, YOLO_CROP, Preprocess, parse_preprocess
+from onnxq.yolo.preprocess import LEVELS, STRETCH, UNIT, YOLO, YOLO_255, YOLO_CROP, Preprocess, parse_preprocess
+
+log = logging.getLogger(__name__)
 
 _TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
@@ -114,7 +118,36 @@ def detect(
     layout = recognize(clues) if family == "auto" else read_as(family, clues)
     companions = _companions(model.graph, size)
     guess, why = _guess(model, image, size, layout, bool(companions))
-    return Detector(image.name, size, layout, _laid_out(said(guess), image), names, why, companions)
+    chosen = _laid_out(said(guess), image)
+    found = Detector(image.name, size, layout, chosen, names, why, companions)
+    is_scale_said = said(YOLO).values == said(YOLO_255).values
+    return found if is_scale_said else _with_scale_of_first_layer(model, found)
+
+
+def _with_scale_of_first_layer(model: onnx.ModelProto, detector: Detector) -> Detector:
+    """Return the detector with 0-1 for 0-255 or the reverse, if the first layer fits a painted image only then.
+
+    YOLOX was once trained on RGB of 0 to 1, and other tools train its head so.
+    """
+    guess, other = detector.preprocess, {UNIT: LEVELS, LEVELS: UNIT}.get(detector.preprocess.values)
+    layer = first_conv(ProtoIndex(model.graph), detector.input_name)
+    if other is None or guess.levels or guess.planes != _COLOURS or layer is None:
+        return detector
+    usual = detector.outputs.record.preprocess
+    becomes_rgb = usual is not None and usual.bgr and other == UNIT
+    mended = replace(guess, values=other, bgr=guess.bgr != becomes_rgb)
+    image = painted_image(detector.size)
+    try:
+        as_guessed, as_mended = (
+            spread(model, layer, [detector.feed(each(image, detector.size)[0])]) for each in (guess, mended)
+        )
+    except ModelError as error:
+        log.info("the first layer does not tell the scale of the image: %s", error)
+        return detector
+    if is_of_trained_network(as_guessed) or not is_of_trained_network(as_mended):
+        return detector
+    why = f"{detector.why}, and the first layer is scaled for {other.name}"
+    return replace(detector, preprocess=mended, why=why)
 
 
 def _guess(

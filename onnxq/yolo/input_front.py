@@ -12,8 +12,9 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
-from onnxq.ir import LAYERS, ProtoIndex, names_read
+from onnxq.ir import LAYERS, ProtoIndex
 from onnxq.runtime.session import open_session, run
+from onnxq.yolo.first_layer import is_of_colours, part_before
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def find_front(model: onnx.ModelProto, image: str, shape: tuple[int, ...], chann
     if tensor is None or tensor == image:
         return InputFront()
     try:
-        responses = _responses(_front(model, index, image, tensor), image, shape, channels_last)
+        responses = _responses(part_before(model, index, tensor, given=image), image, shape, channels_last)
     except ModelError as error:
         log.info("what the graph does to its image cannot be found: %s", error)
         return InputFront()
@@ -87,35 +88,10 @@ def _first_layer_input(index: ProtoIndex, image: str) -> str | None:
     made_of_image = {image}
     for node in index.nodes:
         if made_of_image.intersection(node.input):
-            if node.op_type in _FIRST_LAYERS and node.input[0] in made_of_image and not _is_of_colours(node, index):
+            if node.op_type in _FIRST_LAYERS and node.input[0] in made_of_image and not is_of_colours(node, index):
                 return str(node.input[0])
             made_of_image.update(node.output)
     return None
-
-
-def _is_of_colours(node: onnx.NodeProto, index: ProtoIndex) -> bool:
-    """Whether a layer makes planes of single pixels: a Conv of 1 x 1, or a MatMul of 3 x 3."""
-    if node.op_type not in ("Conv", "MatMul") or node.input[1] not in index.constants:
-        return False
-    dims = list(index.constants[node.input[1]].dims)
-    if node.op_type == "MatMul":
-        return dims == [_PLANES, _PLANES]
-    return dims[0] == _PLANES and all(side == 1 for side in dims[2:])
-
-
-def _front(model: onnx.ModelProto, index: ProtoIndex, image: str, tensor: str) -> onnx.ModelProto:
-    """Return the model of the operators between the image and a tensor, without the weights behind it."""
-    nodes = [index.nodes[place] for place in sorted(index.ancestors([tensor], given=[image]))]
-    read = {name for node in nodes for name in names_read(node)}
-    front = onnx.ModelProto(ir_version=model.ir_version)
-    front.opset_import.extend(model.opset_import)
-    front.functions.extend(model.functions)
-    front.graph.name = "front"
-    front.graph.node.extend(nodes)
-    front.graph.initializer.extend(index.initializers[name] for name in sorted(read & index.initializers.keys()))
-    front.graph.input.extend(value for value in index.inputs if value.name in read)
-    front.graph.output.append(onnx.ValueInfoProto(name=tensor))
-    return front
 
 
 def _responses(front: onnx.ModelProto, image: str, shape: tuple[int, ...], channels_last: bool) -> NDArray[np.float64]:
