@@ -40,21 +40,23 @@ def check_inputs(inputs: InputSummary, detector: Detector) -> Iterator[str]:
     if not inputs.samples:
         return
     low, high = inputs.low, inputs.high
-    greatest = detector.preprocess.value_range[1]
-    taken = f"this model ({detector.family}) takes values from 0 to {greatest:g}"
+    least, greatest = detector.preprocess.value_range
+    span = greatest - least
+    taken = f"this model ({detector.family}) takes values from {least:.3g} to {greatest:.3g}"
     if low == high:
         yield f"all values of the calibration data are {low:g}: ranges cannot be fitted to them"
     elif detector.family == UNKNOWN:
         pass
-    elif low < -_LEAST_SHARE * greatest:
-        yield (
-            f"the calibration data goes down to {low:.3g}, and {taken}: do not subtract a mean, or give --preprocess"
-        )
-    elif not _LEAST_SHARE * greatest < high <= _GREATEST_SHARE * greatest:
+    elif low < least - _LEAST_SHARE * span:
+        remedy = "scale it" if least < 0 else "do not subtract a mean"
+        yield f"the calibration data goes down to {low:.3g}, and {taken}: {remedy}, or give --preprocess"
+    elif not _LEAST_SHARE < (high - least) / span <= _GREATEST_SHARE:
         yield (
             f"the calibration data goes up to {high:.3g}, and {taken}: scale it by {greatest / high:.3g}, or give "
             "--preprocess"
         )
+    elif low >= 0 > least:
+        yield f"the calibration data has no value below 0, and {taken}: subtract the mean, or give --preprocess"
     if inputs.samples > _FEW and 2 * inputs.distinct <= inputs.samples:
         yield (f"only {inputs.distinct} of {inputs.samples} calibration samples differ: give more images, not copies")
     elif inputs.most_equal > max(_FEW, _OFTEN * inputs.samples):
@@ -62,8 +64,8 @@ def check_inputs(inputs: InputSummary, detector: Detector) -> Iterator[str]:
     if inputs.blank and low != high:
         share = "all" if inputs.blank == inputs.samples else f"{inputs.blank} of {inputs.samples}"
         yield (
-            f"{share} calibration samples are blank or nearly so: are there masks or label maps among the images? "
-            "Leave them out"
+            f"{share} calibration samples show next to nothing: leave out blank images, and masks or label maps if any "
+            "are among them"
         )
     if inputs.grey == inputs.samples and low != high:
         yield "all calibration samples are grey: if the model will see colours, give coloured images"

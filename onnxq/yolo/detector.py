@@ -117,7 +117,8 @@ def detect(
     )
     layout = recognize(clues) if family == "auto" else read_as(family, clues)
     companions = _companions(model.graph, size)
-    guess, why = _guess(model, image, size, layout, bool(companions))
+    is_stretched = bool(companions) or "rtdetr" in metadata.get("description", "").lower()
+    guess, why = _guess(model, image, size, layout, is_stretched)
     chosen = _laid_out(said(guess), image)
     found = Detector(image.name, size, layout, chosen, names, why, companions)
     is_scale_said = said(YOLO).values == said(YOLO_255).values
@@ -155,9 +156,12 @@ def _guess(
     image: onnx.ValueInfoProto,
     size: tuple[int, int],
     layout: OutputLayout,
-    is_paddle: bool,
+    is_stretched: bool,
 ) -> tuple[Preprocess, str]:
-    """Return the preprocessing that the model takes as far as is known, and the evidence for it and the family."""
+    """Return the preprocessing that the model takes as far as is known, and the evidence for it and the family.
+
+    PaddleDetection and Ultralytics' RT-DETR train on stretched images.
+    """
     why, scales = layout.why, _scales_levels(model.graph, image.name)
     front = InputFront()
     if _planes(image) == _COLOURS:
@@ -170,7 +174,7 @@ def _guess(
     elif layout.task == "classify":
         guess = YOLO_CROP
     else:
-        guess = STRETCH if is_paddle else YOLO
+        guess = STRETCH if is_stretched else YOLO
     if layout.record.preprocess is None and (scales or front.scales_levels):
         guess, why = replace(guess, values=LEVELS), f"{why}, and the graph scales 0-255 itself"
     if front.reverses:

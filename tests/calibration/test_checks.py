@@ -69,6 +69,24 @@ class TestInputs:
         [warning] = warnings_for(model, feeds)
         assert re.search(message, warning)
 
+    @pytest.mark.parametrize(
+        ("low", "high", "message"),
+        [
+            (-2.11, 2.64, None),
+            (-1.5, 1.1, None),
+            (
+                0.0,
+                1.0,
+                r"has no value below 0, .* takes values from -2\.12 to 2\.64: subtract the mean",
+            ),
+            (-124.0, 151.0, r"goes down to -124, .* takes values from -2\.12 to 2\.64: scale it, or give"),
+            (0.0, 255.0, r"goes up to 255, .*: scale it by 0\.0104, or give"),
+        ],
+    )
+    def test_a_mean_that_the_model_takes(self, low, high, message):
+        found = list(check_inputs(InputSummary(low, high, 20, 20, 1), detect(v8(), preprocess="imagenet")))
+        assert [bool(re.search(message, warning)) for warning in found] == [True] if message else found == []
+
     def test_the_given_preprocessing_decides(self):
         assert warnings_for(v8(), varied(4, high=255), preprocess="yolo-255") == []
         assert len(warnings_for(v8(), varied(4), preprocess="yolo-255")) == 1
@@ -100,8 +118,11 @@ class TestSummaries:
             ({}, None),
             ({"distinct": 16, "most_equal": 4}, None),
             ({"distinct": 15, "most_equal": 6}, "6 of 20 calibration samples are one and the same: leave copies out"),
-            ({"blank": 1}, "1 of 20 calibration samples are blank or nearly so: are there masks or label maps"),
-            ({"blank": 20}, "all calibration samples are blank or nearly so"),
+            (
+                {"blank": 1},
+                "1 of 20 calibration samples show next to nothing: leave out blank images, and masks",
+            ),
+            ({"blank": 20}, "all calibration samples show next to nothing"),
             ({"grey": 19}, None),
             ({"grey": 20}, "all calibration samples are grey: if the model will see colours, give coloured images"),
         ],

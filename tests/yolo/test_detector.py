@@ -9,7 +9,7 @@ from onnx import parser
 
 from onnxq.errors import ConfigError, ModelError
 from onnxq.yolo.detector import Detector, detect
-from onnxq.yolo.preprocess import LEVELS, STRETCH, YOLO, YOLO_255, YOLO_CROP, YOLOX
+from onnxq.yolo.preprocess import LEVELS, STRETCH, YOLO, YOLO_255, YOLO_CROP, YOLOX, Preprocess
 
 DATA = Path(os.environ.get("ONNXQ_DATA", Path(__file__).parents[3] / "shared"))
 
@@ -220,6 +220,14 @@ class TestPreprocess:
     def test_paddle_detection_trains_on_stretched_images(self) -> None:
         pairs = "float[1,2] im_shape, float[1,2] scale_factor"
         assert detect(model(image=f"float[1,3,32,64] images, {pairs}")).preprocess == STRETCH
+
+    @pytest.mark.parametrize(
+        ("description", "expected"), [("Ultralytics rtdetr-l model", STRETCH), ("Ultralytics YOLO11n model", YOLO)]
+    )
+    def test_rt_detr_of_ultralytics_is_trained_on_stretched_images(
+        self, description: str, expected: Preprocess
+    ) -> None:
+        assert detect(model(DECODED, "float[1,300,84] out", description=description)).preprocess == expected
 
     def test_classifier_that_scales_levels_itself(self) -> None:
         nodes = "k = Constant <value = float {255.0}> ()  x = Div (images, k)  out = Conv (x, w)"
