@@ -11,7 +11,7 @@ from onnxq.facts import InputSummary
 from onnxq.ir import ProtoIndex
 from onnxq.runtime.session import Feed
 from onnxq.yolo.detector import Detector
-from onnxq.yolo.first_layer import LEAST_SPREAD, first_conv, is_of_trained_network, spread
+from onnxq.yolo.inputs.first_layer import LEAST_SPREAD, first_conv, is_of_trained_network, spread
 from onnxq.yolo.output_layout import UNKNOWN
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from onnxq.calibration.find_files import ARRAYS, VIDEOS
 from onnxq.calibration.video import frames_of
 from onnxq.errors import DataError
 from onnxq.runtime.session import Feed
-from onnxq.yolo.image_files import ImageReader
+from onnxq.yolo.inputs.image_files import ImageReader
 from onnxq.yolo.preprocess import Preprocess
 
 log = logging.getLogger(__name__)

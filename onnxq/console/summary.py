@@ -28,7 +28,7 @@ def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Li
     table = Listing()
     height, width = detector.size
     table.add_row("model", f"{detector.title}, {height} x {width}: {detector.why}")
-    is_guess = detector.family == UNKNOWN and config.preprocess == AUTO
+    is_guess = detector.family == UNKNOWN and config.preprocess == AUTO and detector.why == detector.outputs.why
     assumed = " (assumed, as the outputs are of no known family: --preprocess says otherwise)" if is_guess else ""
     table.add_row("images", f"{detector.preprocess.describe()}{assumed}")
     how = f"{config.method_used}, {config.all_widths}"

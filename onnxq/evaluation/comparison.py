@@ -28,7 +28,7 @@ from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
 from onnxq.runtime.streaming import workers
 from onnxq.yolo.detector import Detector
-from onnxq.yolo.image_files import ImageReader
+from onnxq.yolo.inputs.image_files import ImageReader
 from onnxq.yolo.output_layout import UNKNOWN
 
 DEFAULTS = Settings(confidence=0.25, max_images=100)

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 from onnxq.calibration.demo import CLASSES, VALIDATION, scene
 from onnxq.errors import DataError
-from onnxq.yolo.image_files import ImageReader
+from onnxq.yolo.inputs.image_files import ImageReader
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import pytest
 from command_line import NEVER_SATURATES, metadata, misused, refused, save
 from graphs import v8
 
-from onnxq.yolo.image_files import read_image
+from onnxq.yolo.inputs.image_files import read_image
 from onnxq.yolo.preprocess import YOLO
 
 pytestmark = pytest.mark.usefixtures("folder")

@@ -210,7 +210,7 @@ class TestDebug:
 PRESSES_CTRL_C = """
 import os, signal, sys, time
 from onnxq import cli
-from onnxq.yolo.image_files import ImageReader
+from onnxq.yolo.inputs.image_files import ImageReader
 
 read_image = ImageReader.__call__
 
@@ -228,7 +228,7 @@ sys.exit(cli.main(sys.argv[1:]))
 SLOW = """
 import signal, sys, time
 from onnxq import cli
-from onnxq.yolo.image_files import ImageReader
+from onnxq.yolo.inputs.image_files import ImageReader
 
 read_image = ImageReader.__call__
 

@@ -9,7 +9,7 @@ from graphs import Net, v8, yolox
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.yolo.detector import detect
-from onnxq.yolo.input_front import InputFront, find_front
+from onnxq.yolo.inputs.front import InputFront, find_front
 from onnxq.yolo.preprocess import LEVELS, YOLO, YOLOX
 
 
@@ -192,7 +192,7 @@ class TestScale:
 
 class TestUnknown:
     def test_without_operators_nothing_is_run(self, monkeypatch):
-        monkeypatch.setattr("onnxq.yolo.input_front.open_session", None)
+        monkeypatch.setattr("onnxq.yolo.inputs.front.open_session", None)
         assert find_front(v8(), "images", (1, 3, 32, 32), False) == InputFront()
 
     def test_an_operator_that_cannot_run(self):

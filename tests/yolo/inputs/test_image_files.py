@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from onnxq.errors import DataError
-from onnxq.yolo import image_files
-from onnxq.yolo.image_files import ImageReader, read_image
+from onnxq.yolo.inputs import image_files
+from onnxq.yolo.inputs.image_files import ImageReader, read_image
 
 
 def noise(height: int, width: int) -> np.ndarray:

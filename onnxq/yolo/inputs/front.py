@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxq.errors import ModelError
 from onnxq.ir import LAYERS, ProtoIndex
 from onnxq.runtime.session import open_session, run
-from onnxq.yolo.first_layer import is_of_colours, part_before
+from onnxq.yolo.inputs.first_layer import is_of_colours, part_before
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxq.ir import ProtoIndex
 from onnxq.ir.storage import load_proto
 from onnxq.yolo.detector import detect
-from onnxq.yolo.first_layer import first_conv, is_of_trained_network, painted_image, spread
+from onnxq.yolo.inputs.first_layer import first_conv, is_of_trained_network, painted_image, spread
 from onnxq.yolo.preprocess import LEVELS, PREPROCESSES, UNIT, YOLO, YOLOX
 
 
