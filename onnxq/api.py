@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 import onnx
 
-from onnxq.calibration.checks import check_first_layer, check_inputs
+from onnxq.calibration.checks import check_first_layer, check_inputs, check_number
 from onnxq.calibration.samples import DataSource, Samples, open_samples
 from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.config import Config
@@ -84,9 +84,10 @@ def quantize(
 
     Args:
         model: path of a float ONNX file, or the model itself, which is not changed.
-        data: the calibration data: an image folder, a glob, a `.txt` list, `.npz` or `.npy` files, a COCO json, several
-            of these, `onnxq.calibration.demo.CALIBRATION`, an iterable of `{input name: array}`, a reader with
-            onnxruntime's `get_next()`, or the result of `open_data`. None: synthetic scenes, which suffice for 8 bits.
+        data: the calibration data: an image folder, a glob, a `.txt` list, a COCO json, a data set's `.yaml` (its train
+            split), a video, `.npz` or `.npy` files, several of these, `onnxq.calibration.demo.CALIBRATION`, an iterable
+            of `{input name: array}`, a reader with onnxruntime's `get_next()`, or the result of `open_data`. None:
+            synthetic scenes, which suffice for 8 bits.
         config: the options.
         passes: run instead of the default ones, `onnxq.passes.default`.
         facts: given from outside; the analyses that would find them are skipped. With `load_statistics(path)` nothing
@@ -122,7 +123,7 @@ def quantize(
     quantized = working.to_proto()
     if tail is not None:
         tail.reattach(quantized)
-    warnings = tuple(_input_warnings(found, original, detector))
+    warnings = tuple(_input_warnings(found, original, detector, synthetic=samples is None or samples.synthetic))
     for warning in warnings:
         log.warning("%s", warning)
     return Quantized(quantized, found, detector, samples, timings, warnings)
@@ -199,8 +200,11 @@ def _with_probe(facts: Iterable[object]) -> dict[type, object]:
     return pinned
 
 
-def _input_warnings(facts: Facts, original: onnx.ModelProto, detector: Detector) -> Iterator[str]:
-    yield from check_inputs(facts.get(InputSummary) or InputSummary(), detector)
+def _input_warnings(facts: Facts, original: onnx.ModelProto, detector: Detector, synthetic: bool) -> Iterator[str]:
+    inputs = facts.get(InputSummary) or InputSummary()
+    if not synthetic:
+        yield from check_number(inputs)
+    yield from check_inputs(inputs, detector)
     yield from check_first_layer(original, detector, (facts.get(Probe) or Probe()).feeds)
 
 

@@ -14,7 +14,7 @@ from onnxq.numerics.scheme import INT8, MIN_BITS
 from onnxq.reconstruction import RECONSTRUCT_BELOW
 from onnxq.targets import TARGETS, Target
 from onnxq.targets.base import ANY_CPU, CPUS, VNNI
-from onnxq.yolo.preprocess import PREPROCESSES
+from onnxq.yolo.preprocess import PREPROCESS_WORDS, parse_preprocess
 
 __all__ = ["Config"]
 
@@ -99,7 +99,7 @@ class Config:
         None,
         "N",
     )
-    preprocess: str = _option(AUTO, "how images become inputs", (AUTO, *PREPROCESSES))
+    preprocess: str = _option(AUTO, f"how images become inputs: {PREPROCESS_WORDS}", None, "NAME|WORDS")
     image_size: tuple[int, int] | None = _option(None, "input size, for models with a dynamic one", None, "N|HxW")
 
     def __post_init__(self) -> None:
@@ -108,6 +108,7 @@ class Config:
             value = getattr(self, field.name)
             if choices is not None and value not in choices:
                 raise ConfigError(f"{field.name}: {value!r} is not one of {', '.join(map(str, choices))}")
+        parse_preprocess(self.preprocess)
         for name, allowed in (("weight_bits", self.placement.weights), ("act_bits", self.placement.activations)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, allowed[0].bits)

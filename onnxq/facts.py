@@ -222,15 +222,22 @@ class InputSummary:
     """The image input over all calibration samples.
 
     Attributes:
-        low, high: least and greatest value; inf and -inf without samples.
+        low, high: least and greatest value, without what surrounds an image in one colour; inf and -inf without
+            samples.
         samples: number of samples.
         distinct: number of samples that differ from each other.
+        most_equal: number of samples that are equal to the most frequent one.
+        blank: number of samples that show next to nothing: all of their values are nearly the same.
+        grey: number of samples whose three planes are nearly the same.
     """
 
     low: float = math.inf
     high: float = -math.inf
     samples: int = 0
     distinct: int = 0
+    most_equal: int = 0
+    blank: int = 0
+    grey: int = 0
 
 
 @dataclass(frozen=True)

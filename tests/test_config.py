@@ -10,7 +10,6 @@ from onnxq.console import arguments
 from onnxq.errors import ConfigError
 from onnxq.numerics.range_methods import METHODS
 from onnxq.targets import TARGETS
-from onnxq.yolo.preprocess import PREPROCESSES
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 NOT_CONFIG = {
@@ -55,7 +54,11 @@ class TestConfig:
         assert choices("target") == set(TARGETS)
         assert choices("cpu") == {"any", "vnni"}
         assert choices("method") == {"auto", *METHODS, "output-error"}
-        assert choices("preprocess") == {"auto", *PREPROCESSES}
+
+    def test_preprocess_is_checked(self):
+        assert Config(preprocess="rgb,0-1,top-left").flags == ["--preprocess", "rgb,0-1,top-left"]
+        with pytest.raises(ConfigError, match=r"^preprocess: 'caffe' is unknown; give one of auto, yolo, "):
+            Config(preprocess="caffe")
 
     @pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.metadata["choices"]])
     def test_other_values_are_refused_with_all_choices(self, name):

@@ -3,15 +3,15 @@
 import logging
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from onnxq._text import plural
 from onnxq.errors import ModelError
 from onnxq.facts import InputSummary
-from onnxq.ir import ending_at
-from onnxq.runtime.session import Feed, open_session, run
+from onnxq.ir import ProtoIndex
+from onnxq.runtime.session import Feed
 from onnxq.yolo.detector import Detector
+from onnxq.yolo.inputs.first_layer import LEAST_SPREAD, first_conv, is_of_trained_network, spread
 from onnxq.yolo.output_layout import UNKNOWN
 
 log = logging.getLogger(__name__)
@@ -20,13 +20,14 @@ _LEAST_SHARE, _GREATEST_SHARE = 0.01, 1.5
 """Bounds of the data's greatest value, as a fraction of the greatest that the model takes. A wrong factor of 255 is far
 outside."""
 
-_LEAST_SPREAD, _GREATEST_SPREAD = 0.03, 25.0
-"""Bounds of the standard deviation of the first layer's output, mean over its channels. Activation functions bend near
-1, so trained networks are near there: 2.3 (YOLOv5n), 2.9 (YOLOX-Nano); random weights give 0.2 to 0.3. A factor of 255
-too much gives 58 and more, one too little 0.011 and less."""
-
 _FEW = 4
 """Number of samples up to which equal ones are no reason for a warning."""
+
+_TOO_FEW = 10
+"""Number of samples below which ranges depend on which ones they are."""
+
+_OFTEN = 0.2
+"""Share of the samples that one image may make up."""
 
 
 def check_inputs(inputs: InputSummary, detector: Detector) -> Iterator[str]:
@@ -39,23 +40,41 @@ def check_inputs(inputs: InputSummary, detector: Detector) -> Iterator[str]:
     if not inputs.samples:
         return
     low, high = inputs.low, inputs.high
-    greatest = detector.preprocess.value_range[1]
-    taken = f"this model ({detector.family}) takes values from 0 to {greatest:g}"
+    least, greatest = detector.preprocess.value_range
+    span = greatest - least
+    taken = f"this model ({detector.family}) takes values from {least:.3g} to {greatest:.3g}"
     if low == high:
         yield f"all values of the calibration data are {low:g}: ranges cannot be fitted to them"
     elif detector.family == UNKNOWN:
         pass
-    elif low < -_LEAST_SHARE * greatest:
-        yield (
-            f"the calibration data goes down to {low:.3g}, and {taken}: do not subtract a mean, or give --preprocess"
-        )
-    elif not _LEAST_SHARE * greatest < high <= _GREATEST_SHARE * greatest:
+    elif low < least - _LEAST_SHARE * span:
+        remedy = "scale it" if least < 0 else "do not subtract a mean"
+        yield f"the calibration data goes down to {low:.3g}, and {taken}: {remedy}, or give --preprocess"
+    elif not _LEAST_SHARE < (high - least) / span <= _GREATEST_SHARE:
         yield (
             f"the calibration data goes up to {high:.3g}, and {taken}: scale it by {greatest / high:.3g}, or give "
             "--preprocess"
         )
+    elif low >= 0 > least:
+        yield f"the calibration data has no value below 0, and {taken}: subtract the mean, or give --preprocess"
     if inputs.samples > _FEW and 2 * inputs.distinct <= inputs.samples:
         yield (f"only {inputs.distinct} of {inputs.samples} calibration samples differ: give more images, not copies")
+    elif inputs.most_equal > max(_FEW, _OFTEN * inputs.samples):
+        yield f"{inputs.most_equal} of {inputs.samples} calibration samples are one and the same: leave copies out"
+    if inputs.blank and low != high:
+        share = "all" if inputs.blank == inputs.samples else f"{inputs.blank} of {inputs.samples}"
+        yield (
+            f"{share} calibration samples show next to nothing: leave out blank images, and masks or label maps if any "
+            "are among them"
+        )
+    if inputs.grey == inputs.samples and low != high:
+        yield "all calibration samples are grey: if the model will see colours, give coloured images"
+
+
+def check_number(inputs: InputSummary) -> Iterator[str]:
+    """Yield a sentence if there are few samples, of data that is not synthetic."""
+    if 0 < inputs.samples < _TOO_FEW:
+        yield f"only {inputs.samples} calibration sample{plural(inputs.samples)}: give about 100 images"
 
 
 def check_first_layer(model: onnx.ModelProto, detector: Detector, feeds: Sequence[Feed]) -> Iterator[str]:
@@ -68,37 +87,18 @@ def check_first_layer(model: onnx.ModelProto, detector: Detector, feeds: Sequenc
         detector: what the model takes.
         feeds: a few samples.
     """
-    conv = _first_conv(model.graph, detector.input_name)
-    if conv is None or not feeds:
+    layer = first_conv(ProtoIndex(model.graph), detector.input_name)
+    if layer is None or not feeds:
         return
     try:
-        session = open_session(ending_at(model, conv.output), exact=True)
-        spreads = [_spread(run(session, feed)[0]) for feed in feeds]
+        deviation = spread(model, layer, feeds)
     except ModelError as error:
         log.info("the first layer cannot be checked: %s", error)
         return
-    spread = float(np.mean(spreads))
-    if not _LEAST_SPREAD <= spread <= _GREATEST_SPREAD:
-        layer, much = conv.name or conv.output[0], "little" if spread < _LEAST_SPREAD else "much"
+    if not is_of_trained_network(deviation):
+        much = "little" if deviation < LEAST_SPREAD else "much"
         yield (
-            f"the first layer, {layer!r}, gives values that deviate by {spread:.3g}, and those of trained "
+            f"the first layer, {layer.name!r}, gives values that deviate by {deviation:.3g}, and those of trained "
             f"networks deviate by about 1: the input ({detector.preprocess.describe()}) may be scaled too {much}; "
             "see --preprocess"
         )
-
-
-def _spread(values: NDArray[np.generic]) -> float:
-    """Standard deviation per channel of images, mean over the channels."""
-    return float(values.astype(np.float64).std(axis=(0, 2, 3)).mean())
-
-
-def _first_conv(graph: onnx.GraphProto, image: str) -> onnx.NodeProto | None:
-    """Return the first Conv on the image, or None if there is none."""
-    made_of_image = {image}
-    node: onnx.NodeProto
-    for node in graph.node:
-        if made_of_image.intersection(node.input):
-            if node.op_type == "Conv" and node.input[0] in made_of_image:
-                return node
-            made_of_image.update(node.output)
-    return None

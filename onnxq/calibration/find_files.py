@@ -1,21 +1,36 @@
-"""Finds the files that a data source stands for: a folder, a pattern, a list or a COCO file."""
+"""Finds the files that a data source stands for: a folder, a pattern, a list, a COCO file or a data set's YAML."""
 
 import glob
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
 
 from onnxq._text import plural, some
+from onnxq.calibration import dataset_yaml
 from onnxq.errors import DataError
 
 log = logging.getLogger(__name__)
 
-IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGES = frozenset({
+    ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pfm", ".pgm",
+    ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+})  # fmt: skip
+
+VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 
 ARRAYS = frozenset({".npy", ".npz"})
+
+_BESIDE_IMAGES = frozenset({
+    "", ".cache", ".csv", ".db", ".html", ".ini", ".json", ".log", ".md", ".names", ".onnx", ".pdf", ".pt", ".py",
+    ".tsv", ".txt", ".xml", ".yaml", ".yml", ".zip",
+})  # fmt: skip
+"""Kinds of files that data sets have beside images, and that nobody takes for images."""
+
+Split = Literal["train", "val"]
 
 
 class FoundFiles(NamedTuple):
@@ -24,10 +39,12 @@ class FoundFiles(NamedTuple):
     Attributes:
         files: those that exist.
         missing: file -> reason, for files that the source names and that do not exist.
+        other_kinds: suffix -> number of the files in a folder that are of a kind that is not read.
     """
 
     files: Sequence[Path]
     missing: Mapping[str, str] = {}
+    other_kinds: Mapping[str, int] = {}
 
 
 def paths_of(source: object) -> list[str] | None:
@@ -39,15 +56,21 @@ def paths_of(source: object) -> list[str] | None:
     return None
 
 
-def find_files(source: str) -> FoundFiles:
-    """Return the files that a path, pattern, list or COCO file stands for, without opening them.
+def find_files(source: str, split: Split = "train") -> FoundFiles:
+    """Return the files that a path, pattern, list, COCO file or data set's YAML stands for, without opening them.
+
+    A folder stands for all images below it; for all videos if there are none; for its arrays if there are neither.
+
+    Args:
+        source: the path or pattern.
+        split: the part of a data set that its YAML stands for.
 
     Raises:
         DataError: the source does not exist, is of an unknown kind, or has no file that exists.
     """
     path = Path(source)
     if os.path.isdir(source):
-        return FoundFiles(_in_folder(path))
+        return _in_folder(path)
     if not os.path.exists(source):
         if _is_pattern(source):
             return FoundFiles(_matching(source))
@@ -57,9 +80,11 @@ def find_files(source: str) -> FoundFiles:
         return _listed(path)
     if suffix == ".json":
         return _in_coco(path)
-    if suffix in IMAGES | ARRAYS:
+    if suffix in dataset_yaml.SUFFIXES:
+        return _in_dataset(path, split)
+    if suffix in IMAGES | VIDEOS | ARRAYS:
         return FoundFiles([path])
-    known = ", ".join(sorted(IMAGES | ARRAYS | {".txt", ".json"}))
+    known = ", ".join(sorted(IMAGES | VIDEOS | ARRAYS | dataset_yaml.SUFFIXES | {".txt", ".json"}))
     raise DataError(f"{source}: unknown kind of file; give a folder or one of {known}")
 
 
@@ -67,27 +92,68 @@ def _is_pattern(source: str) -> bool:
     return any(letter in source for letter in "*?[") and not os.path.exists(source)
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    """The folder's images, else those of its subfolders, else its arrays; without hidden files and folders."""
-    for pattern, suffixes in (("*", IMAGES), ("**/*", IMAGES), ("*", ARRAYS)):
-        files = [
-            file
-            for file in folder.glob(pattern)
-            if file.suffix.lower() in suffixes
-            and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-            and file.is_file()
-        ]
+def _in_folder(folder: Path) -> FoundFiles:
+    """The images below the folder, else the videos below it, else its arrays; without hidden files and folders."""
+    below = list(_below(folder))
+    direct = [file for file in below if file.parent == folder]
+    for candidates, suffixes in ((below, IMAGES), (below, VIDEOS), (direct, ARRAYS)):
+        files = [file for file in candidates if file.suffix.lower() in suffixes]
         if files:
-            return files
-    raise DataError(f"{folder}: has no images ({', '.join(sorted(IMAGES))}), .npy or .npz files; give another folder")
+            others = _other_kinds(below, suffixes)
+            if others:
+                log.warning("%s: left out %s, which are not read with %s", folder, kinds_text(others), _group(suffixes))
+            return FoundFiles(files, other_kinds=others)
+    others = _other_kinds(below, ())
+    hint = f"{kinds_text(others)} are not read: convert them to .png or .jpg, or " if others else ""
+    raise DataError(
+        f"{folder}: has no images ({', '.join(sorted(IMAGES))}), videos, .npy or .npz files; {hint}give another folder"
+    )
+
+
+def _group(suffixes: Collection[str]) -> str:
+    return "images" if suffixes is IMAGES else "videos" if suffixes is VIDEOS else "arrays"
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, also behind links; each folder once."""
+    entered = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        real = os.path.realpath(place)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _other_kinds(files: Sequence[Path], read: Collection[str]) -> dict[str, int]:
+    kinds = Counter(file.suffix.lower() for file in files)
+    return {kind: kinds[kind] for kind in sorted(kinds) if kind not in _BESIDE_IMAGES and kind not in read}
+
+
+def kinds_text(kinds: Mapping[str, int]) -> str:
+    """Return numbers of files by suffix as text, `27 .heic, 3 .mp4`."""
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
 
 def _matching(pattern: str) -> list[Path]:
     matches = [Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match)]
-    files = [file for file in matches if file.suffix.lower() in IMAGES | ARRAYS]
+    files = [file for file in matches if file.suffix.lower() in IMAGES | VIDEOS | ARRAYS]
     if not files:
-        raise DataError(f"{pattern}: matches no image, .npy or .npz file; check the pattern")
+        raise DataError(f"{pattern}: matches no image, video, .npy or .npz file; check the pattern")
     return files
+
+
+def _in_dataset(path: Path, split: Split) -> FoundFiles:
+    dataset = dataset_yaml.read_dataset(path)
+    parts = dataset.train if split == "train" else dataset.val
+    if not parts:
+        raise DataError(f"{path}: names no {split} split; give its images as a folder")
+    found = [find_files(str(part)) for part in parts]
+    others: Counter[str] = sum((Counter(each.other_kinds) for each in found), Counter())
+    files = [file for each in found for file in each.files]
+    return FoundFiles(files, {name: why for each in found for name, why in each.missing.items()}, dict(others))
 
 
 def _listed(path: Path) -> FoundFiles:
@@ -115,7 +181,9 @@ def _existing(source: Path, names: Sequence[str], folders: Sequence[Path]) -> Fo
     """Take each name from the first folder that has it."""
     if not names:
         raise DataError(f"{source}: names no files; write one path per line")
-    found = {name: next((folder / name for folder in folders if os.path.isfile(folder / name)), None) for name in names}
+    found = {name: _first_existing(name, folders) for name in names}
+    if not any(found.values()):
+        found = _by_last_parts(source, names, folders)
     files = [file for file in found.values() if file is not None]
     missing = [name for name, file in found.items() if file is None]
     if not files:
@@ -129,9 +197,36 @@ def _existing(source: Path, names: Sequence[str], folders: Sequence[Path]) -> Fo
     return FoundFiles(files, {name: f"{source} names it, and it does not exist" for name in missing})
 
 
+def _first_existing(name: str, folders: Sequence[Path]) -> Path | None:
+    """Return the file of a name, which may have been written on Windows, in the first folder that has it."""
+    for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
+        for folder in folders:
+            if os.path.isfile(folder / spelled):
+                return folder / spelled
+    return None
+
+
+def _by_last_parts(source: Path, names: Sequence[str], folders: Sequence[Path]) -> dict[str, Path | None]:
+    """Find names that were written on another computer by their last parts, the same number of parts for all of them.
+
+    A number of parts is taken only if no two names are the same by them.
+    """
+    parts = {name: PurePosixPath(name.replace("\\", "/")).parts for name in names}
+    for kept in range(max(map(len, parts.values())) - 1, 0, -1):
+        tails = {name: "/".join(each[-kept:]) for name, each in parts.items()}
+        if len(set(tails.values())) < len(tails):
+            break
+        found = {name: _first_existing(tail, folders) for name, tail in tails.items()}
+        taken = next(filter(None, found.values()), None)
+        if taken is not None:
+            log.warning("%s: its files do not exist where it says; they are taken by name, as %s", source, taken)
+            return found
+    return dict.fromkeys(names)
+
+
 def short_name(source: str) -> str:
     """Return a short name of a source: the pattern, the last part of the path, or the folder of an image."""
     path = Path(os.path.abspath(source))
     if _is_pattern(source):
         return source
-    return (path.parent if path.suffix.lower() in IMAGES else path).name or source
+    return (path.parent if path.suffix.lower() in IMAGES and not path.is_dir() else path).name or source

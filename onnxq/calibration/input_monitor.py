@@ -3,6 +3,7 @@
 import math
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from onnxq.calibration.feeds import Loader, Sample
 from onnxq.facts import InputSummary, Probe
 from onnxq.runtime.session import Feed
+from onnxq.yolo.preprocess import Preprocess
 
 PROBES = 2
 """Samples on which the quantized model is compared with the float model."""
@@ -20,15 +22,37 @@ _CHECKSUM_STRIDE = 61
 """Every n-th value of an image goes into the checksum that finds duplicates."""
 
 
-class InputMonitor:
-    """Records the first samples and a summary of all of them. The loaders may run in several threads."""
+_BLANK = 16.0
+"""Levels, of 0 to 255, that an image must span to show something. A label map of twenty classes spans twenty."""
 
-    def __init__(self) -> None:
+_GREY = 3.0
+"""Levels by which the planes of a grey image may differ: JPEG and video round colours."""
+
+_OTHER_RANGE = 0.02
+"""Least and, by its reciprocal, greatest share of the model's range that data of this range spans."""
+
+_COLOURS = _IMAGE_RANK = 3
+
+_LOOKED_AT = 100
+"""Evenly spaced rows and columns of an image that are compared between its planes."""
+
+
+class InputMonitor:
+    """Records the first samples and a summary of all of them. The loaders may run in several threads.
+
+    Args:
+        preprocess: what the image input holds; None: nothing is known of it.
+    """
+
+    def __init__(self, preprocess: Preprocess | None = None) -> None:
+        self._preprocess = preprocess
         self._lock = threading.Lock()
         self._feeds: dict[int, Feed] = {}
         self._checksums: list[int] = []
         self._low = math.inf
         self._high = -math.inf
+        self._spans: list[float] = []
+        self._grey = 0
 
     def watch(self, loaders: Iterable[Loader]) -> Iterator[Loader]:
         """Yield loaders that load the same samples and record them; each is to be called once."""
@@ -41,20 +65,83 @@ class InputMonitor:
 
     def summary(self) -> InputSummary:
         """Return the summary of the image input over all samples that could be read."""
-        return InputSummary(self._low, self._high, len(self._checksums), len(set(self._checksums)))
+        equal = Counter(self._checksums).most_common(1)
+        return InputSummary(
+            self._low,
+            self._high,
+            samples=len(self._checksums),
+            distinct=len(set(self._checksums)),
+            most_equal=equal[0][1] if equal else 0,
+            blank=sum(span < _BLANK / 255 * self._full_span() for span in self._spans),
+            grey=self._grey,
+        )
+
+    def _full_span(self) -> float:
+        """The distance from black to white: as the model takes it, or less if the data is of another range."""
+        found = self._high - self._low
+        if self._preprocess is None:
+            return found
+        low, high = self._preprocess.value_range
+        return high - low if _OTHER_RANGE * (high - low) < found < (high - low) / _OTHER_RANGE else found
 
     def _load(self, step: int, loader: Loader) -> Sample | None:
         sample = loader()
         if sample is not None:
             images = next(iter(sample.feed.values()))[: sample.valid]
-            low, high, checksums = float(images.min()), float(images.max()), list(map(_checksum, images))
+            contents = [self._content(image) for image in images]
+            extremes = [(float(content.min()), float(content.max())) for content in contents]
+            spans = [max((float(np.ptp(plane)) for plane in content), default=0.0) for content in contents]
+            checksums, grey = list(map(_checksum, images)), sum(map(self._is_grey, contents))
             with self._lock:
-                self._low, self._high = min(self._low, low), max(self._high, high)
+                for low, high in extremes:
+                    self._low, self._high = min(self._low, low), max(self._high, high)
+                self._spans += spans
+                self._grey += grey
                 self._checksums += checksums
                 self._feeds[step] = sample.feed
                 for later in sorted(self._feeds)[PROBES:]:
                     del self._feeds[later]
         return sample
+
+    def _content(self, image: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Cut off what surrounds an image in one colour.
+
+        Args:
+            image: (planes, height, width), or as the model takes it; arrays of other ranks are one plane as they are.
+
+        Returns:
+            (planes, ...).
+        """
+        if image.ndim != _IMAGE_RANK:
+            return image[np.newaxis]
+        planes_last = self._preprocess is not None and self._preprocess.channels_last
+        planes = np.moveaxis(image, -1, 0) if planes_last else image
+        for axis in (1, 2):
+            first, last = _uniform_ends(planes, axis), _uniform_ends(np.flip(planes, axis), axis)
+            length = planes.shape[axis]
+            # Of an image in one colour and its padding at the end, the image is left.
+            kept = slice(first, length - last) if first + last < length else slice(0, first)
+            planes = planes[:, kept] if axis == 1 else planes[:, :, kept]
+        return planes
+
+    def _is_grey(self, planes: NDArray[np.generic]) -> bool:
+        """Whether the three planes are nearly the same, once mean and deviation are undone."""
+        if len(planes) != _COLOURS or planes.ndim != _IMAGE_RANK:
+            return False
+        rows, columns = (max(1, side // _LOOKED_AT) for side in planes.shape[1:])
+        few = planes[:, ::rows, ::columns].astype(np.float64)
+        if self._preprocess is not None:
+            few = self._preprocess.undo(few)
+        return bool(np.ptp(few, axis=0).max() <= _GREY / 255 * np.abs(few).max())
+
+
+def _uniform_ends(planes: NDArray[np.generic], axis: int) -> int:
+    """Return how many of the first rows (axis 1) or columns (axis 2) are of the colour of the first corner."""
+    corner, other = planes[:, :1, :1], 3 - axis
+    if not (planes.take([0], axis) == corner).all():
+        return 0
+    same = (planes == corner).all(axis=(0, other))
+    return len(same) if same.all() else int(same.argmin())
 
 
 def _checksum(image: NDArray[np.generic]) -> int:

@@ -4,7 +4,7 @@ import logging
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.dead_leaves import SyntheticImages
 from onnxq.calibration.feeds import ArrayHeader, Loader, ModelInputs
-from onnxq.calibration.find_files import ARRAYS
+from onnxq.calibration.find_files import ARRAYS, VIDEOS
+from onnxq.calibration.video import frames_of
 from onnxq.errors import DataError
 from onnxq.runtime.session import Feed
-from onnxq.yolo.preprocess import Preprocess, read_image
+from onnxq.yolo.inputs.image_files import ImageReader
+from onnxq.yolo.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class FileReader:
 
     Attributes:
         inputs: the inputs of the model.
-        unreadable: file -> reason, for the images that could not be read so far.
+        unreadable: file -> reason, for the images and frames that could not be read so far.
     """
 
     def __init__(
@@ -92,8 +94,13 @@ class FileReader:
         self.unreadable: dict[str, str] = {}
         self._size = size
         self._preprocess = preprocess
+        self._read_image = ImageReader(())
         self._lock = threading.Lock()
         self._archive: tuple[Path, Feed] | None = None
+
+    def choose(self, files: Iterable[Path]) -> None:
+        """Take these image files for the data set, whose levels decide how deep pictures are scaled."""
+        self._read_image = ImageReader(files, reduced=True)
 
     def check_images(self, what: str) -> None:
         """Check that images fit the model.
@@ -116,21 +123,28 @@ class FileReader:
         Raises:
             DataError: the file has no arrays, or arrays that do not fit the model.
         """
+        if is_video(file):
+            self.check_images("videos")
+            frames = enumerate(frames_of(file), start=1)
+            return [partial(self.decoded, f"{file}, frame {number}", load) for number, load in frames]
         if not is_array(file):
             self.check_images("images")
-            return [partial(self.image, file)]
+            return [partial(self.decoded, str(file), partial(self._read, file))]
         headers = self.inputs.choose(str(file), self._headers(file))
         return [partial(self.row, file, index) for index in range(self.inputs.check(str(file), headers))]
 
-    def image(self, file: Path) -> Feed | None:
-        """Load an image; return None and note it in `unreadable` if it cannot be read."""
+    def decoded(self, where: str, load: Callable[[], NDArray[np.uint8]]) -> Feed | None:
+        """Load an image or a frame; return None and note it in `unreadable` if it cannot be read."""
         try:
-            image = read_image(file)
+            image = load()
         except DataError as error:
             log.warning("skipped %s", error)
-            self.unreadable[str(file)] = str(error)
+            self.unreadable[where] = str(error)
             return None
-        return self._feed(str(file), image)
+        return self._feed(where, image)
+
+    def _read(self, file: Path) -> NDArray[np.uint8]:
+        return self._read_image(file)
 
     def synthetic(self, images: SyntheticImages, index: int) -> Feed:
         """Paint the synthetic image of an index."""
@@ -169,6 +183,11 @@ class FileReader:
 def is_array(file: Path) -> bool:
     """Return whether a file holds arrays, by its suffix."""
     return file.suffix.lower() in ARRAYS
+
+
+def is_video(file: Path) -> bool:
+    """Return whether a file is a video, by its suffix."""
+    return file.suffix.lower() in VIDEOS
 
 
 def _header(archive: zipfile.ZipFile, member: str) -> ArrayHeader:

@@ -5,6 +5,7 @@ A sample is read when its loader is called, and is not kept.
 
 import operator
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +19,7 @@ from onnxq._text import plural, some
 from onnxq.calibration.dead_leaves import SCENE_COUNT, SyntheticImages, dead_leaves_image
 from onnxq.calibration.feeds import Inputs, Loader, ModelInputs, T
 from onnxq.calibration.find_files import find_files, paths_of, short_name
-from onnxq.calibration.readers import FeedReader, FeedStream, FileReader, is_array
+from onnxq.calibration.readers import FeedReader, FeedStream, FileReader, is_array, is_video
 from onnxq.errors import ConfigError, DataError
 from onnxq.yolo.preprocess import Preprocess
 
@@ -38,6 +39,8 @@ class Samples:
         missing: file -> reason, for files that a list names and that do not exist.
         unreadable: file -> reason, for images that cannot be read; grows while the loaders are called.
         files: the files of the samples; empty if they are in no file.
+        other_kinds: suffix -> number of files in folders that are of a kind that is not read.
+        preprocess: what the image input holds; None: nothing is known of it.
     """
 
     loaders: Iterable[Loader]
@@ -47,6 +50,8 @@ class Samples:
     missing: Mapping[str, str] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    other_kinds: Mapping[str, int] = field(default_factory=dict)
+    preprocess: Preprocess | None = None
 
     @property
     def steps(self) -> int:
@@ -84,9 +89,9 @@ def open_samples(
     A source is one of:
 
     - None: synthetic scenes; or `SyntheticImages`
-    - the path of an image, or of a folder of images (its subfolders are searched if it has none itself)
+    - the path of an image or a video, or of a folder, which stands for all images below it
     - the path of a `.txt` list of files, a path per line, relative to the list or to the working directory
-    - the path of COCO annotations, `.json`
+    - the path of COCO annotations, `.json`, or of a data set's `.yaml`, which stands for its train split
     - the path of an `.npy` of shape (n, *input) or (*input), or of an `.npz` with such arrays named after the inputs
     - a glob pattern, or a list of paths and patterns
     - an iterable of feeds, or of bare arrays if the model has one input; or an onnxruntime CalibrationDataReader
@@ -118,13 +123,14 @@ def open_samples(
     if source is None:
         reader.check_images("no data is given, and synthetic scenes")
         scenes = SyntheticImages("synthetic scene", SCENE_COUNT, partial(dead_leaves_image, size=size))
-        return replace(_open_synthetic(reader, scenes, count), synthetic=True)
-    if isinstance(source, SyntheticImages):
-        return _open_synthetic(reader, source, count)
-    paths = paths_of(source)
-    if paths is None:
-        return _open_feeds(reader.inputs, source)
-    return _open_files(reader, paths, count)
+        samples = replace(_open_synthetic(reader, scenes, count), synthetic=True)
+    elif isinstance(source, SyntheticImages):
+        samples = _open_synthetic(reader, source, count)
+    elif (paths := paths_of(source)) is not None:
+        samples = _open_files(reader, paths, count)
+    else:
+        samples = _open_feeds(reader.inputs, source)
+    return replace(samples, preprocess=preprocess)
 
 
 def _open_synthetic(reader: FileReader, images: SyntheticImages, count: int | None) -> Samples:
@@ -139,14 +145,17 @@ def _open_files(reader: FileReader, paths: Sequence[str], count: int | None) -> 
     files = {os.path.abspath(file): file for each in found for file in each.files}
     loads = [(files[name], load) for name in sorted(files) for load in reader.open(files[name])]
     chosen = spread(loads, count)
+    reader.choose(dict.fromkeys(file for file, _ in chosen if not is_array(file) and not is_video(file)))
     number = f"{len(loads)}" if len(chosen) == len(loads) else f"{len(chosen)} of {len(loads)}"
-    noun = "sample" if any(is_array(file) for file in files.values()) else "image"
+    kinds = {"sample" if is_array(file) else "frame" if is_video(file) else "image" for file in files.values()}
+    noun = kinds.pop() if len(kinds) == 1 else "sample"
     return Samples(
         loaders=reader.inputs.batches([load for _, load in chosen]),
         count=len(chosen),
         description=f"{number} {noun}{plural(len(loads))} in {some(list(dict.fromkeys(map(short_name, paths))))}",
         missing={name: reason for each in found for name, reason in each.missing.items()},
         unreadable=reader.unreadable,
+        other_kinds=dict(sum((Counter(each.other_kinds) for each in found), Counter())),
         files=tuple(dict.fromkeys(file for file, _ in chosen)),
     )
 
@@ -155,8 +164,8 @@ def _open_feeds(inputs: ModelInputs, source: object) -> Samples:
     kind = type(source).__name__
     if not (hasattr(source, "get_next") or hasattr(source, "__array__") or isinstance(source, Iterable)):
         raise DataError(
-            f"data of type {kind}: give an image folder, a glob, a .txt, .json, .npy or .npz file, an iterable of "
-            "{input name: array}, or an object with get_next()"
+            f"data of type {kind}: give an image folder, a glob, a .txt, .json, .yaml, .npy or .npz file, an iterable "
+            "of {input name: array}, or an object with get_next()"
         )
     return Samples(FeedStream(inputs, source), None, f"samples of a Python {kind}")
 

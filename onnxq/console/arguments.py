@@ -54,7 +54,8 @@ def make_parser() -> argparse.ArgumentParser:
     data = parser.add_mutually_exclusive_group()
     data.add_argument(
         "--calib", nargs="+", metavar="PATH",
-        help="calibration data: image folder, glob, .txt list, .npz, .npy, COCO .json; default: synthetic scenes",
+        help="calibration data: image folder, glob, .txt list, COCO .json, data set's .yaml, video, .npz, .npy; "
+        "default: synthetic scenes",
     )  # fmt: skip
     data.add_argument(
         "--demo",

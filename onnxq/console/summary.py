@@ -11,7 +11,8 @@ from onnxq._text import plural
 from onnxq.api import Quantized
 from onnxq.calibration.dataset_yaml import SUFFIXES
 from onnxq.calibration.demo import CLASSES
-from onnxq.config import Config
+from onnxq.calibration.find_files import kinds_text
+from onnxq.config import AUTO, Config
 from onnxq.console.terminal import OUT, Listing, NumberTable, say, warn
 from onnxq.evaluation.annotations.class_keys import class_key
 from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
@@ -19,6 +20,7 @@ from onnxq.facts import Plan, QuantizationParameters, Sensitivities, Speed, Veri
 from onnxq.ir import storage
 from onnxq.qdq.reasons import summary_of
 from onnxq.yolo.detector import Detector
+from onnxq.yolo.output_layout import UNKNOWN
 
 _MOST_SHOWN = 10
 """Pieces of the network whose sensitivity is shown without -v."""
@@ -29,7 +31,9 @@ def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Li
     table = Listing()
     height, width = detector.size
     table.add_row("model", f"{detector.title}, {height} x {width}: {detector.why}")
-    table.add_row("images", detector.preprocess.describe())
+    is_guess = detector.family == UNKNOWN and config.preprocess == AUTO and detector.why == detector.outputs.why
+    assumed = " (assumed, as the outputs are of no known family: --preprocess says otherwise)" if is_guess else ""
+    table.add_row("images", f"{detector.preprocess.describe()}{assumed}")
     how = f"{config.method_used}, {config.all_widths}"
     table.add_row("target", f"{config.target} ({config.placement.title}), {how}")
     convs = [name for name, op in plan.ops.items() if op in ("Conv", "ConvTranspose")]
@@ -50,6 +54,8 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str, verbose: bo
     if samples and samples.skipped:
         such_as = "," if len(samples.skipped) == 1 else ", such as"
         table.add_row("", f"{len(samples.skipped)} left out{such_as} {next(iter(samples.skipped))}")
+    if samples and samples.other_kinds:
+        table.add_row("", f"left out by kind: {kinds_text(samples.other_kinds)}")
     if checked.fused is not None:
         wanted = len(quantized.facts[Plan].layers)
         table.add_row(checked.runtime, f"runs {checked.fused} of {wanted} quantized layers on integers")

@@ -29,7 +29,7 @@ from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import CHOICES
 from onnxq.yolo.families import family_names
-from onnxq.yolo.preprocess import PREPROCESSES
+from onnxq.yolo.preprocess import PREPROCESS_WORDS
 
 
 class _Console(Console):
@@ -322,13 +322,15 @@ def add_settings(parser: argparse.ArgumentParser, default: Settings) -> None:
     """Add the options of commands that run detectors on images: `Settings`, `--json`, `--quiet` and `--debug`."""
     most = default.max_images
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write all numbers and settings to this file")
-    for option, names, chosen, meaning in (
-        ("--family", family_names(), default.family, "head family, which decides how outputs are decoded"),
-        ("--preprocess", PREPROCESSES, default.preprocess, "how images become inputs"),
-    ):
-        choices = ("auto", *names)
-        text = f"{meaning}: {', '.join(choices)} ({chosen})"
-        parser.add_argument(option, metavar="NAME", choices=choices, default=chosen, help=text)
+    families = ("auto", *family_names())
+    parser.add_argument(
+        "--family", metavar="NAME", choices=families, default=default.family,
+        help=f"head family, which decides how outputs are decoded: {', '.join(families)} ({default.family})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--preprocess", metavar="NAME|WORDS", default=default.preprocess,
+        help=f"how images become inputs: {PREPROCESS_WORDS} ({default.preprocess})",
+    )  # fmt: skip
     parser.add_argument(
         "--image-size", metavar="N|HxW", type=image_size, help="input size, for models with a dynamic one"
     )

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from onnxq._text import shape_text
 from onnxq.calibration.dead_leaves import SyntheticImages
 from onnxq.calibration.find_files import IMAGES, find_files
+from onnxq.calibration.readers import is_array, is_video
 from onnxq.calibration.samples import spread
+from onnxq.calibration.video import frames_of
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.evaluation.agreement import Agreement, agree
 from onnxq.evaluation.drawing import draw_outputs
@@ -26,8 +28,8 @@ from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
 from onnxq.runtime.streaming import workers
 from onnxq.yolo.detector import Detector
+from onnxq.yolo.inputs.image_files import ImageReader
 from onnxq.yolo.output_layout import UNKNOWN
-from onnxq.yolo.preprocess import read_image
 
 DEFAULTS = Settings(confidence=0.25, max_images=100)
 """Settings of a comparison unless others are given."""
@@ -78,7 +80,8 @@ def compare(
     Args:
         reference: file of the float model.
         model: file of the quantized model.
-        images: a folder of images, a pattern, a list, a COCO file, or synthetic images.
+        images: a folder of images, a pattern, a list, a COCO file, a data set's YAML (its val split), or synthetic
+            images.
         settings: how to run and decode the models; `max_images` are evenly spaced among all images.
         draw: folder for drawings of the detections of both models; None: nothing is drawn.
         progress: called after each image.
@@ -126,10 +129,17 @@ def _image_sources(source: str | Path | SyntheticImages) -> list[_ImageSource]:
     if isinstance(source, SyntheticImages):
         name = source.noun.replace(" ", "-")
         return [_ImageSource(f"{name}-{index}", partial(source.paint, index)) for index in range(source.count)]
-    paths = [path for path in find_files(str(source)).files if path.suffix.lower() in IMAGES]
+    paths = sorted(path for path in find_files(str(source), split="val").files if not is_array(path))
     if not paths:
         raise DataError(f"{source}: has no images ({', '.join(sorted(IMAGES))}); give another folder")
-    return [_ImageSource(path.stem, partial(read_image, path)) for path in sorted(paths)]
+    reader = ImageReader([path for path in paths if not is_video(path)], reduced=True)
+    found: list[_ImageSource] = []
+    for path in paths:
+        if is_video(path):
+            found += [_ImageSource(f"{path.stem}-{number}", load) for number, load in enumerate(frames_of(path), 1)]
+        else:
+            found.append(_ImageSource(path.stem, partial(reader, path)))
+    return found
 
 
 def _require_same_interface(first: Predictor, second: Predictor) -> None:

@@ -13,6 +13,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.api import open_data
+from onnxq.calibration import dataset_yaml
+from onnxq.calibration.find_files import find_files
 from onnxq.config import Config
 from onnxq.errors import DataError
 from onnxq.evaluation.average_precision import measure_precision
@@ -107,7 +109,7 @@ class SqnrCriterion(Criterion):
 
     Args:
         original: the float model.
-        images: a folder, or any other kind of calibration data.
+        images: a folder, or any other kind of calibration data; of a data set's YAML, its val split.
         config: decides how images become inputs.
         runtime: as in `Settings`; "auto" is "exact", as for `PrecisionCriterion`.
 
@@ -117,6 +119,8 @@ class SqnrCriterion(Criterion):
 
     def __init__(self, original: onnx.ModelProto, images: object, config: Config, runtime: str = AUTO) -> None:
         detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
+        if isinstance(images, str | Path) and Path(images).suffix.lower() in dataset_yaml.SUFFIXES:
+            images = find_files(str(images), split="val").files
         samples = open_data(images, original, detector, replace(config, count=_SQNR_SAMPLES))
         self._feeds: list[Feed] = [sample.feed for loader in samples.loaders if (sample := loader()) is not None]
         samples.require_any()

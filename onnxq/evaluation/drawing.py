@@ -221,10 +221,11 @@ class _Panel:
     def _enlarged(self, logits: Image.Image, left: int, top: int, width: int, height: int) -> NDArray[np.float32]:
         """Resample mask logits, which cover the model's input, to a part of the canvas, float32 (height, width)."""
         down, across = np.divide(logits.size[::-1], self._detector.size).tolist()
-        step = self._letterbox.ratio / self._scale
+        placed = self._letterbox
+        step_across, step_down = placed.ratio_across / self._scale, placed.ratio / self._scale
         affine = (
-            across * step, 0.0, across * (step * left + self._letterbox.left),
-            0.0, down * step, down * (step * top + self._letterbox.top),
+            across * step_across, 0.0, across * (step_across * left + placed.left),
+            0.0, down * step_down, down * (step_down * top + placed.top),
         )  # fmt: skip
         return np.asarray(logits.transform((width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR))
 

@@ -24,7 +24,7 @@ from onnxq.evaluation.annotations.records import Annotations, Size
 from onnxq.evaluation.annotations.references import check_references
 from onnxq.evaluation.annotations.sizes import reconcile_sizes
 from onnxq.evaluation.annotations.yolo_labels import read_yolo
-from onnxq.yolo.preprocess import read_image
+from onnxq.yolo.inputs.image_files import ImageReader
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +122,8 @@ class GroundTruth:
             _log.warning("%s: %s", read.source, remark)
         owned = frozenset(read.owned)
         parents = {category.parent for category in read.categories}
-        loaders = {number: partial(read_image, path) for number, path in paths.items()}
+        reader = ImageReader(paths.values())
+        loaders = {number: partial(reader, path) for number, path in paths.items()}
         categories = {category.id: category.name for category in read.categories}
         return cls(
             build_index(loaders, categories, read.objects, sizes),

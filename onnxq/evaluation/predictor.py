@@ -21,7 +21,7 @@ from onnxq.yolo.decode import class_count, find_objects, with_unnamed
 from onnxq.yolo.detections import Detections, Outputs
 from onnxq.yolo.detector import Detector, detect
 from onnxq.yolo.nms import MOST_DETECTIONS
-from onnxq.yolo.preprocess import Letterbox
+from onnxq.yolo.preprocess import Letterbox, parse_preprocess
 
 _MOST_THREADS = 16
 """Most threads by default: each holds the activations of one run."""
@@ -37,7 +37,7 @@ class Settings:
 
     Attributes:
         family: one of `families.family_names()`, or "auto".
-        preprocess: a key of `preprocess.PREPROCESSES`, or "auto".
+        preprocess: what `preprocess.parse_preprocess` takes.
         image_size: (height, width) in px, for models with a dynamic input size.
         confidence: a (box, class) pair is a detection if its score is above this.
         iou: NMS threshold: of two boxes of a class with a greater IoU, the one with the lower score is removed.
@@ -72,6 +72,7 @@ class Settings:
             raise ConfigError(f"max_detections: expected 1 or more, got {self.max_detections}")
         if self.threads < 0:
             raise ConfigError(f"threads: expected 0 or more, got {self.threads}")
+        parse_preprocess(self.preprocess)
         if self.runtime not in CHOICES:
             raise ConfigError(f"runtime: expected one of {', '.join(CHOICES)}, got {self.runtime!r}")
 

@@ -65,7 +65,7 @@ def detach(model: onnx.ModelProto) -> tuple[onnx.ModelProto, UnsupportedTail | N
     if not unsupported:
         return model, None
     behind = _behind(graph, unsupported)
-    _refuse_inside(unsupported, behind)
+    _refuse_inside(graph, unsupported, behind)
     tensors = {name for node in behind for name in names_read(node)}
     constants = [n for n in graph.node if n.op_type == "Constant" and tensors.intersection(n.output)]
     tail = UnsupportedTail(
@@ -104,8 +104,15 @@ def _behind(graph: onnx.GraphProto, starts: Iterable[onnx.NodeProto]) -> list[on
     return found
 
 
-def _refuse_inside(unsupported: list[onnx.NodeProto], behind: list[onnx.NodeProto]) -> None:
+def _refuse_inside(graph: onnx.GraphProto, unsupported: list[onnx.NodeProto], behind: list[onnx.NodeProto]) -> None:
     layer = next((node for node in behind if node.op_type in CONVS), None)
+    given = {value.name for value in graph.input}
+    if layer is not None and given.intersection(unsupported[0].input):
+        raise ModelError(
+            f"onnxruntime does not know {_described(unsupported[0])}, which reads the model's input, and "
+            f"{_described(layer)} depends on it; if it decodes or prepares images, cut it off with "
+            "onnx.utils.Extractor, at a tensor that is (batch, 3, height, width), and quantize the rest"
+        )
     if layer is not None:
         raise ModelError(
             f"onnxruntime does not know {_described(unsupported[0])}, and {_described(layer)} depends on it; "

@@ -4,7 +4,6 @@ The evidence for the input is its shape, the first operators of the graph and th
 (`names`, `imgsz`, `stride`, `task`), never the names of nodes or tensors; for the outputs see `output_layout`.
 """
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,22 +11,25 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
-from onnxq._text import shape_text, size_text
 from onnxq.errors import ConfigError, ModelError
-from onnxq.ir import MOVES_VALUES, ProtoIndex, inferred_graph, with_weight_inputs
+from onnxq.ir import inferred_graph, with_weight_inputs
+from onnxq.runtime.session import Feed
 from onnxq.yolo.class_names import parse_names
 from onnxq.yolo.families import family_names, read_as, recognize
+from onnxq.yolo.inputs.first_layer import painted_image
+from onnxq.yolo.inputs.guess import guess_preprocess, scale_by_first_layer
+from onnxq.yolo.inputs.image_input import (
+    image_input,
+    image_size_of,
+    is_channels_last,
+    laid_out,
+    literal,
+    planes_of,
+    shape_of,
+)
 from onnxq.yolo.output_layout import Clues, OutputLayout, Shape
-from onnxq.yolo.preprocess import PREPROCESSES, YOLO, YOLO_255, YOLO_CROP, Preprocess
-
-_TYPES: dict[int, str] = {
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.UINT8: "uint8",
-}
-"""Types that an image input may have."""
+from onnxq.yolo.preprocess import YOLO, YOLO_255, Preprocess, parse_preprocess
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def detect(
     Args:
         model: the model; weights may be absent or external.
         image_size: (height, width) in px; needed if the input's are dynamic and the metadata has no `imgsz`.
-        preprocess: a key of `PREPROCESSES`, or "auto".
+        preprocess: what `preprocess.parse_preprocess` takes.
         family: one of `families.family_names()`, or "auto".
         output_shapes: shapes of the outputs by name, known from a run; None: those of the graph.
 
@@ -90,173 +92,59 @@ def detect(
             width) or (batch, height, width, 3); or the outputs cannot be read as those of the given family.
         ConfigError: an option has an unknown value, or the image size is unknown or does not fit the model.
     """
-    _check_choice("preprocess", preprocess, tuple(PREPROCESSES))
-    _check_choice("family", family, family_names())
+    said = parse_preprocess(preprocess)
+    if family != "auto" and family not in family_names():
+        raise ConfigError(f"family: {family!r} is unknown; give one of auto, {', '.join(family_names())}")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    image = _image_input(model.graph)
-    size = _image_size(image, image_size, metadata)
+    image = image_input(model.graph)
+    size = image_size_of(image, image_size, metadata)
     names = parse_names(metadata.get("names", ""))
     clues = Clues(
         model.graph,
         output_shapes if output_shapes is not None else _output_shapes(model, image.name, size),
         size,
-        batch=(_shape_of(image) or (0,))[0],
+        batch=(shape_of(image) or (0,))[0],
         classes=len(names),
         task=metadata.get("task", ""),
         keypoints=_keypoints(metadata),
     )
     layout = recognize(clues) if family == "auto" else read_as(family, clues)
-    why = layout.why
-    if preprocess != "auto":
-        chosen = PREPROCESSES[preprocess]
-    elif layout.record.preprocess is not None:
-        chosen = layout.record.preprocess
-    elif _scales_levels(model.graph, image.name):
-        chosen, why = YOLO_255, f"{why}, and the graph scales 0-255 itself"
-    else:
-        chosen = YOLO_CROP if layout.task == "classify" else YOLO
-    return Detector(image.name, size, layout, _laid_out(chosen, image), names, why, _companions(model.graph, size))
+    companions = _companions(model.graph, size)
+    is_stretched = bool(companions) or "rtdetr" in metadata.get("description", "").lower()
+    guess, why = guess_preprocess(model, image, clues, layout, is_stretched)
+    found = Detector(image.name, size, layout, laid_out(said(guess), image), names, why, companions)
+    is_scale_said = said(YOLO).values == said(YOLO_255).values
+    return found if is_scale_said else _with_scale_of_first_layer(model, found)
 
 
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value != "auto" and value not in choices:
-        raise ConfigError(f"{option}: {value!r} is unknown; give one of auto, {', '.join(choices)}")
+def _with_scale_of_first_layer(model: onnx.ModelProto, detector: Detector) -> Detector:
+    def painted(preprocess: Preprocess) -> Feed:
+        return detector.feed(preprocess(painted_image(detector.size), detector.size)[0])
+
+    guess, usual = detector.preprocess, detector.outputs.record.preprocess
+    chosen = scale_by_first_layer(model, detector.input_name, guess, usual, painted)
+    if chosen == guess:
+        return detector
+    return replace(
+        detector, preprocess=chosen, why=f"{detector.why}, and the first layer is scaled for {chosen.values.name}"
+    )
 
 
-# The input
-
-
-def _image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
-    inputs = ProtoIndex(graph).inputs
-    images: list[onnx.ValueInfoProto] = [value for value in inputs if _is_image(value)]
-    if len(images) == 1:
-        [image] = images
-        return image
-    if len(inputs) == 1:
-        raise ModelError(
-            f"the model's input {_describe(inputs[0])} is not an image: "
-            "expected float32, float16 or uint8, (batch, 3, height, width) or (batch, height, width, 3)"
-        )
-    listed = ", ".join(_describe(value) for value in inputs) or "none"
-    raise ModelError(f"the model has {len(inputs)} inputs ({listed}): expected exactly one image")
-
-
-def _is_image(value: onnx.ValueInfoProto) -> bool:
-    shape = _shape_of(value)
-    if shape is None or len(shape) != 4 or value.type.tensor_type.elem_type not in _TYPES:
-        return False
-    return shape[1] in (0, 3) or shape[3] == 3
-
-
-def _is_channels_last(image: onnx.ValueInfoProto) -> bool:
-    _, first, _, last = image.type.tensor_type.shape.dim
-    return bool(last.dim_value == 3 and first.dim_value != 3)
-
-
-def _laid_out(preprocess: Preprocess, image: onnx.ValueInfoProto) -> Preprocess:
-    """Return the preprocessing with the type and order of axes of the input; uint8 holds levels of 0 to 255 only."""
-    levels = image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    divisor = 1.0 if levels else preprocess.divisor
-    return replace(preprocess, divisor=divisor, levels=levels, channels_last=_is_channels_last(image))
+# The inputs and the metadata
 
 
 def _companions(graph: onnx.GraphProto, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
     """Values that PaddleDetection's exports take beside an image that fills the input."""
     known = {"im_shape": (float(size[0]), float(size[1])), "scale_factor": (1.0, 1.0)}
-    pairs = {value.name for value in graph.input if (_shape_of(value) or ())[1:] == (2,)}
+    pairs = {value.name for value in graph.input if (shape_of(value) or ())[1:] == (2,)}
     return {name: values for name, values in known.items() if name in pairs}
 
 
-def _describe(value: onnx.ValueInfoProto) -> str:
-    tensor = value.type.tensor_type
-    kind = _TYPES.get(tensor.elem_type) or onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    return f"{value.name} {kind} {shape_text([dim.dim_value or dim.dim_param for dim in tensor.shape.dim])}"
-
-
-def _shape_of(value: onnx.ValueInfoProto) -> Shape | None:
-    tensor = value.type.tensor_type
-    return tuple(dim.dim_value for dim in tensor.shape.dim) if tensor.HasField("shape") else None
-
-
-def _image_size(
-    image: onnx.ValueInfoProto, given: tuple[int, int] | None, metadata: Mapping[str, str]
-) -> tuple[int, int]:
-    """Return (height, width) of the input: as given, else as declared, else as in the metadata."""
-    first = 1 if _is_channels_last(image) else 2
-    height, width = (_shape_of(image) or ())[first : first + 2]
-    if given is not None:
-        _check_image_size(given, (height, width), metadata)
-        return given
-    if height and width:
-        return height, width
-    exported = _exported_size(metadata)
-    return height or exported[0], width or exported[1]
-
-
-def _check_image_size(given: tuple[int, int], declared: tuple[int, int], metadata: Mapping[str, str]) -> None:
-    """Raise ConfigError if a given size is not the declared one (0: any), or no multiple of the metadata's stride."""
-    if min(given) < 1:
-        raise ConfigError(f"the image size {size_text(given)} is not positive")
-    if any(fixed not in (0, side) for side, fixed in zip(given, declared, strict=True)):
-        height, width = declared
-        raise ConfigError(
-            f"the image size {size_text(given)} was given, but the model's input is {height or '?'}x{width or '?'}"
-        )
-    stride = _literal(metadata.get("stride", ""))
-    if isinstance(stride, int) and stride > 0 and any(side % stride for side in given):
-        raise ConfigError(f"the image size {size_text(given)} is not a multiple of the model's stride {stride}")
-
-
-def _exported_size(metadata: Mapping[str, str]) -> tuple[int, int]:
-    match _literal(metadata.get("imgsz", "")):
-        case [int(height), int(width)] if min(height, width) > 0:
-            return height, width
-        case int(side) if side > 0:
-            return side, side
-    raise ConfigError("the model's height and width are dynamic, and it has no imgsz metadata: give --image-size 640")
-
-
 def _keypoints(metadata: Mapping[str, str]) -> tuple[int, int]:
-    match _literal(metadata.get("kpt_shape", "")):
+    match literal(metadata.get("kpt_shape", "")):
         case [int(count), (2 | 3) as numbers] if count > 0:
             return count, numbers
     return 0, 0
-
-
-def _literal(source: str) -> object:
-    try:
-        return ast.literal_eval(source)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-
-
-def _scales_levels(graph: onnx.GraphProto, image: str) -> bool:
-    """Whether the first arithmetic on the image has a constant that only makes sense for levels of 0 to 255."""
-    constants, consumers = _small_constants(graph), ProtoIndex(graph).consumers
-    pending, seen = [image], {image}
-    while pending:
-        tensor = pending.pop()
-        for node in consumers.get(tensor, ()):
-            if node.op_type in MOVES_VALUES:
-                pending += [name for name in node.output if name not in seen]
-                seen.update(node.output)
-            operand = max((constants[name] for name in node.input if name in constants), default=None)
-            if operand is not None and (
-                (node.op_type in ("Div", "Sub", "Add") and operand > 10) or (node.op_type == "Mul" and operand < 0.1)
-            ):
-                return True
-    return False
-
-
-def _small_constants(graph: onnx.GraphProto) -> dict[str, float]:
-    """The greatest magnitude in each constant of at most three values, which may be a scale or an offset."""
-    return {
-        name: float(np.abs(numpy_helper.to_array(tensor)).max())
-        for name, tensor in ProtoIndex(graph).constants.items()
-        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-        and 0 < np.prod(tensor.dims, dtype=np.int64) <= 3
-        and tensor.data_location != onnx.TensorProto.EXTERNAL
-    }
 
 
 # The outputs
@@ -264,7 +152,7 @@ def _small_constants(graph: onnx.GraphProto) -> dict[str, float]:
 
 def _output_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) -> dict[str, Shape]:
     """The outputs' shapes by name, as declared, else as inferred for one image of the given size."""
-    declared = {output.name: _shape_of(output) for output in model.graph.output}
+    declared = {output.name: shape_of(output) for output in model.graph.output}
     if not all(shape and all(shape) for shape in declared.values()):
         declared = {**declared, **_inferred_shapes(model, image, size)}
     return {name: shape for name, shape in declared.items() if shape is not None}
@@ -274,7 +162,8 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) 
     sketch = with_weight_inputs(model)
     for value in sketch.graph.input:
         if value.name == image:
-            known = (1, *size, 3) if _is_channels_last(value) else (1, 3, *size)
+            planes = planes_of(value)
+            known = (1, *size, planes) if is_channels_last(value) else (1, planes, *size)
             for dim, number in zip(value.type.tensor_type.shape.dim, known):
                 dim.dim_value = dim.dim_value or number
     for output in sketch.graph.output:
@@ -283,4 +172,4 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, size: tuple[int, int]) 
         inferred = inferred_graph(sketch)
     except ModelError:
         return {}
-    return {output.name: shape for output in inferred.output if (shape := _shape_of(output)) is not None}
+    return {output.name: shape for output in inferred.output if (shape := shape_of(output)) is not None}

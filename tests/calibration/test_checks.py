@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -9,9 +10,10 @@ from PIL import Image
 
 from onnxq import Config, quantize
 from onnxq.api import open_data
-from onnxq.calibration.checks import check_first_layer, check_inputs
+from onnxq.calibration.checks import check_first_layer, check_inputs, check_number
 from onnxq.calibration.feeds import Sample
 from onnxq.calibration.input_monitor import InputMonitor
+from onnxq.facts import InputSummary
 from onnxq.yolo.detector import detect
 
 
@@ -67,6 +69,24 @@ class TestInputs:
         [warning] = warnings_for(model, feeds)
         assert re.search(message, warning)
 
+    @pytest.mark.parametrize(
+        ("low", "high", "message"),
+        [
+            (-2.11, 2.64, None),
+            (-1.5, 1.1, None),
+            (
+                0.0,
+                1.0,
+                r"has no value below 0, .* takes values from -2\.12 to 2\.64: subtract the mean",
+            ),
+            (-124.0, 151.0, r"goes down to -124, .* takes values from -2\.12 to 2\.64: scale it, or give"),
+            (0.0, 255.0, r"goes up to 255, .*: scale it by 0\.0104, or give"),
+        ],
+    )
+    def test_a_mean_that_the_model_takes(self, low, high, message):
+        found = list(check_inputs(InputSummary(low, high, 20, 20, 1), detect(v8(), preprocess="imagenet")))
+        assert [bool(re.search(message, warning)) for warning in found] == [True] if message else found == []
+
     def test_the_given_preprocessing_decides(self):
         assert warnings_for(v8(), varied(4, high=255), preprocess="yolo-255") == []
         assert len(warnings_for(v8(), varied(4), preprocess="yolo-255")) == 1
@@ -87,6 +107,36 @@ class TestInputs:
         repeated = [np.repeat(varied(1)[0], 16, axis=0)]
         assert len(warnings_for(v8(), repeated)) == 1
         assert warnings_for(v8(), repeated, valid=1) == []
+
+
+class TestSummaries:
+    """What is said of a summary of the samples."""
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({}, None),
+            ({"distinct": 16, "most_equal": 4}, None),
+            ({"distinct": 15, "most_equal": 6}, "6 of 20 calibration samples are one and the same: leave copies out"),
+            (
+                {"blank": 1},
+                "1 of 20 calibration samples show next to nothing: leave out blank images, and masks",
+            ),
+            ({"blank": 20}, "all calibration samples show next to nothing"),
+            ({"grey": 19}, None),
+            ({"grey": 20}, "all calibration samples are grey: if the model will see colours, give coloured images"),
+        ],
+    )
+    def test_said(self, changes, message):
+        usual = InputSummary(0.0, 1.0, samples=20, distinct=20, most_equal=1)
+        found = list(check_inputs(replace(usual, **changes), detect(v8())))
+        assert [warning[: len(message)] for warning in found] == [message] if message else found == []
+
+    @pytest.mark.parametrize(("samples", "few"), [(0, False), (1, True), (9, True), (10, False)])
+    def test_number(self, samples, few):
+        found = list(check_number(InputSummary(0.0, 1.0, samples)))
+        plural = "" if samples == 1 else "s"
+        assert found == ([f"only {samples} calibration sample{plural}: give about 100 images"] if few else [])
 
 
 class TestFirstLayer:
@@ -142,7 +192,7 @@ class TestFirstLayer:
 
 class TestQuantize:
     def test_good_data_gives_no_warning(self, caplog):
-        assert quantize(v8(), [feed(v8(), seed) for seed in range(6)]).warnings == ()
+        assert quantize(v8(), [feed(v8(), seed) for seed in range(10)]).warnings == ()
         assert quantize(v8(), None, Config(count=6)).warnings == ()
         assert caplog.text == ""
 
@@ -150,14 +200,12 @@ class TestQuantize:
     def test_warnings_are_returned_and_logged(self, caplog):
         loud = {"images": feed(v8())["images"] * 255}
         warnings = quantize(v8(), [loud] * 6, Config(method="minmax"), sensitivity=True).warnings
-        assert ["goes up to" in warnings[0], "only 1 of 6" in warnings[1], "the first layer" in warnings[2]] == [
-            True
-        ] * 3
-        assert len(warnings) == 3
+        beginnings = ["only 6 calibration samples", "the calibration data goes up to", "only 1 of 6", "the first layer"]
+        assert [warning[: len(words)] for warning, words in zip(warnings, beginnings, strict=True)] == beginnings
         assert all(warning in caplog.text for warning in warnings)
 
     def test_a_wrong_preprocess_gives_a_warning(self, tmp_path):
-        for k in range(2):
+        for k in range(10):
             noise = np.random.default_rng(k).integers(0, 256, (32, 32, 3), np.uint8)
             Image.fromarray(noise).save(tmp_path / f"{k}.png")
         quantized = quantize(v8(), str(tmp_path), Config(preprocess="yolo-255"))

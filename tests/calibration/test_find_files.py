@@ -4,16 +4,51 @@ import json
 
 import pytest
 from calibration_data import levels, opened, paint, refused
+from PIL import Image
 
 from onnxq.errors import DataError
 
 
-def test_subfolders_count_only_where_the_folder_has_no_images(tmp_path):
+def test_a_folder_stands_for_all_images_below_it(tmp_path):
     paint(tmp_path / "a" / "1.JPG", 1)
     paint(tmp_path / "b" / "c" / "2.png", 2)
     assert levels(opened(tmp_path)) == [1, 2]
     paint(tmp_path / "3.png", 3)
-    assert levels(opened(tmp_path)) == [3]
+    assert sorted(levels(opened(tmp_path))) == [1, 2, 3]
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    paint(tmp_path / "elsewhere" / "1.png", 1)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "set")
+    assert levels(opened(tmp_path / "set")) == [1]
+
+
+@pytest.mark.parametrize("kind", ["gif", "jfif", "jp2", "tga", "pgm", "webp", "avif"])
+def test_kinds_of_images(tmp_path, kind):
+    path = paint(tmp_path / "1.png", 100)
+    Image.open(path).save(tmp_path / f"1.{kind}", **({"format": "JPEG"} if kind == "jfif" else {}))
+    path.unlink()
+    [level] = levels(opened(tmp_path))
+    assert abs(level - 100) <= 1
+
+
+def test_kinds_that_are_not_read_are_counted(tmp_path, caplog):
+    paint(tmp_path / "1.png", 1)
+    for name in ("a.heic", "b.HEIC", "c/d.jxl", "film.mp4", "more.npy", "1.txt", "README", "data.yaml", ".x.heic"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    samples = opened(tmp_path)
+    assert samples.other_kinds == {".heic": 2, ".jxl": 1, ".mp4": 1, ".npy": 1}
+    assert samples.count == 1
+    assert f"{tmp_path}: left out 2 .heic, 1 .jxl, 1 .mp4, 1 .npy, which are not read with images" in caplog.text
+    assert opened([tmp_path, tmp_path / "c" / ".." / "1.png"]).other_kinds == samples.other_kinds
+    (tmp_path / "1.png").unlink()
+    (tmp_path / "film.mp4").unlink()
+    (tmp_path / "more.npy").unlink()
+    with refused("videos, .npy or .npz files; 2 .heic, 1 .jxl are not read: convert them to .png or .jpg, or give"):
+        opened(tmp_path)
 
 
 def test_hidden_files_and_other_files_in_a_folder_do_not_count(tmp_path):
@@ -106,21 +141,21 @@ def test_a_path_that_does_not_exist(tmp_path):
 
 def test_a_folder_without_images(tmp_path):
     (tmp_path / "note.txt").write_text("")
-    with pytest.raises(DataError, match=r"has no images \(\.bmp, .*\), \.npy or \.npz files; give another folder"):
+    with pytest.raises(DataError, match=r"has no images \(\.avif, .*\), videos, \.npy or \.npz files; give another"):
         opened(tmp_path)
 
 
 def test_a_glob_without_matches(tmp_path):
     (tmp_path / "note.txt").write_text("")
     for pattern in ("*.png", "*"):
-        with refused("matches no image, .npy or .npz file; check the pattern"):
+        with refused("matches no image, video, .npy or .npz file; check the pattern"):
             opened(f"{tmp_path}/{pattern}")
 
 
 def test_an_unknown_suffix(tmp_path):
-    (tmp_path / "film.mp4").touch()
-    with refused("film.mp4: unknown kind of file; give a folder or one of .bmp"):
-        opened(tmp_path / "film.mp4")
+    (tmp_path / "photo.heic").touch()
+    with refused("photo.heic: unknown kind of file; give a folder or one of .avi, .avif, .bmp"):
+        opened(tmp_path / "photo.heic")
 
 
 def test_a_list_without_files(tmp_path):
@@ -149,6 +184,30 @@ def test_json_that_is_not_coco(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with refused("has no images with a file_name; give annotations in COCO's format"):
         opened(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("folder", ["images\\", "C:\\data\\", "..\\..\\upload\\4\\", "/home/u/set/", "a/b/"])
+@pytest.mark.parametrize("where", ["", "images"])
+def test_names_that_were_written_elsewhere(tmp_path, caplog, folder, where):
+    for level in (1, 2):
+        paint(tmp_path / where / f"{level}.png", level)
+    (tmp_path / "a.json").write_text(json.dumps({"images": [{"file_name": f"{folder}{k}.png"} for k in (1, 2)]}))
+    (tmp_path / where / "list.txt").write_text("\n".join(f"{folder}{k}.png" for k in (1, 2)))
+    assert sorted(levels(opened(tmp_path / "a.json"))) == [1, 2]
+    assert ("they are taken by name, as" in caplog.text) == (not (folder == "images\\" and where))
+    assert sorted(levels(opened(tmp_path / where / "list.txt"))) == [1, 2]
+
+
+def test_names_of_which_the_folder_tells_one_from_the_other(tmp_path):
+    for camera in ("left", "right"):
+        paint(tmp_path / "set" / camera / "1.png")
+    paint(tmp_path / "set" / "1.png")
+    (tmp_path / "set" / "a.txt").write_text("/data/left/1.png\n/data/right/1.png")
+    assert [file.parent.name for file in opened(tmp_path / "set" / "a.txt").files] == ["left", "right"]
+    (tmp_path / "a.txt").write_text("/data/left/1.png\n/data/right/1.png")
+    paint(tmp_path / "1.png")
+    with refused("names 2 files and none exists"):
+        opened(tmp_path / "a.txt")
 
 
 def test_coco_annotations_without_their_images(tmp_path):

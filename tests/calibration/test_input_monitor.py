@@ -1,12 +1,15 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxq.calibration.feeds import Sample
 from onnxq.calibration.input_monitor import PROBES, InputMonitor
 from onnxq.facts import InputSummary, Probe
+from onnxq.yolo.preprocess import IMAGENET, LEVELS, STRETCH, YOLO, YOLO_255, YOLOX
 
 
 def sample(value, valid=1, batch=1):
@@ -46,14 +49,17 @@ def test_the_order_in_which_loaders_are_called_makes_no_difference(order, unread
     readable = [k for k in range(6) if k not in unreadable]
     assert [float(values["images"].min()) for values in monitor.probe().feeds] == readable[:PROBES]
     low, high = (readable[0], readable[-1] + 0.5) if readable else (np.inf, -np.inf)
-    assert monitor.summary() == InputSummary(low, high, len(readable), len(readable))
+    summary = monitor.summary()
+    assert (summary.low, summary.high, summary.samples, summary.distinct) == (low, high, len(readable), len(readable))
 
 
 def test_loaders_may_be_called_in_several_threads():
     monitor = InputMonitor()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda load: load(), monitor.watch([lambda k=k: sample(k % 50) for k in range(400)])))
-    assert monitor.summary() == InputSummary(0, 49.5, 400, 50)
+    summary = monitor.summary()
+    assert (summary.low, summary.high) == (0, 49.5)
+    assert (summary.samples, summary.distinct, summary.most_equal) == (400, 50, 8)
     assert [float(values["images"].min()) for values in monitor.probe().feeds] == [0, 1]
 
 
@@ -63,4 +69,78 @@ def test_rows_that_only_fill_the_batch_are_left_out():
     filled.feed["images"][2:] = 100
     for load in monitor.watch([lambda: filled]):
         load()
-    assert monitor.summary() == InputSummary(1, 1.5, 2, 1)
+    summary = monitor.summary()
+    assert (summary.low, summary.high, summary.samples, summary.distinct, summary.most_equal) == (1, 1.5, 2, 1, 2)
+
+
+def summary_of(images, preprocess=YOLO):
+    """The summary of images as the model takes them, or as arrays (height, width, 3) of levels if uint8."""
+    monitor = InputMonitor(preprocess)
+    for image in images:
+        values = preprocess(image, SIZE)[0] if image.dtype == np.uint8 else image[None]
+        for load in monitor.watch([lambda values=values: Sample({"images": values}, 1)]):
+            load()
+    return monitor.summary()
+
+
+SIZE = (40, 60)
+
+
+def picture(seed, low=30, high=200, shape=SIZE):
+    return np.random.default_rng(seed).integers(low, high, (*shape, 3), np.uint8)
+
+
+PREPROCESSES = [
+    YOLO,
+    YOLOX,
+    STRETCH,
+    replace(YOLO, values=IMAGENET),
+    replace(YOLOX, values=IMAGENET),
+    replace(YOLO_255, channels_last=True),
+    replace(YOLO, values=IMAGENET, channels_last=True),
+    replace(YOLO, values=LEVELS, levels=True),
+]
+
+
+@pytest.mark.parametrize("preprocess", PREPROCESSES)
+@pytest.mark.parametrize("shape", [(40, 20), (12, 60), SIZE])
+def test_the_padding_is_left_out_of_the_range(preprocess, shape):
+    dark, wide = (preprocess(np.full((*shape, 3), level, np.uint8), SIZE)[0] for level in (3, 90))
+    images = [np.random.default_rng(seed).integers(3, 91, (*shape, 3), np.uint8) for seed in range(3)]
+    found = summary_of(images, preprocess)
+    assert found.low == pytest.approx(dark.min() if preprocess.place == "stretch" or shape == SIZE else found.low)
+    assert float(wide.min()) - 1e-4 <= found.high
+    assert found.high < float(preprocess(np.full((*SIZE, 3), 100, np.uint8), SIZE)[0].max())
+
+
+@pytest.mark.parametrize("preprocess", PREPROCESSES)
+@pytest.mark.parametrize("shape", [(40, 20), SIZE])
+def test_images_that_show_nothing_are_counted(preprocess, shape):
+    masks = [np.random.default_rng(k).integers(0, 2, (*shape, 3), np.uint8) for k in range(2)]
+    white, uneven = np.full((*shape, 3), 255, np.uint8), picture(7, 100, 110, shape)
+    found = summary_of([picture(0, shape=shape), *masks, white, uneven, picture(1, 50, 90, shape)], preprocess)
+    assert (found.samples, found.blank) == (6, 4)
+
+
+def test_images_of_another_range_are_not_blank():
+    unit = [np.random.default_rng(k).random((3, *SIZE), np.float32) for k in range(3)]
+    assert summary_of(unit, YOLO_255).blank == 0
+    assert summary_of([255 * image for image in unit], YOLO).blank == 0
+    assert summary_of([*unit, np.full((3, *SIZE), 0.5, np.float32)], YOLO_255).blank == 1
+
+
+@pytest.mark.parametrize("preprocess", PREPROCESSES)
+def test_grey_images_are_counted(preprocess):
+    grey = [np.repeat(picture(k)[..., :1], 3, axis=2) for k in range(3)]
+    almost = grey[0] + np.random.default_rng(0).integers(0, 2, (*SIZE, 3), np.uint8)
+    tinted = grey[0] + np.array([0, 10, 0], np.uint8)
+    assert summary_of([*grey, almost, tinted, picture(9)], preprocess).grey == 4
+
+
+def test_one_plane_is_not_called_grey():
+    assert summary_of([picture(0)], replace(YOLO, planes=1)).grey == 0
+
+
+def test_arrays_of_other_ranks_are_looked_at_as_a_whole():
+    found = summary_of([np.float32([1, 2, 3]), np.float32([1, 2, 300])], YOLO)
+    assert (found.low, found.high, found.blank, found.grey) == (1, 300, 1, 0)

@@ -15,7 +15,8 @@ from onnxq.errors import DataError
 def test_nothing_is_decoded_before_a_loader_is_called(folder, monkeypatch):
     read = []
     monkeypatch.setattr(
-        "onnxq.calibration.readers.read_image", lambda path: read.append(path) or np.zeros((8, 8, 3), np.uint8)
+        "onnxq.calibration.readers.ImageReader.__call__",
+        lambda self, path: read.append(path) or np.zeros((8, 8, 3), np.uint8),
     )
     samples = opened(folder)
     loaders = list(samples.loaders)

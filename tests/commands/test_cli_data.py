@@ -7,7 +7,8 @@ import pytest
 from command_line import NEVER_SATURATES, metadata, misused, refused, save
 from graphs import v8
 
-from onnxq.yolo.preprocess import YOLO, read_image
+from onnxq.yolo.inputs.image_files import read_image
+from onnxq.yolo.preprocess import YOLO
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -75,7 +76,14 @@ class TestData:
             Path(f"calib/{name}.png").write_bytes(b"no picture")
         ran = onnxq(model, "--calib", "calib", *NEVER_SATURATES)
         assert re.search(r"2 left out, such as calib/[xy]\.png", ran.table)
-        assert len(re.findall("^warning: ", ran.err, re.MULTILINE)) == 2
+        assert len(re.findall("^warning: skipped ", ran.err, re.MULTILINE)) == 2
+
+    def test_kinds_that_are_not_read_are_counted(self, onnxq, model):
+        for name in ("x.heic", "y.heic", "z.exr", "0.txt"):
+            Path(f"calib/{name}").touch()
+        ran = onnxq(model, "--calib", "calib")
+        assert "left out by kind: 1 .exr, 2 .heic" in ran.table
+        assert "warning: calib: left out 1 .exr, 2 .heic, which are not read with images" in ran.err
 
     def test_a_file_that_a_list_names_and_that_is_not_there_is_counted(self, onnxq, model):
         Path("list.txt").write_text("calib/0.png\ncalib/none.png\n")

@@ -143,7 +143,7 @@ class TestBadOptions:
             (["--method", "best"], "argument --method: invalid choice: 'best'"),
             (["--target", "gpu"], "argument --target: invalid choice: 'gpu'"),
             (["--weight-method", "uh"], "argument --weight-method: invalid choice: 'uh'"),
-            (["--preprocess", "none"], "argument --preprocess: invalid choice: 'none'"),
+            (["--preprocess", "none"], "preprocess: 'none' is unknown; give one of auto, yolo, "),
             (["--weight-bits", "9"], "weight_bits: 9 bits: weights of onnxruntime on CPUs have 2 to 8 bits"),
             (["--act-bits", "1"], "act_bits: 1 bits: activations of onnxruntime on CPUs have 2 to 8 bits"),
             (["--act-bits", "x"], "argument --act-bits: invalid int value: 'x'"),

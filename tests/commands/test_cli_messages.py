@@ -82,7 +82,8 @@ class TestTalk:
         ran = onnxq(model, "--calib", "calib", *NEVER_SATURATES)
         for row in ("model v8", "images RGB", "target ort", "Convs 16 of", "SQNR ", "size ", "time ", "output "):
             assert row in ran.table
-        assert ran.err == "calibrating: 3/3\n"
+        assert ran.err == "calibrating: 3/3\nwarning: only 3 calibration samples: give about 100 images\n"
+        assert "warning only 3 calibration samples" in ran.table
 
     def test_v_gives_a_line_per_pass_and_the_reason_of_each_float_node(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "-v")
@@ -141,7 +142,7 @@ class TestTalk:
         assert not [line for line in lines if line.endswith(" ")]
 
     def test_a_given_calibration_takes_no_time(self, onnxq, model):
-        assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz").table.count("calibration") == 2
+        assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz").table.count("calibration") == 3
         assert onnxq(model, "--calibration", "seen.npz").table.count("calibration") == 1
 
     def test_q_still_tells_errors(self, onnxq, model):
@@ -209,16 +210,16 @@ class TestDebug:
 PRESSES_CTRL_C = """
 import os, signal, sys, time
 from onnxq import cli
-from onnxq.calibration import readers
+from onnxq.yolo.inputs.image_files import ImageReader
 
-read_image = readers.read_image
+read_image = ImageReader.__call__
 
-def press(path):
+def press(self, path):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(0.1)
-    return read_image(path)
+    return read_image(self, path)
 
-readers.read_image = press
+ImageReader.__call__ = press
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests were started in the background
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -227,15 +228,15 @@ sys.exit(cli.main(sys.argv[1:]))
 SLOW = """
 import signal, sys, time
 from onnxq import cli
-from onnxq.calibration import readers
+from onnxq.yolo.inputs.image_files import ImageReader
 
-read_image = readers.read_image
+read_image = ImageReader.__call__
 
-def read(path):
+def read(self, path):
     time.sleep(0.3)
-    return read_image(path)
+    return read_image(self, path)
 
-readers.read_image = read
+ImageReader.__call__ = read
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(cli.main(sys.argv[1:]))
 """

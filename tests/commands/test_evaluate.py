@@ -208,7 +208,7 @@ class TestCommandLine:
             (["--max-detections", "0"], "max_detections: expected 1 or more, got 0"),
             (["--iou", "high"], "invalid float value"),
             (["--family", "v9"], "invalid choice: 'v9'"),
-            (["--preprocess", "caffe"], "invalid choice: 'caffe'"),
+            (["--preprocess", "caffe"], "preprocess: 'caffe' is unknown; give one of auto, yolo, "),
             (["--runtime", "tensorrt"], "invalid choice: 'tensorrt'"),
         ],
     )

@@ -42,9 +42,9 @@ def test_the_target_is_shown_with_method_and_widths():
 @pytest.mark.parametrize(
     ("against_exact", "said"),
     [
-        ({"a": 41.26, "b": 39.5}, "onnxruntime 1.32.0, AVX512-VNNI: 39.5 dB against the exact result SQNR"),
-        ({"a": math.inf}, "onnxruntime 1.32.0, AVX512-VNNI: equal to the exact result SQNR"),
-        ({}, "onnxruntime 1.32.0, AVX512-VNNI SQNR"),
+        ({"a": 41.26, "b": 39.5}, "onnxruntime 1.32.0, AVX512-VNNI: 39.5 dB against the exact result warning"),
+        ({"a": math.inf}, "onnxruntime 1.32.0, AVX512-VNNI: equal to the exact result warning"),
+        ({}, "onnxruntime 1.32.0, AVX512-VNNI warning"),
     ],
 )
 def test_runtime_cpu_and_nearness_of_the_check_are_one_row(against_exact, said):

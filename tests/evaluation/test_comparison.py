@@ -272,7 +272,7 @@ class TestErrors:
     def test_no_pictures(self, tmp_path: Path, saved: Callable[..., list[Path]]) -> None:
         [path] = saved(finding())
         np.save(tmp_path / "a.npy", np.zeros(3))
-        with pytest.raises(DataError, match=r"a\.npy: has no images \(\.bmp, .*\); give another folder"):
+        with pytest.raises(DataError, match=r"a\.npy: has no images \(\.avif, .*\); give another folder"):
             compare(path, path, tmp_path / "a.npy")
 
     def test_a_model_that_gives_what_is_no_number(self, images: Path, saved: Callable[..., list[Path]]) -> None:

@@ -98,3 +98,9 @@ def test_other_labels_of_the_same_images_change_the_identity(tmp_path):
     content["annotations"][0]["category_id"] = 1 if content["annotations"][0]["category_id"] == 3 else 3
     annotations.write_text(json.dumps(content))
     assert PrecisionCriterion(csp(), GroundTruth.load(annotations, images), Settings()).identity() != before
+
+
+def test_of_a_data_set_the_validation_images_are_taken(pictures):
+    (pictures / "data.yaml").write_text("train: calibrated\nval: judged\n")
+    criterion = SqnrCriterion(v8(), pictures / "data.yaml", CONFIG)
+    assert {file.parent.name for file in criterion.files} == {"judged"}

@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 import pytest
 from graphs import DETECTORS, conditional, copy, feed, nodes, ops, run, silu_chain, v7_end2end, with_opaque_nms
-from onnx import helper
+from onnx import TensorProto, helper
 
 from onnxq.errors import ModelError
 from onnxq.ir.unsupported_tail import detach
@@ -81,6 +81,15 @@ def test_in_the_middle_of_the_network_it_is_refused():
     model = copy(silu_chain())
     nodes(model)["sigmoid1"].domain = "my.ops"
     message = r"does not know 'sigmoid1' \(my.ops.Sigmoid\), and 'conv2' \(Conv\) depends on it; export"
+    with pytest.raises(ModelError, match=message):
+        detach(model)
+
+
+def test_in_front_of_the_network_it_is_to_be_cut_off():
+    model = copy(silu_chain())
+    model.graph.node.insert(0, helper.make_node("DecodeImage", ["file"], ["images"], "decode", domain="my.ops"))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("file", TensorProto.UINT8, ["bytes"]))
+    message = r"'decode' \(my.ops.DecodeImage\), which reads the model's input, .*cut it off with onnx.utils.Extractor"
     with pytest.raises(ModelError, match=message):
         detach(model)
 

@@ -36,12 +36,14 @@ ORDER = (
 
 ONLY_IMPORTED_BY = {
     "archspec": ("onnxq.runtime",),
+    "av": ("onnxq.calibration",),
     "onnx_graphsurgeon": ("onnxq.ir",),
     "onnxruntime": ("onnxq.runtime",),
     "openvino": ("onnxq.runtime",),
     "pycocotools": ("onnxq.evaluation",),
     "rich": ("onnxq.console", "onnxq.evaluate", "onnxq.compare", "onnxq.benchmark"),
     "netron": ("onnxq.view",),
+    "yaml": ("onnxq.calibration",),
     "passes": (),
 }
 """Libraries, and the packages and modules that may import them."""

@@ -131,7 +131,7 @@ def declared(*shapes: tuple[int, ...], last: str = "Sigmoid", **metadata: str) -
         nodes.append(helper.make_node(last, [f"layer{number}"], [f"out{number}"]))
         outputs.append(helper.make_tensor_value_info(f"out{number}", TensorProto.FLOAT, shape))
     image = helper.make_tensor_value_info("images", TensorProto.FLOAT, (1, 3, 64, 64))
-    weight = helper.make_tensor("w", TensorProto.FLOAT, (1, 3, 1, 1), [1, 1, 1])
+    weight = helper.make_tensor("w", TensorProto.FLOAT, (1, 3, 1, 1), [0.1, 0.1, 0.1])
     made = helper.make_model(helper.make_graph(nodes, "g", [image], outputs, [weight]))
     helper.set_model_props(made, metadata)
     return made

@@ -1,71 +1,16 @@
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import parser
+from graph_texts import DECODED, DECODED_WITH_EXP, RAW, model
 
-from onnxq.errors import ConfigError, ModelError
+from onnxq.errors import ConfigError
 from onnxq.yolo.detector import Detector, detect
-from onnxq.yolo.preprocess import YOLO, YOLO_255, YOLO_CROP, YOLOX
+from onnxq.yolo.preprocess import YOLO, YOLO_CROP, YOLOX
 
 DATA = Path(os.environ.get("ONNXQ_DATA", Path(__file__).parents[3] / "shared"))
-
-# At 64 px strides 8, 16 and 32 make 64 + 16 + 4 = 84 cells.
-RAW = """
-    box = Conv (images, w)
-    logits = Conv (images, w)
-    scores = Sigmoid (logits)
-    both = Concat <axis = 1> (box, scores)
-    flat = Reshape (both, shape)
-    out = Transpose <perm = [0, 2, 1]> (flat)
-"""
-DECODED = """
-    logits = Conv (images, w)
-    flat = Reshape (logits, shape)
-    scores = Sigmoid (flat)
-    out = Mul (scores, stride)
-"""
-DECODED_WITH_EXP = """
-    both = Conv (images, w)
-    centre, size, scores = Split (both)
-    shifted = Add (centre, grid)
-    sides = Exp (size)
-    out = Concat <axis = 1> (shifted, sides, scores)
-"""
-
-
-def model(
-    nodes: str = DECODED,
-    output: str = "float[1,84,8] out",
-    image: str = "float[1,3,64,64] images",
-    weights: str = "float[8,3,8,8] w",
-    **metadata: str,
-) -> onnx.ModelProto:
-    """A graph as text; its weights are inputs by ONNX's old habit, and have no data."""
-    made = parser.parse_model(
-        f'<ir_version: 8, opset_import: ["" : 13]> g ({image}, {weights}) => ({output}) {{ {nodes} }}'
-    )
-    for value in list(made.graph.input)[image.count("]") or 1 :]:
-        dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        made.graph.initializer.add(name=value.name, data_type=value.type.tensor_type.elem_type, dims=dims)
-    for key, text in metadata.items():
-        made.metadata_props.add(key=key, value=text)
-    return made
-
-
-def scaling(operation: str, constant: float) -> onnx.ModelProto:
-    """A graph that first flips the channels and then does one arithmetic operation with a constant."""
-    nodes = f"""
-        k = Constant <value = float {{{constant}}}> ()
-        flipped = Slice (images, starts, ends, axes, steps)
-        scaled = {operation} (flipped, k)
-        logits = Conv (scaled, w)
-        out = Sigmoid (logits)
-    """
-    return model(nodes, "float[1,9,84] out")
 
 
 class TestFamily:
@@ -175,125 +120,8 @@ class TestFamily:
         assert detect(model(DECODED, "float[1,10] out"), family="v8").outputs.outputs == ("out",)
 
 
-class TestPreprocess:
-    @pytest.mark.parametrize(
-        ("operation", "constant", "levels"),
-        [
-            ("Div", 255.0, True),
-            ("Mul", 0.003921569, True),
-            ("Sub", 127.5, True),
-            ("Add", -128.0, True),
-            ("Sub", 0.485, False),
-            ("Div", 0.229, False),
-            ("Mul", 2.0, False),
-        ],
-    )
-    def test_graph_that_scales_levels_itself(self, operation: str, constant: float, levels: bool) -> None:
-        found = detect(scaling(operation, constant))
-        assert found.preprocess == (YOLO_255 if levels else YOLO)
-        assert found.why.endswith(", and the graph scales 0-255 itself") == levels
-
-    def test_arithmetic_behind_the_first_layer_does_not_count(self) -> None:
-        nodes = "k = Constant <value = float {255.0}> ()  x = Conv (images, w)  out = Div (x, k)"
-        assert detect(model(nodes, "float[1,9,84] out")).preprocess == YOLO
-
-    def test_constants_in_other_files_are_let_be(self) -> None:
-        nodes = "x = Div (images, k)  out = Conv (x, w)"
-        away = model(nodes, "float[1,9,84] out", weights="float[1] k, float[8,3,8,8] w")
-        away.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
-        assert detect(away).preprocess == YOLO
-
-    def test_given(self) -> None:
-        assert detect(model(DECODED, "float[1,9,84] out"), preprocess="yolox").preprocess == YOLOX
-
-    def test_uint8_takes_levels_whatever_is_said(self) -> None:
-        takes_levels = model(image="uint8[1,3,64,64] images")
-        for given in ("auto", "yolo", "yolo-255"):
-            found = detect(takes_levels, preprocess=given).preprocess
-            assert found.describe() == "RGB, 0-255 in uint8, letterbox centred"
-        assert detect(takes_levels, preprocess="yolox").preprocess == replace(YOLOX, levels=True)
-
-
-class TestInput:
-    def test_fixed_size(self) -> None:
-        found = detect(model(image="float[1,3,64,96] picture", nodes=DECODED.replace("images", "picture")))
-        assert (found.input_name, found.size) == ("picture", (64, 96))
-
-    @pytest.mark.parametrize(("imgsz", "size"), [("[64, 96]", (64, 96)), ("(64, 96)", (64, 96)), ("64", (64, 64))])
-    def test_size_from_metadata(self, imgsz: str, size: tuple[int, int]) -> None:
-        assert detect(model(image="float[n,3,h,w] images", imgsz=imgsz)).size == size
-
-    @pytest.mark.parametrize(
-        ("shape", "channels_last"),
-        [("1,32,64,3", True), ("n,h,w,3", True), ("1,3,32,64", False), ("n,3,h,w", False), ("1,3,32,3", False)],
-    )
-    def test_channels_first_or_last(self, shape: str, channels_last: bool) -> None:
-        found = detect(model(image=f"float[{shape}] images", imgsz="[32, 64]"))
-        assert found.preprocess.channels_last == channels_last
-        assert found.size == ((32, 3) if shape == "1,3,32,3" else (32, 64))
-
-    def test_fixed_axes_win_over_metadata(self) -> None:
-        assert detect(model(image="float[n,3,32,w] images", imgsz="[64, 96]")).size == (32, 96)
-
-    def test_given_size(self) -> None:
-        assert detect(model(image="float[n,3,h,w] images", imgsz="[64, 96]"), image_size=(32, 32)).size == (32, 32)
-
-    @pytest.mark.parametrize("imgsz", [None, "wide", "[640]", "[0, 640]", "-1", "[" * 500])
-    def test_size_unknown(self, imgsz: str | None) -> None:
-        metadata = {} if imgsz is None else {"imgsz": imgsz}
-        with pytest.raises(ConfigError, match=r"height and width are dynamic.*: give --image-size 640"):
-            detect(model(image="float[n,3,h,w] images", **metadata))
-
-    @pytest.mark.parametrize(
-        ("image", "size", "message"),
-        [
-            ("float[1,3,64,64] images", (64, 96), "image size 64x96 was given, but the model's input is 64x64"),
-            ("float[1,3,64,w] images", (96, 96), r"image size 96x96 was given, but the model's input is 64x\?"),
-            ("float[1,3,h,w] images", (64, 0), "image size 64x0 is not positive"),
-            ("float[1,3,h,w] images", (64, 100), "image size 64x100 is not a multiple of the model's stride 32"),
-        ],
-    )
-    def test_given_size_does_not_fit(self, image: str, size: tuple[int, int], message: str) -> None:
-        with pytest.raises(ConfigError, match=message):
-            detect(model(image=image, stride="32"), image_size=size)
-
-    @pytest.mark.parametrize(
-        ("image", "described"),
-        [
-            ("float[1,64,64,4] images", r"images float32 \(1, 64, 64, 4\)"),
-            ("int8[1,3,64,64] images", r"images int8 \(1, 3, 64, 64\)"),
-            ("float16[n,1,h,w] images", r"images float16 \(n, 1, h, w\)"),
-            ("double[1,3,64,64] images", r"images double \(1, 3, 64, 64\)"),
-            ("float[3,64,64] images", r"images float32 \(3, 64, 64\)"),
-            ("float[1,1,64,64] images", r"images float32 \(1, 1, 64, 64\)"),
-        ],
-    )
-    def test_no_image(self, image: str, described: str) -> None:
-        wanted = r"float32, float16 or uint8, \(batch, 3, height, width\) or \(batch, height, width, 3\)"
-        message = rf"input {described} is not an image: expected {wanted}"
-        with pytest.raises(ModelError, match=message):
-            detect(model(image=image))
-
-    def test_input_of_unknown_rank(self) -> None:
-        shapeless = model()
-        shapeless.graph.input[0].type.tensor_type.ClearField("shape")
-        with pytest.raises(ModelError, match="is not an image"):
-            detect(shapeless)
-
-    def test_two_inputs(self) -> None:
-        with pytest.raises(
-            ModelError, match=r"has 2 inputs \(images float32 .*, mask float32 .*\): expected exactly one"
-        ):
-            detect(model(image="float[1,3,64,64] images, float[1,3,64,64] mask"))
-        with pytest.raises(
-            ModelError, match=r"has 2 inputs \(x float32 \(1, 3\), y int64 \(1\)\): expected exactly one"
-        ):
-            detect(model(image="float[1,3] x, int64[1] y"))
-
-    def test_an_image_among_other_inputs(self) -> None:
-        found = detect(model(image="float[1] threshold, float[1,3,64,64] images, float[1,2] sizes"))
-        assert found.input_name == "images"
-        assert found.companions == {}
+class TestOtherInputs:
+    """What is given beside the image."""
 
     @pytest.mark.parametrize("batch", ["1", "n"])
     def test_what_paddle_detection_reads_beside_a_picture(self, batch: str) -> None:
@@ -309,10 +137,6 @@ class TestInput:
     def test_inputs_of_those_names_and_another_shape_are_others(self) -> None:
         found = detect(model(image="float[1,3,64,64] images, float[1,3] scale_factor, float[2] im_shape"))
         assert found.companions == {}
-
-    def test_no_input(self) -> None:
-        with pytest.raises(ModelError, match=r"has 0 inputs \(none\): expected exactly one image"):
-            detect(onnx.ModelProto())
 
     def test_unknown_choices(self) -> None:
         with pytest.raises(ConfigError, match=r"family: 'v9' is unknown; give one of auto, .*v5, v8"):

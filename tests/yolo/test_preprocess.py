@@ -1,16 +1,18 @@
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from onnxq.errors import DataError
+from onnxq.errors import ConfigError, DataError
 from onnxq.yolo.preprocess import (
+    IMAGENET,
+    LEVELS,
     PADDING,
     PREPROCESSES,
+    SIGNED,
+    STRETCH,
     YOLO,
     YOLO_255,
     YOLO_CROP,
@@ -18,7 +20,8 @@ from onnxq.yolo.preprocess import (
     Preprocess,
     crop,
     letterbox,
-    read_image,
+    parse_preprocess,
+    stretch,
 )
 
 sides = st.integers(1, 90)
@@ -42,60 +45,6 @@ def bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     down, across = down[:, None, None], across[None, :, None]
     rows = image[above] * (1 - down) + image[below] * down
     return rows[:, left] * (1 - across) + rows[:, right] * across
-
-
-class TestReadImage:
-    def test_rgb_is_read_as_it_is(self, tmp_path: Path) -> None:
-        image = noise(5, 7)
-        Image.fromarray(image).save(tmp_path / "a.png")
-        read = read_image(tmp_path / "a.png")
-        assert read.dtype == np.uint8
-        np.testing.assert_array_equal(read, image)
-
-    @pytest.mark.parametrize(
-        ("mode", "suffix"), [("L", "png"), ("1", "png"), ("RGBA", "png"), ("LA", "png"), ("P", "png"), ("CMYK", "tif")]
-    )
-    def test_other_modes_become_rgb(self, tmp_path: Path, mode: str, suffix: str) -> None:
-        colour = Image.new("RGB", (6, 4), (255, 255, 255))
-        path = tmp_path / f"a.{suffix}"
-        colour.convert(mode).save(path)
-        np.testing.assert_array_equal(read_image(path), np.full((4, 6, 3), 255))
-
-    def test_palette_with_transparency(self, tmp_path: Path) -> None:
-        palette = Image.new("RGB", (6, 4), (51, 102, 255)).convert("P")
-        palette.save(tmp_path / "a.png", transparency=bytes([0, 128, 255]))
-        np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.full((4, 6, 3), (51, 102, 255)))
-
-    def test_16_bits_keep_the_high_byte(self, tmp_path: Path) -> None:
-        Image.fromarray(np.array([[0, 256, 65535]], np.uint16)).save(tmp_path / "a.png")
-        np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0, :, 0], [0, 1, 255])
-
-    def test_exif_orientation_turns_it_upright(self, tmp_path: Path) -> None:
-        exif = Image.Exif()
-        exif[0x0112] = 6  # the camera was turned: rotate a quarter clockwise to show
-        image = noise(4, 6)
-        Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
-        np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(image, -1))
-
-    def test_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"a\.png: no such image"):
-            read_image(tmp_path / "a.png")
-
-    def test_not_an_image(self, tmp_path: Path) -> None:
-        (tmp_path / "a.png").write_text("hello")
-        with pytest.raises(DataError, match=r"a\.png: cannot be read as an image: cannot identify"):
-            read_image(tmp_path / "a.png")
-
-    def test_cut_short(self, tmp_path: Path) -> None:
-        path = tmp_path / "a.jpg"
-        Image.fromarray(noise(64, 64)).save(path)
-        path.write_bytes(path.read_bytes()[:-500])
-        with pytest.raises(DataError, match=r"a\.jpg: cannot be read as an image: .*truncated"):
-            read_image(path)
-
-    def test_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="cannot be read as an image"):
-            read_image(tmp_path)
 
 
 class TestLetterbox:
@@ -230,6 +179,15 @@ class TestPreprocess:
             (YOLO_255, "RGB, 0-255, letterbox centred", (0.0, 255.0)),
             (YOLOX, "BGR, 0-255, letterbox top-left", (0.0, 255.0)),
             (YOLO_CROP, "RGB, 0-1, cropped to the middle", (0.0, 1.0)),
+            (STRETCH, "RGB, 0-1, stretched", (0.0, 1.0)),
+            (replace(YOLO, values=SIGNED), "RGB, -1 to 1, letterbox centred", (-1.0, 1.0)),
+            (replace(YOLO, planes=1), "grey, 0-1, letterbox centred", (0.0, 1.0)),
+            (replace(YOLO, planes=4), "4 planes, 0-1, letterbox centred", (0.0, 1.0)),
+            (
+                replace(STRETCH, values=IMAGENET),
+                "RGB, 0-1 less ImageNet's mean, by its deviation, stretched",
+                ((0 - 0.485) / 0.229, (1 - 0.406) / 0.225),
+            ),
             (
                 replace(YOLOX, levels=True, channels_last=True),
                 "BGR, 0-255 in uint8, letterbox top-left, channels last",
@@ -241,5 +199,85 @@ class TestPreprocess:
         assert preprocess.describe() == text
         assert preprocess.value_range == value_range
 
-    def test_chosen_by_name(self) -> None:
-        assert {each.name: each for each in (YOLO, YOLO_255, YOLO_CROP, YOLOX)} == PREPROCESSES
+    @pytest.mark.parametrize("bgr", [False, True])
+    @pytest.mark.parametrize("channels_last", [False, True])
+    def test_mean_and_deviation_belong_to_colours(self, bgr: bool, channels_last: bool) -> None:
+        image = noise(32, 32)
+        feed, _ = replace(YOLO, bgr=bgr, values=IMAGENET, channels_last=channels_last)(image, (32, 32))
+        expected = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        expected = expected[:, :, ::-1] if bgr else expected
+        assert feed.dtype == np.float32
+        np.testing.assert_allclose(feed[0] if channels_last else feed[0].transpose(1, 2, 0), expected, atol=1e-5)
+
+    @pytest.mark.parametrize("bgr", [False, True])
+    def test_one_plane_is_grey(self, bgr: bool) -> None:
+        feed, placed = replace(YOLO_255, planes=1, bgr=bgr)(noise(16, 32), (32, 32))
+        assert (feed.dtype, feed.shape, placed.top) == (np.float32, (1, 1, 32, 32), 8)
+        grey = noise(16, 32) @ [0.299, 0.587, 0.114]
+        assert np.abs(feed[0, 0, 8:24] - grey).max() <= 1
+        last = replace(YOLO, planes=1, levels=True, channels_last=True)(noise(16, 32), (32, 32))[0]
+        assert (last.dtype, last.shape) == (np.uint8, (1, 32, 32, 1))
+
+    @pytest.mark.parametrize("planes", [2, 4, 6])
+    def test_images_have_no_other_number_of_planes(self, planes: int) -> None:
+        assert replace(YOLO, planes=planes).shape((32, 64)) == (1, planes, 32, 64)
+        with pytest.raises(DataError, match=rf"has {planes} planes, and an image has 3: give arrays .*\.npy"):
+            replace(YOLO, planes=planes)(noise(16, 32), (32, 32))
+
+
+class TestStretch:
+    @given(sizes, sizes)
+    def test_undo_undoes(self, picture: tuple[int, int], canvas: tuple[int, int]) -> None:
+        stretched, placed = stretch(noise(*picture), canvas)
+        assert stretched.shape == (*canvas, 3)
+        whole = np.array([[0, 0, canvas[1], canvas[0]]], np.float32)
+        np.testing.assert_allclose(placed.undo(whole), [[0, 0, picture[1], picture[0]]], rtol=1e-5)
+
+    def test_resizes_each_axis(self) -> None:
+        image = noise(20, 60)
+        stretched, placed = stretch(image, (40, 40))
+        assert np.abs(stretched - bilinear(image, (40, 40))).max() < 1.001
+        assert (placed.ratio, placed.ratio_across, placed.left, placed.top) == (2, pytest.approx(2 / 3), 0, 0)
+        feed, _ = STRETCH(image, (40, 40))
+        np.testing.assert_array_equal(feed[0], (stretched / np.float32(255)).transpose(2, 0, 1))
+
+
+class TestParse:
+    def test_names(self) -> None:
+        assert {"yolo": YOLO, "yolo-255": YOLO_255, "yolo-crop": YOLO_CROP, "yolox": YOLOX} == PREPROCESSES
+        for name, preprocess in PREPROCESSES.items():
+            assert preprocess.name == name
+            assert parse_preprocess(name)(STRETCH) == preprocess
+
+    @pytest.mark.parametrize(
+        ("text", "guess", "expected"),
+        [
+            ("auto", YOLOX, YOLOX),
+            ("stretch", YOLO, STRETCH),
+            ("stretch", YOLOX, replace(YOLOX, place="stretch")),
+            ("rgb,0-1,top-left", YOLOX, replace(YOLO, place="top-left")),
+            ("yolox,rgb", YOLO, replace(YOLOX, bgr=False)),
+            ("auto,bgr", YOLO, replace(YOLO, bgr=True)),
+            ("imagenet,stretch", YOLO, replace(STRETCH, values=IMAGENET)),
+            ("signed", YOLO, replace(YOLO, values=SIGNED)),
+            ("0-255,crop", YOLO, replace(YOLO_CROP, values=LEVELS)),
+        ],
+    )
+    def test_words_change_what_was_guessed(self, text: str, guess: Preprocess, expected: Preprocess) -> None:
+        found = parse_preprocess(text)(guess)
+        assert found == expected
+        assert parse_preprocess(found.name)(YOLO_255) == expected
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("caffe", "'caffe' is unknown; give one of auto, yolo, .* top-left, stretch, crop joined by commas"),
+            ("stretch,yolo", "'yolo' is unknown"),
+            ("", "'' is unknown"),
+            ("rgb,bgr", "two words of 'rgb,bgr' decide the same; leave one out"),
+            ("yolo,0-1,imagenet", "decide the same"),
+        ],
+    )
+    def test_refused(self, text: str, message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            parse_preprocess(text)

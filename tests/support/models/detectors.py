@@ -219,11 +219,11 @@ def classifier(classes: int = CLASSES, **options: object) -> onnx.ModelProto:
 
 
 def yolox(**options: object) -> onnx.ModelProto:
-    """Focus slices, depthwise Convs, raw outputs [1, N, 5 + classes]."""
+    """Focus slices on levels of 0 to 255, depthwise Convs, raw outputs [1, N, 5 + classes]."""
     net = Net(**options)
     rows = [net.slice("images", 2, start, 2) for start in (0, 1)]
     x = net.concat(*(net.slice(row, 3, start, 2) for start in (0, 1) for row in rows))
-    x = net.block(x, 8)
+    x = net.act(net.conv(x, 8, 3, gain=1 / 255), "silu")
     maps = []
     for _ in range(4):
         x = net.block(net.block(x, 8, stride=2, group=8), 8, kernel=1)

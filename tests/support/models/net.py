@@ -94,11 +94,12 @@ class Net:
         group: int = 1,
         bias: bool = True,
         name: str | None = None,
+        gain: float = 1.0,
     ) -> str:
-        """Add a Conv with padding that keeps the size (divided by the stride)."""
+        """Add a Conv with padding that keeps the size (divided by the stride); a gain of 1 is for inputs of 0 to 1."""
         name = name or self._fresh("conv")
         taken = self.channels[x] // group
-        weight = self.normal(channels, taken, kernel, kernel, scale=np.sqrt(2.6 / (taken * kernel**2)))
+        weight = self.normal(channels, taken, kernel, kernel, scale=gain * np.sqrt(2.6 / (taken * kernel**2)))
         inputs = [x, self.const(weight, name=f"{name}_weight")]
         if bias:
             inputs.append(self.const(self.normal(channels, scale=0.2), name=f"{name}_bias"))

@@ -1,0 +1,108 @@
+"""The first layer on the image: what it gives shows whether the image has the scale that the network is trained for."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxq.ir import ProtoIndex, names_read
+from onnxq.runtime.session import Feed, open_session, run
+
+LEAST_SPREAD, GREATEST_SPREAD = 0.03, 25.0
+"""Bounds of the standard deviation of the first layer's output, mean over its channels. Activation functions bend near
+1, so trained networks are near there: 2.3 (YOLOv5n), 2.9 (YOLOX-Nano); random weights give 0.2 to 0.3. A factor of 255
+too much gives 58 and more, one too little 0.011 and less."""
+
+_COLOURS = 3
+
+_GRAINS = ((10, 0.6), (40, 0.3), (160, 0.1))
+"""Number of squares along the shorter side of the painted image, and their contrast."""
+
+
+class FirstLayer(NamedTuple):
+    """The first Conv on the image.
+
+    Attributes:
+        name: of the Conv, or of its output if it has none.
+        output: its result, (batch, channels, height, width), behind a BatchNormalization that follows it.
+    """
+
+    name: str
+    output: str
+
+
+def first_conv(index: ProtoIndex, image: str) -> FirstLayer | None:
+    """Return the first Conv on the image that does not only change colours, or None if there is none."""
+    made_of_image = {image}
+    for node in index.nodes:
+        if made_of_image.intersection(node.input):
+            if node.op_type == "Conv" and node.input[0] in made_of_image and not is_of_colours(node, index):
+                readers = index.consumers.get(node.output[0], [])
+                is_normalized = len(readers) == 1 and readers[0].op_type == "BatchNormalization"
+                output = readers[0].output[0] if is_normalized else node.output[0]
+                return FirstLayer(node.name or node.output[0], output)
+            made_of_image.update(node.output)
+    return None
+
+
+def is_of_colours(node: onnx.NodeProto, index: ProtoIndex) -> bool:
+    """Return whether a layer only makes other colours of each pixel: a Conv of 1 x 1, or a MatMul of 3 x 3."""
+    if node.op_type not in ("Conv", "MatMul") or node.input[1] not in index.constants:
+        return False
+    dims = list(index.constants[node.input[1]].dims)
+    if node.op_type == "MatMul":
+        return dims == [_COLOURS, _COLOURS]
+    return dims[0] == _COLOURS and all(side == 1 for side in dims[2:])
+
+
+def part_before(model: onnx.ModelProto, index: ProtoIndex, tensor: str, given: str = "") -> onnx.ModelProto:
+    """Return the model of the operators that compute a tensor, with no weights but theirs.
+
+    Args:
+        model: the model.
+        index: of its graph.
+        tensor: becomes the only output.
+        given: the image input.
+    """
+    nodes = [index.nodes[place] for place in sorted(index.ancestors([tensor], given=[given]))]
+    read = {name for node in nodes for name in names_read(node)}
+    part = onnx.ModelProto(ir_version=model.ir_version)
+    part.opset_import.extend(model.opset_import)
+    part.functions.extend(model.functions)
+    part.graph.name = "part"
+    part.graph.node.extend(nodes)
+    part.graph.initializer.extend(index.initializers[name] for name in sorted(read & index.initializers.keys()))
+    part.graph.input.extend(value for value in index.inputs if value.name in read)
+    part.graph.output.append(onnx.ValueInfoProto(name=tensor))
+    return part
+
+
+def spread(model: onnx.ModelProto, layer: FirstLayer, feeds: Sequence[Feed]) -> float:
+    """Return the standard deviation of the layer's output per channel and image, mean over both.
+
+    Raises:
+        ModelError: onnxruntime cannot run the part of the model up to the layer.
+    """
+    part = part_before(model, ProtoIndex(model.graph), layer.output)
+    taken = {value.name for value in part.graph.input}
+    session = open_session(part, threads=1, exact=True)
+    found = (run(session, {name: values for name, values in feed.items() if name in taken})[0] for feed in feeds)
+    return float(np.mean([values.astype(np.float64).std(axis=(0, 2, 3)).mean() for values in found]))
+
+
+def is_of_trained_network(deviation: float) -> bool:
+    """Return whether a standard deviation of the first layer's output is one that trained networks give."""
+    return LEAST_SPREAD <= deviation <= GREATEST_SPREAD
+
+
+def painted_image(size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return squares of several sizes and greys, slightly coloured, uint8 (*size, 3), as bright and rich as photos."""
+    rng = np.random.default_rng(0)
+    image: NDArray[Any] = np.zeros((*size, 3))
+    for count, contrast in _GRAINS:
+        rows, columns = (np.arange(length) * count // min(size) for length in size)
+        squares = rng.normal(size=(rows[-1] + 1, columns[-1] + 1, 4))
+        image += contrast * (0.8 * squares[:, :, :1] + 0.3 * squares[:, :, 1:])[rows][:, columns]
+    return (115 + 90 * image).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,119 @@
+"""What a model does to its image before the first layer: the operators there run on plain images.
+
+Exporters put the change from BGR to RGB, the division by 255, and mean and deviation into the graph, in many spellings.
+All of them show in the values that reach the first layer.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxq.errors import ModelError
+from onnxq.ir import LAYERS, ProtoIndex
+from onnxq.runtime.session import open_session, run
+from onnxq.yolo.inputs.first_layer import is_of_colours, part_before
+
+log = logging.getLogger(__name__)
+
+_FIRST_LAYERS = LAYERS | {"ConvInteger", "QLinearConv", "QLinearMatMul"}
+
+_MIXED = 0.02
+"""Share of the greatest response below which a plane does not depend on another one; float16 rounds."""
+
+_PLANES = 3
+
+_LEVELS_GAIN = 0.05
+"""Gain of a plane below which the input is levels of 0 to 255: 1 / 255, or that over a deviation of 0.225, is far
+below; a mean and deviation of inputs of 0 to 1 is far above."""
+
+_STEPS = (64.0, 0.25)
+"""Value of all planes, and what one of them is raised by. The smaller one is for graphs that clip what is above 1."""
+
+
+@dataclass(frozen=True)
+class InputFront:
+    """What the operators before the first layer do to the planes of the image.
+
+    Attributes:
+        reverses: the planes arrive in reverse order: the graph makes RGB of BGR, or BGR of RGB.
+        scales_levels: the values are scaled as only levels of 0 to 255 need it.
+    """
+
+    reverses: bool = False
+    scales_levels: bool = False
+
+
+def find_front(model: onnx.ModelProto, image: str, shape: tuple[int, ...], channels_last: bool) -> InputFront:
+    """Run the operators between the image input and the first layer.
+
+    A 1x1 Conv or a MatMul that makes at most three planes of three counts as such an operator, not as the first layer.
+    A front that cannot be run alone, or that mixes the planes, does nothing as far as is known.
+
+    Args:
+        model: weights of layers may be absent.
+        image: the image input.
+        shape: of the image input, for one image, with three planes.
+        channels_last: the planes are the last axis of the image input.
+    """
+    index = ProtoIndex(model.graph)
+    tensor = _first_layer_input(index, image)
+    if tensor is None or tensor == image:
+        return InputFront()
+    try:
+        responses = _responses(part_before(model, index, tensor, given=image), image, shape, channels_last)
+    except ModelError as error:
+        log.info("what the graph does to its image cannot be found: %s", error)
+        return InputFront()
+    return _judged(responses)
+
+
+def _judged(responses: NDArray[np.float64]) -> InputFront:
+    """Judge by the gain from each plane of the image (rows) to each plane before the first layer (columns)."""
+    size = np.abs(responses)
+    greatest = size.max(axis=0)
+    if not size.size or not np.isfinite(size).all() or not greatest.all():
+        return InputFront()
+    scales = bool(greatest.max() < _LEVELS_GAIN)
+    if (size > _MIXED * greatest).sum() > size.shape[1]:
+        return InputFront(scales_levels=scales)
+    order = list(dict.fromkeys(size.argmax(axis=0).tolist()))
+    return InputFront(order == list(reversed(range(_PLANES))), scales)
+
+
+def _first_layer_input(index: ProtoIndex, image: str) -> str | None:
+    """Return the tensor that the first layer on the image reads; None if there is none."""
+    made_of_image = {image}
+    for node in index.nodes:
+        if made_of_image.intersection(node.input):
+            if node.op_type in _FIRST_LAYERS and node.input[0] in made_of_image and not is_of_colours(node, index):
+                return str(node.input[0])
+            made_of_image.update(node.output)
+    return None
+
+
+def _responses(front: onnx.ModelProto, image: str, shape: tuple[int, ...], channels_last: bool) -> NDArray[np.float64]:
+    """Return the gain from each plane of the image to each plane of the output, (planes, planes of the output)."""
+    [value] = [value for value in front.graph.input if value.name == image]
+    if len(front.graph.input) > 1:
+        raise ModelError(f"it depends on {len(front.graph.input)} inputs")
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    session = open_session(front, threads=1)
+
+    def seen(step: float, raised: int | None = None) -> NDArray[np.float64]:
+        planes = np.full(shape, step, dtype)
+        if raised is not None:
+            planes[(..., raised) if channels_last else (slice(None), raised)] += dtype.type(step)
+        [found] = run(session, {image: planes})
+        if found.ndim != len(shape):
+            raise ModelError("its output is no image")
+        return np.asarray(found.astype(np.float64).mean(axis=(0, 2, 3)))
+
+    for step in _STEPS if dtype.kind == "f" else _STEPS[:1]:
+        base = seen(step)
+        responses = np.stack([seen(step, plane) - base for plane in range(_PLANES)]) / step
+        if responses.any(axis=1).all():
+            break
+    return responses

@@ -1,0 +1,126 @@
+"""Guesses how images become the input of a model: by its family, its metadata and the operators at its beginning."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnxq.errors import ModelError
+from onnxq.ir import MOVES_VALUES, ProtoIndex
+from onnxq.runtime.session import Feed
+from onnxq.yolo.inputs.first_layer import first_conv, is_of_trained_network, spread
+from onnxq.yolo.inputs.front import InputFront, find_front
+from onnxq.yolo.inputs.image_input import COLOURS, is_channels_last, planes_of, shape_of
+from onnxq.yolo.output_layout import UNKNOWN, Clues, OutputLayout
+from onnxq.yolo.preprocess import IMAGENET, LEVELS, STRETCH, UNIT, YOLO, YOLO_CROP, Preprocess
+
+log = logging.getLogger(__name__)
+
+_PICODET_STRIDES = (8, 16, 32, 64)
+
+
+def guess_preprocess(
+    model: onnx.ModelProto,
+    image: onnx.ValueInfoProto,
+    clues: Clues,
+    layout: OutputLayout,
+    is_stretched: bool,
+) -> tuple[Preprocess, str]:
+    """Return the preprocessing that the model takes as far as is known, and the evidence for it and the family.
+
+    PaddleDetection and Ultralytics' RT-DETR train on stretched images, PicoDet also on ImageNet's mean and deviation.
+    """
+    why, scales, size = layout.why, _scales_levels(model.graph, image.name), clues.size
+    front = InputFront()
+    if planes_of(image) == COLOURS:
+        shape = YOLO.shape(size, (shape_of(image) or (0,))[0] or 1)
+        if is_channels_last(image):
+            shape = (shape[0], *size, COLOURS)
+        front = find_front(model, image.name, shape, is_channels_last(image))
+    if layout.record.preprocess is not None:
+        guess = layout.record.preprocess
+    elif layout.task == "classify":
+        guess = YOLO_CROP
+    else:
+        guess = STRETCH if is_stretched else YOLO
+    if layout.family == UNKNOWN and _is_picodet(clues):
+        guess, why = replace(STRETCH, values=IMAGENET), f"{why}, and are scores and distances as PicoDet gives them"
+    if layout.record.preprocess is None and (scales or front.scales_levels):
+        guess, why = replace(guess, values=LEVELS), f"{why}, and the graph scales 0-255 itself"
+    if front.reverses:
+        guess, why = replace(guess, bgr=not guess.bgr), f"{why}, and the graph reverses the order of the planes"
+    return guess, why
+
+
+def scale_by_first_layer(
+    model: onnx.ModelProto,
+    image: str,
+    guess: Preprocess,
+    usual: Preprocess | None,
+    painted: Callable[[Preprocess], Feed],
+) -> Preprocess:
+    """Return the preprocessing with 0-1 for 0-255 or the reverse, if the first layer fits a painted image only then.
+
+    YOLOX was once trained on RGB of 0 to 1, and other tools train its head so.
+
+    Args:
+        model: weights may be absent; then nothing is known.
+        image: the image input.
+        guess: the preprocessing as far as is known.
+        usual: the one that the family takes, if it has one of its own.
+        painted: returns the feed of the painted image by a preprocessing.
+    """
+    other = {UNIT: LEVELS, LEVELS: UNIT}.get(guess.values)
+    layer = first_conv(ProtoIndex(model.graph), image)
+    if other is None or guess.levels or guess.planes != COLOURS or layer is None:
+        return guess
+    becomes_rgb = usual is not None and usual.bgr and other == UNIT
+    mended = replace(guess, values=other, bgr=guess.bgr != becomes_rgb)
+    try:
+        as_guessed, as_mended = (spread(model, layer, [painted(each)]) for each in (guess, mended))
+    except ModelError as error:
+        log.info("the first layer does not tell the scale of the image: %s", error)
+        return guess
+    return mended if is_of_trained_network(as_mended) and not is_of_trained_network(as_guessed) else guess
+
+
+def _is_picodet(clues: Clues) -> bool:
+    """Whether each of four scales has outputs (batch, cells, classes) and (batch, cells, distances of 4 sides)."""
+    height, width = clues.size
+    cells = Counter(shape[1] for shape in clues.of_rank(3).values())
+    scales = {-(-height // stride) * -(-width // stride): 2 for stride in _PICODET_STRIDES}
+    sides = [shape[2] for shape in clues.of_rank(3).values()]
+    return cells == scales and len(set(sides)) == 2 and sum(side % 4 == 0 for side in sides) >= len(scales)
+
+
+def _scales_levels(graph: onnx.GraphProto, image: str) -> bool:
+    """Whether the first arithmetic on the image has a constant that only makes sense for levels of 0 to 255."""
+    constants, consumers = _small_constants(graph), ProtoIndex(graph).consumers
+    pending, seen = [image], {image}
+    while pending:
+        tensor = pending.pop()
+        for node in consumers.get(tensor, ()):
+            if node.op_type in MOVES_VALUES:
+                pending += [name for name in node.output if name not in seen]
+                seen.update(node.output)
+            operand = max((constants[name] for name in node.input if name in constants), default=None)
+            if operand is not None and (
+                (node.op_type in ("Div", "Sub", "Add") and operand > 10) or (node.op_type == "Mul" and operand < 0.1)
+            ):
+                return True
+    return False
+
+
+def _small_constants(graph: onnx.GraphProto) -> dict[str, float]:
+    """The greatest magnitude in each constant of at most three values, which may be a scale or an offset."""
+    return {
+        name: float(np.abs(numpy_helper.to_array(tensor)).max())
+        for name, tensor in ProtoIndex(graph).constants.items()
+        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        and 0 < np.prod(tensor.dims, dtype=np.int64) <= 3
+        and tensor.data_location != onnx.TensorProto.EXTERNAL
+    }

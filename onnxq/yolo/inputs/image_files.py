@@ -1,0 +1,234 @@
+"""Image files as 8-bit RGB: upright, with the levels of deeper pictures scaled, and without Pillow's limit of pixels.
+
+Pictures of more than 8 bits do not say which level is white: cameras of 14 bits write files of 16. The data set that a
+picture belongs to decides.
+"""
+
+import logging
+import math
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from onnxq._text import plural
+from onnxq.errors import DataError
+
+log = logging.getLogger(__name__)
+
+_LARGE = 89_000_000
+"""Pixels above which a picture is decoded alone, and scaled down if it may be. Pillow warns above some more."""
+
+_LARGEST = 1 << 30
+"""Most pixels that are decoded, which takes 4 GB of memory."""
+
+_REDUCED = 16_000_000
+"""Pixels that a picture is scaled down to."""
+
+_DEPTHS = (8, 10, 12, 14, 16, 24, 32)
+"""Numbers of bits that cameras and files use."""
+
+_OVERSHOOT = 1.1
+"""Greatest value of pictures from 0 to 1, which resampling may have left with some overshoot."""
+
+_LEAST_LEVELS = 32.0
+"""Greatest value from which pictures of floats are taken for levels of 0 to 255. Between the two nothing is certain."""
+
+_HIGH_BYTE = 8
+
+_REMEDY = "save the pictures with 8 bits, or give arrays as .npy"
+
+_opening, _decoding = threading.Lock(), threading.Lock()
+
+
+@dataclass(frozen=True)
+class _Depth:
+    """The levels that the deep pictures of a data set use.
+
+    Attributes:
+        low, high: least and greatest value in any of the pictures.
+    """
+
+    low: float
+    high: float
+
+    def bits(self) -> int:
+        """Return the number of bits that hold the greatest value, as cameras and files have them."""
+        return next((bits for bits in _DEPTHS if self.high < 2**bits), _DEPTHS[-1])
+
+    def white(self) -> float:
+        """Return the float that is white.
+
+        Raises:
+            ValueError: nothing is certain; the message says what the pictures hold.
+        """
+        if self.high <= _OVERSHOOT and self.low >= 1.0 - _OVERSHOOT:
+            return 1.0
+        if self.low < 0:
+            raise ValueError(f"values from {self.low:g}, below 0, to {self.high:g}")
+        if self.high < _LEAST_LEVELS:
+            raise ValueError(f"values up to {self.high:g}, which are neither 0 to 1 nor levels of 0 to 255")
+        return float(2 ** self.bits() - 1)
+
+
+class ImageReader:
+    """Reads the image files of a data set; several threads may call it.
+
+    The first picture of more than 8 bits makes it look at the levels of all of them: integers use as many bits as the
+    greatest one needs, of 8, 10, 12, 14, 16, 24 or 32; floats are 0 to 1, or 0 to white like integers.
+
+    Args:
+        files: the data set; the images that are read must be among them.
+        reduced: pictures above 89 million pixels are scaled down by a whole number while they are decoded, so that
+            boxes on them are in other px.
+    """
+
+    def __init__(self, files: Iterable[Path], *, reduced: bool = False) -> None:
+        self._files = list(files)
+        self._reduced = reduced
+        self._lock = threading.Lock()
+        self._depths: dict[str, _Depth] | None = None
+
+    def __call__(self, path: Path) -> NDArray[np.uint8]:
+        """Decode an image file, turned upright by its EXIF orientation.
+
+        Palette, grey, CMYK and deeper images become 8-bit RGB; transparency is dropped.
+
+        Returns:
+            uint8 (height, width, 3), RGB.
+
+        Raises:
+            DataError: the file is missing, unreadable, not an image, too large, or of values that have no scale.
+        """
+        with _naming(path), _opened(path) as image:
+            width, height = image.size
+            pixels = width * height
+            if pixels > _LARGEST:
+                raise DataError(f"{path}: has {width} x {height} pixels, more than can be decoded; cut it into tiles")
+            with _decoding if pixels > _LARGE else nullcontext():
+                factor = math.ceil(math.sqrt(pixels / _REDUCED)) if self._reduced and pixels > _LARGE else 1
+                if factor > 1:
+                    image.draft(None, (width // factor, height // factor))
+                    factor = max(1, factor * image.width // width)
+                rgb = self._rgb(path, image)
+                return np.asarray(rgb.reduce(factor) if factor > 1 else rgb)
+
+    def _rgb(self, path: Path, image: Image.Image) -> Image.Image:
+        kind = _deep_kind(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        if kind:
+            image = self._scaled(path, image, kind)
+        image.info.pop("transparency", None)  # Pillow warns about palettes with transparency
+        return image if image.mode == "RGB" else image.convert("RGB")
+
+    def _scaled(self, path: Path, image: Image.Image, kind: str) -> Image.Image:
+        """Scale the levels of a picture of more than 8 bits."""
+        if not all(map(math.isfinite, _extremes(image))):
+            raise DataError(f"{path}: holds values that are NaN or infinite; repair it or leave it out")
+        depth = self._depth(kind)
+        if kind == "float":
+            try:
+                scale = 255 / depth.white()
+            except ValueError as error:
+                raise DataError(f"{path}: the pictures of floats hold {error}; {_REMEDY}") from None
+            return Image.fromarray(np.rint(np.asarray(image) * scale).clip(0, 255).astype(np.uint8))
+        if depth.low < 0:
+            raise DataError(f"{path}: the pictures of integers hold values from {depth.low:g}, below 0; {_REMEDY}")
+        if kind == "integer":
+            return Image.fromarray((np.asarray(image) >> (depth.bits() - 8)).clip(0, 255).astype(np.uint8))
+        if depth.bits() == 8:
+            raise DataError(f"{path}: the colours of 16 bits use 8 of them, which are lost in reading; {_REMEDY}")
+        shift = 16 - depth.bits()
+        return image.point([min(255, level << shift) for level in range(256)] * len(image.getbands()))
+
+    def _depth(self, kind: str) -> _Depth:
+        """Return the levels of the data set's pictures of a kind."""
+        with self._lock:
+            if self._depths is None:
+                self._depths = _survey(self._files)
+        return self._depths[kind]
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Decode an image file that is a data set by itself, as `ImageReader` does.
+
+    Raises:
+        DataError: as from `ImageReader`.
+    """
+    return ImageReader([path])(path)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image") from error
+    except Exception as error:  # Pillow raises SyntaxError, struct.error, OverflowError and more for broken files
+        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image of any size: Pillow refuses large ones by a limit that is the same for the whole process."""
+    with _opening:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with image:
+        yield image
+
+
+def _deep_kind(image: Image.Image) -> str:
+    """Return the kind of an image of more than 8 bits that is not loaded yet; empty for others."""
+    if image.mode == "F":
+        return "float"
+    if image.mode == "I" or image.mode.startswith("I;"):
+        return "integer"
+    # Pillow keeps the high bytes of colour pictures of 16 bits.
+    raw = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    return "colour" if any(";16" in each for each in raw) else ""
+
+
+def _extremes(image: Image.Image) -> tuple[float, float]:
+    values = np.asarray(image)
+    return float(values.min()), float(values.max())
+
+
+def _survey(files: Iterable[Path]) -> dict[str, _Depth]:
+    """Return the levels of all pictures of more than 8 bits, by kind, and say what is made of them."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for path in files:
+        try:
+            with _naming(path), _opened(path) as image:
+                if (kind := _deep_kind(image)) and image.width * image.height <= _LARGEST:
+                    low, high = _extremes(image)
+                    if not (math.isfinite(low) and math.isfinite(high)):
+                        continue
+                    # The level of a high byte, with all of its low bits.
+                    high = high if kind != "colour" else (int(high) << _HIGH_BYTE) + 255
+                    found.setdefault(kind, []).append((low, high))
+        except DataError:
+            continue  # said when the picture is read
+    depths = {}
+    for kind, extremes in found.items():
+        lows, highs = zip(*extremes, strict=True)
+        depths[kind] = depth = _Depth(min(lows), max(highs))
+        usual = depth.bits() == 16 if kind != "float" else depth.high <= _OVERSHOOT
+        if not usual and depth.low >= 0 and not (kind == "float" and depth.high < _LEAST_LEVELS):
+            log.warning(
+                "%d picture%s of more than 8 bits use%s levels up to %g: %d is taken for white; "
+                "save them with 8 bits if another level is white",
+                len(extremes), plural(len(extremes)), "s" if len(extremes) == 1 else "", depth.high,
+                2 ** depth.bits() - 1,
+            )  # fmt: skip
+    return depths
