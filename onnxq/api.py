@@ -107,7 +107,7 @@ def quantize(
     config = config or Config()
     progress("preparing", 0, 0)
     original, tail = _load_runnable(model)
-    detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
+    detector = detect(original, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
     pinned = _with_probe(facts)
     samples = None if Statistics in pinned else open_data(data, original, detector, config)
     if passes is None:
@@ -137,7 +137,7 @@ def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> t
     """
     config = config or Config()
     original, _ = _load_runnable(model)
-    detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
+    detector = detect(original, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
     return Pipeline(prepare_and_plan(config)).run(Model(original))[Plan], detector
 
 

@@ -194,7 +194,7 @@ def _open_held_out(args: argparse.Namespace, config: Config, model: onnx.ModelPr
     with _naming_evaluate():
         choice = choose_runtime(config.target, args.runtime)
         check_measurable(model, truth, replace(_settings(args, config), runtime=choice.name))
-    detector = detect(model, image_size=config.image_size, preprocess=config.preprocess)
+    detector = detect(model, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
     samples = open_data(_calibration_data(args), model, detector, config)
     if not args.on_calibration:
         require_held_out(samples.files, truth.files)
@@ -227,7 +227,9 @@ def _naming_evaluate(ending: str = "") -> Iterator[None]:
 
 
 def _settings(args: argparse.Namespace, config: Config) -> Settings:
-    return Settings(preprocess=config.preprocess, image_size=config.image_size, runtime=args.runtime)
+    return Settings(
+        layout=config.layout, preprocess=config.preprocess, image_size=config.image_size, runtime=args.runtime
+    )
 
 
 def _search(

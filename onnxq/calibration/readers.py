@@ -88,7 +88,7 @@ class FileReader:
         companions: Mapping[str, Sequence[float]],
     ) -> None:
         self.inputs = inputs
-        self._companions = {name: np.array([values], np.float32) for name, values in companions.items()}
+        self._companions = {name: np.array([pair], inputs.specs[name][1]) for name, pair in companions.items()}
         self.unreadable: dict[str, str] = {}
         self._size = size
         self._preprocess = preprocess

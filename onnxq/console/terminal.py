@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 from rich import box
 from rich.cells import cell_len
@@ -28,6 +28,7 @@ from onnxq.calibration import demo
 from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import CHOICES
+from onnxq.yolo.columns import LAYOUT_HELP
 from onnxq.yolo.families import family_names
 from onnxq.yolo.preprocess import PREPROCESSES
 
@@ -329,6 +330,7 @@ def add_settings(parser: argparse.ArgumentParser, default: Settings) -> None:
         choices = ("auto", *names)
         text = f"{meaning}: {', '.join(choices)} ({chosen})"
         parser.add_argument(option, metavar="NAME", choices=choices, default=chosen, help=text)
+    parser.add_argument("--layout", metavar="WORD", action="extend", nargs="+", default=[], help=LAYOUT_HELP)
     parser.add_argument(
         "--image-size", metavar="N|HxW", type=image_size, help="input size, for models with a dynamic one"
     )
@@ -363,6 +365,7 @@ def add_settings(parser: argparse.ArgumentParser, default: Settings) -> None:
 def settings_of(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Settings:
     """Return the settings of the options that `add_settings` adds; exit with usage if one is out of range."""
     try:
-        return Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
+        values: dict[str, Any] = {field.name: getattr(arguments, field.name) for field in fields(Settings)}
+        return Settings(**{**values, "layout": tuple(values["layout"])})
     except ConfigError as error:
         parser.error(str(error))

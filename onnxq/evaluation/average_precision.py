@@ -218,7 +218,7 @@ def _open(
     model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings
 ) -> tuple[Predictor, tuple[int, ...]]:
     """Return the model, ready to run, and the category id of each of its classes."""
-    predictor = Predictor.load(Path(model) if isinstance(model, str) else model, settings)
+    predictor = Predictor.load(Path(model) if isinstance(model, str) else model, settings, tuple(truth.images.values()))
     reason = predictor.detector.outputs.why_no_precision
     if reason:
         raise ModelError(f"{predictor.name}: {reason}; python -m onnxq.compare needs no AP")

@@ -94,8 +94,9 @@ def compare(
     sources = spread(_image_sources(images), settings.max_images)
     paths = Path(reference), Path(model)
     choices = choose_runtimes(paths, settings.runtime)
+    pictures = [source.load for source in sources]
     first, second = (
-        Predictor.load(path, replace(settings, runtime=choice.name))
+        Predictor.load(path, replace(settings, runtime=choice.name), pictures, told=path is paths[0])
         for path, choice in zip(paths, choices, strict=True)
     )
     _require_same_interface(first, second)

@@ -116,7 +116,7 @@ class SqnrCriterion(Criterion):
     """
 
     def __init__(self, original: onnx.ModelProto, images: object, config: Config, runtime: str = AUTO) -> None:
-        detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
+        detector = detect(original, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
         samples = open_data(images, original, detector, replace(config, count=_SQNR_SAMPLES))
         self._feeds: list[Feed] = [sample.feed for loader in samples.loaders if (sample := loader()) is not None]
         samples.require_any()

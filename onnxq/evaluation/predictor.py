@@ -1,9 +1,10 @@
 """A detector that is ready to run on images, for evaluation and comparison."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,19 +12,28 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxq.errors import ConfigError, ModelError, OnnxqError
+from onnxq.calibration.dead_leaves import dead_leaves_image
+from onnxq.errors import ConfigError, DataError, ModelError, OnnxqError
 from onnxq.evaluation.runtime_choice import AUTO, CHOICES, choose_runtimes
 from onnxq.ir import ProtoIndex
 from onnxq.ir.storage import load_proto
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.runtime.session import Feed, cores
+from onnxq.yolo.columns import parse_layout
+from onnxq.yolo.confirm_outputs import confirm
 from onnxq.yolo.decode import class_count, find_objects
 from onnxq.yolo.detections import Outputs
 from onnxq.yolo.detector import Detector, detect
+from onnxq.yolo.evidence import Look
+from onnxq.yolo.looks import LOOKS, Region, chosen, look
+from onnxq.yolo.output_layout import UNKNOWN
 from onnxq.yolo.preprocess import Letterbox
 
 _MOST_THREADS = 16
 """Most threads by default: each holds the activations of one run."""
+
+Picture = Callable[[], NDArray[np.uint8]]
+"""Returns a picture, uint8 (height, width, 3), RGB."""
 
 _S = TypeVar("_S")
 
@@ -36,6 +46,8 @@ class Settings:
 
     Attributes:
         family: one of `families.family_names()`, or "auto".
+        layout: words that state what the columns of the outputs hold, as `columns.parse_layout` takes them; none: as
+            recognized.
         preprocess: a key of `preprocess.PREPROCESSES`, or "auto".
         image_size: (height, width) in px, for models with a dynamic input size.
         confidence: a (box, class) pair is a detection if its score is above this.
@@ -50,6 +62,7 @@ class Settings:
     """
 
     family: str = "auto"
+    layout: tuple[str, ...] = ()
     preprocess: str = "auto"
     image_size: tuple[int, int] | None = None
     confidence: float = 0.001
@@ -59,6 +72,10 @@ class Settings:
     runtime: str = AUTO
 
     def __post_init__(self) -> None:
+        if self.layout and self.family != AUTO:
+            raise ConfigError("layout: --layout and --family exclude each other; give one of the two")
+        if self.layout:
+            parse_layout(self.layout)
         if not 0 <= self.confidence < 1:
             raise ConfigError(f"confidence: expected 0 <= confidence < 1, got {self.confidence}")
         if not 0 < self.iou <= 1:
@@ -108,12 +125,17 @@ class Predictor:
     classes: int | None
 
     @classmethod
-    def load(cls, model: Path | onnx.ModelProto, settings: Settings) -> "Predictor":
-        """Open a model, run it once on a black image, and recognize how to decode outputs of these shapes.
+    def load(
+        cls, model: Path | onnx.ModelProto, settings: Settings, pictures: Sequence[Picture] = (), told: bool = True
+    ) -> "Predictor":
+        """Open a model, run it on a black image and a few pictures, and recognize how to decode its outputs.
 
         Args:
             model: a file, or a model in memory.
             settings: how to run and decode it.
+            pictures: functions that return pictures, uint8 (height, width, 3), RGB; a few are looked at, painted scenes
+                if there are none.
+            told: whether values tell the layout, if `settings` do not; else shapes alone.
 
         Raises:
             ModelError: the model cannot be read or run, or its outputs do not fit the family in `settings`.
@@ -139,8 +161,11 @@ class Predictor:
                 image_size=settings.image_size,
                 preprocess=settings.preprocess,
                 family=settings.family,
+                layout=settings.layout,
                 output_shapes=shapes,
             )
+            if told and not settings.layout and settings.family == "auto":
+                detector = confirm(graph, detector, _looks(runtime, detector, batch, settings, pictures))
             classes = class_count(detector, shapes)
         return cls(name, runtime, choice.name, inputs, outputs, batch, detector, classes)
 
@@ -181,6 +206,33 @@ class Predictor:
         height, width = image.shape[:2]
         inside = letterbox.undo(found.boxes).clip(0, np.array([width, height, width, height], np.float32))
         return np.column_stack([inside, found.scores, found.labels]).astype(np.float32)
+
+
+def _looks(
+    runtime: Runtime, detector: Detector, batch: int, settings: Settings, pictures: Sequence[Picture]
+) -> list[Look]:
+    """Run a model on halves of a few pictures, painted ones if there are none."""
+    if not detector.outputs.has_boxes and detector.outputs.family != UNKNOWN:
+        return []
+    painted = [partial(dead_leaves_image, number, detector.size) for number in range(LOOKS)]
+    sources = [pictures[number] for number in chosen(len(pictures))] or painted
+
+    def one(number: int) -> Look | None:
+        try:
+            image = sources[number]()
+        except DataError:  # raised again when its turn comes
+            return None
+        array, placed = detector.preprocess(image, detector.size)
+        images = np.repeat(array, batch, axis=0) if batch > 1 else array
+        return look(runtime.run, detector, images, number, _content(image, placed))
+
+    return [each for each in settings.in_parallel(one, range(LOOKS)) if each is not None]
+
+
+def _content(image: NDArray[np.uint8], placed: Letterbox) -> Region:
+    height, width = image.shape[:2]
+    left, top, ratio = placed.left, placed.top, placed.ratio
+    return left, top, left + width * ratio, top + height * ratio
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ The evidence for the input is its shape, the first operators of the graph and th
 """
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,9 @@ from onnx import numpy_helper
 from onnxq._text import shape_text, size_text
 from onnxq.errors import ConfigError, ModelError
 from onnxq.ir import MOVES_VALUES, ProtoIndex, inferred_graph, with_weight_inputs
+from onnxq.yolo.columns import parse_layout
 from onnxq.yolo.families import family_names, read_as, recognize
+from onnxq.yolo.families.columns import columns_layout
 from onnxq.yolo.output_layout import Clues, OutputLayout, Shape
 from onnxq.yolo.preprocess import PREPROCESSES, YOLO, YOLO_255, YOLO_CROP, Preprocess
 
@@ -40,7 +42,8 @@ class Detector:
         preprocess: how images become that input; a guess if the family is unknown.
         names: class names in the metadata; may be empty.
         why: the phrase that names the evidence for the family and the preprocessing.
-        companions: values of the other inputs for each image: two floats, by PaddleDetection's names.
+        companions: values of the other inputs for each image: the size, or the scale.
+        types: types of all inputs.
     """
 
     input_name: str
@@ -50,10 +53,14 @@ class Detector:
     names: tuple[str, ...]
     why: str
     companions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    types: Mapping[str, "np.dtype[Any]"] = field(default_factory=dict)
 
     def feed(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return arrays for all inputs, given images as `preprocess` makes them, (batch, ...)."""
-        rows = {name: np.array([values] * len(images), np.float32) for name, values in self.companions.items()}
+        rows = {
+            name: np.array([pair] * len(images), self.types.get(name, np.float32))
+            for name, pair in self.companions.items()
+        }
         return {self.input_name: images, **rows}
 
     @property
@@ -73,6 +80,7 @@ def detect(
     image_size: tuple[int, int] | None = None,
     preprocess: str = "auto",
     family: str = "auto",
+    layout: Sequence[str] = (),
     output_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Detector:
     """Recognize what kind of detector a model is.
@@ -82,6 +90,7 @@ def detect(
         image_size: (height, width) in px; needed if the input's are dynamic and the metadata has no `imgsz`.
         preprocess: a key of `PREPROCESSES`, or "auto".
         family: one of `families.family_names()`, or "auto".
+        layout: words that state the columns of the outputs, as `columns.parse_layout` takes them; none: the family's.
         output_shapes: shapes of the outputs by name, known from a run; None: those of the graph.
 
     Raises:
@@ -94,27 +103,43 @@ def detect(
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     image = _image_input(model.graph)
     size = _image_size(image, image_size, metadata)
-    names = _class_names(metadata)
-    clues = Clues(
+    clues = clues_of(model, size, output_shapes)
+    recognized = recognize(clues) if family == "auto" else read_as(family, clues)
+    outputs = columns_layout(parse_layout(layout), clues, "as --layout says") if layout else recognized
+    why = outputs.why
+    if preprocess != "auto":
+        chosen = PREPROCESSES[preprocess]
+    elif recognized.record.preprocess is not None:
+        chosen = recognized.record.preprocess
+    elif _scales_levels(model.graph, image.name):
+        chosen, why = YOLO_255, f"{why}, and the graph scales 0-255 itself"
+    else:
+        chosen = YOLO_CROP if outputs.task == "classify" else YOLO
+    names, companions = _class_names(metadata), _companions(model.graph, image.name, size)
+    return Detector(image.name, size, outputs, _laid_out(chosen, image), names, why, companions, _types(model.graph))
+
+
+def clues_of(
+    model: onnx.ModelProto, size: tuple[int, int], output_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Clues:
+    """Return what is known of a model's outputs.
+
+    Args:
+        model: the model; weights may be absent or external.
+        size: the input, (height, width) in px.
+        output_shapes: shapes of the outputs by name, known from a run; None: those of the graph.
+    """
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    image = _image_input(model.graph)
+    return Clues(
         model.graph,
         output_shapes if output_shapes is not None else _output_shapes(model, image.name, size),
         size,
         batch=(_shape_of(image) or (0,))[0],
-        classes=len(names),
+        classes=len(_class_names(metadata)),
         task=metadata.get("task", ""),
         keypoints=_keypoints(metadata),
     )
-    layout = recognize(clues) if family == "auto" else read_as(family, clues)
-    why = layout.why
-    if preprocess != "auto":
-        chosen = PREPROCESSES[preprocess]
-    elif layout.record.preprocess is not None:
-        chosen = layout.record.preprocess
-    elif _scales_levels(model.graph, image.name):
-        chosen, why = YOLO_255, f"{why}, and the graph scales 0-255 itself"
-    else:
-        chosen = YOLO_CROP if layout.task == "classify" else YOLO
-    return Detector(image.name, size, layout, _laid_out(chosen, image), names, why, _companions(model.graph, size))
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -159,11 +184,28 @@ def _laid_out(preprocess: Preprocess, image: onnx.ValueInfoProto) -> Preprocess:
     return replace(preprocess, divisor=divisor, levels=levels, channels_last=_is_channels_last(image))
 
 
-def _companions(graph: onnx.GraphProto, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
-    """Values that PaddleDetection's exports take beside an image that fills the input."""
-    known = {"im_shape": (float(size[0]), float(size[1])), "scale_factor": (1.0, 1.0)}
-    pairs = {value.name for value in graph.input if (_shape_of(value) or ())[1:] == (2,)}
-    return {name: values for name, values in known.items() if name in pairs}
+def _companions(graph: onnx.GraphProto, image: str, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
+    """Values that models take beside an image that fills the input, by the names of the inputs.
+
+    PaddleDetection's have the size as height and width, and the scale. Two whole numbers are width and height of the
+    picture that the boxes are in px of, as RT-DETR, D-FINE and DEIM take them.
+    """
+    height, width = size
+    known = {"im_shape": (float(height), float(width)), "scale_factor": (1.0, 1.0)}
+    found: dict[str, tuple[float, float]] = {}
+    for value in ProtoIndex(graph).inputs:
+        if value.name == image or (_shape_of(value) or ())[1:] != (2,):
+            continue
+        if value.name in known:
+            found[value.name] = known[value.name]
+        elif value.type.tensor_type.elem_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
+            found[value.name] = (width, height)
+    return found
+
+
+def _types(graph: onnx.GraphProto) -> "dict[str, np.dtype[Any]]":
+    types = {value.name: value.type.tensor_type.elem_type for value in ProtoIndex(graph).inputs}
+    return {name: onnx.helper.tensor_dtype_to_np_dtype(kind) for name, kind in types.items()}
 
 
 def _describe(value: onnx.ValueInfoProto) -> str:

@@ -1,0 +1,163 @@
+"""What the values of outputs say of their columns: functions on arrays of a few real runs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.yolo.boxes import box_iou
+from onnxq.yolo.columns import CENTRES, CORNERS, SIZES, corners_of
+from onnxq.yolo.detections import Outputs
+
+_UNIT = 1e-3
+"""How far a score may lie beyond 0 or 1: float16 and integers round."""
+
+_MOST_SHARE = 1.5
+"""No box that is given as shares of the picture reaches further; all that are given in px do."""
+
+_SAME = 0.65
+"""Boxes of a class with a greater intersection over union are duplicates."""
+
+_USUAL = (CORNERS, CENTRES, ("y1", "x1", "y2", "x2"), SIZES, ("cy", "cx", "h", "w"))
+"""Orders of the columns of a box that exporters use."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One run on a real picture of which a part is left, and the rest is grey.
+
+    Attributes:
+        outputs: the outputs by name.
+        region: left, top, right, bottom of the part, px of the input: what is detected lies there.
+    """
+
+    outputs: Outputs
+    region: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The rows with the best scores of several looks.
+
+    Attributes:
+        boxes: float32 (n, 4), the columns of the boxes as they are.
+        scores: float32 (n,).
+        labels: intp (n,).
+        looks: intp (n,), number of the look of each row.
+        regions: float32 (n, 4), region of its look.
+        size: the input, (height, width) in px.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.intp]
+    looks: NDArray[np.intp]
+    regions: NDArray[np.float32]
+    size: tuple[int, int]
+
+    @property
+    def objects(self) -> float:
+        """Number of looks that show an object, as the sum of their best scores."""
+        return float(sum(self.scores[self.looks == look].max() for look in np.unique(self.looks)))
+
+
+@dataclass(frozen=True)
+class BoxFit:
+    """How well an order of columns explains the boxes.
+
+    Attributes:
+        words: the columns of the boxes.
+        shares: they are shares of the input's size.
+        share: part of the area of the boxes that lies in the regions, weighted by score.
+    """
+
+    words: tuple[str, ...]
+    shares: bool
+    share: float
+
+
+def is_whole(values: NDArray[np.generic]) -> bool:
+    """Return whether all values are whole numbers."""
+    return bool((np.rint(values) == values).all())
+
+
+def is_unit(values: NDArray[np.generic]) -> bool:
+    """Return whether all values lie within 0 and 1, up to rounding."""
+    return not values.size or bool(values.min() >= -_UNIT and values.max() <= 1 + _UNIT)
+
+
+def falls(scores: NDArray[np.float32]) -> bool:
+    """Return whether scores are sorted, the greatest first."""
+    return bool((np.diff(scores) <= 0).all())
+
+
+def are_shares(boxes: NDArray[np.float32]) -> bool:
+    """Return whether the columns of boxes, float32 (n, 4), are shares of the picture, not px."""
+    return bool(len(boxes)) and bool(np.abs(boxes).max() <= _MOST_SHARE)
+
+
+def shares_inside(boxes: NDArray[np.float32], regions: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the part of the area of each box, float32 (n, 4), that lies in its region; 0 for one without area."""
+    wide = boxes.astype(np.float64)
+    sides = wide[:, 2:] - wide[:, :2]
+    common = np.minimum(wide[:, 2:], regions[:, 2:]) - np.maximum(wide[:, :2], regions[:, :2])
+    valid = (sides > 0).all(axis=1)
+    area = np.where(valid, sides.prod(axis=1), 1.0)
+    return np.where(valid, common.clip(0).prod(axis=1) / np.maximum(area, np.finfo(np.float64).tiny), 0.0)
+
+
+def fit(best: Best, words: Sequence[str], shares: bool) -> float:
+    """Return the part of the boxes' area in their regions if the columns hold these words, weighted by score."""
+    columns = {word: best.boxes[:, number] for number, word in enumerate(words)}
+    inside = shares_inside(corners_of(columns, best.size, shares), best.regions)
+    weights = best.scores.astype(np.float64) ** 2
+    return float((inside * weights).sum() / max(weights.sum(), np.finfo(np.float64).tiny))
+
+
+def box_fits(best: Best, any_order: bool) -> list[BoxFit]:
+    """Return how well each order of columns explains the boxes, the best first; of equal ones the usual first.
+
+    Args:
+        best: the rows.
+        any_order: try all orders, else those that exporters use.
+    """
+    shares = are_shares(best.boxes)
+    fits = [BoxFit(words, shares, fit(best, words, shares)) for words in _orders(any_order)]
+    return sorted(fits, key=lambda each: -round(each.share, 3))
+
+
+def _orders(every: bool) -> Iterator[tuple[str, ...]]:
+    yield from _USUAL
+    if every:
+        for form in (CORNERS, CENTRES, SIZES):
+            yield from (words for words in permutations(form) if words not in _USUAL)
+
+
+def duplicates(best: Best, words: Sequence[str], shares: bool) -> float:
+    """Return the part of the boxes that overlap a better one of their class and look."""
+    boxes = corners_of({word: best.boxes[:, n] for n, word in enumerate(words)}, best.size, shares)
+    order = np.argsort(-best.scores, kind="stable")
+    boxes, labels, looks = boxes[order], best.labels[order], best.looks[order]
+    same = (labels[:, None] == labels) & (looks[:, None] == looks)
+    overlaps = np.tril((box_iou(boxes, boxes) > _SAME) & same, -1)
+    return float(overlaps.any(axis=1).mean()) if len(boxes) else 0.0
+
+
+def has_objectness(first: NDArray[np.float32], greatest: NDArray[np.float32]) -> bool | None:
+    """Return whether a column is an objectness, or the score of a class like the columns after it; None: unclear.
+
+    Where an objectness is great a class is; where the score of a class is great no other one is.
+
+    Args:
+        first: float32 (n,), the column.
+        greatest: float32 (n,), the greatest value of the columns after it.
+    """
+    if not len(first):
+        return None
+    strong = first > max(0.2, float(first.max()) / 2)
+    if strong.any():
+        typical = float(np.median(greatest[strong]))
+        return None if 0.1 < typical < 0.25 else typical >= 0.25
+    return False if float((first * greatest).max()) < 0.02 and float(greatest.max()) > 0.4 else None

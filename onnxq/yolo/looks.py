@@ -1,0 +1,66 @@
+"""A few runs on parts of pictures, whose outputs show what their columns hold."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.yolo.detector import Detector
+from onnxq.yolo.evidence import Look
+from onnxq.yolo.preprocess import PADDING, Preprocess
+
+LOOKS = 4
+"""Number of runs; a multiple of the halves."""
+
+Region = tuple[float, float, float, float]
+"""Left, top, right, bottom, px of the input."""
+
+Run = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[np.generic]]]
+"""Runs a model on a feed, and returns its outputs by name."""
+
+
+def look(run: Run, detector: Detector, images: NDArray[Any], number: int, content: Region | None = None) -> Look:
+    """Run a model on one half of a picture; the other half is grey.
+
+    Halves to the left, at the top, to the right and at the bottom tell x from y, and corners from centres: what is
+    detected lies in the half.
+
+    Args:
+        run: runs the model.
+        detector: describes its input.
+        images: as `detector.preprocess` makes them, (batch, ...).
+        number: number of the look, which chooses the half.
+        content: where the picture is on the input; None: everywhere.
+    """
+    height, width = detector.size
+    half = _half(number, width, height)
+    array = _grey_outside(images, half, detector.preprocess)
+    left, top, right, bottom = content or (0, 0, width, height)
+    region = max(left, half[0]), max(top, half[1]), min(right, half[2]), min(bottom, half[3])
+    return Look(run(detector.feed(array)), region)
+
+
+def chosen(count: int) -> Sequence[int]:
+    """Return which of `count` pictures to look at, evenly spaced; a picture may come again for another half."""
+    return [(2 * number + 1) * count // (2 * LOOKS) for number in range(LOOKS)] if count else []
+
+
+def _half(number: int, width: int, height: int) -> tuple[int, int, int, int]:
+    halves = (
+        (0, 0, width // 2, height),
+        (0, 0, width, height // 2),
+        (width // 2, 0, width, height),
+        (0, height // 2, width, height),
+    )
+    return halves[number % len(halves)]
+
+
+def _grey_outside(images: NDArray[Any], half: tuple[int, int, int, int], preprocess: Preprocess) -> NDArray[Any]:
+    left, top, right, bottom = half
+    grey = preprocess.dtype.type(PADDING / preprocess.divisor)
+    canvas = np.full_like(images, grey)
+    part = (slice(top, bottom), slice(left, right))
+    place = (slice(None), *part) if preprocess.channels_last else (slice(None), slice(None), *part)
+    canvas[place] = images[place]
+    return canvas
