@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,8 +24,7 @@ from onnxq.yolo.decode import class_count, find_objects
 from onnxq.yolo.detections import Outputs
 from onnxq.yolo.detector import Detector, detect
 from onnxq.yolo.evidence import Look
-from onnxq.yolo.looks import LOOKS, Region, chosen, look
-from onnxq.yolo.output_layout import UNKNOWN
+from onnxq.yolo.looks import Region, chosen, look
 from onnxq.yolo.preprocess import Letterbox
 
 _MOST_THREADS = 16
@@ -165,7 +163,9 @@ class Predictor:
                 output_shapes=shapes,
             )
             if told and not settings.layout and settings.family == "auto":
-                detector = confirm(graph, detector, _looks(runtime, detector, batch, settings, pictures))
+                detector = confirm(
+                    graph, detector, lambda numbers: _look_at(numbers, runtime, detector, batch, settings, pictures)
+                )
             classes = class_count(detector, shapes)
         return cls(name, runtime, choice.name, inputs, outputs, batch, detector, classes)
 
@@ -208,25 +208,27 @@ class Predictor:
         return np.column_stack([inside, found.scores, found.labels]).astype(np.float32)
 
 
-def _looks(
-    runtime: Runtime, detector: Detector, batch: int, settings: Settings, pictures: Sequence[Picture]
+def _look_at(
+    numbers: Sequence[int],
+    runtime: Runtime,
+    detector: Detector,
+    batch: int,
+    settings: Settings,
+    pictures: Sequence[Picture],
 ) -> list[Look]:
     """Run a model on halves of a few pictures, painted ones if there are none."""
-    if not detector.outputs.has_boxes and detector.outputs.family != UNKNOWN:
-        return []
-    painted = [partial(dead_leaves_image, number, detector.size) for number in range(LOOKS)]
-    sources = [pictures[number] for number in chosen(len(pictures))] or painted
+    spread = chosen(len(pictures))
 
     def one(number: int) -> Look | None:
         try:
-            image = sources[number]()
+            image = pictures[spread[number]]() if pictures else dead_leaves_image(number, detector.size)
         except DataError:  # raised again when its turn comes
             return None
         array, placed = detector.preprocess(image, detector.size)
         images = np.repeat(array, batch, axis=0) if batch > 1 else array
         return look(runtime.run, detector, images, number, _content(image, placed))
 
-    return [each for each in settings.in_parallel(one, range(LOOKS)) if each is not None]
+    return [each for each in settings.in_parallel(one, numbers) if each is not None]
 
 
 def _content(image: NDArray[np.uint8], placed: Letterbox) -> Region:

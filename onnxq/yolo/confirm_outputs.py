@@ -1,6 +1,6 @@
 """Confirms by the values of a few runs how a model's outputs are read, or finds the layout that explains them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from onnxq.yolo.evidence import (
 )
 from onnxq.yolo.families.columns import columns_layout
 from onnxq.yolo.families.tables import rows_first
+from onnxq.yolo.looks import LOOKS, MOST_LOOKS
 from onnxq.yolo.output_layout import UNKNOWN, OutputLayout, Shape
 from onnxq.yolo.score_tables import ScoreTable, objectness_told, score_tables
 
@@ -35,6 +36,9 @@ _LEAST_SCORE = 0.001
 
 _LEAST_OBJECTS = 0.6
 """Sum of the best scores of all looks below which there is nothing to judge by."""
+
+_ENOUGH_OBJECTS = 1.5
+"""Such a sum that is enough not to look at more pictures."""
 
 _GOOD = 0.7
 """Least part of the boxes' area that lies where the picture is."""
@@ -96,22 +100,51 @@ class _Recognized:
     is_sorted: bool = False
 
 
-def confirm(model: onnx.ModelProto, detector: Detector, looks: Sequence[Look]) -> Detector:
+def confirm(model: onnx.ModelProto, detector: Detector, look_at: Callable[[Sequence[int]], Sequence[Look]]) -> Detector:
     """Return the detector with the layout that the values of real runs show.
 
     The layout that the shapes show stays unless the values contradict it, or another one explains them clearly better.
+    If the first few runs do not tell, more follow.
 
     Args:
         model: the model; weights may be absent.
         detector: as `detect` recognized it.
-        looks: runs on real pictures, on at least one part of each axis.
+        look_at: runs the model on the pictures of these numbers.
 
     Raises:
         ModelError: the values contradict the layout, and no other one explains them, or several do alike.
     """
-    layout = detector.outputs
-    if not looks or (not layout.has_boxes and layout.family != UNKNOWN):
+    if not detector.outputs.has_boxes and detector.outputs.family != UNKNOWN:
         return detector
+    looks = list(look_at(range(LOOKS)))
+    verdict = _verdict(model, detector, looks)
+    if not verdict.is_certain:
+        looks += look_at(range(LOOKS, MOST_LOOKS))
+        verdict = _verdict(model, detector, looks)
+    if verdict.question:
+        raise ModelError(verdict.question)
+    return _with(detector, verdict.layout)
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """How the outputs are read.
+
+    Attributes:
+        layout: the layout.
+        question: what to ask the user, if no layout is right; else empty.
+        is_certain: more runs would tell no more.
+    """
+
+    layout: OutputLayout
+    question: str = ""
+    is_certain: bool = True
+
+
+def _verdict(model: onnx.ModelProto, detector: Detector, looks: Sequence[Look]) -> _Verdict:
+    layout = detector.outputs
+    if not looks:
+        return _Verdict(layout)
     looks = _comparable(looks, detector.size)
     shapes = {name: np.shape(array) for name, array in looks[0].outputs.items()}
     clues = clues_of(model, detector.size, shapes)
@@ -120,22 +153,25 @@ def confirm(model: onnx.ModelProto, detector: Detector, looks: Sequence[Look]) -
     readings = _readings(score_tables(clues, layout, looks))
     best = next((each for each in readings if each.is_good), None)
     if own is not None and _stays(own, best, layout):
-        return _with(detector, replace(layout, sure=_how_sure(own, pictures)))
+        return _Verdict(replace(layout, sure=_how_sure(own, pictures)), is_certain=own.objects >= _ENOUGH_OBJECTS)
     if best is None:
         if own is None:
-            return detector
-        raise ModelError(
+            return _Verdict(layout, is_certain=not readings)
+        question = (
             f"outputs {_listed(shapes)} look like those of family {layout.family}, but {own.contradiction}: "
             f"state what the columns hold with --layout, as in --layout {' '.join(CORNERS)} score label"
         )
+        return _Verdict(layout, question, is_certain=False)
     alike = [each for each in readings if each is not best and _is_rival(each, best)]
     texts = dict.fromkeys(text for each in (best, *alike) for text in each.texts)
     if len(texts) > 1:
         listed = ", or ".join(f"--layout {text}" for text in texts)
-        raise ModelError(f"outputs {_listed(shapes)} can be read in several ways, and {pictures} do not tell: {listed}")
+        question = f"outputs {_listed(shapes)} can be read in several ways, and {pictures} do not tell: give {listed}"
+        return _Verdict(layout, question, is_certain=False)
     columns = best.table.columns(best.box.words, best.box.shares, _is_finished(best, model))
     found = columns_layout(columns, clues, f"--layout {columns.text}")
-    return _with(detector, replace(found, sure=f"told by the values on {pictures}"))
+    is_certain = best.table.best.objects >= _ENOUGH_OBJECTS
+    return _Verdict(replace(found, sure=f"told by the values on {pictures}"), is_certain=is_certain)
 
 
 def _comparable(looks: Sequence[Look], size: tuple[int, int]) -> list[Look]:
@@ -187,6 +223,8 @@ def _contradiction(layout: OutputLayout, looks: Sequence[Look], best: Best) -> s
         return f"the boxes reach {np.abs(best.boxes).max():.3g} px, as if they were shares of the picture"
     if layout.family == "end2end":
         rows = np.concatenate([np.asarray(look.outputs[layout.outputs[0]])[0] for look in looks])
+        if is_whole(rows[:, 4]) and not is_whole(rows[:, 5]):
+            return "the fifth column has whole numbers and no scores, and the sixth no whole numbers"
         if not is_whole(rows[rows[:, 4] > _LEAST_SCORE, 5]):
             return "the classes are not whole numbers"
     return ""
@@ -232,9 +270,7 @@ def _readings(tables: Iterable[ScoreTable]) -> list[_Reading]:
     """Return each way to read the outputs with the order of the boxes' columns that explains them best."""
     readings = []
     for table in tables:
-        fits = box_fits(table.best, any_order=False)
-        if fits[0].share < _GOOD and table.is_labelled:
-            fits = box_fits(table.best, any_order=True)
+        fits = box_fits(table.best, table.is_labelled, _CLEAR)
         rivals = tuple(each for each in fits[1:] if each.share >= max(_GOOD, fits[0].share - _CLEAR))
         readings.append(_Reading(table, fits[0], rivals))
     good = [each for each in readings if each.is_good and each.table.is_labelled]

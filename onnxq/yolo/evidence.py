@@ -1,6 +1,6 @@
 """What the values of outputs say of their columns: functions on arrays of a few real runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -17,11 +17,31 @@ _UNIT = 1e-3
 _MOST_SHARE = 1.5
 """No box that is given as shares of the picture reaches further; all that are given in px do."""
 
+_NOISE = 0.1
+"""Least score of the best box of a picture that may be an object."""
+
+_LITTLE = 0.01
+"""A part of boxes that is no difference."""
+
 _SAME = 0.65
 """Boxes of a class with a greater intersection over union are duplicates."""
 
 _USUAL = (CORNERS, CENTRES, ("y1", "x1", "y2", "x2"), SIZES, ("cy", "cx", "h", "w"))
 """Orders of the columns of a box that exporters use."""
+
+_ORDERLY = (
+    ("x1", "x2", "y1", "y2"), ("y1", "y2", "x1", "x2"), ("x2", "y2", "x1", "y1"), ("y2", "x2", "y1", "x1"),
+    ("w", "h", "cx", "cy"), ("h", "w", "cy", "cx"), ("cx", "w", "cy", "h"), ("cy", "h", "cx", "w"),
+    ("y1", "x1", "h", "w"), ("w", "h", "x1", "y1"),
+)  # fmt: skip
+"""Other orders with a system."""
+
+_OTHER = tuple(
+    words
+    for form in (CORNERS, CENTRES, SIZES)
+    for words in permutations(form)
+    if words not in _USUAL and words not in _ORDERLY
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +79,9 @@ class Best:
 
     @property
     def objects(self) -> float:
-        """Number of looks that show an object, as the sum of their best scores."""
-        return float(sum(self.scores[self.looks == look].max() for look in np.unique(self.looks)))
+        """Number of looks that show an object, as the sum of their best scores; noise is left out."""
+        greatest = [float(self.scores[self.looks == look].max()) for look in np.unique(self.looks)]
+        return sum(each for each in greatest if each >= _NOISE)
 
 
 @dataclass(frozen=True)
@@ -116,23 +137,26 @@ def fit(best: Best, words: Sequence[str], shares: bool) -> float:
     return float((inside * weights).sum() / max(weights.sum(), np.finfo(np.float64).tiny))
 
 
-def box_fits(best: Best, any_order: bool) -> list[BoxFit]:
-    """Return how well each order of columns explains the boxes, the best first; of equal ones the usual first.
+def box_fits(best: Best, any_order: bool, clear: float) -> list[BoxFit]:
+    """Return how well orders of columns explain the boxes, the best first.
 
     Args:
         best: the rows.
-        any_order: try all orders, else those that exporters use.
+        any_order: also try orders that no known exporter uses. Those that explain less than a usual one are left out,
+            and usual ones that explain clearly less than another.
+        clear: how much less.
     """
     shares = are_shares(best.boxes)
-    fits = [BoxFit(words, shares, fit(best, words, shares)) for words in _orders(any_order)]
+    fits: list[BoxFit] = []
+    for orders in (_USUAL, _ORDERLY, _OTHER) if any_order else (_USUAL,):
+        tried = [BoxFit(words, shares, fit(best, words, shares)) for words in orders]
+        most = max((each.share for each in fits), default=-1.0)
+        better = [each for each in tried if each.share > most + _LITTLE]
+        if max((each.share for each in better), default=0.0) > most + clear:
+            fits = better if fits else tried
+        else:
+            fits += better
     return sorted(fits, key=lambda each: -round(each.share, 3))
-
-
-def _orders(every: bool) -> Iterator[tuple[str, ...]]:
-    yield from _USUAL
-    if every:
-        for form in (CORNERS, CENTRES, SIZES):
-            yield from (words for words in permutations(form) if words not in _USUAL)
 
 
 def duplicates(best: Best, words: Sequence[str], shares: bool) -> float:

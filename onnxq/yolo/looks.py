@@ -13,6 +13,9 @@ from onnxq.yolo.preprocess import PADDING, Preprocess
 LOOKS = 4
 """Number of runs; a multiple of the halves."""
 
+MOST_LOOKS = 16
+"""Number of runs if fewer show no object."""
+
 Region = tuple[float, float, float, float]
 """Left, top, right, bottom, px of the input."""
 
@@ -42,8 +45,11 @@ def look(run: Run, detector: Detector, images: NDArray[Any], number: int, conten
 
 
 def chosen(count: int) -> Sequence[int]:
-    """Return which of `count` pictures to look at, evenly spaced; a picture may come again for another half."""
-    return [(2 * number + 1) * count // (2 * LOOKS) for number in range(LOOKS)] if count else []
+    """Return which of `count` pictures the looks are on, evenly spaced; a picture may come again for another half."""
+    # The first few are spread over all, and each later one lies between them.
+    places = [(2 * number + 1) / (2 * LOOKS) for number in range(LOOKS)]
+    places += [(place + step / MOST_LOOKS) % 1 for step in (1, 2, 3) for place in places]
+    return [int(place * count) for place in places] if count else []
 
 
 def _half(number: int, width: int, height: int) -> tuple[int, int, int, int]:
@@ -53,7 +59,8 @@ def _half(number: int, width: int, height: int) -> tuple[int, int, int, int]:
         (width // 2, 0, width, height),
         (0, height // 2, width, height),
     )
-    return halves[number % len(halves)]
+    # A picture that comes again, LOOKS or a multiple later, shows another half.
+    return halves[(number + number // LOOKS) % len(halves)]
 
 
 def _grey_outside(images: NDArray[Any], half: tuple[int, int, int, int], preprocess: Preprocess) -> NDArray[Any]:
