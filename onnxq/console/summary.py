@@ -21,6 +21,8 @@ from onnxq.yolo.output_layout import OutputLayout
 _MOST_SHOWN = 10
 """Pieces of the network whose sensitivity is shown without -v."""
 
+_ORDER_COUNTS = "; objects that stand in another order count as noise"
+
 
 def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Listing:
     """Return a table with the recognized model and the number of nodes that will run on integers."""
@@ -64,7 +66,9 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str, verbose: bo
     for warning in quantized.warnings:
         table.add_row(Text("warning", "bold yellow"), Text(warning))
     for name, sqnr in checked.sqnr.items():
-        table.add_row("SQNR", f"{sqnr:.1f} dB in {name}")
+        table.add_row(
+            "SQNR", f"{sqnr:.1f} dB in {name}{_ORDER_COUNTS if quantized.detector.outputs.is_finished else ''}"
+        )
     speed = quantized.facts.get(Speed)
     if speed is not None and speed.rounds:
         table.add_row("speed", f"{speed.ratio:.2f} times the float model's, in {speed.runtime} on this CPU")
@@ -158,5 +162,7 @@ def say_next(
     measurable = not layout.why_no_precision
     labels = ["--annotations", str(annotations or "A.json")] if measurable else []
     data = ["--demo"] if demo and images is None else [*labels, "--images", str(images or "DIR")]
+    if layout.stated is not None and layout.is_given:
+        data += ["--layout", *layout.stated.text.split()]
     command = "evaluate" if measurable else "compare"
     OUT.print(f"next: python -m onnxq.{command} {shlex.join([str(before), str(after), *data])}")

@@ -226,7 +226,7 @@ def _look_at(
             return None
         array, placed = detector.preprocess(image, detector.size)
         images = np.repeat(array, batch, axis=0) if batch > 1 else array
-        return look(runtime.run, detector, images, number, _content(image, placed))
+        return look(runtime.run, detector, detector.feed(images), number, _content(image, placed))
 
     return [each for each in settings.in_parallel(one, numbers) if each is not None]
 

@@ -54,6 +54,10 @@ _MOST_FINISHED = 1000
 """Rows of an output that are finished objects."""
 
 
+class UnclearOutputsError(ModelError):
+    """The outputs can be read in several ways, or in none that is known."""
+
+
 @dataclass(frozen=True)
 class _Reading:
     """A way to read the outputs, and how well it explains them.
@@ -112,7 +116,7 @@ def confirm(model: onnx.ModelProto, detector: Detector, look_at: Callable[[Seque
         look_at: runs the model on the pictures of these numbers.
 
     Raises:
-        ModelError: the values contradict the layout, and no other one explains them, or several do alike.
+        UnclearOutputsError: the values contradict the layout, and no other one explains them, or several do alike.
     """
     if not detector.outputs.has_boxes and detector.outputs.family != UNKNOWN:
         return detector
@@ -122,7 +126,7 @@ def confirm(model: onnx.ModelProto, detector: Detector, look_at: Callable[[Seque
         looks += look_at(range(LOOKS, MOST_LOOKS))
         verdict = _verdict(model, detector, looks)
     if verdict.question:
-        raise ModelError(verdict.question)
+        raise UnclearOutputsError(verdict.question)
     return _with(detector, verdict.layout)
 
 

@@ -20,7 +20,7 @@ from onnxq.ir import MOVES_VALUES, ProtoIndex, inferred_graph, with_weight_input
 from onnxq.yolo.columns import parse_layout
 from onnxq.yolo.families import family_names, read_as, recognize
 from onnxq.yolo.families.columns import columns_layout
-from onnxq.yolo.output_layout import Clues, OutputLayout, Shape
+from onnxq.yolo.output_layout import GIVEN_LAYOUT, Clues, OutputLayout, Shape
 from onnxq.yolo.preprocess import PREPROCESSES, YOLO, YOLO_255, YOLO_CROP, Preprocess
 
 _TYPES: dict[int, str] = {
@@ -105,7 +105,7 @@ def detect(
     size = _image_size(image, image_size, metadata)
     clues = clues_of(model, size, output_shapes)
     recognized = recognize(clues) if family == "auto" else read_as(family, clues)
-    outputs = columns_layout(parse_layout(layout), clues, "as --layout says") if layout else recognized
+    outputs = columns_layout(parse_layout(layout), clues, GIVEN_LAYOUT) if layout else recognized
     why = outputs.why
     if preprocess != "auto":
         chosen = PREPROCESSES[preprocess]

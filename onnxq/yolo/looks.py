@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.yolo.detections import Outputs
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.evidence import Look
 from onnxq.yolo.preprocess import PADDING, Preprocess
@@ -19,11 +20,14 @@ MOST_LOOKS = 16
 Region = tuple[float, float, float, float]
 """Left, top, right, bottom, px of the input."""
 
-Run = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[np.generic]]]
+Feed = Mapping[str, NDArray[Any]]
+"""Inputs by name."""
+
+Run = Callable[[Feed], Outputs]
 """Runs a model on a feed, and returns its outputs by name."""
 
 
-def look(run: Run, detector: Detector, images: NDArray[Any], number: int, content: Region | None = None) -> Look:
+def look(run: Run, detector: Detector, feed: Feed, number: int, content: Region | None = None) -> Look:
     """Run a model on one half of a picture; the other half is grey.
 
     Halves to the left, at the top, to the right and at the bottom tell x from y, and corners from centres: what is
@@ -32,16 +36,16 @@ def look(run: Run, detector: Detector, images: NDArray[Any], number: int, conten
     Args:
         run: runs the model.
         detector: describes its input.
-        images: as `detector.preprocess` makes them, (batch, ...).
+        feed: all inputs; the images as `detector.preprocess` makes them, (batch, ...).
         number: number of the look, which chooses the half.
         content: where the picture is on the input; None: everywhere.
     """
     height, width = detector.size
     half = _half(number, width, height)
-    array = _grey_outside(images, half, detector.preprocess)
+    images = _grey_outside(np.asarray(feed[detector.input_name]), half, detector.preprocess)
     left, top, right, bottom = content or (0, 0, width, height)
     region = max(left, half[0]), max(top, half[1]), min(right, half[2]), min(bottom, half[3])
-    return Look(run(detector.feed(array)), region)
+    return Look(run({**feed, detector.input_name: images}), region)
 
 
 def chosen(count: int) -> Sequence[int]:
@@ -65,7 +69,7 @@ def _half(number: int, width: int, height: int) -> tuple[int, int, int, int]:
 
 def _grey_outside(images: NDArray[Any], half: tuple[int, int, int, int], preprocess: Preprocess) -> NDArray[Any]:
     left, top, right, bottom = half
-    grey = preprocess.dtype.type(PADDING / preprocess.divisor)
+    grey = images.dtype.type(PADDING / preprocess.divisor)
     canvas = np.full_like(images, grey)
     part = (slice(top, bottom), slice(left, right))
     place = (slice(None), *part) if preprocess.channels_last else (slice(None), slice(None), *part)

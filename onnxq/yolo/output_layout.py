@@ -22,6 +22,9 @@ from onnxq.yolo.preprocess import Preprocess
 UNKNOWN = "unknown"
 """Name of the family of outputs that no family recognizes."""
 
+GIVEN_LAYOUT = "as --layout says"
+"""Evidence for a layout that the user states."""
+
 _LAYERS = LAYERS | {"ConvInteger", "QLinearConv", "QLinearMatMul"}  # of models that are quantized already, too
 
 Shape = tuple[int, ...]
@@ -112,6 +115,11 @@ class OutputLayout:
     def family(self) -> str:
         """Name of the family, or "unknown"."""
         return self.record.name
+
+    @property
+    def is_given(self) -> bool:
+        """Whether `--layout` states it."""
+        return self.why == GIVEN_LAYOUT
 
     @property
     def has_boxes(self) -> bool:
