@@ -127,7 +127,8 @@ class FileReader:
         try:
             image = read_image(file)
         except DataError as error:
-            log.warning("skipped %s", error)
+            if str(file) not in self.unreadable:
+                log.warning("skipped %s", error)
             self.unreadable[str(file)] = str(error)
             return None
         return self._feed(str(file), image)

@@ -19,9 +19,9 @@ from onnxq.yolo.evidence import (
     box_fits,
     duplicates,
     falls,
-    fit,
     is_unit,
     is_whole,
+    share_inside,
 )
 from onnxq.yolo.families.columns import columns_layout
 from onnxq.yolo.families.tables import rows_first
@@ -75,7 +75,7 @@ class _Reading:
     @property
     def is_good(self) -> bool:
         """Whether there are objects, and their boxes lie where the picture is."""
-        return self.table.best.objects >= _LEAST_OBJECTS and self.box.share >= _GOOD
+        return self.table.best.objects >= _LEAST_OBJECTS and min(self.box.share, 2 * self.box.valid) >= _GOOD
 
     @property
     def texts(self) -> list[str]:
@@ -157,7 +157,8 @@ def _verdict(model: onnx.ModelProto, detector: Detector, looks: Sequence[Look]) 
     readings = _readings(score_tables(clues, layout, looks))
     best = next((each for each in readings if each.is_good), None)
     if own is not None and _stays(own, best, layout):
-        return _Verdict(replace(layout, sure=_how_sure(own, pictures)), is_certain=own.objects >= _ENOUGH_OBJECTS)
+        is_certain = own.objects >= _ENOUGH_OBJECTS and not (best is not None and best.rivals)
+        return _Verdict(replace(layout, sure=_how_sure(own, best, pictures)), is_certain=is_certain)
     if best is None:
         if own is None:
             return _Verdict(layout, is_certain=not readings)
@@ -212,7 +213,7 @@ def _judge(detector: Detector, looks: Sequence[Look]) -> _Recognized:
     )
     return _Recognized(
         best.objects,
-        fit(best, CORNERS, False),
+        share_inside(best, CORNERS, False),
         _contradiction(detector.outputs, looks, best),
         doubtful=_doubtful(detector, looks),
         repeats=detector.outputs.is_finished and duplicates(best, CORNERS, False) > _MANY_DUPLICATES,
@@ -257,11 +258,13 @@ def _stays(own: _Recognized, best: _Reading | None, layout: OutputLayout) -> boo
     return own.share >= best.box.share - _CLEAR and 3 * own.objects >= best.table.best.objects
 
 
-def _how_sure(own: _Recognized, pictures: str) -> str:
+def _how_sure(own: _Recognized, best: _Reading | None, pictures: str) -> str:
     if own.objects < _LEAST_OBJECTS:
         return f"by shape alone: no object on {pictures} confirms it"
     if own.share < _GOOD:
         return f"by shape: boxes on {pictures} often lie where the picture is empty (see --layout)"
+    if best is not None and best.rivals:
+        return f"by shape, as the values on {pictures} fit several layouts, also --layout {best.texts[1]}"
     if own.repeats:
         return f"confirmed by the values on {pictures}, but many boxes are duplicates: --layout can say candidates"
     return f"confirmed by the values on {pictures}"
@@ -275,7 +278,7 @@ def _readings(tables: Iterable[ScoreTable]) -> list[_Reading]:
     readings = []
     for table in tables:
         fits = box_fits(table.best, table.is_labelled, _CLEAR)
-        rivals = tuple(each for each in fits[1:] if each.share >= max(_GOOD, fits[0].share - _CLEAR))
+        rivals = tuple(each for each in fits[1:] if each.share >= _GOOD and each.total >= fits[0].total - _CLEAR)
         readings.append(_Reading(table, fits[0], rivals))
     good = [each for each in readings if each.is_good and each.table.is_labelled]
     return sorted(good or readings, key=lambda each: -round(each.box.share, 2))

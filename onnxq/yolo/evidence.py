@@ -1,7 +1,7 @@
 """What the values of outputs say of their columns: functions on arrays of a few real runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations
 
 import numpy as np
@@ -25,6 +25,8 @@ _LITTLE = 0.01
 
 _SAME = 0.65
 """Boxes of a class with a greater intersection over union are duplicates."""
+
+_TINY = np.finfo(np.float64).tiny
 
 _USUAL = (CORNERS, CENTRES, ("y1", "x1", "y2", "x2"), SIZES, ("cy", "cx", "h", "w"))
 """Orders of the columns of a box that exporters use."""
@@ -68,6 +70,7 @@ class Best:
         looks: intp (n,), number of the look of each row.
         regions: float32 (n, 4), region of its look.
         size: the input, (height, width) in px.
+        others: float32 (m, 4), the columns of the boxes in rows of any score, evenly spaced.
     """
 
     boxes: NDArray[np.float32]
@@ -76,12 +79,23 @@ class Best:
     looks: NDArray[np.intp]
     regions: NDArray[np.float32]
     size: tuple[int, int]
+    others: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
 
     @property
     def objects(self) -> float:
         """Number of looks that show an object, as the sum of their best scores; noise is left out."""
         greatest = [float(self.scores[self.looks == look].max()) for look in np.unique(self.looks)]
         return sum(each for each in greatest if each >= _NOISE)
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """Weight of each row, by its score; those of a look add up to its best score, however many rows it has."""
+        squares = self.scores.astype(np.float64) ** 2
+        weights = np.zeros(len(squares))
+        for look in np.unique(self.looks):
+            mine = self.looks == look
+            weights[mine] = squares[mine] / squares[mine].sum() * self.scores[mine].max()
+        return weights
 
 
 @dataclass(frozen=True)
@@ -92,11 +106,18 @@ class BoxFit:
         words: the columns of the boxes.
         shares: they are shares of the input's size.
         share: part of the area of the boxes that lies in the regions, weighted by score.
+        valid: part of the area of boxes of any score that lies on the input.
     """
 
     words: tuple[str, ...]
     shares: bool
     share: float
+    valid: float
+
+    @property
+    def total(self) -> float:
+        """How well the order explains boxes of any score."""
+        return self.share * self.valid
 
 
 def is_whole(values: NDArray[np.generic]) -> bool:
@@ -126,15 +147,27 @@ def shares_inside(boxes: NDArray[np.float32], regions: NDArray[np.float32]) -> N
     common = np.minimum(wide[:, 2:], regions[:, 2:]) - np.maximum(wide[:, :2], regions[:, :2])
     valid = (sides > 0).all(axis=1)
     area = np.where(valid, sides.prod(axis=1), 1.0)
-    return np.where(valid, common.clip(0).prod(axis=1) / np.maximum(area, np.finfo(np.float64).tiny), 0.0)
+    return np.where(valid, common.clip(0).prod(axis=1) / np.maximum(area, _TINY), 0.0)
 
 
-def fit(best: Best, words: Sequence[str], shares: bool) -> float:
+def share_inside(best: Best, words: Sequence[str], shares: bool) -> float:
     """Return the part of the boxes' area in their regions if the columns hold these words, weighted by score."""
-    columns = {word: best.boxes[:, number] for number, word in enumerate(words)}
-    inside = shares_inside(corners_of(columns, best.size, shares), best.regions)
-    weights = best.scores.astype(np.float64) ** 2
-    return float((inside * weights).sum() / max(weights.sum(), np.finfo(np.float64).tiny))
+    boxes = corners_of(_by_word(best.boxes, words), best.size, shares)
+    weights = best.weights
+    return float((shares_inside(boxes, best.regions) * weights).sum() / max(weights.sum(), _TINY))
+
+
+def fit(best: Best, words: tuple[str, ...], shares: bool) -> BoxFit:
+    """Return how well an order of columns explains the boxes."""
+    valid = 1.0
+    if len(best.others):
+        canvas = np.array([[0, 0, best.size[1], best.size[0]]], np.float32)
+        valid = float(shares_inside(corners_of(_by_word(best.others, words), best.size, shares), canvas).mean())
+    return BoxFit(words, shares, share_inside(best, words, shares), valid)
+
+
+def _by_word(boxes: NDArray[np.float32], words: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    return {word: boxes[:, number] for number, word in enumerate(words)}
 
 
 def box_fits(best: Best, any_order: bool, clear: float) -> list[BoxFit]:
@@ -149,19 +182,19 @@ def box_fits(best: Best, any_order: bool, clear: float) -> list[BoxFit]:
     shares = are_shares(best.boxes)
     fits: list[BoxFit] = []
     for orders in (_USUAL, _ORDERLY, _OTHER) if any_order else (_USUAL,):
-        tried = [BoxFit(words, shares, fit(best, words, shares)) for words in orders]
-        most = max((each.share for each in fits), default=-1.0)
-        better = [each for each in tried if each.share > most + _LITTLE]
-        if max((each.share for each in better), default=0.0) > most + clear:
+        tried = [fit(best, words, shares) for words in orders]
+        most = max((each.total for each in fits), default=-1.0)
+        better = [each for each in tried if each.total > most + _LITTLE]
+        if max((each.total for each in better), default=0.0) > most + clear:
             fits = better if fits else tried
         else:
             fits += better
-    return sorted(fits, key=lambda each: -round(each.share, 3))
+    return sorted(fits, key=lambda each: -round(each.total, 3))
 
 
 def duplicates(best: Best, words: Sequence[str], shares: bool) -> float:
     """Return the part of the boxes that overlap a better one of their class and look."""
-    boxes = corners_of({word: best.boxes[:, n] for n, word in enumerate(words)}, best.size, shares)
+    boxes = corners_of(_by_word(best.boxes, words), best.size, shares)
     order = np.argsort(-best.scores, kind="stable")
     boxes, labels, looks = boxes[order], best.labels[order], best.looks[order]
     same = (labels[:, None] == labels) & (looks[:, None] == looks)

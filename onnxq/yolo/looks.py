@@ -14,7 +14,7 @@ from onnxq.yolo.preprocess import PADDING, Preprocess
 LOOKS = 4
 """Number of runs; a multiple of the halves."""
 
-MOST_LOOKS = 16
+MOST_LOOKS = 12
 """Number of runs if fewer show no object."""
 
 Region = tuple[float, float, float, float]
@@ -52,7 +52,7 @@ def chosen(count: int) -> Sequence[int]:
     """Return which of `count` pictures the looks are on, evenly spaced; a picture may come again for another half."""
     # The first few are spread over all, and each later one lies between them.
     places = [(2 * number + 1) / (2 * LOOKS) for number in range(LOOKS)]
-    places += [(place + step / MOST_LOOKS) % 1 for step in (1, 2, 3) for place in places]
+    places += [(place + step / MOST_LOOKS) % 1 for step in (1, 2) for place in places]
     return [int(place * count) for place in places] if count else []
 
 

@@ -188,7 +188,7 @@ def _labelled(joined: _Joined, clues: Clues) -> Iterator[ScoreTable]:
     limit = clues.classes or _MOST_CLASSES
     labels = [k for k in whole if values[k].min() >= -1 and values[k].max() < limit]
     labels = [k for k in labels if k in joined.whole] or labels
-    labels = [k for k in labels if values[k].min() < values[k].max()] or labels
+    labels = [k for k in labels if values[k].min() < values[k].max()] or labels[-1:]
     scores = [k for k in range(count) if k not in whole and is_unit(values[k])]
     ordered = [k for k in scores if all(falls(look[:, k]) for look in joined.looks)]
     if len(ordered) == 1:
@@ -215,7 +215,7 @@ def _best(
     size: tuple[int, int],
 ) -> Best | None:
     """Return the rows of the best scores: from scores, labels and boxes of each look."""
-    scores, labels, boxes, numbers = [], [], [], []
+    scores, labels, boxes, numbers, others = [], [], [], [], []
     for number, (score, label, box) in enumerate(looks):
         valid = np.flatnonzero((score > 0) & (label >= 0))
         chosen = valid[np.argsort(-score[valid], kind="stable")[:_ROWS]]
@@ -223,12 +223,13 @@ def _best(
         labels.append(label[chosen])
         boxes.append(box[chosen])
         numbers.append(np.full(len(chosen), number))
+        others.append(box[valid[:: max(1, len(valid) // _ROWS)]])
     which = np.concatenate(numbers).astype(np.intp)
     if not len(which):
         return None
     return Best(
         np.concatenate(boxes), np.concatenate(scores), np.concatenate(labels), which,
-        np.array(regions, np.float32)[which], size,
+        np.array(regions, np.float32)[which], size, np.concatenate(others),
     )  # fmt: skip
 
 
