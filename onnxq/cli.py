@@ -32,6 +32,7 @@ from onnxq.console.terminal import ERR, OUT, ProgressBar, guarded, say
 from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.average_precision import (
     PrecisionSummary,
+    Scores,
     check_measurable,
     measure_precision,
     summarize,
@@ -205,11 +206,12 @@ def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: P
     """Measure and print the AP of the float model and of the file that was written."""
     settings = _settings(args, run.config)
     choice = choose_runtime(run.config.target, args.runtime)
-    results = []
+    results: list[tuple[Path, Scores]] = []
     for path, model in ((args.input, run.model), (output, output)):
         with _naming_evaluate(f"; {output} was written"), ProgressBar(args.quiet) as progress:
             chosen = replace(settings, runtime=choice.name)
-            results.append((path, measure_precision(model, truth, chosen, progress)))
+            first = results[0][1].detector if results else None
+            results.append((path, measure_precision(model, truth, chosen, progress, first)))
     precision = summarize(results, args.annotations or "demo", settings)
     if not args.quiet:
         OUT.print(evaluate.table(precision))

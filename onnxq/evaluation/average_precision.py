@@ -179,6 +179,7 @@ def measure_precision(
     truth: GroundTruth,
     settings: Settings,
     progress: Progress = silent,
+    like: Detector | None = None,
 ) -> Scores:
     """Measure a detector's average precision as `evaluate` does, with ground truth that is loaded already.
 
@@ -187,9 +188,10 @@ def measure_precision(
         truth: images and their objects.
         settings: how to run and decode the model.
         progress: called after each image.
+        like: of a quantized model, the float model.
     """
     progress("loading", 0, 0)
-    predictor, categories = _open(model, truth, settings)
+    predictor, categories = _open(model, truth, settings, like)
 
     def detect(load: Callable[[], NDArray[np.uint8]]) -> NDArray[np.float32]:
         return predictor.detect(load(), settings)
@@ -206,7 +208,7 @@ def measure_precision(
 
 
 def check_measurable(model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings) -> None:
-    """Check before long work that a model can be measured; it runs once, on a black image.
+    """Check before long work that a model can be measured; it runs on a black image and a few of the images.
 
     Raises:
         ModelError, ConfigError: as from `evaluate`, except errors that only show on images.
@@ -215,10 +217,11 @@ def check_measurable(model: str | Path | onnx.ModelProto, truth: GroundTruth, se
 
 
 def _open(
-    model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings
+    model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings, like: Detector | None = None
 ) -> tuple[Predictor, tuple[int, ...]]:
     """Return the model, ready to run, and the category id of each of its classes."""
-    predictor = Predictor.load(Path(model) if isinstance(model, str) else model, settings, tuple(truth.images.values()))
+    opened = Path(model) if isinstance(model, str) else model
+    predictor = Predictor.load(opened, settings, tuple(truth.images.values()), like, only_quantized=True)
     reason = predictor.detector.outputs.why_no_precision
     if reason:
         raise ModelError(f"{predictor.name}: {reason}; python -m onnxq.compare needs no AP")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxq.api import open_data
 from onnxq.config import Config
 from onnxq.errors import DataError
-from onnxq.evaluation.average_precision import measure_precision
+from onnxq.evaluation.average_precision import Scores, measure_precision
 from onnxq.evaluation.ground_truth import GroundTruth
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import AUTO
@@ -77,8 +77,9 @@ class PrecisionCriterion(Criterion):
         self.images, self.files = len(truth.images), truth.files
 
     @cached_property
-    def _float_ap(self) -> float:
-        ap = measure_precision(self._original, self._truth, self._settings).ap
+    def _float(self) -> Scores:
+        scores = measure_precision(self._original, self._truth, self._settings)
+        ap = scores.ap
         if math.isnan(ap):
             raise DataError("the annotations have no objects on the images, so there is no AP to lose; give others")
         if ap == 0:
@@ -86,11 +87,12 @@ class PrecisionCriterion(Criterion):
                 "the float model has an AP of 0 on the images, so there is nothing to lose; check with "
                 "python -m onnxq.evaluate whether annotations, --preprocess and classes fit the model"
             )
-        return ap
+        return scores
 
     def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
         """Return the loss in points of AP; negative if the model is better than the float model."""
-        return self._float_ap - measure_precision(model, self._truth, self._settings, progress).ap
+        scores = measure_precision(model, self._truth, self._settings, progress, self._float.detector)
+        return self._float.ap - scores.ap
 
     def identity(self) -> str:
         """Return settings, images and objects as text."""

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxq.calibration.dead_leaves import dead_leaves_image
 from onnxq.errors import ConfigError, DataError, ModelError, OnnxqError
 from onnxq.evaluation.runtime_choice import AUTO, CHOICES, choose_runtimes
-from onnxq.ir import ProtoIndex
+from onnxq.ir import QDQ_OPS, ProtoIndex
 from onnxq.ir.storage import load_proto
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.runtime.session import Feed, cores
@@ -124,7 +124,12 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, model: Path | onnx.ModelProto, settings: Settings, pictures: Sequence[Picture] = (), told: bool = True
+        cls,
+        model: Path | onnx.ModelProto,
+        settings: Settings,
+        pictures: Sequence[Picture] = (),
+        like: Detector | None = None,
+        only_quantized: bool = False,
     ) -> "Predictor":
         """Open a model, run it on a black image and a few pictures, and recognize how to decode its outputs.
 
@@ -133,7 +138,8 @@ class Predictor:
             settings: how to run and decode it.
             pictures: functions that return pictures, uint8 (height, width, 3), RGB; a few are looked at, painted scenes
                 if there are none.
-            told: whether values tell the layout, if `settings` do not; else shapes alone.
+            like: the float model. A model with its outputs is read as it is, because noise must not tell the layout.
+            only_quantized: `like` is for a model with integers only.
 
         Raises:
             ModelError: the model cannot be read or run, or its outputs do not fit the family in `settings`.
@@ -162,7 +168,10 @@ class Predictor:
                 layout=settings.layout,
                 output_shapes=shapes,
             )
-            if told and not settings.layout and settings.family == "auto":
+            is_copy = like is not None and set(like.outputs.tensors) <= set(outputs)
+            if like is not None and is_copy and (_is_quantized(graph) or not only_quantized):
+                detector = replace(detector, outputs=like.outputs, why=like.why)
+            elif not settings.layout and settings.family == AUTO:
                 detector = confirm(
                     graph, detector, lambda numbers: _look_at(numbers, runtime, detector, batch, settings, pictures)
                 )
@@ -206,6 +215,10 @@ class Predictor:
         height, width = image.shape[:2]
         inside = letterbox.undo(found.boxes).clip(0, np.array([width, height, width, height], np.float32))
         return np.column_stack([inside, found.scores, found.labels]).astype(np.float32)
+
+
+def _is_quantized(model: onnx.ModelProto) -> bool:
+    return any(node.op_type in QDQ_OPS or "Integer" in node.op_type for node in model.graph.node)
 
 
 def _look_at(

@@ -5,7 +5,7 @@ A layout is a list of words, `x1 y1 x2 y2 score label`. `/` stands between outpu
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,13 +52,10 @@ WORDS = (*_COLUMNS, *_MODES)
 
 LAYOUT_HELP = (
     "what the columns of the outputs hold, if values do not tell it: x1 y1 x2 y2 score label, or cx cy w h objectness "
-    "scores; / between outputs, - for what is not read; shares for boxes as shares of the picture, candidates if "
-    "duplicates must be removed"
+    "scores; / between outputs, - for what is not read; shares for boxes as shares of the picture, finished if no "
+    "duplicates are to be removed"
 )
 """Help text of `--layout`."""
-
-_MOST_FINISHED = 1000
-"""Rows of an output that are finished objects unless the layout says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class Columns:
         groups: for each output of the graph the words of its columns; `(UNREAD,)` if it is not read.
         shares: boxes are shares of the input's width and height, else px.
         logits: scores are before their Sigmoid.
-        finished: the model removes duplicates itself; None: unless there are more rows than objects in any image.
+        finished: the model removes duplicates itself; None: it is not known, and they are removed.
     """
 
     groups: tuple[tuple[str, ...], ...]
@@ -178,13 +175,6 @@ class Columns:
         rows, labels = np.nonzero(keep)
         found = table["label"][rows, 0] if "label" in table else labels
         return Detections(boxes[rows], scores[rows, labels], found.astype(np.intp), extras[rows])
-
-    def resolved(self, shapes: Sequence[Shape]) -> "Columns":
-        """Return the layout with `finished` known, by the number of rows in the outputs that are read."""
-        if self.finished is not None:
-            return self
-        most = max(_placed(s, g, self._rows(shapes)).rows for g, s in zip(self.read_groups, shapes, strict=True))
-        return replace(self, finished=most <= _MOST_FINISHED)
 
     def _table(self, arrays: Sequence[NDArray[Any]], named: int, index: int) -> dict[str, NDArray[np.float32]]:
         """The columns by their words, float32 (rows, columns)."""

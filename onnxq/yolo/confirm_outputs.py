@@ -266,7 +266,7 @@ def _how_sure(own: _Recognized, best: _Reading | None, pictures: str) -> str:
     if best is not None and best.rivals:
         return f"by shape, as the values on {pictures} fit several layouts, also --layout {best.texts[1]}"
     if own.repeats:
-        return f"confirmed by the values on {pictures}, but many boxes are duplicates: --layout can say candidates"
+        return f"confirmed by the values on {pictures}, but many boxes are duplicates: a --layout without finished removes them"
     return f"confirmed by the values on {pictures}"
 
 

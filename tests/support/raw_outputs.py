@@ -146,3 +146,86 @@ def _expected(columns: Columns, best_class: bool) -> Detections:
     boxes = block("x1 y1 x2 y2")(columns)[rows]
     found = Detections(boxes, scores[rows, labels], labels, np.zeros((len(rows), 0), np.float32))
     return found.take(suppress(found.boxes, found.scores, found.labels, 0.65))
+
+
+def demo_with(end: str, names: bool) -> onnx.ModelProto:
+    """Return the demo model with another end.
+
+    Args:
+        end: "shares": boxes as shares; "apart": centres beside scores; "corners": corners and scores in one table;
+            "pairs": the same as y1 x1 y2 x2; "yolo-v4": shares (1, N, 1, 4) and scores; "logits": shares and logits;
+            "sized": boxes times the input `target_sizes`, and scores.
+        names: keep the metadata.
+    """
+    model = onnx.load(demo.model_path())
+    graph, raw = model.graph, model.graph.output[0].name
+    if not names:
+        del model.metadata_props[:]
+    constants = {
+        "factors": np.array([1 / 160] * 4 + [1] * 6, np.float32).reshape(1, 10, 1),
+        "side": np.float32(1 / 160), "half": np.float32(0.5), "one": np.float32(1),
+        "sizes": np.array([2, 2, 6], np.int64), "two": np.array([2], np.int64), "middle": np.array([1], np.int64),
+        "order": np.array([1, 0, 3, 2], np.int64), "least": np.float32(1e-6), "most": np.float32(1 - 1e-6),
+    }  # fmt: skip
+    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
+    graph.node.extend([
+        helper.make_node("Split", [raw, "sizes"], ["centre", "size", "scores_t"], axis=1),
+        helper.make_node("Mul", ["size", "half"], ["halves"]),
+        helper.make_node("Sub", ["centre", "halves"], ["low"]),
+        helper.make_node("Add", ["centre", "halves"], ["high"]),
+        helper.make_node("Concat", ["centre", "size"], ["centred_t"], axis=1),
+        helper.make_node("Concat", ["low", "high"], ["corners_t"], axis=1),
+        *(helper.make_node("Transpose", [f"{n}_t"], [n], perm=[0, 2, 1]) for n in ("centred", "corners", "scores")),
+    ])  # fmt: skip
+    nodes, outputs = _ENDS[end]
+    graph.node.extend(
+        helper.make_node(op, [each.replace("RAW", raw) for each in ins], [out], **more) for op, ins, out, more in nodes
+    )
+    if end == "sized":
+        graph.input.append(helper.make_tensor_value_info("target_sizes", TensorProto.INT64, (1, 2)))
+    del graph.output[:]
+    graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+_APART = {"scores": (1, 500, 6)}
+
+_ENDS: Mapping[str, tuple[list[tuple[str, list[str], str, dict[str, object]]], dict[str, tuple[int, ...]]]] = {
+    "shares": ([("Mul", ["RAW", "factors"], "out", {})], {"out": (1, 10, 500)}),
+    "apart": ([], {"centred": (1, 500, 4), **_APART}),
+    "corners": ([("Concat", ["corners", "scores"], "out", {"axis": 2})], {"out": (1, 500, 10)}),
+    "pairs": (
+        [
+            ("Gather", ["corners_t", "order"], "turned", {"axis": 1}),
+            ("Concat", ["turned", "scores_t"], "out", {"axis": 1}),
+        ],
+        {"out": (1, 10, 500)},
+    ),
+    "yolo-v4": (
+        [("Mul", ["corners", "side"], "shares", {}), ("Unsqueeze", ["shares", "two"], "boxes", {})],
+        {"boxes": (1, 500, 1, 4), **_APART},
+    ),
+    "logits": (
+        [
+            ("Mul", ["centred", "side"], "boxes", {}),
+            ("Clip", ["scores", "least", "most"], "clipped", {}),
+            ("Sub", ["one", "clipped"], "rest", {}),
+            ("Div", ["clipped", "rest"], "odds", {}),
+            ("Log", ["odds"], "logits", {}),
+        ],
+        {"boxes": (1, 500, 4), "logits": (1, 500, 6)},
+    ),
+    "sized": (
+        [
+            ("Cast", ["target_sizes"], "lengths", {"to": TensorProto.FLOAT}),
+            ("Concat", ["lengths", "lengths"], "four", {"axis": 1}),
+            ("Unsqueeze", ["four", "middle"], "scales", {}),
+            ("Mul", ["corners", "side"], "shares", {}),
+            ("Mul", ["shares", "scales"], "boxes", {}),
+        ],
+        {"boxes": (1, 500, 4), **_APART},
+    ),
+}

@@ -146,11 +146,6 @@ class TestShapes:
     def test_show_the_number_of_classes(self, text: str, shapes: list[tuple[int, ...]], classes: int | None) -> None:
         assert parse_layout([text]).classes(shapes, 0) == classes
 
-    @pytest.mark.parametrize(("rows", "is_finished"), [(300, True), (1000, True), (1001, False)])
-    def test_with_more_rows_than_any_image_has_objects_hold_candidates(self, rows: int, is_finished: bool) -> None:
-        assert parse_layout(["x1 y1 x2 y2 score label"]).resolved([(1, rows, 6)]).finished == is_finished
-        assert parse_layout(["x1 y1 x2 y2 score label candidates"]).resolved([(1, rows, 6)]).finished is False
-
     def test_outputs_that_are_not_read(self) -> None:
         layout = parse_layout(["- / x1 y1 x2 y2 score label"])
         assert layout.names(["a", "b", "c"]) == ("b",)

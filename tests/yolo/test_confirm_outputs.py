@@ -181,7 +181,7 @@ class TestWhatTheShapesShow:
 
         found = told(looks_in(best_rows))
         assert found.family == "end2end"
-        assert found.outputs.sure.endswith("but many boxes are duplicates: --layout can say candidates")
+        assert found.outputs.sure.endswith("but many boxes are duplicates: a --layout without finished removes them")
 
     def test_a_model_with_nms_has_no_candidates(self) -> None:
         looks = looks_in(stacked("label x1 y1 x2 y2 score"))

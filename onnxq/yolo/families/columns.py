@@ -32,9 +32,6 @@ def columns_layout(columns: Columns, clues: Clues, why: str) -> OutputLayout:
         ConfigError: the layout has more outputs than the model.
     """
     names = columns.names(list(clues.by_name))
-    shapes = [clues.by_name[name] for name in names]
-    if all(shapes):
-        columns = columns.resolved(shapes)
     layout = OutputLayout(COLUMNS, columns.task, names, why, stated=columns)
     if "extras" not in columns.words:
         return layout

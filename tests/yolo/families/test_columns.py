@@ -19,8 +19,8 @@ def test_words_state_the_layout_whatever_the_shapes_show() -> None:
     assert found.outputs.why_no_precision == ""
 
 
-@pytest.mark.parametrize(("words", "kept"), [((), 2), (("candidates",), 1), (("finished",), 2)])
-def test_few_rows_are_finished_unless_words_say_otherwise(words: tuple[str, ...], kept: int) -> None:
+@pytest.mark.parametrize(("words", "kept"), [((), 1), (("candidates",), 1), (("finished",), 2)])
+def test_duplicates_are_removed_unless_words_say_that_there_are_none(words: tuple[str, ...], kept: int) -> None:
     table = np.zeros((1, 9, 6), np.float32)
     table[0, :2] = [[1, 10, 10, 30, 30, 0.9], [1, 10, 10, 30, 31, 0.8]]
     found = find_objects({"out": table}, detect(always(table[0]), layout=(*ROWS, *words)), 0.1, 0.65)
