@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from onnxq.ir.storage import load_proto
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.runtime.session import Feed, cores
 from onnxq.yolo.columns import parse_layout
-from onnxq.yolo.confirm_outputs import confirm
+from onnxq.yolo.confirm_outputs import confirm, confirm_given
 from onnxq.yolo.decode import class_count, find_objects
 from onnxq.yolo.detections import Outputs
 from onnxq.yolo.detector import Detector, detect
@@ -168,13 +169,15 @@ class Predictor:
                 layout=settings.layout,
                 output_shapes=shapes,
             )
+            pictured = partial(_look_at, runtime, detector, batch, settings, pictures)
             is_copy = like is not None and set(like.outputs.tensors) <= set(outputs)
             if like is not None and is_copy and (_is_quantized(graph) or not only_quantized):
                 detector = replace(detector, outputs=like.outputs, why=like.why)
-            elif not settings.layout and settings.family == AUTO:
-                detector = confirm(
-                    graph, detector, lambda numbers: _look_at(numbers, runtime, detector, batch, settings, pictures)
-                )
+            elif settings.layout or settings.family != AUTO:
+                class_count(detector, shapes)  # they must fit
+                detector = confirm_given(detector, pictured)
+            else:
+                detector = confirm(graph, detector, pictured)
             classes = class_count(detector, shapes)
         return cls(name, runtime, choice.name, inputs, outputs, batch, detector, classes)
 
@@ -222,12 +225,12 @@ def _is_quantized(model: onnx.ModelProto) -> bool:
 
 
 def _look_at(
-    numbers: Sequence[int],
     runtime: Runtime,
     detector: Detector,
     batch: int,
     settings: Settings,
     pictures: Sequence[Picture],
+    numbers: Sequence[int],
 ) -> list[Look]:
     """Run a model on halves of a few pictures, painted ones if there are none."""
     spread = chosen(len(pictures))

@@ -130,6 +130,25 @@ def confirm(model: onnx.ModelProto, detector: Detector, look_at: Callable[[Seque
     return _with(detector, verdict.layout)
 
 
+def confirm_given(detector: Detector, look_at: Callable[[Sequence[int]], Sequence[Look]]) -> Detector:
+    """Return the detector with what the values of a few real runs say of a layout that the user gives; it stays.
+
+    Args:
+        detector: its outputs fit the layout.
+        look_at: runs the model on the pictures of these numbers.
+    """
+    looks = _comparable(list(look_at(range(LOOKS))), detector.size) if detector.outputs.has_boxes else []
+    if not looks:
+        return detector
+    own = _judge(detector, looks)
+    sure = "which the values allow" if own.objects >= _LEAST_OBJECTS else ""
+    if own.contradiction:
+        sure = f"but the values contradict it: {own.contradiction}"
+    elif own.objects >= _LEAST_OBJECTS and own.share < _GOOD:
+        sure = "but the boxes often lie where the pictures are empty"
+    return _with(detector, replace(detector.outputs, sure=sure))
+
+
 @dataclass(frozen=True)
 class _Verdict:
     """How the outputs are read.
@@ -266,7 +285,7 @@ def _how_sure(own: _Recognized, best: _Reading | None, pictures: str) -> str:
     if best is not None and best.rivals:
         return f"by shape, as the values on {pictures} fit several layouts, also --layout {best.texts[1]}"
     if own.repeats:
-        return f"confirmed by the values on {pictures}, but many boxes are duplicates: a --layout without finished removes them"
+        return f"confirmed by the values on {pictures}, but many boxes repeat: --layout without finished removes them"
     return f"confirmed by the values on {pictures}"
 
 

@@ -165,9 +165,12 @@ class TestLayouts:
     def test_that_are_stated_are_not_questioned(self, truth: GroundTruth, expected: float, words: str) -> None:
         found = measure_precision(demo_with("shares", False), truth, Settings(layout=(words,)))
         assert found.ap == pytest.approx(expected, abs=0.05)
-        assert found.detector.why == "as --layout says"
+        assert found.detector.why == "as --layout says; which the values allow"
         wrong = measure_precision(demo_with("shares", False), truth, Settings(layout=("cx cy w h scores px",)))
         assert wrong.ap < 1
+        assert wrong.detector.why.startswith(
+            "as --layout says; but the values contradict it: the boxes reach 1.01 px, "
+        )
 
     def test_a_quantized_model_is_read_like_the_float_model(self, truth: GroundTruth) -> None:
         like = measure_precision(demo_with("shares", True), truth, Settings()).detector

@@ -17,7 +17,7 @@ from raw_outputs import (
 )
 
 from onnxq.errors import ModelError
-from onnxq.yolo.confirm_outputs import UnclearOutputsError, confirm
+from onnxq.yolo.confirm_outputs import UnclearOutputsError, confirm, confirm_given
 from onnxq.yolo.detector import Detector, detect
 from onnxq.yolo.evidence import Look
 from onnxq.yolo.looks import LOOKS
@@ -181,7 +181,7 @@ class TestWhatTheShapesShow:
 
         found = told(looks_in(best_rows))
         assert found.family == "end2end"
-        assert found.outputs.sure.endswith("but many boxes are duplicates: a --layout without finished removes them")
+        assert found.outputs.sure.endswith("but many boxes repeat: --layout without finished removes them")
 
     def test_a_model_with_nms_has_no_candidates(self) -> None:
         looks = looks_in(stacked("label x1 y1 x2 y2 score"))
@@ -220,6 +220,25 @@ class TestQuestion:
             ModelError, match=r"several ways.* --layout label cx cy w h score.*--layout label cy cx h w"
         ):
             told([Look({"out": table}, one.region) for one in demo_looks()])
+
+
+class TestGiven:
+    @pytest.mark.parametrize(
+        ("words", "sure"),
+        [
+            ("x1 y1 x2 y2 score label shares", "which the values allow"),
+            ("x1 y1 x2 y2 score label", "but the values contradict it: the boxes reach 1"),
+            ("x1 y1 w h score label shares", "but the boxes often lie where the pictures are empty"),
+        ],
+    )
+    def test_stays_and_what_the_values_say_is_said(self, words: str, sure: str) -> None:
+        looks = looks_in(stacked("x1 y1 x2 y2 score label"), unit="shares")
+        model, _ = recognized(looks)
+        given = detect(model, layout=(words,), output_shapes={"out": looks[0].outputs["out"].shape})
+        found = confirm_given(given, at(looks))
+        assert found.outputs.stated == given.outputs.stated
+        assert found.outputs.sure.startswith(sure)
+        assert found.why == f"as --layout says; {found.outputs.sure}"
 
 
 def test_outputs_without_boxes_are_left_alone() -> None:
