@@ -141,7 +141,7 @@ def confirm_given(detector: Detector, look_at: Callable[[Sequence[int]], Sequenc
     if not looks:
         return detector
     own = _judge(detector, looks)
-    sure = "which the values allow" if own.objects >= _LEAST_OBJECTS else ""
+    sure = "the values allow it" if own.objects >= _LEAST_OBJECTS else ""
     if own.contradiction:
         sure = f"but the values contradict it: {own.contradiction}"
     elif own.objects >= _LEAST_OBJECTS and own.share < _GOOD:

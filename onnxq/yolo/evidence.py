@@ -20,6 +20,9 @@ _MOST_SHARE = 1.5
 _NOISE = 0.1
 """Least score of the best box of a picture that may be an object."""
 
+_OBJECT = 0.2
+"""Least score of a box that is an object rather than noise."""
+
 _LITTLE = 0.01
 """A part of boxes that is no difference."""
 
@@ -193,9 +196,13 @@ def box_fits(best: Best, any_order: bool, clear: float) -> list[BoxFit]:
 
 
 def duplicates(best: Best, words: Sequence[str], shares: bool) -> float:
-    """Return the part of the boxes that overlap a better one of their class and look."""
+    """Return the part of the objects that overlap a better one of their class and look.
+
+    Boxes of low score repeat also in networks that give each object once.
+    """
     boxes = corners_of(_by_word(best.boxes, words), best.size, shares)
     order = np.argsort(-best.scores, kind="stable")
+    order = order[best.scores[order] >= _OBJECT]
     boxes, labels, looks = boxes[order], best.labels[order], best.looks[order]
     same = (labels[:, None] == labels) & (looks[:, None] == looks)
     overlaps = np.tril((box_iou(boxes, boxes) > _SAME) & same, -1)

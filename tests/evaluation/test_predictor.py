@@ -165,7 +165,7 @@ class TestLayouts:
     def test_that_are_stated_are_not_questioned(self, truth: GroundTruth, expected: float, words: str) -> None:
         found = measure_precision(demo_with("shares", False), truth, Settings(layout=(words,)))
         assert found.ap == pytest.approx(expected, abs=0.05)
-        assert found.detector.why == "as --layout says; which the values allow"
+        assert found.detector.why == "as --layout says; the values allow it"
         wrong = measure_precision(demo_with("shares", False), truth, Settings(layout=("cx cy w h scores px",)))
         assert wrong.ap < 1
         assert wrong.detector.why.startswith(

@@ -226,7 +226,7 @@ class TestGiven:
     @pytest.mark.parametrize(
         ("words", "sure"),
         [
-            ("x1 y1 x2 y2 score label shares", "which the values allow"),
+            ("x1 y1 x2 y2 score label shares", "the values allow it"),
             ("x1 y1 x2 y2 score label", "but the values contradict it: the boxes reach 1"),
             ("x1 y1 w h score label shares", "but the boxes often lie where the pictures are empty"),
         ],

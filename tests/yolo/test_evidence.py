@@ -110,6 +110,11 @@ def test_duplicates_are_of_one_class_and_picture() -> None:
     assert duplicates(rows, CORNERS, False) == pytest.approx(1 / 5)
 
 
+def test_boxes_of_low_score_are_no_duplicates() -> None:
+    rows = best([[0, 0, 10, 10]] * 3, [LEFT] * 3, [0.9, 0.15, 0.1], looks=np.zeros(3, np.intp))
+    assert duplicates(rows, CORNERS, False) == 0
+
+
 class TestObjectness:
     def test_is_great_where_a_class_is(self) -> None:
         assert has_objectness(np.array([0.9, 0.8, 0.01]), np.array([0.8, 0.6, 0.9])) is True
