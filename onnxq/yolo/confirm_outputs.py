@@ -54,6 +54,9 @@ _MOST_FINISHED = 1000
 """Rows of an output that are finished objects."""
 
 
+_REPEATS = ", but many boxes repeat: --layout without finished removes them"
+
+
 class UnclearOutputsError(ModelError):
     """The outputs can be read in several ways, or in none that is known."""
 
@@ -194,8 +197,9 @@ def _verdict(model: onnx.ModelProto, detector: Detector, looks: Sequence[Look]) 
         return _Verdict(layout, question, is_certain=False)
     columns = best.table.columns(best.box.words, best.box.shares, _is_finished(best, model))
     found = columns_layout(columns, clues, f"--layout {columns.text}")
-    is_certain = best.table.best.objects >= _ENOUGH_OBJECTS
-    return _Verdict(replace(found, sure=f"told by the values on {pictures}"), is_certain=is_certain)
+    repeats = columns.finished and duplicates(best.table.best, best.box.words, best.box.shares) > _MANY_DUPLICATES
+    sure = f"told by the values on {pictures}{_REPEATS if repeats else ''}"
+    return _Verdict(replace(found, sure=sure), is_certain=best.table.best.objects >= _ENOUGH_OBJECTS)
 
 
 def _comparable(looks: Sequence[Look], size: tuple[int, int]) -> list[Look]:
@@ -285,7 +289,7 @@ def _how_sure(own: _Recognized, best: _Reading | None, pictures: str) -> str:
     if best is not None and best.rivals:
         return f"by shape, as the values on {pictures} fit several layouts, also --layout {best.texts[1]}"
     if own.repeats:
-        return f"confirmed by the values on {pictures}, but many boxes repeat: --layout without finished removes them"
+        return f"confirmed by the values on {pictures}{_REPEATS}"
     return f"confirmed by the values on {pictures}"
 
 
