@@ -15,6 +15,7 @@ from raw_outputs import (
     same_objects,
     stacked,
 )
+from tables import declared
 
 from onnxq.errors import ModelError
 from onnxq.yolo.confirm_outputs import UnclearOutputsError, confirm, confirm_given
@@ -173,6 +174,23 @@ class TestWhatTheShapesShow:
         assert found.outputs.sure.startswith(
             "by shape, as the values on 12 pictures fit several layouts, also --layout "
         )
+
+    def test_does_not_leave_out_the_labels_beside_scores(self) -> None:
+        rng = np.random.default_rng(0)
+        looks = []
+        for left, top, right, bottom in ((0, 0, 32, 64), (0, 0, 64, 32), (32, 0, 64, 64), (0, 32, 64, 64)):
+            corner, size = rng.uniform(0, 0.5, (84, 2)), rng.uniform(0.2, 0.5, (84, 2))
+            low = (left, top) + corner * (right - left, bottom - top)
+            boxes = np.concatenate([low, low + size * (right - left, bottom - top)], axis=1)
+            scores, labels = rng.uniform(0.2, 0.9, (84, 1)), rng.integers(0, 3, (84, 1))
+            arrays = {"out0": boxes, "out1": scores, "out2": labels}
+            outputs = {name: array[np.newaxis].astype(np.float32) for name, array in arrays.items()}
+            looks.append(Look(outputs, (left, top, right, bottom)))
+        model = declared((1, 84, 4), (1, 84, 1), (1, 84, 1))
+        assert detect(model).family == "separate"
+        found = confirm(model, detect(model), at(looks))
+        assert found.outputs.stated is not None
+        assert found.outputs.stated.words == ("x1", "y1", "x2", "y2", "score", "label")
 
     def test_duplicates_in_sorted_rows_are_said(self) -> None:
         def best_rows(columns: Columns) -> Mapping[str, np.ndarray]:
