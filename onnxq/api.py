@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from onnxq.calibration.checks import check_first_layer, check_inputs, check_number
+from onnxq.calibration.confirm_layout import confirm_on_samples
 from onnxq.calibration.samples import DataSource, Samples, open_samples
 from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.config import Config
@@ -48,8 +49,8 @@ class Quantized:
         detector: the recognized inputs and outputs, and how an image becomes an input.
         samples: the calibration data; None if statistics were given.
         timings: name of a pass -> seconds.
-        warnings: faults of the calibration data, a sentence each; also logged. Warnings about the finished model are in
-            `facts[Verification].warnings`.
+        warnings: faults of the calibration data, and outputs that are not clear, a sentence each; also logged. Warnings
+            about the finished model are in `facts[Verification].warnings`.
     """
 
     model: onnx.ModelProto
@@ -108,9 +109,12 @@ def quantize(
     config = config or Config()
     progress("preparing", 0, 0)
     original, tail = _load_runnable(model)
-    detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
+    detector = detect(original, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
     pinned = _with_probe(facts)
     samples = None if Statistics in pinned else open_data(data, original, detector, config)
+    questions: tuple[str, ...] = ()
+    if not config.layout:
+        detector, questions = confirm_on_samples(original, detector, samples)
     if passes is None:
         passes = default(
             config, original, samples, detector=detector, sensitivity=sensitivity, speed=speed, progress=progress
@@ -123,7 +127,8 @@ def quantize(
     quantized = working.to_proto()
     if tail is not None:
         tail.reattach(quantized)
-    warnings = tuple(_input_warnings(found, original, detector, synthetic=samples is None or samples.synthetic))
+    is_synthetic = samples is None or samples.synthetic
+    warnings = (*questions, *_input_warnings(found, original, detector, synthetic=is_synthetic))
     for warning in warnings:
         log.warning("%s", warning)
     return Quantized(quantized, found, detector, samples, timings, warnings)
@@ -138,7 +143,7 @@ def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> t
     """
     config = config or Config()
     original, _ = _load_runnable(model)
-    detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
+    detector = detect(original, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
     return Pipeline(prepare_and_plan(config)).run(Model(original))[Plan], detector
 
 

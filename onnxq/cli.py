@@ -34,6 +34,7 @@ from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.annotations.yolo_labels import has_labels
 from onnxq.evaluation.average_precision import (
     PrecisionSummary,
+    Scores,
     check_measurable,
     measure_precision,
     summarize,
@@ -196,7 +197,7 @@ def _open_held_out(args: argparse.Namespace, config: Config, model: onnx.ModelPr
     with _naming_evaluate():
         choice = choose_runtime(config.target, args.runtime)
         check_measurable(model, truth, replace(_settings(args, config), runtime=choice.name))
-    detector = detect(model, image_size=config.image_size, preprocess=config.preprocess)
+    detector = detect(model, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
     samples = open_data(_calibration_data(args), model, detector, config)
     if not args.on_calibration:
         require_held_out(samples.files, truth.files)
@@ -207,11 +208,12 @@ def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: P
     """Measure and print the AP of the float model and of the file that was written."""
     settings = _settings(args, run.config)
     choice = choose_runtime(run.config.target, args.runtime)
-    results = []
+    results: list[tuple[Path, Scores]] = []
     for path, model in ((args.input, run.model), (output, output)):
         with _naming_evaluate(f"; {output} was written"), ProgressBar(args.quiet) as progress:
             chosen = replace(settings, runtime=choice.name)
-            results.append((path, measure_precision(model, truth, chosen, progress)))
+            first = results[0][1].detector if results else None
+            results.append((path, measure_precision(model, truth, chosen, progress, first)))
     labels = annotations(args) or "demo"
     precision = summarize(results, labels, settings)
     if not args.quiet:
@@ -240,6 +242,7 @@ def _next_annotations(args: argparse.Namespace) -> Path | None:
 
 def _settings(args: argparse.Namespace, config: Config) -> Settings:
     return Settings(
+        layout=config.layout,
         preprocess=config.preprocess,
         image_size=config.image_size,
         runtime=args.runtime,

@@ -115,7 +115,8 @@ def _show(title: str, first: str, others: Sequence[str], rows: Iterable[Sequence
 
 
 def _show_outputs(result: Comparison) -> None:
-    title = f"signal to quantization noise, {_images(result.images)}, in {_runtimes(result)}"
+    order = "; objects that stand in another order count as noise" if result.detector.outputs.is_finished else ""
+    title = f"signal to quantization noise, {_images(result.images)}, in {_runtimes(result)}{order}"
     _show(title, "output", ["SQNR dB"], ((name, f"{sqnr:.1f}") for name, sqnr in result.outputs.items()))
 
 

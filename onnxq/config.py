@@ -14,6 +14,7 @@ from onnxq.numerics.scheme import INT8, MIN_BITS
 from onnxq.reconstruction import RECONSTRUCT_BELOW
 from onnxq.targets import TARGETS, Target
 from onnxq.targets.base import ANY_CPU, CPUS, VNNI
+from onnxq.yolo.columns import LAYOUT_HELP, parse_layout
 from onnxq.yolo.preprocess import PREPROCESS_WORDS, parse_preprocess
 
 __all__ = ["Config"]
@@ -100,6 +101,7 @@ class Config:
         "N",
     )
     preprocess: str = _option(AUTO, f"how images become inputs: {PREPROCESS_WORDS}", None, "NAME|WORDS")
+    layout: tuple[str, ...] = _option((), LAYOUT_HELP, None, "WORD")
     image_size: tuple[int, int] | None = _option(None, "input size, for models with a dynamic one", None, "N|HxW")
 
     def __post_init__(self) -> None:
@@ -113,6 +115,8 @@ class Config:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, allowed[0].bits)
         self._check_kinds()
+        if self.layout:
+            parse_layout(self.layout)
         self._check_widths()
         if self.is_half and not self.placement.strongly_typed:
             takers = ", ".join(name for name, target in TARGETS.items() if target.strongly_typed)
@@ -139,7 +143,7 @@ class Config:
 
     def _check_kinds(self) -> None:
         """Refuse values that are easily given instead of a tuple or a number."""
-        for name in ("bits", "exclude", "include"):
+        for name in ("bits", "exclude", "include", "layout"):
             value: object = getattr(self, name)
             if isinstance(value, str):
                 raise ConfigError(f"{name}: expected a tuple of strings, got {value!r}; write ({value!r},)")

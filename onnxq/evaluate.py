@@ -100,7 +100,8 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
                 truth = GroundTruth.load(arguments.annotations, arguments.images, settings.max_images)
             for model, choice in zip(arguments.models, choices, strict=True):
                 chosen = replace(settings, runtime=choice.name)
-                results.append((model, measure_precision(model, truth, chosen, progress)))
+                first = results[0][1].detector if results else None
+                results.append((model, measure_precision(model, truth, chosen, progress, first)))
     finally:  # show what was measured before an error
         if results:
             OUT.print(table(summarize(results, annotations, settings)))

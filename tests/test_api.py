@@ -259,7 +259,9 @@ class TestPlan:
     def test_is_what_quantize_does(self, model, feeds, result):
         chosen, detector = plan(model)
         assert chosen == result.facts[Plan]
-        assert detector == result.detector
+        found = result.detector
+        assert found.why.startswith(detector.why)  # runs on data say more
+        assert replace(found, outputs=replace(found.outputs, sure=""), why=detector.why) == detector
 
     def test_takes_a_path(self, tmp_path, model):
         onnx.save(model, tmp_path / "model.onnx")

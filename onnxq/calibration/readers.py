@@ -90,7 +90,7 @@ class FileReader:
         companions: Mapping[str, Sequence[float]],
     ) -> None:
         self.inputs = inputs
-        self._companions = {name: np.array([values], np.float32) for name, values in companions.items()}
+        self._companions = {name: np.array([pair], inputs.specs[name][1]) for name, pair in companions.items()}
         self.unreadable: dict[str, str] = {}
         self._size = size
         self._preprocess = preprocess
@@ -138,7 +138,8 @@ class FileReader:
         try:
             image = load()
         except DataError as error:
-            log.warning("skipped %s", error)
+            if where not in self.unreadable:
+                log.warning("skipped %s", error)
             self.unreadable[where] = str(error)
             return None
         return self._feed(where, image)

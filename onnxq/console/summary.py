@@ -25,6 +25,8 @@ from onnxq.yolo.output_layout import UNKNOWN
 _MOST_SHOWN = 10
 """Pieces of the network whose sensitivity is shown without -v."""
 
+_ORDER_COUNTS = "; objects that stand in another order count as noise"
+
 
 def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Listing:
     """Return a table with the recognized model and the number of nodes that will run on integers."""
@@ -72,7 +74,9 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str, verbose: bo
     for warning in quantized.warnings:
         table.add_row(Text("warning", "bold yellow"), Text(warning))
     for name, sqnr in checked.sqnr.items():
-        table.add_row("SQNR", f"{sqnr:.1f} dB in {name}")
+        table.add_row(
+            "SQNR", f"{sqnr:.1f} dB in {name}{_ORDER_COUNTS if quantized.detector.outputs.is_finished else ''}"
+        )
     speed = quantized.facts.get(Speed)
     if speed is not None and speed.rounds:
         table.add_row("speed", f"{speed.ratio:.2f} times the float model's, in {speed.runtime} on this CPU")
@@ -173,5 +177,8 @@ def say_next(
     is_data_set = measurable and annotations is not None and annotations.suffix.lower() in SUFFIXES
     pictures = [] if is_data_set and images is None else ["--images", str(images or "DIR")]
     data = ["--demo"] if demo and images is None else [*labels, *pictures]
+    stated = detector.outputs.stated
+    if stated is not None and detector.outputs.is_given:
+        data += ["--layout", *stated.text.split()]
     command = "evaluate" if measurable else "compare"
     OUT.print(f"next: python -m onnxq.{command} {shlex.join([str(before), str(after), *data])}")

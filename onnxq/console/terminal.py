@@ -28,6 +28,7 @@ from onnxq.calibration import demo
 from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import CHOICES
+from onnxq.yolo.columns import LAYOUT_HELP
 from onnxq.yolo.families import family_names
 from onnxq.yolo.preprocess import PREPROCESS_WORDS
 
@@ -331,6 +332,7 @@ def add_settings(parser: argparse.ArgumentParser, default: Settings) -> None:
         "--preprocess", metavar="NAME|WORDS", default=default.preprocess,
         help=f"how images become inputs: {PREPROCESS_WORDS} ({default.preprocess})",
     )  # fmt: skip
+    parser.add_argument("--layout", metavar="WORD", action="extend", nargs="+", default=[], help=LAYOUT_HELP)
     parser.add_argument(
         "--image-size", metavar="N|HxW", type=image_size, help="input size, for models with a dynamic one"
     )
@@ -378,6 +380,6 @@ def settings_of(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
     """Return the settings of the options that `add_settings` adds; exit with usage if one is out of range."""
     try:
         given = {each.name: getattr(arguments, each.name) for each in fields(Settings) if hasattr(arguments, each.name)}
-        return Settings(**given)
+        return Settings(**{**given, "layout": tuple(given["layout"])})
     except ConfigError as error:
         parser.error(str(error))

@@ -202,6 +202,7 @@ def measure_precision(
     truth: GroundTruth,
     settings: Settings,
     progress: Progress = silent,
+    like: Detector | None = None,
 ) -> Scores:
     """Measure a detector's average precision as `evaluate` does, with ground truth that is loaded already.
 
@@ -210,9 +211,10 @@ def measure_precision(
         truth: images and their objects.
         settings: how to run and decode the model.
         progress: called after each image.
+        like: of a quantized model, the float model.
     """
     progress("loading", 0, 0)
-    predictor, match = _open(model, truth, settings)
+    predictor, match = _open(model, truth, settings, like)
 
     kinds, detector = kinds_of(predictor.detector, truth), predictor.detector
 
@@ -251,7 +253,7 @@ def measure_precision(
 
 
 def check_measurable(model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings) -> None:
-    """Check before long work that a model can be measured; it runs once, on a black image.
+    """Check before long work that a model can be measured; it runs on a black image and a few of the images.
 
     Raises:
         ModelError, ConfigError: as from `evaluate`, except errors that only show on images.
@@ -260,9 +262,12 @@ def check_measurable(model: str | Path | onnx.ModelProto, truth: GroundTruth, se
     kinds_of(predictor.detector, truth)
 
 
-def _open(model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings) -> tuple[Predictor, ClassMatch]:
+def _open(
+    model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings, like: Detector | None = None
+) -> tuple[Predictor, ClassMatch]:
     """Return the model, ready to run, and the categories of its classes."""
-    predictor = Predictor.load(Path(model) if isinstance(model, str) else model, settings)
+    opened = Path(model) if isinstance(model, str) else model
+    predictor = Predictor.load(opened, settings, tuple(truth.images.values()), like, only_quantized=True)
     reason = predictor.detector.outputs.why_no_precision
     if reason:
         raise ModelError(f"{predictor.name}: {reason}; python -m onnxq.compare needs no AP")

@@ -97,10 +97,9 @@ def compare(
     sources = spread(_image_sources(images), settings.max_images)
     paths = Path(reference), Path(model)
     choices = choose_runtimes(paths, settings.runtime)
-    first, second = (
-        Predictor.load(path, replace(settings, runtime=choice.name))
-        for path, choice in zip(paths, choices, strict=True)
-    )
+    pictures = [source.load for source in sources]
+    first = Predictor.load(paths[0], replace(settings, runtime=choices[0].name), pictures)
+    second = Predictor.load(paths[1], replace(settings, runtime=choices[1].name), pictures, first.detector)
     _require_same_interface(first, second)
     if draw is not None:
         _prepare_drawing(draw, first.detector)

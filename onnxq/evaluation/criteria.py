@@ -17,7 +17,7 @@ from onnxq.calibration import dataset_yaml
 from onnxq.calibration.find_files import find_files
 from onnxq.config import Config
 from onnxq.errors import DataError
-from onnxq.evaluation.average_precision import measure_precision
+from onnxq.evaluation.average_precision import Scores, measure_precision
 from onnxq.evaluation.ground_truth import GroundTruth
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import AUTO
@@ -79,8 +79,9 @@ class PrecisionCriterion(Criterion):
         self.images, self.files = len(truth.images), truth.files
 
     @cached_property
-    def _float_ap(self) -> float:
-        ap = measure_precision(self._original, self._truth, self._settings).ap
+    def _float(self) -> Scores:
+        scores = measure_precision(self._original, self._truth, self._settings)
+        ap = scores.ap
         if math.isnan(ap):
             raise DataError("the annotations have no objects on the images, so there is no AP to lose; give others")
         if ap == 0:
@@ -88,11 +89,12 @@ class PrecisionCriterion(Criterion):
                 "the float model has an AP of 0 on the images, so there is nothing to lose; check with "
                 "python -m onnxq.evaluate whether annotations, --preprocess and classes fit the model"
             )
-        return ap
+        return scores
 
     def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
         """Return the loss in points of AP; negative if the model is better than the float model."""
-        return self._float_ap - measure_precision(model, self._truth, self._settings, progress).ap
+        scores = measure_precision(model, self._truth, self._settings, progress, self._float.detector)
+        return self._float.ap - scores.ap
 
     def identity(self) -> str:
         """Return settings, images and objects as text."""
@@ -118,7 +120,7 @@ class SqnrCriterion(Criterion):
     """
 
     def __init__(self, original: onnx.ModelProto, images: object, config: Config, runtime: str = AUTO) -> None:
-        detector = detect(original, image_size=config.image_size, preprocess=config.preprocess)
+        detector = detect(original, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
         if isinstance(images, str | Path) and Path(images).suffix.lower() in dataset_yaml.SUFFIXES:
             images = find_files(str(images), split="val").files
         samples = open_data(images, original, detector, replace(config, count=_SQNR_SAMPLES))

@@ -1,9 +1,10 @@
 """A detector that is ready to run on images, for evaluation and comparison."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,20 +12,28 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxq.errors import ConfigError, ModelError, OnnxqError
+from onnxq.calibration.dead_leaves import dead_leaves_image
+from onnxq.errors import ConfigError, DataError, ModelError, OnnxqError
 from onnxq.evaluation.runtime_choice import AUTO, CHOICES, choose_runtimes
-from onnxq.ir import ProtoIndex
+from onnxq.ir import QDQ_OPS, ProtoIndex
 from onnxq.ir.storage import load_proto
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.runtime.session import Feed, cores
-from onnxq.yolo.decode import class_count, find_objects, with_unnamed
+from onnxq.yolo.columns import parse_layout
+from onnxq.yolo.confirm_outputs import confirm, confirm_given
+from onnxq.yolo.decode import class_count, find_objects
 from onnxq.yolo.detections import Detections, Outputs
 from onnxq.yolo.detector import Detector, detect
+from onnxq.yolo.evidence import Look
+from onnxq.yolo.looks import Region, chosen, look
 from onnxq.yolo.nms import MOST_DETECTIONS
 from onnxq.yolo.preprocess import Letterbox, parse_preprocess
 
 _MOST_THREADS = 16
 """Most threads by default: each holds the activations of one run."""
+
+Picture = Callable[[], NDArray[np.uint8]]
+"""Returns a picture, uint8 (height, width, 3), RGB."""
 
 _S = TypeVar("_S")
 
@@ -37,6 +46,8 @@ class Settings:
 
     Attributes:
         family: one of `families.family_names()`, or "auto".
+        layout: words that state what the columns of the outputs hold, as `columns.parse_layout` takes them; none: as
+            recognized.
         preprocess: what `preprocess.parse_preprocess` takes.
         image_size: (height, width) in px, for models with a dynamic input size.
         confidence: a (box, class) pair is a detection if its score is above this.
@@ -52,6 +63,7 @@ class Settings:
     """
 
     family: str = "auto"
+    layout: tuple[str, ...] = ()
     preprocess: str = "auto"
     image_size: tuple[int, int] | None = None
     confidence: float = 0.001
@@ -62,6 +74,10 @@ class Settings:
     max_detections: int = 100
 
     def __post_init__(self) -> None:
+        if self.layout and self.family != AUTO:
+            raise ConfigError("layout: --layout and --family exclude each other; give one of the two")
+        if self.layout:
+            parse_layout(self.layout)
         if not 0 <= self.confidence < 1:
             raise ConfigError(f"confidence: expected 0 <= confidence < 1, got {self.confidence}")
         if not 0 < self.iou <= 1:
@@ -138,12 +154,23 @@ class Predictor:
     classes: int | None
 
     @classmethod
-    def load(cls, model: Path | onnx.ModelProto, settings: Settings) -> "Predictor":
-        """Open a model, run it once on a black image, and recognize how to decode outputs of these shapes.
+    def load(
+        cls,
+        model: Path | onnx.ModelProto,
+        settings: Settings,
+        pictures: Sequence[Picture] = (),
+        like: Detector | None = None,
+        only_quantized: bool = False,
+    ) -> "Predictor":
+        """Open a model, run it on a black image and a few pictures, and recognize how to decode its outputs.
 
         Args:
             model: a file, or a model in memory.
             settings: how to run and decode it.
+            pictures: functions that return pictures, uint8 (height, width, 3), RGB; a few are looked at, painted scenes
+                if there are none.
+            like: the float model. A model with its outputs is read as it is, because noise must not tell the layout.
+            only_quantized: `like` is for a model with integers only.
 
         Raises:
             ModelError: the model cannot be read or run, or its outputs do not fit the family in `settings`.
@@ -169,9 +196,18 @@ class Predictor:
                 image_size=settings.image_size,
                 preprocess=settings.preprocess,
                 family=settings.family,
+                layout=settings.layout,
                 output_shapes=shapes,
             )
-            detector = with_unnamed(detector, found)
+            pictured = partial(_look_at, runtime, detector, batch, settings, pictures)
+            is_copy = like is not None and set(like.outputs.tensors) <= set(outputs)
+            if like is not None and is_copy and (_is_quantized(graph) or not only_quantized):
+                detector = replace(detector, outputs=like.outputs, why=like.why, names=like.names)
+            elif settings.layout or settings.family != AUTO:
+                class_count(detector, shapes)  # they must fit
+                detector = confirm_given(detector, pictured)
+            else:
+                detector = confirm(graph, detector, pictured)
             classes = class_count(detector, shapes)
         return cls(name, runtime, choice.name, inputs, outputs, batch, detector, classes)
 
@@ -210,6 +246,39 @@ class Predictor:
         found = find_objects(outputs, self.detector, settings.confidence, settings.iou, most=most)
         prototypes = np.asarray(outputs[layout.prototypes])[0] if layout.prototypes else None
         return Found(found, letterbox, (image.shape[0], image.shape[1]), prototypes)
+
+
+def _is_quantized(model: onnx.ModelProto) -> bool:
+    return any(node.op_type in QDQ_OPS or "Integer" in node.op_type for node in model.graph.node)
+
+
+def _look_at(
+    runtime: Runtime,
+    detector: Detector,
+    batch: int,
+    settings: Settings,
+    pictures: Sequence[Picture],
+    numbers: Sequence[int],
+) -> list[Look]:
+    """Run a model on halves of a few pictures, painted ones if there are none."""
+    spread = chosen(len(pictures))
+
+    def one(number: int) -> Look | None:
+        try:
+            image = pictures[spread[number]]() if pictures else dead_leaves_image(number, detector.size)
+        except DataError:  # raised again when its turn comes
+            return None
+        array, placed = detector.preprocess(image, detector.size)
+        images = np.repeat(array, batch, axis=0) if batch > 1 else array
+        return look(runtime.run, detector, detector.feed(images), number, _content(image, placed))
+
+    return [each for each in settings.in_parallel(one, numbers) if each is not None]
+
+
+def _content(image: NDArray[np.uint8], placed: Letterbox) -> Region:
+    height, width = image.shape[:2]
+    left, top, ratio = placed.left, placed.top, placed.ratio
+    return left, top, left + width * ratio, top + height * ratio
 
 
 @contextlib.contextmanager

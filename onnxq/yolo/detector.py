@@ -4,7 +4,7 @@ The evidence for the input is its shape, the first operators of the graph and th
 (`names`, `imgsz`, `stride`, `task`), never the names of nodes or tensors; for the outputs see `output_layout`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,10 +13,12 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.errors import ConfigError, ModelError
-from onnxq.ir import inferred_graph, with_weight_inputs
+from onnxq.ir import ProtoIndex, inferred_graph, with_weight_inputs
 from onnxq.runtime.session import Feed
 from onnxq.yolo.class_names import parse_names
+from onnxq.yolo.columns import parse_layout
 from onnxq.yolo.families import family_names, read_as, recognize
+from onnxq.yolo.families.columns import columns_layout
 from onnxq.yolo.inputs.first_layer import painted_image
 from onnxq.yolo.inputs.guess import guess_preprocess, scale_by_first_layer
 from onnxq.yolo.inputs.image_input import (
@@ -28,7 +30,7 @@ from onnxq.yolo.inputs.image_input import (
     planes_of,
     shape_of,
 )
-from onnxq.yolo.output_layout import Clues, OutputLayout, Shape
+from onnxq.yolo.output_layout import GIVEN_LAYOUT, Clues, OutputLayout, Shape
 from onnxq.yolo.preprocess import YOLO, YOLO_255, Preprocess, parse_preprocess
 
 
@@ -43,7 +45,8 @@ class Detector:
         preprocess: how images become that input; a guess if the family is unknown.
         names: class names in the metadata; may be none, and empty for a class that it does not name.
         why: the phrase that names the evidence for the family and the preprocessing.
-        companions: values of the other inputs for each image: two floats, by PaddleDetection's names.
+        companions: values of the other inputs for each image: the size, or the scale.
+        types: types of all inputs.
     """
 
     input_name: str
@@ -53,10 +56,14 @@ class Detector:
     names: tuple[str, ...]
     why: str
     companions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    types: Mapping[str, "np.dtype[Any]"] = field(default_factory=dict)
 
     def feed(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return arrays for all inputs, given images as `preprocess` makes them, (batch, ...)."""
-        rows = {name: np.array([values] * len(images), np.float32) for name, values in self.companions.items()}
+        rows = {
+            name: np.array([pair] * len(images), self.types.get(name, np.float32))
+            for name, pair in self.companions.items()
+        }
         return {self.input_name: images, **rows}
 
     @property
@@ -76,6 +83,7 @@ def detect(
     image_size: tuple[int, int] | None = None,
     preprocess: str = "auto",
     family: str = "auto",
+    layout: Sequence[str] = (),
     output_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Detector:
     """Recognize what kind of detector a model is.
@@ -85,6 +93,7 @@ def detect(
         image_size: (height, width) in px; needed if the input's are dynamic and the metadata has no `imgsz`.
         preprocess: what `preprocess.parse_preprocess` takes.
         family: one of `families.family_names()`, or "auto".
+        layout: words that state the columns of the outputs, as `columns.parse_layout` takes them; none: the family's.
         output_shapes: shapes of the outputs by name, known from a run; None: those of the graph.
 
     Raises:
@@ -99,22 +108,40 @@ def detect(
     image = image_input(model.graph)
     size = image_size_of(image, image_size, metadata)
     names = parse_names(metadata.get("names", ""))
-    clues = Clues(
+    clues = clues_of(model, size, output_shapes)
+    recognized = recognize(clues) if family == "auto" else read_as(family, clues)
+    outputs = columns_layout(parse_layout(layout), clues, GIVEN_LAYOUT) if layout else recognized
+    companions = _companions(model.graph, image.name, size)
+    is_stretched = bool(companions) or "rtdetr" in metadata.get("description", "").lower()
+    guess, evidence = guess_preprocess(model, image, clues, recognized, is_stretched)
+    why = outputs.why + evidence.removeprefix(recognized.why)
+    preprocessed = laid_out(said(guess), image)
+    found = Detector(image.name, size, outputs, preprocessed, names, why, companions, _types(model.graph))
+    is_scale_said = said(YOLO).values == said(YOLO_255).values
+    return found if is_scale_said else _with_scale_of_first_layer(model, found)
+
+
+def clues_of(
+    model: onnx.ModelProto, size: tuple[int, int], output_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Clues:
+    """Return what is known of a model's outputs.
+
+    Args:
+        model: the model; weights may be absent or external.
+        size: the input, (height, width) in px.
+        output_shapes: shapes of the outputs by name, known from a run; None: those of the graph.
+    """
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    image = image_input(model.graph)
+    return Clues(
         model.graph,
         output_shapes if output_shapes is not None else _output_shapes(model, image.name, size),
         size,
         batch=(shape_of(image) or (0,))[0],
-        classes=len(names),
+        classes=len(parse_names(metadata.get("names", ""))),
         task=metadata.get("task", ""),
         keypoints=_keypoints(metadata),
     )
-    layout = recognize(clues) if family == "auto" else read_as(family, clues)
-    companions = _companions(model.graph, size)
-    is_stretched = bool(companions) or "rtdetr" in metadata.get("description", "").lower()
-    guess, why = guess_preprocess(model, image, clues, layout, is_stretched)
-    found = Detector(image.name, size, layout, laid_out(said(guess), image), names, why, companions)
-    is_scale_said = said(YOLO).values == said(YOLO_255).values
-    return found if is_scale_said else _with_scale_of_first_layer(model, found)
 
 
 def _with_scale_of_first_layer(model: onnx.ModelProto, detector: Detector) -> Detector:
@@ -133,11 +160,28 @@ def _with_scale_of_first_layer(model: onnx.ModelProto, detector: Detector) -> De
 # The inputs and the metadata
 
 
-def _companions(graph: onnx.GraphProto, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
-    """Values that PaddleDetection's exports take beside an image that fills the input."""
-    known = {"im_shape": (float(size[0]), float(size[1])), "scale_factor": (1.0, 1.0)}
-    pairs = {value.name for value in graph.input if (shape_of(value) or ())[1:] == (2,)}
-    return {name: values for name, values in known.items() if name in pairs}
+def _companions(graph: onnx.GraphProto, image: str, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
+    """Values that models take beside an image that fills the input, by the names of the inputs.
+
+    PaddleDetection's have the size as height and width, and the scale. Two whole numbers are width and height of the
+    picture that the boxes are in px of, as RT-DETR, D-FINE and DEIM take them.
+    """
+    height, width = size
+    known = {"im_shape": (float(height), float(width)), "scale_factor": (1.0, 1.0)}
+    found: dict[str, tuple[float, float]] = {}
+    for value in ProtoIndex(graph).inputs:
+        if value.name == image or (shape_of(value) or ())[1:] != (2,):
+            continue
+        if value.name in known:
+            found[value.name] = known[value.name]
+        elif value.type.tensor_type.elem_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
+            found[value.name] = (width, height)
+    return found
+
+
+def _types(graph: onnx.GraphProto) -> "dict[str, np.dtype[Any]]":
+    types = {value.name: value.type.tensor_type.elem_type for value in ProtoIndex(graph).inputs}
+    return {name: onnx.helper.tensor_dtype_to_np_dtype(kind) for name, kind in types.items()}
 
 
 def _keypoints(metadata: Mapping[str, str]) -> tuple[int, int]:

@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
 from onnxq.ir import LAYERS, MOVES_VALUES, ProtoIndex
+from onnxq.yolo.columns import Columns
 from onnxq.yolo.detections import Detections, Outputs
 from onnxq.yolo.preprocess import Preprocess
 
 UNKNOWN = "unknown"
 """Name of the family of outputs that no family recognizes."""
+
+GIVEN_LAYOUT = "as --layout says"
+"""Evidence for a layout that the user states."""
 
 _LAYERS = LAYERS | {"ConvInteger", "QLinearConv", "QLinearMatMul"}  # of models that are quantized already, too
 
@@ -91,6 +95,8 @@ class OutputLayout:
         activated: raw grids come from a Sigmoid.
         assumed: what is assumed and must be given for exact boxes; empty if nothing is.
         tried: names of the families that were tried, if none was recognized.
+        stated: what the columns hold, if words state it; None: as the family has it.
+        sure: how sure the layout is: what the values of real runs say of it; empty if they were not looked at.
     """
 
     record: Family
@@ -102,11 +108,18 @@ class OutputLayout:
     activated: bool = False
     assumed: str = ""
     tried: tuple[str, ...] = ()
+    stated: Columns | None = None
+    sure: str = ""
 
     @property
     def family(self) -> str:
         """Name of the family, or "unknown"."""
         return self.record.name
+
+    @property
+    def is_given(self) -> bool:
+        """Whether `--layout` states it."""
+        return self.why == GIVEN_LAYOUT
 
     @property
     def has_boxes(self) -> bool:
@@ -116,14 +129,17 @@ class OutputLayout:
     @property
     def is_finished(self) -> bool:
         """Whether the model removes duplicates itself."""
-        return self.record.is_finished
+        return self.record.is_finished if self.stated is None else bool(self.stated.finished)
 
     @property
     def why_no_precision(self) -> str:
         """Why average precision cannot be measured; empty if it can."""
         if self.family == UNKNOWN:
             families = ", ".join(self.tried)
-            return f"is not recognized ({self.why}): give --family to python -m onnxq.evaluate, one of {families}"
+            return (
+                f"is not recognized ({self.why}): give --family to python -m onnxq.evaluate, one of {families}; "
+                "or --layout, as in --layout x1 y1 x2 y2 score label"
+            )
         if self.task == "classify":
             return "its task is classify, and AP is measured of boxes"
         return self.assumed
@@ -143,6 +159,9 @@ class OutputLayout:
         Raises:
             ModelError: the outputs have too few columns.
         """
+        if self.stated is not None:
+            classes = self.stated.classes([shapes[name] for name in self.outputs], named)
+            return None if classes is None else ScoreColumns(0, classes)
         if self.record.scores is None:
             return None
         first, width = self.record.scores([shapes[name] for name in self.outputs])
@@ -183,6 +202,12 @@ class Reading:
     def tables(self) -> list[NDArray[Any]]:
         """The layout's outputs in its order, for all images of the batch."""
         return [np.asarray(self.outputs[name]) for name in self.layout.outputs]
+
+    @property
+    def stated(self) -> Columns:
+        """What the columns hold; the layout must state it."""
+        assert self.layout.stated is not None
+        return self.layout.stated
 
     def own_table(self, output: int = 0) -> NDArray[np.float32]:
         """Return the image's part of the layout's n-th output, float32; the first axis must be the batch."""

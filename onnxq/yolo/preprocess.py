@@ -243,6 +243,13 @@ class Preprocess:
             values /= self._per_plane(self.values.deviation)
         return values, placed
 
+    def plain(self, level: float) -> NDArray[np.float32]:
+        """Return the values of a grey level, 0 to 255, as float32 that broadcasts to the model's input."""
+        if self.levels or not self.values.mean:
+            return np.full((1, 1, 1, 1), level if self.levels else level / self.values.divisor, np.float32)
+        mean, deviation = self._per_plane(self.values.mean), self._per_plane(self.values.deviation)
+        return (np.float32(level / self.values.divisor) - mean) / deviation
+
     def undo(self, planes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the levels 0 to 255 of values as the model takes them, float64 (planes, ...) as the planes are."""
         if self.levels or not self.values.mean:

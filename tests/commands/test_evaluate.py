@@ -108,8 +108,8 @@ class TestCommandLine:
             "annotations": str(two[0]),
             "images": 2,
             "settings": {
-                "family": "auto", "preprocess": "auto", "image_size": [64, 64], "confidence": 0.01, "iou": 0.5,
-                "max_images": None, "threads": 1, "runtime": "auto", "max_detections": 100,
+                "family": "auto", "layout": [], "preprocess": "auto", "image_size": [64, 64], "confidence": 0.01,
+                "iou": 0.5, "max_images": None, "threads": 1, "runtime": "auto", "max_detections": 100,
             },
             "models": [{
                 "model": str(finds_all), "family": "v8", "task": "detect", "preprocess": "yolo", "image_size": [64, 64],

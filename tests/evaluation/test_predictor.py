@@ -7,11 +7,14 @@ import pytest
 from compared import finding
 from graphs import quantized, v8, with_metadata
 from installed import needs_openvino
-from onnx import helper
+from onnx import helper, numpy_helper
+from raw_outputs import demo_with
 from tables import BOX, TWO, always, bright_rectangle, build, constant, table_of, write_coco
 
+from onnxq.calibration import demo
 from onnxq.errors import ConfigError, ModelError
-from onnxq.evaluation.average_precision import Scores, evaluate
+from onnxq.evaluation.average_precision import Scores, evaluate, measure_precision
+from onnxq.evaluation.ground_truth import GroundTruth
 from onnxq.evaluation.predictor import Predictor, Settings
 from onnxq.runtime import RUNTIMES
 
@@ -135,9 +138,60 @@ class TestRuntime:
             scores(finds_all, two, runtime="openvino")
 
 
+class TestLayouts:
+    """The same network with other ends has the same AP."""
+
+    @pytest.fixture(scope="class")
+    def truth(self) -> GroundTruth:
+        return GroundTruth.from_memory([demo.scene("validation", number) for number in range(12)], demo.CLASSES)
+
+    @pytest.fixture(scope="class")
+    def expected(self, truth: GroundTruth) -> float:
+        return measure_precision(demo.model_path(), truth, Settings()).ap
+
+    @pytest.mark.parametrize("end", ["shares", "apart", "yolo-v4", "corners", "pairs", "logits"])
+    @pytest.mark.parametrize("names", [False, True])
+    def test_are_told_by_values(self, truth: GroundTruth, expected: float, end: str, names: bool) -> None:
+        found = measure_precision(demo_with(end, names), truth, Settings())
+        assert found.ap == pytest.approx(expected, abs=0.05)
+        assert found.detector.outputs.sure == "told by the values on 4 pictures"
+
+    def test_the_size_of_the_picture_is_filled_in(self, truth: GroundTruth, expected: float) -> None:
+        found = measure_precision(demo_with("sized", False), truth, Settings())
+        assert found.ap == pytest.approx(expected, abs=0.05)
+        assert found.detector.companions == {"target_sizes": (160, 160)}
+
+    @pytest.mark.parametrize("words", ["cx cy w h scores shares", "cx,cy,w,h,scores,shares"])
+    def test_that_are_stated_are_not_questioned(self, truth: GroundTruth, expected: float, words: str) -> None:
+        found = measure_precision(demo_with("shares", False), truth, Settings(layout=(words,)))
+        assert found.ap == pytest.approx(expected, abs=0.05)
+        assert found.detector.why == "as --layout says; the values allow it"
+        wrong = measure_precision(demo_with("shares", False), truth, Settings(layout=("cx cy w h scores px",)))
+        assert wrong.ap < 1
+        assert wrong.detector.why.startswith(
+            "as --layout says; but the values contradict it: the boxes reach 1.01 px, "
+        )
+
+    def test_a_quantized_model_is_read_like_the_float_model(self, truth: GroundTruth) -> None:
+        like = measure_precision(demo_with("shares", True), truth, Settings()).detector
+        garbage = demo_with("shares", True)
+        garbage.graph.node.append(helper.make_node("DequantizeLinear", ["q", "s"], ["unread"]))
+        garbage.graph.initializer.extend([
+            numpy_helper.from_array(np.zeros(1, np.uint8), "q"),
+            numpy_helper.from_array(np.float32(1), "s"),
+        ])  # fmt: skip
+        factors = next(each for each in garbage.graph.initializer if each.name == "factors")
+        factors.CopyFrom(numpy_helper.from_array(np.full((1, 10, 1), 77, np.float32), "factors"))
+        assert measure_precision(garbage, truth, Settings(), like=like).detector.outputs == like.outputs
+        with pytest.raises(ModelError, match=r"the scores reach .* --layout"):
+            measure_precision(garbage, truth, Settings())
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ({"layout": ("x1", "y1", "x2", "score")}, "layout: 'x1 y1 x2 score' has no box"),
+        ({"layout": ("cx cy w h scores",), "family": "v8"}, "--layout and --family exclude each other"),
         ({"confidence": 1.0}, "confidence: expected 0 <= confidence < 1, got 1.0"),
         ({"confidence": -0.1}, "confidence: expected .*, got -0.1"),
         ({"iou": 0.0}, "iou: expected 0 < iou <= 1, got 0.0"),

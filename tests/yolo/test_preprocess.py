@@ -224,6 +224,13 @@ class TestPreprocess:
         with pytest.raises(DataError, match=rf"has {planes} planes, and an image has 3: give arrays .*\.npy"):
             replace(YOLO, planes=planes)(noise(16, 32), (32, 32))
 
+    @pytest.mark.parametrize("said", ["yolo", "yolox", "yolo-255", "bgr,imagenet", "signed"])
+    @pytest.mark.parametrize("layout", [{}, {"channels_last": True}, {"planes": 1}, {"levels": True}], ids=str)
+    def test_a_plain_value_is_that_of_a_grey_image(self, said: str, layout: dict[str, object]) -> None:
+        preprocess = replace(parse_preprocess(said)(YOLO), **layout)
+        made, _ = preprocess(np.full((4, 6, 3), 114, np.uint8), (4, 6))
+        np.testing.assert_allclose(np.broadcast_to(preprocess.plain(114), made.shape), made, rtol=1e-5)
+
 
 class TestStretch:
     @given(sizes, sizes)

@@ -1,0 +1,268 @@
+"""The same objects of a real network in many layouts: each is read the same, or asked for."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from raw_outputs import (
+    Columns,
+    at,
+    block,
+    declaring,
+    demo_looks,
+    looks_in,
+    recognized,
+    same_objects,
+    stacked,
+)
+from tables import declared
+
+from onnxq.errors import ModelError
+from onnxq.yolo.confirm_outputs import UnclearOutputsError, confirm, confirm_given
+from onnxq.yolo.detector import Detector, detect
+from onnxq.yolo.evidence import Look
+from onnxq.yolo.looks import LOOKS
+
+ROWS = (
+    "x1 y1 x2 y2 score label", "x1 y1 x2 y2 label score", "label score x1 y1 x2 y2", "label x1 y1 x2 y2 score",
+    "score x1 y1 x2 y2 label", "x1 y1 label score x2 y2", "y1 x1 y2 x2 score label", "x1 x2 y1 y2 score label",
+    "label score y2 x2 y1 x1", "cx cy w h score label", "label cx cy w h score", "cy cx h w label score",
+    "x1 y1 w h score label", "w h cx cy score label",
+)  # fmt: skip
+
+
+def told(looks: list[Look], **kind: object) -> Detector:
+    model, detector = recognized(looks, **kind)
+    return confirm(model, detector, at(looks))
+
+
+@pytest.mark.parametrize("unit", ["px", "shares"])
+@pytest.mark.parametrize("words", ROWS)
+@pytest.mark.parametrize(("classes", "finished"), [(6, 0), (6, 50), (1, 0), (2, 100)])
+def test_rows_with_a_score_and_a_label(words: str, unit: str, classes: int, finished: int) -> None:
+    looks = looks_in(stacked(words), unit=unit, classes=classes, finished=finished)
+    found = told(looks)
+    if found.family == "columns":
+        stated = found.outputs.stated
+        assert stated is not None
+        assert stated.words == tuple(words.split())
+        assert stated.shares == (unit == "shares")
+    else:
+        assert (found.family, words, unit) == ("end2end", ROWS[0], "px")
+    assert found.outputs.is_finished == bool(finished)
+    assert same_objects(looks, found, classes)
+
+
+def apart(boxes: str, scores: str = "scores", turned: bool = False) -> object:
+    def build(columns: Columns) -> Mapping[str, np.ndarray]:
+        tables = {"a": block(boxes)(columns), "b": block(scores)(columns)}
+        return {name: np.ascontiguousarray(each.T if turned else each)[None] for name, each in tables.items()}
+
+    return build
+
+
+SCORES = {
+    "cx cy w h scores": stacked("cx cy w h scores"),
+    "x1 y1 x2 y2 scores": stacked("x1 y1 x2 y2 scores"),
+    "y1 x1 y2 x2 scores": stacked("y1 x1 y2 x2 scores"),
+    "scores x1 y1 x2 y2": stacked("scores x1 y1 x2 y2"),
+    "cx cy w h / scores": apart("cx cy w h"),
+    "x1 y1 x2 y2 / scores": apart("x1 y1 x2 y2"),
+    "y1 x1 y2 x2 / scores": apart("y1 x1 y2 x2"),
+    "x1 y1 w h / scores": apart("x1 y1 w h"),
+    "scores / cx cy w h": apart("scores", "cx cy w h"),
+}
+
+
+@pytest.mark.parametrize("unit", ["px", "shares"])
+@pytest.mark.parametrize("words", SCORES)
+def test_a_score_for_each_class(words: str, unit: str) -> None:
+    looks = looks_in(SCORES[words], unit=unit)
+    found = told(looks)
+    stated = found.outputs.stated
+    assert stated is not None
+    assert stated.text == f"{words}{' shares' if unit == 'shares' else ''} candidates"
+    assert same_objects(looks, found, best_class=False)
+
+
+def test_columns_before_rows() -> None:
+    looks = looks_in(apart("x1 y1 x2 y2", turned=True), unit="shares")
+    assert same_objects(looks, told(looks), best_class=False)
+
+
+def yolo_v4(columns: Columns) -> Mapping[str, np.ndarray]:
+    return {"boxes": block("x1 y1 x2 y2")(columns)[None, :, None], "confs": columns["scores"][None]}
+
+
+def logits(columns: Columns) -> Mapping[str, np.ndarray]:
+    scores = np.clip(columns["scores"].astype(np.float64), 1e-7, 1 - 1e-7)
+    return {
+        "boxes": block("cx cy w h")(columns)[None],
+        "logits": np.log(scores / (1 - scores)).astype(np.float32)[None],
+    }
+
+
+def detr(columns: Columns) -> Mapping[str, np.ndarray]:
+    return {
+        "labels": columns["label"][None].astype(np.int64),
+        "boxes": block("x1 y1 x2 y2")(columns)[None],
+        "scores": columns["score"][None],
+    }
+
+
+def rows_and_labels(columns: Columns) -> Mapping[str, np.ndarray]:
+    return {"dets": block("x1 y1 x2 y2 score")(columns)[None], "labels": columns["label"][None].astype(np.int64)}
+
+
+def counted(columns: Columns) -> Mapping[str, np.ndarray]:
+    return {
+        "boxes": block("y1 x1 y2 x2")(columns)[None],
+        "classes": columns["label"][None],
+        "scores": columns["score"][None],
+        "count": columns["rows"].astype(np.float32),
+    }
+
+
+def images_in_front(columns: Columns) -> Mapping[str, np.ndarray]:
+    valid = slice(0, int(columns["rows"][0]))
+    return {"out": np.insert(block("label score x1 y1 x2 y2")(columns)[valid], 0, 0, axis=1)}
+
+
+@pytest.mark.parametrize("unit", ["px", "shares"])
+@pytest.mark.parametrize(
+    ("layout", "text", "finished"),
+    [
+        (yolo_v4, "x1 y1 x2 y2 / scores", 0),
+        (logits, "cx cy w h / scores", 0),
+        (detr, "label / x1 y1 x2 y2 / score", 0),
+        (detr, "label / x1 y1 x2 y2 / score", 60),
+        (rows_and_labels, "x1 y1 x2 y2 score / label", 70),
+        (counted, "y1 x1 y2 x2 / label / score / count", 80),
+        (images_in_front, "image label score x1 y1 x2 y2", 90),
+    ],
+)  # fmt: skip
+def test_several_outputs_and_lists(layout, text: str, unit: str, finished: int) -> None:
+    looks = looks_in(layout, unit=unit, finished=finished)
+    found = told(looks)
+    assert found.outputs.stated is not None
+    modes = [word for word, holds in (("shares", unit == "shares"), ("logits", layout is logits)) if holds]
+    assert found.outputs.stated.text == " ".join([text, *modes, "finished" if finished else "candidates"])
+    assert same_objects(looks, found, best_class=bool(finished) or layout is detr)
+
+
+class TestWhatTheShapesShow:
+    def test_stays_if_the_values_allow_it(self) -> None:
+        looks = list(demo_looks())
+        model, detector = recognized(looks, names=str({n: f"c{n}" for n in range(6)}))
+        found = confirm(model, detector, at(looks))
+        assert found.family == "v8"
+        assert found.outputs.sure == f"confirmed by the values on {LOOKS} pictures"
+        assert found.why == f"{detector.why}; {found.outputs.sure}"
+
+    def test_is_not_asked_where_nothing_is_found(self) -> None:
+        looks = [Look({"out": np.full((1, 5, 525), 0.001, np.float32)}, one.region) for one in demo_looks()]
+        found = told(looks)
+        assert found.family == "v8"
+        assert found.outputs.sure == "by shape alone: no object on 12 pictures confirms it"
+
+    def test_objects_that_do_not_depend_on_the_picture_lie_anywhere(self) -> None:
+        table = np.zeros((1, 100, 6), np.float32)
+        table[0, 0] = 10, 110, 50, 155, 0.9, 3
+        table[0, 1] = 100, 20, 150, 40, 0.8, 2
+        found = told([Look({"out": table}, one.region) for one in demo_looks()])
+        assert found.family == "end2end"
+        assert found.outputs.sure.startswith(
+            "by shape, as the values on 12 pictures fit several layouts, also --layout "
+        )
+
+    def test_does_not_leave_out_the_labels_beside_scores(self) -> None:
+        rng = np.random.default_rng(0)
+        looks = []
+        for left, top, right, bottom in ((0, 0, 32, 64), (0, 0, 64, 32), (32, 0, 64, 64), (0, 32, 64, 64)):
+            corner, size = rng.uniform(0, 0.5, (84, 2)), rng.uniform(0.2, 0.5, (84, 2))
+            low = (left, top) + corner * (right - left, bottom - top)
+            boxes = np.concatenate([low, low + size * (right - left, bottom - top)], axis=1)
+            scores, labels = rng.uniform(0.2, 0.9, (84, 1)), rng.integers(0, 3, (84, 1))
+            arrays = {"out0": boxes, "out1": scores, "out2": labels}
+            outputs = {name: array[np.newaxis].astype(np.float32) for name, array in arrays.items()}
+            looks.append(Look(outputs, (left, top, right, bottom)))
+        model = declared((1, 84, 4), (1, 84, 1), (1, 84, 1))
+        assert detect(model).family == "separate"
+        found = confirm(model, detect(model), at(looks))
+        assert found.outputs.stated is not None
+        assert found.outputs.stated.words == ("x1", "y1", "x2", "y2", "score", "label")
+
+    def test_duplicates_in_sorted_rows_are_said(self) -> None:
+        def best_rows(columns: Columns) -> Mapping[str, np.ndarray]:
+            order = np.argsort(-columns["score"], kind="stable")[:100]
+            return {"out": block("x1 y1 x2 y2 score label")(columns)[order][None]}
+
+        found = told(looks_in(best_rows))
+        assert found.family == "end2end"
+        assert found.outputs.sure.endswith("but many boxes repeat: --layout without finished removes them")
+
+    def test_a_model_with_nms_has_no_candidates(self) -> None:
+        looks = looks_in(stacked("label x1 y1 x2 y2 score"))
+        assert told(looks, nms=True).outputs.is_finished
+
+
+class TestObjectness:
+    @pytest.mark.parametrize("boxes", ["cx cy w h", "x1 y1 x2 y2"])
+    def test_is_told_from_the_score_of_a_class(self, boxes: str) -> None:
+        def with_objectness(columns: Columns) -> Mapping[str, np.ndarray]:
+            objectness = np.sqrt(columns["score"])[:, None]
+            scores = columns["scores"] / np.maximum(objectness, 1e-6)
+            return {"out": np.concatenate([block(boxes)(columns), objectness, scores], axis=1)[None].astype(np.float32)}
+
+        looks = looks_in(with_objectness)
+        found = told(looks)
+        assert found.outputs.stated is not None
+        assert found.outputs.stated.words == (*boxes.split(), "objectness", "scores")
+        assert same_objects(looks, found, best_class=False)
+
+
+class TestQuestion:
+    def test_names_the_option_if_nothing_explains_the_values(self) -> None:
+        rng = np.random.default_rng(0)
+        looks = [Look({"out": rng.uniform(2, 9, (1, 100, 6)).astype(np.float32)}, one.region) for one in demo_looks()]
+        with pytest.raises(
+            UnclearOutputsError, match=r"out \(1, 100, 6\) .* end2end, but the scores reach .* --layout x1"
+        ):
+            told(looks)
+
+    def test_names_the_ways_to_read_outputs_that_several_explain(self) -> None:
+        table = np.zeros((1, 40, 6), np.float32)
+        table[0, 0] = 2, 80, 80, 60, 60, 0.9  # in the middle, the same for x as for y
+        table[0, 1] = 1, 82, 82, 40, 40, 0.7
+        with pytest.raises(
+            ModelError, match=r"several ways.* --layout label cx cy w h score.*--layout label cy cx h w"
+        ):
+            told([Look({"out": table}, one.region) for one in demo_looks()])
+
+
+class TestGiven:
+    @pytest.mark.parametrize(
+        ("words", "sure"),
+        [
+            ("x1 y1 x2 y2 score label shares", "the values allow it"),
+            ("x1 y1 x2 y2 score label", "but the values contradict it: the boxes reach 1"),
+            ("x1 y1 w h score label shares", "but the boxes often lie where the pictures are empty"),
+        ],
+    )
+    def test_stays_and_what_the_values_say_is_said(self, words: str, sure: str) -> None:
+        looks = looks_in(stacked("x1 y1 x2 y2 score label"), unit="shares")
+        model, _ = recognized(looks)
+        given = detect(model, layout=(words,), output_shapes={"out": looks[0].outputs["out"].shape})
+        found = confirm_given(given, at(looks))
+        assert found.outputs.stated == given.outputs.stated
+        assert found.outputs.sure.startswith(sure)
+        assert found.why == f"as --layout says; {found.outputs.sure}"
+
+
+def test_outputs_without_boxes_are_left_alone() -> None:
+    looks = [Look({"out": np.zeros((1, 7), np.float32)}, one.region) for one in demo_looks()]
+    model, detector = recognized(looks)
+    assert detector.outputs.task == "classify"
+    assert confirm(model, detector, at([])) is detector
+    grids = declaring({"out": np.zeros((1, 9, 4, 4), np.float32)})
+    assert confirm(grids, detect(grids), lambda numbers: []).family == "unknown"
