@@ -281,8 +281,18 @@ def _open(
 def _require_known(found: Found, match: ClassMatch, predictor: Predictor) -> None:
     unknown = set(found.objects.labels.tolist()) - set(range(len(match.categories)))
     if unknown:
-        last = len(match.categories) - 1
-        raise ModelError(f"{predictor.name}: finds class {min(unknown)}, but classes are 0 to {last}")
+        count = len(match.categories)
+        raise ModelError(
+            f"{predictor.name}: finds class {min(unknown)}, but classes are 0 to {count - 1}"
+            + (f": {_from_one(predictor)}" if min(unknown) == count else "")
+        )
+
+
+def _from_one(predictor: Predictor) -> str:
+    """Return what to do if labels count from 1."""
+    stated = predictor.detector.outputs.stated
+    words = stated.text if stated is not None else "x1 y1 x2 y2 score label"
+    return f"if its labels count from 1, give --layout {words} from-1"
 
 
 def average_precisions(truth: GroundTruth, detections: list[dict[str, Any]]) -> list[float]:

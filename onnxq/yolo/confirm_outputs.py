@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxq._text import plural, shape_text
 from onnxq.errors import ModelError
@@ -24,7 +25,7 @@ from onnxq.yolo.evidence import (
     share_inside,
 )
 from onnxq.yolo.families.columns import columns_layout
-from onnxq.yolo.families.tables import rows_first
+from onnxq.yolo.families.tables import rows_first, selects_boxes
 from onnxq.yolo.looks import LOOKS, MOST_LOOKS
 from onnxq.yolo.output_layout import UNKNOWN, OutputLayout, Shape
 from onnxq.yolo.score_tables import ScoreTable, objectness_told, score_tables
@@ -49,6 +50,8 @@ _CLEAR = 0.1
 _MANY_DUPLICATES = 0.2
 """Part of the boxes that are duplicates if the model does not remove them."""
 
+
+_PERCENT = 100
 
 _MOST_FINISHED = 1000
 """Rows of an output that are finished objects."""
@@ -244,16 +247,18 @@ def _judge(detector: Detector, looks: Sequence[Look]) -> _Recognized:
     return _Recognized(
         best.objects,
         share_inside(best, CORNERS, False),
-        _contradiction(detector.outputs, looks, best),
+        _contradiction(detector.outputs, len(detector.names), looks, best),
         doubtful=_doubtful(detector, looks),
         repeats=detector.outputs.is_finished and duplicates(best, CORNERS, False) > _MANY_DUPLICATES,
         is_sorted=all(falls(each.scores) for each in every),
     )
 
 
-def _contradiction(layout: OutputLayout, looks: Sequence[Look], best: Best) -> str:
+def _contradiction(layout: OutputLayout, classes: int, looks: Sequence[Look], best: Best) -> str:
     if not is_unit(best.scores):
-        return f"the scores reach {best.scores.max():.3g}"
+        return f"the scores {_beyond_unit(best.scores)}"
+    if classes and len(best.labels) and best.labels.min() > 0 and best.labels.max() == classes:
+        return f"the labels are {best.labels.min()} to {classes}, and the classes 0 to {classes - 1}"
     if are_shares(best.boxes) and len(best.boxes) > 1:
         return f"the boxes reach {np.abs(best.boxes).max():.3g} px, as if they were shares of the picture"
     if layout.family == "end2end":
@@ -263,6 +268,13 @@ def _contradiction(layout: OutputLayout, looks: Sequence[Look], best: Best) -> s
         if not is_whole(rows[rows[:, 4] > _LEAST_SCORE, 5]):
             return "the classes are not whole numbers"
     return ""
+
+
+def _beyond_unit(scores: NDArray[np.float32]) -> str:
+    if scores.max() <= 1:
+        return f"are as low as {scores.min():.3g}"
+    percent = " (--layout has the word percent)" if scores.max() <= _PERCENT and scores.min() >= 0 else ""
+    return f"reach {scores.max():.3g}{percent}"
 
 
 def _doubtful(detector: Detector, looks: Sequence[Look]) -> bool:
@@ -320,11 +332,12 @@ def _is_rival(other: _Reading, best: _Reading) -> bool:
 
 
 def _is_finished(reading: _Reading, model: onnx.ModelProto) -> bool:
-    """Whether the model removes duplicates itself."""
+    """Whether the model removes duplicates itself.
+
+    Scores of all classes in no order are candidates also beside a suppression, which may give indices of them.
+    """
     table = reading.table
-    if table.is_sorted or any(
-        "NonMaxSuppression" in node.op_type or "NMS" in node.op_type for node in model.graph.node
-    ):
+    if table.is_sorted or (table.is_labelled and selects_boxes(model.graph)):
         return True
     return (
         duplicates(table.best, reading.box.words, reading.box.shares) <= _MANY_DUPLICATES

@@ -220,6 +220,8 @@ def has_objectness(first: NDArray[np.float32], greatest: NDArray[np.float32]) ->
     """
     if not len(first):
         return None
+    if float(first.min()) > 1 - _UNIT:  # YOLOv6 has a column of ones
+        return True
     strong = first > max(0.2, float(first.max()) / 2)
     if strong.any():
         typical = float(np.median(greatest[strong]))

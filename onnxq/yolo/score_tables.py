@@ -1,14 +1,15 @@
 """Ways to read the outputs of a few runs as boxes with scores, as far as shapes and values allow them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.yolo.columns import UNREAD, Columns
+from onnxq.yolo.columns import UNREAD, Columns, sigmoid, softmax
 from onnxq.yolo.evidence import Best, Look, falls, has_objectness, is_unit, is_whole
+from onnxq.yolo.joined_outputs import FEW_COLUMNS, JoinedOutputs, Matrix, join_outputs
 from onnxq.yolo.output_layout import Clues, OutputLayout
 
 _ROWS = 100
@@ -17,15 +18,18 @@ _ROWS = 100
 _BOX = ("box0", "box1", "box2", "box3")
 """Columns of a box whose meaning is open."""
 
-_FEW_COLUMNS = 9
-"""Most columns of a table with a score and a label."""
-
 _MOST_CLASSES = 10_000
+
+_PERCENT = 100.0
+
+_LEAST_PERCENT = 10.0
+"""Greatest score from which on scores may be percent."""
+
+_MOSTLY = 0.5
+"""Part of the boxes that show nothing."""
 
 _LEAST_LOGIT = -1.0
 """Scores that go below are logits; rounding does not."""
-
-Matrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class ScoreTable:
         is_labelled: a column has the label, else each class has a column.
         is_sorted: rows stand by falling score in every look.
         rows: number of rows.
-        logits: scores are before their Sigmoid.
+        mode: how scores become probabilities: "logits", "softmax", "percent", or "" if they are.
+        from_one: labels count from 1.
     """
 
     groups: tuple[tuple[str, ...], ...]
@@ -46,7 +51,8 @@ class ScoreTable:
     is_labelled: bool
     is_sorted: bool
     rows: int
-    logits: bool = False
+    mode: str = ""
+    from_one: bool = False
 
     @property
     def outputs(self) -> int:
@@ -57,50 +63,15 @@ class ScoreTable:
         """Return the layout with these columns of the boxes."""
         words = dict(zip(_BOX, box, strict=True))
         groups = tuple(tuple(words.get(word, word) for word in group) for group in self.groups)
-        return Columns(groups, shares, self.logits, finished)
-
-
-@dataclass(frozen=True)
-class _Joined:
-    """The outputs that have the same rows, side by side.
-
-    Attributes:
-        places: (output, its column) of each column.
-        looks: for each look its table, (rows, columns).
-        regions: region of each look.
-        whole: columns whose type is an integer.
-        counted: output with the number of valid rows, or "".
-        is_list: the rows of all images of the batch stand in one list.
-    """
-
-    places: tuple[tuple[str, int], ...]
-    looks: tuple[Matrix, ...]
-    regions: tuple[tuple[float, float, float, float], ...]
-    whole: frozenset[int]
-    counted: str
-    is_list: bool
-
-    @property
-    def members(self) -> list[str]:
-        return list(dict.fromkeys(name for name, _ in self.places))
-
-    def of(self, name: str) -> list[int]:
-        """Return the columns of an output."""
-        return [number for number, (each, _) in enumerate(self.places) if each == name]
-
-    def all_rows(self, column: int) -> Matrix:
-        return np.concatenate([look[:, column] for look in self.looks])
-
-    def groups(self, words: Mapping[int, str], clues: Clues) -> tuple[tuple[str, ...], ...]:
-        """Return the words of each output of the graph; columns without a word are not read."""
-        groups: dict[str, list[str]] = {name: [] for name in clues.by_name}
-        for number, (name, _) in enumerate(self.places):
-            word = words.get(number, UNREAD)
-            if word not in ("scores", "extras") or word not in groups[name]:
-                groups[name].append(word)
-        if self.counted:
-            groups[self.counted] = ["count"]
-        return tuple(tuple(group) if set(group) - {UNREAD} else (UNREAD,) for group in groups.values())
+        return Columns(
+            groups,
+            shares,
+            logits=self.mode == "logits",
+            finished=finished,
+            softmax=self.mode == "softmax",
+            percent=self.mode == "percent",
+            from_one=self.from_one,
+        )
 
 
 def score_tables(clues: Clues, layout: OutputLayout, looks: Sequence[Look]) -> Iterator[ScoreTable]:
@@ -111,102 +82,105 @@ def score_tables(clues: Clues, layout: OutputLayout, looks: Sequence[Look]) -> I
         layout: as the shapes show it; its task tells the columns beside boxes.
         looks: runs on real pictures.
     """
-    joined = _joined(clues, looks)
-    if joined is not None:
+    for number, joined in enumerate(join_outputs(clues, looks)):
         yield from _labelled(joined, clues)
-        if not joined.whole:
+        if not joined.whole and not number:
             yield from _scored(joined, clues, layout)
-
-
-# Outputs side by side
-
-
-def _joined(clues: Clues, looks: Sequence[Look]) -> _Joined | None:
-    parts = {name: own for name in clues.by_name if (own := _own(name, looks, clues.batch or 1)) is not None}
-    axes = {name: (tuple(map(len, own)), tuple(p.shape[1] for p in own)) for name, own in parts.items()}
-    keys = dict.fromkeys(chain(*axes.values()))
-    usable = {key: [name for name in parts if key in axes[name]] for key in keys}
-    usable = {key: names for key, names in usable.items() if _width(names, key, axes) >= 5 and sum(key)}
-    if not usable:
-        return None
-    key, names = max(usable.items(), key=lambda item: (len(item[1]), sum(item[0])))
-    turned = {name: axes[name][0] != key for name in names}
-    tables = [_side_by_side([parts[n][k].T if turned[n] else parts[n][k] for n in names]) for k in range(len(looks))]
-    places = tuple((n, c) for n in names for c in range(axes[n][0 if turned[n] else 1][0]))
-    counted = next((n for n in clues.by_name if n not in names and _counts(n, looks, clues, key)), "")
-    if counted:
-        tables = [t[: int(np.reshape(look.outputs[counted], -1)[0])] for t, look in zip(tables, looks, strict=True)]
-    whole = frozenset(k for k, (n, _) in enumerate(places) if not clues.is_float(n))
-    is_list = np.ndim(looks[0].outputs[names[0]]) == 2 and len(names) == 1
-    return _Joined(places, tuple(tables), tuple(look.region for look in looks), whole, counted, is_list)
-
-
-def _side_by_side(parts: Sequence[NDArray[np.generic]]) -> Matrix:
-    wide = [part.astype(np.float32, copy=False) for part in parts]
-    return wide[0] if len(wide) == 1 else np.concatenate(wide, axis=1)
-
-
-def _own(name: str, looks: Sequence[Look], batch: int) -> list[NDArray[np.generic]] | None:
-    """The rows of the first image, two axes, for each look; None if the output is no table."""
-    arrays = [np.asarray(look.outputs[name]) for look in looks]
-    has_batch = arrays[0].ndim >= 3 or (arrays[0].ndim == 2 and all(len(each) == batch for each in arrays))
-    parts = [each[0] if has_batch else each for each in arrays]
-    for number, part in enumerate(parts):
-        sides = list(part.shape)
-        while len(sides) > 2 and 1 in sides:
-            sides.remove(1)
-        if len(sides) > 2 or not sides:
-            return None
-        parts[number] = part.reshape([*sides, *[1] * (2 - len(sides))])
-    return parts
-
-
-def _width(names: Sequence[str], key: tuple[int, ...], axes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> int:
-    """Number of columns beside this axis; 0 if it differs between looks."""
-    widths = [axes[name][axes[name][0] == key] for name in names]
-    return sum(each[0] for each in widths) if all(len(set(each)) == 1 for each in widths) else 0
-
-
-def _counts(name: str, looks: Sequence[Look], clues: Clues, rows: tuple[int, ...]) -> bool:
-    """Whether an output is the number of valid rows of each image."""
-    numbers = [np.reshape(look.outputs[name], -1) for look in looks]
-    return all(
-        len(each) == (clues.batch or 1) and is_whole(each) and 0 <= each[0] <= most
-        for each, most in zip(numbers, rows, strict=True)
-    )
 
 
 # A score and a label
 
 
-def _labelled(joined: _Joined, clues: Clues) -> Iterator[ScoreTable]:
+def _labelled(joined: JoinedOutputs, clues: Clues) -> Iterator[ScoreTable]:
     count = len(joined.places)
-    if count > _FEW_COLUMNS or not any(len(look) for look in joined.looks):
+    if count > FEW_COLUMNS or not any(len(look) for look in joined.looks):
         return
     values = [joined.all_rows(column) for column in range(count)]
     whole = [k for k in range(count) if is_whole(values[k])]
-    limit = clues.classes or _MOST_CLASSES
-    labels = [k for k in whole if values[k].min() >= -1 and values[k].max() < limit]
-    labels = [k for k in labels if k in joined.whole] or labels
-    labels = [k for k in labels if values[k].min() < values[k].max()] or labels[-1:]
-    scores = [k for k in range(count) if k not in whole and is_unit(values[k])]
-    ordered = [k for k in scores if all(falls(look[:, k]) for look in joined.looks)]
-    if len(ordered) == 1:
-        scores = ordered
-    for label in labels:
-        # Of two columns of zeros, the one that comes first is the number of the image.
-        images = [k for k in whole if k < label and joined.is_list and not values[k].any()][:1]
-        for score in scores:
-            rest = [k for k in range(count) if k not in (label, score, *images)]
-            if len(rest) < 4:
+    for label in _labels(joined, values, whole, clues):
+        images = _images(joined, values, whole, label)
+        for score in _label_scores(joined, values, whole):
+            rest = [k for k in range(count) if k not in (label, *score.columns, *images)]
+            from_one = _from_one(values[label], score.of(np.concatenate(joined.looks)), clues.classes)
+            if len(rest) < 4 or from_one is None:
                 continue
-            words = {label: "label", score: "score", **dict(zip(rest, _BOX, strict=False))}
+            words = {label: "label", **dict(zip(score.columns, score.words, strict=True))}
+            words.update(zip(rest, _BOX, strict=False))
             words.update(dict.fromkeys(images, "image"))
-            picked = [(look[:, score], look[:, label].astype(np.intp), look[:, rest[:4]]) for look in joined.looks]
+            picked = [
+                (score.of(look), look[:, label].astype(np.intp) - from_one, look[:, rest[:4]]) for look in joined.looks
+            ]
             best = _best(picked, joined.regions, clues.size)
             if best is not None:
-                in_order = all(falls(look[:, score]) for look in joined.looks)
-                yield ScoreTable(joined.groups(words, clues), best, True, in_order, len(joined.looks[0]))
+                in_order = all(falls(score.of(look)) for look in joined.looks)
+                mode = "percent" if score.percent else ""
+                yield ScoreTable(
+                    joined.groups(words, clues), best, True, in_order, len(joined.looks[0]), mode, from_one
+                )
+
+
+def _labels(joined: JoinedOutputs, values: Sequence[Matrix], whole: Sequence[int], clues: Clues) -> list[int]:
+    """The columns that may be the labels; they may count from 1."""
+    most = clues.classes or _MOST_CLASSES
+    labels = [k for k in whole if values[k].min() >= -1 and values[k].max() <= most]
+    labels = [k for k in labels if k in joined.whole] or labels
+    return [k for k in labels if values[k].min() < values[k].max() and values[k].max() > 0] or labels[-1:]
+
+
+def _from_one(labels: Matrix, scores: Matrix, classes: int) -> bool | None:
+    """Return whether labels count from 1, as the last class is found and none is 0; None: they are no labels."""
+    if not classes or labels.max() < classes:
+        return False
+    found = labels[scores > 0]
+    return True if found.size and found.min() > 0 else None
+
+
+def _images(joined: JoinedOutputs, values: Sequence[Matrix], whole: Sequence[int], label: int) -> list[int]:
+    """The column of the number of the image in the batch: 0, or -1 behind the last row.
+
+    Of two columns of zeros, the one that comes first is the number of the image.
+    """
+    return [k for k in whole if k < label and joined.is_list and values[k].max() == 0 and values[k].min() >= -1][:1]
+
+
+@dataclass(frozen=True)
+class _Score:
+    """The columns of the score of the best class.
+
+    Attributes:
+        columns: one column, or two whose product is the score.
+        percent: they are 0 to 100.
+    """
+
+    columns: tuple[int, ...]
+    percent: bool = False
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return ("score",) if len(self.columns) == 1 else ("objectness", "score")
+
+    def of(self, look: Matrix) -> Matrix:
+        """The scores of all rows."""
+        product: Matrix = np.prod(look[:, list(self.columns)], axis=1, dtype=np.float32)
+        return product / np.float32(_PERCENT) if self.percent else product
+
+
+def _label_scores(joined: JoinedOutputs, values: Sequence[Matrix], whole: Sequence[int]) -> list[_Score]:
+    """The scores that may stand beside a label; if the rows fall by one of them, it is the one."""
+    others = [k for k in range(len(values)) if k not in whole]
+    unit = [k for k in others if is_unit(values[k])]
+    pairs = [_Score((a, b)) for a, b in pairwise(unit) if b == a + 1]
+    percent = [
+        _Score((k,), percent=True)
+        for k in others
+        if values[k].max() > _LEAST_PERCENT and is_unit(values[k] / np.float32(_PERCENT))
+    ]
+    singles = [_Score((k,)) for k in unit]
+    for kind in (singles, pairs, percent if not unit else []):
+        ordered = [each for each in kind if all(falls(each.of(look)) for look in joined.looks)]
+        if len(ordered) == 1:
+            return ordered
+    return singles + (pairs if len(unit) == 2 else [])
 
 
 def _best(
@@ -236,7 +210,7 @@ def _best(
 # A score for each class
 
 
-def _scored(joined: _Joined, clues: Clues, layout: OutputLayout) -> Iterator[ScoreTable]:
+def _scored(joined: JoinedOutputs, clues: Clues, layout: OutputLayout) -> Iterator[ScoreTable]:
     for box in _boxes(joined):
         rest = [k for k in range(len(joined.places)) if k not in box]
         extras = _extras(layout, joined, clues) if len(joined.members) == 1 else 0
@@ -246,12 +220,13 @@ def _scored(joined: _Joined, clues: Clues, layout: OutputLayout) -> Iterator[Sco
             if has and len(joined.members) > 1:
                 first = next(k for k in room if len(joined.of(joined.places[k][0])) in (1, 5))
             classes = [k for k in room if k != first]
-            table = _of_classes(joined, box, first, classes, tail, clues) if classes else None
+            is_known = first is None and (len(joined.members) > 1 or (layout.has_boxes and not layout.is_finished))
+            table = _of_classes(joined, box, first, classes, tail, clues, is_known) if classes else None
             if table is not None:
                 yield table
 
 
-def _boxes(joined: _Joined) -> list[list[int]]:
+def _boxes(joined: JoinedOutputs) -> list[list[int]]:
     """The columns that may be those of the boxes."""
     if len(joined.members) == 1:
         count = len(joined.places)
@@ -260,14 +235,14 @@ def _boxes(joined: _Joined) -> list[list[int]]:
     return [each for each in by_output if len(each) == 4] or [each[:4] for each in by_output if len(each) == 5]
 
 
-def _extras(layout: OutputLayout, joined: _Joined, clues: Clues) -> int:
+def _extras(layout: OutputLayout, joined: JoinedOutputs, clues: Clues) -> int:
     if layout.prototypes:
         return clues.by_name[layout.prototypes][1]
     return {"pose": int(np.prod(layout.keypoints)), "obb": 1}.get(layout.task, 0)
 
 
 def _objectness(
-    joined: _Joined, box: list[int], room: list[int], clues: Clues, layout: OutputLayout
+    joined: JoinedOutputs, box: list[int], room: list[int], clues: Clues, layout: OutputLayout
 ) -> tuple[bool, ...]:
     """Whether an objectness stands before the scores; both if it is not clear."""
     if len(joined.members) > 1:
@@ -292,7 +267,13 @@ def objectness_told(looks: Sequence[Matrix], first: int, others: Sequence[int]) 
 
 
 def _of_classes(
-    joined: _Joined, box: list[int], objectness: int | None, classes: list[int], extras: list[int], clues: Clues
+    joined: JoinedOutputs,
+    box: list[int],
+    objectness: int | None,
+    classes: list[int],
+    extras: list[int],
+    clues: Clues,
+    is_known: bool,
 ) -> ScoreTable | None:
     ends = slice(classes[0], classes[-1] + 1)
     if classes != list(range(ends.start, ends.stop)):
@@ -301,16 +282,22 @@ def _of_classes(
     filled = [block for block in blocks if block.size]
     low = min((float(block.min()) for block in filled), default=0.0)
     high = max((float(block.max()) for block in filled), default=0.0)
-    logits = low < _LEAST_LOGIT
-    if not logits and not (low >= -1e-3 and high <= 1 + 1e-3):
-        return None
+    is_plain = objectness is None and clues.classes != len(classes)
+    mode = "logits" if low < _LEAST_LOGIT else ""
+    background = _background(filled, bool(mode)) if is_plain else None
+    if mode and background is not None:
+        mode = "softmax"
+    elif not mode and not (low >= -1e-3 and high <= 1 + 1e-3):
+        if not is_known or background is not None or low < 0 or not _LEAST_PERCENT < high <= _PERCENT:
+            return None
+        mode = "percent"
     picked = []
     for look, block in zip(joined.looks, blocks, strict=True):
-        label = block.argmax(axis=1)
-        score = block[np.arange(len(block)), label]
-        if logits:
-            with np.errstate(over="ignore"):
-                score = 1 / (1 + np.exp(-score))
+        scores = _MODES[mode](block)
+        if background is not None:
+            scores = np.delete(scores, background, axis=1)
+        label = scores.argmax(axis=1)
+        score = scores[np.arange(len(scores)), label]
         if objectness is not None:
             score = score * look[:, objectness]
         picked.append((score, label, look[:, box]))
@@ -320,5 +307,34 @@ def _of_classes(
     words = {**dict.fromkeys(classes, "scores"), **dict.fromkeys(extras, "extras"), **dict(zip(box, _BOX, strict=True))}
     if objectness is not None:
         words[objectness] = "objectness"
+    if background is not None:
+        words[classes[background]] = "background"
     in_order = all(falls(score) for score, _, _ in picked)
-    return ScoreTable(joined.groups(words, clues), best, False, in_order, len(joined.looks[0]), logits)
+    return ScoreTable(joined.groups(words, clues), best, False, in_order, len(joined.looks[0]), mode)
+
+
+_MODES: dict[str, Callable[[Matrix], Matrix]] = {
+    "": lambda scores: scores,
+    "logits": sigmoid,
+    "softmax": softmax,
+    "percent": lambda scores: scores / np.float32(_PERCENT),
+}
+"""How scores become probabilities."""
+
+
+def _background(blocks: Sequence[Matrix], logits: bool) -> int | None:
+    """Return which column, the first or the last, is the score of no class; None if neither is.
+
+    Most boxes show nothing, and no class is as probable as that. Logits before a Softmax have any offset, but those
+    that a Sigmoid makes probable in most boxes are no class either.
+    """
+    width = blocks[0].shape[1] if blocks else 0
+    if width < 2:
+        return None
+    every = np.concatenate(blocks)
+    least = _LEAST_LOGIT if logits else 0.5
+    for column in (0, width - 1):
+        others = np.delete(every, column, axis=1).max(axis=1)
+        if float((every[:, column] > np.maximum(others, least)).mean()) > _MOSTLY:
+            return column
+    return None
