@@ -238,7 +238,10 @@ def measure_precision(
     remarks = [match.remark, _limit_remark(truth, settings.max_detections), *(kind.remark for kind in kinds)]
     ap, ap50, ap75, ap_small, ap_medium, ap_large = averages(main.truth, index, rules, main.matcher)
     if match.is_by_order or ap < _LEAST_WITHOUT_CLASSES:
-        remarks.append(_order_remark(truth, index, match, rules, main))
+        remark = _order_remark(truth, index, match, rules, main)
+        stated = detector.outputs.stated
+        is_labelled = detector.outputs.is_finished or (stated is not None and "label" in stated.words)
+        remarks.append(f"{remark}; {_from_one(detector)}" if remark and is_labelled else remark)
     return Scores(
         ap=ap,
         ap50=ap50,
@@ -288,13 +291,13 @@ def _require_known(found: Found, match: ClassMatch, predictor: Predictor) -> Non
         count = len(match.categories)
         raise ModelError(
             f"{predictor.name}: finds class {min(unknown)}, but classes are 0 to {count - 1}"
-            + (f": {_from_one(predictor)}" if min(unknown) == count else "")
+            f": {_from_one(predictor.detector)}; if they are ids of categories, number them from 0 in the graph"
         )
 
 
-def _from_one(predictor: Predictor) -> str:
+def _from_one(detector: Detector) -> str:
     """Return what to do if labels count from 1."""
-    stated = predictor.detector.outputs.stated
+    stated = detector.outputs.stated
     words = stated.text if stated is not None else "x1 y1 x2 y2 score label"
     return f"if its labels count from 1, give --layout {words} from-1"
 
