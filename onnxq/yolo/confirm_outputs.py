@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxq._text import plural, shape_text
+from onnxq._text import plural, shape_text, size_text
 from onnxq.errors import ModelError
 from onnxq.yolo.columns import CORNERS
 from onnxq.yolo.decode import decode, with_unnamed
@@ -22,6 +22,7 @@ from onnxq.yolo.evidence import (
     falls,
     is_unit,
     is_whole,
+    other_scale,
     share_inside,
 )
 from onnxq.yolo.families.columns import columns_layout
@@ -44,6 +45,9 @@ _ENOUGH_OBJECTS = 1.5
 _GOOD = 0.7
 """Least part of the boxes' area that lies where the picture is."""
 
+_SURE = 0.9
+"""Such a part that no other reading is needed."""
+
 _CLEAR = 0.1
 """How much more of it than with another reading makes a reading the right one."""
 
@@ -51,7 +55,7 @@ _MANY_DUPLICATES = 0.2
 """Part of the boxes that are duplicates if the model does not remove them."""
 
 
-_PERCENT = 100
+_LEAST_PERCENT, _PERCENT = 10, 100
 
 _MOST_FINISHED = 1000
 """Rows of an output that are finished objects."""
@@ -100,6 +104,7 @@ class _Recognized:
         doubtful: the column of the objectness looks like another one, or the other way round.
         repeats: the model is to remove duplicates, and there are many.
         is_sorted: the objects stand by falling score.
+        scale: what the boxes seem to be in px of, if it is not the input; empty if they are.
     """
 
     objects: float
@@ -108,6 +113,7 @@ class _Recognized:
     doubtful: bool = False
     repeats: bool = False
     is_sorted: bool = False
+    scale: str = ""
 
 
 def confirm(model: onnx.ModelProto, detector: Detector, look_at: Callable[[Sequence[int]], Sequence[Look]]) -> Detector:
@@ -188,6 +194,13 @@ def _verdict(model: onnx.ModelProto, detector: Detector, looks: Sequence[Look]) 
     own = _judge(detector, looks) if layout.has_boxes else None
     readings = _readings(score_tables(clues, layout, looks))
     best = next((each for each in readings if each.is_good), None)
+    if own is not None and own.scale and not own.contradiction and not (best is not None and best.box.share > _SURE):
+        question = (
+            f"outputs {_listed(shapes)} look like those of family {layout.family}, but the boxes are {own.scale}, "
+            f"and not of {size_text(detector.size)}: export the model for the size of its input, or scale the boxes in "
+            "the graph"
+        )
+        return _Verdict(layout, question, is_certain=own.objects >= _ENOUGH_OBJECTS)
     if own is not None and _stays(own, best, layout):
         is_certain = own.objects >= _ENOUGH_OBJECTS and not (best is not None and best.rivals)
         return _Verdict(replace(layout, sure=_how_sure(own, best, pictures)), is_certain=is_certain)
@@ -244,14 +257,25 @@ def _judge(detector: Detector, looks: Sequence[Look]) -> _Recognized:
         np.array([look.region for look in looks], np.float32)[which],
         detector.size,
     )
+    share = share_inside(best, CORNERS, False)
     return _Recognized(
         best.objects,
-        share_inside(best, CORNERS, False),
+        share,
         _contradiction(detector.outputs, len(detector.names), looks, best),
         doubtful=_doubtful(detector, looks),
         repeats=detector.outputs.is_finished and duplicates(best, CORNERS, False) > _MANY_DUPLICATES,
         is_sorted=all(falls(each.scores) for each in every),
+        scale=_scale(best) if share < _GOOD and best.objects >= _LEAST_OBJECTS else "",
     )
+
+
+def _scale(best: Best) -> str:
+    found = None if are_shares(best.boxes) else other_scale(best)
+    if found is None:
+        return ""
+    # Sizes that differ by a tenth cannot be told apart.
+    also = {96: ", or percent", 100: ", or percent", 992: ", or thousandths", 1000: ", or thousandths"}
+    return f"px of an input of about {found[0]} px{also.get(found[0], '')}"
 
 
 def _contradiction(layout: OutputLayout, classes: int, looks: Sequence[Look], best: Best) -> str:
@@ -273,7 +297,9 @@ def _contradiction(layout: OutputLayout, classes: int, looks: Sequence[Look], be
 def _beyond_unit(scores: NDArray[np.float32]) -> str:
     if scores.max() <= 1:
         return f"are as low as {scores.min():.3g}"
-    percent = " (--layout has the word percent)" if scores.max() <= _PERCENT and scores.min() >= 0 else ""
+    percent = (
+        " (--layout has the word percent)" if _LEAST_PERCENT < scores.max() <= _PERCENT and scores.min() >= 0 else ""
+    )
     return f"reach {scores.max():.3g}{percent}"
 
 

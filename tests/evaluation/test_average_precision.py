@@ -272,7 +272,7 @@ class TestCategories:
             scores(always(table_of([(*BOX, 0.9, 1)], "v8", 3)), two)
 
     def test_class_out_of_range(self, two: tuple[Path, Path]) -> None:
-        with pytest.raises(ModelError, match="the model: finds class 2, but classes are 0 to 1: if its labels count from 1, give --layout x1"):
+        with pytest.raises(ModelError, match="finds class 2, but classes are 0 to 1: if its labels count from 1"):
             scores(always(np.array([[*BOX, 0.9, 1], [*BOX, 0.9, 2]], np.float32)), two)
 
 

@@ -1,5 +1,6 @@
 """The same objects of a real network in many layouts: each is read the same, or asked for."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -349,6 +350,21 @@ def test_a_class_with_the_greatest_logit_of_most_boxes_is_no_background() -> Non
     stated = told(looks_in(build)).outputs.stated
     assert stated is not None
     assert stated.text == "cx cy w h / scores logits candidates"
+
+
+@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize("factor", [2, 0.4])
+def test_boxes_of_an_input_of_another_size(factor: float, turned: bool) -> None:
+    def build(columns: Columns) -> Mapping[str, np.ndarray]:
+        boxes = dict.fromkeys(("cx", "cy", "w", "h", "x1", "y1", "x2", "y2"), factor)
+        if not turned:
+            return scaled("x1 y1 x2 y2 score label", **boxes)(columns)
+        return {name: each.transpose(0, 2, 1) for name, each in scaled("cx cy w h scores", **boxes)(columns).items()}
+
+    names = {"names": str(dict(enumerate("abcdef")))} if turned else {}
+    with pytest.raises(UnclearOutputsError, match=r"are px of an input of about \d+ px, and not of 160x160") as raised:
+        told(looks_in(build, finished=0 if turned else 60), **names)
+    assert int(re.findall(r"about (\d+)", str(raised.value))[0]) == pytest.approx(160 * factor, rel=0.1)
 
 
 def test_scores_of_all_classes_beside_indices_are_candidates() -> None:
