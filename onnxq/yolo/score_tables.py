@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.yolo.columns import UNREAD, Columns
-from onnxq.yolo.evidence import Best, Look, falls, has_objectness, is_unit, is_whole
+from onnxq.yolo.evidence import Best, Look, falls, is_unit, is_whole, objectness_told
 from onnxq.yolo.output_layout import Clues, OutputLayout
 
 _ROWS = 100
@@ -202,25 +202,31 @@ def _labelled(joined: _Joined, clues: Clues) -> Iterator[ScoreTable]:
                 continue
             words = {label: "label", score: "score", **dict(zip(rest, _BOX, strict=False))}
             words.update(dict.fromkeys(images, "image"))
-            picked = [(look[:, score], look[:, label].astype(np.intp), look[:, rest[:4]]) for look in joined.looks]
+            picked = [_labelled_rows(look, score, label, rest[:4]) for look in joined.looks]
             best = _best(picked, joined.regions, clues.size)
             if best is not None:
                 in_order = all(falls(look[:, score]) for look in joined.looks)
                 yield ScoreTable(joined.groups(words, clues), best, True, in_order, len(joined.looks[0]))
 
 
+def _labelled_rows(look: Matrix, score: int, label: int, box: list[int]) -> tuple[Matrix, NDArray[np.intp], Matrix]:
+    """The scores, those of rows without a label 0; the labels; the columns of the boxes."""
+    labels = look[:, label].astype(np.intp)
+    return np.where(labels >= 0, look[:, score], np.float32(0)), labels, look[:, box]
+
+
 def _best(
-    looks: Sequence[tuple[Matrix, NDArray[np.intp], Matrix]],
+    looks: Sequence[tuple[Matrix, NDArray[np.intp] | Matrix, Matrix]],
     regions: Sequence[tuple[float, float, float, float]],
     size: tuple[int, int],
 ) -> Best | None:
-    """Return the rows of the best scores: from scores, labels and boxes of each look."""
+    """Return the rows of the best scores: from scores, labels, or the scores of all classes, and boxes of each look."""
     scores, labels, boxes, numbers, others = [], [], [], [], []
     for number, (score, label, box) in enumerate(looks):
-        valid = np.flatnonzero((score > 0) & (label >= 0))
+        valid = np.flatnonzero(score > 0)
         chosen = valid[np.argsort(-score[valid], kind="stable")[:_ROWS]]
         scores.append(score[chosen])
-        labels.append(label[chosen])
+        labels.append(label[chosen] if label.ndim == 1 else label[chosen].argmax(axis=1))
         boxes.append(box[chosen])
         numbers.append(np.full(len(chosen), number))
         others.append(box[valid[:: max(1, len(valid) // _ROWS)]])
@@ -284,13 +290,6 @@ def _objectness(
     return (False, True) if known is None else (known,)
 
 
-def objectness_told(looks: Sequence[Matrix], first: int, others: Sequence[int]) -> bool | None:
-    """Return whether a column of tables, (rows, columns) each, is an objectness of the columns after it."""
-    ends = slice(others[0], others[-1] + 1)
-    greatest = [look[:, ends].max(axis=1) for look in looks]
-    return has_objectness(np.concatenate([look[:, first] for look in looks]), np.concatenate(greatest))
-
-
 def _of_classes(
     joined: _Joined, box: list[int], objectness: int | None, classes: list[int], extras: list[int], clues: Clues
 ) -> ScoreTable | None:
@@ -298,22 +297,18 @@ def _of_classes(
     if classes != list(range(ends.start, ends.stop)):
         return None
     blocks = [look[:, ends] for look in joined.looks]
-    filled = [block for block in blocks if block.size]
-    low = min((float(block.min()) for block in filled), default=0.0)
-    high = max((float(block.max()) for block in filled), default=0.0)
-    logits = low < _LEAST_LOGIT
-    if not logits and not (low >= -1e-3 and high <= 1 + 1e-3):
+    logits = any(block.size and block.min() < _LEAST_LOGIT for block in blocks)
+    if not logits and not all(is_unit(block) for block in blocks):
         return None
     picked = []
     for look, block in zip(joined.looks, blocks, strict=True):
-        label = block.argmax(axis=1)
-        score = block[np.arange(len(block)), label]
+        score = block.max(axis=1)
         if logits:
             with np.errstate(over="ignore"):
                 score = 1 / (1 + np.exp(-score))
         if objectness is not None:
             score = score * look[:, objectness]
-        picked.append((score, label, look[:, box]))
+        picked.append((score, block, look[:, box]))
     best = _best(picked, joined.regions, clues.size)
     if best is None:
         return None

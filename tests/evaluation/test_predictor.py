@@ -156,6 +156,13 @@ class TestLayouts:
         assert found.ap == pytest.approx(expected, abs=0.05)
         assert found.detector.outputs.sure == "told by the values on 4 pictures"
 
+    def test_images_with_objects_tell_them_among_many_without(self) -> None:
+        blank = np.full((160, 160, 3), 114, np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        scenes = [demo.scene("validation", number) for number in range(4)]
+        truth = GroundTruth.from_memory([*scenes, *[blank] * 60], demo.CLASSES)
+        found = measure_precision(demo_with("shares", False), truth, Settings())
+        assert found.detector.outputs.sure == "told by the values on 4 pictures"
+
     def test_the_size_of_the_picture_is_filled_in(self, truth: GroundTruth, expected: float) -> None:
         found = measure_precision(demo_with("sized", False), truth, Settings())
         assert found.ap == pytest.approx(expected, abs=0.05)

@@ -21,7 +21,7 @@ from onnxq.errors import ModelError
 from onnxq.yolo.confirm_outputs import UnclearOutputsError, confirm, confirm_given
 from onnxq.yolo.detector import Detector, detect
 from onnxq.yolo.evidence import Look
-from onnxq.yolo.looks import LOOKS
+from onnxq.yolo.looks import LOOKS, MOST_LOOKS
 
 ROWS = (
     "x1 y1 x2 y2 score label", "x1 y1 x2 y2 label score", "label score x1 y1 x2 y2", "label x1 y1 x2 y2 score",
@@ -159,11 +159,32 @@ class TestWhatTheShapesShow:
         assert found.outputs.sure == f"confirmed by the values on {LOOKS} pictures"
         assert found.why == f"{detector.why}; {found.outputs.sure}"
 
+    @pytest.mark.parametrize("named", [1, 5])
+    def test_classes_without_a_name_are_counted(self, named: int) -> None:
+        looks = list(demo_looks())
+        model, detector = recognized(looks, names=str({n: f"c{n}" for n in range(named)}))
+        found = confirm(model, detector, at(looks))
+        assert len(found.names) == 6
+        said = f"has 6 classes, of which the metadata names {named}, and no objectness"
+        assert found.why == f"output (1, 10, 500) {said}; confirmed by the values on {LOOKS} pictures"
+
     def test_is_not_asked_where_nothing_is_found(self) -> None:
         looks = [Look({"out": np.full((1, 5, 525), 0.001, np.float32)}, one.region) for one in demo_looks()]
         found = told(looks)
         assert found.family == "v8"
-        assert found.outputs.sure == "by shape alone: no object on 12 pictures confirms it"
+        assert found.outputs.sure == "by shape alone: no object on 8 pictures confirms it"
+
+    @pytest.mark.parametrize(("scale", "count"), [(1, LOOKS), (0.2, MOST_LOOKS), (0.001, 2 * LOOKS)])
+    def test_the_less_pictures_tell_the_more_are_looked_at(self, scale: float, count: int) -> None:
+        looks = []
+        for one in demo_looks():
+            [table] = one.outputs.values()
+            scores = scale * table[:, 4:].max(axis=1, keepdims=True)
+            looks.append(Look({"out": np.concatenate([table[:, :4], scores], axis=1)}, one.region))
+        model, detector = recognized(looks, names="{0: 'c'}")
+        asked: list[int] = []
+        confirm(model, detector, lambda numbers: [looks[number] for number in numbers if not asked.append(number)])
+        assert asked == list(range(count))
 
     def test_objects_that_do_not_depend_on_the_picture_lie_anywhere(self) -> None:
         table = np.zeros((1, 100, 6), np.float32)
@@ -171,9 +192,7 @@ class TestWhatTheShapesShow:
         table[0, 1] = 100, 20, 150, 40, 0.8, 2
         found = told([Look({"out": table}, one.region) for one in demo_looks()])
         assert found.family == "end2end"
-        assert found.outputs.sure.startswith(
-            "by shape, as the values on 12 pictures fit several layouts, also --layout "
-        )
+        assert found.outputs.sure == "by shape alone: the outputs are the same on 12 pictures"
 
     def test_does_not_leave_out_the_labels_beside_scores(self) -> None:
         rng = np.random.default_rng(0)
@@ -199,7 +218,9 @@ class TestWhatTheShapesShow:
 
         found = told(looks_in(best_rows))
         assert found.family == "end2end"
-        assert found.outputs.sure.endswith("but many boxes repeat: --layout without finished removes them")
+        assert found.outputs.sure.endswith(
+            "but many boxes repeat, which --layout x1 y1 x2 y2 score label candidates removes"
+        )
 
     def test_a_model_with_nms_has_no_candidates(self) -> None:
         looks = looks_in(stacked("label x1 y1 x2 y2 score"))
