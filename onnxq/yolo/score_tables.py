@@ -22,6 +22,9 @@ _FEW_COLUMNS = 9
 
 _MOST_CLASSES = 10_000
 
+_FULL_TURN = 2 * np.pi + 1e-3
+"""Greatest angle of a box in radians, up to rounding."""
+
 _LEAST_LOGIT = -1.0
 """Scores that go below are logits; rounding does not."""
 
@@ -113,7 +116,7 @@ def score_tables(clues: Clues, layout: OutputLayout, looks: Sequence[Look]) -> I
     """
     joined = _joined(clues, looks)
     if joined is not None:
-        yield from _labelled(joined, clues)
+        yield from _labelled(joined, clues, layout.task)
         if not joined.whole:
             yield from _scored(joined, clues, layout)
 
@@ -179,7 +182,7 @@ def _counts(name: str, looks: Sequence[Look], clues: Clues, rows: tuple[int, ...
 # A score and a label
 
 
-def _labelled(joined: _Joined, clues: Clues) -> Iterator[ScoreTable]:
+def _labelled(joined: _Joined, clues: Clues, task: str) -> Iterator[ScoreTable]:
     count = len(joined.places)
     if count > _FEW_COLUMNS or not any(len(look) for look in joined.looks):
         return
@@ -200,13 +203,30 @@ def _labelled(joined: _Joined, clues: Clues) -> Iterator[ScoreTable]:
             rest = [k for k in range(count) if k not in (label, score, *images)]
             if len(rest) < 4:
                 continue
-            words = {label: "label", score: "score", **dict(zip(rest, _BOX, strict=False))}
+            angle = _angle(rest, values, task)
+            box = [k for k in rest if k != angle][:4]
+            words = {label: "label", score: "score", **dict(zip(box, _BOX, strict=True))}
             words.update(dict.fromkeys(images, "image"))
-            picked = [_labelled_rows(look, score, label, rest[:4]) for look in joined.looks]
+            if angle is not None:
+                words[angle] = "angle"
+            picked = [_labelled_rows(look, score, label, box) for look in joined.looks]
             best = _best(picked, joined.regions, clues.size)
             if best is not None:
                 in_order = all(falls(look[:, score]) for look in joined.looks)
                 yield ScoreTable(joined.groups(words, clues), best, True, in_order, len(joined.looks[0]))
+
+
+def _angle(rest: list[int], values: Sequence[Matrix], task: str) -> int | None:
+    """Return the column of the rotation in radians, beside the four of the box; None if there is none.
+
+    Values that are neither whole nor scores show it, if metadata does not; where all are 0 nothing is rotated.
+    """
+    turns = [k for k in rest if np.abs(values[k]).max(initial=0.0) <= _FULL_TURN]
+    if len(rest) != 5 or not turns:
+        return None
+    if task == "obb":
+        return turns[-1]
+    return turns[0] if len(turns) == 1 and not is_whole(values[turns[0]]) and not is_unit(values[turns[0]]) else None
 
 
 def _labelled_rows(look: Matrix, score: int, label: int, box: list[int]) -> tuple[Matrix, NDArray[np.intp], Matrix]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from raw_outputs import (
     Columns,
+    Layout,
     at,
     block,
     declaring,
@@ -19,6 +20,7 @@ from tables import declared
 
 from onnxq.errors import ModelError
 from onnxq.yolo.confirm_outputs import UnclearOutputsError, confirm, confirm_given
+from onnxq.yolo.decode import find_objects
 from onnxq.yolo.detector import Detector, detect
 from onnxq.yolo.evidence import Look
 from onnxq.yolo.looks import LOOKS, MOST_LOOKS
@@ -148,6 +150,48 @@ def test_several_outputs_and_lists(layout, text: str, unit: str, finished: int) 
     modes = [word for word, holds in (("shares", unit == "shares"), ("logits", layout is logits)) if holds]
     assert found.outputs.stated.text == " ".join([text, *modes, "finished" if finished else "candidates"])
     assert same_objects(looks, found, best_class=bool(finished) or layout is detr)
+
+
+def rotated(words: str, least: float, greatest: float) -> Layout:
+    """Rows with an angle of evenly spread values; no box of the demo is rotated, and none is turned by them here."""
+
+    def build(columns: Columns) -> Mapping[str, np.ndarray]:
+        angle = np.linspace(least, greatest, len(columns["score"]), dtype=np.float32)
+        return {"out": block(words)({**columns, "angle": angle})[None]}
+
+    return build
+
+
+class TestRotatedBoxes:
+    WORDS = ("cx cy w h score label angle", "cx cy w h angle score label", "label score cx cy w h angle")
+
+    @pytest.mark.parametrize("finished", [0, 60])
+    @pytest.mark.parametrize("words", WORDS)
+    @pytest.mark.parametrize("bounds", [(0, 1.57), (-0.78, 2.35), (-3.14, 3.14)])
+    @pytest.mark.parametrize("metadata", [{}, {"task": "obb"}])
+    def test_have_their_angle_in_a_column(
+        self, words: str, bounds: tuple[float, float], finished: int, metadata: dict[str, str]
+    ) -> None:
+        looks = looks_in(rotated(words, *bounds), finished=finished)
+        found = told(looks, **metadata)
+        assert found.outputs.task == "obb"
+        if found.outputs.stated is None:
+            assert (found.family, words, metadata) == ("end2end", self.WORDS[0], {"task": "obb"})
+        else:
+            assert found.outputs.stated.words == tuple(words.split())
+        [objects] = [find_objects(one.outputs, found, 0.1, 0.65) for one in looks[:1]]
+        assert objects.extras.shape == (len(objects), 1)
+
+    @pytest.mark.parametrize("words", WORDS)
+    def test_the_task_tells_an_angle_that_is_always_0(self, words: str) -> None:
+        looks = looks_in(rotated(words, 0, 0))
+        found = told(looks, task="obb")
+        assert found.outputs.stated is not None
+        assert (found.outputs.task, found.outputs.stated.words) == ("obb", tuple(words.split()))
+        upright = told(looks)
+        assert upright.outputs.stated is not None
+        assert upright.outputs.task == "detect"
+        assert upright.outputs.stated.words == tuple(words.replace("angle", "-").split())
 
 
 class TestWhatTheShapesShow:
