@@ -99,7 +99,7 @@ def compare(
     paths = Path(reference), Path(model)
     choices = choose_runtimes(paths, settings.runtime)
     pictures = [source.load for source in sources]
-    first = Predictor.load(paths[0], replace(settings, runtime=choices[0].name), pictures)
+    first = Predictor.load(paths[0], replace(settings, runtime=choices[0].name), pictures, may_be_unread=True)
     second = Predictor.load(paths[1], replace(settings, runtime=choices[1].name), pictures, first.detector)
     _require_same_interface(first, second)
     if draw is not None:

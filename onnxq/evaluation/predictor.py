@@ -22,7 +22,7 @@ from onnxq.ir.unsupported_tail import detach
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.runtime.session import Feed, cores
 from onnxq.yolo.columns import parse_layout
-from onnxq.yolo.confirm_outputs import confirm, confirm_given
+from onnxq.yolo.confirm_outputs import UnclearOutputsError, confirm, confirm_given, unread
 from onnxq.yolo.decode import class_count, find_objects
 from onnxq.yolo.detections import Detections, Outputs
 from onnxq.yolo.detector import Detector, detect
@@ -163,6 +163,7 @@ class Predictor:
         pictures: Sequence[Picture] = (),
         like: Detector | None = None,
         only_quantized: bool = False,
+        may_be_unread: bool = False,
     ) -> "Predictor":
         """Open a model, run it on a black image and a few pictures, and recognize how to decode its outputs.
 
@@ -175,6 +176,7 @@ class Predictor:
                 if there are none.
             like: the float model. A model with its outputs is read as it is, because noise must not tell the layout.
             only_quantized: `like` is for a model with integers only.
+            may_be_unread: outputs whose values do not tell how they are read make no error, but are not read.
 
         Raises:
             ModelError: the model cannot be read or run, or its outputs do not fit the family in `settings`.
@@ -216,7 +218,12 @@ class Predictor:
                 class_count(detector, shapes)  # they must fit
                 detector = confirm_given(detector, pictured)
             else:
-                detector = confirm(graph, detector, pictured)
+                try:
+                    detector = confirm(graph, detector, pictured)
+                except UnclearOutputsError as error:
+                    if not may_be_unread:
+                        raise
+                    detector = unread(detector, str(error))
             classes = class_count(detector, shapes)
             if tail is not None:
                 unknown = ", ".join(tail.unsupported)

@@ -27,7 +27,7 @@ from onnxq.yolo.evidence import (
 from onnxq.yolo.families.columns import columns_layout
 from onnxq.yolo.families.tables import rows_first
 from onnxq.yolo.looks import LOOKS, MOST_LOOKS
-from onnxq.yolo.output_layout import UNKNOWN, OutputLayout, Shape
+from onnxq.yolo.output_layout import UNKNOWN, UNKNOWN_FAMILY, OutputLayout, Shape
 from onnxq.yolo.score_tables import ScoreTable, score_tables
 
 _ROWS = 100
@@ -50,6 +50,9 @@ _CLEAR = 0.1
 _MANY_DUPLICATES = 0.2
 """Part of the boxes that are duplicates if the model does not remove them."""
 
+
+_LISTED = 3
+"""Most layouts that a question lists."""
 
 _MOST_FINISHED = 1000
 """Rows of an output that are finished objects."""
@@ -135,6 +138,12 @@ def confirm(model: onnx.ModelProto, detector: Detector, look_at: Callable[[Seque
     return _with(detector, verdict.layout)
 
 
+def unread(detector: Detector, why: str) -> Detector:
+    """Return the detector as one whose outputs are not read, with the reason."""
+    unknown = OutputLayout(UNKNOWN_FAMILY, "detect", (), why)
+    return replace(detector, outputs=unknown, why=why)
+
+
 def confirm_given(detector: Detector, look_at: Callable[[Sequence[int]], Sequence[Look]]) -> Detector:
     """Return the detector with what the values of a few real runs say of a layout that the user gives; it stays.
 
@@ -215,7 +224,9 @@ def _verdict(model: onnx.ModelProto, detector: Detector, looks: Sequence[Look]) 
     alike = [each for each in readings if each is not best and _is_rival(each, best)]
     texts = dict.fromkeys(text for each in (best, *alike) for text in each.texts)
     if len(texts) > 1:
-        listed = ", or ".join(f"--layout {text}" for text in texts)
+        listed = ", or ".join(f"--layout {text}" for text in [*texts][:_LISTED])
+        if len(texts) > _LISTED:
+            listed += f", or one of {len(texts) - _LISTED} more that fit"
         question = f"outputs {_listed(shapes)} can be read in several ways, and {pictures} do not tell: give {listed}"
         return _Verdict(layout, question, is_certain=False)
     columns = best.table.columns(best.box.words, best.box.shares, _is_finished(best, model))
