@@ -26,12 +26,14 @@ class Dataset:
         root: the folder that paths are relative to.
         train, val: folders, lists or images of the split; empty if the file does not name it. They exist.
         names: class names by label; may be empty.
+        keypoints: number of keypoints of an object, and of values of each; (0, 0) if the file does not say.
     """
 
     root: Path
     train: tuple[Path, ...]
     val: tuple[Path, ...]
     names: tuple[str, ...]
+    keypoints: tuple[int, int] = (0, 0)
 
 
 def read_dataset(path: Path) -> Dataset:
@@ -57,7 +59,13 @@ def read_dataset(path: Path) -> Dataset:
     roots = [folder / named, Path.cwd() / named, folder, Path.cwd()]
     root = next((each for each in roots if each.is_dir()), folder)
     train, val = (_split(path, content, keys, roots) for keys in _SPLITS.values())
-    return Dataset(root, train, val, _names(path, content.get("names")))
+    return Dataset(root, train, val, _names(path, content.get("names")), _keypoints(content.get("kpt_shape")))
+
+
+def _keypoints(shape: object) -> tuple[int, int]:
+    if isinstance(shape, list) and len(shape) == 2 and all(isinstance(each, str) and each.isdigit() for each in shape):
+        return int(shape[0]), int(shape[1])
+    return 0, 0
 
 
 def _portable(path: str) -> str:

@@ -311,6 +311,6 @@ class TestDataWarnings:
     def test_are_rows_of_the_closing_table_and_of_the_report(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "--preprocess", "yolo-255", "--report", "r.json")
         assert re.search(r"^warning +the first layer, ", ran.out, re.MULTILINE)
-        [warning] = json.loads(Path("r.json").read_text())["data_warnings"]
-        assert "may be scaled too much" in warning
-        assert "warning" not in onnxq(model, "--calib", "calib").out
+        warnings = json.loads(Path("r.json").read_text())["data_warnings"]
+        assert sum("may be scaled too much" in warning for warning in warnings) == 1
+        assert "the first layer" not in onnxq(model, "--calib", "calib").out

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from onnxq._text import plural
 from onnxq.calibration.dataset_yaml import read_dataset
 from onnxq.calibration.find_files import IMAGES, find_files
@@ -59,7 +57,7 @@ def read_yolo(path: Path, folder: Path | None = None) -> tuple[Annotations, dict
             f"{path}: none of {len(paths)} image{plural(len(paths))} has a label file, such as {_beside(files[0])[0]}; "
             "labels are text files in a folder labels beside images, or beside the images"
         )
-    read = _Reader(path, _keypoint_shape(path))
+    read = _Reader(path, dataset.keypoints)
     for number, file in labels.items():
         size = picture_size(paths[number])
         if size is not None:
@@ -90,14 +88,6 @@ def _beside(image: Path) -> list[Path]:
     places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
     swapped = [Path(*parts[: places[-1]], "labels", *parts[places[-1] + 1 :])] if places else []
     return [file.with_suffix(".txt") for file in (*swapped, image)]
-
-
-def _keypoint_shape(path: Path) -> tuple[int, int]:
-    """Return the number of keypoints and of values of each; (0, 0) if the file does not say."""
-    shape = yaml.load(path.read_text("utf-8-sig"), Loader=yaml.BaseLoader).get("kpt_shape")
-    if isinstance(shape, list) and len(shape) == 2 and all(isinstance(each, str) and each.isdigit() for each in shape):
-        return int(shape[0]), int(shape[1])
-    return 0, 0
 
 
 class _Reader:

@@ -218,12 +218,12 @@ def classifier(classes: int = CLASSES, **options: object) -> onnx.ModelProto:
     return net.model(net.add("Softmax", logits, axis=1))
 
 
-def yolox(**options: object) -> onnx.ModelProto:
-    """Focus slices on levels of 0 to 255, depthwise Convs, raw outputs [1, N, 5 + classes]."""
+def yolox(levels: bool = True, **options: object) -> onnx.ModelProto:
+    """Focus slices, depthwise Convs, raw outputs [1, N, 5 + classes]; for images of 0 to 255, or of 0 to 1."""
     net = Net(**options)
     rows = [net.slice("images", 2, start, 2) for start in (0, 1)]
     x = net.concat(*(net.slice(row, 3, start, 2) for start in (0, 1) for row in rows))
-    x = net.act(net.conv(x, 8, 3, gain=1 / 255), "silu")
+    x = net.act(net.conv(x, 8, 3, gain=1 / 255 if levels else 1.0), "silu")
     maps = []
     for _ in range(4):
         x = net.block(net.block(x, 8, stride=2, group=8), 8, kernel=1)
