@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ _MOST_CLASSES = 10_000
 
 _FULL_TURN = 2 * np.pi + 1e-3
 """Greatest angle of a box in radians, up to rounding."""
+
+_LEAST_IDS = 20
+"""Rows of which some have the same class."""
 
 _LEAST_LOGIT = -1.0
 """Scores that go below are logits; rounding does not."""
@@ -188,32 +191,52 @@ def _labelled(joined: _Joined, clues: Clues, task: str) -> Iterator[ScoreTable]:
         return
     values = [joined.all_rows(column) for column in range(count)]
     whole = [k for k in range(count) if is_whole(values[k])]
+    ids = [k for k in whole if _is_id(joined, k)]
     limit = clues.classes or _MOST_CLASSES
-    labels = [k for k in whole if values[k].min() >= -1 and values[k].max() < limit]
+    labels = [k for k in whole if values[k].min() >= -1 and values[k].max() < limit and k not in ids]
     labels = [k for k in labels if k in joined.whole] or labels
     labels = [k for k in labels if values[k].min() < values[k].max()] or labels[-1:]
     scores = [k for k in range(count) if k not in whole and is_unit(values[k])]
-    ordered = [k for k in scores if all(falls(look[:, k]) for look in joined.looks)]
-    if len(ordered) == 1:
-        scores = ordered
+    choices = _score_columns(joined, scores)
     for label in labels:
         # Of two columns of zeros, the one that comes first is the number of the image.
         images = [k for k in whole if k < label and joined.is_list and not values[k].any()][:1]
-        for score in scores:
-            rest = [k for k in range(count) if k not in (label, score, *images)]
-            if len(rest) < 4:
-                continue
+        for factors in choices:
+            rest = [k for k in range(count) if k not in (label, *factors, *images)]
             angle = _angle(rest, values, task)
-            box = [k for k in rest if k != angle][:4]
-            words = {label: "label", score: "score", **dict(zip(box, _BOX, strict=True))}
-            words.update(dict.fromkeys(images, "image"))
+            rest = [k for k in rest if k != angle]
+            varied = [k for k in rest if values[k].min() < values[k].max() and k not in ids]
+            sides = varied if len(varied) >= 4 else rest
+            own = {label: "label", factors[0]: "objectness", factors[-1]: "score", **dict.fromkeys(images, "image")}
             if angle is not None:
-                words[angle] = "angle"
-            picked = [_labelled_rows(look, score, label, box) for look in joined.looks]
-            best = _best(picked, joined.regions, clues.size)
-            if best is not None:
-                in_order = all(falls(look[:, score]) for look in joined.looks)
-                yield ScoreTable(joined.groups(words, clues), best, True, in_order, len(joined.looks[0]))
+                own[angle] = "angle"
+            for box in (sides[start : start + 4] for start in range(len(sides) - 3)):
+                picked = [_labelled_rows(look, factors, label, box) for look in joined.looks]
+                best = _best(picked, joined.regions, clues.size)
+                if best is not None:
+                    words = {**own, **dict(zip(box, _BOX, strict=True))}
+                    in_order = all(falls(_product(look, factors)) for look in joined.looks)
+                    yield ScoreTable(joined.groups(words, clues), best, True, in_order, len(joined.looks[0]))
+
+
+def _is_id(joined: _Joined, column: int) -> bool:
+    """Whether no number comes twice on a picture, as numbers of rows or tracks."""
+    looks = [look[:, column] for look in joined.looks]
+    return all(len(each) >= _LEAST_IDS and len(np.unique(each)) == len(each) for each in looks)
+
+
+def _score_columns(joined: _Joined, scores: list[int]) -> Sequence[tuple[int, ...]]:
+    """Return the columns that may be the score, or an objectness and a score whose product it is.
+
+    If the rows are sorted by only one choice, it is that one.
+    """
+    choices = [*combinations(scores, 2), *((k,) for k in scores)]
+    ordered = [each for each in choices if all(falls(_product(look, each)) for look in joined.looks)]
+    return ordered if len(ordered) == 1 else choices
+
+
+def _product(look: Matrix, columns: Sequence[int]) -> Matrix:
+    return look[:, columns[0]] if len(columns) == 1 else look[:, columns[0]] * look[:, columns[1]]
 
 
 def _angle(rest: list[int], values: Sequence[Matrix], task: str) -> int | None:
@@ -229,10 +252,12 @@ def _angle(rest: list[int], values: Sequence[Matrix], task: str) -> int | None:
     return turns[0] if len(turns) == 1 and not is_whole(values[turns[0]]) and not is_unit(values[turns[0]]) else None
 
 
-def _labelled_rows(look: Matrix, score: int, label: int, box: list[int]) -> tuple[Matrix, NDArray[np.intp], Matrix]:
+def _labelled_rows(
+    look: Matrix, factors: Sequence[int], label: int, box: list[int]
+) -> tuple[Matrix, NDArray[np.intp], Matrix]:
     """The scores, those of rows without a label 0; the labels; the columns of the boxes."""
     labels = look[:, label].astype(np.intp)
-    return np.where(labels >= 0, look[:, score], np.float32(0)), labels, look[:, box]
+    return np.where(labels >= 0, _product(look, factors), np.float32(0)), labels, look[:, box]
 
 
 def _best(

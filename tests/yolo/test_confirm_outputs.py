@@ -55,6 +55,50 @@ def test_rows_with_a_score_and_a_label(words: str, unit: str, classes: int, fini
     assert same_objects(looks, found, classes)
 
 
+def with_others(words: str) -> object:
+    """Rows with a factor of the score, `zero`, or the number of the row, `id`, among their columns."""
+
+    def build(columns: Columns) -> Mapping[str, np.ndarray]:
+        factor = np.sqrt(columns["score"])
+        score = columns["score"] / np.maximum(factor, 1e-9)
+        zero, ids = np.zeros_like(factor), np.arange(len(factor), dtype=np.float32)
+        others = {"objectness": factor, "part": score, "zero": zero, "id": ids}
+        return {"out": block(words)({**columns, **others})[None]}
+
+    return build
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["zero x1 y1 x2 y2 score label", "x1 y1 x2 y2 score label zero", "zero label cx cy w h score",
+     "id x1 y1 x2 y2 score label", "x1 y1 x2 y2 id label score", "zero id cx cy w h score label",
+     "cx cy w h score label id"],
+)  # fmt: skip
+@pytest.mark.parametrize(("classes", "finished"), [(6, 0), (6, 60), (1, 0), (1, 60)])
+def test_columns_that_say_nothing_of_objects(words: str, classes: int, finished: int) -> None:
+    looks = looks_in(with_others(words), classes=classes, finished=finished)
+    found = told(looks)
+    assert found.outputs.stated is not None
+    read = [word if word in words else "-" for word in found.outputs.stated.words]
+    expected = ["-" if word in ("zero", "id") else word for word in words.split()]
+    # With one class, any column of zeros is its label.
+    assert read == expected or (classes == 1 and "zero" in words)
+    assert same_objects(looks, found, classes)
+
+
+@pytest.mark.parametrize("finished", [0, 60])
+@pytest.mark.parametrize("box", ["x1 y1 x2 y2", "cx cy w h"])
+def test_two_columns_that_may_be_scores_are_asked_for(box: str, finished: int) -> None:
+    looks = looks_in(with_others(f"{box} objectness part label"), finished=finished)
+    with pytest.raises(UnclearOutputsError, match=f"--layout {box} objectness score label"):
+        told(looks)
+    model, _ = recognized(looks)
+    given = detect(
+        model, layout=(f"{box} objectness score label",), output_shapes={"out": looks[0].outputs["out"].shape}
+    )
+    assert same_objects(looks, confirm_given(given, at(looks)))
+
+
 def apart(boxes: str, scores: str = "scores", turned: bool = False) -> object:
     def build(columns: Columns) -> Mapping[str, np.ndarray]:
         tables = {"a": block(boxes)(columns), "b": block(scores)(columns)}
