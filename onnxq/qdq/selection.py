@@ -356,7 +356,9 @@ class Network:
     def _is_coarse(self, tensor: Tensor) -> bool:
         """Return whether a tensor has so few positions that the size of floats costs no time."""
         count, stride = positions(tensor), self.target.float_silu_stride
-        return count is not None and self.pixels is not None and stride is not None and count * stride**2 <= self.pixels
+        if count is None or self.pixels is None or stride is None:
+            return False
+        return count <= self.target.float_silu_positions or count * stride**2 <= self.pixels
 
     def _leads_to_a_last_layer(self, silu_input: Tensor) -> bool:
         silu_outputs = [t for node in consumers(silu_input) if is_silu(node) for t in node.outputs]

@@ -86,6 +86,7 @@ class Target:
         float_silu_stride: a 1x1 Conv in front of a SiLU has a float output if its stride relative to the image is at
             least this, or if the SiLU leads to a last layer. Quantizing the input of a SiLU costs more accuracy than
             any other activation, and saves no time that deep in a network. Requires the pass `pointwise-to-matmul`.
+        float_silu_positions: so it has, too, if its output has at most this many positions, whatever the stride.
         fused_activations: operators that the runtime fuses with the Conv before them if the Q follows both.
         float_depthwise: depthwise Convs stay float. Their channels share one scale but are convolved separately, so
             channels of small values lose their precision; and because they are memory-bound, integers save little time.
@@ -116,6 +117,7 @@ class Target:
     clips: tuple[Container, ...] = (UINT8, INT8)
     quantizes_last_layers: bool = True
     float_silu_stride: int | None = None
+    float_silu_positions: int = 0
     fused_activations: frozenset[str] = frozenset()
     float_depthwise: bool = False
     behind_depthwise: int = 0

@@ -6,8 +6,8 @@ from onnxq.targets.stem import FloatStemRule
 
 # Without VNNI, x86 adds products of 8-bit integers by three instructions instead of one. They save a quarter of a float
 # Conv's time and not three quarters, so what surrounds the Conv counts. A product with a float output (QGemm) takes
-# longer than a float 1x1 Conv, and a 1x1 Conv with an 8-bit output does not: of the deep ones only those at stride 32
-# keep a float output, for the sake of accuracy.
+# longer than a float 1x1 Conv, and a 1x1 Conv with an 8-bit output does not: of the deep ones only those at stride 32,
+# or with few positions, keep a float output, for the sake of accuracy.
 ORT = Target(
     name="ort",
     title="onnxruntime on CPUs",
@@ -21,6 +21,7 @@ ORT = Target(
     lowering=(POINTWISE_TO_MATMUL, "upsample-to-concat", "expand-softmax"),
     quantizes_last_layers=False,
     float_silu_stride=32,
+    float_silu_positions=100,
     fused_activations=frozenset({"Relu", "Clip"}),
     float_depthwise=True,
     behind_depthwise=256,

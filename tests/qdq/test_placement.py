@@ -212,18 +212,20 @@ def test_max_pools_of_floats_stay_float_on_onnxruntime(kernel, integer):
 
 
 @pytest.mark.parametrize(
-    ("stride", "kernel", "act", "dynamic", "is_float"),
+    ("size", "stride", "kernel", "act", "dynamic", "is_float"),
     [
-        (32, 1, "silu", False, True),
-        (16, 1, "silu", False, False),
-        (32, 3, "silu", False, False),
-        (32, 1, "Relu", False, False),
-        (32, 1, "LeakyRelu", False, False),
-        (32, 1, "silu", True, False),
+        (352, 32, 1, "silu", False, True),
+        (352, 16, 1, "silu", False, False),
+        (160, 16, 1, "silu", False, True),
+        (176, 16, 1, "silu", False, False),
+        (352, 32, 3, "silu", False, False),
+        (352, 32, 1, "Relu", False, False),
+        (352, 32, 1, "LeakyRelu", False, False),
+        (352, 32, 1, "silu", True, False),
     ],
 )
-def test_deep_1x1_convs_into_a_silu_have_a_float_output_on_onnxruntime(stride, kernel, act, dynamic, is_float):
-    net = Net(size=64, dynamic=dynamic)
+def test_deep_1x1_convs_into_a_silu_have_a_float_output_on_onnxruntime(size, stride, kernel, act, dynamic, is_float):
+    net = Net(size=size, dynamic=dynamic)
     x = net.block(net.block("images", 8, stride=stride), 8, kernel=kernel, act=act)
     plan = plan_of(ending(net, net.block(x, 8)))
     assert "conv1" in plan.layers
