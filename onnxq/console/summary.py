@@ -171,7 +171,9 @@ def _knows_demo(detector: Detector) -> bool:
 def say_next(
     before: Path, after: Path, detector: Detector, annotations: Path | None, images: Path | None, demo: bool
 ) -> None:
-    """Print the command that measures what quantization cost, in one line to copy."""
+    """Print the command that measures what quantization cost, in one line to copy; none if images do not fit."""
+    if detector.preprocess.planes not in (1, 3):
+        return
     measurable = not detector.outputs.why_no_precision and not (demo and images is None and not _knows_demo(detector))
     labels = ["--annotations", str(annotations or "A.json")] if measurable else []
     is_data_set = measurable and annotations is not None and annotations.suffix.lower() in SUFFIXES

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.yolo.columns import UNREAD, Columns
-from onnxq.yolo.evidence import Best, Look, falls, has_objectness, is_unit, is_whole
+from onnxq.yolo.evidence import Best, Look, falls, is_unit, is_whole, objectness_told
 from onnxq.yolo.output_layout import Clues, OutputLayout
 
 _ROWS = 100
@@ -21,6 +21,12 @@ _FEW_COLUMNS = 9
 """Most columns of a table with a score and a label."""
 
 _MOST_CLASSES = 10_000
+
+_FULL_TURN = 2 * np.pi + 1e-3
+"""Greatest angle of a box in radians, up to rounding."""
+
+_LEAST_IDS = 20
+"""Rows of which some have the same class."""
 
 _LEAST_LOGIT = -1.0
 """Scores that go below are logits; rounding does not."""
@@ -113,7 +119,7 @@ def score_tables(clues: Clues, layout: OutputLayout, looks: Sequence[Look]) -> I
     """
     joined = _joined(clues, looks)
     if joined is not None:
-        yield from _labelled(joined, clues)
+        yield from _labelled(joined, clues, layout.task)
         if not joined.whole:
             yield from _scored(joined, clues, layout)
 
@@ -179,48 +185,93 @@ def _counts(name: str, looks: Sequence[Look], clues: Clues, rows: tuple[int, ...
 # A score and a label
 
 
-def _labelled(joined: _Joined, clues: Clues) -> Iterator[ScoreTable]:
+def _labelled(joined: _Joined, clues: Clues, task: str) -> Iterator[ScoreTable]:
     count = len(joined.places)
     if count > _FEW_COLUMNS or not any(len(look) for look in joined.looks):
         return
     values = [joined.all_rows(column) for column in range(count)]
     whole = [k for k in range(count) if is_whole(values[k])]
+    ids = [k for k in whole if _is_id(joined, k)]
     limit = clues.classes or _MOST_CLASSES
-    labels = [k for k in whole if values[k].min() >= -1 and values[k].max() < limit]
+    labels = [k for k in whole if values[k].min() >= -1 and values[k].max() < limit and k not in ids]
     labels = [k for k in labels if k in joined.whole] or labels
     labels = [k for k in labels if values[k].min() < values[k].max()] or labels[-1:]
     scores = [k for k in range(count) if k not in whole and is_unit(values[k])]
-    ordered = [k for k in scores if all(falls(look[:, k]) for look in joined.looks)]
-    if len(ordered) == 1:
-        scores = ordered
+    choices = _score_columns(joined, scores)
     for label in labels:
         # Of two columns of zeros, the one that comes first is the number of the image.
         images = [k for k in whole if k < label and joined.is_list and not values[k].any()][:1]
-        for score in scores:
-            rest = [k for k in range(count) if k not in (label, score, *images)]
-            if len(rest) < 4:
-                continue
-            words = {label: "label", score: "score", **dict(zip(rest, _BOX, strict=False))}
-            words.update(dict.fromkeys(images, "image"))
-            picked = [(look[:, score], look[:, label].astype(np.intp), look[:, rest[:4]]) for look in joined.looks]
-            best = _best(picked, joined.regions, clues.size)
-            if best is not None:
-                in_order = all(falls(look[:, score]) for look in joined.looks)
-                yield ScoreTable(joined.groups(words, clues), best, True, in_order, len(joined.looks[0]))
+        for factors in choices:
+            rest = [k for k in range(count) if k not in (label, *factors, *images)]
+            angle = _angle(rest, values, task)
+            rest = [k for k in rest if k != angle]
+            varied = [k for k in rest if values[k].min() < values[k].max() and k not in ids]
+            sides = varied if len(varied) >= 4 else rest
+            own = {label: "label", factors[0]: "objectness", factors[-1]: "score", **dict.fromkeys(images, "image")}
+            if angle is not None:
+                own[angle] = "angle"
+            for box in (sides[start : start + 4] for start in range(len(sides) - 3)):
+                picked = [_labelled_rows(look, factors, label, box) for look in joined.looks]
+                best = _best(picked, joined.regions, clues.size)
+                if best is not None:
+                    words = {**own, **dict(zip(box, _BOX, strict=True))}
+                    in_order = all(falls(_product(look, factors)) for look in joined.looks)
+                    yield ScoreTable(joined.groups(words, clues), best, True, in_order, len(joined.looks[0]))
+
+
+def _is_id(joined: _Joined, column: int) -> bool:
+    """Whether no number comes twice on a picture, as numbers of rows or tracks."""
+    looks = [look[:, column] for look in joined.looks]
+    return all(len(each) >= _LEAST_IDS and len(np.unique(each)) == len(each) for each in looks)
+
+
+def _score_columns(joined: _Joined, scores: list[int]) -> Sequence[tuple[int, ...]]:
+    """Return the columns that may be the score, or an objectness and a score whose product it is.
+
+    If the rows are sorted by only one choice, it is that one.
+    """
+    choices = [*combinations(scores, 2), *((k,) for k in scores)]
+    ordered = [each for each in choices if all(falls(_product(look, each)) for look in joined.looks)]
+    return ordered if len(ordered) == 1 else choices
+
+
+def _product(look: Matrix, columns: Sequence[int]) -> Matrix:
+    return look[:, columns[0]] if len(columns) == 1 else look[:, columns[0]] * look[:, columns[1]]
+
+
+def _angle(rest: list[int], values: Sequence[Matrix], task: str) -> int | None:
+    """Return the column of the rotation in radians, beside the four of the box; None if there is none.
+
+    Values that are neither whole nor scores show it, if metadata does not; where all are 0 nothing is rotated.
+    """
+    turns = [k for k in rest if np.abs(values[k]).max(initial=0.0) <= _FULL_TURN]
+    if len(rest) != 5 or not turns:
+        return None
+    if task == "obb":
+        return turns[-1]
+    return turns[0] if len(turns) == 1 and not is_whole(values[turns[0]]) and not is_unit(values[turns[0]]) else None
+
+
+def _labelled_rows(
+    look: Matrix, factors: Sequence[int], label: int, box: list[int]
+) -> tuple[Matrix, NDArray[np.intp], Matrix]:
+    """The scores, those of rows without a label 0; the labels; the columns of the boxes."""
+    labels = look[:, label].astype(np.intp)
+    return np.where(labels >= 0, _product(look, factors), np.float32(0)), labels, look[:, box]
 
 
 def _best(
-    looks: Sequence[tuple[Matrix, NDArray[np.intp], Matrix]],
+    looks: Sequence[tuple[Matrix, NDArray[np.intp] | Matrix, Matrix]],
     regions: Sequence[tuple[float, float, float, float]],
     size: tuple[int, int],
 ) -> Best | None:
-    """Return the rows of the best scores: from scores, labels and boxes of each look."""
+    """Return the rows of the best scores: from scores, labels, or the scores of all classes, and boxes of each look."""
     scores, labels, boxes, numbers, others = [], [], [], [], []
     for number, (score, label, box) in enumerate(looks):
-        valid = np.flatnonzero((score > 0) & (label >= 0))
+        valid = np.flatnonzero(score > 0)
         chosen = valid[np.argsort(-score[valid], kind="stable")[:_ROWS]]
         scores.append(score[chosen])
-        labels.append(label[chosen])
+        labels.append(label[chosen] if label.ndim == 1 else label[chosen].argmax(axis=1))
         boxes.append(box[chosen])
         numbers.append(np.full(len(chosen), number))
         others.append(box[valid[:: max(1, len(valid) // _ROWS)]])
@@ -284,13 +335,6 @@ def _objectness(
     return (False, True) if known is None else (known,)
 
 
-def objectness_told(looks: Sequence[Matrix], first: int, others: Sequence[int]) -> bool | None:
-    """Return whether a column of tables, (rows, columns) each, is an objectness of the columns after it."""
-    ends = slice(others[0], others[-1] + 1)
-    greatest = [look[:, ends].max(axis=1) for look in looks]
-    return has_objectness(np.concatenate([look[:, first] for look in looks]), np.concatenate(greatest))
-
-
 def _of_classes(
     joined: _Joined, box: list[int], objectness: int | None, classes: list[int], extras: list[int], clues: Clues
 ) -> ScoreTable | None:
@@ -298,22 +342,18 @@ def _of_classes(
     if classes != list(range(ends.start, ends.stop)):
         return None
     blocks = [look[:, ends] for look in joined.looks]
-    filled = [block for block in blocks if block.size]
-    low = min((float(block.min()) for block in filled), default=0.0)
-    high = max((float(block.max()) for block in filled), default=0.0)
-    logits = low < _LEAST_LOGIT
-    if not logits and not (low >= -1e-3 and high <= 1 + 1e-3):
+    logits = any(block.size and block.min() < _LEAST_LOGIT for block in blocks)
+    if not logits and not all(is_unit(block) for block in blocks):
         return None
     picked = []
     for look, block in zip(joined.looks, blocks, strict=True):
-        label = block.argmax(axis=1)
-        score = block[np.arange(len(block)), label]
+        score = block.max(axis=1)
         if logits:
             with np.errstate(over="ignore"):
                 score = 1 / (1 + np.exp(-score))
         if objectness is not None:
             score = score * look[:, objectness]
-        picked.append((score, label, look[:, box]))
+        picked.append((score, block, look[:, box]))
     best = _best(picked, joined.regions, clues.size)
     if best is None:
         return None

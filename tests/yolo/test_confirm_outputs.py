@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from raw_outputs import (
     Columns,
+    Layout,
     at,
     block,
     declaring,
@@ -19,9 +20,10 @@ from tables import declared
 
 from onnxq.errors import ModelError
 from onnxq.yolo.confirm_outputs import UnclearOutputsError, confirm, confirm_given
+from onnxq.yolo.decode import find_objects
 from onnxq.yolo.detector import Detector, detect
 from onnxq.yolo.evidence import Look
-from onnxq.yolo.looks import LOOKS
+from onnxq.yolo.looks import LOOKS, MOST_LOOKS
 
 ROWS = (
     "x1 y1 x2 y2 score label", "x1 y1 x2 y2 label score", "label score x1 y1 x2 y2", "label x1 y1 x2 y2 score",
@@ -51,6 +53,50 @@ def test_rows_with_a_score_and_a_label(words: str, unit: str, classes: int, fini
         assert (found.family, words, unit) == ("end2end", ROWS[0], "px")
     assert found.outputs.is_finished == bool(finished)
     assert same_objects(looks, found, classes)
+
+
+def with_others(words: str) -> object:
+    """Rows with a factor of the score, `zero`, or the number of the row, `id`, among their columns."""
+
+    def build(columns: Columns) -> Mapping[str, np.ndarray]:
+        factor = np.sqrt(columns["score"])
+        score = columns["score"] / np.maximum(factor, 1e-9)
+        zero, ids = np.zeros_like(factor), np.arange(len(factor), dtype=np.float32)
+        others = {"objectness": factor, "part": score, "zero": zero, "id": ids}
+        return {"out": block(words)({**columns, **others})[None]}
+
+    return build
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["zero x1 y1 x2 y2 score label", "x1 y1 x2 y2 score label zero", "zero label cx cy w h score",
+     "id x1 y1 x2 y2 score label", "x1 y1 x2 y2 id label score", "zero id cx cy w h score label",
+     "cx cy w h score label id"],
+)  # fmt: skip
+@pytest.mark.parametrize(("classes", "finished"), [(6, 0), (6, 60), (1, 0), (1, 60)])
+def test_columns_that_say_nothing_of_objects(words: str, classes: int, finished: int) -> None:
+    looks = looks_in(with_others(words), classes=classes, finished=finished)
+    found = told(looks)
+    assert found.outputs.stated is not None
+    read = [word if word in words else "-" for word in found.outputs.stated.words]
+    expected = ["-" if word in ("zero", "id") else word for word in words.split()]
+    # With one class, any column of zeros is its label.
+    assert read == expected or (classes == 1 and "zero" in words)
+    assert same_objects(looks, found, classes)
+
+
+@pytest.mark.parametrize("finished", [0, 60])
+@pytest.mark.parametrize("box", ["x1 y1 x2 y2", "cx cy w h"])
+def test_two_columns_that_may_be_scores_are_asked_for(box: str, finished: int) -> None:
+    looks = looks_in(with_others(f"{box} objectness part label"), finished=finished)
+    with pytest.raises(UnclearOutputsError, match=f"--layout {box} objectness score label"):
+        told(looks)
+    model, _ = recognized(looks)
+    given = detect(
+        model, layout=(f"{box} objectness score label",), output_shapes={"out": looks[0].outputs["out"].shape}
+    )
+    assert same_objects(looks, confirm_given(given, at(looks)))
 
 
 def apart(boxes: str, scores: str = "scores", turned: bool = False) -> object:
@@ -150,6 +196,48 @@ def test_several_outputs_and_lists(layout, text: str, unit: str, finished: int) 
     assert same_objects(looks, found, best_class=bool(finished) or layout is detr)
 
 
+def rotated(words: str, least: float, greatest: float) -> Layout:
+    """Rows with an angle of evenly spread values; no box of the demo is rotated, and none is turned by them here."""
+
+    def build(columns: Columns) -> Mapping[str, np.ndarray]:
+        angle = np.linspace(least, greatest, len(columns["score"]), dtype=np.float32)
+        return {"out": block(words)({**columns, "angle": angle})[None]}
+
+    return build
+
+
+class TestRotatedBoxes:
+    WORDS = ("cx cy w h score label angle", "cx cy w h angle score label", "label score cx cy w h angle")
+
+    @pytest.mark.parametrize("finished", [0, 60])
+    @pytest.mark.parametrize("words", WORDS)
+    @pytest.mark.parametrize("bounds", [(0, 1.57), (-0.78, 2.35), (-3.14, 3.14)])
+    @pytest.mark.parametrize("metadata", [{}, {"task": "obb"}])
+    def test_have_their_angle_in_a_column(
+        self, words: str, bounds: tuple[float, float], finished: int, metadata: dict[str, str]
+    ) -> None:
+        looks = looks_in(rotated(words, *bounds), finished=finished)
+        found = told(looks, **metadata)
+        assert found.outputs.task == "obb"
+        if found.outputs.stated is None:
+            assert (found.family, words, metadata) == ("end2end", self.WORDS[0], {"task": "obb"})
+        else:
+            assert found.outputs.stated.words == tuple(words.split())
+        [objects] = [find_objects(one.outputs, found, 0.1, 0.65) for one in looks[:1]]
+        assert objects.extras.shape == (len(objects), 1)
+
+    @pytest.mark.parametrize("words", WORDS)
+    def test_the_task_tells_an_angle_that_is_always_0(self, words: str) -> None:
+        looks = looks_in(rotated(words, 0, 0))
+        found = told(looks, task="obb")
+        assert found.outputs.stated is not None
+        assert (found.outputs.task, found.outputs.stated.words) == ("obb", tuple(words.split()))
+        upright = told(looks)
+        assert upright.outputs.stated is not None
+        assert upright.outputs.task == "detect"
+        assert upright.outputs.stated.words == tuple(words.replace("angle", "-").split())
+
+
 class TestWhatTheShapesShow:
     def test_stays_if_the_values_allow_it(self) -> None:
         looks = list(demo_looks())
@@ -159,11 +247,32 @@ class TestWhatTheShapesShow:
         assert found.outputs.sure == f"confirmed by the values on {LOOKS} pictures"
         assert found.why == f"{detector.why}; {found.outputs.sure}"
 
+    @pytest.mark.parametrize("named", [1, 5])
+    def test_classes_without_a_name_are_counted(self, named: int) -> None:
+        looks = list(demo_looks())
+        model, detector = recognized(looks, names=str({n: f"c{n}" for n in range(named)}))
+        found = confirm(model, detector, at(looks))
+        assert len(found.names) == 6
+        said = f"has 6 classes, of which the metadata names {named}, and no objectness"
+        assert found.why == f"output (1, 10, 500) {said}; confirmed by the values on {LOOKS} pictures"
+
     def test_is_not_asked_where_nothing_is_found(self) -> None:
         looks = [Look({"out": np.full((1, 5, 525), 0.001, np.float32)}, one.region) for one in demo_looks()]
         found = told(looks)
         assert found.family == "v8"
-        assert found.outputs.sure == "by shape alone: no object on 12 pictures confirms it"
+        assert found.outputs.sure == "by shape alone: no object on 8 pictures confirms it"
+
+    @pytest.mark.parametrize(("scale", "count"), [(1, LOOKS), (0.2, MOST_LOOKS), (0.001, 2 * LOOKS)])
+    def test_the_less_pictures_tell_the_more_are_looked_at(self, scale: float, count: int) -> None:
+        looks = []
+        for one in demo_looks():
+            [table] = one.outputs.values()
+            scores = scale * table[:, 4:].max(axis=1, keepdims=True)
+            looks.append(Look({"out": np.concatenate([table[:, :4], scores], axis=1)}, one.region))
+        model, detector = recognized(looks, names="{0: 'c'}")
+        asked: list[int] = []
+        confirm(model, detector, lambda numbers: [looks[number] for number in numbers if not asked.append(number)])
+        assert asked == list(range(count))
 
     def test_objects_that_do_not_depend_on_the_picture_lie_anywhere(self) -> None:
         table = np.zeros((1, 100, 6), np.float32)
@@ -171,9 +280,7 @@ class TestWhatTheShapesShow:
         table[0, 1] = 100, 20, 150, 40, 0.8, 2
         found = told([Look({"out": table}, one.region) for one in demo_looks()])
         assert found.family == "end2end"
-        assert found.outputs.sure.startswith(
-            "by shape, as the values on 12 pictures fit several layouts, also --layout "
-        )
+        assert found.outputs.sure == "by shape alone: the outputs are the same on 12 pictures"
 
     def test_does_not_leave_out_the_labels_beside_scores(self) -> None:
         rng = np.random.default_rng(0)
@@ -199,7 +306,9 @@ class TestWhatTheShapesShow:
 
         found = told(looks_in(best_rows))
         assert found.family == "end2end"
-        assert found.outputs.sure.endswith("but many boxes repeat: --layout without finished removes them")
+        assert found.outputs.sure.endswith(
+            "but many boxes repeat, which --layout x1 y1 x2 y2 score label candidates removes"
+        )
 
     def test_a_model_with_nms_has_no_candidates(self) -> None:
         looks = looks_in(stacked("label x1 y1 x2 y2 score"))
