@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxq.ir import ProtoIndex, names_read
+from onnxq.ir import ProtoIndex, copy_message, names_read
 from onnxq.runtime.session import Feed, open_session, run
 
 LEAST_SPREAD, GREATEST_SPREAD = 0.03, 25.0
@@ -59,15 +59,21 @@ def is_of_colours(node: onnx.NodeProto, index: ProtoIndex) -> bool:
 
 
 def part_before(model: onnx.ModelProto, index: ProtoIndex, tensor: str, given: str = "") -> onnx.ModelProto:
-    """Return the model of the operators that compute a tensor, with no weights but theirs.
+    """Return the model of the operators that compute a tensor, with no weights but theirs, and without rounding.
+
+    What a quantized model rounds passes as it is: beyond the range of calibration its scales would clip, so that images
+    of any scale gave the same.
 
     Args:
-        model: the model.
+        model: the model; may be quantized, with QuantizeLinear and DequantizeLinear.
         index: of its graph.
         tensor: becomes the only output.
         given: the image input.
     """
-    nodes = [index.nodes[place] for place in sorted(index.ancestors([tensor], given=[given]))]
+    tensor = unrounded(index, tensor)
+    rounded = [index.nodes[place] for place in sorted(index.ancestors([tensor], given=[given]))]
+    plain = ProtoIndex(onnx.GraphProto(node=[_without_rounding(node, index) for node in rounded]))
+    nodes = [plain.nodes[place] for place in sorted(plain.ancestors([tensor], given=[given]))]
     read = {name for node in nodes for name in names_read(node)}
     part = onnx.ModelProto(ir_version=model.ir_version)
     part.opset_import.extend(model.opset_import)
@@ -78,6 +84,30 @@ def part_before(model: onnx.ModelProto, index: ProtoIndex, tensor: str, given: s
     part.graph.input.extend(value for value in index.inputs if value.name in read)
     part.graph.output.append(onnx.ValueInfoProto(name=tensor))
     return part
+
+
+def _without_rounding(node: onnx.NodeProto, index: ProtoIndex) -> onnx.NodeProto:
+    """Return the node, reading what is in front of each QuantizeLinear that a DequantizeLinear follows."""
+    inputs = [unrounded(index, name) for name in node.input]
+    if inputs == list(node.input):
+        return node
+    copied = copy_message(node)
+    copied.input[:] = inputs
+    return copied
+
+
+def unrounded(index: ProtoIndex, tensor: str) -> str:
+    """Return what a DequantizeLinear gives before it was rounded; another tensor, or a weight, as it is."""
+    node = index.producers.get(tensor)
+    while node is not None and node.op_type == "DequantizeLinear":
+        source = index.producers.get(node.input[0])
+        while source is not None and source.op_type == "Clip":  # to fewer than 8 bits
+            source = index.producers.get(source.input[0])
+        if source is None or source.op_type != "QuantizeLinear":
+            break
+        tensor = source.input[0]
+        node = index.producers.get(tensor)
+    return tensor
 
 
 def spread(model: onnx.ModelProto, layer: FirstLayer, feeds: Sequence[Feed]) -> float:
