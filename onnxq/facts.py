@@ -367,7 +367,8 @@ class Verification:
 
     Attributes:
         sqnr: output -> SQNR of the quantized model against the float model over the `Probe`, dB; in the target's
-            runtime if it is installed, else in onnxruntime.
+            runtime if it is installed, else in onnxruntime. Where the graph selects objects, the tensors that enter the
+            selection stand for the output.
         simulated: the same with every node computed exactly as the file defines it, without optimization.
         against_exact: output -> SQNR of the run against that exact computation, dB.
         checked_in: name and version of the runtime that the file ran in: `onnxruntime 1.32.0`.

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from onnxq.calibration.samples import Samples, spread
 from onnxq.errors import DataError
 from onnxq.facts import CorrectedBiases, LayerSensitivity, Plan, QuantizationParameters, Reconstruction, Sensitivities
-from onnxq.ir import Model, Node, consumers, feeds_only_silu
+from onnxq.ir import Model, Node, before_selection, consumers, ending_at, feeds_only_silu
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
@@ -61,7 +61,9 @@ class MeasureSensitivity(Analysis[Sensitivities]):
         feeds = self._feeds()
         plain = model.to_proto()
         at_once = workers(plain)
-        session = open_session(plain, threads=cores(), exact=True)
+        tensors = before_selection(plain.graph)
+        ends = [*(output.name for output in plain.graph.output), *tensors]
+        session = open_session(ending_at(plain, ends), threads=cores(), exact=True)
         expected = [run_named(session, feed) for feed in feeds]
         objects = [read_objects(outputs, self._detector) for outputs in expected]
         del session
@@ -69,11 +71,11 @@ class MeasureSensitivity(Analysis[Sensitivities]):
         def measure(piece: tuple[str, ...]) -> LayerSensitivity:
             quantized = Model(plain)
             insert_qdq(quantized, plan.only(piece), qparams, biases.only(piece), reconstruction.only(piece))
-            session = open_worker_session(quantized.to_proto(), at_once)
+            session = open_worker_session(ending_at(quantized.to_proto(), ends), at_once)
             meter, matched, total = SqnrMeter(), 0.0, 0.0
             for feed, wanted, float_objects in zip(feeds, expected, objects, strict=True):
                 outputs = run_named(session, feed)
-                meter.add(wanted, outputs)
+                meter.add({name: wanted[name] for name in tensors}, outputs)
                 for a, b in zip(float_objects, read_objects(outputs, self._detector), strict=True):
                     score, whole = matched_score(a, b)
                     matched, total = matched + score, total + whole

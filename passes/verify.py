@@ -11,7 +11,7 @@ import onnx
 from onnxq._text import plural
 from onnxq.errors import ModelError
 from onnxq.facts import Plan, Probe, Verification
-from onnxq.ir import InferenceError, Model, ProtoIndex, loadable
+from onnxq.ir import InferenceError, Model, ProtoIndex, comparable, loadable
 from onnxq.numerics.arrays import NamedArrays
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
@@ -35,7 +35,8 @@ class Verify(Analysis[Verification]):
     - inputs, outputs and metadata are those of the original
     - the file obeys the rules of the target's own parser, if it has any
     - it loads and runs on a few samples without NaN, in the target's runtime if that is installed, else in onnxruntime;
-      its outputs are compared with the float model's and with the exact computation of the file
+      its outputs are compared with the float model's and with the exact computation of the file. Where the graph
+      selects objects, the tensors that enter the selection are compared instead
     - if the run is wrong and not only rounded differently (`onnxq.runtime.compare_run` has the criterion), a warning
       names the CPU, the layers at fault, whether their sums of products saturate, and a remedy that was tried
     - if the target's runtime is installed: each layer meant for integers is an integer layer in the graph that it runs;
@@ -179,7 +180,7 @@ def _check_file(target: Target, proto: onnx.ModelProto) -> None:
 def _compared(
     original: onnx.ModelProto, proto: onnx.ModelProto, runs: Runtime, layers: Sequence[str], feeds: Sequence[Feed]
 ) -> tuple[RunComparison, Fault | None]:
-    """Return the SQNR of each float output over all feeds, and the fault of the run if it has one."""
+    """Return the SQNR of each float output, or of what it is selected from, over all feeds, and the run's fault."""
     nothing = RunComparison({}, {}, {})
     if not feeds:
         return nothing, None
@@ -191,6 +192,12 @@ def _compared(
     expected = [run_named(plain, feed) for feed in feeds]
     for outputs in expected:
         _refuse_nan("float", outputs)
+    compared_with, ended = comparable(original, proto)
+    if ended is not proto:
+        for feed in feeds:
+            _refuse_nan("quantized", runs.run(feed))
+        plain, proto, runs = open_session(compared_with, exact=True), ended, type(runs)(ended)
+        expected = [run_named(plain, feed) for feed in feeds]
     check = Check(feeds, expected, lambda outputs: _refuse_nan("quantized", outputs))
     compared = check.compare(proto, runs)
     return compared, check.find_fault(proto, type(runs), layers, compared)

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import onnx
 
@@ -10,11 +9,10 @@ from onnxq.calibration.dead_leaves import dead_leaves_image
 from onnxq.calibration.samples import Samples
 from onnxq.errors import ModelError
 from onnxq.runtime.session import Feed, open_session, run
-from onnxq.yolo.confirm_outputs import UnclearOutputsError, confirm
+from onnxq.yolo.confirm_outputs import UnclearOutputsError, confirm, unread
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.evidence import Look
 from onnxq.yolo.looks import MOST_LOOKS, chosen, look
-from onnxq.yolo.output_layout import UNKNOWN_FAMILY, OutputLayout
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +43,7 @@ def confirm_on_samples(
     try:
         return confirm(model, detector, lambda numbers: list(look_at(numbers))), ()
     except UnclearOutputsError as error:
-        unknown = OutputLayout(UNKNOWN_FAMILY, "detect", (), "its outputs can be read in several ways")
-        return replace(detector, outputs=unknown, why=unknown.why), (str(error),)
+        return unread(detector, "how its outputs are read is not clear"), (str(error),)
     except ModelError as error:
         log.info("the outputs cannot be checked: %s", error)
         return detector, ()

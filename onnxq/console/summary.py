@@ -27,6 +27,8 @@ _MOST_SHOWN = 10
 
 _ORDER_COUNTS = "; objects that stand in another order count as noise"
 
+_SELECTED = ", before objects are selected"
+
 
 def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Listing:
     """Return a table with the recognized model and the number of nodes that will run on integers."""
@@ -73,10 +75,10 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str, verbose: bo
         table.add_row("checked", f"{checked.checked_in}, {checked.cpu}{_nearness(checked)}")
     for warning in quantized.warnings:
         table.add_row(Text("warning", "bold yellow"), Text(warning))
+    outputs = {output.name for output in quantized.model.graph.output}
+    finished = _ORDER_COUNTS if quantized.detector.outputs.is_finished else ""
     for name, sqnr in checked.sqnr.items():
-        table.add_row(
-            "SQNR", f"{sqnr:.1f} dB in {name}{_ORDER_COUNTS if quantized.detector.outputs.is_finished else ''}"
-        )
+        table.add_row("SQNR", f"{sqnr:.1f} dB in {name}{finished if name in outputs else _SELECTED}")
     speed = quantized.facts.get(Speed)
     if speed is not None and speed.rounds:
         table.add_row("speed", f"{speed.ratio:.2f} times the float model's, in {speed.runtime} on this CPU")
@@ -171,7 +173,9 @@ def _knows_demo(detector: Detector) -> bool:
 def say_next(
     before: Path, after: Path, detector: Detector, annotations: Path | None, images: Path | None, demo: bool
 ) -> None:
-    """Print the command that measures what quantization cost, in one line to copy."""
+    """Print the command that measures what quantization cost, in one line to copy; none if images do not fit."""
+    if detector.preprocess.planes not in (1, 3):
+        return
     measurable = not detector.outputs.why_no_precision and not (demo and images is None and not _knows_demo(detector))
     labels = ["--annotations", str(annotations or "A.json")] if measurable else []
     is_data_set = measurable and annotations is not None and annotations.suffix.lower() in SUFFIXES

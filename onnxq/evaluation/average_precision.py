@@ -274,7 +274,10 @@ def _open(
 ) -> tuple[Predictor, ClassMatch]:
     """Return the model, ready to run, and the categories of its classes."""
     opened = Path(model) if isinstance(model, str) else model
-    predictor = Predictor.load(opened, settings, tuple(truth.images.values()), like, only_quantized=True)
+    # Images with objects tell most about the outputs.
+    shown = {annotation["image_id"] for annotation in truth.coco.dataset["annotations"]}
+    pictures = [load for number, load in truth.images.items() if number in shown] or list(truth.images.values())
+    predictor = Predictor.load(opened, settings, pictures, like, only_quantized=True)
     reason = predictor.detector.outputs.why_no_precision
     if reason:
         raise ModelError(f"{predictor.name}: {reason}; python -m onnxq.compare needs no AP")

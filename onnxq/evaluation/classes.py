@@ -111,10 +111,11 @@ def _by_order(
         chosen = _without_empty_end(every, classes, owned)
         if not chosen:
             why = f"none of its names, such as {names[0]!r}, is one" if names else "its metadata names no classes"
+            remedy = "" if names else ", or put `names`, a dict of number and name, into its metadata"
             raise ValueError(
                 f"has {classes} class{'' if classes == 1 else 'es'}, but the annotations have {len(categories)} "
                 f"categor{'y' if len(categories) == 1 else 'ies'}, {_quoted(list(categories.values()))}, and {why}; "
-                "give annotations of the classes that the model was trained on"
+                f"give annotations of the classes that the model was trained on{remedy}"
             )
     left_out = [categories[number] for number in every if number not in chosen]
     if left_out:

@@ -24,6 +24,7 @@ from onnxq.evaluation.predictor import Predictor, Settings
 from onnxq.evaluation.runtime_choice import RuntimeChoice, choose_runtimes
 from onnxq.ir.files import atomic_write
 from onnxq.ir.load import load
+from onnxq.ir.unsupported_tail import detach
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
 from onnxq.runtime.streaming import workers
@@ -98,7 +99,7 @@ def compare(
     paths = Path(reference), Path(model)
     choices = choose_runtimes(paths, settings.runtime)
     pictures = [source.load for source in sources]
-    first = Predictor.load(paths[0], replace(settings, runtime=choices[0].name), pictures)
+    first = Predictor.load(paths[0], replace(settings, runtime=choices[0].name), pictures, may_be_unread=True)
     second = Predictor.load(paths[1], replace(settings, runtime=choices[1].name), pictures, first.detector)
     _require_same_interface(first, second)
     if draw is not None:
@@ -227,7 +228,7 @@ def _trace_errors(
 ) -> tuple[TensorError, ...]:
     """Measure the noise along the graph."""
     progress("tracing", 0, len(sources))
-    reference, model = (load(path) for path in models)
+    reference, model = (detach(load(path))[0] for path in models)
     at_once = min(workers(reference), settings.threads or workers(reference))
     trace, meter = ErrorTrace(reference, model, at_once), SqnrMeter()
 

@@ -21,6 +21,7 @@ from onnxq.evaluation.average_precision import Scores, measure_precision
 from onnxq.evaluation.ground_truth import GroundTruth
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import AUTO
+from onnxq.ir import comparable
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
 from onnxq.runtime import RUNTIMES, Feed
@@ -109,6 +110,8 @@ class PrecisionCriterion(Criterion):
 class SqnrCriterion(Criterion):
     """Negative SQNR in dB of the output with the most noise, over images without labels.
 
+    Where the graph selects objects, the tensors that enter the selection count instead.
+
     Args:
         original: the float model.
         images: a folder, or any other kind of calibration data; of a data set's YAML, its val split.
@@ -129,15 +132,16 @@ class SqnrCriterion(Criterion):
         self.images, self.files = samples.count or len(self._feeds), samples.files
         self._original = original
         self._runtime = _runtime(runtime)
-
-    @cached_property
-    def _expected(self) -> list[dict[str, NDArray[np.generic]]]:
-        return self._run(self._original, silent)
+        self._expected: dict[bool, list[dict[str, NDArray[np.generic]]]] = {}
 
     def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
         """Return the negative SQNR, dB."""
         meter = SqnrMeter()
-        for expected, actual in zip(self._expected, self._run(model, progress), strict=True):
+        reference, ended = comparable(self._original, model)
+        is_ended = ended is not model
+        if is_ended not in self._expected:
+            self._expected[is_ended] = self._run(reference, silent)
+        for expected, actual in zip(self._expected[is_ended], self._run(ended, progress), strict=True):
             meter.add(expected, actual)
         return -min(meter.decibels().values(), default=np.inf)
 

@@ -16,11 +16,13 @@ from onnxq.calibration.dead_leaves import dead_leaves_image
 from onnxq.errors import ConfigError, DataError, ModelError, OnnxqError
 from onnxq.evaluation.runtime_choice import AUTO, CHOICES, choose_runtimes
 from onnxq.ir import QDQ_OPS, ProtoIndex
+from onnxq.ir.operators import CONVS
 from onnxq.ir.storage import load_proto
+from onnxq.ir.unsupported_tail import detach
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
 from onnxq.runtime.session import Feed, cores
 from onnxq.yolo.columns import parse_layout
-from onnxq.yolo.confirm_outputs import confirm, confirm_given
+from onnxq.yolo.confirm_outputs import UnclearOutputsError, confirm, confirm_given, unread
 from onnxq.yolo.decode import class_count, find_objects
 from onnxq.yolo.detections import Detections, Outputs
 from onnxq.yolo.detector import Detector, detect
@@ -161,8 +163,11 @@ class Predictor:
         pictures: Sequence[Picture] = (),
         like: Detector | None = None,
         only_quantized: bool = False,
+        may_be_unread: bool = False,
     ) -> "Predictor":
         """Open a model, run it on a black image and a few pictures, and recognize how to decode its outputs.
+
+        Operators at its end that onnxruntime does not know are left out, as `quantize` does.
 
         Args:
             model: a file, or a model in memory.
@@ -171,6 +176,7 @@ class Predictor:
                 if there are none.
             like: the float model. A model with its outputs is read as it is, because noise must not tell the layout.
             only_quantized: `like` is for a model with integers only.
+            may_be_unread: outputs whose values do not tell how they are read make no error, but are not read.
 
         Raises:
             ModelError: the model cannot be read or run, or its outputs do not fit the family in `settings`.
@@ -180,6 +186,11 @@ class Predictor:
         graph = load_proto(model) if isinstance(model, Path) else model
         with _named(name):
             guess = detect(graph, image_size=settings.image_size, preprocess=settings.preprocess)
+            front, tail = detach(graph)
+            if tail is not None and any(node.op_type in CONVS for node in front.graph.node):
+                graph = front
+            else:  # what runs it says best what it does not know
+                tail = None
             inputs = {value.name: value.type for value in ProtoIndex(graph.graph).inputs}
             outputs = {value.name: value.type for value in graph.graph.output}
             batch = inputs[guess.input_name].tensor_type.shape.dim[0].dim_value or 1
@@ -188,7 +199,7 @@ class Predictor:
             kind = RUNTIMES[choice.name]
             with _naming_a_remedy(kind):
                 # Many threads with one image each scale better than many threads within one image.
-                runtime = kind(model, threads=1, at_once=settings.at_once)
+                runtime = kind(model if tail is None else graph, threads=1, at_once=settings.at_once)
                 found = runtime.run(guess.feed(black))
             shapes = {output: found[output].shape for output in outputs}
             detector = detect(
@@ -207,8 +218,16 @@ class Predictor:
                 class_count(detector, shapes)  # they must fit
                 detector = confirm_given(detector, pictured)
             else:
-                detector = confirm(graph, detector, pictured)
+                try:
+                    detector = confirm(graph, detector, pictured)
+                except UnclearOutputsError as error:
+                    if not may_be_unread:
+                        raise
+                    detector = unread(detector, str(error))
             classes = class_count(detector, shapes)
+            if tail is not None:
+                unknown = ", ".join(tail.unsupported)
+                detector = replace(detector, why=f"{detector.why}; up to {unknown}, which onnxruntime does not know")
         return cls(name, runtime, choice.name, inputs, outputs, batch, detector, classes)
 
     def prepare(self, image: NDArray[np.uint8]) -> tuple[Feed, Letterbox]:

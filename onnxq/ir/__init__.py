@@ -16,7 +16,7 @@ from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 
 from onnxq.ir.builder import Builder
 from onnxq.ir.edit import remove, replace_nodes, replace_uses, set_bias
-from onnxq.ir.extract import ending_at, node_alone
+from onnxq.ir.extract import before_selection, comparable, ending_at, node_alone
 from onnxq.ir.index import ProtoIndex
 from onnxq.ir.model import Model
 from onnxq.ir.operators import (
@@ -67,7 +67,9 @@ __all__ = [
     "Tensor",
     "Variable",
     "ancestors",
+    "before_selection",
     "bias_of",
+    "comparable",
     "constant",
     "consumers",
     "copy_message",

@@ -7,6 +7,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon import Constant, Node, Variable
 
 from onnxq.ir.index import ProtoIndex
+from onnxq.ir.operators import LAYERS
 from onnxq.ir.proto import IR_VERSION, copy_fields, names_read
 
 
@@ -54,3 +55,51 @@ def node_alone(node: Node, opset: int) -> onnx.ModelProto:
     exported: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     exported.ir_version = IR_VERSION
     return exported
+
+
+_SELECTING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin", "NonZero", "Unique"})
+"""Operators whose results are places, which the least noise may change as a whole."""
+
+
+def before_selection(graph: onnx.GraphProto) -> tuple[str, ...]:
+    """Return the tensors in which the noise of the outputs can be measured.
+
+    Operators that select objects give them in another order, or others, where scores are nearly equal: the noise of
+    the rows says nothing. An output behind such an operator is replaced by the tensors that enter the selection. It
+    stays if layers follow the selection, as in a decoder of queries.
+
+    Args:
+        graph: of a model.
+    """
+    index = ProtoIndex(graph)
+    computed, selected = {value.name for value in index.inputs}, set[str]()
+    for node in index.nodes:
+        read = names_read(node)
+        if computed.intersection(read) and node.op_type not in ("Shape", "Size"):
+            computed.update(node.output)
+            if node.op_type in _SELECTING or selected.intersection(read):
+                selected.update(node.output)
+    found: dict[str, None] = {}
+    for output in graph.output:
+        behind = [index.nodes[place] for place in index.ancestors([output.name])]
+        behind = [node for node in behind if selected.intersection(node.output)]
+        entering = dict.fromkeys(name for node in behind for name in names_read(node))
+        tensors = [name for name in entering if name in computed - selected and name in index.producers]
+        is_decoder = any(node.op_type in LAYERS and selected.intersection(node.input) for node in behind)
+        found.update(dict.fromkeys([output.name] if is_decoder or not tensors else sorted(tensors)))
+    return tuple(found)
+
+
+def comparable(reference: onnx.ModelProto, model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Return a model and one made of it, ending at the tensors of `before_selection`; as they are if these are outputs.
+
+    Args:
+        reference: the model whose graph says what is selected; not changed.
+        model: a model of the same outputs, not changed. If it lacks one of the tensors, both stay as they are.
+    """
+    tensors = before_selection(reference.graph)
+    outputs = tuple(output.name for output in reference.graph.output)
+    made = ProtoIndex(model.graph).producers.keys() | {output.name for output in model.graph.output}
+    if tensors == outputs or not made.issuperset(tensors):
+        return reference, model
+    return ending_at(reference, tensors), ending_at(model, tensors)

@@ -322,6 +322,7 @@ class Report:
         float_: node that stays float -> reason.
         operators: operators before and after.
         sqnr: output -> signal-to-quantization-noise ratio, dB, in the target's runtime, or onnxruntime without it.
+            Where the graph selects objects, the tensors that enter the selection stand for the output.
         simulated_sqnr: output -> signal-to-quantization-noise ratio, dB, with each node computed exactly as written.
         sqnr_against_exact: output -> signal-to-quantization-noise ratio, dB, of the run against that exact computation;
             None if they are equal.

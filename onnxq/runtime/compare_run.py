@@ -16,7 +16,8 @@ Therefore there are three steps, and each is taken only if the one before leaves
    before it. No wrong layer, no fault; unless the run is 6 dB further away than the float model is.
 
 A remedy is tried before it is told: the wrong layers are made float, and the run must be right by the same steps, no
-more than 3 dB further away than the float model.
+more than 3 dB further away than the float model. Layers that were right by themselves are not run alone again, unless
+other nodes than before are around them.
 """
 
 import math
@@ -30,7 +31,7 @@ from onnxq.ir.quantized_layers import made_float
 from onnxq.numerics.arrays import NamedArrays
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.runtime.base import Runtime
-from onnxq.runtime.locate_error import WRONG, LayerError, layer_errors, layers_before
+from onnxq.runtime.locate_error import WRONG, LayerError, altered, layer_errors, layers_before
 from onnxq.runtime.session import Feed, open_session, run_named
 
 _HARMLESS = 50.0
@@ -212,7 +213,7 @@ class Check:
             try:
                 compared = self.compare(changed, runtime(changed))
                 others = [error.layer for error in errors if error.layer not in layers]
-                if self._is_right(changed, runtime, compared, others, feed):
+                if self._is_right(changed, runtime, compared, altered(proto, changed, others), feed):
                     restored = compared.against_exact[fault.output]
                     return Fault(fault.output, fault.sqnr, fault.layers, fault.saturates, layers, restored)
             except ModelError:

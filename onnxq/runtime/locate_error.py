@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
@@ -12,14 +14,17 @@ from onnxq.ir import ProtoIndex, copy_message
 from onnxq.ir.quantized_layers import Window, window
 from onnxq.numerics.sqnr import decibels
 from onnxq.runtime.base import Runtime
-from onnxq.runtime.session import Feed, open_session, run, run_named
+from onnxq.runtime.session import Feed, cores, open_session, run, run_named
 
 WRONG = 30.0
 """SQNR in dB of a layer alone below which it is wrong. Rounding leaves 45 dB and more at 8 bits, 37 at 4 bits; on CPUs
 without VNNI a first layer that saturates has 12 to 20 dB, and one in which a few sums do has 40 dB and more."""
 
 _AT_ONCE = 16
-"""Layers whose tensors are held in memory at once."""
+"""Layers whose tensors are held in memory at once, at first."""
+
+_BYTES = 2**29
+"""Bytes of tensors that are held in memory at once. Each part of the layers costs an exact run of the whole model."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,40 @@ def layer_errors(
     """
     index = ProtoIndex(proto.graph)
     nodes = [node for node in index.nodes if node.name in layers]
-    found = []
-    for first in range(0, len(nodes), _AT_ONCE):
-        windows = {node.name: window(index, node, layers, depth) for node in nodes[first : first + _AT_ONCE]}
+    found: list[LayerError] = []
+    at_once = _AT_ONCE
+    while len(found) < len(nodes):
+        taken = nodes[len(found) : len(found) + at_once]
+        windows = {node.name: window(index, node, layers, depth) for node in taken}
         values = _exact_values(proto, index, feed, windows.values())
-        found += [_error(proto, name, part, runtime, values) for name, part in windows.items()]
+        # The tensors of later layers are smaller in most networks, and seldom larger.
+        at_once = max(_AT_ONCE, len(taken) * _BYTES // max(1, sum(array.nbytes for array in values.values())))
+        measure = partial(_error, proto, runtime, values)
+        with ThreadPoolExecutor(cores()) as pool:
+            found += pool.map(measure, windows, windows.values())
     return sorted(found, key=lambda error: error.sqnr)
+
+
+def altered(proto: onnx.ModelProto, changed: onnx.ModelProto, layers: Collection[str]) -> list[str]:
+    """Return the layers that a runtime may compute otherwise in a changed model, as other nodes are around them.
+
+    Args:
+        proto: a quantized model.
+        changed: the same model with some of its nodes changed.
+        layers: names of layers of both.
+    """
+    before, after = (_surroundings(model, layers) for model in (proto, changed))
+    return [name for name in layers if before[name] != after[name]]
+
+
+def _surroundings(proto: onnx.ModelProto, layers: Collection[str]) -> dict[str, list[bytes]]:
+    """Return the nodes that run with each layer."""
+    index = ProtoIndex(proto.graph)
+    nodes = [node for node in index.nodes if node.name in layers]
+    return {
+        node.name: [part.SerializeToString(deterministic=True) for part in window(index, node, layers).nodes]
+        for node in nodes
+    }
 
 
 def layers_before(proto: onnx.ModelProto, outputs: Sequence[str], layers: Collection[str]) -> list[str]:
@@ -84,7 +117,7 @@ def _exact_values(
 
 
 def _error(
-    proto: onnx.ModelProto, name: str, part: Window, runtime: type[Runtime], values: dict[str, NDArray[np.generic]]
+    proto: onnx.ModelProto, runtime: type[Runtime], values: dict[str, NDArray[np.generic]], name: str, part: Window
 ) -> LayerError:
     model, inputs = part.model(proto, values), {name: values[name] for name in part.inputs}
     sqnr = _sqnr(values[part.output], runtime(model).run(inputs)[part.output])

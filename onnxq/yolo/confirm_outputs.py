@@ -22,14 +22,15 @@ from onnxq.yolo.evidence import (
     falls,
     is_unit,
     is_whole,
+    objectness_told,
     other_scale,
     share_inside,
 )
 from onnxq.yolo.families.columns import columns_layout
 from onnxq.yolo.families.tables import rows_first, selects_boxes
 from onnxq.yolo.looks import LOOKS, MOST_LOOKS
-from onnxq.yolo.output_layout import UNKNOWN, OutputLayout, Shape
-from onnxq.yolo.score_tables import ScoreTable, objectness_told, score_tables
+from onnxq.yolo.output_layout import UNKNOWN, UNKNOWN_FAMILY, OutputLayout, Shape
+from onnxq.yolo.score_tables import ScoreTable, score_tables
 
 _ROWS = 100
 """Rows of each look that are judged, those of the best scores."""
@@ -56,12 +57,11 @@ _MANY_DUPLICATES = 0.2
 
 
 _LEAST_PERCENT, _PERCENT = 10, 100
+_LISTED = 3
+"""Most layouts that a question lists."""
 
 _MOST_FINISHED = 1000
 """Rows of an output that are finished objects."""
-
-
-_REPEATS = ", but many boxes repeat: --layout without finished removes them"
 
 
 class UnclearOutputsError(ModelError):
@@ -120,7 +120,7 @@ def confirm(model: onnx.ModelProto, detector: Detector, look_at: Callable[[Seque
     """Return the detector with the layout that the values of real runs show.
 
     The layout that the shapes show stays unless the values contradict it, or another one explains them clearly better.
-    If the first few runs do not tell, more follow.
+    If the first few runs do not tell, more follow, fewer where no picture shows the least object.
 
     Args:
         model: the model; weights may be absent.
@@ -135,12 +135,21 @@ def confirm(model: onnx.ModelProto, detector: Detector, look_at: Callable[[Seque
     looks = list(look_at(range(LOOKS)))
     detector = _all_named(detector, looks)
     verdict = _verdict(model, detector, looks)
-    if not verdict.is_certain:
-        looks += look_at(range(LOOKS, MOST_LOOKS))
-        verdict = _verdict(model, detector, looks)
+    seen = LOOKS
+    for most in (2 * LOOKS, MOST_LOOKS) if verdict.is_empty else (MOST_LOOKS,):
+        if verdict.is_certain or (verdict.is_empty and seen > LOOKS):
+            break
+        looks += look_at(range(seen, most))
+        verdict, seen = _verdict(model, detector, looks), most
     if verdict.question:
         raise UnclearOutputsError(verdict.question)
     return _with(detector, verdict.layout)
+
+
+def unread(detector: Detector, why: str) -> Detector:
+    """Return the detector as one whose outputs are not read, with the reason."""
+    unknown = OutputLayout(UNKNOWN_FAMILY, "detect", (), why)
+    return replace(detector, outputs=unknown, why=why)
 
 
 def confirm_given(detector: Detector, look_at: Callable[[Sequence[int]], Sequence[Look]]) -> Detector:
@@ -165,7 +174,16 @@ def confirm_given(detector: Detector, look_at: Callable[[Sequence[int]], Sequenc
 
 def _all_named(detector: Detector, looks: Sequence[Look]) -> Detector:
     """Return the detector with a name, maybe an empty one, for each class that the words or the scores show."""
-    return detector if detector.outputs.stated is not None or not looks else with_unnamed(detector, looks[0].outputs)
+    if detector.outputs.stated is not None or not looks:
+        return detector
+    named, count = with_unnamed(detector, looks[0].outputs), len(detector.names)
+    if named is detector:
+        return detector
+    said = f"has {len(named.names)} classes, of which the metadata names {count},"
+    own = detector.outputs.why
+    told = own.replace(f"has {count} classes", said) if f"has {count} classes" in own else f"{own}, {said[:-1]}"
+    layout = replace(detector.outputs, why=told)
+    return replace(named, outputs=layout, why=detector.why.replace(own, told, 1))
 
 
 @dataclass(frozen=True)
@@ -176,17 +194,20 @@ class _Verdict:
         layout: the layout.
         question: what to ask the user, if no layout is right; else empty.
         is_certain: more runs would tell no more.
+        is_empty: the layout stays because no picture shows the least object.
     """
 
     layout: OutputLayout
     question: str = ""
     is_certain: bool = True
+    is_empty: bool = False
 
 
 def _verdict(model: onnx.ModelProto, detector: Detector, looks: Sequence[Look]) -> _Verdict:
     layout = detector.outputs
     if not looks:
         return _Verdict(layout)
+    is_constant = len(looks) > 1 and _is_constant(looks)
     looks = _comparable(looks, detector.size)
     shapes = {name: np.shape(array) for name, array in looks[0].outputs.items()}
     clues = clues_of(model, detector.size, shapes)
@@ -203,7 +224,10 @@ def _verdict(model: onnx.ModelProto, detector: Detector, looks: Sequence[Look]) 
         return _Verdict(layout, question, is_certain=own.objects >= _ENOUGH_OBJECTS)
     if own is not None and _stays(own, best, layout):
         is_certain = own.objects >= _ENOUGH_OBJECTS and not (best is not None and best.rivals)
-        return _Verdict(replace(layout, sure=_how_sure(own, best, pictures)), is_certain=is_certain)
+        is_empty = own.objects == 0 and best is None
+        return _Verdict(
+            replace(layout, sure=_how_sure(own, best, pictures, is_constant)), is_certain=is_certain, is_empty=is_empty
+        )
     if best is None:
         if own is None:
             return _Verdict(layout, is_certain=not readings)
@@ -215,21 +239,26 @@ def _verdict(model: onnx.ModelProto, detector: Detector, looks: Sequence[Look]) 
     alike = [each for each in readings if each is not best and _is_rival(each, best)]
     texts = dict.fromkeys(text for each in (best, *alike) for text in each.texts)
     if len(texts) > 1:
-        listed = ", or ".join(f"--layout {text}" for text in texts)
+        listed = ", or ".join(f"--layout {text}" for text in [*texts][:_LISTED])
+        if len(texts) > _LISTED:
+            listed += f", or one of {len(texts) - _LISTED} more that fit"
         question = f"outputs {_listed(shapes)} can be read in several ways, and {pictures} do not tell: give {listed}"
         return _Verdict(layout, question, is_certain=False)
     columns = best.table.columns(best.box.words, best.box.shares, _is_finished(best, model))
-    found = columns_layout(columns, clues, f"--layout {columns.text}")
+    found = columns_layout(columns, clues, f"read as --layout {columns.text}")
     repeats = columns.finished and duplicates(best.table.best, best.box.words, best.box.shares) > _MANY_DUPLICATES
-    sure = f"told by the values on {pictures}{_REPEATS if repeats else ''}"
+    sure = f"told by the values on {pictures}{_remedy(best) if repeats else ''}"
     return _Verdict(replace(found, sure=sure), is_certain=best.table.best.objects >= _ENOUGH_OBJECTS)
 
 
 def _comparable(looks: Sequence[Look], size: tuple[int, int]) -> list[Look]:
     """Return the looks; if the outputs are the same on all pictures, the parts of the pictures tell nothing."""
+    return [replace(each, region=(0, 0, size[1], size[0])) for each in looks] if _is_constant(looks) else list(looks)
+
+
+def _is_constant(looks: Sequence[Look]) -> bool:
     first = looks[0].outputs
-    same = all(np.array_equal(array, each.outputs[name]) for each in looks[1:] for name, array in first.items())
-    return [replace(each, region=(0, 0, size[1], size[0])) for each in looks] if same else list(looks)
+    return all(np.array_equal(array, each.outputs[name]) for each in looks[1:] for name, array in first.items())
 
 
 def _listed(shapes: Mapping[str, Shape]) -> str:
@@ -326,16 +355,24 @@ def _stays(own: _Recognized, best: _Reading | None, layout: OutputLayout) -> boo
     return own.share >= best.box.share - _CLEAR and 3 * own.objects >= best.table.best.objects
 
 
-def _how_sure(own: _Recognized, best: _Reading | None, pictures: str) -> str:
+def _how_sure(own: _Recognized, best: _Reading | None, pictures: str, is_constant: bool) -> str:
     if own.objects < _LEAST_OBJECTS:
         return f"by shape alone: no object on {pictures} confirms it"
+    if is_constant:
+        return f"by shape alone: the outputs are the same on {pictures}"
     if own.share < _GOOD:
         return f"by shape: boxes on {pictures} often lie where the picture is empty (see --layout)"
     if best is not None and best.rivals:
         return f"by shape, as the values on {pictures} fit several layouts, also --layout {best.texts[1]}"
     if own.repeats:
-        return f"confirmed by the values on {pictures}{_REPEATS}"
+        return f"confirmed by the values on {pictures}{'' if best is None else _remedy(best)}"
     return f"confirmed by the values on {pictures}"
+
+
+def _remedy(reading: _Reading) -> str:
+    """What to say of a model that is to remove duplicates and does not."""
+    columns = reading.table.columns(reading.box.words, reading.box.shares, finished=False)
+    return f", but many boxes repeat, which --layout {columns.text} removes"
 
 
 # Other layouts

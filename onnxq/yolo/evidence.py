@@ -23,6 +23,9 @@ _NOISE = 0.1
 _OBJECT = 0.2
 """Least score of a box that is an object rather than noise."""
 
+_SURE_CLASS = 0.4
+"""Score of a class above which an objectness, if there is one, is not near 0 too."""
+
 _LITTLE = 0.01
 """A part of boxes that is no difference."""
 
@@ -236,6 +239,34 @@ def duplicates(best: Best, words: Sequence[str], shares: bool) -> float:
     return float(overlaps.any(axis=1).mean()) if len(boxes) else 0.0
 
 
+def is_strong(first: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return where a column that may be an objectness, float32 (n,), is great."""
+    return np.asarray(first > max(0.2, float(first.max(initial=0.0)) / 2))
+
+
+def objectness_told(looks: Sequence[NDArray[np.float32]], first: int, others: Sequence[int]) -> bool | None:
+    """Return whether a column is an objectness of the columns after it, as `has_objectness`.
+
+    Args:
+        looks: tables, float32 (rows, columns).
+        first: number of the column.
+        others: numbers of the columns after it.
+    """
+    ends = slice(others[0], others[-1] + 1)
+    column = np.concatenate([look[:, first] for look in looks])
+    if float(column.min(initial=1.0)) > 1 - _UNIT:  # YOLOv6 has a column of ones
+        return True if len(column) else None
+    # Where the column is great the others tell. If it is nowhere great all rows do, unless no class has a score.
+    judged = is_strong(column)
+    if not judged.any():
+        if max((float(look[:, ends].max()) for look in looks if len(look)), default=0.0) <= _SURE_CLASS:
+            return None
+        judged = np.ones_like(judged)
+    parts = np.split(judged, np.cumsum([len(look) for look in looks])[:-1])
+    greatest = [look[part, ends].max(axis=1) for look, part in zip(looks, parts, strict=True)]
+    return has_objectness(column[judged], np.concatenate(greatest))
+
+
 def has_objectness(first: NDArray[np.float32], greatest: NDArray[np.float32]) -> bool | None:
     """Return whether a column is an objectness, or the score of a class like the columns after it; None: unclear.
 
@@ -247,10 +278,8 @@ def has_objectness(first: NDArray[np.float32], greatest: NDArray[np.float32]) ->
     """
     if not len(first):
         return None
-    if float(first.min()) > 1 - _UNIT:  # YOLOv6 has a column of ones
-        return True
-    strong = first > max(0.2, float(first.max()) / 2)
+    strong = is_strong(first)
     if strong.any():
         typical = float(np.median(greatest[strong]))
         return None if 0.1 < typical < 0.25 else typical >= 0.25
-    return False if float((first * greatest).max()) < 0.02 and float(greatest.max()) > 0.4 else None
+    return False if float((first * greatest).max()) < 0.02 and float(greatest.max()) > _SURE_CLASS else None

@@ -225,7 +225,8 @@ class Preprocess:
         if self.planes not in (1, _COLOURS):
             raise DataError(
                 f"the model's input has {self.planes} planes, and an image has {_COLOURS}: "
-                "give arrays of that shape as .npy or .npz files, or an iterable of them"
+                "calibrate with arrays of that shape, as .npy or .npz files or an iterable of them; "
+                "images cannot measure such a model"
             )
         if self.place in ("centred", "top-left"):
             canvas, placed = letterbox(image, size, self.place == "centred")

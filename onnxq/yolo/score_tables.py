@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.yolo.columns import UNREAD, Columns, sigmoid, softmax
-from onnxq.yolo.evidence import Best, Look, falls, has_objectness, is_unit, is_whole
+from onnxq.yolo.evidence import Best, Look, falls, is_unit, is_whole, objectness_told
 from onnxq.yolo.joined_outputs import FEW_COLUMNS, JoinedOutputs, Matrix, join_outputs
 from onnxq.yolo.output_layout import Clues, OutputLayout
 
@@ -27,6 +27,11 @@ _LEAST_PERCENT = 10.0
 
 _MOSTLY = 0.5
 """Part of the boxes that show nothing."""
+_FULL_TURN = 2 * np.pi + 1e-3
+"""Greatest angle of a box in radians, up to rounding."""
+
+_LEAST_IDS = 20
+"""Rows of which some have the same class."""
 
 _LEAST_LOGIT = -1.0
 """Scores that go below are logits; rounding does not."""
@@ -83,7 +88,7 @@ def score_tables(clues: Clues, layout: OutputLayout, looks: Sequence[Look]) -> I
         looks: runs on real pictures.
     """
     for number, joined in enumerate(join_outputs(clues, looks)):
-        yield from _labelled(joined, clues)
+        yield from _labelled(joined, clues, layout.task)
         if not joined.whole and not number:
             yield from _scored(joined, clues, layout)
 
@@ -91,32 +96,48 @@ def score_tables(clues: Clues, layout: OutputLayout, looks: Sequence[Look]) -> I
 # A score and a label
 
 
-def _labelled(joined: JoinedOutputs, clues: Clues) -> Iterator[ScoreTable]:
+def _labelled(joined: JoinedOutputs, clues: Clues, task: str) -> Iterator[ScoreTable]:
     count = len(joined.places)
     if count > FEW_COLUMNS or not any(len(look) for look in joined.looks):
         return
     values = [joined.all_rows(column) for column in range(count)]
     whole = [k for k in range(count) if is_whole(values[k])]
-    for label in _labels(joined, values, whole, clues):
+    ids = [k for k in whole if _is_id(joined, k)]
+    scores = [k for k in range(count) if k not in whole and is_unit(values[k])]
+    choices, mode = _score_columns(joined, scores), ""
+    if not scores:
+        choices, mode = _percent_columns(joined, values, whole), "percent"
+    for label in _labels(joined, values, [k for k in whole if k not in ids], clues):
         images = _images(joined, values, whole, label)
-        for score in _label_scores(joined, values, whole):
-            rest = [k for k in range(count) if k not in (label, *score.columns, *images)]
-            from_one = _from_one(values[label], score.of(np.concatenate(joined.looks)), clues.classes)
-            if len(rest) < 4 or from_one is None:
+        for factors in choices:
+            rest = [k for k in range(count) if k not in (label, *factors, *images)]
+            angle = _angle(rest, values, task)
+            rest = [k for k in rest if k != angle]
+            varied = [k for k in rest if values[k].min() < values[k].max() and k not in ids]
+            sides = varied if len(varied) >= 4 else rest
+            own = {label: "label", factors[0]: "objectness", factors[-1]: "score", **dict.fromkeys(images, "image")}
+            if angle is not None:
+                own[angle] = "angle"
+            products = [_product(look, factors, mode) for look in joined.looks]
+            from_one = _from_one(values[label], np.concatenate(products), clues.classes)
+            if from_one is None:
                 continue
-            words = {label: "label", **dict(zip(score.columns, score.words, strict=True))}
-            words.update(zip(rest, _BOX, strict=False))
-            words.update(dict.fromkeys(images, "image"))
-            picked = [
-                (score.of(look), look[:, label].astype(np.intp) - from_one, look[:, rest[:4]]) for look in joined.looks
-            ]
-            best = _best(picked, joined.regions, clues.size)
-            if best is not None:
-                in_order = all(falls(score.of(look)) for look in joined.looks)
-                mode = "percent" if score.percent else ""
-                yield ScoreTable(
-                    joined.groups(words, clues), best, True, in_order, len(joined.looks[0]), mode, from_one
-                )
+            for box in (sides[start : start + 4] for start in range(len(sides) - 3)):
+                picked = [
+                    _labelled_rows(look, product, label, box, from_one)
+                    for look, product in zip(joined.looks, products, strict=True)
+                ]
+                best = _best(picked, joined.regions, clues.size)
+                if best is not None:
+                    words = {**own, **dict(zip(box, _BOX, strict=True))}
+                    in_order, rows = all(falls(each) for each in products), len(joined.looks[0])
+                    yield ScoreTable(joined.groups(words, clues), best, True, in_order, rows, mode, from_one)
+
+
+def _is_id(joined: JoinedOutputs, column: int) -> bool:
+    """Whether no number comes twice on a picture, as numbers of rows or tracks."""
+    looks = [look[:, column] for look in joined.looks]
+    return all(len(each) >= _LEAST_IDS and len(np.unique(each)) == len(each) for each in looks)
 
 
 def _labels(joined: JoinedOutputs, values: Sequence[Matrix], whole: Sequence[int], clues: Clues) -> list[int]:
@@ -143,58 +164,70 @@ def _images(joined: JoinedOutputs, values: Sequence[Matrix], whole: Sequence[int
     return [k for k in whole if k < label and joined.is_list and values[k].max() == 0 and values[k].min() >= -1][:1]
 
 
-@dataclass(frozen=True)
-class _Score:
-    """The columns of the score of the best class.
+def _score_columns(joined: JoinedOutputs, scores: list[int]) -> Sequence[tuple[int, ...]]:
+    """Return the columns that may be the score, or an objectness and a score whose product it is.
 
-    Attributes:
-        columns: one column, or two whose product is the score.
-        percent: they are 0 to 100.
+    If the rows are sorted by only one choice, it is that one.
     """
-
-    columns: tuple[int, ...]
-    percent: bool = False
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        return ("score",) if len(self.columns) == 1 else ("objectness", "score")
-
-    def of(self, look: Matrix) -> Matrix:
-        """The scores of all rows."""
-        product: Matrix = np.prod(look[:, list(self.columns)], axis=1, dtype=np.float32)
-        return product / np.float32(_PERCENT) if self.percent else product
+    choices = [*combinations(scores, 2), *((k,) for k in scores)]
+    ordered = [each for each in choices if all(falls(_product(look, each)) for look in joined.looks)]
+    return ordered if len(ordered) == 1 else choices
 
 
-def _label_scores(joined: JoinedOutputs, values: Sequence[Matrix], whole: Sequence[int]) -> list[_Score]:
-    """The scores that may stand beside a label; if the rows fall by one of them, it is the one."""
-    others = [k for k in range(len(values)) if k not in whole]
-    unit = [k for k in others if is_unit(values[k])]
-    pairs = [_Score((a, b)) for a, b in pairwise(unit) if b == a + 1]
-    percent = [
-        _Score((k,), percent=True)
-        for k in others
-        if values[k].max() > _LEAST_PERCENT and is_unit(values[k] / np.float32(_PERCENT))
+def _percent_columns(
+    joined: JoinedOutputs, values: Sequence[Matrix], whole: Sequence[int]
+) -> Sequence[tuple[int, ...]]:
+    """Return the column of scores of 0 to 100; none unless the rows are sorted by one such column."""
+    ordered = [
+        (k,)
+        for k in range(len(values))
+        if k not in whole
+        and values[k].max() > _LEAST_PERCENT
+        and is_unit(values[k] / np.float32(_PERCENT))
+        and all(falls(look[:, k]) for look in joined.looks)
     ]
-    singles = [_Score((k,)) for k in unit]
-    for kind in (singles, pairs, percent if not unit else []):
-        ordered = [each for each in kind if all(falls(each.of(look)) for look in joined.looks)]
-        if len(ordered) == 1:
-            return ordered
-    return singles + (pairs if len(unit) == 2 else [])
+    return ordered if len(ordered) == 1 else []
+
+
+def _product(look: Matrix, columns: Sequence[int], mode: str = "") -> Matrix:
+    if len(columns) == 1:
+        return _MODES[mode](look[:, columns[0]])
+    return look[:, columns[0]] * look[:, columns[1]]
+
+
+def _angle(rest: list[int], values: Sequence[Matrix], task: str) -> int | None:
+    """Return the column of the rotation in radians, beside the four of the box; None if there is none.
+
+    Values that are neither whole nor scores show it, if metadata does not; where all are 0 nothing is rotated.
+    """
+    turns = [k for k in rest if np.abs(values[k]).max(initial=0.0) <= _FULL_TURN]
+    if len(rest) != 5 or not turns:
+        return None
+    if task == "obb":
+        return turns[-1]
+    return turns[0] if len(turns) == 1 and not is_whole(values[turns[0]]) and not is_unit(values[turns[0]]) else None
+
+
+def _labelled_rows(
+    look: Matrix, scores: Matrix, label: int, box: list[int], from_one: bool
+) -> tuple[Matrix, NDArray[np.intp], Matrix]:
+    """The scores, those of rows without a label 0; the labels; the columns of the boxes."""
+    labels = look[:, label].astype(np.intp) - from_one
+    return np.where(labels >= 0, scores, np.float32(0)), labels, look[:, box]
 
 
 def _best(
-    looks: Sequence[tuple[Matrix, NDArray[np.intp], Matrix]],
+    looks: Sequence[tuple[Matrix, NDArray[np.intp] | Matrix, Matrix]],
     regions: Sequence[tuple[float, float, float, float]],
     size: tuple[int, int],
 ) -> Best | None:
-    """Return the rows of the best scores: from scores, labels and boxes of each look."""
+    """Return the rows of the best scores: from scores, labels, or the scores of all classes, and boxes of each look."""
     scores, labels, boxes, numbers, others = [], [], [], [], []
     for number, (score, label, box) in enumerate(looks):
-        valid = np.flatnonzero((score > 0) & (label >= 0))
+        valid = np.flatnonzero(score > 0)
         chosen = valid[np.argsort(-score[valid], kind="stable")[:_ROWS]]
         scores.append(score[chosen])
-        labels.append(label[chosen])
+        labels.append(label[chosen] if label.ndim == 1 else label[chosen].argmax(axis=1))
         boxes.append(box[chosen])
         numbers.append(np.full(len(chosen), number))
         others.append(box[valid[:: max(1, len(valid) // _ROWS)]])
@@ -259,13 +292,6 @@ def _objectness(
     return (False, True) if known is None else (known,)
 
 
-def objectness_told(looks: Sequence[Matrix], first: int, others: Sequence[int]) -> bool | None:
-    """Return whether a column of tables, (rows, columns) each, is an objectness of the columns after it."""
-    ends = slice(others[0], others[-1] + 1)
-    greatest = [look[:, ends].max(axis=1) for look in looks]
-    return has_objectness(np.concatenate([look[:, first] for look in looks]), np.concatenate(greatest))
-
-
 def _of_classes(
     joined: JoinedOutputs,
     box: list[int],
@@ -293,14 +319,16 @@ def _of_classes(
         mode = "percent"
     picked = []
     for look, block in zip(joined.looks, blocks, strict=True):
-        scores = _MODES[mode](block)
+        if mode == "softmax":
+            block = softmax(block)
         if background is not None:
-            scores = np.delete(scores, background, axis=1)
-        label = scores.argmax(axis=1)
-        score = scores[np.arange(len(scores)), label]
+            block = np.delete(block, background, axis=1)
+        score = block.max(axis=1)
+        if mode != "softmax":
+            score = _MODES[mode](score)
         if objectness is not None:
             score = score * look[:, objectness]
-        picked.append((score, label, look[:, box]))
+        picked.append((score, block, look[:, box]))
     best = _best(picked, joined.regions, clues.size)
     if best is None:
         return None

@@ -29,7 +29,7 @@ def test_calibration_samples_show_the_layout() -> None:
     found, warnings = confirmed(with_shares(), demo.CALIBRATION)
     assert found.outputs.stated is not None
     assert found.outputs.stated.text == "cx cy w h scores shares candidates"
-    assert found.why == "--layout cx cy w h scores shares candidates; told by the values on 4 pictures"
+    assert found.why == "read as --layout cx cy w h scores shares candidates; told by the values on 4 pictures"
     assert warnings == ()
 
 

@@ -19,11 +19,22 @@ from command_line import (
     snapshot,
     spawn,
 )
-from graphs import classifier, initializers, nodes, ops, silu_chain, v8
+from graphs import classifier, initializers, nodes, ops, silu_chain, v8, with_opaque_nms
 
+from onnxq import compare, evaluate
 from onnxq.version import VERSION
 
 pytestmark = pytest.mark.usefixtures("folder")
+
+
+def unclear():
+    """A model whose boxes are 77 times too large and whose scores are above 1."""
+    model = v8()
+    [output] = model.graph.output
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(77), "much"))
+    model.graph.node.append(onnx.helper.make_node("Mul", [output.name, "much"], ["more"]))
+    output.name = "more"
+    return model
 
 
 class TestOutput:
@@ -102,6 +113,34 @@ class TestOutput:
             ran = onnxq("model.onnx", "--count", 2)
             assert f"model {taken}, " in ran.table
             assert ran.out.splitlines()[-1] == "next: python -m onnxq.compare model.onnx model.int8.onnx --images DIR"
+
+    @pytest.mark.parametrize(
+        "build",
+        [silu_chain, classifier, v8, unclear, lambda: with_opaque_nms(silu_chain()), lambda: with_opaque_nms(v8())],
+        ids=["unknown", "classes", "detector", "unclear", "operator not known", "detector and operator not known"],
+    )
+    def test_the_command_that_is_proposed_next_runs(self, onnxq, model, build):
+        save(build())
+        proposed = onnxq(model, "--calib", "calib").out.splitlines()[-1].removeprefix("next: python -m ")
+        categories = [{"id": number, "name": f"class {number}"} for number in range(3)]
+        images = [{"id": k, "file_name": f"{k}.png", "width": 40 + 10 * k, "height": 48} for k in range(3)]
+        box = {"id": 1, "image_id": 0, "category_id": 0, "bbox": [1, 1, 9, 9]}
+        Path("A.json").write_text(json.dumps({"images": images, "categories": categories, "annotations": [box]}))
+        command, *words = shlex.split(proposed)
+        main = {"onnxq.evaluate": evaluate.main, "onnxq.compare": compare.main}[command]
+        assert main([{"DIR": "calib"}.get(word, word) for word in words]) == 0
+
+    def test_images_that_do_not_fit_are_not_proposed(self, onnxq, model):
+        four = onnx.load(model)
+        four.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 4
+        weight = next(w for w in four.graph.initializer if w.name == nodes(four)["conv0"].input[1])
+        values = onnx.numpy_helper.to_array(weight)
+        weight.CopyFrom(onnx.numpy_helper.from_array(np.concatenate([values, values[:, :1]], axis=1), weight.name))
+        save(four)
+        np.save("four.npy", np.random.default_rng(0).random((12, 4, 32, 32), np.float32))
+        ran = onnxq(model, "--calib", "four.npy")
+        assert ran.code == 0, ran.err
+        assert "next:" not in ran.out
 
 
 @pytest.mark.slow

@@ -97,6 +97,15 @@ class TestCompare:
         assert 0 < found.outputs["output"] < 100
         assert found.traced
 
+    def test_outputs_whose_values_tell_no_layout_are_not_read(
+        self, images: Path, saved: Callable[..., list[Path]]
+    ) -> None:
+        table = np.random.default_rng(0).uniform(2, 9, (9, 6)).astype(np.float32)
+        found = compare(*saved(always(table)), *saved(always(table)), images)
+        assert found.agreement is None
+        assert found.outputs == {"out": math.inf}
+        assert "but the scores reach" in found.detector.why
+
     @needs_openvino
     def test_both_models_run_in_the_runtime_of_the_quantized_one(
         self, images: Path, saved: Callable[..., list[Path]]

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cpu import saturates
-from graphs import csp, run, saturating, v8, with_metadata
+from graphs import csp, run, saturating, v8, v10, with_metadata
 from PIL import Image
 from tables import TWO, always, table_of, write_coco
 
@@ -13,6 +13,7 @@ from onnxq.errors import DataError
 from onnxq.evaluation.criteria import PrecisionCriterion, SqnrCriterion
 from onnxq.evaluation.ground_truth import GroundTruth
 from onnxq.evaluation.predictor import Settings
+from onnxq.ir import before_selection
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import silent
 from onnxq.runtime import OnnxRuntime
@@ -44,6 +45,18 @@ def test_noise_is_that_of_the_worst_output(pictures):
     assert len(noise.decibels()) == 2
     assert -criterion.loss(quantized.model, silent) == pytest.approx(min(noise.decibels().values()), abs=0.2)
     assert criterion.files == tuple(images)
+
+
+def test_noise_of_finished_objects_is_that_of_what_they_are_selected_from(pictures):
+    model = v10()
+    criterion = SqnrCriterion(model, pictures / "judged", CONFIG)
+    quantized = quantize(model, pictures / "calibrated", CONFIG)
+    noise, names = SqnrMeter(), list(before_selection(model.graph))
+    for path in sorted((pictures / "judged").iterdir()):
+        pixels, _ = quantized.detector.preprocess(np.asarray(Image.open(path)), quantized.detector.size)
+        noise.add(*(run(each, {"images": pixels}, names) for each in (model, quantized.model)))
+    assert -criterion.loss(quantized.model, silent) == pytest.approx(min(noise.decibels().values()), abs=0.2)
+    assert criterion.loss(model, silent) == -np.inf
 
 
 def test_noise_is_that_of_the_file_not_of_sums_that_saturate_on_some_cpus(pictures):

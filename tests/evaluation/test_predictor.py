@@ -14,6 +14,7 @@ from tables import BOX, TWO, always, bright_rectangle, build, constant, table_of
 from onnxq.calibration import demo
 from onnxq.errors import ConfigError, ModelError
 from onnxq.evaluation.average_precision import Scores, evaluate, measure_precision
+from onnxq.evaluation.comparison import compare
 from onnxq.evaluation.ground_truth import GroundTruth
 from onnxq.evaluation.predictor import Predictor, Settings
 from onnxq.runtime import RUNTIMES
@@ -155,6 +156,34 @@ class TestLayouts:
         found = measure_precision(demo_with(end, names), truth, Settings())
         assert found.ap == pytest.approx(expected, abs=0.05)
         assert found.detector.outputs.sure == "told by the values on 4 pictures"
+
+    def test_images_with_objects_tell_them_among_many_without(self) -> None:
+        blank = np.full((160, 160, 3), 114, np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        scenes = [demo.scene("validation", number) for number in range(4)]
+        truth = GroundTruth.from_memory([*scenes, *[blank] * 60], demo.CLASSES)
+        found = measure_precision(demo_with("shares", False), truth, Settings())
+        assert found.detector.outputs.sure == "told by the values on 4 pictures"
+
+    @pytest.mark.parametrize("domain", ["TRT", "vendor.plugins"])
+    @pytest.mark.parametrize("end", ["apart", "corners"])
+    def test_what_stands_before_an_operator_that_is_not_known_is_read(
+        self, truth: GroundTruth, expected: float, tmp_path: Path, end: str, domain: str
+    ) -> None:
+        model = demo_with(end, False)
+        before = [output.name for output in model.graph.output]
+        model.graph.node.append(helper.make_node("Pick", before, ["picked"], "pick", domain=domain))
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+        del model.graph.output[:]
+        model.graph.output.append(helper.make_tensor_value_info("picked", 1, ["rows", 6]))
+        file = tmp_path / "m.onnx"
+        onnx.save(model, file)
+        found = measure_precision(file, truth, Settings())
+        assert found.ap == pytest.approx(expected, abs=0.05)
+        assert found.detector.why.endswith(f"; up to 'pick' ({domain}.Pick), which onnxruntime does not know")
+        itself = compare(file, file, demo.VALIDATION, settings=Settings(max_images=2, confidence=0.25))
+        assert set(itself.outputs) == set(before)
+        assert itself.agreement is not None
+        assert itself.agreement.matched == itself.agreement.expected > 0
 
     def test_the_size_of_the_picture_is_filled_in(self, truth: GroundTruth, expected: float) -> None:
         found = measure_precision(demo_with("sized", False), truth, Settings())

@@ -1,11 +1,11 @@
 import numpy as np
 import onnx
 import pytest
-from graphs import BUILDERS, copy, csp, feed, nodes, run, silu_chain
+from graphs import BUILDERS, Net, copy, csp, feed, nodes, run, silu_chain
 from onnx import TensorProto, helper
 from texts import imported, parsed, weighted
 
-from onnxq.ir import Constant, ending_at, node_alone, remove
+from onnxq.ir import Constant, before_selection, comparable, ending_at, node_alone, remove
 from onnxq.runtime.session import open_session
 from onnxq.runtime.session import run as run_session
 
@@ -92,3 +92,60 @@ class TestNodeAlone:
         assert found.tolist() == [1, 3]
         assert clip in graph.nodes
         assert clip.inputs[0].outputs == [clip]
+
+
+def rows_with_labels(net):
+    """Rows of box, best score and its label, as some exporters put them at the end."""
+    x = net.block("images", 8)
+    boxes = net.reshape(net.conv(x, 4, name="boxes"), 1, 4, -1)
+    scores = net.add("Sigmoid", net.reshape(net.conv(x, 3, name="scores"), 1, 3, -1))
+    label = net.add("Cast", net.add("ArgMax", scores, axis=1, keepdims=1), to=TensorProto.FLOAT)
+    best = net.add("ReduceMax", scores, axes=[1], keepdims=1)
+    return net.model(net.concat(boxes, best, label)), {boxes, best, scores}
+
+
+class TestBeforeSelection:
+    @pytest.mark.parametrize("name", ["csp", "v8", "pan", "yolox"])
+    def test_outputs_that_nothing_selects_stay(self, name):
+        model = BUILDERS[name]()
+        assert before_selection(model.graph) == tuple(output.name for output in model.graph.output)
+        assert comparable(model, model) == (model, model)
+
+    def test_boxes_and_scores_that_enter_a_selection_stand_for_its_rows(self):
+        model = BUILDERS["v10"]()
+        tensors = before_selection(model.graph)
+        producers = {name: node for node in model.graph.node for name in node.output}
+        assert not set(tensors) & {output.name for output in model.graph.output}
+        behind, pending = set(), list(tensors)
+        while pending:
+            node = producers.get(pending.pop())
+            if node is not None and node.output[0] not in behind:
+                behind.add(node.output[0])
+                assert node.op_type != "TopK"
+                pending += node.input
+        values = run(ending_at(model, tensors), feed(model))
+        assert {array.shape[1] for array in values.values() if array.ndim == 3} == {
+            max(a.shape[1] for a in values.values())
+        }
+
+    def test_labels_of_the_best_score_are_a_selection(self):
+        model, entering = rows_with_labels(Net())
+        assert set(before_selection(model.graph)) == entering
+
+    def test_layers_behind_a_selection_are_measured(self):
+        net = Net()
+        scores = net.reshape(net.conv(net.block("images", 8), 1, name="scores"), 1, -1)
+        best, _ = net.add_many("TopK", scores, net.ints(4), outputs=2)
+        model = net.model(net.add("MatMul", best, net.const(np.eye(4))))
+        assert before_selection(model.graph) == tuple(output.name for output in model.graph.output)
+
+    def test_a_model_that_lacks_the_tensors_is_compared_at_its_outputs(self):
+        model, _ = rows_with_labels(Net())
+        other = copy(model)
+        for node in other.graph.node:
+            if node.op_type == "Sigmoid":
+                [name] = node.output
+                node.output[0] = "another"
+        for node in other.graph.node:
+            node.input[:] = ["another" if each == name else each for each in node.input]
+        assert comparable(model, other) == (model, other)

@@ -5,6 +5,7 @@ import onnx
 import pytest
 from graphs import (
     Net,
+    copy,
     csp,
     feed,
     initializers,
@@ -14,11 +15,13 @@ from graphs import (
     run,
     sqnr,
     v7_end2end,
+    v10,
 )
 from onnx import numpy_helper
 from verification import ROOM, edited, verified, verify
 
 from onnxq.errors import ModelError
+from onnxq.ir import before_selection
 from onnxq.targets import GENERIC, OPENVINO, TARGETS
 
 try:
@@ -52,8 +55,25 @@ def test_equal_outputs_have_no_noise():
     assert checked.simulated["output"] > 100
 
 
+def test_what_objects_are_selected_from_is_compared_instead_of_them():
+    for build in (v7_end2end, v10):
+        model = build()
+        after, _, checked = verified(model, **ROOM)
+        names = before_selection(model.graph)
+        assert set(checked.sqnr) == set(checked.against_exact) == set(names)
+        plain, found = (run(each, feed(model), list(names)) for each in (model, after))
+        assert checked.simulated == pytest.approx({name: sqnr(plain[name], found[name]) for name in names}, abs=0.5)
+        assert min(checked.sqnr.values()) > 15
+        assert checked.warnings == ()
+
+
 def test_outputs_that_are_integers_are_not_compared():
-    assert verified(v7_end2end())[2].sqnr == {}
+    model = copy(csp())
+    [output] = model.graph.output
+    shape = [dim.dim_value for dim in output.type.tensor_type.shape.dim]
+    model.graph.node.append(onnx.helper.make_node("Cast", [output.name], ["whole"], to=onnx.TensorProto.INT32))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("whole", onnx.TensorProto.INT32, shape))
+    assert set(verified(model)[2].sqnr) == {"output"}
 
 
 def test_an_output_that_is_zero_is_not_compared():

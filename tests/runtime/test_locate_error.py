@@ -9,9 +9,10 @@ from installed import needs_openvino
 from verification import ROOM
 
 from onnxq.facts import Plan
+from onnxq.ir.quantized_layers import made_float
 from onnxq.numerics.scheme import INT8
-from onnxq.runtime import OnnxRuntime, OpenVino
-from onnxq.runtime.locate_error import WRONG, layer_errors, layers_before
+from onnxq.runtime import OnnxRuntime, OpenVino, locate_error
+from onnxq.runtime.locate_error import WRONG, altered, layer_errors, layers_before
 from onnxq.targets import GENERIC, OPENVINO, ORT
 
 RUNTIMES = {"ort": (OnnxRuntime, GENERIC), "openvino": (OpenVino, OPENVINO)}
@@ -121,3 +122,23 @@ def test_a_wrong_layer_before_right_ones_of_another_branch_is_found():
 
 def test_an_error_behind_the_layers_is_nobodys():
     assert wrong(silu_chain) == []
+
+
+def test_the_number_of_layers_at_once_changes_no_error(monkeypatch):
+    model, facts = quantized(v8(), OPENVINO)
+    runtime, layers = erring("conv3_weight_scale"), facts[Plan].layers
+    found = layer_errors(model, layers, runtime, feed(model))
+    for at_once, size in ((1, 1), (3, 1), (1, 2**16)):
+        monkeypatch.setattr(locate_error, "_AT_ONCE", at_once)
+        monkeypatch.setattr(locate_error, "_BYTES", size)
+        assert layer_errors(model, layers, runtime, feed(model)) == found
+
+
+def test_layers_with_other_nodes_around_them_are_altered():
+    model, facts = quantized(silu_chain(), GENERIC, **ROOM)
+    layers = facts[Plan].layers
+    assert altered(model, model, layers) == []
+    changed = made_float(model, layers[1:2])
+    found = altered(model, changed, layers)
+    assert layers[1] in found
+    assert 0 < len(found) < len(layers)

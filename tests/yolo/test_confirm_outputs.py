@@ -1,13 +1,12 @@
 """The same objects of a real network in many layouts: each is read the same, or asked for."""
 
-import re
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
 import pytest
 from raw_outputs import (
     Columns,
+    Layout,
     at,
     block,
     declaring,
@@ -19,13 +18,12 @@ from raw_outputs import (
 )
 from tables import declared
 
-from onnxq.calibration import demo
 from onnxq.errors import ModelError
 from onnxq.yolo.confirm_outputs import UnclearOutputsError, confirm, confirm_given
 from onnxq.yolo.decode import find_objects
 from onnxq.yolo.detector import Detector, detect
 from onnxq.yolo.evidence import Look
-from onnxq.yolo.looks import LOOKS
+from onnxq.yolo.looks import LOOKS, MOST_LOOKS
 
 ROWS = (
     "x1 y1 x2 y2 score label", "x1 y1 x2 y2 label score", "label score x1 y1 x2 y2", "label x1 y1 x2 y2 score",
@@ -55,6 +53,50 @@ def test_rows_with_a_score_and_a_label(words: str, unit: str, classes: int, fini
         assert (found.family, words, unit) == ("end2end", ROWS[0], "px")
     assert found.outputs.is_finished == bool(finished)
     assert same_objects(looks, found, classes)
+
+
+def with_others(words: str) -> object:
+    """Rows with a factor of the score, `zero`, or the number of the row, `id`, among their columns."""
+
+    def build(columns: Columns) -> Mapping[str, np.ndarray]:
+        factor = np.sqrt(columns["score"])
+        score = columns["score"] / np.maximum(factor, 1e-9)
+        zero, ids = np.zeros_like(factor), np.arange(len(factor), dtype=np.float32)
+        others = {"objectness": factor, "part": score, "zero": zero, "id": ids}
+        return {"out": block(words)({**columns, **others})[None]}
+
+    return build
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["zero x1 y1 x2 y2 score label", "x1 y1 x2 y2 score label zero", "zero label cx cy w h score",
+     "id x1 y1 x2 y2 score label", "x1 y1 x2 y2 id label score", "zero id cx cy w h score label",
+     "cx cy w h score label id"],
+)  # fmt: skip
+@pytest.mark.parametrize(("classes", "finished"), [(6, 0), (6, 60), (1, 0), (1, 60)])
+def test_columns_that_say_nothing_of_objects(words: str, classes: int, finished: int) -> None:
+    looks = looks_in(with_others(words), classes=classes, finished=finished)
+    found = told(looks)
+    assert found.outputs.stated is not None
+    read = [word if word in words else "-" for word in found.outputs.stated.words]
+    expected = ["-" if word in ("zero", "id") else word for word in words.split()]
+    # With one class, any column of zeros is its label.
+    assert read == expected or (classes == 1 and "zero" in words)
+    assert same_objects(looks, found, classes)
+
+
+@pytest.mark.parametrize("finished", [0, 60])
+@pytest.mark.parametrize("box", ["x1 y1 x2 y2", "cx cy w h"])
+def test_two_columns_that_may_be_scores_are_asked_for(box: str, finished: int) -> None:
+    looks = looks_in(with_others(f"{box} objectness part label"), finished=finished)
+    with pytest.raises(UnclearOutputsError, match=f"--layout {box} objectness score label"):
+        told(looks)
+    model, _ = recognized(looks)
+    given = detect(
+        model, layout=(f"{box} objectness score label",), output_shapes={"out": looks[0].outputs["out"].shape}
+    )
+    assert same_objects(looks, confirm_given(given, at(looks)))
 
 
 def apart(boxes: str, scores: str = "scores", turned: bool = False) -> object:
@@ -154,6 +196,48 @@ def test_several_outputs_and_lists(layout, text: str, unit: str, finished: int) 
     assert same_objects(looks, found, best_class=bool(finished) or layout is detr)
 
 
+def rotated(words: str, least: float, greatest: float) -> Layout:
+    """Rows with an angle of evenly spread values; no box of the demo is rotated, and none is turned by them here."""
+
+    def build(columns: Columns) -> Mapping[str, np.ndarray]:
+        angle = np.linspace(least, greatest, len(columns["score"]), dtype=np.float32)
+        return {"out": block(words)({**columns, "angle": angle})[None]}
+
+    return build
+
+
+class TestRotatedBoxes:
+    WORDS = ("cx cy w h score label angle", "cx cy w h angle score label", "label score cx cy w h angle")
+
+    @pytest.mark.parametrize("finished", [0, 60])
+    @pytest.mark.parametrize("words", WORDS)
+    @pytest.mark.parametrize("bounds", [(0, 1.57), (-0.78, 2.35), (-3.14, 3.14)])
+    @pytest.mark.parametrize("metadata", [{}, {"task": "obb"}])
+    def test_have_their_angle_in_a_column(
+        self, words: str, bounds: tuple[float, float], finished: int, metadata: dict[str, str]
+    ) -> None:
+        looks = looks_in(rotated(words, *bounds), finished=finished)
+        found = told(looks, **metadata)
+        assert found.outputs.task == "obb"
+        if found.outputs.stated is None:
+            assert (found.family, words, metadata) == ("end2end", self.WORDS[0], {"task": "obb"})
+        else:
+            assert found.outputs.stated.words == tuple(words.split())
+        [objects] = [find_objects(one.outputs, found, 0.1, 0.65) for one in looks[:1]]
+        assert objects.extras.shape == (len(objects), 1)
+
+    @pytest.mark.parametrize("words", WORDS)
+    def test_the_task_tells_an_angle_that_is_always_0(self, words: str) -> None:
+        looks = looks_in(rotated(words, 0, 0))
+        found = told(looks, task="obb")
+        assert found.outputs.stated is not None
+        assert (found.outputs.task, found.outputs.stated.words) == ("obb", tuple(words.split()))
+        upright = told(looks)
+        assert upright.outputs.stated is not None
+        assert upright.outputs.task == "detect"
+        assert upright.outputs.stated.words == tuple(words.replace("angle", "-").split())
+
+
 class TestWhatTheShapesShow:
     def test_stays_if_the_values_allow_it(self) -> None:
         looks = list(demo_looks())
@@ -163,11 +247,32 @@ class TestWhatTheShapesShow:
         assert found.outputs.sure == f"confirmed by the values on {LOOKS} pictures"
         assert found.why == f"{detector.why}; {found.outputs.sure}"
 
+    @pytest.mark.parametrize("named", [1, 5])
+    def test_classes_without_a_name_are_counted(self, named: int) -> None:
+        looks = list(demo_looks())
+        model, detector = recognized(looks, names=str({n: f"c{n}" for n in range(named)}))
+        found = confirm(model, detector, at(looks))
+        assert len(found.names) == 6
+        said = f"has 6 classes, of which the metadata names {named}, and no objectness"
+        assert found.why == f"output (1, 10, 500) {said}; confirmed by the values on {LOOKS} pictures"
+
     def test_is_not_asked_where_nothing_is_found(self) -> None:
         looks = [Look({"out": np.full((1, 5, 525), 0.001, np.float32)}, one.region) for one in demo_looks()]
         found = told(looks)
         assert found.family == "v8"
-        assert found.outputs.sure == "by shape alone: no object on 12 pictures confirms it"
+        assert found.outputs.sure == "by shape alone: no object on 8 pictures confirms it"
+
+    @pytest.mark.parametrize(("scale", "count"), [(1, LOOKS), (0.2, MOST_LOOKS), (0.001, 2 * LOOKS)])
+    def test_the_less_pictures_tell_the_more_are_looked_at(self, scale: float, count: int) -> None:
+        looks = []
+        for one in demo_looks():
+            [table] = one.outputs.values()
+            scores = scale * table[:, 4:].max(axis=1, keepdims=True)
+            looks.append(Look({"out": np.concatenate([table[:, :4], scores], axis=1)}, one.region))
+        model, detector = recognized(looks, names="{0: 'c'}")
+        asked: list[int] = []
+        confirm(model, detector, lambda numbers: [looks[number] for number in numbers if not asked.append(number)])
+        assert asked == list(range(count))
 
     def test_objects_that_do_not_depend_on_the_picture_lie_anywhere(self) -> None:
         table = np.zeros((1, 100, 6), np.float32)
@@ -175,9 +280,7 @@ class TestWhatTheShapesShow:
         table[0, 1] = 100, 20, 150, 40, 0.8, 2
         found = told([Look({"out": table}, one.region) for one in demo_looks()])
         assert found.family == "end2end"
-        assert found.outputs.sure.startswith(
-            "by shape, as the values on 12 pictures fit several layouts, also --layout "
-        )
+        assert found.outputs.sure == "by shape alone: the outputs are the same on 12 pictures"
 
     def test_does_not_leave_out_the_labels_beside_scores(self) -> None:
         rng = np.random.default_rng(0)
@@ -203,7 +306,9 @@ class TestWhatTheShapesShow:
 
         found = told(looks_in(best_rows))
         assert found.family == "end2end"
-        assert found.outputs.sure.endswith("but many boxes repeat: --layout without finished removes them")
+        assert found.outputs.sure.endswith(
+            "but many boxes repeat, which --layout x1 y1 x2 y2 score label candidates removes"
+        )
 
     def test_a_model_with_nms_has_no_candidates(self) -> None:
         looks = looks_in(stacked("label x1 y1 x2 y2 score"))
@@ -242,146 +347,6 @@ class TestQuestion:
             ModelError, match=r"several ways.* --layout label cx cy w h score.*--layout label cy cx h w"
         ):
             told([Look({"out": table}, one.region) for one in demo_looks()])
-
-
-def scaled(words: str, **factors: float) -> object:
-    """Return the layout of one output with columns times a factor."""
-
-    def build(columns: Columns) -> Mapping[str, np.ndarray]:
-        changed = {name: columns[name] * np.float32(factors.get(name, 1)) for name in columns}
-        return stacked(words)(changed)
-
-    return build
-
-
-def percent_in_columns(columns: Columns) -> Mapping[str, np.ndarray]:
-    return {name: each.transpose(0, 2, 1) for name, each in scaled("cx cy w h scores", scores=100)(columns).items()}
-
-
-def from_one(columns: Columns) -> Mapping[str, np.ndarray]:
-    return stacked("label score x1 y1 x2 y2")({**columns, "label": columns["label"] + (columns["score"] > 0)})
-
-
-def padded(columns: Columns) -> Mapping[str, np.ndarray]:
-    table = block("label score x1 y1 x2 y2")(columns)
-    table[int(columns["rows"][0]) :] = -1
-    return {"out": table[None]}
-
-
-def of_detection_output(columns: Columns) -> Mapping[str, np.ndarray]:
-    count = int(columns["rows"][0])
-    table = np.insert(block("label score x1 y1 x2 y2")(columns), 0, 0, axis=1)
-    table[count:, 0] = -1
-    return {"out": table[None, None]}
-
-
-def product(columns: Columns) -> Mapping[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    other = np.maximum(columns["score"], rng.random(len(columns["score"]))).astype(np.float32)
-    score = columns["score"] / np.maximum(other, 1e-9)
-    return stacked("cx cy w h objectness score label")({**columns, "objectness": other, "score": score})
-
-
-def ones(columns: Columns) -> Mapping[str, np.ndarray]:
-    return stacked("cx cy w h objectness scores")({**columns, "objectness": np.ones_like(columns["score"])})
-
-
-@pytest.mark.parametrize(
-    ("layout", "text", "finished", "names"),
-    [
-        (scaled("x1 y1 x2 y2 score label", score=100), "x1 y1 x2 y2 score label percent", 70, True),
-        (scaled("label score cx cy w h", score=100), "label score cx cy w h percent", 70, False),
-        (percent_in_columns, "cx cy w h scores percent", 0, True),
-        (from_one, "label score x1 y1 x2 y2 from-1", 70, True),
-        (padded, "label score x1 y1 x2 y2", 70, False),
-        (of_detection_output, "image label score x1 y1 x2 y2", 70, False),
-        (product, "cx cy w h objectness score label", 70, False),
-        (ones, "cx cy w h objectness scores", 0, False),
-        (stacked("label x1 y1 x2 y2 score"), "label x1 y1 x2 y2 score", 5, False),
-    ],
-)  # fmt: skip
-def test_scores_and_labels_of_other_kinds(layout, text: str, finished: int, names: bool) -> None:
-    looks = looks_in(layout, finished=finished)
-    found = told(looks, **({"names": str(dict(enumerate("abcdef")))} if names else {}))
-    assert found.outputs.stated is not None
-    assert found.outputs.stated.text == f"{text} {'finished' if finished else 'candidates'}"
-    few = finished == 5
-    assert few or same_objects(looks, found, best_class=bool(finished))
-
-
-def with_background(place: int, logits: bool) -> object:
-    def build(columns: Columns) -> Mapping[str, np.ndarray]:
-        scores = columns["scores"].astype(np.float64)
-        scores = scores / np.maximum(scores.sum(axis=1, keepdims=True), 1)
-        every = np.insert(scores, place, 1 - scores.sum(axis=1), axis=1)
-        if logits:
-            every = np.log(np.maximum(every, 1e-7)) + 3
-        return {"scores": every.astype(np.float32)[None], "boxes": block("cx cy w h")(columns)[None]}
-
-    return build
-
-
-@pytest.mark.parametrize("names", [True, False])
-@pytest.mark.parametrize("logits", [True, False])
-@pytest.mark.parametrize(("place", "scores"), [(0, "background scores"), (6, "scores background")])
-def test_a_background_beside_the_classes(place: int, scores: str, logits: bool, names: bool) -> None:
-    looks = looks_in(with_background(place, logits), unit="shares")
-    found = told(looks, **({"names": str(dict(enumerate("abcdef")))} if names else {}))
-    assert found.outputs.stated is not None
-    softmax = " softmax" if logits else ""
-    assert found.outputs.stated.text == f"{scores} / cx cy w h shares{softmax} candidates"
-    objects = [find_objects(one.outputs, found, 0.5, 0.65) for one in looks]
-    whole = [find_objects(one.outputs, detect_demo(), 0.5, 0.65) for one in demo_looks()]
-    for mine, theirs in zip(objects, whole, strict=True):
-        assert set(mine.labels.tolist()) <= set(theirs.labels.tolist())
-    assert sum(map(len, objects)) > 10
-
-
-def detect_demo() -> Detector:
-    return detect(onnx.load(demo.model_path()))
-
-
-def test_a_class_with_the_greatest_logit_of_most_boxes_is_no_background() -> None:
-    def build(columns: Columns) -> Mapping[str, np.ndarray]:
-        found = logits(columns)
-        found["logits"][:, :, 0] = np.maximum(found["logits"][:, :, 0], -4)
-        return found
-
-    stated = told(looks_in(build)).outputs.stated
-    assert stated is not None
-    assert stated.text == "cx cy w h / scores logits candidates"
-
-
-@pytest.mark.parametrize("turned", [True, False])
-@pytest.mark.parametrize("factor", [2, 0.4])
-def test_boxes_of_an_input_of_another_size(factor: float, turned: bool) -> None:
-    def build(columns: Columns) -> Mapping[str, np.ndarray]:
-        boxes = dict.fromkeys(("cx", "cy", "w", "h", "x1", "y1", "x2", "y2"), factor)
-        if not turned:
-            return scaled("x1 y1 x2 y2 score label", **boxes)(columns)
-        return {name: each.transpose(0, 2, 1) for name, each in scaled("cx cy w h scores", **boxes)(columns).items()}
-
-    names = {"names": str(dict(enumerate("abcdef")))} if turned else {}
-    with pytest.raises(UnclearOutputsError, match=r"are px of an input of about \d+ px, and not of 160x160") as raised:
-        told(looks_in(build, finished=0 if turned else 60), **names)
-    assert int(re.findall(r"about (\d+)", str(raised.value))[0]) == pytest.approx(160 * factor, rel=0.1)
-
-
-def test_scores_of_all_classes_beside_indices_are_candidates() -> None:
-    def build(columns: Columns) -> Mapping[str, np.ndarray]:
-        chosen = np.zeros((40, 3), np.int64)
-        chosen[:, 2] = np.argsort(-columns["score"])[:40]
-        return {"b": block("x1 y1 x2 y2")(columns)[None], "s": columns["scores"].T[None], "i": chosen}
-
-    looks = looks_in(build)
-    found = told(looks, nms=True)
-    assert not found.outputs.is_finished
-    assert same_objects(looks, found, best_class=False)
-
-
-def test_names_the_product_of_two_scores_without_order() -> None:
-    with pytest.raises(ModelError, match=r"several ways.* --layout cx cy w h objectness score label"):
-        told(looks_in(product))
 
 
 class TestGiven:

@@ -11,6 +11,7 @@ from onnxq.yolo.evidence import (
     has_objectness,
     is_unit,
     is_whole,
+    objectness_told,
     share_inside,
     shares_inside,
 )
@@ -129,3 +130,18 @@ class TestObjectness:
     def test_nothing_tells_it_without_objects(self, greatest: list[float]) -> None:
         assert has_objectness(np.array([0.1, 0.05]), np.array(greatest)) is None
         assert has_objectness(np.zeros(0), np.zeros(0)) is None
+
+    @pytest.mark.parametrize("first", [0.9, 0.3, 0.1, 0.001])
+    @pytest.mark.parametrize("others", [0.9, 0.3, 0.001])
+    @pytest.mark.parametrize("together", [True, False])
+    def test_few_rows_tell_what_all_tell(self, first: float, others: float, together: bool) -> None:
+        rng = np.random.default_rng(0)
+        looks = []
+        for _ in range(3):
+            table = rng.uniform(0, 1e-3, (40, 9)).astype(np.float32)
+            table[:3, 4] = first
+            table[slice(0, 3) if together else slice(3, 6), 6] = others
+            looks.append(table)
+        every = np.concatenate(looks)
+        expected = has_objectness(every[:, 4], every[:, 5:].max(axis=1))
+        assert objectness_told(looks, 4, range(5, 9)) is expected

@@ -221,7 +221,7 @@ class TestPreprocess:
     @pytest.mark.parametrize("planes", [2, 4, 6])
     def test_images_have_no_other_number_of_planes(self, planes: int) -> None:
         assert replace(YOLO, planes=planes).shape((32, 64)) == (1, planes, 32, 64)
-        with pytest.raises(DataError, match=rf"has {planes} planes, and an image has 3: give arrays .*\.npy"):
+        with pytest.raises(DataError, match=rf"has {planes} planes, and an image has 3: calibrate with arrays .*\.npy"):
             replace(YOLO, planes=planes)(noise(16, 32), (32, 32))
 
     @pytest.mark.parametrize("said", ["yolo", "yolox", "yolo-255", "bgr,imagenet", "signed"])

@@ -58,12 +58,14 @@ def find_images(read: Annotations, folder: Path) -> dict[int, Path]:
             other = _lookup(image.name, folder, present)
             if other is None:
                 continue
-            mended.append(f"{image.name} as {other}")
+            mended.append(f"{image.name} as {other.relative_to(folder).as_posix()}")
             path = other
         found[image.id] = path
     _refuse_shared(read, found)
     if mended:
-        read.remarks.append(f"{len(mended)} of {len(read.images)} images are found by another path: {some(mended)}")
+        read.remarks.append(
+            f"{len(mended)} of {len(read.images)} images are found in {folder} by another name: {some(mended)}"
+        )
     return found
 
 

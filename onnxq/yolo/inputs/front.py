@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxq.errors import ModelError
 from onnxq.ir import LAYERS, ProtoIndex
 from onnxq.runtime.session import open_session, run
-from onnxq.yolo.inputs.first_layer import is_of_colours, part_before
+from onnxq.yolo.inputs.first_layer import is_of_colours, part_before, unrounded
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ def find_front(model: onnx.ModelProto, image: str, shape: tuple[int, ...], chann
         channels_last: the planes are the last axis of the image input.
     """
     index = ProtoIndex(model.graph)
-    tensor = _first_layer_input(index, image)
+    read = _first_layer_input(index, image)
+    tensor = unrounded(index, read) if read is not None else None
     if tensor is None or tensor == image:
         return InputFront()
     try:

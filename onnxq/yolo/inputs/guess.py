@@ -81,11 +81,12 @@ def scale_by_first_layer(
     becomes_rgb = usual is not None and usual.bgr and other == UNIT
     mended = replace(guess, values=other, bgr=guess.bgr != becomes_rgb)
     try:
-        as_guessed, as_mended = (spread(model, layer, [painted(each)]) for each in (guess, mended))
+        for each in (guess, mended):
+            if is_of_trained_network(spread(model, layer, [painted(each)])):
+                return each
     except ModelError as error:
         log.info("the first layer does not tell the scale of the image: %s", error)
-        return guess
-    return mended if is_of_trained_network(as_mended) and not is_of_trained_network(as_guessed) else guess
+    return guess
 
 
 def _is_picodet(clues: Clues) -> bool:

@@ -7,8 +7,11 @@ import pytest
 from graphs import DATA, Net, copy, v8, yolox
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxq.api import quantize
+from onnxq.config import Config
 from onnxq.ir import ProtoIndex
 from onnxq.ir.storage import load_proto
+from onnxq.targets import TARGETS
 from onnxq.yolo.detector import detect
 from onnxq.yolo.inputs.first_layer import first_conv, is_of_trained_network, painted_image, spread
 from onnxq.yolo.preprocess import LEVELS, PREPROCESSES, UNIT, YOLO, YOLOX
@@ -21,6 +24,16 @@ def scaled(model, factor):
     [tensor] = [tensor for tensor in model.graph.initializer if tensor.name == weight]
     values = numpy_helper.to_array(tensor) * np.float32(factor)
     tensor.CopyFrom(numpy_helper.from_array(values, weight))
+    return model
+
+
+def reversing(model):
+    """Return the model with the planes reversed in front."""
+    model = copy(model)
+    for node in model.graph.node:
+        node.input[:] = ["reversed" if name == "images" else name for name in node.input]
+    model.graph.node.insert(0, helper.make_node("Gather", ["images", "order"], ["reversed"], axis=1))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0]), "order"))
     return model
 
 
@@ -111,3 +124,35 @@ class TestPaintedImage:
         assert 90 < image.mean() < 140
         assert 45 < image.std() < 80
         assert np.corrcoef(image[..., 0].ravel(), image[..., 2].ravel())[0, 1] > 0.7
+
+
+TAKEN = {
+    "v8": (v8, YOLO),
+    "yolox": (yolox, YOLOX),
+    "yolox of 0 to 1": (lambda: scaled(yolox(), 255), replace(YOLO, place="top-left")),
+    "v8 of 0 to 255": (lambda: scaled(v8(), 1 / 255), replace(YOLO, values=LEVELS)),
+    "v8 that reverses planes": (lambda: reversing(v8()), replace(YOLO, bgr=True)),
+    "yolox of 0 to 1 that reverses planes": (
+        lambda: reversing(scaled(yolox(), 255)),
+        replace(YOLO, place="top-left", bgr=True),
+    ),
+}
+
+
+class TestQuantizedModel:
+    """Its scales clip what is beyond the range of calibration, which hides no evidence."""
+
+    @pytest.mark.parametrize(("target", "bits"), [*((name, 8) for name in TARGETS), ("openvino", 4)])
+    @pytest.mark.parametrize("case", TAKEN)
+    def test_a_quantized_model_takes_its_image_as_the_float_model(self, case, target, bits):
+        build, expected = TAKEN[case]
+        model = build()
+        found = detect(model)
+        options = Config(target=target, weight_bits=bits, act_bits=bits, reconstruct=False)
+        rng = np.random.default_rng(0)
+        pictures = rng.integers(0, 256, (4, *found.size, 3), np.uint8)
+        feeds = [found.feed(found.preprocess(image, found.size)[0]) for image in pictures]
+        quantized = quantize(model, feeds, options).model
+        assert {node.op_type for node in quantized.graph.node} >= {"QuantizeLinear"}
+        assert found.preprocess == expected
+        assert detect(quantized).preprocess == expected
