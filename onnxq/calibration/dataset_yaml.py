@@ -2,9 +2,10 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import yaml
 
@@ -14,7 +15,9 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 
-_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation")}
+Split = Literal["train", "val"]
+
+_SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation")}
 """Split -> the keys that it may have."""
 
 
@@ -24,7 +27,8 @@ class Dataset:
 
     Attributes:
         root: the folder that paths are relative to.
-        train, val: folders, lists or images of the split; empty if the file does not name it. They exist.
+        train, val: folders, lists or images of the split; empty if the file does not name it, or another one was asked
+            for. They exist.
         names: class names by label; may be empty.
         keypoints: number of keypoints of an object, and of values of each; (0, 0) if the file does not say.
     """
@@ -36,14 +40,18 @@ class Dataset:
     keypoints: tuple[int, int] = (0, 0)
 
 
-def read_dataset(path: Path) -> Dataset:
+def read_dataset(path: Path, splits: Collection[str] = ("train", "val")) -> Dataset:
     """Read the YAML file of a data set.
+
+    Args:
+        path: the file.
+        splits: those that are looked for, as others may have been left on another computer.
 
     Splits are searched under the file's `path`, beside the file, and in the working directory. A path that was written
     on another computer is searched by its last parts beside the file, and a warning names what was found.
 
     Raises:
-        DataError: the file is not the YAML of a data set, or all paths of a split that it names do not exist.
+        DataError: the file is not the YAML of a data set, or all paths of a split that is looked for do not exist.
     """
     try:
         # The base loader keeps all scalars as text: a class may be called `no` or `1`.
@@ -58,7 +66,7 @@ def read_dataset(path: Path) -> Dataset:
     named = _portable(str(content.get("path") or ""))
     roots = [folder / named, Path.cwd() / named, folder, Path.cwd()]
     root = next((each for each in roots if each.is_dir()), folder)
-    train, val = (_split(path, content, keys, roots) for keys in _SPLITS.values())
+    train, val = (_split(path, content, keys, roots) if name in splits else () for name, keys in _SPLITS.items())
     return Dataset(root, train, val, _names(path, content.get("names")), _keypoints(content.get("kpt_shape")))
 
 

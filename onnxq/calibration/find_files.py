@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from onnxq._text import plural, some
 from onnxq.calibration import dataset_yaml
@@ -30,7 +30,7 @@ _BESIDE_IMAGES = frozenset({
 })  # fmt: skip
 """Kinds of files that data sets have beside images, and that nobody takes for images."""
 
-Split = Literal["train", "val"]
+Split = dataset_yaml.Split
 
 
 class FoundFiles(NamedTuple):
@@ -146,7 +146,7 @@ def _matching(pattern: str) -> list[Path]:
 
 
 def _in_dataset(path: Path, split: Split) -> FoundFiles:
-    dataset = dataset_yaml.read_dataset(path)
+    dataset = dataset_yaml.read_dataset(path, (split,))
     parts = dataset.train if split == "train" else dataset.val
     if not parts:
         raise DataError(f"{path}: names no {split} split; give its images as a folder")

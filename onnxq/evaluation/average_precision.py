@@ -29,6 +29,10 @@ _LEAST_WITHOUT_CLASSES = 10.0
 """AP50 without classes, percent, from which on the classes may be at fault."""
 
 
+_MISTAKEN = 5
+"""How many times greater AP50 without classes is if names do not tell the right classes."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """COCO average precision in percent; nan if there is no object to find.
@@ -233,8 +237,11 @@ def measure_precision(
     index = main.index(truth, found)
     remarks = [match.remark, _limit_remark(truth, settings.max_detections), *(kind.remark for kind in kinds)]
     ap, ap50, ap75, ap_small, ap_medium, ap_large = averages(main.truth, index, rules, main.matcher)
-    if match.is_by_order or ap < LEAST_AP:
-        remarks.append(_order_remark(truth, index, match, rules, main))
+    if match.is_by_order or ap < _LEAST_WITHOUT_CLASSES:
+        remark = _order_remark(truth, index, match, rules, main)
+        stated = detector.outputs.stated
+        is_labelled = detector.outputs.is_finished or (stated is not None and "label" in stated.words)
+        remarks.append(f"{remark}; {_from_one(detector)}" if remark and is_labelled else remark)
     return Scores(
         ap=ap,
         ap50=ap50,
@@ -284,8 +291,18 @@ def _open(
 def _require_known(found: Found, match: ClassMatch, predictor: Predictor) -> None:
     unknown = set(found.objects.labels.tolist()) - set(range(len(match.categories)))
     if unknown:
-        last = len(match.categories) - 1
-        raise ModelError(f"{predictor.name}: finds class {min(unknown)}, but classes are 0 to {last}")
+        count = len(match.categories)
+        raise ModelError(
+            f"{predictor.name}: finds class {min(unknown)}, but classes are 0 to {count - 1}"
+            f": {_from_one(predictor.detector)}; if they are ids of categories, number them from 0 in the graph"
+        )
+
+
+def _from_one(detector: Detector) -> str:
+    """Return what to do if labels count from 1."""
+    stated = detector.outputs.stated
+    words = stated.text if stated is not None else "x1 y1 x2 y2 score label"
+    return f"if its labels count from 1, give --layout {words} from-1"
 
 
 def average_precisions(truth: GroundTruth, detections: list[dict[str, Any]]) -> list[float]:
@@ -325,7 +342,9 @@ def _order_remark(truth: GroundTruth, index: Any, match: ClassMatch, rules: Rule
     with_classes, without = (
         averages(kind.truth, index, rule, kind.matcher)[1] for rule in (few, replace(few, ignore_classes=True))
     )
-    if not (without > _LEAST_WITHOUT_CLASSES and with_classes < without / 2):
+    # Classes that are right by name are often mistaken for each other where there are many.
+    least = without / (2 if match.is_by_order else _MISTAKEN)
+    if not (without > _LEAST_WITHOUT_CLASSES and with_classes < least):
         return ""
     return (
         f"AP50 is {without:.1f} if classes are ignored, and {with_classes:.1f} with them: boxes are right and classes "

@@ -28,6 +28,9 @@ from onnxq.yolo.inputs.image_files import ImageReader
 
 _log = logging.getLogger(__name__)
 
+_EMPTY = 0.2
+"""Part of the images without an object from which on it is said."""
+
 
 @dataclass(frozen=True)
 class GroundTruth:
@@ -116,8 +119,9 @@ class GroundTruth:
         found = {number: picture_size(path) for number, path in paths.items()}
         sizes = reconcile_sizes(read, {number: size for number, size in found.items() if size is not None})
         check_boxes(read, sizes)
-        if not any(entry["image_id"] in paths for entry in read.objects):
-            read.remarks.append(f"no object is on the {len(paths)} image{plural(len(paths))}, so there is no AP")
+        empty = _without_objects(read, paths)
+        if empty:
+            read.remarks.append(empty)
         for remark in read.remarks:
             _log.warning("%s: %s", read.source, remark)
         owned = frozenset(read.owned)
@@ -134,6 +138,17 @@ class GroundTruth:
             owned,
             tuple(read.remarks),
         )
+
+
+def _without_objects(read: Annotations, images: Collection[int]) -> str:
+    """Return what to say of images without an object; empty if they are few."""
+    seen = {entry["image_id"] for entry in read.objects} & set(images)
+    count = len(images) - len(seen)
+    if not seen:
+        return f"no object is on the {len(images)} image{plural(len(images))}, so there is no AP"
+    if count < max(_EMPTY * len(images), 2):
+        return ""
+    return f"{count} of {len(images)} images have no object, and all that is detected there counts as wrong"
 
 
 def build_index(

@@ -1,7 +1,7 @@
 """The language of `--layout`: what the columns of a model's outputs hold, and how objects are read from them.
 
-A layout is a list of words, `x1 y1 x2 y2 score label`. `/` stands between outputs, in the graph's order. The words
-`shares`, `logits`, `candidates` and `finished` hold for all outputs and stand anywhere.
+A layout is a list of words, `x1 y1 x2 y2 score label`. `/` stands between outputs, in the graph's order. Words such as
+`shares`, `logits` and `finished` hold for all outputs and stand anywhere.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +32,7 @@ _COLUMNS = {
     "label": "number of the best class",
     "objectness": "factor of all class scores",
     "scores": "a column for each class",
+    "background": "score of no class",
     "angle": "rotation in radians",
     "extras": "what the task has beside boxes",
     "image": "number of the image in the batch",
@@ -43,9 +44,16 @@ _MODES = {
     "px": "boxes are in px of the input",
     "shares": "boxes are shares of the input's width and height",
     "logits": "scores are before their Sigmoid",
+    "softmax": "scores are before their Softmax",
+    "percent": "scores are 0 to 100",
+    "from-1": "labels count from 1",
     "candidates": "duplicates must be removed",
     "finished": "the model removes duplicates itself",
 }
+
+_EXCLUSIVE = (
+    ("px", "shares"), ("candidates", "finished"), ("logits", "softmax"), ("logits", "percent"), ("softmax", "percent"),
+)  # fmt: skip
 
 WORDS = (*_COLUMNS, *_MODES)
 """All words of a layout, but the `/` between outputs."""
@@ -66,6 +74,9 @@ class Columns:
         groups: for each output of the graph the words of its columns; `(UNREAD,)` if it is not read.
         shares: boxes are shares of the input's width and height, else px.
         logits: scores are before their Sigmoid.
+        softmax: scores are before their Softmax, the background's among them.
+        percent: scores are 0 to 100.
+        from_one: labels count from 1.
         finished: the model removes duplicates itself; None: it is not known, and they are removed.
     """
 
@@ -73,6 +84,9 @@ class Columns:
     shares: bool = False
     logits: bool = False
     finished: bool | None = None
+    softmax: bool = False
+    percent: bool = False
+    from_one: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -83,7 +97,14 @@ class Columns:
     def text(self) -> str:
         """The layout as `--layout` takes it."""
         columns = " / ".join(" ".join(group) for group in self.groups)
-        modes = [word for word, holds in (("shares", self.shares), ("logits", self.logits)) if holds]
+        held = {
+            "shares": self.shares,
+            "logits": self.logits,
+            "softmax": self.softmax,
+            "percent": self.percent,
+            "from-1": self.from_one,
+        }
+        modes = [word for word, holds in held.items() if holds]
         modes += [] if self.finished is None else ["finished" if self.finished else "candidates"]
         return " ".join([columns, *modes])
 
@@ -129,6 +150,16 @@ class Columns:
                 return named if named and "extras" in group else room
         return 1
 
+    def images(self, shape: Shape) -> int:
+        """Return the number of images in the batch, by the shape of the first output that is read; 0: it does not show.
+
+        A list of rows without the number of the image is of one image.
+        """
+        if "image" in self.words:
+            return 0
+        group = self.read_groups[0]
+        return shape[0] if group == ("count",) or not _placed(shape, group, 0).is_list else 1
+
     def _rows(self, shapes: Sequence[Shape]) -> int:
         """Number of rows, if an output without open columns shows it, else 0."""
         for group, shape in zip(self.read_groups, shapes, strict=True):
@@ -158,10 +189,7 @@ class Columns:
         """
         table = self._table(arrays, named, index)
         boxes = corners_of({name: table[name][:, 0] for name in _COLUMNS if name in table}, size, self.shares)
-        scores = table["scores"] if "scores" in table else table["score"]
-        if self.logits:
-            with np.errstate(over="ignore"):
-                scores = np.asarray(1 / (1 + np.exp(-scores)), np.float32)
+        scores = self._scores(table)
         if "objectness" in table:
             scores = scores * table["objectness"]
         extras = np.concatenate(
@@ -171,10 +199,20 @@ class Columns:
         if "image" in table:
             keep &= table["image"] == index
         if "label" in table:
-            keep &= table["label"] >= 0
+            keep &= table["label"] >= int(self.from_one)
         rows, labels = np.nonzero(keep)
-        found = table["label"][rows, 0] if "label" in table else labels
+        found = table["label"][rows, 0] - self.from_one if "label" in table else labels
         return Detections(boxes[rows], scores[rows, labels], found.astype(np.intp), extras[rows])
+
+    def _scores(self, table: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """The scores as probabilities, float32 (rows, classes)."""
+        scores = table["scores"] if "scores" in table else table["score"]
+        if self.logits:
+            return sigmoid(scores)
+        if self.softmax:
+            every = np.concatenate([scores, *(table[name] for name in ("background",) if name in table)], axis=1)
+            return softmax(every)[:, : scores.shape[1]]
+        return scores / np.float32(100) if self.percent else scores
 
     def _table(self, arrays: Sequence[NDArray[Any]], named: int, index: int) -> dict[str, NDArray[np.float32]]:
         """The columns by their words, float32 (rows, columns)."""
@@ -259,6 +297,18 @@ def _placed(shape: Shape, group: Sequence[str], rows: int) -> _Place:
     return _Place(is_list, (own[0], own[1]), turned)
 
 
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return probabilities, float32, of logits of any shape."""
+    with np.errstate(over="ignore"):
+        return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return probabilities that add up to 1 in each row, float32 (rows, classes)."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
 def own_rows(array: NDArray[Any], group: Sequence[str], index: int, rows: int) -> NDArray[np.float32]:
     """Return the part of an output that belongs to one image, float32 (rows, columns).
 
@@ -309,11 +359,19 @@ def parse_layout(words: Iterable[str]) -> Columns:
         else:
             groups[-1] = (*groups[-1], word)
     modes = set(split) & set(_MODES)
-    for a, b in (("px", "shares"), ("candidates", "finished")):
+    for a, b in _EXCLUSIVE:
         if {a, b} <= modes:
             raise ConfigError(f"layout: {a} and {b} exclude each other; give one of the two")
     finished = None if not modes & {"candidates", "finished"} else "finished" in modes
-    layout = Columns(tuple(group or (UNREAD,) for group in groups), "shares" in modes, "logits" in modes, finished)
+    layout = Columns(
+        tuple(group or (UNREAD,) for group in groups),
+        shares="shares" in modes,
+        logits="logits" in modes,
+        finished=finished,
+        softmax="softmax" in modes,
+        percent="percent" in modes,
+        from_one="from-1" in modes,
+    )
     _check(layout)
     return layout
 
@@ -328,5 +386,11 @@ def _check(layout: Columns) -> None:
         raise ConfigError(f"layout: {layout.text!r} has no box: give x1 y1 x2 y2, cx cy w h or x1 y1 w h")
     if ("score" in read) == ("scores" in read):
         raise ConfigError(f"layout: {layout.text!r} must have score or scores (one column per class)")
+    if "background" in read and "scores" not in read:
+        raise ConfigError(
+            f"layout: {layout.text!r} has background without scores of all classes; write {UNREAD} for it"
+        )
+    if layout.from_one and "label" not in read:
+        raise ConfigError(f"layout: {layout.text!r} has from-1 without a label")
     if "scores" in read and "label" in read:
         raise ConfigError(f"layout: {layout.text!r} has a label beside scores of all classes; give score and label")

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
-from onnxq._text import plural, shape_text
+from onnxq._text import plural, shape_text, size_text
 from onnxq.errors import ModelError
 from onnxq.yolo.columns import CORNERS
 from onnxq.yolo.decode import decode, with_unnamed
@@ -22,10 +23,11 @@ from onnxq.yolo.evidence import (
     is_unit,
     is_whole,
     objectness_told,
+    other_scale,
     share_inside,
 )
 from onnxq.yolo.families.columns import columns_layout
-from onnxq.yolo.families.tables import rows_first
+from onnxq.yolo.families.tables import rows_first, selects_boxes
 from onnxq.yolo.looks import LOOKS, MOST_LOOKS
 from onnxq.yolo.output_layout import UNKNOWN, UNKNOWN_FAMILY, OutputLayout, Shape
 from onnxq.yolo.score_tables import ScoreTable, score_tables
@@ -44,6 +46,9 @@ _ENOUGH_OBJECTS = 1.5
 _GOOD = 0.7
 """Least part of the boxes' area that lies where the picture is."""
 
+_SURE = 0.9
+"""Such a part that no other reading is needed."""
+
 _CLEAR = 0.1
 """How much more of it than with another reading makes a reading the right one."""
 
@@ -51,6 +56,7 @@ _MANY_DUPLICATES = 0.2
 """Part of the boxes that are duplicates if the model does not remove them."""
 
 
+_LEAST_PERCENT, _PERCENT = 10, 100
 _LISTED = 3
 """Most layouts that a question lists."""
 
@@ -98,6 +104,7 @@ class _Recognized:
         doubtful: the column of the objectness looks like another one, or the other way round.
         repeats: the model is to remove duplicates, and there are many.
         is_sorted: the objects stand by falling score.
+        scale: what the boxes seem to be in px of, if it is not the input; empty if they are.
     """
 
     objects: float
@@ -106,6 +113,7 @@ class _Recognized:
     doubtful: bool = False
     repeats: bool = False
     is_sorted: bool = False
+    scale: str = ""
 
 
 def confirm(model: onnx.ModelProto, detector: Detector, look_at: Callable[[Sequence[int]], Sequence[Look]]) -> Detector:
@@ -207,6 +215,13 @@ def _verdict(model: onnx.ModelProto, detector: Detector, looks: Sequence[Look]) 
     own = _judge(detector, looks) if layout.has_boxes else None
     readings = _readings(score_tables(clues, layout, looks))
     best = next((each for each in readings if each.is_good), None)
+    if own is not None and own.scale and not own.contradiction and not (best is not None and best.box.share > _SURE):
+        question = (
+            f"outputs {_listed(shapes)} look like those of family {layout.family}, but the boxes are {own.scale}, "
+            f"and not of {size_text(detector.size)}: export the model for the size of its input, or scale the boxes in "
+            "the graph"
+        )
+        return _Verdict(layout, question, is_certain=own.objects >= _ENOUGH_OBJECTS)
     if own is not None and _stays(own, best, layout):
         is_certain = own.objects >= _ENOUGH_OBJECTS and not (best is not None and best.rivals)
         is_empty = own.objects == 0 and best is None
@@ -271,19 +286,32 @@ def _judge(detector: Detector, looks: Sequence[Look]) -> _Recognized:
         np.array([look.region for look in looks], np.float32)[which],
         detector.size,
     )
+    share = share_inside(best, CORNERS, False)
     return _Recognized(
         best.objects,
-        share_inside(best, CORNERS, False),
-        _contradiction(detector.outputs, looks, best),
+        share,
+        _contradiction(detector.outputs, len(detector.names), looks, best),
         doubtful=_doubtful(detector, looks),
         repeats=detector.outputs.is_finished and duplicates(best, CORNERS, False) > _MANY_DUPLICATES,
         is_sorted=all(falls(each.scores) for each in every),
+        scale=_scale(best) if share < _GOOD and best.objects >= _LEAST_OBJECTS else "",
     )
 
 
-def _contradiction(layout: OutputLayout, looks: Sequence[Look], best: Best) -> str:
+def _scale(best: Best) -> str:
+    found = None if are_shares(best.boxes) else other_scale(best)
+    if found is None:
+        return ""
+    # Sizes that differ by a tenth cannot be told apart.
+    also = {96: ", or percent", 100: ", or percent", 992: ", or thousandths", 1000: ", or thousandths"}
+    return f"px of an input of about {found[0]} px{also.get(found[0], '')}"
+
+
+def _contradiction(layout: OutputLayout, classes: int, looks: Sequence[Look], best: Best) -> str:
     if not is_unit(best.scores):
-        return f"the scores reach {best.scores.max():.3g}"
+        return f"the scores {_beyond_unit(best.scores)}"
+    if classes and len(best.labels) and best.labels.min() > 0 and best.labels.max() == classes:
+        return f"the labels are {best.labels.min()} to {classes}, and the classes 0 to {classes - 1}"
     if are_shares(best.boxes) and len(best.boxes) > 1:
         return f"the boxes reach {np.abs(best.boxes).max():.3g} px, as if they were shares of the picture"
     if layout.family == "end2end":
@@ -293,6 +321,15 @@ def _contradiction(layout: OutputLayout, looks: Sequence[Look], best: Best) -> s
         if not is_whole(rows[rows[:, 4] > _LEAST_SCORE, 5]):
             return "the classes are not whole numbers"
     return ""
+
+
+def _beyond_unit(scores: NDArray[np.float32]) -> str:
+    if scores.max() <= 1:
+        return f"are as low as {scores.min():.3g}"
+    percent = (
+        " (--layout has the word percent)" if _LEAST_PERCENT < scores.max() <= _PERCENT and scores.min() >= 0 else ""
+    )
+    return f"reach {scores.max():.3g}{percent}"
 
 
 def _doubtful(detector: Detector, looks: Sequence[Look]) -> bool:
@@ -358,11 +395,12 @@ def _is_rival(other: _Reading, best: _Reading) -> bool:
 
 
 def _is_finished(reading: _Reading, model: onnx.ModelProto) -> bool:
-    """Whether the model removes duplicates itself."""
+    """Whether the model removes duplicates itself.
+
+    Scores of all classes in no order are candidates also beside a suppression, which may give indices of them.
+    """
     table = reading.table
-    if table.is_sorted or any(
-        "NonMaxSuppression" in node.op_type or "NMS" in node.op_type for node in model.graph.node
-    ):
+    if table.is_sorted or (table.is_labelled and selects_boxes(model.graph)):
         return True
     return (
         duplicates(table.best, reading.box.words, reading.box.shares) <= _MANY_DUPLICATES

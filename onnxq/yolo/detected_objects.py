@@ -84,7 +84,10 @@ def read_objects(outputs: Outputs, detector: Detector | None) -> list[DetectedOb
         class_count(detector, shapes)
     except ModelError:
         return []
-    return [_objects(outputs, detector, index) for index in range(shapes[detector.outputs.outputs[0]][0])]
+    layout = detector.outputs
+    first = shapes[layout.outputs[0]]
+    images = first[0] if layout.stated is None else layout.stated.images(first)
+    return [_objects(outputs, detector, index) for index in range(images)]
 
 
 def _is_readable(detector: Detector) -> bool:

@@ -32,6 +32,13 @@ _LITTLE = 0.01
 _SAME = 0.65
 """Boxes of a class with a greater intersection over union are duplicates."""
 
+_WHOLES = (100, 1000)
+
+_SIDES = (*_WHOLES, *range(64, 1025, 32), 80, 300, 1280, 1536, 1920)
+"""Sides of the inputs of usual detectors, px."""
+
+_NEARLY_ALL = 0.9
+
 _TINY = np.finfo(np.float64).tiny
 
 _USUAL = (CORNERS, CENTRES, ("y1", "x1", "y2", "x2"), SIZES, ("cy", "cx", "h", "w"))
@@ -198,6 +205,26 @@ def box_fits(best: Best, any_order: bool, clear: float) -> list[BoxFit]:
     return sorted(fits, key=lambda each: -round(each.total, 3))
 
 
+def other_scale(best: Best) -> tuple[int, float] | None:
+    """Return the side of the input that boxes, as corners in px, seem to be of if it is not that of the model.
+
+    Returns:
+        The greater side of that input in px, or 100 or 1000 for percent and thousandths; and the part of the boxes'
+        area that then lies in the regions, weighted by score. None if no usual size explains them nearly all.
+    """
+    sides = np.array([best.size[1], best.size[0]], np.float64)
+    weights, found = best.weights, []
+    for side in _SIDES:
+        factors = sides / side if side in _WHOLES else np.full(2, sides.max() / side)
+        if not np.allclose(factors, 1):
+            inside = shares_inside((best.boxes * np.tile(factors, 2)).astype(np.float32), best.regions)
+            found.append(
+                (float((inside * weights).sum() / max(weights.sum(), _TINY)), -abs(np.log(factors).sum()), side)
+            )
+    share, _, side = max(found)
+    return (side, share) if share >= _NEARLY_ALL else None
+
+
 def duplicates(best: Best, words: Sequence[str], shares: bool) -> float:
     """Return the part of the objects that overlap a better one of their class and look.
 
@@ -227,6 +254,8 @@ def objectness_told(looks: Sequence[NDArray[np.float32]], first: int, others: Se
     """
     ends = slice(others[0], others[-1] + 1)
     column = np.concatenate([look[:, first] for look in looks])
+    if float(column.min(initial=1.0)) > 1 - _UNIT:  # YOLOv6 has a column of ones
+        return True if len(column) else None
     # Where the column is great the others tell. If it is nowhere great all rows do, unless no class has a score.
     judged = is_strong(column)
     if not judged.any():

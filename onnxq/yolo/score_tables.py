@@ -1,14 +1,15 @@
 """Ways to read the outputs of a few runs as boxes with scores, as far as shapes and values allow them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.yolo.columns import UNREAD, Columns
+from onnxq.yolo.columns import UNREAD, Columns, sigmoid, softmax
 from onnxq.yolo.evidence import Best, Look, falls, is_unit, is_whole, objectness_told
+from onnxq.yolo.joined_outputs import FEW_COLUMNS, JoinedOutputs, Matrix, join_outputs
 from onnxq.yolo.output_layout import Clues, OutputLayout
 
 _ROWS = 100
@@ -17,11 +18,15 @@ _ROWS = 100
 _BOX = ("box0", "box1", "box2", "box3")
 """Columns of a box whose meaning is open."""
 
-_FEW_COLUMNS = 9
-"""Most columns of a table with a score and a label."""
-
 _MOST_CLASSES = 10_000
 
+_PERCENT = 100.0
+
+_LEAST_PERCENT = 10.0
+"""Greatest score from which on scores may be percent."""
+
+_MOSTLY = 0.5
+"""Part of the boxes that show nothing."""
 _FULL_TURN = 2 * np.pi + 1e-3
 """Greatest angle of a box in radians, up to rounding."""
 
@@ -30,8 +35,6 @@ _LEAST_IDS = 20
 
 _LEAST_LOGIT = -1.0
 """Scores that go below are logits; rounding does not."""
-
-Matrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class ScoreTable:
         is_labelled: a column has the label, else each class has a column.
         is_sorted: rows stand by falling score in every look.
         rows: number of rows.
-        logits: scores are before their Sigmoid.
+        mode: how scores become probabilities: "logits", "softmax", "percent", or "" if they are.
+        from_one: labels count from 1.
     """
 
     groups: tuple[tuple[str, ...], ...]
@@ -52,7 +56,8 @@ class ScoreTable:
     is_labelled: bool
     is_sorted: bool
     rows: int
-    logits: bool = False
+    mode: str = ""
+    from_one: bool = False
 
     @property
     def outputs(self) -> int:
@@ -63,50 +68,15 @@ class ScoreTable:
         """Return the layout with these columns of the boxes."""
         words = dict(zip(_BOX, box, strict=True))
         groups = tuple(tuple(words.get(word, word) for word in group) for group in self.groups)
-        return Columns(groups, shares, self.logits, finished)
-
-
-@dataclass(frozen=True)
-class _Joined:
-    """The outputs that have the same rows, side by side.
-
-    Attributes:
-        places: (output, its column) of each column.
-        looks: for each look its table, (rows, columns).
-        regions: region of each look.
-        whole: columns whose type is an integer.
-        counted: output with the number of valid rows, or "".
-        is_list: the rows of all images of the batch stand in one list.
-    """
-
-    places: tuple[tuple[str, int], ...]
-    looks: tuple[Matrix, ...]
-    regions: tuple[tuple[float, float, float, float], ...]
-    whole: frozenset[int]
-    counted: str
-    is_list: bool
-
-    @property
-    def members(self) -> list[str]:
-        return list(dict.fromkeys(name for name, _ in self.places))
-
-    def of(self, name: str) -> list[int]:
-        """Return the columns of an output."""
-        return [number for number, (each, _) in enumerate(self.places) if each == name]
-
-    def all_rows(self, column: int) -> Matrix:
-        return np.concatenate([look[:, column] for look in self.looks])
-
-    def groups(self, words: Mapping[int, str], clues: Clues) -> tuple[tuple[str, ...], ...]:
-        """Return the words of each output of the graph; columns without a word are not read."""
-        groups: dict[str, list[str]] = {name: [] for name in clues.by_name}
-        for number, (name, _) in enumerate(self.places):
-            word = words.get(number, UNREAD)
-            if word not in ("scores", "extras") or word not in groups[name]:
-                groups[name].append(word)
-        if self.counted:
-            groups[self.counted] = ["count"]
-        return tuple(tuple(group) if set(group) - {UNREAD} else (UNREAD,) for group in groups.values())
+        return Columns(
+            groups,
+            shares,
+            logits=self.mode == "logits",
+            finished=finished,
+            softmax=self.mode == "softmax",
+            percent=self.mode == "percent",
+            from_one=self.from_one,
+        )
 
 
 def score_tables(clues: Clues, layout: OutputLayout, looks: Sequence[Look]) -> Iterator[ScoreTable]:
@@ -117,90 +87,28 @@ def score_tables(clues: Clues, layout: OutputLayout, looks: Sequence[Look]) -> I
         layout: as the shapes show it; its task tells the columns beside boxes.
         looks: runs on real pictures.
     """
-    joined = _joined(clues, looks)
-    if joined is not None:
+    for number, joined in enumerate(join_outputs(clues, looks)):
         yield from _labelled(joined, clues, layout.task)
-        if not joined.whole:
+        if not joined.whole and not number:
             yield from _scored(joined, clues, layout)
-
-
-# Outputs side by side
-
-
-def _joined(clues: Clues, looks: Sequence[Look]) -> _Joined | None:
-    parts = {name: own for name in clues.by_name if (own := _own(name, looks, clues.batch or 1)) is not None}
-    axes = {name: (tuple(map(len, own)), tuple(p.shape[1] for p in own)) for name, own in parts.items()}
-    keys = dict.fromkeys(chain(*axes.values()))
-    usable = {key: [name for name in parts if key in axes[name]] for key in keys}
-    usable = {key: names for key, names in usable.items() if _width(names, key, axes) >= 5 and sum(key)}
-    if not usable:
-        return None
-    key, names = max(usable.items(), key=lambda item: (len(item[1]), sum(item[0])))
-    turned = {name: axes[name][0] != key for name in names}
-    tables = [_side_by_side([parts[n][k].T if turned[n] else parts[n][k] for n in names]) for k in range(len(looks))]
-    places = tuple((n, c) for n in names for c in range(axes[n][0 if turned[n] else 1][0]))
-    counted = next((n for n in clues.by_name if n not in names and _counts(n, looks, clues, key)), "")
-    if counted:
-        tables = [t[: int(np.reshape(look.outputs[counted], -1)[0])] for t, look in zip(tables, looks, strict=True)]
-    whole = frozenset(k for k, (n, _) in enumerate(places) if not clues.is_float(n))
-    is_list = np.ndim(looks[0].outputs[names[0]]) == 2 and len(names) == 1
-    return _Joined(places, tuple(tables), tuple(look.region for look in looks), whole, counted, is_list)
-
-
-def _side_by_side(parts: Sequence[NDArray[np.generic]]) -> Matrix:
-    wide = [part.astype(np.float32, copy=False) for part in parts]
-    return wide[0] if len(wide) == 1 else np.concatenate(wide, axis=1)
-
-
-def _own(name: str, looks: Sequence[Look], batch: int) -> list[NDArray[np.generic]] | None:
-    """The rows of the first image, two axes, for each look; None if the output is no table."""
-    arrays = [np.asarray(look.outputs[name]) for look in looks]
-    has_batch = arrays[0].ndim >= 3 or (arrays[0].ndim == 2 and all(len(each) == batch for each in arrays))
-    parts = [each[0] if has_batch else each for each in arrays]
-    for number, part in enumerate(parts):
-        sides = list(part.shape)
-        while len(sides) > 2 and 1 in sides:
-            sides.remove(1)
-        if len(sides) > 2 or not sides:
-            return None
-        parts[number] = part.reshape([*sides, *[1] * (2 - len(sides))])
-    return parts
-
-
-def _width(names: Sequence[str], key: tuple[int, ...], axes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> int:
-    """Number of columns beside this axis; 0 if it differs between looks."""
-    widths = [axes[name][axes[name][0] == key] for name in names]
-    return sum(each[0] for each in widths) if all(len(set(each)) == 1 for each in widths) else 0
-
-
-def _counts(name: str, looks: Sequence[Look], clues: Clues, rows: tuple[int, ...]) -> bool:
-    """Whether an output is the number of valid rows of each image."""
-    numbers = [np.reshape(look.outputs[name], -1) for look in looks]
-    return all(
-        len(each) == (clues.batch or 1) and is_whole(each) and 0 <= each[0] <= most
-        for each, most in zip(numbers, rows, strict=True)
-    )
 
 
 # A score and a label
 
 
-def _labelled(joined: _Joined, clues: Clues, task: str) -> Iterator[ScoreTable]:
+def _labelled(joined: JoinedOutputs, clues: Clues, task: str) -> Iterator[ScoreTable]:
     count = len(joined.places)
-    if count > _FEW_COLUMNS or not any(len(look) for look in joined.looks):
+    if count > FEW_COLUMNS or not any(len(look) for look in joined.looks):
         return
     values = [joined.all_rows(column) for column in range(count)]
     whole = [k for k in range(count) if is_whole(values[k])]
     ids = [k for k in whole if _is_id(joined, k)]
-    limit = clues.classes or _MOST_CLASSES
-    labels = [k for k in whole if values[k].min() >= -1 and values[k].max() < limit and k not in ids]
-    labels = [k for k in labels if k in joined.whole] or labels
-    labels = [k for k in labels if values[k].min() < values[k].max()] or labels[-1:]
     scores = [k for k in range(count) if k not in whole and is_unit(values[k])]
-    choices = _score_columns(joined, scores)
-    for label in labels:
-        # Of two columns of zeros, the one that comes first is the number of the image.
-        images = [k for k in whole if k < label and joined.is_list and not values[k].any()][:1]
+    choices, mode = _score_columns(joined, scores), ""
+    if not scores:
+        choices, mode = _percent_columns(joined, values, whole), "percent"
+    for label in _labels(joined, values, [k for k in whole if k not in ids], clues):
+        images = _images(joined, values, whole, label)
         for factors in choices:
             rest = [k for k in range(count) if k not in (label, *factors, *images)]
             angle = _angle(rest, values, task)
@@ -210,22 +118,53 @@ def _labelled(joined: _Joined, clues: Clues, task: str) -> Iterator[ScoreTable]:
             own = {label: "label", factors[0]: "objectness", factors[-1]: "score", **dict.fromkeys(images, "image")}
             if angle is not None:
                 own[angle] = "angle"
+            products = [_product(look, factors, mode) for look in joined.looks]
+            from_one = _from_one(values[label], np.concatenate(products), clues.classes)
+            if from_one is None:
+                continue
             for box in (sides[start : start + 4] for start in range(len(sides) - 3)):
-                picked = [_labelled_rows(look, factors, label, box) for look in joined.looks]
+                picked = [
+                    _labelled_rows(look, product, label, box, from_one)
+                    for look, product in zip(joined.looks, products, strict=True)
+                ]
                 best = _best(picked, joined.regions, clues.size)
                 if best is not None:
                     words = {**own, **dict(zip(box, _BOX, strict=True))}
-                    in_order = all(falls(_product(look, factors)) for look in joined.looks)
-                    yield ScoreTable(joined.groups(words, clues), best, True, in_order, len(joined.looks[0]))
+                    in_order, rows = all(falls(each) for each in products), len(joined.looks[0])
+                    yield ScoreTable(joined.groups(words, clues), best, True, in_order, rows, mode, from_one)
 
 
-def _is_id(joined: _Joined, column: int) -> bool:
+def _is_id(joined: JoinedOutputs, column: int) -> bool:
     """Whether no number comes twice on a picture, as numbers of rows or tracks."""
     looks = [look[:, column] for look in joined.looks]
     return all(len(each) >= _LEAST_IDS and len(np.unique(each)) == len(each) for each in looks)
 
 
-def _score_columns(joined: _Joined, scores: list[int]) -> Sequence[tuple[int, ...]]:
+def _labels(joined: JoinedOutputs, values: Sequence[Matrix], whole: Sequence[int], clues: Clues) -> list[int]:
+    """The columns that may be the labels; they may count from 1."""
+    most = clues.classes or _MOST_CLASSES
+    labels = [k for k in whole if values[k].min() >= -1 and values[k].max() <= most]
+    labels = [k for k in labels if k in joined.whole] or labels
+    return [k for k in labels if values[k].min() < values[k].max() and values[k].max() > 0] or labels[-1:]
+
+
+def _from_one(labels: Matrix, scores: Matrix, classes: int) -> bool | None:
+    """Return whether labels count from 1, as the last class is found and none is 0; None: they are no labels."""
+    if not classes or labels.max() < classes:
+        return False
+    found = labels[scores > 0]
+    return True if found.size and found.min() > 0 else None
+
+
+def _images(joined: JoinedOutputs, values: Sequence[Matrix], whole: Sequence[int], label: int) -> list[int]:
+    """The column of the number of the image in the batch: 0, or -1 behind the last row.
+
+    Of two columns of zeros, the one that comes first is the number of the image.
+    """
+    return [k for k in whole if k < label and joined.is_list and values[k].max() == 0 and values[k].min() >= -1][:1]
+
+
+def _score_columns(joined: JoinedOutputs, scores: list[int]) -> Sequence[tuple[int, ...]]:
     """Return the columns that may be the score, or an objectness and a score whose product it is.
 
     If the rows are sorted by only one choice, it is that one.
@@ -235,8 +174,25 @@ def _score_columns(joined: _Joined, scores: list[int]) -> Sequence[tuple[int, ..
     return ordered if len(ordered) == 1 else choices
 
 
-def _product(look: Matrix, columns: Sequence[int]) -> Matrix:
-    return look[:, columns[0]] if len(columns) == 1 else look[:, columns[0]] * look[:, columns[1]]
+def _percent_columns(
+    joined: JoinedOutputs, values: Sequence[Matrix], whole: Sequence[int]
+) -> Sequence[tuple[int, ...]]:
+    """Return the column of scores of 0 to 100; none unless the rows are sorted by one such column."""
+    ordered = [
+        (k,)
+        for k in range(len(values))
+        if k not in whole
+        and values[k].max() > _LEAST_PERCENT
+        and is_unit(values[k] / np.float32(_PERCENT))
+        and all(falls(look[:, k]) for look in joined.looks)
+    ]
+    return ordered if len(ordered) == 1 else []
+
+
+def _product(look: Matrix, columns: Sequence[int], mode: str = "") -> Matrix:
+    if len(columns) == 1:
+        return _MODES[mode](look[:, columns[0]])
+    return look[:, columns[0]] * look[:, columns[1]]
 
 
 def _angle(rest: list[int], values: Sequence[Matrix], task: str) -> int | None:
@@ -253,11 +209,11 @@ def _angle(rest: list[int], values: Sequence[Matrix], task: str) -> int | None:
 
 
 def _labelled_rows(
-    look: Matrix, factors: Sequence[int], label: int, box: list[int]
+    look: Matrix, scores: Matrix, label: int, box: list[int], from_one: bool
 ) -> tuple[Matrix, NDArray[np.intp], Matrix]:
     """The scores, those of rows without a label 0; the labels; the columns of the boxes."""
-    labels = look[:, label].astype(np.intp)
-    return np.where(labels >= 0, _product(look, factors), np.float32(0)), labels, look[:, box]
+    labels = look[:, label].astype(np.intp) - from_one
+    return np.where(labels >= 0, scores, np.float32(0)), labels, look[:, box]
 
 
 def _best(
@@ -287,7 +243,7 @@ def _best(
 # A score for each class
 
 
-def _scored(joined: _Joined, clues: Clues, layout: OutputLayout) -> Iterator[ScoreTable]:
+def _scored(joined: JoinedOutputs, clues: Clues, layout: OutputLayout) -> Iterator[ScoreTable]:
     for box in _boxes(joined):
         rest = [k for k in range(len(joined.places)) if k not in box]
         extras = _extras(layout, joined, clues) if len(joined.members) == 1 else 0
@@ -297,12 +253,13 @@ def _scored(joined: _Joined, clues: Clues, layout: OutputLayout) -> Iterator[Sco
             if has and len(joined.members) > 1:
                 first = next(k for k in room if len(joined.of(joined.places[k][0])) in (1, 5))
             classes = [k for k in room if k != first]
-            table = _of_classes(joined, box, first, classes, tail, clues) if classes else None
+            is_known = first is None and (len(joined.members) > 1 or (layout.has_boxes and not layout.is_finished))
+            table = _of_classes(joined, box, first, classes, tail, clues, is_known) if classes else None
             if table is not None:
                 yield table
 
 
-def _boxes(joined: _Joined) -> list[list[int]]:
+def _boxes(joined: JoinedOutputs) -> list[list[int]]:
     """The columns that may be those of the boxes."""
     if len(joined.members) == 1:
         count = len(joined.places)
@@ -311,14 +268,14 @@ def _boxes(joined: _Joined) -> list[list[int]]:
     return [each for each in by_output if len(each) == 4] or [each[:4] for each in by_output if len(each) == 5]
 
 
-def _extras(layout: OutputLayout, joined: _Joined, clues: Clues) -> int:
+def _extras(layout: OutputLayout, joined: JoinedOutputs, clues: Clues) -> int:
     if layout.prototypes:
         return clues.by_name[layout.prototypes][1]
     return {"pose": int(np.prod(layout.keypoints)), "obb": 1}.get(layout.task, 0)
 
 
 def _objectness(
-    joined: _Joined, box: list[int], room: list[int], clues: Clues, layout: OutputLayout
+    joined: JoinedOutputs, box: list[int], room: list[int], clues: Clues, layout: OutputLayout
 ) -> tuple[bool, ...]:
     """Whether an objectness stands before the scores; both if it is not clear."""
     if len(joined.members) > 1:
@@ -336,21 +293,39 @@ def _objectness(
 
 
 def _of_classes(
-    joined: _Joined, box: list[int], objectness: int | None, classes: list[int], extras: list[int], clues: Clues
+    joined: JoinedOutputs,
+    box: list[int],
+    objectness: int | None,
+    classes: list[int],
+    extras: list[int],
+    clues: Clues,
+    is_known: bool,
 ) -> ScoreTable | None:
     ends = slice(classes[0], classes[-1] + 1)
     if classes != list(range(ends.start, ends.stop)):
         return None
     blocks = [look[:, ends] for look in joined.looks]
-    logits = any(block.size and block.min() < _LEAST_LOGIT for block in blocks)
-    if not logits and not all(is_unit(block) for block in blocks):
-        return None
+    filled = [block for block in blocks if block.size]
+    low = min((float(block.min()) for block in filled), default=0.0)
+    high = max((float(block.max()) for block in filled), default=0.0)
+    is_plain = objectness is None and clues.classes != len(classes)
+    mode = "logits" if low < _LEAST_LOGIT else ""
+    background = _background(filled, bool(mode)) if is_plain else None
+    if mode and background is not None:
+        mode = "softmax"
+    elif not mode and not (low >= -1e-3 and high <= 1 + 1e-3):
+        if not is_known or background is not None or low < 0 or not _LEAST_PERCENT < high <= _PERCENT:
+            return None
+        mode = "percent"
     picked = []
     for look, block in zip(joined.looks, blocks, strict=True):
+        if mode == "softmax":
+            block = softmax(block)
+        if background is not None:
+            block = np.delete(block, background, axis=1)
         score = block.max(axis=1)
-        if logits:
-            with np.errstate(over="ignore"):
-                score = 1 / (1 + np.exp(-score))
+        if mode != "softmax":
+            score = _MODES[mode](score)
         if objectness is not None:
             score = score * look[:, objectness]
         picked.append((score, block, look[:, box]))
@@ -360,5 +335,34 @@ def _of_classes(
     words = {**dict.fromkeys(classes, "scores"), **dict.fromkeys(extras, "extras"), **dict(zip(box, _BOX, strict=True))}
     if objectness is not None:
         words[objectness] = "objectness"
+    if background is not None:
+        words[classes[background]] = "background"
     in_order = all(falls(score) for score, _, _ in picked)
-    return ScoreTable(joined.groups(words, clues), best, False, in_order, len(joined.looks[0]), logits)
+    return ScoreTable(joined.groups(words, clues), best, False, in_order, len(joined.looks[0]), mode)
+
+
+_MODES: dict[str, Callable[[Matrix], Matrix]] = {
+    "": lambda scores: scores,
+    "logits": sigmoid,
+    "softmax": softmax,
+    "percent": lambda scores: scores / np.float32(_PERCENT),
+}
+"""How scores become probabilities."""
+
+
+def _background(blocks: Sequence[Matrix], logits: bool) -> int | None:
+    """Return which column, the first or the last, is the score of no class; None if neither is.
+
+    Most boxes show nothing, and no class is as probable as that. Logits before a Softmax have any offset, but those
+    that a Sigmoid makes probable in most boxes are no class either.
+    """
+    width = blocks[0].shape[1] if blocks else 0
+    if width < 2:
+        return None
+    every = np.concatenate(blocks)
+    least = _LEAST_LOGIT if logits else 0.5
+    for column in (0, width - 1):
+        others = np.delete(every, column, axis=1).max(axis=1)
+        if float((every[:, column] > np.maximum(others, least)).mean()) > _MOSTLY:
+            return column
+    return None

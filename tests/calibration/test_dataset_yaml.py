@@ -71,6 +71,15 @@ def test_what_is_found_elsewhere_is_said(data, caplog):
     assert caplog.messages == [f"{data}/data.yaml: 1 of the 2 paths of train do not exist: gone"]
 
 
+def test_a_split_that_is_not_asked_for_may_be_missing(data):
+    path = written(data, "train: gone/images\nval: valid\n")
+    assert len(find_files(str(path), split="val").files) == 2
+    assert read_dataset(path, ("val",)).val
+    assert read_dataset(path, ()).val == ()
+    with refused("train is gone/images, which does not exist"):
+        opened(path)
+
+
 def test_images_of_all_splits_are_not_taken_for_one(data):
     paint(data / "images" / "9.png", 9)
     with refused("train is /content/set/none/images, which does not exist; put it in one of these folders"):

@@ -260,12 +260,19 @@ class TestCategories:
         assert found.ap == 0
         assert found.remarks[0].startswith("AP50 is 100.0 if classes are ignored, and 0.0 with them")
 
+    def test_names_that_do_not_fit_the_annotations_are_told(self, tmp_path: Path) -> None:
+        pictures = {f"{number:02}.png": ((64, 64), [(8, 16, 24, 16, 1 + 2 * (number < 19))]) for number in range(20)}
+        data = write_coco(tmp_path, pictures, {1: "person", 3: "car"})
+        found = scores(always(table_of([(*BOX, 0.9, 0)], "v8", 2), names="['person', 'car']"), data)
+        assert 1 < found.ap < 10
+        assert found.remarks[0].startswith("AP50 is 100.0 if classes are ignored, and 2.5 with them")
+
     def test_neither(self, two: tuple[Path, Path]) -> None:
         with pytest.raises(ConfigError, match="the model: has 3 classes, but the annotations have 2 categories"):
             scores(always(table_of([(*BOX, 0.9, 1)], "v8", 3)), two)
 
     def test_class_out_of_range(self, two: tuple[Path, Path]) -> None:
-        with pytest.raises(ModelError, match="the model: finds class 2, but classes are 0 to 1"):
+        with pytest.raises(ModelError, match="finds class 2, but classes are 0 to 1: if its labels count from 1"):
             scores(always(np.array([[*BOX, 0.9, 1], [*BOX, 0.9, 2]], np.float32)), two)
 
 

@@ -131,6 +131,13 @@ class TestChecked:
         with pytest.raises(DataError, match="were annotated as they are stored, 100x200"):
             GroundTruth.load(*data)
 
+    def test_many_images_without_an_object_are_told(self, tmp_path: Path) -> None:
+        content = dataset()
+        first = content["images"][0]["id"]
+        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] == first]
+        truth = GroundTruth.load(*with_images(tmp_path, content))
+        assert truth.remarks == ("3 of 4 images have no object, and all that is detected there counts as wrong",)
+
     def test_no_object_is_told(self, tmp_path: Path) -> None:
         truth = GroundTruth.load(*with_images(tmp_path, dataset(annotations=[])))
         assert truth.remarks == ("no object is on the 4 images, so there is no AP",)

@@ -85,6 +85,16 @@ class TestRead:
         assert found.labels.tolist() == [0, 1]
         assert found.scores.tolist() == pytest.approx([0.5, 1], abs=1e-3)
 
+    def test_percent_and_labels_from_1(self) -> None:
+        found = read("x1 y1 x2 y2 score label percent from-1", np.array([[[*BOX, 50, 3], [*BOX, 50, 0]]], np.float32))
+        assert (found.scores.tolist(), found.labels.tolist()) == ([0.5], [2])
+
+    def test_softmax_counts_the_background_and_leaves_it_out(self) -> None:
+        scores = np.log(np.array([[[0.2, 0.5, 0.3], [0.98, 0.01, 0.01]]], np.float32)) + 7
+        found = read("x1 y1 x2 y2 / background scores softmax", np.array([[BOX] * 2], np.float32), scores)
+        assert found.labels.tolist() == [0, 1]
+        assert found.scores.tolist() == pytest.approx([0.5, 0.3], abs=1e-5)
+
     def test_outputs_in_columns_are_turned_like_those_that_show_the_rows(self) -> None:
         scores = np.array([[[0.5], [0.2], [0.3]]], np.float32)  # three classes, one row
         found = read("x1 y1 x2 y2 / scores", np.array([BOX], np.float32).T[np.newaxis], scores)
@@ -145,6 +155,19 @@ class TestShapes:
     )
     def test_show_the_number_of_classes(self, text: str, shapes: list[tuple[int, ...]], classes: int | None) -> None:
         assert parse_layout([text]).classes(shapes, 0) == classes
+
+    @pytest.mark.parametrize(
+        ("text", "shape", "images"),
+        [
+            ("x1 y1 x2 y2 score label", (2, 9, 6), 2),
+            ("x1 y1 x2 y2 score label", (9, 6), 1),
+            ("count / x1 y1 x2 y2 / score / label", (3, 1), 3),
+            ("label / x1 y1 x2 y2 / score", (2, 9), 2),
+            ("image x1 y1 x2 y2 score label", (9, 7), 0),
+        ],
+    )
+    def test_show_the_number_of_images(self, text: str, shape: tuple[int, ...], images: int) -> None:
+        assert parse_layout([text]).images(shape) == images
 
     def test_outputs_that_are_not_read(self) -> None:
         layout = parse_layout(["- / x1 y1 x2 y2 score label"])

@@ -22,6 +22,9 @@ _CARELESS, _CARELESS_SHARE = 0.02, 0.2
 _MANY_SHARES = 0.05
 """Share of boxes within the first pixel of their image from which on they are not taken as px."""
 
+_MANY = 10
+"""Boxes that reach beyond their image, from which on another form that all of them fit is no coincidence."""
+
 _FIT = 0.99
 """Share of the boxes that another form must explain to be named as the cause."""
 
@@ -63,7 +66,8 @@ def check_boxes(read: Annotations, sizes: Mapping[int, Size]) -> None:
     gross = inside < 0.5
     far = np.asarray(beyond > np.maximum(_SLACK, _CARELESS * boxes.limits.max(axis=1)))
     is_suspicious = bool((inside < 0.75).any()) or far.mean() > _CARELESS_SHARE
-    if gross.mean() > _WRONG_SHARE or (is_suspicious and _is_corners(boxes)):
+    is_other = _is_corners(boxes) or (np.count_nonzero(far) >= _MANY and bool(_other_form(boxes)))
+    if gross.mean() > _WRONG_SHARE or (is_suspicious and is_other):
         _refuse(read, boxes, beyond, sizes)
     _refuse_corner_of_image(read, boxes)
     _cut(read, boxes, beyond, inside)
@@ -124,17 +128,26 @@ def _refuse(read: Annotations, boxes: _Boxes, beyond: NDArray[np.float64], sizes
     )
 
 
-def _cause(boxes: _Boxes) -> str:
-    """Return what the boxes look like, in words."""
+def _other_form(boxes: _Boxes) -> str:
+    """Return the form that the boxes have if it is another one, in words; empty if none is found."""
     values, limits = boxes.values, boxes.limits
     if _is_corners(boxes):
-        return "they look like left, top, right, bottom"
+        return "left, top, right, bottom"
     if _fits(np.concatenate([values[:, :2] - values[:, 2:] / 2, values[:, 2:]], axis=1), limits):
-        return "they look like centre and size"
+        return "centre and size"
     if _fits(values[:, [1, 0, 3, 2]], limits):
-        return "they look like top, left, height, width"
+        return "top, left, height, width"
     if _fits(np.concatenate([values[:, [1, 0]], values[:, [3, 2]] - values[:, [1, 0]]], axis=1), limits):
-        return "they look like top, left, bottom, right"
+        return "top, left, bottom, right"
+    return "left, top, height, width" if _fits(values[:, [0, 1, 3, 2]], limits) else ""
+
+
+def _cause(boxes: _Boxes) -> str:
+    """Return what the boxes look like, in words."""
+    values = boxes.values
+    form = _other_form(boxes)
+    if form:
+        return f"they look like {form}"
     for whole, name in ((100, "percent"), (1000, "thousandths")):
         if values.min() >= -1 and 0.8 * whole < (values[:, :2] + values[:, 2:]).max() <= 1.02 * whole:
             return f"they look like {name} of the image"

@@ -44,7 +44,7 @@ def read_yolo(path: Path, folder: Path | None = None) -> tuple[Annotations, dict
     Raises:
         DataError: the data set has no such images, none has a label file, or a line is of another form.
     """
-    dataset = read_dataset(path)
+    dataset = read_dataset(path, ("val",) if folder is None else ())
     parts = dataset.val if folder is None else (folder,)
     if not parts:
         raise DataError(f"{path}: names no val split; give --images the folder of the images, with labels beside it")
@@ -72,7 +72,7 @@ def read_yolo(path: Path, folder: Path | None = None) -> tuple[Annotations, dict
 def has_labels(path: Path) -> bool:
     """Return whether the first image of a data set's validation split has a label file, without reading it."""
     try:
-        files = [file for part in read_dataset(path).val for file in find_files(str(part)).files]
+        files = [file for part in read_dataset(path, ("val",)).val for file in find_files(str(part)).files]
     except DataError:
         return False
     return bool(files) and label_file(min(files)) is not None

@@ -1,6 +1,7 @@
 """Classifiers: one score per class and image."""
 
 from onnxq._text import shape_text
+from onnxq.yolo.families.tables import selects_boxes
 from onnxq.yolo.output_layout import Clues, Family, OutputLayout
 
 
@@ -10,7 +11,7 @@ def _recognize(clues: Clues, output: str) -> OutputLayout | None:
         return None
     if clues.task not in ("", "classify") or clues.classes not in (0, shape[1]):
         return None
-    if shape[0] not in (0, clues.batch or 1) or shape[1] < 2:
+    if shape[0] not in (0, clues.batch or 1) or shape[1] < 2 or selects_boxes(clues.graph):
         return None
     return OutputLayout(CLASSES, "classify", (output,), f"output {shape_text(shape)} has a score per class")
 

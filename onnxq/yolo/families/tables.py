@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnxq._text import shape_text
@@ -100,6 +101,11 @@ def _prototypes(clues: Clues, table: str) -> str:
         and all(shape[2:]) and height * shape[3] == clues.size[1] * shape[2] and 16 * shape[2] >= height
     ]  # fmt: skip
     return fitting[0] if len(fitting) == 1 else ""
+
+
+def selects_boxes(graph: onnx.GraphProto) -> bool:
+    """Return whether the graph removes duplicates, or takes boxes above a score."""
+    return any("NonMaxSuppression" in node.op_type or "NMS" in node.op_type for node in graph.node)
 
 
 # Reading

@@ -40,6 +40,14 @@ def test_boxes_of_another_form_are_refused_with_the_cause(tmp_path, turn, cause)
         checked(tmp_path, turn)
 
 
+def test_swapped_width_and_height(tmp_path):
+    boxes = [[10 + k, 2, 20, 60 + k] for k in range(20)] + [[150, 2 + k, 40, 70] for k in range(20)]
+    parts = {"annotations": [{"id": k, "image_id": 1, "category_id": 1, "bbox": box} for k, box in enumerate(boxes)]}
+    assert checked(tmp_path, **parts).remarks == []
+    with pytest.raises(DataError, match=r"20 of 40 boxes reach .* they look like left, top, height, width"):
+        checked(tmp_path, lambda box: [box[0], box[1], box[3], box[2]], **parts)
+
+
 @pytest.mark.parametrize("share", [1.0, 0.3])
 def test_shares_of_the_image_are_refused(tmp_path, share):
     count = [0]

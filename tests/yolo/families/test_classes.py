@@ -25,6 +25,13 @@ def test_is_not_recognized(shapes):
     assert layout_of(declared(*shapes))[0] == UNKNOWN
 
 
+def test_a_list_of_boxes_behind_a_suppression_is_no_classifier():
+    model = declared((1, 6))
+    assert layout_of(model)[0] == "classes"
+    model.graph.node.add(op_type="NonMaxSuppression", output=["picked"])
+    assert layout_of(model)[0] == UNKNOWN
+
+
 def test_has_classes_and_no_boxes():
     layout = detect(classifier(classes=7)).outputs
     assert not layout.has_boxes
