@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import onnx
 
@@ -33,12 +34,13 @@ def confirm_on_samples(
     names = [output.name for output in model.graph.output]
     feeds = _feeds(detector, samples)
 
+    session = cache(lambda: open_session(model, exact=True, resting=True))  # some models need no look
+
     def look_at(numbers: Sequence[int]) -> Iterator[Look]:
-        session = open_session(model, exact=True, resting=True)
         for number in numbers:
             feed = feeds(number)
             if feed is not None:
-                yield look(lambda each: dict(zip(names, run(session, each), strict=True)), detector, feed, number)
+                yield look(lambda each: dict(zip(names, run(session(), each), strict=True)), detector, feed, number)
 
     try:
         return confirm(model, detector, lambda numbers: list(look_at(numbers))), ()

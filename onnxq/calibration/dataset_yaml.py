@@ -43,12 +43,12 @@ class Dataset:
 def read_dataset(path: Path, splits: Collection[str] = ("train", "val")) -> Dataset:
     """Read the YAML file of a data set.
 
+    Splits are searched under the file's `path`, beside the file, and in the working directory. A path that was written
+    on another computer is searched by its last parts beside the file, and a warning names what was found.
+
     Args:
         path: the file.
         splits: those that are looked for, as others may have been left on another computer.
-
-    Splits are searched under the file's `path`, beside the file, and in the working directory. A path that was written
-    on another computer is searched by its last parts beside the file, and a warning names what was found.
 
     Raises:
         DataError: the file is not the YAML of a data set, or all paths of a split that is looked for do not exist.

@@ -67,20 +67,18 @@ def match_classes(
             f"{_quoted(strangers)}, and {_quoted([categories[each] for each in others])} of the categories are no "
             "classes; spell them alike, or leave out the objects of categories that the model does not know"
         )
-    measured = tuple(each for each in categories if each in known)
+    measured, remark = tuple(each for each in categories if each in known), ""
     if strangers:
-        return ClassMatch(
-            tuple(found), "classes by name", measured,
+        remark = (
             f"{len(measured)} of the model's {len(names)} classes are annotated, and AP is that of these: "
-            f"{_quoted([categories[each] for each in measured])}",
-        )  # fmt: skip
-    if others:
-        return ClassMatch(
-            tuple(found), "classes by name", measured,
+            f"{_quoted([categories[each] for each in measured])}"
+        )
+    elif others:
+        remark = (
             f"the annotations have {len(others)} more categor{'y' if len(others) == 1 else 'ies'} than the model has "
-            f"classes, such as {categories[others[0]]!r}: AP is that of the model's classes",
-        )  # fmt: skip
-    return ClassMatch(tuple(found), "classes by name")
+            f"classes, such as {categories[others[0]]!r}: AP is that of the model's classes"
+        )
+    return ClassMatch(tuple(found), "classes by name", measured if remark else None, remark)
 
 
 def _by_name(names: Sequence[str], categories: Mapping[int, str], owned: Collection[int]) -> list[int | None]:

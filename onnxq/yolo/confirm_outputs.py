@@ -30,10 +30,7 @@ from onnxq.yolo.families.columns import columns_layout
 from onnxq.yolo.families.tables import rows_first, selects_boxes
 from onnxq.yolo.looks import LOOKS, MOST_LOOKS
 from onnxq.yolo.output_layout import UNKNOWN, UNKNOWN_FAMILY, OutputLayout, Shape
-from onnxq.yolo.score_tables import ScoreTable, score_tables
-
-_ROWS = 100
-"""Rows of each look that are judged, those of the best scores."""
+from onnxq.yolo.score_tables import LEAST_PERCENT, PERCENT, ROWS, ScoreTable, score_tables
 
 _LEAST_SCORE = 0.001
 
@@ -55,8 +52,6 @@ _CLEAR = 0.1
 _MANY_DUPLICATES = 0.2
 """Part of the boxes that are duplicates if the model does not remove them."""
 
-
-_LEAST_PERCENT, _PERCENT = 10, 100
 _LISTED = 3
 """Most layouts that a question lists."""
 
@@ -276,7 +271,7 @@ def _with(detector: Detector, layout: OutputLayout) -> Detector:
 
 def _judge(detector: Detector, looks: Sequence[Look]) -> _Recognized:
     every = [decode(look.outputs, detector, _LEAST_SCORE) for look in looks]
-    found = [each.take(np.argsort(-each.scores, kind="stable")[:_ROWS]) for each in every]
+    found = [each.take(np.argsort(-each.scores, kind="stable")[:ROWS]) for each in every]
     which = np.repeat(np.arange(len(looks)), [len(each) for each in found])
     best = Best(
         np.concatenate([each.boxes for each in found]),
@@ -327,7 +322,7 @@ def _beyond_unit(scores: NDArray[np.float32]) -> str:
     if scores.max() <= 1:
         return f"are as low as {scores.min():.3g}"
     percent = (
-        " (--layout has the word percent)" if _LEAST_PERCENT < scores.max() <= _PERCENT and scores.min() >= 0 else ""
+        " (--layout has the word percent)" if LEAST_PERCENT < scores.max() <= PERCENT and scores.min() >= 0 else ""
     )
     return f"reach {scores.max():.3g}{percent}"
 

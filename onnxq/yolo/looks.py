@@ -1,11 +1,12 @@
 """A few runs on parts of pictures, whose outputs show what their columns hold."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.runtime.session import Feed
 from onnxq.yolo.detections import Outputs
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.evidence import Look
@@ -19,9 +20,6 @@ MOST_LOOKS = 12
 
 Region = tuple[float, float, float, float]
 """Left, top, right, bottom, px of the input."""
-
-Feed = Mapping[str, NDArray[Any]]
-"""Inputs by name."""
 
 Run = Callable[[Feed], Outputs]
 """Runs a model on a feed, and returns its outputs by name."""

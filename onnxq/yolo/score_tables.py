@@ -12,7 +12,7 @@ from onnxq.yolo.evidence import Best, Look, falls, is_unit, is_whole, objectness
 from onnxq.yolo.joined_outputs import FEW_COLUMNS, JoinedOutputs, Matrix, join_outputs
 from onnxq.yolo.output_layout import Clues, OutputLayout
 
-_ROWS = 100
+ROWS = 100
 """Rows of each look that are judged, those of the best scores."""
 
 _BOX = ("box0", "box1", "box2", "box3")
@@ -20,13 +20,14 @@ _BOX = ("box0", "box1", "box2", "box3")
 
 _MOST_CLASSES = 10_000
 
-_PERCENT = 100.0
+PERCENT = 100.0
 
-_LEAST_PERCENT = 10.0
+LEAST_PERCENT = 10.0
 """Greatest score from which on scores may be percent."""
 
 _MOSTLY = 0.5
 """Part of the boxes that show nothing."""
+
 _FULL_TURN = 2 * np.pi + 1e-3
 """Greatest angle of a box in radians, up to rounding."""
 
@@ -182,8 +183,8 @@ def _percent_columns(
         (k,)
         for k in range(len(values))
         if k not in whole
-        and values[k].max() > _LEAST_PERCENT
-        and is_unit(values[k] / np.float32(_PERCENT))
+        and values[k].max() > LEAST_PERCENT
+        and is_unit(values[k] / np.float32(PERCENT))
         and all(falls(look[:, k]) for look in joined.looks)
     ]
     return ordered if len(ordered) == 1 else []
@@ -225,12 +226,12 @@ def _best(
     scores, labels, boxes, numbers, others = [], [], [], [], []
     for number, (score, label, box) in enumerate(looks):
         valid = np.flatnonzero(score > 0)
-        chosen = valid[np.argsort(-score[valid], kind="stable")[:_ROWS]]
+        chosen = valid[np.argsort(-score[valid], kind="stable")[:ROWS]]
         scores.append(score[chosen])
         labels.append(label[chosen] if label.ndim == 1 else label[chosen].argmax(axis=1))
         boxes.append(box[chosen])
         numbers.append(np.full(len(chosen), number))
-        others.append(box[valid[:: max(1, len(valid) // _ROWS)]])
+        others.append(box[valid[:: max(1, len(valid) // ROWS)]])
     which = np.concatenate(numbers).astype(np.intp)
     if not len(which):
         return None
@@ -314,7 +315,7 @@ def _of_classes(
     if mode and background is not None:
         mode = "softmax"
     elif not mode and not (low >= -1e-3 and high <= 1 + 1e-3):
-        if not is_known or background is not None or low < 0 or not _LEAST_PERCENT < high <= _PERCENT:
+        if not is_known or background is not None or low < 0 or not LEAST_PERCENT < high <= PERCENT:
             return None
         mode = "percent"
     picked = []
@@ -345,7 +346,7 @@ _MODES: dict[str, Callable[[Matrix], Matrix]] = {
     "": lambda scores: scores,
     "logits": sigmoid,
     "softmax": softmax,
-    "percent": lambda scores: scores / np.float32(_PERCENT),
+    "percent": lambda scores: scores / np.float32(PERCENT),
 }
 """How scores become probabilities."""
 
