@@ -1,9 +1,18 @@
-"""Words for messages: plurals, lists of names, shapes."""
+"""Words for messages: plurals, lists of names, shapes; names that cannot disturb a terminal or a file."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 _NAMED = 3
 """Names in a message before the others are counted."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, line separators, marks that turn the direction of writing, and halves of characters."""
+
+
+def visible(text: str) -> str:
+    """Return a text with its control characters, line breaks among them, written out, as `\\x1b` or `\\n`."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def plural(count: int) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 from rich.text import Text
 
 from onnxq._text import plural
-from onnxq.console.terminal import ERR, OUT, NumberTable, ProgressBar, guarded, image_size, model_file, say
+from onnxq.console.terminal import ERR, OUT, NumberTable, Parser, ProgressBar, guarded, image_size, model_file, say
+from onnxq.console.used_files import UsedFiles
 from onnxq.evaluation.latency import Latency, measure_latency
 from onnxq.evaluation.runtime_choice import installed
 from onnxq.ir.files import write_json
@@ -28,7 +29,7 @@ _SMALL_SHARE = 0.01
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser("python -m onnxq.benchmark", description="Latency of ONNX models, side by side.")
+    parser = Parser("python -m onnxq.benchmark", description="Latency of ONNX models, side by side.")
     parser.add_argument(
         "models",
         metavar="MODEL",
@@ -53,18 +54,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _benchmark(args: argparse.Namespace) -> None:
     runtime = installed(args.runtime)
+    files = UsedFiles()
+    for model in args.models:
+        files.reads_model("a model", model)
+    files.writes("--json", args.json)
+    files.check()
     with ProgressBar(args.quiet) as progress:
         results = measure_latency(
             args.models, runtime, threads=args.threads, rounds=args.rounds, size=args.image_size, progress=progress
         )
+    files.require_unchanged()
+    if args.json is not None:
+        settings = {"runtime": args.runtime, "threads": args.threads, "rounds": args.rounds}
+        write_json(args.json, {**settings, "models": [_as_json(r) for r in results]})
     OUT.print(_latency_table(results))
     OUT.print(_operator_table(results))
     if not args.quiet:
         threads, rounds = f"{args.threads} thread{plural(args.threads)}", f"{args.rounds} round{plural(args.rounds)}"
         say(f"{runtime.described()}, {threads}, {rounds} after {WARM_UP} warm-up runs", ERR)
-    if args.json is not None:
-        settings = {"runtime": args.runtime, "threads": args.threads, "rounds": args.rounds}
-        write_json(args.json, {**settings, "models": [_as_json(r) for r in results]})
 
 
 def _as_json(result: Latency) -> dict[str, object]:

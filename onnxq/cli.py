@@ -20,7 +20,6 @@ from onnxq.config import Config
 from onnxq.console import summary
 from onnxq.console.arguments import (
     annotations,
-    check_files,
     check_options,
     choose_input,
     greatest_loss,
@@ -28,8 +27,10 @@ from onnxq.console.arguments import (
     output_path,
     read_config,
     search_record,
+    used_files,
 )
 from onnxq.console.terminal import ERR, OUT, ProgressBar, guarded, say
+from onnxq.console.used_files import UsedFiles
 from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.annotations.yolo_labels import has_labels
 from onnxq.evaluation.average_precision import (
@@ -44,7 +45,7 @@ from onnxq.evaluation.ground_truth import GroundTruth, demo_ground_truth
 from onnxq.evaluation.held_out import require_held_out
 from onnxq.evaluation.mixed_precision import SearchResult, search
 from onnxq.evaluation.predictor import Settings
-from onnxq.evaluation.runtime_choice import AUTO, choose_runtime, installed
+from onnxq.evaluation.runtime_choice import AUTO, RuntimeChoice, choose_runtime, installed
 from onnxq.facts import Plan, Sensitivities, Statistics
 from onnxq.hooks import log_passes, save_each
 from onnxq.ir import storage
@@ -89,6 +90,15 @@ class _Run:
     truth: GroundTruth | None
 
 
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """The scores of the float and of the quantized model, each with its file, their summary, and what ran both."""
+
+    results: list[tuple[Path, Scores]]
+    precision: PrecisionSummary
+    runtime: RuntimeChoice
+
+
 def _plan(args: argparse.Namespace, config: Config) -> None:
     quantization_plan, detector = plan(args.input, config)
     table = summary.planned(quantization_plan, detector, config, args.verbose)
@@ -101,31 +111,43 @@ def _plan(args: argparse.Namespace, config: Config) -> None:
 def _quantize(args: argparse.Namespace, config: Config) -> None:
     start = time.perf_counter()
     output = output_path(args, config)
-    run = _run(args, config, output)
+    files = used_files(args, output)
+    run = _run(args, config, files)
+    files.require_unchanged()
     _write(args, run, output)
+    seconds = time.perf_counter() - start
+    # Whatever was asked for as a file is written before anything is printed: the reader of a pipe may close it.
+    measured: _Measured | None = None
+    failure: OnnxqError | None = None
+    try:
+        if args.evaluate and run.truth is not None:
+            measured = _evaluate(args, run, run.truth, output, files)
+        if args.report:
+            _write_report(args, run, output, measured.precision if measured else None)
+    except OnnxqError as error:
+        failure = error
     if not args.quiet:
-        _print_summary(args, run, output, time.perf_counter() - start)
+        _print_summary(args, run, output, seconds)
     if args.verbose:
         summary.list_float(run.quantized.facts[Plan])
         summary.list_limited(run.quantized)
-    precision = None
-    if args.evaluate and run.truth is not None:
-        precision = _evaluate(args, run, run.truth, output)
-    if args.report:
-        _write_report(args, run, output, precision)
-    if not args.quiet and precision is None:
+    if measured is not None and not args.quiet:
+        _print_measured(args, run, measured)
+    if failure is not None:
+        raise failure
+    if not args.quiet and measured is None:
         detector = run.quantized.detector
         summary.say_next(args.shown_input, output, detector, _next_annotations(args), args.images, args.demo)
 
 
-def _run(args: argparse.Namespace, config: Config, output: Path) -> _Run:
+def _run(args: argparse.Namespace, config: Config, files: UsedFiles) -> _Run:
     hooks = [log_passes] + ([save_each(args.save_each)] if args.save_each else [])
     with ProgressBar(args.quiet) as progress:
         progress("loading", 0, 0)
         if args.runtime != AUTO:
             installed(args.runtime)
         model = load(args.input)
-        check_files(args, output)
+        files.check()
         truth = _ground_truth(args) if args.evaluate or args.max_drop is not None else None
         data = _calibration_data(args)
         if args.evaluate and truth is not None:
@@ -204,8 +226,8 @@ def _open_held_out(args: argparse.Namespace, config: Config, model: onnx.ModelPr
     return samples
 
 
-def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: Path) -> PrecisionSummary:
-    """Measure and print the AP of the float model and of the file that was written."""
+def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: Path, files: UsedFiles) -> _Measured:
+    """Measure the AP of the float model and of the file that was written."""
     settings = _settings(args, run.config)
     choice = choose_runtime(run.config.target, args.runtime)
     results: list[tuple[Path, Scores]] = []
@@ -214,14 +236,16 @@ def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: P
             chosen = replace(settings, runtime=choice.name)
             first = results[0][1].detector if results else None
             results.append((path, measure_precision(model, truth, chosen, progress, first)))
-    labels = annotations(args) or "demo"
-    precision = summarize(results, labels, settings)
-    if not args.quiet:
-        OUT.print(evaluate.table(precision))
-        evaluate.say_doubts(results, labels, settings)
-        say(results[0][1].classes, ERR)
-        say(f"both models: {choice.describe()}", ERR)
-    return precision
+    with _naming_evaluate(f"; {output} was written"):
+        files.require_unchanged()
+    return _Measured(results, summarize(results, annotations(args) or "demo", settings), choice)
+
+
+def _print_measured(args: argparse.Namespace, run: _Run, measured: _Measured) -> None:
+    OUT.print(evaluate.table(measured.precision))
+    evaluate.say_doubts(measured.results, annotations(args) or "demo", _settings(args, run.config))
+    say(measured.results[0][1].classes, ERR)
+    say(f"both models: {measured.runtime.describe()}", ERR)
 
 
 @contextmanager

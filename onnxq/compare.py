@@ -20,6 +20,7 @@ from onnxq.console.terminal import (
     OUT,
     Help,
     NumberTable,
+    Parser,
     ProgressBar,
     add_settings,
     guarded,
@@ -27,12 +28,13 @@ from onnxq.console.terminal import (
     say,
     settings_of,
 )
+from onnxq.console.used_files import UsedFiles
 from onnxq.evaluation.agreement import Agreement
 from onnxq.evaluation.comparison import DEFAULTS, Comparison, compare
 from onnxq.evaluation.error_trace import worst_first
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import RuntimeChoice
-from onnxq.ir.files import check_writable, write_json
+from onnxq.ir.files import write_json
 from onnxq.runtime import RUNTIMES
 
 __all__ = ["Comparison", "Settings", "compare", "main"]
@@ -55,7 +57,7 @@ _TITLES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m onnxq.compare",
         description="Compare a quantized model with its float model, without labels.",
         formatter_class=Help,
@@ -78,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
-    if arguments.json is not None:
-        check_writable(arguments.json)
+    files = _used_files(arguments)
+    files.check()
     with ProgressBar(arguments.quiet) as progress:
         result = compare(
             arguments.reference,
@@ -89,6 +91,9 @@ def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
             draw=arguments.draw,
             progress=progress,
         )
+    files.require_unchanged()
+    if arguments.json is not None:
+        write_json(arguments.json, _summary(result, arguments, settings))
     _show_outputs(result)
     if result.agreement is not None:
         _show_agreement(result, result.agreement, settings)
@@ -102,8 +107,17 @@ def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
             say(f"{path.name}: {choice.describe()}", ERR)
         if detector.outputs.assumed:
             say(f"boxes are compared with anchors that may differ from the model's: {detector.outputs.assumed}", ERR)
-    if arguments.json is not None:
-        write_json(arguments.json, _summary(result, arguments, settings))
+
+
+def _used_files(arguments: argparse.Namespace) -> UsedFiles:
+    files = UsedFiles()
+    files.reads_model("the float model", arguments.reference)
+    files.reads_model("the quantized model", arguments.model)
+    if arguments.images is not None:
+        files.reads_data("an image", arguments.images, "val")
+    files.writes("--json", arguments.json)
+    files.writes_into("--draw", arguments.draw, "[0-9]*-*.jpg")
+    return files
 
 
 def _show(title: str, first: str, others: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -14,7 +14,14 @@ __all__ = ["ConfigError", "DataError", "ModelError", "OnnxqError", "PipelineErro
 
 
 class OnnxqError(Exception):
-    """Base class of every exception that onnxq raises on purpose."""
+    """Base class of every exception that onnxq raises on purpose.
+
+    Args:
+        args: the lines of the message.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class ModelError(OnnxqError):

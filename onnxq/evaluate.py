@@ -19,6 +19,7 @@ from onnxq.console.terminal import (
     OUT,
     Help,
     NumberTable,
+    Parser,
     ProgressBar,
     add_max_detections,
     add_settings,
@@ -28,6 +29,7 @@ from onnxq.console.terminal import (
     settings_of,
     warn,
 )
+from onnxq.console.used_files import UsedFiles
 from onnxq.evaluation.average_precision import (
     PrecisionSummary,
     Scores,
@@ -40,7 +42,7 @@ from onnxq.evaluation.plausibility import doubts
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import choose_runtimes
 from onnxq.evaluation.scoring.averages import METRICS
-from onnxq.ir.files import check_writable, write_json
+from onnxq.ir.files import write_json
 
 __all__ = ["GroundTruth", "Scores", "Settings", "evaluate", "main"]
 
@@ -56,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: _evaluate(arguments, settings), arguments.debug)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         "python -m onnxq.evaluate",
         description="COCO average precision of ONNX detectors, side by side.",
         formatter_class=Help,
@@ -86,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
-    if arguments.json is not None:
-        check_writable(arguments.json)
+    files = _used_files(arguments)
+    files.check()
     results: list[tuple[Path, Scores]] = []
     annotations = arguments.annotations or "demo"
     choices = choose_runtimes(arguments.models, settings.runtime)
@@ -102,18 +104,38 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
                 chosen = replace(settings, runtime=choice.name)
                 first = results[0][1].detector if results else None
                 results.append((model, measure_precision(model, truth, chosen, progress, first)))
-    finally:  # show what was measured before an error
-        if results:
-            OUT.print(table(summarize(results, annotations, settings)))
-            say_doubts(results, annotations, settings)
+    except BaseException:
+        if results:  # show what was measured before the error
+            _print(results, annotations, settings)
+        raise
+    files.require_unchanged()
+    if arguments.json is not None:
+        write_json(arguments.json, asdict(summarize(results, annotations, settings)))
+    _print(results, annotations, settings)
     if not arguments.quiet:
         for (model, scores), choice in zip(results, choices, strict=True):
             detector = scores.detector
             say(f"{model.name}: {detector.title}, {detector.preprocess.describe()}; {detector.why}", ERR)
             say(f"{model.name}: {scores.classes}", ERR)
             say(f"{model.name}: {choice.describe()}", ERR)
-    if arguments.json is not None:
-        write_json(arguments.json, asdict(summarize(results, annotations, settings)))
+
+
+def _used_files(arguments: argparse.Namespace) -> UsedFiles:
+    files = UsedFiles()
+    for model in arguments.models:
+        files.reads_model("a model", model)
+    if arguments.annotations is not None:
+        files.reads("the file of annotations", [arguments.annotations])
+        files.reads_data("an image", arguments.images or arguments.annotations, "val")
+        if arguments.annotations.suffix.lower() in SUFFIXES:
+            files.reads_labels("the labels of an image")
+    files.writes("--json", arguments.json)
+    return files
+
+
+def _print(results: Sequence[tuple[Path, Scores]], annotations: Path | str, settings: Settings) -> None:
+    OUT.print(table(summarize(results, annotations, settings)))
+    say_doubts(results, annotations, settings)
 
 
 def say_doubts(results: Sequence[tuple[Path, Scores]], annotations: Path | str, settings: Settings) -> None:

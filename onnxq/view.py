@@ -10,8 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from onnxq.console.terminal import OUT, guarded, model_file
+from onnxq.console.terminal import OUT, Parser, guarded, model_file
 from onnxq.errors import ConfigError, ModelError
+from onnxq.ir.files import why_missing
 
 __all__ = ["main", "serve"]
 
@@ -34,7 +35,7 @@ def serve(model: Path, port: int | None = None, browse: bool = True) -> str:
         ConfigError: Netron is not installed, or the port cannot be used.
     """
     if not model.is_file():
-        raise ModelError(f"{model}: no such file; check the path")
+        raise ModelError(f"{model}: {why_missing(model)}")
     netron = _netron()
     try:
         host, taken = netron.start(str(model), address=("localhost", port), browse=browse)
@@ -53,7 +54,7 @@ def _netron() -> ModuleType:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser("python -m onnxq.view", description="Show a model's graph in Netron.")
+    parser = Parser("python -m onnxq.view", description="Show a model's graph in Netron.")
     parser.add_argument("model", metavar="MODEL", type=model_file, help="model file, or demo for the demo model")
     parser.add_argument("--port", metavar="N", type=int, help="port of the server (default: any free port)")
     parser.add_argument("--no-browser", action="store_true", help="print the URL, but open no browser")

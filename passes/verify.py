@@ -174,7 +174,7 @@ def _check_file(target: Target, proto: onnx.ModelProto) -> None:
         lines = found[:_MOST_SHOWN]
         if len(found) > _MOST_SHOWN:
             lines.append(f"and {len(found) - _MOST_SHOWN} more")
-        raise ModelError("\n".join([f"{target.title} would not read the quantized model as it is meant:", *lines]))
+        raise ModelError(f"{target.title} would not read the quantized model as it is meant:", *lines)
 
 
 def _compared(

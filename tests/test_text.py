@@ -1,6 +1,6 @@
 import pytest
 
-from onnxq._text import plural, shape_text, size_text, some
+from onnxq._text import plural, shape_text, size_text, some, visible
 
 
 @pytest.mark.parametrize(("count", "ending"), [(0, "s"), (1, ""), (2, "s")])
@@ -26,3 +26,19 @@ def test_unknown_dimensions_are_question_marks(shape, text):
 
 def test_the_height_of_an_image_comes_first():
     assert size_text((640, 480)) == "640x480"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("conv1", "conv1"),
+        ("größe 検出 👩‍👧", "größe 検出 👩‍👧"),
+        ("\x1b[2J\x07", r"\x1b[2J\x07"),
+        ("a\nb\tc\r", r"a\nb\tc\r"),
+        ("\x85\u2028\u2029", r"\x85\u2028\u2029"),
+        ("\u202egnp.exe\u2066", r"\u202egnp.exe\u2066"),
+        ("\udcff", r"\udcff"),
+    ],
+)
+def test_control_characters_are_written_out(text, shown):
+    assert visible(text) == shown

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from onnxq._text import plural, some
 from onnxq.calibration import dataset_yaml
 from onnxq.errors import DataError
+from onnxq.ir.files import why_missing
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def find_files(source: str, split: Split = "train") -> FoundFiles:
     if not os.path.exists(source):
         if _is_pattern(source):
             return FoundFiles(_matching(source))
-        raise DataError(f"{source}: no such file or folder; check the path")
+        raise DataError(f"{source}: {why_missing(source, 'file or folder')}")
     suffix = path.suffix.lower()
     if suffix == ".txt":
         return _listed(path)

@@ -10,10 +10,11 @@ from typing import Any, cast
 from onnxq.calibration import demo
 from onnxq.calibration.dataset_yaml import SUFFIXES
 from onnxq.config import Config
-from onnxq.console.terminal import add_max_detections, image_size
+from onnxq.console.terminal import Parser, add_max_detections, image_size
+from onnxq.console.used_files import UsedFiles
 from onnxq.errors import ConfigError
 from onnxq.evaluation.runtime_choice import AUTO, CHOICES
-from onnxq.ir.files import check_writable
+from onnxq.ir import storage
 from onnxq.report import build
 from onnxq.version import VERSION
 
@@ -141,7 +142,7 @@ def _add_config(group: "argparse._ArgumentGroup") -> None:
             group.add_argument(flag, type=kind, default=default, choices=choices, metavar=metavar, help=help_text)
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     """A parser that also takes the words that options had before 0.2.0; help and messages name the new ones."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -194,32 +195,43 @@ def output_path(args: argparse.Namespace, config: Config) -> Path:
     return output
 
 
-def check_files(args: argparse.Namespace, output: Path) -> None:
-    """Refuse output names that cannot be written or would replace an input, before any work is done."""
+def used_files(args: argparse.Namespace, output: Path) -> UsedFiles:
+    """Return the files that a run with these arguments reads and writes.
+
+    Raises:
+        ConfigError: the name of an output has a suffix that cannot be.
+    """
     if args.report:
         build.check_name(args.report)
-    if args.save_each:
-        there = next(path for path in (args.save_each, *args.save_each.parents) if path.exists())
-        if not there.is_dir():
-            raise ConfigError(f"--save-each {args.save_each}: {there} is a file; give the name of a folder")
-    taken = {args.input.resolve(): "the input"}
-    read = [(path, "calibration data") for path in args.calib or ()]
-    read += [(args.calibration, "the given calibration"), (args.annotations, "the file of annotations")]
-    taken.update({Path(path).resolve(): what for path, what in read if path is not None})
-    written = [("-o", output), ("--save-calibration", args.save_calibration), ("--report", args.report)]
+    if args.cut_decode and args.cut_decode.suffix != ".onnx":
+        raise ConfigError(f"--cut-decode {args.cut_decode}: the name must end in .onnx")
+    files = UsedFiles()
+    files.reads_model("the input", args.input)
+    files.reads("the given calibration", [args.calibration])
+    labels = annotations(args)
+    files.reads("the file of annotations", [labels])
+    for source in args.calib or ():
+        files.reads_data("calibration data", source, "train")
+    if args.images:
+        files.reads_data("an image to measure on", args.images, "val")
+    if labels is not None and labels.suffix.lower() in SUFFIXES and (args.evaluate or args.max_drop is not None):
+        if not args.images:
+            files.reads_data("an image to measure on", labels, "val")
+        files.reads_labels("the labels of an image")
+    models = [("-o", output), ("--cut-decode", args.cut_decode)]
+    is_large = storage.size_on_disk(args.input) > storage.LARGEST
+    for option, path in models:
+        files.writes(option, path)
+        if path is not None and is_large:
+            files.writes(option, storage.data_path(path))
+    files.writes("--save-calibration", args.save_calibration)
+    files.writes("--report", args.report)
     if greatest_loss(args) is not None:
-        written.append(("-o", search_record(output)))
+        files.writes("-o", search_record(output))
     if args.cut_decode:
-        if args.cut_decode.suffix != ".onnx":
-            raise ConfigError(f"--cut-decode {args.cut_decode}: the name must end in .onnx")
-        written += [("--cut-decode", args.cut_decode), ("--cut-decode", args.cut_decode.with_suffix(".json"))]
-    for option, path in written:
-        if path is None:
-            continue
-        if path.resolve() in taken:
-            raise ConfigError(f"{path}: is {taken[path.resolve()]}; give another name with {option}")
-        taken[path.resolve()] = f"written by {option} already"
-        check_writable(path)
+        files.writes("--cut-decode", args.cut_decode.with_suffix(".json"))
+    files.writes_into("--save-each", args.save_each, "[0-9]*-*.onnx*")
+    return files
 
 
 def annotations(args: argparse.Namespace) -> Path | None:

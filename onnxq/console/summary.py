@@ -121,7 +121,8 @@ def say_sensitivities(found: Sensitivities, every: bool) -> None:
     for piece in found.worst_first()[:most]:
         moved = "-" if math.isnan(piece.moved) else f"{100 * piece.moved:.2f}"
         table.add_row(Text(piece.nodes[0]), f"{piece.sqnr:.1f}", moved)
-    say(f"\nsensitivity, {shown}, on {found.samples} image{plural(found.samples)}")
+    say("")
+    say(f"sensitivity, {shown}, on {found.samples} image{plural(found.samples)}")
     OUT.print(table)
 
 

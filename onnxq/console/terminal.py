@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import io
 import logging
-import os
 import re
 import sys
 import textwrap
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import Any, NoReturn, cast
 
 from rich import box
 from rich.cells import cell_len
@@ -24,7 +23,9 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
+from onnxq._text import visible
 from onnxq.calibration import demo
+from onnxq.console.streams import watched
 from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import CHOICES
@@ -39,9 +40,9 @@ class _Console(Console):
     def __init__(self, stderr: bool) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=stderr)
 
-    def on_broken_pipe(self) -> None:
-        """Re-raise the error for `guarded`."""
-        raise
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print objects; control characters in texts are shown escaped."""
+        super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **options)
 
 
 OUT = _Console(stderr=False)
@@ -52,9 +53,6 @@ ERR = _Console(stderr=True)
 
 INTERRUPTED = 130
 """Exit code of a program that SIGINT ended, as shells report it."""
-
-BROKEN_PIPE = 141
-"""Exit code of a program that SIGPIPE ended, as shells report it."""
 
 _PLAIN_LINE_INTERVAL = 5.0
 """Least time between progress lines if there is no terminal, s."""
@@ -78,22 +76,27 @@ def guarded(body: Callable[[], None], debug: bool = False, level: int = logging.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no name may fail to print
+    with watched() as streams:
+        return streams.finish(_run(body, debug, level))
+
+
+def _run(body: Callable[[], None], debug: bool, level: int) -> int:
     try:
         with _log_shown(level):
             body()
     except OnnxqError as error:
         if debug:
             raise
-        say(Text.assemble(("error:", "bold red"), f" {error}"), ERR)
+        first, *others = map(str, error.args)
+        say(Text.assemble(("error:", "bold red"), f" {visible(first)}"), ERR)
+        for line in others:
+            say(line, ERR)
         return 1
     except KeyboardInterrupt:
         if debug:
             raise
         say("interrupted; no file is half-written", ERR)
         return INTERRUPTED
-    except BrokenPipeError:
-        _discard_output(sys.stdout, sys.stderr)
-        return BROKEN_PIPE
     return 0
 
 
@@ -113,25 +116,17 @@ def _log_shown(level: int) -> Iterator[None]:
         log.propagate = before[1]
 
 
-def _discard_output(*streams: IO[str]) -> None:
-    """Redirect broken streams to the null device; otherwise Python reports the error at exit."""
-    for stream in streams:
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, stream.fileno())
-            os.close(null)
-
-
 def on_screen(console: Console) -> bool:
     """Return whether the console is a terminal; unlike rich, FORCE_COLOR does not make a file one."""
     return console.file.isatty()
 
 
 def say(message: str | Text, console: Console = OUT) -> None:
-    """Print a text, wrapped between words on a terminal; words are not split, so that names can be copied."""
-    text = Text(message) if isinstance(message, str) else message
+    """Print a text, wrapped between words on a terminal; words are not split, so that names can be copied.
+
+    Control characters in a plain text are shown escaped.
+    """
+    text = Text(visible(message)) if isinstance(message, str) else message
     for line in _wrapped(text, console.width) if on_screen(console) else [text]:
         console.print(line)
 
@@ -152,18 +147,29 @@ def _wrapped(text: Text, width: int) -> Iterator[Text]:
 
 def warn(message: str) -> None:
     """Show a warning on stderr."""
-    say(Text.assemble(("warning:", "yellow"), f" {message}"), ERR)
+    say(Text.assemble(("warning:", "yellow"), f" {visible(message)}"), ERR)
 
 
 class LogHandler(logging.Handler):
-    """Shows log records on stderr: warnings and errors like `warn`, others plain."""
+    """Shows log records on stderr: warnings and errors like `warn`, each once, others plain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._warned: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show one record."""
         if record.levelno >= logging.WARNING:
-            warn(record.getMessage())
+            if record.getMessage() not in self._warned:
+                self._warned.add(record.getMessage())
+                warn(record.getMessage())
         else:
             say(record.getMessage(), ERR)
+
+
+def _shown(text: str | Text) -> Text:
+    """Return a text of one style whose control characters are escaped."""
+    return Text(visible(text)) if isinstance(text, str) else Text(visible(text.plain), text.style)
 
 
 class Listing:
@@ -175,7 +181,7 @@ class Listing:
     def add_row(self, label: str | Text, text: str | Text) -> None:
         """Add a row; one without a label continues the row before."""
         bold = Text(label, "bold") if isinstance(label, str) else label
-        self._rows.append((bold, Text(text) if isinstance(text, str) else text))
+        self._rows.append((_shown(bold), _shown(text)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Render the rows."""
@@ -202,6 +208,14 @@ class NumberTable(Table):
         self.add_column(first, overflow="fold")
         for title in others:
             self.add_column(title, justify="right", no_wrap=True)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row; control characters in its texts are shown escaped."""
+        super().add_row(*(_shown(each) if isinstance(each, Text) else each for each in cells), **options)
+
+    def add_column(self, header: Any = "", *others: Any, **options: Any) -> None:
+        """Add a column; control characters in its title are shown escaped."""
+        super().add_column(_shown(header) if isinstance(header, Text) else header, *others, **options)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Render the table."""
@@ -275,7 +289,7 @@ class ProgressBar:
             self._draw(task, done, total)
         elif 0 < done == total or time.monotonic() - self._last_line > _PLAIN_LINE_INTERVAL:
             self._last_line = time.monotonic()
-            print(f"{task}: {done}/{total or '?'}" if done or total else task, file=sys.stderr)
+            print(visible(f"{task}: {done}/{total or '?'}" if done or total else task), file=sys.stderr)
 
     def _is_drawn(self) -> bool:
         return not self._quiet and ERR.is_interactive and on_screen(ERR)
@@ -310,6 +324,22 @@ def model_file(text: str) -> Path:
     """Parse a MODEL argument, for argparse: a path, or `demo` for the demo model unless a file has this name."""
     path = Path(text)
     return demo.model_path() if text == "demo" and not path.is_file() else path
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that shows control characters in words escaped, and exits with 1 if help cannot be printed."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the words, as `argparse.ArgumentParser` does it."""
+        with watched() as streams:
+            try:
+                return super().parse_known_args(args, namespace)
+            except SystemExit as end:
+                raise SystemExit(streams.finish(cast("int", end.code))) from None
+
+    def error(self, message: str) -> NoReturn:
+        """Tell on stderr how to use the command and what is wrong; exit with 2."""
+        super().error(visible(message))
 
 
 class Help(argparse.HelpFormatter):

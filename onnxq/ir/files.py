@@ -2,39 +2,34 @@
 
 import json
 import os
-import secrets
-import tempfile
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from onnxq.errors import ConfigError
+from onnxq.ir.temporary import sweep, temporary_file
+
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; at the end of the block it replaces `path`.
 
-    If the block raises, `path` stays as it was. If `path` is a link, the file that it leads to is replaced.
+    If the block raises, `path` stays as it was. If `path` is a link, the file that it leads to is replaced. A file that
+    is replaced keeps its mode and owner. The new file is on the disk before it has the name.
 
     Raises:
-        ConfigError: the folder does not exist or cannot be written to, or `path` is a folder, a device or a pipe.
+        ConfigError: the folder does not exist or cannot be written to, or `path` is a folder, a device or a pipe, is
+            read-only, or belongs to another user.
     """
-    path = Path(path)
-    _check_is_file(path)
-    place = Path(os.path.realpath(path))
-    try:
-        temporary = _new_file_beside(place)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
-    try:
+    with _replacement(Path(path)) as (temporary, place):
         yield temporary
+        _flush_to_disk(temporary, os.O_WRONLY)
         os.replace(temporary, place)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        with suppress(OSError):  # not every system can flush a folder
+            _flush_to_disk(place.parent, os.O_RDONLY)
 
 
 def write_json(path: Path, data: object) -> None:
@@ -48,32 +43,78 @@ def write_json(path: Path, data: object) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Check before long work that `path` can be written.
+    """Check before long work that `path` can be written, and remove what killed processes left in its folder.
 
     Raises:
         ConfigError: it cannot be written.
     """
-    _check_is_file(path)
-    place = Path(os.path.realpath(path))
+    with _replacement(path) as (_, place):
+        sweep(place.parent)
+
+
+def why_missing(path: str | os.PathLike[str], what: str = "file") -> str:
+    """Return in words why a path leads to nothing that can be read."""
     try:
-        with tempfile.NamedTemporaryFile(dir=place.parent, prefix=f".{place.name}."):
-            pass
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+        return f"cannot be read ({error.strerror}); check the path"
+    return f"no such {what}; check the path"
 
 
-def _check_is_file(path: Path) -> None:
-    if os.path.isdir(path):
+@contextmanager
+def _replacement(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield an empty file with the mode and owner of `path`, and the place that it is for: `path` without links.
+
+    Raises:
+        ConfigError: as from `atomic_write`, also for an OSError of the block.
+    """
+    try:
+        before = _existing(path)
+        place = Path(os.path.realpath(path))
+        with temporary_file(place.parent) as temporary:
+            if before is not None:
+                _copy_access(path, before, temporary)
+            yield temporary, place
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+
+
+def _existing(path: Path) -> os.stat_result | None:
+    """Return the status of the file that would be replaced; None if there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(found.st_mode):
         raise ConfigError(f"{path}: is a folder; give the name of a file")
-    if os.path.exists(path) and not os.path.isfile(path):
+    if not stat.S_ISREG(found.st_mode):
         # Renaming would replace, for example, /dev/null by a file.
         raise ConfigError(f"{path}: is a device or a pipe; give the name of a file")
+    # The superuser may write to any file, also to one that is marked as read-only on purpose.
+    if not found.st_mode & _WRITABLE or not os.access(path, os.W_OK):
+        raise ConfigError(f"{path}: is read-only; make it writable, or choose another place")
+    return found
 
 
-def _new_file_beside(path: Path) -> Path:
-    """Create an empty file in the same folder with the default mode; files of `tempfile` are private to their owner."""
-    while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        with suppress(FileExistsError):
-            temporary.touch(exist_ok=False)
-            return temporary
+def _copy_access(path: Path, before: os.stat_result, temporary: Path) -> None:
+    """Give a new file the owner and mode of the one that it will replace."""
+    new = os.stat(temporary)
+    if (new.st_uid, new.st_gid) != (before.st_uid, before.st_gid):
+        try:
+            os.chown(temporary, before.st_uid, before.st_gid)
+        except PermissionError:
+            raise ConfigError(
+                f"{path}: belongs to another user or group and would not any more; remove it, or choose another place"
+            ) from None
+    if new.st_mode != before.st_mode:
+        os.chmod(temporary, stat.S_IMODE(before.st_mode))
+
+
+def _flush_to_disk(path: Path, access: int) -> None:
+    descriptor = os.open(path, access)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -5,7 +5,6 @@ A protocol buffer holds at most 2 GB, in a file and in memory. A larger model ha
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,9 @@ from onnx import TensorProto, external_data_helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxq.errors import ModelError
-from onnxq.ir.files import atomic_write
+from onnxq.ir.files import atomic_write, why_missing
 from onnxq.ir.proto import large_initializers, without_weights
+from onnxq.ir.temporary import sweep, temporary_folder
 
 LARGEST = 2**31 - 1
 """Greatest size of one message, bytes."""
@@ -43,6 +43,7 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
+    sweep(Path(os.path.realpath(path)).parent)
     if is_one_message(model):
         with atomic_write(path) as temporary:
             onnx.save(model, temporary)
@@ -60,10 +61,17 @@ def data_path(path: Path) -> Path:
 
 def size_on_disk(path: Path) -> int:
     """Return the bytes of a model's file and of the files with its weights."""
-    proto = onnx.load(path, load_external_data=False)
+    return sum(file.stat().st_size for file in files_of(path) if file.is_file())
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the path of a model and of the files with its weights, as it names them; they need not exist."""
+    try:
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+    except (OSError, DecodeError):
+        return [path]
     named = {ExternalDataInfo(t).location for t in proto.graph.initializer if uses_external_data(t)}
-    files = [path, *(path.parent / name for name in named)]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return [path, *(path.parent / name for name in sorted(named))]
 
 
 def digest(model: onnx.ModelProto) -> str:
@@ -82,8 +90,8 @@ def loadable(model: onnx.ModelProto | Path) -> Iterator[bytes | str]:
     elif is_one_message(model):
         yield model.SerializeToString()
     else:
-        with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-            path = Path(folder) / "model.onnx"
+        with temporary_folder() as folder:
+            path = folder / "model.onnx"
             save(model, path)
             yield str(path)
 
@@ -116,7 +124,7 @@ def load_proto(path: Path) -> onnx.ModelProto:
     path = Path(path)
     if not os.path.isfile(path):
         is_folder = os.path.isdir(path)
-        wrong = "is a folder, not an ONNX file; name the file" if is_folder else "no such file; check the path"
+        wrong = "is a folder, not an ONNX file; name the file" if is_folder else why_missing(path)
         raise ModelError(f"{path}: {wrong}")
     try:
         proto = onnx.load(path, format="protobuf", load_external_data=False)

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.errors import ConfigError
 from onnxq.ir import ProtoIndex, names_read
+from onnxq.ir.temporary import no_room
 from onnxq.numerics.arrays import AnyArray, Float32Array
 from onnxq.runtime.session import Feed, run_named
 from onnxq.runtime.streaming import open_worker_session, workers
@@ -271,8 +272,7 @@ def _on_disk(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> AnyArray:
             return np.memmap(file, dtype, "w+", shape=shape)
     except OSError as error:
         raise ConfigError(
-            f"{tempfile.gettempdir()}: cannot take {size / 1e6:.0f} MB that reconstruction sets aside "
-            f"({error.strerror}); point TMPDIR to a folder with more room, or give fewer images (--count)"
+            f"{no_room(error, f'{size / 1e6:.0f} MB that reconstruction sets aside')}, or give fewer images (--count)"
         ) from None
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 
+from onnxq._text import visible
 from onnxq.report.content import (
     Block,
     BulletList,
@@ -97,5 +98,5 @@ def _plain(text: str) -> str:
 
 
 def _line(text: str) -> str:
-    """Return the text in one line, as a line break would end a table row or a list item."""
-    return " ".join(text.splitlines())
+    """Return the text in one line, as a line break would end a table row or a list item; no control characters."""
+    return visible(text)

@@ -1,7 +1,6 @@
 """onnxruntime's CPU provider as a runtime."""
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.ir import ProtoIndex
+from onnxq.ir.temporary import temporary_folder
 from onnxq.runtime.base import IntegerLayers, ModelSource, OperatorTime, Runtime, summed_times
 from onnxq.runtime.session import VERSION, Feed, open_session, run
 
@@ -54,8 +54,8 @@ class OnnxRuntime(Runtime):
         cls, model: ModelSource, feed: Feed, *, threads: int = 0, rounds: int = 10
     ) -> dict[str, OperatorTime]:
         """Return the times from onnxruntime's profile, in which fused nodes have names of their own."""
-        with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-            session = open_session(model, threads=threads, exact=cls._EXACT, profile_prefix=Path(folder) / "profile")
+        with temporary_folder() as folder:
+            session = open_session(model, threads=threads, exact=cls._EXACT, profile_prefix=folder / "profile")
             for _ in range(rounds):
                 run(session, feed)
             events = json.loads(Path(session.end_profiling()).read_text())
@@ -64,8 +64,8 @@ class OnnxRuntime(Runtime):
 
     def integer_layers(self, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
         """Return the layers in the optimized graph, recognized by their weights: it renames nodes but not weights."""
-        with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-            path = Path(folder) / "optimized.onnx"
+        with temporary_folder() as folder:
+            path = folder / "optimized.onnx"
             open_session(model, exact=self._EXACT, optimized_path=path)
             nodes = onnx.load(path, load_external_data=False).graph.node
         found = Counter(n.input[self._INTEGER_LAYERS[n.op_type]] for n in nodes if n.op_type in self._INTEGER_LAYERS)

@@ -75,6 +75,13 @@ def test_usage(models, options):
     assert caught.value.code == 2
 
 
+def test_json_never_replaces_a_model(models, capsys):
+    before = models[1].read_bytes()
+    assert main([*map(str, models), "--rounds", "1", "--json", str(models[1])]) == 1
+    assert "is a model; give another name with --json" in capsys.readouterr().err
+    assert models[1].read_bytes() == before
+
+
 def test_a_missing_model_is_one_line(capsys):
     assert main(["nowhere.onnx"]) == 1
     assert capsys.readouterr().err.startswith("error: nowhere.onnx: no such file")

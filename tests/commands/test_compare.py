@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from compared import AWAY, finding, noise_images, save_models
@@ -49,6 +50,39 @@ class TestCommandLine:
     def test_images_are_drawn(self, arguments: list[str], tmp_path: Path) -> None:
         assert main([*arguments, "-q", "--worst", "0", "--max-images", "1", "--draw", str(tmp_path / "drawn")]) == 0
         assert len(list((tmp_path / "drawn").iterdir())) == 1
+
+    @pytest.mark.parametrize("inner", ["", "drawn"])
+    def test_nothing_is_drawn_into_the_images(
+        self, arguments: list[str], images: Path, capsys: pytest.CaptureFixture[str], inner: str
+    ) -> None:
+        before = sorted(images.rglob("*"))
+        assert main([*arguments, "--draw", str(images / inner)]) == 1
+        assert "would be among the data in" in capsys.readouterr().err
+        assert sorted(images.rglob("*")) == before
+
+    @pytest.mark.parametrize("position", [0, 1])
+    def test_json_never_replaces_a_model(
+        self, arguments: list[str], capsys: pytest.CaptureFixture[str], position: int
+    ) -> None:
+        before = Path(arguments[position]).read_bytes()
+        assert main([*arguments, "--json", arguments[position]]) == 1
+        assert " model; give another name with --json" in capsys.readouterr().err
+        assert Path(arguments[position]).read_bytes() == before
+
+    def test_models_that_change_meanwhile_are_noticed(
+        self, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def compare_changed(*given: Any, **options: Any) -> comparison.Comparison:
+            result = comparison.compare(*given, **options)
+            Path(arguments[1]).touch()
+            return result
+
+        monkeypatch.setattr(compare, "compare", compare_changed)
+        assert main([*arguments, "--json", str(tmp_path / "c.json")]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "changed while it was in use" in err
+        assert not (tmp_path / "c.json").exists()
 
     def test_quiet_and_without_tensors(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert main([*arguments, "-q", "--worst", "0"]) == 0

@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -181,6 +182,20 @@ class TestCommandLine:
         assert out == ""
         assert "error: " in err
         assert "a.json" in err
+
+    @pytest.mark.parametrize("replaced", ["annotations", "image", "model"])
+    def test_json_never_replaces_an_input(
+        self, two: tuple[Path, Path], finds_all: Path, capsys: pytest.CaptureFixture[str], replaced: str
+    ) -> None:
+        path = {"annotations": two[0], "image": next(two[1].iterdir()), "model": finds_all}[replaced]
+        before = path.read_bytes()
+        assert main([*self.arguments(two, finds_all), "--json", str(path)]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert re.search(
+            "^error: .*: is (the file of annotations|an image|a model); give another name with --json$", err
+        )
+        assert path.read_bytes() == before
 
     def test_error_is_one_message_and_finished_models_are_shown(
         self, two: tuple[Path, Path], finds_all: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -160,7 +160,7 @@ class TestLines:
         assert shown("ab 検出 器 cd", 8) == ["ab 検出", "器 cd"]
 
     def test_keep_their_own_ends(self):
-        assert shown("wrong:\n  a b\n  c", 5) == ["wrong:", "  a b", "  c"]
+        assert shown(Text("wrong:\n  a b\n  c"), 5) == ["wrong:", "  a b", "  c"]
 
     def test_stay_whole_in_a_file(self):
         assert shown("the first layer gives values", 12, io.StringIO()) == ["the first layer gives values"]

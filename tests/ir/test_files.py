@@ -1,9 +1,10 @@
 import os
+import stat
 
 import pytest
 
 from onnxq.errors import ConfigError
-from onnxq.ir.files import atomic_write, check_writable
+from onnxq.ir.files import atomic_write, check_writable, why_missing
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o027])
@@ -91,6 +92,46 @@ class TestReplaceFile:
         assert os.listdir(tmp_path) == []
 
 
+class TestWhatIsReplaced:
+    @pytest.mark.parametrize("mode", [0o600, 0o640, 0o755, 0o666])
+    def test_keeps_its_mode(self, tmp_path, mode):
+        path = tmp_path / "a.txt"
+        path.write_text("old")
+        path.chmod(mode)
+        with atomic_write(path) as temporary:
+            assert temporary.stat().st_mode & 0o7777 == mode  # nobody else reads it meanwhile
+            temporary.write_text("new")
+        assert path.read_text() == "new"
+        assert path.stat().st_mode & 0o7777 == mode
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only the superuser gives files away")
+    def test_keeps_its_owner(self, tmp_path):
+        path = tmp_path / "a.txt"
+        path.write_text("old")
+        os.chown(path, 12345, 54321)
+        with atomic_write(path) as temporary:
+            temporary.write_text("new")
+        assert (path.stat().st_uid, path.stat().st_gid) == (12345, 54321)
+
+    def test_is_on_the_disk_before_it_has_the_name(self, tmp_path, monkeypatch):
+        done = []
+        flush, rename = os.fsync, os.replace
+
+        def fsync(descriptor):
+            done.append(("fsync", stat.S_ISDIR(os.fstat(descriptor).st_mode)))
+            flush(descriptor)
+
+        def replace(source, target):
+            done.append("rename")
+            rename(source, target)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(os, "replace", replace)
+        with atomic_write(tmp_path / "a.txt") as temporary:
+            temporary.write_text("new")
+        assert done == [("fsync", False), "rename", ("fsync", True)]
+
+
 @pytest.fixture(params=["replace", "check"])
 def attempt(request):
     """Both ways to find that a path cannot be written to."""
@@ -125,9 +166,64 @@ class TestPlacesThatCannotBeWrittenTo:
         with pytest.raises(ConfigError, match=r"file.a\.txt: cannot be written"):
             attempt(tmp_path / "file" / "a.txt")
 
+    @pytest.mark.parametrize("mode", [0o444, 0o400, 0o555])
+    def test_a_file_that_is_read_only(self, tmp_path, attempt, mode):
+        (tmp_path / "a.txt").write_text("old")
+        (tmp_path / "a.txt").chmod(mode)
+        with pytest.raises(ConfigError, match=r"a\.txt: is read-only; make it writable, or choose another place$"):
+            attempt(tmp_path / "a.txt")
+        assert (tmp_path / "a.txt").read_text() == "old"
+        assert os.listdir(tmp_path) == ["a.txt"]
+
+    def test_a_file_whose_owner_would_change(self, tmp_path, attempt, monkeypatch):
+        (tmp_path / "a.txt").write_text("old")
+        real = os.stat
+
+        def of_another_user(path, **options):
+            found = real(path, **options)
+            if os.path.basename(path) != "a.txt":
+                return found
+            return os.stat_result((*found[:4], found.st_uid + 1, *found[5:]))
+
+        def chown(*args):
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "stat", of_another_user)
+        monkeypatch.setattr(os, "chown", chown)
+        with pytest.raises(ConfigError, match=r"a\.txt: belongs to another user or group .*; remove it, or choose"):
+            attempt(tmp_path / "a.txt")
+        assert os.listdir(tmp_path) == ["a.txt"]
+
+    def test_a_link_that_leads_to_itself(self, tmp_path, attempt):
+        (tmp_path / "a.txt").symlink_to("a.txt")
+        with pytest.raises(
+            ConfigError, match=r"a\.txt: cannot be written \(Too many levels of symbolic links\); choose"
+        ):
+            attempt(tmp_path / "a.txt")
+
     def test_a_name_too_long(self, tmp_path, attempt):
         with pytest.raises(ConfigError, match="cannot be written"):
             attempt(tmp_path / ("a" * 300))
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("none", "no such model; check the path"),
+        ("file/none", "no such model; check the path"),
+        ("loop", "cannot be read (Too many levels of symbolic links); check the path"),
+        ("a" * 300, "cannot be read (File name too long); check the path"),
+    ],
+)
+def test_why_missing(tmp_path, name, why):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    assert why_missing(tmp_path / name, "model") == why
+
+
+def test_the_longest_name_will_do(tmp_path):
+    with atomic_write(tmp_path / ("a" * 255)) as temporary:
+        temporary.write_text("new")
 
 
 def test_check_writable_leaves_no_trace(tmp_path):

@@ -99,7 +99,14 @@ class TestContents:
 class TestMarkup:
     @pytest.mark.parametrize(
         ("name", "code"),
-        [("a|b", r"`a\|b`"), ("a`b", "`` a`b ``"), ("``", "``` `` ```"), ("a\nb", "`a b`"), ("_a_*b*", "`_a_*b*`")],
+        [
+            ("a|b", r"`a\|b`"),
+            ("a`b", "`` a`b ``"),
+            ("``", "``` `` ```"),
+            ("a\nb", r"`a\nb`"),
+            ("\x1b[2J\u202eb", r"`\x1b[2J\u202eb`"),
+            ("_a_*b*", "`_a_*b*`"),
+        ],
     )
     def test_names_stay_in_their_cells(self, report, name, code):
         first, *others = report.activations
@@ -113,7 +120,7 @@ class TestMarkup:
         text = to_markdown(
             replace(report, model=model, float_={"x": FloatNode("excluded", "excluded: matches re:a|b*")})
         )
-        assert text.startswith("# \\_a_b\\_ \\*c\\* \\<b> \\[d] \\`e\\` \\\\f # g\n")
+        assert text.startswith("# \\_a_b\\_ \\*c\\* \\<b> \\[d] \\`e\\` \\\\f\\\\n# g\n")
         assert "- 1: excluded: matches re:a|b\\*: `x`\n" in text
 
     def test_options_are_set_as_code(self, report):
