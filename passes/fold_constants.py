@@ -1,12 +1,16 @@
 """fold-constants: computes everything that does not depend on the inputs."""
 
 import logging
+import math
+from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
-from onnxq.ir import Constant, Graph, Model, Node, Variable, infer_shapes, node_alone, remove
+from onnxq.ir import CONVS, Constant, Graph, Model, Node, Variable, infer_shapes, inferred_graph, node_alone, remove
+from onnxq.ir.checks.layers import layer_fault
 from onnxq.pipeline import Facts, Rewrite
 from onnxq.runtime.session import open_session, run
 
@@ -15,9 +19,23 @@ log = logging.getLogger(__name__)
 _LARGEST = 1 << 22
 """Greatest number of elements of a stored result: anchors and grids have far fewer, an expanded constant may not."""
 
+_REFUSED = 1 << 28
+"""Number of elements from which on a result is refused, stored or not: 1 GB as float32."""
+
+_MOST_GROWTH = 1 << 26
+"""Greatest number of elements that all results together may have beyond those that they were computed from."""
+
+_MOST_PRODUCTS = 1 << 34
+"""Greatest number of products that one node may add."""
+
 _NEVER = frozenset({
     "Constant", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli",
 })  # fmt: skip
+
+_GROWING = frozenset({
+    "ConstantOfShape", "Einsum", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample",
+})  # fmt: skip
+"""Operators whose result may have any number of elements; it is not computed if inference does not find its shape."""
 
 
 class FoldConstants(Rewrite):
@@ -29,7 +47,8 @@ class FoldConstants(Rewrite):
     - a CastLike of a constant is folded if the type of its second input is known
     - onnxruntime computes the results; a node that it refuses stays, with all that depends on it
     - nodes with subgraphs, random nodes and nodes of other domains stay
-    - nodes that make an output of the model stay, and so do results of over four million elements
+    - nodes that make an output of the model stay, and so do results of over four million elements; what a result takes
+      is known from its inferred shape before it is computed, and one that no memory should hold is refused
     - unused nodes and constants are removed
     """
 
@@ -38,26 +57,49 @@ class FoldConstants(Rewrite):
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of nodes removed."""
         before = len(model.graph.nodes)
-        while remove(model.graph, _folded(model)):
+        budget = _Budget(_MOST_GROWTH)
+        while remove(model.graph, _folded(model, budget)):
             model.graph.cleanup()
             infer_shapes(model)
         model.graph.cleanup()
+        _check_layers(model)
         return before - len(model.graph.nodes)
 
 
-def _folded(model: Model) -> list[Node]:
+class _TooLargeError(ModelError):
+    """A result would not fit into memory."""
+
+
+def _check_layers(model: Model) -> None:
+    """Refuse layers whose weights turned out to contradict them."""
+    for node in model.graph.nodes:
+        shapes = [tuple(t.shape) if isinstance(t, Constant) else None for t in node.inputs]
+        wrong = layer_fault(node.op, shapes, node.attrs)
+        if wrong:
+            raise ModelError(f"node {node.name!r} ({node.op}) {wrong}; export the model again")
+
+
+@dataclass
+class _Budget:
+    """How many more elements the results may have than what they are computed from."""
+
+    left: int
+
+
+def _folded(model: Model, budget: _Budget) -> list[Node]:
     """Fold nodes, and return those whose outputs became constants."""
     outputs = model.output_names
-    return [node for node in model.graph.nodes if _fold(node, model, outputs)]
+    return [node for node in model.graph.nodes if _fold(node, model, outputs, budget)]
 
 
-def _fold(node: Node, model: Model, outputs: frozenset[str]) -> bool:
+def _fold(node: Node, model: Model, outputs: frozenset[str], budget: _Budget) -> bool:
     """Turn the outputs of a node into constants if they are known; return whether they are."""
     if any(t.name in outputs for t in node.outputs):
         return False
-    values = _known_shape(node) or _known_type(node) or _computed(node, model)
+    values = _known_shape(node) or _known_type(node) or _computed(node, model, budget)
     if values is None or sum(v.size for v in values) > _LARGEST:
         return False
+    budget.left -= max(0, sum(v.size for v in values) - _size_of_inputs(node))
     results = [t for t in node.outputs if t.name]
     node.outputs.clear()
     for tensor, array in zip(results, values, strict=True):
@@ -85,7 +127,7 @@ def _known_type(node: Node) -> list[NDArray[np.generic]] | None:
     return [node.inputs[0].values.astype(kind)]
 
 
-def _computed(node: Node, model: Model) -> list[NDArray[np.generic]] | None:
+def _computed(node: Node, model: Model, budget: _Budget) -> list[NDArray[np.generic]] | None:
     given = [t for t in node.inputs if t.name]
     if (
         node.op in _NEVER
@@ -95,7 +137,56 @@ def _computed(node: Node, model: Model) -> list[NDArray[np.generic]] | None:
     ):
         return None
     try:
-        return list(run(open_session(node_alone(node, model.opset), threads=1), {}))
+        alone = node_alone(node, model.opset)
+        if not _is_small(node, alone, budget):
+            return None
+        return list(run(open_session(alone, threads=1), {}))
+    except _TooLargeError:
+        raise
     except ModelError as error:
         log.info("%s %s is not folded: %s", node.op, node.name, error)
         return None
+
+
+def _is_small(node: Node, alone: onnx.ModelProto, budget: _Budget) -> bool:
+    """Return whether the results of a node on constants may be computed; they are small, or larger by little.
+
+    Args:
+        node: its inputs are all constant.
+        alone: a model of it.
+        budget: what is left for results that grow.
+
+    Raises:
+        ModelError: the results would not fit into memory.
+    """
+    given = _size_of_inputs(node)
+    sizes = [_size(value) for value in inferred_graph(alone).output]
+    known = sum(size for size in sizes if size is not None)
+    if known > _REFUSED:
+        raise _TooLargeError(
+            f"node {node.name!r} ({node.op}) would make a constant of {known} elements from {given}; "
+            "export the model again"
+        )
+    if None in sizes and node.op in _GROWING:
+        return False
+    return known <= _LARGEST and known - given <= budget.left and known * _terms(node) <= _MOST_PRODUCTS
+
+
+def _size_of_inputs(node: Node) -> int:
+    return sum(math.prod(t.shape) for t in node.inputs if isinstance(t, Constant))
+
+
+def _size(value: onnx.ValueInfoProto) -> int | None:
+    """Return the number of elements of a tensor; None if its shape is not known."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+        return None
+    return math.prod(int(dim.dim_value) for dim in tensor.shape.dim)
+
+
+def _terms(node: Node) -> int:
+    """Return how many products one element of the result is the sum of, at most."""
+    shapes = [t.shape for t in node.inputs if isinstance(t, Constant) and t.shape]
+    if node.op in CONVS:
+        return math.prod(shapes[1]) if len(shapes) > 1 else 1
+    return max(max(shape) for shape in shapes) if node.op in ("MatMul", "Gemm", "Einsum") and shapes else 1

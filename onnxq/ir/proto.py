@@ -103,6 +103,14 @@ def copy_fields(source: Message, target: Message, *left_out: str) -> None:
             setattr(target, field.name, value)
 
 
+def clear_negative_dims(graph: onnx.GraphProto) -> None:
+    """Make dimensions of -1, which paddle2onnx writes, unknown, as ONNX has it."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0:
+                dim.Clear()
+
+
 def names_read(node: onnx.NodeProto) -> list[str]:
     """Return the names of the tensors that a node and its subgraphs read.
 

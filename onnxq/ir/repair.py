@@ -8,10 +8,14 @@ import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper
 
 from onnxq.errors import ModelError
+from onnxq.ir.checks.layers import check_layers
+from onnxq.ir.checks.nodes import check_nodes, check_texts, check_values
+from onnxq.ir.checks.tensors import check_sparse, check_tensors, node_text
 from onnxq.ir.index import ProtoIndex
 from onnxq.ir.proto import (
     DEFAULT_DOMAINS,
     IR_VERSION,
+    clear_negative_dims,
     names_read,
     opset_of,
     restore_weights,
@@ -24,6 +28,13 @@ _LAYOUT_DOMAIN = "com.microsoft.nchwc"
 _FUSED = frozenset({"FusedConv", "FusedGemm", "FusedMatMul", "NhwcFusedConv", "QuickGelu"})
 """Operators of onnxruntime that combine several ONNX operators."""
 
+_LISTS = {
+    onnx.AttributeProto.INTS: "ints",
+    onnx.AttributeProto.FLOATS: "floats",
+    onnx.AttributeProto.STRINGS: "strings",
+}
+"""Type of an attribute with several values -> the field that holds them."""
+
 
 def repair(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model that computes the same in a form that runtimes accept; the given model is not changed.
@@ -34,17 +45,20 @@ def repair(model: onnx.ModelProto) -> onnx.ModelProto:
     - an IR version newer than the operator sets need is lowered, so that older runtimes read the file
     - operator domains that nodes use and the model does not import are imported, in version 1
     - sparse initializers and sparse Constant nodes become dense, also in subgraphs
+    - attributes that are empty lists, which graphsurgeon does not take, are left out; an empty Constant has a tensor
     - nodes are sorted topologically
     - a dimension of -1, which paddle2onnx writes, becomes unknown
     - outputs without a type or shape get the inferred ones
     - wrong type descriptions of inner tensors are removed from float16 models
 
     Raises:
-        ModelError: the model states no operator set or an unknown one; onnxruntime saved it after optimizing it; a node
-            depends on itself.
+        ModelError: the model states no operator set or an unknown one; onnxruntime saved it after optimizing it; a
+            tensor or a node is malformed; a node depends on itself.
     """
     _check_opset(model)
     _refuse_optimized(model.graph)
+    check_texts(model)
+    check_tensors(model)
     repaired = with_weight_inputs(model)
     if repaired.functions:
         repaired = inliner.inline_local_functions(repaired)
@@ -55,11 +69,17 @@ def repair(model: onnx.ModelProto) -> onnx.ModelProto:
     _import_domains(repaired)
     for graph in _graphs(repaired.graph):
         _densify(graph)
+    check_values(repaired.graph)
+    for graph in _graphs(repaired.graph):
+        _remove_empty_lists(graph)
+    check_nodes(repaired)
     _sort(repaired.graph)
-    _clear_negative_dims(repaired.graph)
+    clear_negative_dims(repaired.graph)
     _declare_outputs(repaired)
     _remove_wrong_types(repaired)
-    return restore_weights(repaired, model) if repaired != with_weight_inputs(model) else model
+    mended = restore_weights(repaired, model) if repaired != with_weight_inputs(model) else model
+    check_layers(mended.graph)
+    return mended
 
 
 def _check_opset(model: onnx.ModelProto) -> None:
@@ -123,13 +143,25 @@ def _import_domains(model: onnx.ModelProto) -> None:
 
 
 def _densify(graph: onnx.GraphProto) -> None:
-    graph.initializer.extend(map(_dense, graph.sparse_initializer))
+    graph.initializer.extend(_dense(f"sparse initializer {s.values.name!r}", s) for s in graph.sparse_initializer)
     del graph.sparse_initializer[:]
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("sparse_tensor"):
-                values = _dense(attribute.sparse_tensor)
+                where = f"attribute {attribute.name!r} of {node_text(node)}"
+                values = _dense(where, attribute.sparse_tensor)
                 attribute.CopyFrom(helper.make_attribute("value", values))
+
+
+def _remove_empty_lists(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        for attribute in list(node.attribute):
+            if attribute.type not in _LISTS or getattr(attribute, _LISTS[attribute.type]):
+                continue
+            node.attribute.remove(attribute)
+            if node.op_type == "Constant":
+                dtype = np.float32 if attribute.name == "value_floats" else np.int64
+                node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(0, dtype))))
 
 
 def _sort(graph: onnx.GraphProto) -> None:
@@ -146,13 +178,6 @@ def _sort(graph: onnx.GraphProto) -> None:
     sorted_nodes = onnx.GraphProto(node=[index.nodes[k] for k in order])
     del graph.node[:]
     graph.node.extend(sorted_nodes.node)
-
-
-def _clear_negative_dims(graph: onnx.GraphProto) -> None:
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_value < 0:
-                dim.Clear()
 
 
 def _declare_outputs(model: onnx.ModelProto) -> None:
@@ -177,8 +202,9 @@ def _remove_wrong_types(model: onnx.ModelProto) -> None:
         graph.value_info.extend(kept.value_info)
 
 
-def _dense(sparse: onnx.SparseTensorProto) -> TensorProto:
+def _dense(where: str, sparse: onnx.SparseTensorProto) -> TensorProto:
     """Return the dense tensor; indices are into the flattened tensor, or one per axis (ONNX SparseTensorProto)."""
+    check_sparse(where, sparse)
     stored = numpy_helper.to_array(sparse.values)
     indices = numpy_helper.to_array(sparse.indices)
     values = np.zeros(tuple(sparse.dims), stored.dtype)

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, external_data_helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxq.errors import ModelError
+from onnxq.ir.checks.external_data import read_external_data
+from onnxq.ir.checks.layers import check_layers
+from onnxq.ir.checks.nodes import check_nodes, check_texts, check_values
+from onnxq.ir.checks.tensors import check_tensors
 from onnxq.ir.files import atomic_write, why_missing
-from onnxq.ir.proto import large_initializers, without_weights
+from onnxq.ir.proto import clear_negative_dims, large_initializers, without_weights
 from onnxq.ir.temporary import sweep, temporary_folder
 
 LARGEST = 2**31 - 1
@@ -119,7 +123,8 @@ def load_proto(path: Path) -> onnx.ModelProto:
     """Read an ONNX file with its external data.
 
     Raises:
-        ModelError: the file is missing, is not an ONNX file, or is cut short.
+        ModelError: the file is missing, is not an ONNX file, or is cut short; a tensor or node is malformed, or data
+            is in no file beside the model.
     """
     path = Path(path)
     if not os.path.isfile(path):
@@ -134,8 +139,11 @@ def load_proto(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: not an ONNX file, or cut short; export or copy it again") from None
     if not proto.graph.node:
         raise ModelError(f"{path}: not an ONNX file, or one without nodes; export it again")
-    try:
-        external_data_helper.load_external_data_for_model(proto, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"{path}: its external data cannot be read ({error}); copy the data files beside it") from None
+    check_texts(proto)
+    check_tensors(proto)
+    read_external_data(proto, path)
+    check_values(proto.graph)
+    check_nodes(proto)
+    check_layers(proto.graph)
+    clear_negative_dims(proto.graph)
     return proto

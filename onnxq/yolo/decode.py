@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxq._text import shape_text, size_text
 from onnxq.errors import ModelError
 from onnxq.yolo.detections import Detections, Outputs
 from onnxq.yolo.detector import Detector
@@ -98,4 +99,11 @@ def decode(outputs: Outputs, detector: Detector, confidence: float, index: int =
     read = detector.outputs.record.read
     if read is None:
         raise ModelError(f"outputs of family {detector.family} have no boxes")
-    return read(Reading(detector.outputs, outputs, detector.size, len(detector.names), confidence, index))
+    try:
+        return read(Reading(detector.outputs, outputs, detector.size, len(detector.names), confidence, index))
+    except (ValueError, IndexError) as error:  # a model may state other shapes than it gives
+        shapes = ", ".join(f"{name!r} {shape_text(outputs[name].shape)}" for name in detector.outputs.outputs)
+        raise ModelError(
+            f"outputs of these shapes cannot be read as {detector.family} at {size_text(detector.size)}: {shapes}; "
+            "export the model with the shapes that it gives, or give another --family"
+        ) from error

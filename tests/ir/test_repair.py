@@ -113,6 +113,36 @@ def test_sparse_tensors_are_written_out(kind, flat):
         assert np.array_equal(initializers(after)["sparse"], values)
 
 
+def test_empty_lists_are_left_out():
+    squeeze = helper.make_node("Transpose", ["a"], ["b"])
+    constant = helper.make_node("Constant", [], ["a"])
+    for node, name in ((squeeze, "perm"), (constant, "value_floats")):
+        kind = onnx.AttributeProto.INTS if name == "perm" else onnx.AttributeProto.FLOATS
+        node.attribute.append(onnx.AttributeProto(name=name, type=kind))
+    output = helper.make_tensor_value_info("b", TensorProto.FLOAT, [0])
+    graph = helper.make_graph([constant, squeeze], "g", [], [output])
+    after = checked(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    assert [[a.name for a in node.attribute] for node in after.graph.node] == [["value"], []]
+    assert run(after)["b"].shape == (0,)
+
+
+@pytest.mark.parametrize("field", ["sparse_initializer", "initializer", "node", "input"])
+def test_malformed_models_are_refused(field):
+    model = copy(silu_chain())
+    part = getattr(model.graph, field)
+    if field == "sparse_initializer":
+        part.append(sparse([1, 0, 2], flat=True))
+        part[0].dims[:] = [1]
+    elif field == "initializer":
+        part[0].dims[0] += 1
+    elif field == "node":
+        part[0].input[0] = "nowhere"
+    else:
+        part[0].type.tensor_type.elem_type = 99
+    with pytest.raises(ModelError, match=r"; export the model again|does not know"):
+        repair(model)
+
+
 def test_nodes_are_put_in_order():
     model, expected = copy(v8()), v8()
     backwards = onnx.GraphProto(node=list(reversed(model.graph.node)))

@@ -18,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from onnxq.errors import ModelError
 from onnxq.ir import Model
+from onnxq.passes import fold_constants
 from onnxq.passes.fold_constants import FoldConstants
 from onnxq.passes.infer_shapes import InferShapes
 
@@ -329,6 +331,75 @@ def test_a_constant_too_large_to_store_stays_computed():
     net = Net()
     large = net.add("Expand", net.const([1]), net.ints(1 << 11, (1 << 11) + 1))
     assert_untouched(STEP, net.model(net.add("Add", "images", net.add("ReduceMax", large, keepdims=0))))
+
+
+class TestSizes:
+    """Constants are sized before they are computed: a few bytes can ask for any number of elements."""
+
+    @pytest.fixture(autouse=True)
+    def _computed(self, monkeypatch):
+        """Note the operators that are run."""
+        self.computed = []
+        opened = fold_constants.open_session
+
+        def open_session(model, **options):
+            self.computed.append(model.graph.node[0].op_type)
+            return opened(model, **options)
+
+        monkeypatch.setattr(fold_constants, "open_session", open_session)
+
+    @staticmethod
+    def model(net, large):
+        return net.model(net.add("Add", "images", net.add("ReduceMax", large, keepdims=0)))
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda net: net.add("Expand", net.const([1]), net.ints(1 << 20, 1 << 20)),
+            lambda net: net.add("ConstantOfShape", net.ints(1 << 40)),
+            lambda net: net.add("Tile", net.const([1, 2]), net.ints(1 << 30)),
+            lambda net: net.add("Range", net.const(0), net.const(1e12), net.const(1)),
+        ],
+        ids=["Expand", "ConstantOfShape", "Tile", "Range"],
+    )
+    def test_what_no_memory_holds_is_refused(self, make):
+        net = Net()
+        with pytest.raises(ModelError, match=r"^node '.*' \(\w+\) would make a constant of \d+ elements from \d+"):
+            rewrite(STEP, self.model(net, make(net)))
+        assert self.computed == []
+
+    def test_what_is_too_large_to_store_is_not_computed(self):
+        net = Net()
+        large = net.add("Expand", net.const([1]), net.ints(1 << 11, (1 << 11) + 1))
+        assert_untouched(STEP, self.model(net, large))
+        assert self.computed == []
+
+    def test_products_of_many_terms_are_not_computed(self, monkeypatch):
+        monkeypatch.setattr(fold_constants, "_MOST_PRODUCTS", 30**3)
+        net = Net()
+        small, large = (net.add("ConstantOfShape", net.ints(side, side)) for side in (30, 31))
+        sums = [net.add("ReduceMax", net.add("MatMul", each, each), keepdims=0) for each in (small, large)]
+        after, _ = rewrite(STEP, net.model(net.add("Add", "images", net.add("Add", *sums))))
+        assert self.computed.count("MatMul") == 1
+        assert ops(after).count("MatMul") == 1
+
+    def test_results_together_grow_to_a_limit(self, monkeypatch):
+        monkeypatch.setattr(fold_constants, "_MOST_GROWTH", 1000)
+        net = Net()
+        parts = [net.add("Expand", net.const([number]), net.ints(400)) for number in range(4)]
+        after, _ = rewrite(STEP, self.model(net, net.concat(*parts, axis=0)))
+        assert self.computed == ["Expand"] * 2
+        assert ops(after).count("Expand") == 2
+
+
+def test_weights_that_turn_out_to_contradict_their_layer_are_refused():
+    net = Net()
+    weight = net.add("Reshape", net.const(np.zeros(216)), net.ints(8, 3, 3, 3))
+    model = net.model(net.add("Conv", "images", weight))
+    [shape] = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT64]
+    shape.CopyFrom(helper.make_tensor(shape.name, TensorProto.INT64, [2], [8, 27]))
+    with pytest.raises(ModelError, match=r"\(Conv\) has a weight of the shape \(8, 27\), which is no kernel"):
+        rewrite(STEP, model)
 
 
 @pytest.mark.parametrize("name", sorted({**BACKBONES, **DETECTORS}))

@@ -8,6 +8,7 @@ import pytest
 from graphs import classifier, feed, nms_tables, run, separate, v5_raw, v7_rows, v8, v10, with_metadata
 from tables import BOX, detector, table_of
 
+from onnxq.errors import ModelError
 from onnxq.yolo.decode import class_count, decode, find_objects, with_unnamed
 from onnxq.yolo.detector import detect
 
@@ -38,6 +39,12 @@ def test_duplicates_are_removed_unless_the_model_does_it():
     assert len(find_objects({"out": table_of(twice, "v8", 3)[np.newaxis]}, detector("v8"), 0.1, 0.5)) == 1
     finished = np.array([[*row] for row in twice], np.float32)
     assert len(find_objects({"out": finished[np.newaxis]}, detector("end2end"), 0.1, 0.5)) == 2
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (1,)])
+def test_outputs_of_another_rank_than_stated_are_named(shape):
+    with pytest.raises(ModelError, match=r"outputs of these shapes cannot be read as v8 at \d+x\d+: 'out' \(1"):
+        decode({"out": np.zeros(shape, np.float32)}, detector("v8"), 0.1)
 
 
 def test_each_image_of_a_batch_has_its_own():
