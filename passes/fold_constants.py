@@ -9,8 +9,19 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
-from onnxq.ir import CONVS, Constant, Graph, Model, Node, Variable, infer_shapes, inferred_graph, node_alone, remove
-from onnxq.ir.checks.layers import layer_fault
+from onnxq.ir import (
+    CONVS,
+    Constant,
+    Graph,
+    Model,
+    Node,
+    Variable,
+    infer_shapes,
+    inferred_graph,
+    layer_fault,
+    node_alone,
+    remove,
+)
 from onnxq.pipeline import Facts, Rewrite
 from onnxq.runtime.session import open_session, run
 
@@ -74,7 +85,8 @@ def _check_layers(model: Model) -> None:
     """Refuse layers whose weights turned out to contradict them."""
     for node in model.graph.nodes:
         shapes = [tuple(t.shape) if isinstance(t, Constant) else None for t in node.inputs]
-        wrong = layer_fault(node.op, shapes, node.attrs)
+        data = node.inputs[0].shape if node.inputs else None
+        wrong = layer_fault(node.op, shapes, node.attrs, data)
         if wrong:
             raise ModelError(f"node {node.name!r} ({node.op}) {wrong}; export the model again")
 

@@ -8,6 +8,7 @@ A pass edits `Model.graph`, a graph of ONNX GraphSurgeon, whose classes `Graph`,
 - operators: sets of operators, and predicates on nodes
 - shape_inference: shapes and types; the only caller of onnx.shape_inference
 - load, storage, repair: reading and writing files, and repairing faults of exporters
+- checks: refuse malformed models
 - proto, index, extract: work on the ONNX message itself, without a graph: copies, look-ups, parts of a model
 - unsupported_tail: operators at the end that cannot run here, detached and reattached
 """
@@ -15,6 +16,7 @@ A pass edits `Model.graph`, a graph of ONNX GraphSurgeon, whose classes `Graph`,
 from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 
 from onnxq.ir.builder import Builder
+from onnxq.ir.checks.layers import layer_fault
 from onnxq.ir.edit import remove, replace_nodes, replace_uses, set_bias
 from onnxq.ir.extract import before_selection, comparable, ending_at, node_alone
 from onnxq.ir.index import ProtoIndex
@@ -87,6 +89,7 @@ __all__ = [
     "is_layer",
     "is_pointwise",
     "is_silu",
+    "layer_fault",
     "loadable",
     "names_read",
     "next_layers",

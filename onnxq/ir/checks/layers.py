@@ -26,21 +26,36 @@ def check_layers(graph: onnx.GraphProto) -> None:
             raise ModelError(f"{node_text(node)} {wrong}; export the model again")
 
 
-def layer_fault(op: str, shapes: Sequence[Shape | None], attributes: Mapping[str, object]) -> str:
+def layer_fault(
+    op: str, shapes: Sequence[Shape | None], attributes: Mapping[str, object], data: Sequence[object] | None = None
+) -> str:
     """Return what is wrong with the parameters of a node; empty if nothing is.
 
     Args:
         op: the operator.
         shapes: the shape of each constant input, None for other inputs.
         attributes: the attributes by name.
+        data: the shape of the first input as far as it is known: a length, or anything else for an unknown one.
     """
     weight = shapes[1] if len(shapes) > 1 else None
     if op in ("Conv", "ConvTranspose") and weight is not None:
-        return _conv_fault(op, weight, shapes[2] if len(shapes) > 2 else None, attributes)
+        wrong = _conv_fault(op, weight, shapes[2] if len(shapes) > 2 else None, attributes)
+        return wrong or _data_fault(op, weight, attributes, data)
     if op == "Gemm" and weight is not None and len(weight) != 2:
         return f"has a weight of the shape {weight}, which is no matrix"
     if op == "BatchNormalization" and len({*shapes[1:5]} - {None}) > 1:
         return f"has parameters of the shapes {shapes[1:5]}, which are not alike"
+    return ""
+
+
+def _data_fault(op: str, weight: Shape, attributes: Mapping[str, object], data: Sequence[object] | None) -> str:
+    """Return what is wrong with the shape of the data of a sound Conv or ConvTranspose."""
+    group = attributes.get("group", 1)
+    channels = weight[1] * group if op == "Conv" and isinstance(group, int) else weight[0]
+    if data is None:
+        return ""
+    if len(data) != len(weight) or (isinstance(data[1], int) and data[1] != channels):
+        return f"reads {channels} channels, and its input has the shape {tuple(data)}"
     return ""
 
 

@@ -17,14 +17,8 @@ from onnxq.ir.proto import DEFAULT_DOMAINS
 
 Schema = onnx.defs.OpSchema
 
-_FIELDS = {
-    AttributeProto.FLOAT: "f",
-    AttributeProto.INT: "i",
-    AttributeProto.STRING: "s",
-    AttributeProto.TENSOR: "t",
-    AttributeProto.GRAPH: "g",
-}
-"""Type of an attribute with one value -> the field that holds it."""
+_FIELDS = {AttributeProto.TENSOR: "t", AttributeProto.GRAPH: "g", AttributeProto.SPARSE_TENSOR: "sparse_tensor"}
+"""Type of an attribute whose value has no default -> the field that holds it."""
 
 _MOST_INPUT = 1 << 28
 """Greatest number of elements of an input: 1 GB as float32."""
@@ -145,6 +139,8 @@ class _Checker:
                     raise ModelError(f"{node_text(node)} leaves out its input {formal.name}; {_REMEDY}")
             _check_attributes(node, schema)
         for attribute in node.attribute:
+            if attribute.type in _FIELDS and not attribute.HasField(_FIELDS[attribute.type]):
+                raise ModelError(f"the attribute {attribute.name!r} of {node_text(node)} has no value; {_REMEDY}")
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 self.check(inner, known)
 
@@ -170,9 +166,7 @@ def _check_attributes(node: onnx.NodeProto, schema: Schema) -> None:
         if known is None:
             continue
         wanted = str(known.type).rpartition(".")[2]
-        field = _FIELDS.get(attribute.type)
-        is_wrong = attribute.type != AttributeProto.AttributeType.Value(wanted)
-        if is_wrong or attribute.ref_attr_name or (field and not attribute.HasField(field)):
+        if attribute.type != AttributeProto.AttributeType.Value(wanted) or attribute.ref_attr_name:
             raise ModelError(f"the attribute {attribute.name!r} of {node_text(node)} is no {wanted}; {_REMEDY}")
     missing = [name for name, known in schema.attributes.items() if known.required and name not in names]
     if missing:

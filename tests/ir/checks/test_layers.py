@@ -4,7 +4,7 @@ from graphs import csp, v5_raw, v8
 from onnx import helper, numpy_helper
 
 from onnxq.errors import ModelError
-from onnxq.ir.checks.layers import check_layers
+from onnxq.ir.checks.layers import check_layers, layer_fault
 
 
 def graph(op, *shapes, **attributes):
@@ -57,3 +57,20 @@ def test_sound_layers(sound):
 def test_contradictions_are_named(wrong, message):
     with pytest.raises(ModelError, match=rf"^node 'n' \(\w+\) .*{message}.*; export the model again$"):
         check_layers(wrong)
+
+
+@pytest.mark.parametrize(
+    ("op", "weight", "group", "data", "message"),
+    [
+        ("Conv", (8, 3, 3, 3), 1, (1, 3, 8, 8), ""),
+        ("Conv", (8, 3, 3, 3), 2, ("batch", 6, None, None), ""),
+        ("Conv", (8, 3, 3, 3), 1, ("batch", None, 8, 8), ""),
+        ("Conv", (8, 3, 3, 3), 1, None, ""),
+        ("ConvTranspose", (8, 3, 2, 2), 1, (1, 8, 4, 4), ""),
+        ("Conv", (8, 3, 3, 3), 1, (1, 4, 8, 8), "reads 3 channels, and its input has the shape (1, 4, 8, 8)"),
+        ("Conv", (8, 3, 3, 3), 1, (1, 3, 8), "reads 3 channels, and its input has the shape (1, 3, 8)"),
+        ("ConvTranspose", (8, 3, 2, 2), 1, (1, 3, 4, 4), "reads 8 channels, and its input has the shape (1, 3, 4, 4)"),
+    ],
+)
+def test_layers_whose_data_does_not_fit(op, weight, group, data, message):
+    assert layer_fault(op, [None, weight], {"group": group}, data) == message

@@ -77,10 +77,11 @@ def test_an_attribute_twice():
         check_nodes(model(wrong))
 
 
-def test_an_attribute_without_a_value():
-    wrong = node("Constant", [])
+@pytest.mark.parametrize("op", ["Constant", "Nonsense"])
+def test_an_attribute_without_a_value(op):
+    wrong = node(op, [])
     wrong.attribute.append(AttributeProto(name="value", type=AttributeProto.TENSOR))
-    with pytest.raises(ModelError, match=r"the attribute 'value' of .* is no TENSOR"):
+    with pytest.raises(ModelError, match=r"the attribute 'value' of .* has no value"):
         check_nodes(model(wrong))
 
 
