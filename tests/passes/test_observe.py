@@ -174,7 +174,7 @@ def test_every_layer_that_reads_images_has_patches_unless_it_has_groups_or_many_
         net.conv("images", 8, 11, name="many"),
         net.conv(net.add("Relu", "images"), 8, 3, name="relu"),
     ]
-    model = net.model(net.conv(net.add("Concat", *ends, axis=1), 4, name="last"))
+    model = net.model(net.conv(net.concat(*ends), 4, name="last"))
     working, plan = planned(model, OPENVINO)
     chosen = Plan(plan.points, plan.weights, plan.integer, ("one", "two", "groups", "many", "relu", "last"), {})
     found = Pipeline([Observe(samples([feed(model)]))], pinned=[chosen]).run(working)[Statistics].patches
