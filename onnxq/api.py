@@ -128,7 +128,7 @@ def quantize(
     if tail is not None:
         tail.reattach(quantized)
     is_synthetic = samples is None or samples.synthetic
-    warnings = (*questions, *_input_warnings(found, original, detector, synthetic=is_synthetic))
+    warnings = (*detector.warnings, *questions, *_input_warnings(found, original, detector, synthetic=is_synthetic))
     for warning in warnings:
         log.warning("%s", warning)
     return Quantized(quantized, found, detector, samples, timings, warnings)

@@ -102,6 +102,7 @@ class _Measured:
 def _plan(args: argparse.Namespace, config: Config) -> None:
     quantization_plan, detector = plan(args.input, config)
     table = summary.planned(quantization_plan, detector, config, args.verbose)
+    summary.add_warnings(table, detector.warnings)
     table.add_row("output", f"{output_path(args, config)} (not written: --dry-run)")
     OUT.print(table)
     if args.verbose:

@@ -27,6 +27,7 @@ from onnxq.console.terminal import (
     model_file,
     say,
     settings_of,
+    warn,
 )
 from onnxq.console.used_files import UsedFiles
 from onnxq.evaluation.agreement import Agreement
@@ -99,6 +100,8 @@ def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
         _show_agreement(result, result.agreement, settings)
     if arguments.worst and worst_first(result.traced):
         _show_trace(result, arguments.worst)
+    for warning in result.detector.warnings:
+        warn(f"{arguments.reference.name}: {warning}")
     if not arguments.quiet:
         detector = result.detector
         unread = "; objects are not compared, because the output layout is unknown" if result.agreement is None else ""

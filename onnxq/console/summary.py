@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.text import Text
@@ -73,8 +74,7 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str, verbose: bo
         )
     if checked.checked_in:
         table.add_row("checked", f"{checked.checked_in}, {checked.cpu}{_nearness(checked)}")
-    for warning in quantized.warnings:
-        table.add_row(Text("warning", "bold yellow"), Text(warning))
+    add_warnings(table, quantized.warnings)
     outputs = {output.name for output in quantized.model.graph.output}
     finished = _ORDER_COUNTS if quantized.detector.outputs.is_finished else ""
     for name, sqnr in checked.sqnr.items():
@@ -82,6 +82,12 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str, verbose: bo
     speed = quantized.facts.get(Speed)
     if speed is not None and speed.rounds:
         table.add_row("speed", f"{speed.ratio:.2f} times the float model's, in {speed.runtime} on this CPU")
+
+
+def add_warnings(table: Listing, warnings: Iterable[str]) -> None:
+    """Add a row for each warning."""
+    for warning in warnings:
+        table.add_row(Text("warning", "bold yellow"), Text(warning))
 
 
 def _nearness(checked: Verification) -> str:

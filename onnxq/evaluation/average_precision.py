@@ -235,7 +235,12 @@ def measure_precision(
     rules = Rules(settings.max_detections, match.measured)
     main, *more = kinds
     index = main.index(truth, found)
-    remarks = [match.remark, _limit_remark(truth, settings.max_detections), *(kind.remark for kind in kinds)]
+    remarks = [
+        *detector.warnings,
+        match.remark,
+        _limit_remark(truth, settings.max_detections),
+        *(kind.remark for kind in kinds),
+    ]
     ap, ap50, ap75, ap_small, ap_medium, ap_large = averages(main.truth, index, rules, main.matcher)
     if match.is_by_order or ap < _LEAST_WITHOUT_CLASSES:
         remark = _order_remark(truth, index, match, rules, main)

@@ -31,7 +31,7 @@ from onnxq.yolo.inputs.image_input import (
     shape_of,
 )
 from onnxq.yolo.output_layout import GIVEN_LAYOUT, Clues, OutputLayout, Shape
-from onnxq.yolo.preprocess import YOLO, YOLO_255, Preprocess, parse_preprocess
+from onnxq.yolo.preprocess import Preprocess, is_scale_said, parse_preprocess
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Detector:
         why: the phrase that names the evidence for the family and the preprocessing.
         companions: values of the other inputs for each image: the size, or the scale.
         types: types of all inputs.
+        warnings: what of the image cannot be told, a sentence each.
     """
 
     input_name: str
@@ -57,6 +58,7 @@ class Detector:
     why: str
     companions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     types: Mapping[str, "np.dtype[Any]"] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def feed(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return arrays for all inputs, given images as `preprocess` makes them, (batch, ...)."""
@@ -113,12 +115,11 @@ def detect(
     outputs = columns_layout(parse_layout(layout), clues, GIVEN_LAYOUT) if layout else recognized
     companions = _companions(model.graph, image.name, size)
     is_stretched = bool(companions) or "rtdetr" in metadata.get("description", "").lower()
-    guess, evidence = guess_preprocess(model, image, clues, recognized, is_stretched)
-    why = outputs.why + evidence.removeprefix(recognized.why)
-    preprocessed = laid_out(said(guess), image)
-    found = Detector(image.name, size, outputs, preprocessed, names, why, companions, _types(model.graph))
-    is_scale_said = said(YOLO).values == said(YOLO_255).values
-    return found if is_scale_said else _with_scale_of_first_layer(model, found)
+    guess = guess_preprocess(model, image, clues, recognized, is_stretched)
+    why = outputs.why + guess.why.removeprefix(recognized.why)
+    preprocessed, warnings = laid_out(said(guess.preprocess), image), guess.warnings(said)
+    found = Detector(image.name, size, outputs, preprocessed, names, why, companions, _types(model.graph), warnings)
+    return found if is_scale_said(said) else _with_scale_of_first_layer(model, found)
 
 
 def clues_of(

@@ -292,7 +292,21 @@ PREPROCESS_WORDS = f"auto, {', '.join(PREPROCESSES)}, or words of {', '.join(_WO
 """What `--preprocess` takes, for help and messages."""
 
 
-def parse_preprocess(text: str) -> Callable[[Preprocess], Preprocess]:
+Change = Callable[[Preprocess], Preprocess]
+"""Makes the preprocessing that `--preprocess` says of the one that was recognized."""
+
+
+def is_scale_said(said: Change) -> bool:
+    """Return whether `--preprocess` says the values of the image."""
+    return said(YOLO).values == said(YOLO_255).values
+
+
+def is_order_said(said: Change) -> bool:
+    """Return whether `--preprocess` says the order of the planes."""
+    return said(YOLO).bgr == said(YOLOX).bgr
+
+
+def parse_preprocess(text: str) -> Change:
     """Return the function that makes of the preprocessing that was recognized the one that `--preprocess` says.
 
     Args:

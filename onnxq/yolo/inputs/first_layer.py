@@ -18,6 +18,9 @@ too much gives 58 and more, one too little 0.011 and less."""
 
 _COLOURS = 3
 
+_BY_VALUE = {"Add", "Cast", "Clip", "DequantizeLinear", "Div", "Identity", "Mul", "QuantizeLinear", "Sub"}
+"""Operators that change or round the values of a weight one by one."""
+
 _GRAINS = ((10, 0.6), (40, 0.3), (160, 0.1))
 """Number of squares along the shorter side of the painted image, and their contrast."""
 
@@ -50,12 +53,24 @@ def first_conv(index: ProtoIndex, image: str) -> FirstLayer | None:
 
 def is_of_colours(node: onnx.NodeProto, index: ProtoIndex) -> bool:
     """Return whether a layer only makes other colours of each pixel: a Conv of 1 x 1, or a MatMul of 3 x 3."""
-    if node.op_type not in ("Conv", "MatMul") or node.input[1] not in index.constants:
+    if node.op_type not in ("Conv", "MatMul"):
         return False
-    dims = list(index.constants[node.input[1]].dims)
+    dims = _constant_dims(node.input[1], index)
     if node.op_type == "MatMul":
         return dims == [_COLOURS, _COLOURS]
-    return dims[0] == _COLOURS and all(side == 1 for side in dims[2:])
+    return bool(dims) and dims[0] == _COLOURS and all(side == 1 for side in dims[2:])
+
+
+def _constant_dims(tensor: str, index: ProtoIndex) -> list[int] | None:
+    """Return the dimensions of a constant, or of what is made of constants value by value; None for others."""
+    if tensor in index.constants:
+        return list(index.constants[tensor].dims)
+    node = index.producers.get(tensor)
+    if node is None or node.op_type not in _BY_VALUE:
+        return None
+    parts = [_constant_dims(name, index) for name in node.input if name]
+    known = [part for part in parts if part is not None]
+    return max(known, key=len) if len(known) == len(parts) else None
 
 
 def part_before(model: onnx.ModelProto, index: ProtoIndex, tensor: str, given: str = "") -> onnx.ModelProto:

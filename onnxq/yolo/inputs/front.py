@@ -1,11 +1,12 @@
 """What a model does to its image before the first layer: the operators there run on plain images.
 
 Exporters put the change from BGR to RGB, the division by 255, and mean and deviation into the graph, in many spellings.
-All of them show in the values that reach the first layer.
+Others undo a mean and deviation there, or turn YUV into RGB. All of them show in the values that reach the first layer.
 """
 
 import logging
 from dataclasses import dataclass
+from itertools import permutations, product
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from onnxq.errors import ModelError
 from onnxq.ir import LAYERS, ProtoIndex
 from onnxq.runtime.session import open_session, run
 from onnxq.yolo.inputs.first_layer import is_of_colours, part_before, unrounded
+from onnxq.yolo.preprocess import IMAGENET, LEVELS, SIGNED, UNIT, Values
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,15 @@ below; a mean and deviation of inputs of 0 to 1 is far above."""
 _STEPS = (64.0, 0.25)
 """Value of all planes, and what one of them is raised by. The smaller one is for graphs that clip what is above 1."""
 
+_USUAL = (UNIT, LEVELS, IMAGENET, SIGNED)
+"""Values that an image is given in, and that networks are trained on."""
+
+_INEXACT = 0.01
+"""Share of the range of values by which a value may be another one; 127.5 is spelled 128 too."""
+
+_LUMAS = (np.array([0.299, 0.587, 0.114]), np.array([0.2126, 0.7152, 0.0722]))
+"""Shares of red, green and blue in the brightness of a pixel, by ITU-R BT.601 and BT.709."""
+
 
 @dataclass(frozen=True)
 class InputFront:
@@ -40,10 +51,18 @@ class InputFront:
     Attributes:
         reverses: the planes arrive in reverse order: the graph makes RGB of BGR, or BGR of RGB.
         scales_levels: the values are scaled as only levels of 0 to 255 need it.
+        takes: the values of the image, of which the graph makes other usual ones; None if it does not.
+        bgr: the planes of the image are blue, green, red; None if the constants are the same for both orders.
+        mixes: a plane is made of several, in shares that do not tell which.
+        undoes: a mean is added that no usual values lack.
     """
 
     reverses: bool = False
     scales_levels: bool = False
+    takes: Values | None = None
+    bgr: bool | None = None
+    mixes: bool = False
+    undoes: bool = False
 
 
 def find_front(model: onnx.ModelProto, image: str, shape: tuple[int, ...], channels_last: bool) -> InputFront:
@@ -64,24 +83,70 @@ def find_front(model: onnx.ModelProto, image: str, shape: tuple[int, ...], chann
     if tensor is None or tensor == image:
         return InputFront()
     try:
-        responses = _responses(part_before(model, index, tensor, given=image), image, shape, channels_last)
+        gains, offsets = _affine(part_before(model, index, tensor, given=image), image, shape, channels_last)
     except ModelError as error:
         log.info("what the graph does to its image cannot be found: %s", error)
         return InputFront()
-    return _judged(responses)
+    return _judged(gains, offsets)
 
 
-def _judged(responses: NDArray[np.float64]) -> InputFront:
+def _judged(gains: NDArray[np.float64], offsets: NDArray[np.float64]) -> InputFront:
     """Judge by the gain from each plane of the image (rows) to each plane before the first layer (columns)."""
-    size = np.abs(responses)
+    size = np.abs(gains)
     greatest = size.max(axis=0)
     if not size.size or not np.isfinite(size).all() or not greatest.all():
         return InputFront()
     scales = bool(greatest.max() < _LEVELS_GAIN)
     if (size > _MIXED * greatest).sum() > size.shape[1]:
-        return InputFront(scales_levels=scales)
-    order = list(dict.fromkeys(size.argmax(axis=0).tolist()))
-    return InputFront(order == list(reversed(range(_PLANES))), scales)
+        bgr, is_told = _order_in_brightness(gains)
+        return InputFront(scales_levels=scales, bgr=bgr, mixes=not is_told)
+    sources = size.argmax(axis=0)
+    reverses = list(dict.fromkeys(sources.tolist())) == list(reversed(range(_PLANES)))
+    own = gains[sources, np.arange(len(sources))]
+    for (takes, gives), bgr in product(permutations(_USUAL, 2), (False, True)):
+        if _makes(own, offsets, sources, takes, gives, bgr):
+            is_either = _makes(own, offsets, sources, takes, gives, not bgr)
+            return InputFront(reverses, scales, takes, None if is_either else bgr)
+    white = LEVELS.of(255)[0] if scales else 1.0
+    return InputFront(reverses, scales, undoes=bool((offsets > _MIXED * white * own).all() and (own > 0).all()))
+
+
+def _makes(
+    gains: NDArray[np.float64],
+    offsets: NDArray[np.float64],
+    sources: NDArray[np.intp],
+    takes: Values,
+    gives: Values,
+    bgr: bool,
+) -> bool:
+    """Whether gains and offsets make the values `gives` of an image in the values `takes`.
+
+    Args:
+        gains, offsets: of each plane before the first layer.
+        sources: the plane of the image that each of them is made of.
+        takes, gives: usual values.
+        bgr: the planes of the image are blue, green, red.
+    """
+    colours = _PLANES - 1 - sources if bgr else sources
+    black, white = (np.array(gives.of(level))[colours] for level in (0, 255))
+    found = (gains * np.array(takes.of(level))[colours] + offsets for level in (0, 255))
+    errors = [np.abs(made - wanted) for made, wanted in zip(found, (black, white), strict=True)]
+    return bool((np.array(errors) < _INEXACT * (white - black)).all())
+
+
+def _order_in_brightness(gains: NDArray[np.float64]) -> tuple[bool | None, bool]:
+    """Whether the planes are blue, green, red, as a plane of brightness shows, and whether their order is known.
+
+    All planes in equal shares are grey in either order.
+    """
+    sums = gains.sum(axis=0)
+    bright = np.abs(sums) > _MIXED * np.abs(gains).max(axis=0)
+    shares = (gains[:, bright] / sums[bright]).T
+    for luma in _LUMAS:
+        for bgr in (False, True):
+            if (np.abs(shares - (luma[::-1] if bgr else luma)) < _INEXACT).all(axis=1).any():
+                return bgr, True
+    return None, bool(bright.all() and (np.abs(shares - 1 / _PLANES) < _INEXACT).all())
 
 
 def _first_layer_input(index: ProtoIndex, image: str) -> str | None:
@@ -95,8 +160,14 @@ def _first_layer_input(index: ProtoIndex, image: str) -> str | None:
     return None
 
 
-def _responses(front: onnx.ModelProto, image: str, shape: tuple[int, ...], channels_last: bool) -> NDArray[np.float64]:
-    """Return the gain from each plane of the image to each plane of the output, (planes, planes of the output)."""
+def _affine(
+    front: onnx.ModelProto, image: str, shape: tuple[int, ...], channels_last: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the gain from each plane of the image to each plane of the output, and what black gives.
+
+    Returns:
+        The gains, (planes, planes of the output), and the offsets, (planes of the output,).
+    """
     [value] = [value for value in front.graph.input if value.name == image]
     if len(front.graph.input) > 1:
         raise ModelError(f"it depends on {len(front.graph.input)} inputs")
@@ -114,7 +185,7 @@ def _responses(front: onnx.ModelProto, image: str, shape: tuple[int, ...], chann
 
     for step in _STEPS if dtype.kind == "f" else _STEPS[:1]:
         base = seen(step)
-        responses = np.stack([seen(step, plane) - base for plane in range(_PLANES)]) / step
-        if responses.any(axis=1).all():
+        gains = np.stack([seen(step, plane) - base for plane in range(_PLANES)]) / step
+        if gains.any(axis=1).all():
             break
-    return responses
+    return gains, seen(0.0)

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -16,11 +17,69 @@ from onnxq.yolo.inputs.first_layer import first_conv, is_of_trained_network, spr
 from onnxq.yolo.inputs.front import InputFront, find_front
 from onnxq.yolo.inputs.image_input import COLOURS, is_channels_last, planes_of, shape_of
 from onnxq.yolo.output_layout import UNKNOWN, Clues, OutputLayout
-from onnxq.yolo.preprocess import IMAGENET, LEVELS, STRETCH, UNIT, YOLO, YOLO_CROP, Preprocess
+from onnxq.yolo.preprocess import (
+    IMAGENET,
+    LEVELS,
+    SIGNED,
+    STRETCH,
+    UNIT,
+    YOLO,
+    YOLO_CROP,
+    Change,
+    Preprocess,
+    Values,
+    is_order_said,
+    is_scale_said,
+)
 
 log = logging.getLogger(__name__)
 
 _PICODET_STRIDES = (8, 16, 32, 64)
+
+_DOES: dict[Values, str] = {
+    LEVELS: "scales 0-255 itself",
+    UNIT: "scales 0-1 itself",
+    IMAGENET: "undoes ImageNet's mean and deviation",
+    SIGNED: "undoes the scale of -1 to 1",
+}
+"""Values of the image -> what the graph does to them, where the family alone would tell others."""
+
+
+class Guess(NamedTuple):
+    """The preprocessing that a model takes as far as is known.
+
+    Attributes:
+        preprocess: the preprocessing.
+        why: the evidence for it and the family.
+        front: what the graph does to the image before the first layer.
+    """
+
+    preprocess: Preprocess
+    why: str
+    front: InputFront
+
+    def warnings(self, said: Change) -> tuple[str, ...]:
+        """Return what the graph leaves open and `--preprocess` does not say, a sentence each.
+
+        Args:
+            said: makes what `--preprocess` says of what was recognized.
+        """
+        assumed = said(self.preprocess)
+        order, values = "BGR" if assumed.bgr else "RGB", assumed.values.name
+        found = []
+        if self.front.mixes and not is_order_said(said):
+            found.append(
+                "the graph mixes the planes of its image before the first layer, as a change from YUV to RGB does, so "
+                f"that its colours cannot be told: {order} is assumed. Say --preprocess rgb or bgr if the model takes "
+                "one of them; for other colours calibrate with arrays (.npy), as images cannot measure such a model"
+            )
+        if self.front.undoes and not is_scale_said(said):
+            found.append(
+                "the graph adds a mean to its image before the first layer, as if it undid a normalization that no "
+                f"word of --preprocess names: {values} is assumed. Say --preprocess {values} if that is right; else "
+                "calibrate with arrays (.npy), as images cannot measure such a model"
+            )
+        return tuple(found)
 
 
 def guess_preprocess(
@@ -29,8 +88,8 @@ def guess_preprocess(
     clues: Clues,
     layout: OutputLayout,
     is_stretched: bool,
-) -> tuple[Preprocess, str]:
-    """Return the preprocessing that the model takes as far as is known, and the evidence for it and the family.
+) -> Guess:
+    """Return the preprocessing that the model takes as far as is known.
 
     PaddleDetection and Ultralytics' RT-DETR train on stretched images, PicoDet also on ImageNet's mean and deviation.
     """
@@ -49,11 +108,17 @@ def guess_preprocess(
         guess = STRETCH if is_stretched else YOLO
     if layout.family == UNKNOWN and _is_picodet(clues):
         guess, why = replace(STRETCH, values=IMAGENET), f"{why}, and are scores and distances as PicoDet gives them"
-    if layout.record.preprocess is None and (scales or front.scales_levels):
-        guess, why = replace(guess, values=LEVELS), f"{why}, and the graph scales 0-255 itself"
-    if front.reverses:
-        guess, why = replace(guess, bgr=not guess.bgr), f"{why}, and the graph reverses the order of the planes"
-    return guess, why
+    takes = front.takes
+    if takes is None and layout.record.preprocess is None and (scales or front.scales_levels):
+        takes = LEVELS
+    if takes is not None and takes != guess.values:
+        guess, why = replace(guess, values=takes), f"{why}, and the graph {_DOES[takes]}"
+    bgr = guess.bgr != front.reverses if front.bgr is None else front.bgr
+    if front.reverses and bgr != guess.bgr:
+        why = f"{why}, and the graph reverses the order of the planes"
+    elif bgr != guess.bgr:
+        why = f"{why}, and its constants are in the order {'BGR' if bgr else 'RGB'}"
+    return Guess(replace(guess, bgr=bgr), why, front)
 
 
 def scale_by_first_layer(
