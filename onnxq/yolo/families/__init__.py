@@ -4,7 +4,7 @@ To add a family, write its file with a `Family`, and put the record into `STAGES
 decode, class count and preprocessing follow from the record. A stage is tried after the stages above it, so a family
 that takes a shape of others stands before them. Templates, by what a row of the output is:
 
-- a cell of a grid, boxes and scores apart: `separate`; in one table: `v5`
+- a cell of a grid, boxes and scores apart: `separate`, for each stride `picodet`; in one table: `v5`
 - a finished detection of one of the images: `nms_rows`; of the image of its table: `end2end`
 """
 
@@ -18,6 +18,7 @@ from onnxq.yolo.families.end2end import END2END
 from onnxq.yolo.families.nms_counted import NMS_COUNTED
 from onnxq.yolo.families.nms_rows import NMS_ROWS
 from onnxq.yolo.families.nms_tables import NMS_TABLES
+from onnxq.yolo.families.picodet import PICODET
 from onnxq.yolo.families.raw_grids import V5_RAW, V7_RAW
 from onnxq.yolo.families.separate import SEPARATE
 from onnxq.yolo.families.v5 import V5
@@ -26,6 +27,7 @@ from onnxq.yolo.families.yolox import YOLOX, YOLOX_RAW
 from onnxq.yolo.output_layout import UNKNOWN_FAMILY, Clues, Family, OutputLayout
 
 STAGES: tuple[tuple[Family, ...], ...] = (
+    (PICODET,),  # before what takes two of its tables
     (SEPARATE,),  # its scores alone would pass for a table of v5
     (V5, V8, YOLOX, YOLOX_RAW, END2END),  # before the grids that some exports give beside their table
     (V5_RAW, V7_RAW),  # the same outputs: v7-raw must be given

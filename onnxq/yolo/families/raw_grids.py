@@ -5,9 +5,9 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
+from onnxq.yolo.columns import sigmoid
 from onnxq.yolo.detections import Detections
 from onnxq.yolo.families.tables import STRIDES, boxes_above, grid_cells
 from onnxq.yolo.output_layout import Clues, Family, OutputLayout, Reading, Shape
@@ -93,17 +93,12 @@ def _read(by_stride: Anchors, reading: Reading) -> Detections:
         if grid.ndim == 3:
             grid = grid.reshape(3, -1, *grid.shape[1:]).transpose(0, 2, 3, 1)
         rows, width = grid.shape[1], grid.shape[3]
-        shares = (grid if layout.activated else _sigmoid(grid)).reshape(3, -1, width)
+        shares = (grid if layout.activated else sigmoid(grid)).reshape(3, -1, width)
         cells = grid_cells(reading.size, (reading.size[0] // rows,))
         centres = (2 * shares[..., 0:2] - 0.5 + cells[:, :2]) * cells[:, 2:]
         sizes = (2 * shares[..., 2:4]) ** 2 * np.array(sides, np.float32).reshape(3, 1, 2)
         scales.append(np.concatenate([centres, sizes, shares[..., 4:]], axis=2).reshape(-1, width))
     return boxes_above(np.concatenate(scales), columns, reading.confidence)
-
-
-def _sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):
-        return np.asarray(1 / (1 + np.exp(-values)))
 
 
 V5_RAW = Family(

@@ -58,7 +58,7 @@ def is_of_colours(node: onnx.NodeProto, index: ProtoIndex) -> bool:
     dims = _constant_dims(node.input[1], index)
     if node.op_type == "MatMul":
         return dims == [_COLOURS, _COLOURS]
-    return bool(dims) and dims[0] == _COLOURS and all(side == 1 for side in dims[2:])
+    return dims is not None and dims[:1] == [_COLOURS] and all(side == 1 for side in dims[2:])
 
 
 def _constant_dims(tensor: str, index: ProtoIndex) -> list[int] | None:

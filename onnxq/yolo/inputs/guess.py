@@ -1,7 +1,6 @@
 """Guesses how images become the input of a model: by its family, its metadata and the operators at its beginning."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from onnxq.runtime.session import Feed
 from onnxq.yolo.inputs.first_layer import first_conv, is_of_trained_network, spread
 from onnxq.yolo.inputs.front import InputFront, find_front
 from onnxq.yolo.inputs.image_input import COLOURS, is_channels_last, planes_of, shape_of
-from onnxq.yolo.output_layout import UNKNOWN, Clues, OutputLayout
+from onnxq.yolo.output_layout import Clues, OutputLayout
 from onnxq.yolo.preprocess import (
     IMAGENET,
     LEVELS,
@@ -33,8 +32,6 @@ from onnxq.yolo.preprocess import (
 )
 
 log = logging.getLogger(__name__)
-
-_PICODET_STRIDES = (8, 16, 32, 64)
 
 _DOES: dict[Values, str] = {
     LEVELS: "scales 0-255 itself",
@@ -91,7 +88,7 @@ def guess_preprocess(
 ) -> Guess:
     """Return the preprocessing that the model takes as far as is known.
 
-    PaddleDetection and Ultralytics' RT-DETR train on stretched images, PicoDet also on ImageNet's mean and deviation.
+    PaddleDetection and Ultralytics' RT-DETR train on stretched images.
     """
     why, scales, size = layout.why, _scales_levels(model.graph, image.name), clues.size
     front = InputFront()
@@ -106,8 +103,6 @@ def guess_preprocess(
         guess = YOLO_CROP
     else:
         guess = STRETCH if is_stretched else YOLO
-    if layout.family == UNKNOWN and _is_picodet(clues):
-        guess, why = replace(STRETCH, values=IMAGENET), f"{why}, and are scores and distances as PicoDet gives them"
     takes = front.takes
     if takes is None and layout.record.preprocess is None and (scales or front.scales_levels):
         takes = LEVELS
@@ -152,15 +147,6 @@ def scale_by_first_layer(
     except ModelError as error:
         log.info("the first layer does not tell the scale of the image: %s", error)
     return guess
-
-
-def _is_picodet(clues: Clues) -> bool:
-    """Whether each of four scales has outputs (batch, cells, classes) and (batch, cells, distances of 4 sides)."""
-    height, width = clues.size
-    cells = Counter(shape[1] for shape in clues.of_rank(3).values())
-    scales = {-(-height // stride) * -(-width // stride): 2 for stride in _PICODET_STRIDES}
-    sides = [shape[2] for shape in clues.of_rank(3).values()]
-    return cells == scales and len(set(sides)) == 2 and sum(side % 4 == 0 for side in sides) >= len(scales)
 
 
 def _scales_levels(graph: onnx.GraphProto, image: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from graph_texts import DECODED, model
 
 from onnxq.yolo.detector import detect
-from onnxq.yolo.preprocess import IMAGENET, LEVELS, STRETCH, YOLO, YOLO_255, YOLO_CROP, YOLOX, Preprocess
+from onnxq.yolo.preprocess import LEVELS, STRETCH, YOLO, YOLO_255, YOLO_CROP, YOLOX, Preprocess
 
 
 def scaling(operation: str, constant: float) -> onnx.ModelProto:
@@ -67,25 +67,6 @@ class TestPreprocess:
     def test_paddle_detection_trains_on_stretched_images(self) -> None:
         pairs = "float[1,2] im_shape, float[1,2] scale_factor"
         assert detect(model(image=f"float[1,3,32,64] images, {pairs}")).preprocess == STRETCH
-
-    @pytest.mark.parametrize(
-        ("cells", "sides", "is_picodet"),
-        [
-            ((64, 16, 4, 1), (10, 32), True),
-            ((64, 16, 4, 1), (80, 64), True),
-            ((64, 16, 4), (10, 32), False),
-            ((64, 16, 4, 2), (10, 32), False),
-            ((64, 16, 4, 1), (10, 30), False),
-        ],
-    )
-    def test_picodet_is_trained_on_stretched_and_normalized_images(
-        self, cells: tuple[int, ...], sides: tuple[int, int], is_picodet: bool
-    ) -> None:
-        names = [(f"o{side}x{count}", f"float[1,{count},{side}]") for side in sides for count in cells]
-        nodes = "x = Conv (images, w) " + " ".join(f"{name} = Sigmoid (x)" for name, _ in names)
-        found = detect(model(nodes, ", ".join(f"{kind} {name}" for name, kind in names)))
-        assert found.preprocess == (replace(STRETCH, values=IMAGENET) if is_picodet else YOLO)
-        assert ("as PicoDet gives them" in found.why) == is_picodet
 
     @pytest.mark.parametrize(
         ("description", "expected"), [("Ultralytics rtdetr-l model", STRETCH), ("Ultralytics YOLO11n model", YOLO)]
