@@ -228,6 +228,7 @@ class InputSummary:
         distinct: number of samples that differ from each other.
         most_equal: number of samples that are equal to the most frequent one.
         blank: number of samples that show next to nothing: all of their values are nearly the same.
+        blank_file: a file with such a sample; empty if they are in no file.
         grey: number of samples whose three planes are nearly the same.
     """
 
@@ -237,6 +238,7 @@ class InputSummary:
     distinct: int = 0
     most_equal: int = 0
     blank: int = 0
+    blank_file: str = ""
     grey: int = 0
 
 

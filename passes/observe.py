@@ -77,7 +77,7 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
             return Statistics({}, digest=digest), Probe(), InputSummary()
         if self._samples is None:
             raise DataError("there is no calibration data; give some, or statistics that were saved")
-        steps, inputs = self._samples.steps, InputMonitor(self._samples.preprocess)
+        steps, inputs = self._samples.steps, InputMonitor(self._samples.preprocess, self._samples.sources)
         count = stream(
             ending_at(model.to_proto(), tally.tensors),
             inputs.watch(self._samples.loaders),

@@ -163,3 +163,15 @@ def test_the_result_is_compared_on_the_first_images_that_can_be_read(tmp_path, m
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"no picture")
     assert quantize(model, tmp_path).facts[Verification].sqnr == expected != {}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_warning_about_blank_images_names_a_file(tmp_path, batch):
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / f"{number}.png")
+    for name in ("3", "7"):
+        Image.new("RGB", (32, 32), "red").save(tmp_path / f"{name}.png")
+    warnings = quantize(silu_chain(batch=batch), tmp_path, Config(reconstruct=False)).warnings
+    assert any(f"2 of 10 calibration samples show next to nothing (such as {tmp_path / '3.png'})" in each
+               for each in warnings)  # fmt: skip

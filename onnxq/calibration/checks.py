@@ -63,9 +63,10 @@ def check_inputs(inputs: InputSummary, detector: Detector) -> Iterator[str]:
         yield f"{inputs.most_equal} of {inputs.samples} calibration samples are one and the same: leave copies out"
     if inputs.blank and low != high:
         share = "all" if inputs.blank == inputs.samples else f"{inputs.blank} of {inputs.samples}"
+        such_as = f" (such as {inputs.blank_file})" if inputs.blank_file else ""
         yield (
-            f"{share} calibration samples show next to nothing: leave out blank images, and masks or label maps if any "
-            "are among them"
+            f"{share} calibration samples show next to nothing{such_as}: leave out blank images, and masks or label "
+            "maps if any are among them"
         )
     if inputs.grey == inputs.samples and low != high:
         yield "all calibration samples are grey: if the model will see colours, give coloured images"

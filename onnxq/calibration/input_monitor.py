@@ -4,8 +4,9 @@ import math
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,16 +43,18 @@ class InputMonitor:
 
     Args:
         preprocess: what the image input holds; None: nothing is known of it.
+        sources: for each loader the files of its single samples.
     """
 
-    def __init__(self, preprocess: Preprocess | None = None) -> None:
+    def __init__(self, preprocess: Preprocess | None = None, sources: Sequence[Sequence[Path]] = ()) -> None:
         self._preprocess = preprocess
+        self._sources = sources
         self._lock = threading.Lock()
         self._feeds: dict[int, Feed] = {}
         self._checksums: list[int] = []
         self._low = math.inf
         self._high = -math.inf
-        self._spans: list[float] = []
+        self._spans: list[tuple[float, str]] = []
         self._grey = 0
 
     def watch(self, loaders: Iterable[Loader]) -> Iterator[Loader]:
@@ -66,13 +69,15 @@ class InputMonitor:
     def summary(self) -> InputSummary:
         """Return the summary of the image input over all samples that could be read."""
         equal = Counter(self._checksums).most_common(1)
+        blank = [file for span, file in self._spans if span < _BLANK / 255 * self._full_span()]
         return InputSummary(
             self._low,
             self._high,
             samples=len(self._checksums),
             distinct=len(set(self._checksums)),
             most_equal=equal[0][1] if equal else 0,
-            blank=sum(span < _BLANK / 255 * self._full_span() for span in self._spans),
+            blank=len(blank),
+            blank_file=min(filter(None, blank), default=""),
             grey=self._grey,
         )
 
@@ -91,11 +96,14 @@ class InputMonitor:
             contents = [self._content(image) for image in images]
             extremes = [(float(content.min()), float(content.max())) for content in contents]
             spans = [max((float(np.ptp(plane)) for plane in content), default=0.0) for content in contents]
+            sources = self._sources[step] if step < len(self._sources) else ()
+            # Where one of a batch could not be read, the others cannot be told apart.
+            files = list(map(str, sources)) if len(sources) == len(spans) else [""] * len(spans)
             checksums, grey = list(map(_checksum, images)), sum(map(self._is_grey, contents))
             with self._lock:
                 for low, high in extremes:
                     self._low, self._high = min(self._low, low), max(self._high, high)
-                self._spans += spans
+                self._spans += zip(spans, files)
                 self._grey += grey
                 self._checksums += checksums
                 self._feeds[step] = sample.feed

@@ -39,6 +39,7 @@ class Samples:
         missing: file -> reason, for files that a list names and that do not exist.
         unreadable: file -> reason, for images that cannot be read; grows while the loaders are called.
         files: the files of the samples; empty if they are in no file.
+        sources: for each loader the files of its single samples, unreadable ones included; empty if they are in none.
         other_kinds: suffix -> number of files in folders that are of a kind that is not read.
         preprocess: what the image input holds; None: nothing is known of it.
     """
@@ -50,6 +51,7 @@ class Samples:
     missing: Mapping[str, str] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    sources: Sequence[Sequence[Path]] = ()
     other_kinds: Mapping[str, int] = field(default_factory=dict)
     preprocess: Preprocess | None = None
 
@@ -144,7 +146,7 @@ def _open_files(reader: FileReader, paths: Sequence[str], count: int | None) -> 
     found = [find_files(path) for path in paths]
     files = {os.path.abspath(file): file for each in found for file in each.files}
     loads = [(files[name], load) for name in sorted(files) for load in reader.open(files[name])]
-    chosen = spread(loads, count)
+    chosen, batch = spread(loads, count), reader.inputs.batch
     reader.choose(dict.fromkeys(file for file, _ in chosen if not is_array(file) and not is_video(file)))
     number = f"{len(loads)}" if len(chosen) == len(loads) else f"{len(chosen)} of {len(loads)}"
     kinds = {"sample" if is_array(file) else "frame" if is_video(file) else "image" for file in files.values()}
@@ -157,6 +159,9 @@ def _open_files(reader: FileReader, paths: Sequence[str], count: int | None) -> 
         unreadable=reader.unreadable,
         other_kinds=dict(sum((Counter(each.other_kinds) for each in found), Counter())),
         files=tuple(dict.fromkeys(file for file, _ in chosen)),
+        sources=tuple(
+            tuple(file for file, _ in chosen[start : start + batch]) for start in range(0, len(chosen), batch)
+        ),
     )
 
 

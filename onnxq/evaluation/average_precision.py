@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from onnxq.errors import ConfigError, ModelError
+from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.evaluation.classes import ClassMatch, match_classes
 from onnxq.evaluation.ground_truth import GroundTruth, build_index
 from onnxq.evaluation.predictor import Found, Predictor, Settings
@@ -220,7 +220,7 @@ def measure_precision(
     progress("loading", 0, 0)
     predictor, match = _open(model, truth, settings, like)
 
-    kinds, detector = kinds_of(predictor.detector, truth), predictor.detector
+    kinds, detector = _kinds(predictor, truth), predictor.detector
 
     def detect(image: int) -> list[dict[str, Any]]:
         found = predictor.detect(truth.images[image](), settings)
@@ -271,7 +271,15 @@ def check_measurable(model: str | Path | onnx.ModelProto, truth: GroundTruth, se
         ModelError, ConfigError: as from `evaluate`, except errors that only show on images.
     """
     predictor, _ = _open(model, truth, settings)
-    kinds_of(predictor.detector, truth)
+    _kinds(predictor, truth)
+
+
+def _kinds(predictor: Predictor, truth: GroundTruth) -> list[Kind]:
+    """Return what can be scored of a model, as `kinds_of`; its errors name the model."""
+    try:
+        return kinds_of(predictor.detector, truth)
+    except DataError as error:
+        raise DataError(f"{predictor.name}: {error}") from None
 
 
 def _open(

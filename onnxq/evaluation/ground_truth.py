@@ -146,6 +146,13 @@ def _without_objects(read: Annotations, images: Collection[int]) -> str:
     count = len(images) - len(seen)
     if not seen:
         return f"no object is on the {len(images)} image{plural(len(images))}, so there is no AP"
+    unlabelled = len(read.unlabelled & set(images))
+    if unlabelled:
+        empty = f" and {count - unlabelled} an empty one" if count > unlabelled else ""
+        return (
+            f"{unlabelled} of {len(images)} images have no label file{empty}, and all that is detected there counts as "
+            "wrong"
+        )
     if count < max(_EMPTY * len(images), 2):
         return ""
     return f"{count} of {len(images)} images have no object, and all that is detected there counts as wrong"

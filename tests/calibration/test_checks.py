@@ -122,6 +122,10 @@ class TestSummaries:
                 {"blank": 1},
                 "1 of 20 calibration samples show next to nothing: leave out blank images, and masks",
             ),
+            (
+                {"blank": 2, "blank_file": "data/mask.png"},
+                "2 of 20 calibration samples show next to nothing (such as data/mask.png): leave out blank images",
+            ),
             ({"blank": 20}, "all calibration samples show next to nothing"),
             ({"grey": 19}, None),
             ({"grey": 20}, "all calibration samples are grey: if the model will see colours, give coloured images"),

@@ -212,7 +212,7 @@ class TestHeads:
 
     def test_rotated_boxes_need_such_annotations(self, tmp_path: Path) -> None:
         data = write_coco(tmp_path, TWO, {1: "person", 3: "car", 4: "bus"})
-        with pytest.raises(DataError, match="the model's boxes are rotated, and those of the annotations are not"):
+        with pytest.raises(DataError, match="the model: its boxes are rotated, and those of the annotations are not"):
             scores(with_metadata(v8(angle=True), {"task": "obb"}), data)
 
 

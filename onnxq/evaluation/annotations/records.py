@@ -50,6 +50,7 @@ class Annotations:
             `iscrowd`, and `segmentation` and `keypoints` if the file has them.
         labels: for each object what messages call it.
         remarks: what was mended, a sentence each.
+        unlabelled: ids of the images without a label file.
     """
 
     source: Path
@@ -58,6 +59,7 @@ class Annotations:
     objects: list[dict[str, Any]]
     labels: list[str]
     remarks: list[str] = field(default_factory=list)
+    unlabelled: frozenset[int] = frozenset()
 
     def keep(self, rows: list[int]) -> None:
         """Keep only these objects."""

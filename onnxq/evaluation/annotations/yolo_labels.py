@@ -63,10 +63,9 @@ def read_yolo(path: Path, folder: Path | None = None) -> tuple[Annotations, dict
         if size is not None:
             read.add(number, file, size.upright)
     images = [ImageRecord(number, str(file)) for number, file in paths.items()]
-    without = len(paths) - len(labels)
-    if without:
-        read.remarks.append(f"{without} of {len(paths)} images have no label file and are taken to have no objects")
-    return read.annotations(images, dataset.names), paths
+    annotations = read.annotations(images, dataset.names)
+    annotations.unlabelled = frozenset(paths.keys() - labels.keys())
+    return annotations, paths
 
 
 def has_labels(path: Path) -> bool:

@@ -87,7 +87,7 @@ def _rotated(truth: GroundTruth) -> Kind:
     upright = sum(quad is None for quad in quads)
     if objects and upright == len(objects):
         raise DataError(
-            "the model's boxes are rotated, and those of the annotations are not: give the four corners of each in "
+            "its boxes are rotated, and those of the annotations are not: give the four corners of each in "
             "`segmentation`, or data.yaml with labels of class and four corners"
         )
     made = [

@@ -102,7 +102,12 @@ def test_images_without_labels_have_no_objects(data_set, tmp_path):
     (tmp_path / "valid/labels/b.txt").unlink()
     read, paths = read_yolo(path)
     assert (len(paths), len(read.objects)) == (2, 4)
-    assert read.remarks == ["1 of 2 images have no label file and are taken to have no objects"]
+    assert [Path(paths[number]).name for number in read.unlabelled] == ["b.jpg"]
+    wrong = "and all that is detected there counts as wrong"
+    assert GroundTruth.load(path).remarks == (f"1 of 2 images have no label file, {wrong}",)
+    (tmp_path / "valid/labels/a.txt").write_text("", encoding="utf-8")
+    (tmp_path / "valid/labels/b.txt").write_text("", encoding="utf-8")
+    assert GroundTruth.load(path).remarks == ("no object is on the 2 images, so there is no AP",)
 
 
 def test_no_labels_at_all_are_refused(data_set, tmp_path):

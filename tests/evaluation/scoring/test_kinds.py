@@ -122,7 +122,7 @@ class TestRotated:
 
     def test_upright_boxes_are_refused_before_the_work(self, tmp_path):
         truth = GroundTruth.load(*annotated(tmp_path))
-        with pytest.raises(DataError, match="the model's boxes are rotated, and those of the annotations are not"):
+        with pytest.raises(DataError, match="its boxes are rotated, and those of the annotations are not"):
             check_measurable(self.model(0.3), truth, Settings())
 
     def test_some_upright_boxes_are_told(self, tmp_path):
