@@ -117,9 +117,11 @@ def detect(
     is_stretched = bool(companions) or "rtdetr" in metadata.get("description", "").lower()
     guess = guess_preprocess(model, image, clues, recognized, is_stretched)
     why = outputs.why + guess.why.removeprefix(recognized.why)
-    preprocessed, warnings = laid_out(said(guess.preprocess), image), guess.warnings(said)
-    found = Detector(image.name, size, outputs, preprocessed, names, why, companions, _types(model.graph), warnings)
-    return found if is_scale_said(said) else _with_scale_of_first_layer(model, found)
+    preprocessed = laid_out(said(guess.preprocess), image)
+    found = Detector(image.name, size, outputs, preprocessed, names, why, companions, _types(model.graph))
+    if not is_scale_said(said):
+        found = _with_scale_of_first_layer(model, found)
+    return replace(found, warnings=guess.warnings(said, found.preprocess))
 
 
 def clues_of(

@@ -55,13 +55,13 @@ class Guess(NamedTuple):
     why: str
     front: InputFront
 
-    def warnings(self, said: Change) -> tuple[str, ...]:
+    def warnings(self, said: Change, assumed: Preprocess) -> tuple[str, ...]:
         """Return what the graph leaves open and `--preprocess` does not say, a sentence each.
 
         Args:
             said: makes what `--preprocess` says of what was recognized.
+            assumed: the preprocessing that is used.
         """
-        assumed = said(self.preprocess)
         order, values = "BGR" if assumed.bgr else "RGB", assumed.values.name
         found = []
         if self.front.mixes and not is_order_said(said):
