@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 
 from onnxq import evaluate
+from onnxq._text import plural
 from onnxq.api import Quantized, cut_decode, open_data, plan, quantize
 from onnxq.calibration import demo
 from onnxq.calibration.samples import Samples
@@ -23,6 +24,8 @@ from onnxq.console.arguments import (
     check_options,
     choose_input,
     greatest_loss,
+    judged_images,
+    judges_agreement,
     make_parser,
     output_path,
     read_config,
@@ -40,7 +43,7 @@ from onnxq.evaluation.average_precision import (
     measure_precision,
     summarize,
 )
-from onnxq.evaluation.criteria import Criterion, PrecisionCriterion, SqnrCriterion
+from onnxq.evaluation.criteria import AgreementCriterion, Criterion, PrecisionCriterion, SqnrCriterion
 from onnxq.evaluation.ground_truth import GroundTruth, demo_ground_truth
 from onnxq.evaluation.held_out import require_held_out
 from onnxq.evaluation.mixed_precision import SearchResult, search
@@ -54,6 +57,7 @@ from onnxq.ir.load import load
 from onnxq.pipeline import Hook
 from onnxq.progress import Progress
 from onnxq.report import build
+from onnxq.runtime import RUNTIMES
 from onnxq.yolo.detector import detect
 
 
@@ -81,6 +85,7 @@ class _Run:
         config: the options that give this result, those that a search added among them.
         search: result of the mixed-precision search; None without one.
         truth: ground truth for AP; None if AP is not measured.
+        judge: what measures the result without labels; None if it is not measured so.
     """
 
     model: onnx.ModelProto
@@ -88,6 +93,7 @@ class _Run:
     config: Config
     search: SearchResult | None
     truth: GroundTruth | None
+    judge: AgreementCriterion | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +125,13 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
     seconds = time.perf_counter() - start
     # Whatever was asked for as a file is written before anything is printed: the reader of a pipe may close it.
     measured: _Measured | None = None
+    lost = ""
     failure: OnnxqError | None = None
     try:
         if args.evaluate and run.truth is not None:
             measured = _evaluate(args, run, run.truth, output, files)
+        if run.judge is not None:
+            lost = _judge(args, run, run.judge, output)
         if args.report:
             _write_report(args, run, output, measured.precision if measured else None)
     except OnnxqError as error:
@@ -134,9 +143,11 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
         summary.list_limited(run.quantized)
     if measured is not None and not args.quiet:
         _print_measured(args, run, measured)
+    if lost and not args.quiet:
+        say(lost)
     if failure is not None:
         raise failure
-    if not args.quiet and measured is None:
+    if not args.quiet and not args.evaluate:
         detector = run.quantized.detector
         summary.say_next(args.shown_input, output, detector, _next_annotations(args), args.images, args.demo)
 
@@ -149,14 +160,24 @@ def _run(args: argparse.Namespace, config: Config, files: UsedFiles) -> _Run:
             installed(args.runtime)
         model = load(args.input)
         files.check()
-        truth = _ground_truth(args) if args.evaluate or args.max_drop is not None else None
+        measures = args.evaluate or args.max_drop is not None
+        truth = _ground_truth(args) if measures and not judges_agreement(args) else None
         data = _calibration_data(args)
-        if args.evaluate and truth is not None:
-            data = _open_held_out(args, config, model, truth)
+        judge: AgreementCriterion | None = None
+        if args.evaluate:
+            with _naming_evaluate():
+                settings = replace(_settings(args, config), runtime=choose_runtime(config.target, args.runtime).name)
+                if truth is not None:
+                    check_measurable(model, truth, settings)
+                    measured_on: Sequence[Path] = truth.files
+                else:
+                    judge = AgreementCriterion(model, judged_images(args) or demo.VALIDATION, settings)
+                    measured_on = judge.files
+            data = _open_held_out(args, config, model, measured_on)
         limit = greatest_loss(args)
         if limit is not None:
             result = _search(args, config, model, data, truth, limit, hooks, progress)
-            return _Run(model, result.quantized, result.config, result, truth)
+            return _Run(model, result.quantized, result.config, result, truth, judge)
         given = [load_statistics(args.calibration)] if args.calibration else []
         quantized = quantize(
             model,
@@ -168,7 +189,7 @@ def _run(args: argparse.Namespace, config: Config, files: UsedFiles) -> _Run:
             speed=args.speed,
             progress=progress,
         )
-        return _Run(model, quantized, config, None, truth)
+        return _Run(model, quantized, config, None, truth, judge)
 
 
 def _write(args: argparse.Namespace, run: _Run, output: Path) -> None:
@@ -215,15 +236,12 @@ def _ground_truth(args: argparse.Namespace) -> GroundTruth:
     return GroundTruth.load(labels, args.images) if (labels := annotations(args)) else demo_ground_truth()
 
 
-def _open_held_out(args: argparse.Namespace, config: Config, model: onnx.ModelProto, truth: GroundTruth) -> Samples:
-    """Check that AP can be measured, on images that are not calibration images, and open the calibration data."""
-    with _naming_evaluate():
-        choice = choose_runtime(config.target, args.runtime)
-        check_measurable(model, truth, replace(_settings(args, config), runtime=choice.name))
+def _open_held_out(args: argparse.Namespace, config: Config, model: onnx.ModelProto, files: Sequence[Path]) -> Samples:
+    """Open the calibration data, and check that none of the files to measure on is among it."""
     detector = detect(model, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
     samples = open_data(_calibration_data(args), model, detector, config)
     if not args.on_calibration:
-        require_held_out(samples.files, truth.files)
+        require_held_out(samples.files, files)
     return samples
 
 
@@ -240,6 +258,15 @@ def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: P
     with _naming_evaluate(f"; {output} was written"):
         files.require_unchanged()
     return _Measured(results, summarize(results, annotations(args) or "demo", settings), choice)
+
+
+def _judge(args: argparse.Namespace, run: _Run, judge: AgreementCriterion, output: Path) -> str:
+    """Measure the loss of expected AP, and return it in words."""
+    with _naming_evaluate(f"; {output} was written"), ProgressBar(args.quiet) as progress:
+        lost = judge.describe(judge.loss(run.quantized.model, progress))
+    runtime = choose_runtime(run.config.target, args.runtime).name
+    images = f"{judge.images} image{plural(judge.images)}"
+    return f"agreement with the float model: {lost} on {images}, in {RUNTIMES[runtime].described()}"
 
 
 def _print_measured(args: argparse.Namespace, run: _Run, measured: _Measured) -> None:
@@ -288,6 +315,9 @@ def _search(
     criterion: Criterion
     if args.min_sqnr is None and truth is not None:
         criterion = PrecisionCriterion(model, truth, _settings(args, config))
+    elif args.min_sqnr is None:
+        images = judged_images(args) or demo.VALIDATION
+        criterion = AgreementCriterion(model, images, _settings(args, config))
     else:
         criterion = SqnrCriterion(model, args.images or demo.VALIDATION, config, args.runtime)
     return search(

@@ -140,7 +140,10 @@ def _show_outputs(result: Comparison) -> None:
 def _show_agreement(result: Comparison, agreement: Agreement, settings: Settings) -> None:
     scores = f", scores above {settings.confidence:g}" if result.detector.outputs.has_boxes else ""
     numbers = agreement.numbers(result.detector.outputs.task).items()
-    rows = ((_TITLES[key], _formatted(number, key in _PERCENT)) for key, number in numbers)
+    rows = [(_TITLES[key], _formatted(number, key in _PERCENT)) for key, number in numbers]
+    if result.expected_ap_loss is not None:
+        loss = result.expected_ap_loss
+        rows.append(("loss of expected AP, in points", "-" if math.isnan(loss) else f"{loss:.2f}"))
     _show(f"agreement with the float model, {_images(result.images)}{scores}", "", [""], rows)
 
 
@@ -192,6 +195,7 @@ def _summary(result: Comparison, arguments: argparse.Namespace, settings: Settin
         "image_size": result.detector.size,
         "outputs": _finite(result.outputs),
         "agreement": None if numbers is None else _finite(numbers),
+        **_finite({"expected_ap_loss": result.expected_ap_loss}),
         "traced_images": result.traced_images,
         "tensors": [_finite({**asdict(each), "only_moves": each.only_moves}) for each in result.traced],
     }

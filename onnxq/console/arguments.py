@@ -27,6 +27,11 @@ examples:
 """
 
 
+_AGREEMENT = "agreement"
+
+_JUDGES = ("labels", _AGREEMENT)
+"""Values of `--judge`; the first is the default."""
+
 _OLD_WORDS = {
     "--rest": "--float-type",
     "--cut-head": "--cut-decode",
@@ -80,9 +85,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="keep the most sensitive layers at a higher precision until at most this many AP points are lost",
     )  # fmt: skip
     limit.add_argument(
-        "--min-sqnr", type=float, metavar="DB", help="the same without labels, by the SQNR of the outputs"
+        "--min-sqnr", type=float, metavar="DB", help="the same by the SQNR of the outputs, without labels"
     )
     good.add_argument("--evaluate", action="store_true", help="measure the AP of the float and of the quantized model")
+    good.add_argument(
+        "--judge", choices=_JUDGES,
+        help="what --max-drop and --evaluate take for true: labels (of --annotations; the default), or agreement: what "
+        "the float model detects on --images without labels, each object with its score as its probability",
+    )  # fmt: skip
     good.add_argument(
         "--annotations", type=Path, metavar="FILE", help="annotations to measure AP with: COCO .json, or data.yaml"
     )
@@ -217,7 +227,8 @@ def used_files(args: argparse.Namespace, output: Path) -> UsedFiles:
     if labels is not None and labels.suffix.lower() in SUFFIXES and (args.evaluate or args.max_drop is not None):
         if not args.images:
             files.reads_data("an image to measure on", labels, "val")
-        files.reads_labels("the labels of an image")
+        if not judges_agreement(args):
+            files.reads_labels("the labels of an image")
     models = [("-o", output), ("--cut-decode", args.cut_decode)]
     is_large = storage.size_on_disk(args.input) > storage.LARGEST
     for option, path in models:
@@ -242,6 +253,16 @@ def annotations(args: argparse.Namespace) -> Path | None:
     return cast("Path | None", args.annotations)
 
 
+def judges_agreement(args: argparse.Namespace) -> bool:
+    """Return whether `--max-drop` and `--evaluate` measure the agreement with the float model, not AP on labels."""
+    return bool(args.judge == _AGREEMENT)
+
+
+def judged_images(args: argparse.Namespace) -> Path | None:
+    """Return what has the images to measure agreement on: `--images`, or the data set that calibrates; None without."""
+    return args.images or annotations(args)
+
+
 def check_options(args: argparse.Namespace) -> None:
     """Refuse options that exclude each other or need another one."""
     if args.calibration and (args.calib or args.demo):
@@ -249,14 +270,11 @@ def check_options(args: argparse.Namespace) -> None:
     limit = greatest_loss(args)
     if limit is not None and not math.isfinite(limit):
         raise ConfigError(f"{'--min-sqnr' if args.max_drop is None else '--max-drop'} {abs(limit)}: expected a number")
-    labels = annotations(args)
-    has_truth = labels is not None and (bool(args.images) or labels.suffix.lower() in SUFFIXES)
     for option, is_given in (("--max-drop", args.max_drop is not None), ("--evaluate", args.evaluate)):
-        if is_given and not (has_truth or (args.demo and not args.annotations and not args.images)):
-            raise ConfigError(
-                f"{option} measures AP: it needs --annotations JSON and --images DIR, --annotations data.yaml, or "
-                "--demo alone"
-            )
+        if is_given:
+            _require_truth(args, option)
+    if args.judge and not args.evaluate and args.max_drop is None:
+        raise ConfigError("--judge: for --max-drop or --evaluate; give one of these")
     if args.min_sqnr is not None and not args.demo and not args.images:
         raise ConfigError("--min-sqnr compares outputs, for which it needs --images DIR")
     if args.calibration and (args.sensitivity or limit is not None):
@@ -268,4 +286,21 @@ def check_options(args: argparse.Namespace) -> None:
         raise ConfigError(
             "--annotations, --images, --on-calibration, --runtime: for --evaluate, --max-drop or --min-sqnr; "
             "give one of these"
+        )
+
+
+def _require_truth(args: argparse.Namespace, option: str) -> None:
+    """Refuse an option that measures the loss without what it takes for true."""
+    if judges_agreement(args):
+        if args.annotations:
+            raise ConfigError("--judge agreement needs no labels: leave out --annotations, or --judge agreement")
+        if judged_images(args) is None and not args.demo:
+            raise ConfigError(f"{option} --judge agreement needs --images DIR, --calib data.yaml, or --demo alone")
+        return
+    labels = annotations(args)
+    has_truth = labels is not None and (bool(args.images) or labels.suffix.lower() in SUFFIXES)
+    if not has_truth and not (args.demo and not args.annotations and not args.images):
+        raise ConfigError(
+            f"{option} measures AP: it needs --annotations JSON and --images DIR, --annotations data.yaml, or --demo "
+            "alone; without labels, give --judge agreement and --images DIR"
         )

@@ -1,27 +1,23 @@
 """Compares a quantized model with its float model, without labels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnxq._text import shape_text
 from onnxq.calibration.dead_leaves import SyntheticImages
-from onnxq.calibration.find_files import IMAGES, find_files
-from onnxq.calibration.readers import is_array, is_video
+from onnxq.calibration.image_sources import ImageSource, image_sources
 from onnxq.calibration.samples import spread
-from onnxq.calibration.video import frames_of
-from onnxq.errors import ConfigError, DataError, ModelError
+from onnxq.errors import ConfigError, ModelError
 from onnxq.evaluation.agreement import Agreement, agree
 from onnxq.evaluation.drawing import draw_outputs
 from onnxq.evaluation.error_trace import ErrorTrace, TensorError
 from onnxq.evaluation.predictor import Predictor, Settings
 from onnxq.evaluation.runtime_choice import RuntimeChoice, choose_runtimes
+from onnxq.evaluation.scoring.expected import Judged, UncertainObjects, expected_precision, why_not
 from onnxq.ir.files import atomic_write
 from onnxq.ir.load import load
 from onnxq.ir.unsupported_tail import detach
@@ -29,7 +25,6 @@ from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
 from onnxq.runtime.streaming import workers
 from onnxq.yolo.detector import Detector
-from onnxq.yolo.inputs.image_files import ImageReader
 from onnxq.yolo.output_layout import UNKNOWN
 
 DEFAULTS = Settings(confidence=0.25, max_images=100)
@@ -51,6 +46,8 @@ class Comparison:
         detector: how inputs were prepared and outputs were decoded.
         outputs: float output -> signal-to-quantization-noise ratio, dB.
         agreement: agreement on objects or classes; None if the output layout is unknown.
+        expected_ap_loss: loss of expected AP, in points: `scoring.expected`; nan if the float model detects nothing,
+            None if it has no upright boxes.
         traced: error of each tensor that both models compute, in the order of the float graph.
         traced_images: number of images that `traced` was measured on.
         reference_runtime: what ran the float model.
@@ -61,6 +58,7 @@ class Comparison:
     detector: Detector
     outputs: Mapping[str, float]
     agreement: Agreement | None
+    expected_ap_loss: float | None
     traced: tuple[TensorError, ...]
     traced_images: int
     reference_runtime: RuntimeChoice
@@ -95,7 +93,7 @@ def compare(
             folder cannot be made.
     """
     progress("loading", 0, 0)
-    sources = spread(_image_sources(images), settings.max_images)
+    sources = spread(image_sources(images), settings.max_images)
     paths = Path(reference), Path(model)
     choices = choose_runtimes(paths, settings.runtime)
     pictures = [source.load for source in sources]
@@ -104,42 +102,19 @@ def compare(
     _require_same_interface(first, second)
     if draw is not None:
         _prepare_drawing(draw, first.detector)
-    meter, agreement = _compare_outputs(first, second, sources, settings, draw, progress)
+    compared = _compare_outputs(first, second, sources, settings, draw, progress)
     few = spread(sources, _TRACED)
     return Comparison(
         images=len(sources),
         detector=first.detector,
-        outputs=meter.decibels(),
-        agreement=agreement,
+        outputs=compared.meter.decibels(),
+        agreement=compared.agreement if first.detector.family != UNKNOWN else None,
+        expected_ap_loss=compared.precision_loss(),
         traced=_trace_errors(first, paths, few, settings, progress),
         traced_images=len(few),
         reference_runtime=choices[0],
         runtime=choices[1],
     )
-
-
-class _ImageSource(NamedTuple):
-    """An image that is read or generated on demand, uint8 (height, width, 3), RGB."""
-
-    name: str
-    load: Callable[[], NDArray[np.uint8]]
-
-
-def _image_sources(source: str | Path | SyntheticImages) -> list[_ImageSource]:
-    if isinstance(source, SyntheticImages):
-        name = source.noun.replace(" ", "-")
-        return [_ImageSource(f"{name}-{index}", partial(source.paint, index)) for index in range(source.count)]
-    paths = sorted(path for path in find_files(str(source), split="val").files if not is_array(path))
-    if not paths:
-        raise DataError(f"{source}: has no images ({', '.join(sorted(IMAGES))}); give another folder")
-    reader = ImageReader([path for path in paths if not is_video(path)], reduced=True)
-    found: list[_ImageSource] = []
-    for path in paths:
-        if is_video(path):
-            found += [_ImageSource(f"{path.stem}-{number}", load) for number, load in enumerate(frames_of(path), 1)]
-        else:
-            found.append(_ImageSource(path.stem, partial(reader, path)))
-    return found
 
 
 def _require_same_interface(first: Predictor, second: Predictor) -> None:
@@ -183,46 +158,75 @@ def _prepare_drawing(folder: Path, detector: Detector) -> None:
         raise ConfigError(f"--draw {folder}: cannot be made ({error.strerror}); choose another place") from None
 
 
+class _Compared(NamedTuple):
+    """What was compared of the outputs.
+
+    Attributes:
+        meter: noise in each output.
+        agreement: agreement on objects or classes.
+        expected: the objects that may be on each image; none if the models cannot be judged by them.
+        judged: for each image the detections of the float and of the quantized model.
+    """
+
+    meter: SqnrMeter
+    agreement: Agreement
+    expected: list[UncertainObjects]
+    judged: list[tuple[Judged, Judged]]
+
+    def precision_loss(self) -> float | None:
+        """Return the loss of expected AP, in points."""
+        if not self.expected:
+            return None
+        first, second = zip(*self.judged, strict=True)
+        return expected_precision(self.expected, first) - expected_precision(self.expected, second)
+
+
 def _compare_outputs(
     first: Predictor,
     second: Predictor,
-    sources: Sequence[_ImageSource],
+    sources: Sequence[ImageSource],
     settings: Settings,
     folder: Path | None,
     progress: Progress,
-) -> tuple[SqnrMeter, Agreement | None]:
+) -> _Compared:
     """Measure noise in the outputs and agreement on objects over all images; draw into the folder."""
     is_known = first.detector.family != UNKNOWN
+    is_judged = not why_not(first.detector.outputs)
     decoding = first.detector, settings.confidence, settings.iou
     drawings = {each: folder / f"{number:03}-{each.name}.jpg" for number, each in enumerate(sources, 1) if folder}
 
-    def compare_one(source: _ImageSource) -> tuple[SqnrMeter, Agreement]:
+    def compare_one(source: ImageSource) -> _Compared:
         image = source.load()
         feed, letterbox = first.prepare(image)
         expected, actual = first.run(feed), second.run(feed)
-        meter = SqnrMeter()
-        meter.add(expected, actual)
-        if not is_known:
-            return meter, Agreement()
-        if source in drawings:
+        one = _Compared(SqnrMeter(), agree(expected, actual, *decoding) if is_known else Agreement(), [], [])
+        one.meter.add(expected, actual)
+        if is_judged:
+            size = (image.shape[0], image.shape[1])
+            objects = UncertainObjects.of(expected, first.detector, settings.iou, letterbox, size)
+            one.expected.append(objects)
+            one.judged.append((objects.judge(expected), objects.judge(actual)))
+        if is_known and source in drawings:
             canvas = draw_outputs(image, letterbox, expected, actual, *decoding)
             with atomic_write(drawings[source]) as temporary:
                 # subsampling=0 keeps the colour of thin lines
                 canvas.save(temporary, "JPEG", quality=_QUALITY, subsampling=0)
-        return meter, agree(expected, actual, *decoding)
+        return one
 
-    meter, agreement = SqnrMeter(), Agreement()
-    for done, (one_meter, one_agreement) in enumerate(settings.in_parallel(compare_one, sources), start=1):
-        meter.merge(one_meter)
-        agreement += one_agreement
+    total = _Compared(SqnrMeter(), Agreement(), [], [])
+    for done, one in enumerate(settings.in_parallel(compare_one, sources), start=1):
+        total.meter.merge(one.meter)
+        total.expected.extend(one.expected)
+        total.judged.extend(one.judged)
+        total = total._replace(agreement=total.agreement + one.agreement)
         progress("comparing", done, len(sources))
-    return meter, agreement if is_known else None
+    return total
 
 
 def _trace_errors(
     first: Predictor,
     models: tuple[Path, Path],
-    sources: Sequence[_ImageSource],
+    sources: Sequence[ImageSource],
     settings: Settings,
     progress: Progress,
 ) -> tuple[TensorError, ...]:
@@ -232,7 +236,7 @@ def _trace_errors(
     at_once = min(workers(reference), settings.threads or workers(reference))
     trace, meter = ErrorTrace(reference, model, at_once), SqnrMeter()
 
-    def trace_one(source: _ImageSource) -> SqnrMeter:
+    def trace_one(source: ImageSource) -> SqnrMeter:
         feed, _ = first.prepare(source.load())
         return trace(feed)
 

@@ -1,12 +1,13 @@
-"""Criteria of a mixed-precision search: loss of AP, or SQNR."""
+"""Criteria of a mixed-precision search: loss of AP, loss of expected AP, or SQNR."""
 
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -14,18 +15,35 @@ from numpy.typing import NDArray
 
 from onnxq.api import open_data
 from onnxq.calibration import dataset_yaml
+from onnxq.calibration.dead_leaves import SyntheticImages
 from onnxq.calibration.find_files import find_files
+from onnxq.calibration.image_sources import ImageSource, image_sources
+from onnxq.calibration.samples import spread
 from onnxq.config import Config
-from onnxq.errors import DataError
+from onnxq.errors import DataError, ModelError
 from onnxq.evaluation.average_precision import Scores, measure_precision
 from onnxq.evaluation.ground_truth import GroundTruth
-from onnxq.evaluation.predictor import Settings
+from onnxq.evaluation.predictor import Predictor, Settings
 from onnxq.evaluation.runtime_choice import AUTO
+from onnxq.evaluation.scoring.expected import (
+    LEAST_PROBABILITY,
+    Judged,
+    UncertainObjects,
+    expected_precision,
+    why_not,
+)
 from onnxq.ir import comparable
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
 from onnxq.runtime import RUNTIMES, Feed
-from onnxq.yolo.detector import detect
+from onnxq.yolo.detector import Detector, detect
+
+_S = TypeVar("_S")
+
+_T = TypeVar("_T")
+
+_AGREEMENT_IMAGES = 256
+"""Most images that expected AP is measured on unless the settings say otherwise, evenly spaced among all."""
 
 _SQNR_SAMPLES = 64
 """Most images that the SQNR is measured on, evenly spaced among all."""
@@ -105,6 +123,97 @@ class PrecisionCriterion(Criterion):
     def describe(self, loss: float) -> str:
         """Return the change of AP in words."""
         return f"{0.0 - loss:+.2f} AP"  # 0.0 - loss, as -loss would give "-0.00"
+
+
+class AgreementCriterion(Criterion):
+    """Loss of expected average precision against the float model, in points, on images without labels.
+
+    The detections of the float model are objects that may exist: `scoring.expected`.
+
+    Args:
+        original: the float model.
+        images: a folder of images, a pattern, a list, a COCO file, a data set's YAML (its val split), or synthetic
+            images; at most 256 evenly spaced ones are used, or as many as the settings say.
+        settings: settings of the evaluation; the runtime "auto" is "exact", as for `PrecisionCriterion`.
+
+    Raises:
+        ModelError: the model has no upright boxes, or as from `Predictor`.
+        DataError: there are no images.
+        ConfigError: a setting does not fit the model.
+    """
+
+    def __init__(self, original: onnx.ModelProto, images: str | Path | SyntheticImages, settings: Settings) -> None:
+        self._original = original
+        self._settings = replace(settings, runtime=_runtime(settings.runtime))
+        self._sources = spread(image_sources(images), settings.max_images or _AGREEMENT_IMAGES)
+        self.images = len(self._sources)
+        self.files = tuple(dict.fromkeys(each.file for each in self._sources if each.file is not None))
+        self._detector = self._open(original).detector
+        reason = why_not(self._detector.outputs)
+        if reason:
+            raise ModelError(f"--judge agreement cannot judge the model: {reason}; --min-sqnr DB compares any outputs")
+        self._expected: tuple[list[UncertainObjects], float] | None = None
+
+    def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
+        """Return the loss in points of expected AP; 0 for a model that detects the same.
+
+        Raises:
+            DataError: the float model detects nothing, or an image is unreadable.
+            ModelError: as from `Predictor`.
+        """
+        if self._expected is None:
+            self._expected = self._measure_float(progress)
+        objects, precision = self._expected
+        predictor = self._open(model, self._detector)
+
+        def judge(source: tuple[ImageSource, UncertainObjects]) -> Judged:
+            feed, _ = predictor.prepare(source[0].load())
+            return source[1].judge(predictor.run(feed))
+
+        pairs = list(zip(self._sources, objects, strict=True))
+        return precision - expected_precision(objects, self._each(judge, pairs, progress))
+
+    def identity(self) -> str:
+        """Return settings and images as text."""
+        return f"agreement {self._settings} {[str(each.file or each.name) for each in self._sources]}"
+
+    def describe(self, loss: float) -> str:
+        """Return the change of expected AP in words."""
+        return f"{0.0 - loss:+.2f} expected AP"
+
+    def _open(self, model: onnx.ModelProto, like: Detector | None = None) -> Predictor:
+        pictures = [each.load for each in self._sources]
+        return Predictor.load(model, self._settings, pictures, like, only_quantized=True)
+
+    def _measure_float(self, progress: Progress) -> tuple[list[UncertainObjects], float]:
+        """Return the objects that may be on each image, and the expected AP of the float model."""
+        predictor = self._open(self._original)
+
+        def look(source: ImageSource) -> tuple[UncertainObjects, Judged]:
+            image = source.load()
+            feed, letterbox = predictor.prepare(image)
+            outputs, size = predictor.run(feed), (image.shape[0], image.shape[1])
+            objects = UncertainObjects.of(outputs, self._detector, self._settings.iou, letterbox, size)
+            return objects, objects.judge(outputs)
+
+        seen = self._each(look, self._sources, progress)
+        objects = [each for each, _ in seen]
+        precision = expected_precision(objects, [judged for _, judged in seen])
+        if math.isnan(precision):
+            raise DataError(
+                f"the float model detects nothing with a score above {LEAST_PROBABILITY:g} on the images, so there is "
+                "nothing to lose; give other images, or check with python -m onnxq.compare --draw whether --preprocess "
+                "fits the model"
+            )
+        return objects, precision
+
+    def _each(self, work: Callable[[_S], _T], sources: Sequence[_S], progress: Progress) -> list[_T]:
+        """Return the result of `work` for each image."""
+        made: list[_T] = []
+        for done, one in enumerate(self._settings.in_parallel(work, sources), start=1):
+            made.append(one)
+            progress("comparing", done, len(sources))
+        return made
 
 
 class SqnrCriterion(Criterion):

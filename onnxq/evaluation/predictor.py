@@ -124,12 +124,16 @@ class Found:
     size: tuple[int, int]
     prototypes: NDArray[np.generic] | None = None
 
-    def table(self) -> NDArray[np.float32]:
-        """Return float32 (n, 6): x1, y1, x2, y2 in px of the image and inside it, score, class; by falling score."""
+    def inside(self) -> Detections:
+        """Return the objects in px of the image, with boxes that are cut at its edges."""
         height, width = self.size
         limits = np.array([width, height, width, height], np.float32)
-        inside = self.letterbox.undo(self.objects.boxes).clip(0, limits)
-        return np.column_stack([inside, self.objects.scores, self.objects.labels]).astype(np.float32)
+        return replace(self.objects, boxes=self.letterbox.undo(self.objects.boxes).clip(0, limits))
+
+    def table(self) -> NDArray[np.float32]:
+        """Return float32 (n, 6): x1, y1, x2, y2 in px of the image and inside it, score, class; by falling score."""
+        found = self.inside()
+        return np.column_stack([found.boxes, found.scores, found.labels]).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -117,8 +117,8 @@ def _unmeasured(report: Report) -> Iterator[Finding]:
     if not report.sensitivity and report.search is None:
         yield Finding(
             "The sensitivity of the layers was not measured.",
-            "`--sensitivity`; or `--max-drop AP` (with labels) or `--min-sqnr DB`, which keep only as many layers at a "
-            "higher precision as necessary",
+            "`--sensitivity`; or `--max-drop AP` (without labels: `--judge agreement`) or `--min-sqnr DB`, which keep "
+            "only as many layers at a higher precision as necessary",
         )
 
 

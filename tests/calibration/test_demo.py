@@ -267,7 +267,9 @@ class TestCommandLine:
         assert "4 images" in capsys.readouterr().out
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("limit", [("--max-drop", "9"), ("--min-sqnr", "20")])
+    @pytest.mark.parametrize(
+        "limit", [("--max-drop", "9"), ("--max-drop", "9", "--judge", "agreement"), ("--min-sqnr", "20")]
+    )
     def test_a_limit_is_measured_on_the_validation_scenes(self, capsys, tmp_path, monkeypatch, limit):
         for module in (demo, ground_truth):
             monkeypatch.setattr(module, "VALIDATION", replace(demo.VALIDATION, count=7))

@@ -14,7 +14,7 @@ from command_line import (
 from graphs import classifier, v5_raw
 from tables import write_coco
 
-from onnxq import evaluate
+from onnxq import compare, evaluate
 from onnxq.runtime import RUNTIMES
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -119,7 +119,14 @@ class TestLimits:
         ("options", "message"),
         [
             (["--max-drop", 1], "--annotations JSON and --images DIR"),
-            (["--max-drop", 1, "--images", "calib"], "--annotations JSON and --images DIR"),
+            (["--max-drop", 1, "--images", "calib"], "without labels, give --judge agreement and --images DIR"),
+            (["--max-drop", 1, "--judge", "agreement"], "--max-drop --judge agreement needs --images DIR"),
+            (["--evaluate", "--judge", "agreement"], "--evaluate --judge agreement needs --images DIR"),
+            (
+                ["--evaluate", "--judge", "agreement", "--images", "calib", "--annotations", "a.json"],
+                "--judge agreement needs no labels: leave out --annotations",
+            ),
+            (["--judge", "agreement", "--min-sqnr", 30, "--images", "calib"], "--judge: for --max-drop or --evaluate"),
             (["--max-drop", "nan", "--demo"], "--max-drop nan: expected a number"),
             (["--min-sqnr", "inf", "--images", "calib"], "--min-sqnr inf: expected a number"),
             (["--min-sqnr", 30], "--images DIR"),
@@ -136,6 +143,54 @@ class TestLimits:
 
     def test_one_limit_at_a_time(self, onnxq, model):
         assert "not allowed with" in misused(onnxq, model, "--max-drop", 1, "--min-sqnr", 30)
+
+
+class TestAgreement:
+    @pytest.fixture
+    def others(self):
+        for number in range(10, 13):
+            draw(f"others/{number}.png", number)
+        return ["--judge", "agreement", "--images", "others"]
+
+    def test_a_limit_is_kept_without_labels(self, onnxq, model, others):
+        coarse = ["--calib", "calib", "--weight-bits", 4, "--act-bits", 4, "--no-reconstruct"]
+        ran = onnxq(model, *coarse, "--max-drop", 90, *others, "-o", "plain.onnx")
+        assert ran.code == 0, ran.err
+        plain = float(re.search(r"measured +(-[\d.]+) expected AP on 3 images, after 1 trial", ran.out)[1])
+        ran = onnxq(model, *coarse, "--max-drop", -plain / 2, *others, "--report", "r.json")
+        assert ran.code == 0, ran.err
+        reached = float(re.search(r"measured +([+-][\d.]+) expected AP on 3 images, after \d+ trials", ran.out)[1])
+        assert reached >= plain / 2 - 0.01
+        search = json.loads(Path("r.json").read_text())["search"]
+        assert search["loss_text"] == f"{reached:+.2f} expected AP"
+        assert search["kept"]
+
+    def test_it_is_measured_after_quantizing_in_the_runtime_of_the_target(self, onnxq, model, others):
+        ran = onnxq(model, "--calib", "calib", "--evaluate", *others)
+        assert ran.code == 0, ran.err
+        measured = rf"agreement with the float model: (\S+) expected AP on 3 images, in {RUNTIMES['ort'].described()}"
+        lost = re.search(measured, " ".join(ran.out.split()))[1]
+        assert compare.main([str(model), "model.int8.onnx", "--images", "others", "--json", "c.json", "-q"]) == 0
+        assert float(lost) == pytest.approx(-json.loads(Path("c.json").read_text())["expected_ap_loss"], abs=0.006)
+        assert "next:" not in ran.out
+
+    def test_a_data_set_has_its_images(self, onnxq, model, others):
+        Path("data.yaml").write_text("train: calib\nval: others\nnames: [a]\n")
+        ran = onnxq(model, "--calib", "data.yaml", "--max-drop", 90, *others[:2])
+        assert "expected AP on 3 images" in ran.out
+
+    @pytest.mark.parametrize("option", [["--evaluate"], ["--max-drop", 90]])
+    def test_what_is_calibrated_with_is_not_judged_by(self, onnxq, model, option):
+        options = ["--calib", "calib", *option, "--judge", "agreement", "--images", "calib"]
+        assert "calib/0.png is also a calibration image" in refused(onnxq, model, *options)
+        assert onnxq(model, *options, "--on-calibration").code == 0
+
+    @pytest.mark.parametrize("option", [["--evaluate"], ["--max-drop", 1]])
+    def test_classifiers_are_refused_before_the_work(self, onnxq, model, others, option):
+        save(classifier(), "classifier.onnx")
+        message = refused(onnxq, "classifier.onnx", "--calib", "calib", *option, *others)
+        assert "--judge agreement cannot judge the model: its task is classify" in message
+        assert "--min-sqnr DB compares any outputs" in message
 
 
 class TestEvaluate:

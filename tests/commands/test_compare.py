@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ class TestCommandLine:
         assert "found again, same class, IoU 0.5 or more 50.0 %" in rows
         assert "mean score difference of these 0.1000" in rows
         assert "objects of the quantized model only 0" in rows
+        assert any(re.fullmatch(r"loss of expected AP, in points \d+\.\d\d", row) for row in rows)
         assert "the 1 worst of 1 tensors with more noise than their inputs, 3 images" in out
         assert "v8, RGB, 0-1, letterbox centred; output (1, 6, 84) has one box per cell and no objectness" in err
 
@@ -99,6 +101,7 @@ class TestCommandLine:
         }  # fmt: skip
         assert written["tensors"][-1]["sqnr"] == pytest.approx(written["outputs"]["out"])
         assert [each["tensor"] for each in written["tensors"]] == ["mean", "out"]  # one is always 0
+        assert written["expected_ap_loss"] > 10
         assert written["agreement"] == {
             "objects": 2, "found_again": 1, "iou": 1, "score_difference": pytest.approx(0.1), "new": 0,
         }  # fmt: skip

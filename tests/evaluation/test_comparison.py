@@ -14,7 +14,9 @@ from tables import BOX, always, giving, table_of
 
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.evaluation.comparison import compare
+from onnxq.evaluation.criteria import AgreementCriterion
 from onnxq.evaluation.predictor import Settings
+from onnxq.progress import silent
 from onnxq.targets import OPENVINO
 
 
@@ -37,6 +39,7 @@ class TestCompare:
             "objects": 3, "found_again": 1, "iou": 1, "score_difference": 0, "new": 0,
         }  # fmt: skip
         assert (found.images, found.traced_images, found.outputs) == (3, 3, {"out": math.inf})
+        assert found.expected_ap_loss == 0
         assert all(each.added == 0 for each in found.traced)
 
     def test_what_differs(self, images: Path, saved: Callable[..., list[Path]]) -> None:
@@ -48,9 +51,24 @@ class TestCompare:
             "objects": 6, "found_again": 0.5, "iou": pytest.approx(0.75), "score_difference": pytest.approx(0.1),
             "new": 3,
         }  # fmt: skip
+        criterion = AgreementCriterion(expected, images, Settings(runtime="ort"))
+        assert found.expected_ap_loss == criterion.loss(onnx.load(paths[1]), silent) > 10
         strict = compare(*paths, images, settings=Settings(confidence=0.6, max_images=1)).agreement
         assert strict is not None
         assert (strict.expected, strict.matched, strict.new) == (1, 1, 0)
+
+    def test_faint_objects_are_judged_whatever_the_confidence(
+        self, images: Path, saved: Callable[..., list[Path]]
+    ) -> None:
+        faint, shifted = finding((*BOX, 0.1, 1)), finding((9, 16, 33, 32, 0.05, 1))
+        paths = saved(faint, shifted)
+        losses = [compare(*paths, images, settings=Settings(confidence=c)).expected_ap_loss for c in (0.01, 0.25, 0.9)]
+        assert losses[0] is not None
+        assert losses == [losses[0]] * 3
+        assert losses[0] > 0.1
+        nothing = compare(*saved(finding(), finding()), images).expected_ap_loss
+        assert nothing is not None
+        assert math.isnan(nothing)
 
     def test_duplicates_are_removed_as_the_settings_say(self, images: Path, saved: Callable[..., list[Path]]) -> None:
         paths = saved(*[finding((*BOX, 0.9, 1), (9, 16, 33, 32, 0.8, 1))] * 2)
@@ -84,6 +102,7 @@ class TestCompare:
         assert numbers.get("objects", 100) > 30
         assert {"segment": "mask_iou", "pose": "keypoint_similarity", "classify": "top5"}.get(task, "iou") in numbers
         assert all(number >= 0 for number in numbers.values())
+        assert (found.expected_ap_loss is None) == (task in ("obb", "classify"))
         assert all(0 < sqnr < 100 for sqnr in found.outputs.values())
         assert found.outputs.keys() == {output.name for output in model.graph.output}
         assert found.traced
@@ -94,6 +113,7 @@ class TestCompare:
         model = csp()
         found = compare(*saved(model, quantized(model)[0]), images)
         assert found.agreement is None
+        assert found.expected_ap_loss is None
         assert 0 < found.outputs["output"] < 100
         assert found.traced
 

@@ -2,15 +2,18 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
+from compared import AWAY, finding, noise_images
 from cpu import saturates
-from graphs import csp, run, saturating, v8, v10, with_metadata
+from graphs import classifier, csp, run, saturating, v8, v10, with_metadata
 from PIL import Image
-from tables import TWO, always, table_of, write_coco
+from tables import BOX, TWO, always, table_of, write_coco
 
 from onnxq import Config, quantize
-from onnxq.errors import DataError
-from onnxq.evaluation.criteria import PrecisionCriterion, SqnrCriterion
+from onnxq.calibration import demo
+from onnxq.errors import DataError, ModelError
+from onnxq.evaluation.criteria import AgreementCriterion, PrecisionCriterion, SqnrCriterion
 from onnxq.evaluation.ground_truth import GroundTruth
 from onnxq.evaluation.predictor import Settings
 from onnxq.ir import before_selection
@@ -117,3 +120,66 @@ def test_of_a_data_set_the_validation_images_are_taken(pictures):
     (pictures / "data.yaml").write_text("train: calibrated\nval: judged\n")
     criterion = SqnrCriterion(v8(), pictures / "data.yaml", CONFIG)
     assert {file.parent.name for file in criterion.files} == {"judged"}
+
+
+class TestAgreement:
+    def test_it_is_what_the_float_model_has_more(self, tmp_path):
+        images = noise_images(tmp_path / "images")
+        original = finding((*BOX, 0.9, 1), (*AWAY, 0.5, 0))
+        criterion = AgreementCriterion(original, images, Settings())
+        assert criterion.loss(original, silent) == 0
+        assert criterion.loss(finding((*BOX, 0.4, 1), (*AWAY, 0.3, 0)), silent) == 0
+        shifted = [(8 + move, 16, 32 + move, 32, 0.9, 1) for move in (1, 2, 4)]
+        losses = [criterion.loss(finding(box, (*AWAY, 0.5, 0)), silent) for box in shifted]
+        assert 1 < losses[0] < losses[1] < losses[2]
+        assert criterion.loss(finding((*AWAY, 0.5, 0)), silent) > losses[2]
+        assert criterion.describe(1.25) == "-1.25 expected AP"
+        assert criterion.describe(0.0) == "+0.00 expected AP"
+        assert criterion.images == 3
+        assert criterion.files == tuple(sorted(images.iterdir()))
+
+    def test_coarser_integers_lose_more(self):
+        scenes = replace(demo.VALIDATION, count=24)
+        criterion = AgreementCriterion(onnx.load(demo.model_path()), scenes, Settings())
+        config = replace(CONFIG, count=24)
+        losses = [
+            criterion.loss(quantize(demo.model_path(), demo.CALIBRATION, each).model, silent)
+            for each in (config, replace(config, weight_bits=5, act_bits=5), replace(config, weight_bits=3, act_bits=3))
+        ]
+        assert -0.5 < losses[0] < 0.5
+        assert losses[0] + 1 < losses[1]
+        assert losses[1] + 5 < losses[2]
+        assert criterion.files == ()
+
+    def test_images_are_spread_and_of_a_data_set_those_of_validation(self, pictures):
+        (pictures / "data.yaml").write_text("train: calibrated\nval: judged\n")
+        model = finding((*BOX, 0.9, 1))
+        criterion = AgreementCriterion(model, pictures / "data.yaml", Settings(max_images=1))
+        assert [file.name for file in criterion.files] == ["judged3.png"]
+        assert AgreementCriterion(model, pictures / "data.yaml", Settings()).identity() != criterion.identity()
+
+    def test_the_runtime_is_exact_unless_another_one_is_asked_for(self, pictures):
+        model = finding((*BOX, 0.9, 1))
+        default, exact, ort = (
+            AgreementCriterion(model, pictures / "judged", Settings(runtime=runtime)).identity()
+            for runtime in ("auto", "exact", "ort")
+        )
+        assert default == exact != ort
+
+    @pytest.mark.parametrize(
+        ("model", "message"),
+        [
+            (csp(), "its outputs are not read"),
+            (with_metadata(classifier(), {"task": "classify"}), "its task is classify"),
+            (with_metadata(v8(angle=True), {"task": "obb", "names": "['a', 'b', 'c']"}), "its boxes are rotated"),
+        ],
+    )
+    def test_models_without_upright_boxes_are_refused(self, pictures, model, message):
+        with pytest.raises(ModelError, match=rf"--judge agreement .*: {message}.*; --min-sqnr DB"):
+            AgreementCriterion(model, pictures / "judged", Settings())
+
+    def test_nothing_to_lose_is_refused(self, pictures):
+        model = finding((*BOX, 0.01, 1))
+        criterion = AgreementCriterion(model, pictures / "judged", Settings())
+        with pytest.raises(DataError, match=r"nothing with a score above 0\.02 on the images.*give other images"):
+            criterion.loss(model, silent)
