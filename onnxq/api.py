@@ -14,7 +14,7 @@ from onnxq.calibration.confirm_layout import confirm_on_samples
 from onnxq.calibration.samples import DataSource, Samples, open_samples
 from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.config import Config
-from onnxq.facts import InputSummary, Plan, Probe, Statistics
+from onnxq.facts import InputSummary, Migration, Plan, Probe, Statistics
 from onnxq.hooks import time_passes
 from onnxq.ir import Model, ProtoIndex, storage
 from onnxq.ir.load import load
@@ -110,7 +110,7 @@ def quantize(
     progress("preparing", 0, 0)
     original, tail = _load_runnable(model)
     detector = detect(original, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
-    pinned = _with_probe(facts)
+    pinned = _with_what_statistics_imply(facts, config)
     samples = None if Statistics in pinned else open_data(data, original, detector, config)
     questions: tuple[str, ...] = ()
     if not config.layout:
@@ -197,11 +197,17 @@ def _shape_and_dtype(tensor: onnx.TypeProto.Tensor) -> tuple[list[int | None], "
     return [dim.dim_value or None for dim in tensor.shape.dim], onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
 
 
-def _with_probe(facts: Iterable[object]) -> dict[type, object]:
-    """Return facts by type. Statistics come without samples, so the `Probe` is empty unless it is given too."""
+def _with_what_statistics_imply(facts: Iterable[object], config: Config) -> dict[type, object]:
+    """Return facts by type. Statistics come without samples, but with the scales that were divided by before.
+
+    The `Probe` is empty unless it is given too.
+    """
     pinned = {type(fact): fact for fact in facts}
-    if Statistics in pinned:
+    statistics = pinned.get(Statistics)
+    if isinstance(statistics, Statistics):
         pinned.setdefault(Probe, Probe())
+        if config.migrate:
+            pinned.setdefault(Migration, Migration(statistics.migration))
     return pinned
 
 

@@ -79,6 +79,11 @@ class Config:
     bits: tuple[str, ...] = _option((), "widths of the weight and the input of single nodes", None, "NODE=W/A")
     symmetric: bool = _option(False, "put the zero points of activations in the middle of their integers")
     equalize: bool = _option(True, "equalize channels across layers if the result is exactly the same (on)")
+    migrate: bool = _option(
+        False,
+        "divide channels of unequal size in front of Convs and multiply the weights instead; for networks that lose "
+        "much without it, with 60 images or more",
+    )
     reconstruct: bool | None = _option(
         None,
         f"reconstruct each layer on its quantized input; default: only below {RECONSTRUCT_BELOW} bits (needs --calib)",
@@ -131,10 +136,22 @@ class Config:
                 f"reconstruct: weights for {self.placement.title} are not symmetric signed integers; "
                 "leave --reconstruct out"
             )
+        if self.migrate:
+            self._check_migration()
         if self.method == BY_OUTPUTS and not self.reconstructs:
             raise ConfigError(f"method: {BY_OUTPUTS} is part of the reconstruction; add --reconstruct")
         if self.images < 1:
             raise ConfigError(f"count: {self.count} is less than 1")
+
+    def _check_migration(self) -> None:
+        if not self.placement.fuses_scaling:
+            takers = ", ".join(name for name, target in TARGETS.items() if target.fuses_scaling)
+            raise ConfigError(
+                f"migrate: {self.placement.title} does not fuse the division with what stands before it; --migrate is "
+                f"for --target {takers}"
+            )
+        if self.reconstructs:
+            raise ConfigError("migrate: reconstruction fits the weights to their inputs instead; leave --migrate out")
 
     @property
     def placement(self) -> Target:

@@ -20,6 +20,7 @@ __all__ = [
     "FittedRanges",
     "InputSummary",
     "LayerSensitivity",
+    "Migration",
     "Plan",
     "Probe",
     "QuantizationParameters",
@@ -148,6 +149,13 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Migration:
+    """Tensor -> what each of its channels is divided by, and weights multiplied, float32 (channels,), positive."""
+
+    scales: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
 class ChannelStatistics:
     """Statistics of each channel of a tensor (batch, channels, height, width) over all samples; c channels.
 
@@ -175,6 +183,7 @@ class Statistics:
         channels: tensor -> statistics of its channels, if it has the form of images.
         patches: layer that reads images -> covariance of its inputs at one position, float64 (k, k), for the k inputs
             of `onnxq.reconstruction.im2col`.
+        migration: as in `Migration`: what the channels of tensors were divided by before.
     """
 
     histograms: Mapping[str, Histogram]
@@ -182,6 +191,7 @@ class Statistics:
     digest: str = ""
     channels: Mapping[str, ChannelStatistics] = field(default_factory=dict)
     patches: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    migration: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def of(self, tensors: Iterable[str]) -> Histogram:
         """Return the histogram of the values of one or more tensors; that of a single tensor is not copied.
@@ -320,14 +330,10 @@ class Reconstruction:
 
     def over(self, fitted: QuantizationParameters) -> QuantizationParameters:
         """Return the fitted parameters, replaced by those of the reconstruction where it has any."""
-        weights = {name: qparams for name, (qparams, _) in self.weights.items()}
-        integers = {name: integers for name, (_, integers) in self.weights.items()}
-        return QuantizationParameters(
-            {**fitted.activations, **self.activations},
-            {**fitted.weights, **weights},
-            {**fitted.integers, **integers},
-            fitted.limited,
-        )
+        activations = {**fitted.activations, **self.activations}
+        weights = {**fitted.weights, **{name: qparams for name, (qparams, _) in self.weights.items()}}
+        integers = {**fitted.integers, **{name: integers for name, (_, integers) in self.weights.items()}}
+        return replace(fitted, activations=activations, weights=weights, integers=integers)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The passes: one file, one class, one name each; and their order, in stages.
 
-`prepare`, `decide`, `calibrate`, `write`, `lower`, `check`: `default` runs them one after the other.
+`prepare`, `decide`, `migrate`, `calibrate`, `write`, `lower`, `check`: `default` runs them one after the other.
 """
 
 import onnx
@@ -9,6 +9,7 @@ from onnxq.calibration.samples import Samples
 from onnxq.config import BY_OUTPUTS, Config
 from onnxq.errors import PipelineError
 from onnxq.passes import normalize, pack_int4, to_float16
+from onnxq.passes.choose_migration import ChooseMigration
 from onnxq.passes.compute_qparams import ComputeQparams
 from onnxq.passes.correct_bias import CorrectBias
 from onnxq.passes.cut_decode import CutDecode
@@ -24,6 +25,7 @@ from onnxq.passes.infer_shapes import InferShapes
 from onnxq.passes.insert_qdq import InsertQdq
 from onnxq.passes.measure_sensitivity import MeasureSensitivity
 from onnxq.passes.measure_speed import MeasureSpeed
+from onnxq.passes.migrate_scales import MigrateScales
 from onnxq.passes.normalize import Normalize
 from onnxq.passes.observe import Observe
 from onnxq.passes.pack_int4 import PackInt4
@@ -89,6 +91,11 @@ def decide(config: Config) -> list[Pass]:
             half=config.is_half,
         )
     ]
+
+
+def migrate(config: Config, samples: Samples | None, progress: Progress = silent) -> list[Pass]:
+    """Return the passes that move scales from activations into weights, and then plan again."""
+    return [ChooseMigration(samples, progress), MigrateScales(), FindDecode(), *decide(config)]
 
 
 def calibrate(
@@ -183,6 +190,7 @@ def default(
     target = config.placement
     return [
         *prepare_and_plan(config),
+        *(migrate(config, samples, progress) if config.migrate else []),
         *calibrate(config, samples, detector, sensitivity=sensitivity, progress=progress),
         *write(config),
         *lower(target),

@@ -38,8 +38,8 @@ class FitRanges(Analysis[FittedRanges]):
         statistics = facts[Statistics]
         if facts.is_pinned(Statistics) and statistics.digest != model.digest():
             raise DataError(
-                "the calibration was made with another model, or with another choice of --equalize; "
-                "calibrate this one with --calib"
+                "the calibration was made with another model, or with another choice of --equalize, --migrate or "
+                "--target; calibrate this one with --calib"
             )
         inputs = {t.name for t in model.graph.inputs}
         return FittedRanges({

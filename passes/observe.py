@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxq.calibration.input_monitor import InputMonitor
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
-from onnxq.facts import ChannelStatistics, InputSummary, Plan, Probe, QuantizationPoint, Statistics
+from onnxq.facts import ChannelStatistics, InputSummary, Migration, Plan, Probe, QuantizationPoint, Statistics
 from onnxq.ir import Model, Node, downstream, ending_at, is_layer
 from onnxq.numerics.arrays import Float32Array, Float64Array
 from onnxq.numerics.exact_sum import ExactSum
@@ -63,6 +63,7 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
     name = "observe"
     gives = (Statistics, Probe, InputSummary)
     needs = (Plan,)
+    uses = (Migration,)
 
     def __init__(self, samples: Samples | None, progress: Progress = silent) -> None:
         self._samples = samples
@@ -71,10 +72,11 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
     def run(self, model: Model, facts: Facts) -> tuple[Statistics, Probe, InputSummary]:
         """Return the statistics, the first samples and the summary of the inputs."""
         plan, digest = facts[Plan], model.digest()
+        migration = (facts.get(Migration) or Migration({})).scales
         layers = [model.nodes[name] for name in plan.layers]
         tally = _Tally(plan.observed(), layers, _image_layers(model, layers))
         if not tally.histograms:
-            return Statistics({}, digest=digest), Probe(), InputSummary()
+            return Statistics({}, digest=digest, migration=migration), Probe(), InputSummary()
         if self._samples is None:
             raise DataError("there is no calibration data; give some, or statistics that were saved")
         steps, inputs = self._samples.steps, InputMonitor(self._samples.preprocess, self._samples.sources)
@@ -87,7 +89,7 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
         if count == 0:
             self._samples.require_any()
             raise DataError("the calibration data is empty; a generator or reader can be read only once")
-        statistics = Statistics(tally.histograms, count, digest, tally.channels(), tally.patches())
+        statistics = Statistics(tally.histograms, count, digest, tally.channels(), tally.patches(), migration)
         return statistics, inputs.probe(), inputs.summary()
 
 

@@ -46,6 +46,11 @@ class FeedStream:
     inputs: ModelInputs
     source: Any
 
+    @property
+    def is_read_once(self) -> bool:
+        """Whether the source gives its feeds once only: a reader, a generator or another iterator."""
+        return hasattr(self.source, "get_next") or isinstance(self.source, Iterator)
+
     def __iter__(self) -> Iterator[Loader]:
         inputs = self.inputs
         pending: list[Feed] = []

@@ -61,6 +61,11 @@ class Samples:
         return operator.length_hint(self.loaders)
 
     @property
+    def is_read_once(self) -> bool:
+        """Whether the loaders cannot be iterated again."""
+        return isinstance(self.loaders, FeedStream) and self.loaders.is_read_once
+
+    @property
     def skipped(self) -> dict[str, str]:
         """File -> reason, for every file that was left out so far."""
         return {**self.missing, **self.unreadable}

@@ -28,12 +28,14 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
 
     Members: `header`, JSON as uint8; `counts`, int64 (tensors, bins); `means_0`, `variances_0`, `peaks_0`,
     `pair_peaks_0`, `means_1` ..., float64, of the tensors under `channels` in the header; and `patches_0`, `patches_1`
-    ..., float64 (k, k), of the layers under `patches`.
+    ..., float64 (k, k), of the layers under `patches`; `migration_0` ..., float32 (channels,), of the tensors under
+    `migration`.
 
     Raises:
         ConfigError: the file cannot be written.
     """
     names, averaged, layers = sorted(statistics.histograms), sorted(statistics.channels), sorted(statistics.patches)
+    migrated = sorted(statistics.migration)
     histograms = [statistics.histograms[name] for name in names]
     header = {
         "format": _FORMAT,
@@ -45,6 +47,7 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
         ],
         "channels": averaged,
         "patches": layers,
+        "migration": migrated,
     }
     arrays: dict[str, AnyArray] = {
         "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
@@ -55,6 +58,7 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
             for kind in _CHANNEL_ARRAYS
         },
         **{f"patches_{k}": statistics.patches[name] for k, name in enumerate(layers)},
+        **{f"migration_{k}": statistics.migration[name] for k, name in enumerate(migrated)},
     }
     with atomic_write(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for key, array in arrays.items():
@@ -82,10 +86,13 @@ def load_statistics(path: str | Path) -> Statistics:
                 for k, name in enumerate(header["channels"])
             }
             patches = {str(name): np.asarray(archive[f"patches_{k}"]) for k, name in enumerate(header["patches"])}
+            migration = {str(name): np.asarray(archive[f"migration_{k}"]) for k, name in enumerate(header["migration"])}
+        if not all((np.isfinite(each) & (each > 0)).all() for each in migration.values()):
+            raise ValueError("scales are not positive")
         if not all(np.isfinite(each).all() for each in (*patches.values(), *_arrays(channels.values()))):
             raise ValueError("statistics are not finite")
         histograms = {t["name"]: _histogram(t, c) for t, c in zip(header["tensors"], counts, strict=True)}
-        return Statistics(histograms, int(header["samples"]), str(header["digest"]), channels, patches)
+        return Statistics(histograms, int(header["samples"]), str(header["digest"]), channels, patches, migration)
     except FileNotFoundError:
         raise DataError(f"{path}: no such calibration file; make one with --save-calibration") from None
     except DataError:

@@ -169,6 +169,8 @@ def read_config(args: argparse.Namespace) -> Config:
     """
     values: dict[str, Any] = {field.name: getattr(args, field.name) for field in dataclasses.fields(Config)}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    if args.cut_decode and values["migrate"]:
+        raise ConfigError("--cut-decode writes the ranges of the float model's own tensors; leave --migrate out")
     return Config(**values)
 
 

@@ -17,7 +17,7 @@ from onnxq.config import AUTO, Config
 from onnxq.console.terminal import OUT, Listing, NumberTable, say, warn
 from onnxq.evaluation.annotations.class_keys import class_key
 from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
-from onnxq.facts import Plan, QuantizationParameters, Sensitivities, Speed, Verification
+from onnxq.facts import Migration, Plan, QuantizationParameters, Sensitivities, Speed, Verification
 from onnxq.ir import storage
 from onnxq.qdq.reasons import summary_of
 from onnxq.yolo.detector import Detector
@@ -64,6 +64,10 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str, verbose: bo
     if checked.fused is not None:
         wanted = len(quantized.facts[Plan].layers)
         table.add_row(checked.runtime, f"runs {checked.fused} of {wanted} quantized layers on integers")
+    migrated = quantized.facts.get(Migration)
+    if migrated is not None and migrated.scales:
+        count = len(migrated.scales)
+        table.add_row("migrated", f"scales of channels of {count} tensor{plural(count)} into weights")
     limited = quantized.facts[QuantizationParameters].limited
     if limited:
         channels = sum(limited.values())

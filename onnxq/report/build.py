@@ -95,6 +95,7 @@ def build(
         bits=tuple(config.bits),
         symmetric=config.symmetric,
         equalize=config.equalize,
+        migrate=config.migrate,
         reconstruct=config.reconstructs,
         keep_bias=config.keep_bias,
         float_type=config.float_type,

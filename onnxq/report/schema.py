@@ -300,6 +300,7 @@ class Report:
         bits: widths of single nodes, each as `NAME=WEIGHTS/ACTIVATIONS`.
         symmetric: whether activations are symmetric.
         equalize: whether channels were equalized across layers.
+        migrate: whether scales migrated from activations into weights.
         reconstruct: whether layers were reconstructed.
         keep_bias: whether biases were left uncorrected.
         float_type: data type of operators that are not quantized.
@@ -349,6 +350,7 @@ class Report:
     bits: tuple[str, ...]
     symmetric: bool
     equalize: bool
+    migrate: bool
     reconstruct: bool
     keep_bias: bool
     float_type: str

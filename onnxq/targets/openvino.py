@@ -7,6 +7,7 @@ OPENVINO = Target(
     name="openvino",
     title="OpenVINO",
     rules=CONV_IN,
+    fuses_scaling=True,
     float_depthwise=True,
     takes_int4=True,
     runtime="openvino",

@@ -235,3 +235,14 @@ def test_a_generator_that_was_read_before():
     drawn(samples)
     with refused("the generator gave no samples"):
         drawn(samples)
+
+
+def test_data_that_gives_its_samples_once_is_told_without_reading_it(folder):
+    for source in (iter(feeds(2)), (each for each in feeds(2)), map(dict, feeds(2)), Reader(feeds(2))):
+        samples = opened(source)
+        assert samples.is_read_once
+        assert len(drawn(samples)) == 2
+    for source in (feeds(2), tuple(feeds(2)), folder, None):
+        samples = opened(source)
+        assert not samples.is_read_once
+        assert levels(samples) == levels(samples)

@@ -33,8 +33,10 @@ def statistics(order=1):
         for name, c in (("images", 3), ("größe", 8))
     }
     patches = {name: rng.normal(size=(k, k)) for name, k in (("conv0", 27), ("stem/conv", 12))}
-    histograms, channels, patches = (dict(list(d.items())[::order]) for d in (histograms, channels, patches))
-    return Statistics(histograms, 17, "abc123", channels, patches)
+    migration = {name: np.exp(rng.normal(size=c)).astype(np.float32) for name, c in (("conv/out", 5), ("größe", 8))}
+    parts = (dict(list(d.items())[::order]) for d in (histograms, channels, patches, migration))
+    histograms, channels, patches, migration = parts
+    return Statistics(histograms, 17, "abc123", channels, patches, migration)
 
 
 def same(first, second):
@@ -49,7 +51,12 @@ def same(first, second):
 
 def arrays_of(found):
     channels = {(name, kind): array for name, c in found.channels.items() for kind, array in vars(c).items()}
-    return {key: (array.tobytes(), array.dtype, array.shape) for key, array in {**channels, **found.patches}.items()}
+    return {key: (array.tobytes(), array.dtype, array.shape) for key, array in {**channels, **_named(found)}.items()}
+
+
+def _named(found):
+    patches = {("patch", name): array for name, array in found.patches.items()}
+    return {**patches, **{("migration", name): array for name, array in found.migration.items()}}
 
 
 def vars_of(h):
@@ -217,6 +224,9 @@ def test_another_format_asks_for_a_new_calibration(tmp_path):
         {"counts": np.zeros((2, 2048), np.int64)},
         {"pair_peaks_1": None},
         {"patches_0": None},
+        {"migration_1": None},
+        {"migration_0": np.array([1, 0, 2], np.float32)},
+        {"migration_0": np.array([1, -1, 2], np.float32)},
         {"header": as_bytes([1, 2])},
         {"header": as_bytes({})},
         {"header": np.frombuffer(b"{", np.uint8)},
@@ -231,7 +241,7 @@ def test_a_file_that_lacks_something_is_refused(tmp_path, members):
         load_statistics(path)
 
 
-@pytest.mark.parametrize("member", ["peaks_0", "pair_peaks_1", "variances_1", "patches_0"])
+@pytest.mark.parametrize("member", ["peaks_0", "pair_peaks_1", "variances_1", "patches_0", "migration_0"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_statistics_that_are_not_finite_are_refused(tmp_path, member, value):
     path = tmp_path / "calibration.npz"

@@ -229,7 +229,16 @@ class TestBadCalibration:
         save(v8(seed=1), "other.onnx")
         assert onnxq("other.onnx", "--calib", "calib", "--save-calibration", "seen.npz").code == 0
         message = refused(onnxq, model, "--calibration", "seen.npz")
-        assert "the calibration was made with another model, or with another choice of --equalize" in message
+        assert "with another model, or with another choice of --equalize, --migrate or --target" in message
+
+    def test_of_migrated_scales_where_none_migrate(self, onnxq, model):
+        target = ["--target", "openvino"]
+        made = onnxq(model, "--calib", "calib", *target, "--migrate", "--save-calibration", "seen.npz", "-o", "a.onnx")
+        assert made.code == 0
+        message = refused(onnxq, model, "--calibration", "seen.npz", *target)
+        assert "with another choice of --equalize, --migrate or --target" in message
+        assert onnxq(model, "--calibration", "seen.npz", *target, "--migrate", "-o", "b.onnx").code == 0
+        assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
 
     def test_of_another_target(self, onnxq, model):
         arguments = ["--calib", "calib", "--target", "openvino", "--save-calibration", "seen.npz"]

@@ -21,6 +21,7 @@ from graphs import (
 from saturation import excesses
 
 from onnxq import Config, quantize
+from onnxq.facts import Migration
 
 FEEDS = 4
 
@@ -48,6 +49,14 @@ def quantized(build, target, cpu, **options):
 )
 def test_no_sum_saturates_on_the_calibration_data(build, target):
     model, feeds, found = quantized(build, target, "any")
+    excess = worst(model, found, feeds)
+    assert excess == dict.fromkeys(excess, 0)
+
+
+@pytest.mark.parametrize("build", [silu_chain, csp, v8], ids=lambda b: b.__name__)
+def test_neither_do_sums_of_weights_that_scales_migrated_into(build):
+    model, feeds, found = quantized(build, "openvino", "any", migrate=True)
+    assert found.facts[Migration].scales
     excess = worst(model, found, feeds)
     assert excess == dict.fromkeys(excess, 0)
 

@@ -226,7 +226,10 @@ def test_statistics_of_the_same_model_are_taken():
 
 def test_statistics_of_another_model_are_refused():
     other = statistics_of(csp(seed=1))
-    with pytest.raises(DataError, match=r"made with another model, .+--equalize; calibrate this one with --calib"):
+    with pytest.raises(
+        DataError,
+        match=r"made with another model, .+--migrate or --target; calibrate this one",
+    ):
         quantized(csp(), facts=[other])
 
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
-from graphs import initializers, nodes, run
+from graphs import initializers, nodes, rewrite, run
 
-from onnxq.facts import Plan, QuantizationParameters, Reconstruction
+from onnxq.facts import Migration, Plan, QuantizationParameters, Reconstruction
+from onnxq.passes.migrate_scales import MigrateScales
 from onnxq.pipeline import Facts
 
 
@@ -50,6 +51,8 @@ def excesses(model: onnx.ModelProto, quantized: onnx.ModelProto, facts: Facts, v
         facts: of the quantization.
         values: the inputs.
     """
+    if Migration in facts:
+        model, _ = rewrite(MigrateScales(), model, facts)
     reconstruction = facts.get(Reconstruction) or Reconstruction({}, {}, {})
     parameters = reconstruction.over(facts[QuantizationParameters])
     names = sorted({nodes(model)[name].input[0] for name in facts[Plan].layers} - values.keys())

@@ -1,0 +1,97 @@
+import numpy as np
+import onnx
+import pytest
+from graphs import (
+    assert_same_numbers,
+    csp,
+    feed,
+    nodes,
+    ops,
+    pan,
+    planned,
+    rewrite,
+    run,
+    silu_chain,
+    sppf,
+    sqnr,
+    uneven,
+    v8,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxq import quantize
+from onnxq.config import Config
+from onnxq.facts import Migration
+from onnxq.passes.migrate_scales import MigrateScales
+from onnxq.pipeline import Facts
+from onnxq.qdq.migration import migratable
+from onnxq.targets import OPENVINO
+
+
+def migrated(model, seed=0, only=None):
+    """The prepared model, the model with random scales in all tensors that can be migrated, and the scales."""
+    working, plan = planned(model, OPENVINO)
+    rng = np.random.default_rng(seed)
+    scales = {}
+    for name, layers in migratable(working, plan).items():
+        if only is None or name == only:
+            channels = layers[0].inputs[1].shape[1]
+            scales[name] = np.exp(rng.normal(size=channels)).astype(np.float32)
+    before = working.to_proto()
+    after, edits = rewrite(MigrateScales(), before, Facts([plan, Migration(scales)]))
+    assert edits == len(scales)
+    return before, after, scales, plan
+
+
+@pytest.mark.parametrize("build", [silu_chain, csp, sppf, pan, v8, uneven], ids=lambda b: b.__name__)
+def test_the_function_stays_the_same(build):
+    before, after, scales, _ = migrated(build())
+    assert scales
+    onnx.checker.check_model(after, full_check=True)
+    assert_same_numbers(before, after)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_the_function_stays_the_same_whatever_the_scales(seed):
+    before, after, *_ = migrated(csp(), seed)
+    assert_same_numbers(before, after)
+
+
+def test_a_second_run_makes_no_edit():
+    _, after, scales, plan = migrated(csp())
+    _, edits = rewrite(MigrateScales(), after, Facts([plan, Migration(scales)]))
+    assert edits == 0
+
+
+def test_one_node_divides_for_all_integer_readers_and_the_others_read_the_tensor():
+    before, after, scales, plan = migrated(csp())
+    made = nodes(after)
+    added = [node for node in after.graph.node if node.name not in nodes(before)]
+    assert [node.op_type for node in added] == ["Mul"] * len(scales)
+    for node in added:
+        [tensor] = [name for name in node.input if name in scales]
+        for name, original in nodes(before).items():
+            if tensor in original.input:
+                reads = made[name].input[list(original.input).index(tensor)]
+                assert reads == (node.output[0] if name in plan.layers else tensor)
+
+
+def test_a_tensor_without_scales_stays():
+    before, after, *_ = migrated(silu_chain(), only="none")
+    assert ops(before) == ops(after)
+
+
+@pytest.mark.parametrize("bits", [8, 6])
+def test_unequal_channels_lose_less(bits):
+    model = uneven()
+    data = [feed(model, seed) for seed in range(10)]
+    found = {}
+    for migrate in (False, True):
+        options = {"target": "openvino", "act_bits": bits, "reconstruct": False}
+        result = quantize(model, data, Config(migrate=migrate, **options))
+        fresh = feed(model, 77)
+        [expected], [actual] = run(model, fresh).values(), run(result.model, fresh).values()
+        found[migrate] = sqnr(expected, actual)
+    assert found[True] > found[False] + 1
