@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from graphs import csp, feed, planned, relu_net, run, samples, silu_chain, uneven
+from graphs import csp, feed, planned, relu_net, run, samples, silu_chain
+from unbalanced import uneven
 
 from onnxq import quantize
 from onnxq.config import Config

@@ -14,11 +14,11 @@ from graphs import (
     silu_chain,
     sppf,
     sqnr,
-    uneven,
     v8,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unbalanced import uneven
 
 from onnxq import quantize
 from onnxq.config import Config

@@ -27,6 +27,7 @@ CONFIGS = {
     "half": Config(target="tensorrt", float_type="fp16"),
     "int4": Config(target="generic", weight_bits=4, pack="int4", reconstruct=True),
     "plain": Config(target="ort", equalize=False, keep_bias=True),
+    "migrated": Config(target="openvino", migrate=True),
 }
 
 

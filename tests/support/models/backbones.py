@@ -17,16 +17,6 @@ def silu_chain(layers: int = 3, act: str = "silu", **options: object) -> onnx.Mo
     return net.model(net.conv(x, 4, name="last"))
 
 
-def uneven(**options: object) -> onnx.ModelProto:
-    """Return a Conv whose output channels differ by a factor of 100 in size, a SiLU, and a Conv that reads them."""
-    net = Net(**options)
-    factors = np.geomspace(0.1, 10, 16)[:, None, None, None]
-    weight = net.const(net.normal(16, 3, 3, 3, scale=0.3) * factors, name="maker_weight")
-    x = net.add("Conv", "images", weight, name="maker", pads=[1] * 4)
-    net.channels[x] = 16
-    return net.model(net.conv(net.silu(x), 16, 3, name="reader"))
-
-
 def csp(**options: object) -> onnx.ModelProto:
     """A CSP block (C2f): Split, a residual Add, and a Concat of both halves and the sum."""
     net = Net(**options)

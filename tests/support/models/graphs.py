@@ -24,7 +24,6 @@ from backbones import (
     shared_weights,
     silu_chain,
     sppf,
-    uneven,
     white_stem,
 )
 from detectors import (
@@ -120,7 +119,6 @@ __all__ = [
     "silu_chain",
     "sppf",
     "sqnr",
-    "uneven",
     "v5",
     "v5_raw",
     "v6",
@@ -144,7 +142,7 @@ __all__ = [
 BUILDERS: Mapping[str, Callable[[], onnx.ModelProto]] = {
     build.__name__: build
     for build in (
-        silu_chain, uneven, csp, sppf, pan, attention, area_attention, ese_net, qarepvgg, products, relu_net, leaky_net,
+        silu_chain, csp, sppf, pan, attention, area_attention, ese_net, qarepvgg, products, relu_net, leaky_net,
         depthwise_net, shared_weights, saturating, white_stem, dropout_chain, conditional, v5, v5_raw, v7_end2end,
         v7_rows, v8, v10, nms_tables, separate, classifier, yolox, v6, pp_yoloe, yolo_nas,
     )

@@ -1,11 +1,22 @@
 """Models with channels of unequal magnitudes."""
 
 import numpy as np
-from graphs import copy, initializers
+import onnx
+from graphs import Net, copy, initializers
 from onnx import numpy_helper, shape_inference
 
 FACTORS = np.array([0.02, 1, 0.1, 8, 0.4, 50, 2, 0.1])
 """Factors of the channels of a layer, which equalization must find."""
+
+
+def uneven(**options: object) -> onnx.ModelProto:
+    """Return a Conv whose output channels differ by a factor of 100 in size, a SiLU, and a Conv that reads them."""
+    net = Net(**options)
+    factors = np.geomspace(0.1, 10, 16)[:, None, None, None]
+    weight = net.const(net.normal(16, 3, 3, 3, scale=0.3) * factors, name="maker_weight")
+    x = net.add("Conv", "images", weight, name="maker", pads=[1] * 4)
+    net.channels[x] = 16
+    return net.model(net.conv(net.silu(x), 16, 3, name="reader"))
 
 
 def edited(model, edit):
