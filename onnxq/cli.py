@@ -171,7 +171,7 @@ def _run(args: argparse.Namespace, config: Config, files: UsedFiles) -> _Run:
                     check_measurable(model, truth, settings)
                     measured_on: Sequence[Path] = truth.files
                 else:
-                    judge = AgreementCriterion(model, judged_images(args) or demo.VALIDATION, settings)
+                    judge = _agreement(args, model, settings)
                     measured_on = judge.files
             data = _open_held_out(args, config, model, measured_on)
         limit = greatest_loss(args)
@@ -260,6 +260,11 @@ def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: P
     return _Measured(results, summarize(results, annotations(args) or "demo", settings), choice)
 
 
+def _agreement(args: argparse.Namespace, model: onnx.ModelProto, settings: Settings) -> AgreementCriterion:
+    """Return what measures the agreement with the float model on the images that the options name."""
+    return AgreementCriterion(model, judged_images(args) or demo.VALIDATION, settings)
+
+
 def _judge(args: argparse.Namespace, run: _Run, judge: AgreementCriterion, output: Path) -> str:
     """Measure the loss of expected AP, and return it in words."""
     with _naming_evaluate(f"; {output} was written"), ProgressBar(args.quiet) as progress:
@@ -316,8 +321,7 @@ def _search(
     if args.min_sqnr is None and truth is not None:
         criterion = PrecisionCriterion(model, truth, _settings(args, config))
     elif args.min_sqnr is None:
-        images = judged_images(args) or demo.VALIDATION
-        criterion = AgreementCriterion(model, images, _settings(args, config))
+        criterion = _agreement(args, model, _settings(args, config))
     else:
         criterion = SqnrCriterion(model, args.images or demo.VALIDATION, config, args.runtime)
     return search(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -50,6 +50,11 @@ _METHODS = "; ".join(f"{method.name} {method.summary}" for method in METHODS.val
 
 _WIDTHS = f"{MIN_BITS}..{max(each.bits for t in TARGETS.values() for each in (*t.weights, *t.activations))}"
 """Widths in the help text; each target restricts them further."""
+
+
+def _names(fits: Callable[[Target], bool]) -> str:
+    """Return the names of the targets that fit, for messages."""
+    return ", ".join(name for name, target in TARGETS.items() if fits(target))
 
 
 @dataclass(frozen=True)
@@ -124,10 +129,9 @@ class Config:
             parse_layout(self.layout)
         self._check_widths()
         if self.is_half and not self.placement.strongly_typed:
-            takers = ", ".join(name for name, target in TARGETS.items() if target.strongly_typed)
             raise ConfigError(
                 f"float_type: {self.placement.title} chooses the type of float operators by itself; "
-                f"{HALF} is for --target {takers}"
+                f"{HALF} is for --target {_names(lambda target: target.strongly_typed)}"
             )
         if self.packs:
             self._check_packing()
@@ -145,10 +149,9 @@ class Config:
 
     def _check_migration(self) -> None:
         if not self.placement.fuses_scaling:
-            takers = ", ".join(name for name, target in TARGETS.items() if target.fuses_scaling)
             raise ConfigError(
                 f"migrate: {self.placement.title} does not fuse the division with what stands before it; --migrate is "
-                f"for --target {takers}"
+                f"for --target {_names(lambda target: target.fuses_scaling)}"
             )
         if self.reconstructs:
             raise ConfigError("migrate: reconstruction fits the weights to their inputs instead; leave --migrate out")
@@ -190,10 +193,9 @@ class Config:
 
     def _check_packing(self) -> None:
         if not self.placement.takes_int4:
-            takers = ", ".join(name for name, target in TARGETS.items() if target.takes_int4)
             raise ConfigError(
                 f"pack: {self.placement.title} takes {INT4} only in blocks with scales of their own; "
-                f"leave --pack out, or use --target {takers}"
+                f"leave --pack out, or use --target {_names(lambda target: target.takes_int4)}"
             )
         narrowest = min([self.weight_bits, *(weight for _, (weight, _) in self.widths)])
         if narrowest > _INT4_BITS:
