@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.text import Text
 
 from onnxq._text import plural
+from onnxq.console.guards import add_guards
 from onnxq.console.terminal import ERR, OUT, NumberTable, Parser, ProgressBar, guarded, image_size, model_file, say
 from onnxq.console.used_files import UsedFiles
 from onnxq.evaluation.latency import Latency, measure_latency
@@ -45,11 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to this file")
     parser.add_argument("-q", "--quiet", action="store_true", help="print only the tables")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
+    add_guards(parser)
     args = parser.parse_args(argv)
     if args.rounds < 1 or args.threads < 1:
         parser.error("--rounds and --threads: expected 1 or more")
-    return guarded(lambda: _benchmark(args), args.debug)
+    return guarded(lambda: _benchmark(args), args.debug, max_memory=args.max_memory)
 
 
 def _benchmark(args: argparse.Namespace) -> None:

@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         parser.error(str(error))
     level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
-    return guarded(lambda: _plan(args, config) if args.dry_run else _quantize(args, config), args.debug, level)
+    body = _plan if args.dry_run else _quantize
+    return guarded(lambda: body(args, config), args.debug, level, args.max_memory)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = settings_of(arguments, parser)
     if arguments.worst < 0:
         parser.error(f"--worst {arguments.worst}: expected 0 or more")
-    return guarded(lambda: _compare(arguments, settings), arguments.debug)
+    return guarded(lambda: _compare(arguments, settings), arguments.debug, max_memory=arguments.max_memory)
 
 
 def _compare(arguments: argparse.Namespace, settings: Settings) -> None:

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_data_set = arguments.annotations is not None and arguments.annotations.suffix.lower() in SUFFIXES
     if (arguments.images is None) != arguments.demo and not is_data_set:
         parser.error("--annotations JSON needs --images DIR; --annotations data.yaml and --demo need no images")
-    return guarded(lambda: _evaluate(arguments, settings), arguments.debug)
+    return guarded(lambda: _evaluate(arguments, settings), arguments.debug, max_memory=arguments.max_memory)
 
 
 def _parser() -> Parser:

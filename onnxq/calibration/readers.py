@@ -2,19 +2,16 @@
 
 import logging
 import threading
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
-from numpy.lib.format import open_memmap, read_array_header_1_0, read_array_header_2_0, read_magic
 from numpy.typing import NDArray
 
+from onnxq.calibration.array_files import is_archive, load_checked, map_array, read_headers, require_memory
 from onnxq.calibration.dead_leaves import SyntheticImages
 from onnxq.calibration.feeds import ArrayHeader, Loader, ModelInputs
 from onnxq.calibration.find_files import ARRAYS, VIDEOS
@@ -122,11 +119,11 @@ class FileReader:
         image = ArrayHeader(self._preprocess.shape(self._size), self._preprocess.dtype)
         self.inputs.check(what, {self.inputs.image_input: image, **self._companions})
 
-    def open(self, file: Path) -> list[Callable[[], Feed | None]]:
+    def open(self, file: Path) -> Sequence[Callable[[], Feed | None]]:
         """Return loaders of the samples in a file; only the header of an array file is read.
 
         Raises:
-            DataError: the file has no arrays, or arrays that do not fit the model.
+            DataError: the file has no arrays, arrays that do not fit the model, or more than fit into memory.
         """
         if is_video(file):
             self.check_images("videos")
@@ -135,8 +132,10 @@ class FileReader:
         if not is_array(file):
             self.check_images("images")
             return [partial(self.decoded, str(file), partial(self._read, file))]
-        headers = self.inputs.choose(str(file), self._headers(file))
-        return [partial(self.row, file, index) for index in range(self.inputs.check(str(file), headers))]
+        headers = self.inputs.choose(str(file), read_headers(file, self.inputs.image_input))
+        if is_archive(file):
+            require_memory(file, headers.values())
+        return _Rows(self, file, self.inputs.check(str(file), headers))
 
     def decoded(self, where: str, load: Callable[[], NDArray[np.uint8]]) -> Feed | None:
         """Load an image or a frame; return None and note it in `unreadable` if it cannot be read."""
@@ -164,26 +163,16 @@ class FileReader:
         array, _ = self._preprocess(image, self._size)
         return self.inputs.row(where, {self.inputs.image_input: array, **self._companions}, 0)
 
-    def _headers(self, file: Path) -> dict[str, ArrayHeader]:
-        with _reading(file):
-            if not zipfile.is_zipfile(file):
-                array = open_memmap(file, mode="r")
-                return {self.inputs.image_input: ArrayHeader(array.shape, array.dtype)}
-            with zipfile.ZipFile(file) as archive:
-                return {name.removesuffix(".npy"): _header(archive, name) for name in archive.namelist()}
-
     def _arrays(self, file: Path) -> Feed:
         """The arrays of a file by input. The last archive is cached: its samples are loaded one after the other."""
-        with _reading(file):
-            if not zipfile.is_zipfile(file):
-                return {self.inputs.image_input: open_memmap(file, mode="r")}
-            with self._lock:
-                if self._archive is None or self._archive[0] != file:
-                    self._archive = None
-                    with np.load(file) as archive:
-                        keys = self.inputs.choose(str(file), {key: key for key in archive.files})
-                        self._archive = file, {name: archive[key] for name, key in keys.items()}
-                return self._archive[1]
+        if not is_archive(file):
+            return {self.inputs.image_input: map_array(file)}
+        with self._lock:
+            if self._archive is None or self._archive[0] != file:
+                self._archive = None
+                names = self.inputs.choose(str(file), {name: name for name in read_headers(file)})
+                self._archive = file, load_checked(file, names)
+            return self._archive[1]
 
 
 def is_array(file: Path) -> bool:
@@ -196,16 +185,25 @@ def is_video(file: Path) -> bool:
     return file.suffix.lower() in VIDEOS
 
 
-def _header(archive: zipfile.ZipFile, member: str) -> ArrayHeader:
-    with archive.open(member) as stream:
-        read = read_array_header_1_0 if read_magic(stream) == (1, 0) else read_array_header_2_0
-        shape, _, dtype = read(stream)
-    return ArrayHeader(shape, dtype)
+@dataclass(frozen=True)
+class _Rows(Sequence[Callable[[], "Feed | None"]]):
+    """Loaders of the samples of an array file, made on demand: a short header may state any number of them."""
 
+    reader: FileReader
+    file: Path
+    length: int
 
-@contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{file}: cannot be read as arrays ({error}); write it with numpy.save or savez") from None
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> Callable[[], Feed | None]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Callable[[], Feed | None]]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        numbers = range(self.length)[index]
+        if isinstance(numbers, range):
+            return [self[number] for number in numbers]
+        return partial(self.reader.row, self.file, numbers)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -150,16 +150,17 @@ def _open_synthetic(reader: FileReader, images: SyntheticImages, count: int | No
 def _open_files(reader: FileReader, paths: Sequence[str], count: int | None) -> Samples:
     found = [find_files(path) for path in paths]
     files = {os.path.abspath(file): file for each in found for file in each.files}
-    loads = [(files[name], load) for name in sorted(files) for load in reader.open(files[name])]
-    chosen, batch = spread(loads, count), reader.inputs.batch
+    opened = [(files[name], reader.open(files[name])) for name in sorted(files)]
+    total = sum(len(loads) for _, loads in opened)
+    chosen, batch = _picked(opened, spread(range(total), count)), reader.inputs.batch
     reader.choose(dict.fromkeys(file for file, _ in chosen if not is_array(file) and not is_video(file)))
-    number = f"{len(loads)}" if len(chosen) == len(loads) else f"{len(chosen)} of {len(loads)}"
+    number = f"{total}" if len(chosen) == total else f"{len(chosen)} of {total}"
     kinds = {"sample" if is_array(file) else "frame" if is_video(file) else "image" for file in files.values()}
     noun = kinds.pop() if len(kinds) == 1 else "sample"
     return Samples(
         loaders=reader.inputs.batches([load for _, load in chosen]),
         count=len(chosen),
-        description=f"{number} {noun}{plural(len(loads))} in {some(list(dict.fromkeys(map(short_name, paths))))}",
+        description=f"{number} {noun}{plural(total)} in {some(list(dict.fromkeys(map(short_name, paths))))}",
         missing={name: reason for each in found for name, reason in each.missing.items()},
         unreadable=reader.unreadable,
         other_kinds=dict(sum((Counter(each.other_kinds) for each in found), Counter())),
@@ -168,6 +169,19 @@ def _open_files(reader: FileReader, paths: Sequence[str], count: int | None) -> 
             tuple(file for file, _ in chosen[start : start + batch]) for start in range(0, len(chosen), batch)
         ),
     )
+
+
+def _picked(opened: Iterable[tuple[Path, Sequence[T]]], numbers: Iterable[int]) -> list[tuple[Path, T]]:
+    """Return the items with these numbers, which rise, of the sequences of several files one after the other."""
+    found: list[tuple[Path, T]] = []
+    files, start, end = iter(opened), 0, 0
+    file, items = Path(), cast("Sequence[T]", ())
+    for number in numbers:
+        while number >= end:
+            file, items = next(files)
+            start, end = end, end + len(items)
+        found.append((file, items[number - start]))
+    return found
 
 
 def _open_feeds(inputs: ModelInputs, source: object) -> Samples:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from onnxq.calibration import demo
 from onnxq.calibration.dataset_yaml import SUFFIXES
 from onnxq.config import Config
+from onnxq.console.guards import add_guards
 from onnxq.console.terminal import Parser, add_max_detections, image_size
 from onnxq.console.used_files import UsedFiles
 from onnxq.errors import ConfigError
@@ -126,7 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
         "-v", "--verbose", action="store_true", help="print a line per pass, and the reason for every float node"
     )
     loudness.add_argument("-q", "--quiet", action="store_true", help="print only errors, and the table of --dry-run")
-    talk.add_argument("--debug", action="store_true", help="show the traceback of errors")
+    add_guards(talk)
     talk.add_argument("--version", action="version", version=f"onnxq {VERSION}")
     return parser
 

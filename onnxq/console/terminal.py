@@ -25,10 +25,12 @@ from rich.text import Text
 
 from onnxq._text import visible
 from onnxq.calibration import demo
+from onnxq.console.guards import add_guards, escaped_traceback
 from onnxq.console.streams import watched
 from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import CHOICES
+from onnxq.memory import limited_to
 from onnxq.yolo.columns import LAYOUT_HELP
 from onnxq.yolo.families import family_names
 from onnxq.yolo.preprocess import PREPROCESS_WORDS
@@ -64,7 +66,9 @@ _LEAST_TEXT = 20
 """Least width of the texts in a `Listing`, in characters."""
 
 
-def guarded(body: Callable[[], None], debug: bool = False, level: int = logging.WARNING) -> int:
+def guarded(
+    body: Callable[[], None], debug: bool = False, level: int = logging.WARNING, max_memory: int | None = None
+) -> int:
     """Run a command's body and return its exit code: 0, or 1 with one message on stderr for an `OnnxqError`.
 
     Other exceptions are bugs and propagate.
@@ -73,10 +77,11 @@ def guarded(body: Callable[[], None], debug: bool = False, level: int = logging.
         body: the command.
         debug: let an `OnnxqError` propagate with its traceback.
         level: least level of onnxq's log records that are shown on stderr.
+        max_memory: limit of `onnxq.memory`, bytes; None: its default.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no name may fail to print
-    with watched() as streams:
+    with watched() as streams, escaped_traceback(), limited_to(max_memory):
         return streams.finish(_run(body, debug, level))
 
 
@@ -350,7 +355,7 @@ class Help(argparse.HelpFormatter):
 
 
 def add_settings(parser: argparse.ArgumentParser, default: Settings) -> None:
-    """Add the options of commands that run detectors on images: `Settings`, `--json`, `--quiet` and `--debug`."""
+    """Add the options of commands that run detectors on images: `Settings`, `--json`, `--quiet`, and the guards."""
     most = default.max_images
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write all numbers and settings to this file")
     families = ("auto", *family_names())
@@ -391,7 +396,7 @@ def add_settings(parser: argparse.ArgumentParser, default: Settings) -> None:
         help=f"images to process in parallel; 0: one per core ({threads})",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print only the tables")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
+    add_guards(parser)
 
 
 def add_max_detections(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:

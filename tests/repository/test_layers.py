@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 ORDER = (
     ("errors", "version", "progress", "_text"),
+    ("memory",),
     ("numerics",),
     ("ir",),
     ("pipeline", "facts"),
@@ -37,6 +38,7 @@ ORDER = (
 ONLY_IMPORTED_BY = {
     "archspec": ("onnxq.runtime",),
     "av": ("onnxq.calibration",),
+    "msgspec": ("onnxq.calibration", "onnxq.evaluation"),
     "onnx_graphsurgeon": ("onnxq.ir",),
     "onnxruntime": ("onnxq.runtime",),
     "openvino": ("onnxq.runtime",),
