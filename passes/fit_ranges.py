@@ -1,6 +1,5 @@
 """fit-ranges: chooses the range of each group of tensors from its histogram."""
 
-from onnxq.errors import DataError
 from onnxq.facts import FittedRange, FittedRanges, Plan, QuantizationPoint, Statistics
 from onnxq.ir import Model
 from onnxq.numerics.before_silu import before_silu
@@ -8,6 +7,7 @@ from onnxq.numerics.range_method import FitRange
 from onnxq.numerics.range_methods import method_for
 from onnxq.numerics.range_methods.minmax import minmax
 from onnxq.pipeline import Analysis, Facts
+from onnxq.qdq.channel_statistics import check_statistics
 from onnxq.qdq.tensor_result import expected
 
 
@@ -36,11 +36,8 @@ class FitRanges(Analysis[FittedRanges]):
     def run(self, model: Model, facts: Facts) -> FittedRanges:
         """Return the ranges."""
         statistics = facts[Statistics]
-        if facts.is_pinned(Statistics) and statistics.digest != model.digest():
-            raise DataError(
-                "the calibration was made with another model, or with another choice of --equalize, --migrate or "
-                "--target; calibrate this one with --calib"
-            )
+        if facts.is_pinned(Statistics):
+            check_statistics(statistics, model)
         inputs = {t.name for t in model.graph.inputs}
         return FittedRanges({
             group: self._fit(points, statistics, inputs) for group, points in facts[Plan].groups().items()

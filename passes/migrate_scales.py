@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from onnxq.errors import DataError
 from onnxq.facts import Migration, Plan
 from onnxq.ir import Builder, Constant, Model, Node, Tensor, constant
 from onnxq.numerics.arrays import Float32Array
@@ -17,6 +18,9 @@ class MigrateScales(Rewrite):
     not run on integers read the tensor itself.
 
     ONNX Mul and Conv, opset 13.
+
+    Raises:
+        DataError: the scales were given, and are of another number of channels.
     """
 
     name = "migrate-scales"
@@ -29,11 +33,22 @@ class MigrateScales(Rewrite):
         behind: dict[str, Node] = {}
         for tensor, layers in migratable(model, facts[Plan]).items():
             if tensor in scales:
+                _check(tensor, scales[tensor], layers)
                 x = layers[0].inputs[0]
                 behind[x.inputs[0].name] = _divide(x, layers, scales[tensor], builder)
         nodes = list(model.graph.nodes)
         model.graph.nodes = [each for node in nodes for each in (node, behind.get(node.name)) if each is not None]
         return len(behind)
+
+
+def _check(tensor: str, scales: Float32Array, layers: list[Node]) -> None:
+    """Refuse scales from outside that are of another number of channels."""
+    channels = layers[0].inputs[1].shape[1]
+    if len(scales) != channels:
+        raise DataError(
+            f"the calibration has {len(scales)} scales of the tensor {tensor!r}, which has {channels} channels: it was "
+            "made with another model; calibrate this one with --calib"
+        )
 
 
 def _divide(x: Tensor, layers: list[Node], scales: Float32Array, builder: Builder) -> Node:

@@ -42,19 +42,24 @@ def read_headers(file: Path, single: str = "array") -> dict[str, ArrayHeader]:
     Raises:
         DataError: the file is of another kind, or an array is not as long as its header says.
     """
-    found: dict[str, ArrayHeader] = {}
     with _reading(file):
-        if not zipfile.is_zipfile(file):
-            with file.open("rb") as stream:
-                return {single: _header(stream, file.stat().st_size)}
-        with zipfile.ZipFile(file) as archive:
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                if name in found:
-                    raise ValueError(f"{name} is in it twice")
-                _check_packing(member, file.stat().st_size)
-                with archive.open(member) as stream:
-                    found[name] = _header(stream, member.file_size)
+        if zipfile.is_zipfile(file):
+            return headers_in_archive(file)
+        with file.open("rb") as stream:
+            return {single: _header(stream, file.stat().st_size)}
+
+
+def headers_in_archive(file: Path) -> dict[str, ArrayHeader]:
+    """Return the headers as `read_headers`; numpy, zipfile and zlib raise many types of exceptions on broken files."""
+    found: dict[str, ArrayHeader] = {}
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name in found:
+                raise ValueError(f"{name} is in it twice")
+            _check_packing(member, file.stat().st_size)
+            with archive.open(member) as stream:
+                found[name] = _header(stream, member.file_size)
     return found
 
 
@@ -64,8 +69,8 @@ def require_memory(file: Path, headers: Iterable[ArrayHeader]) -> None:
     Raises:
         DataError: they exceed the limit of memory.
     """
-    size = sum(_bytes(*header) for header in headers)
-    memory.require(size, f"{file}: its arrays", "write them as .npy, which is read sample by sample")
+    remedy = "write them as .npy, which is read sample by sample"
+    memory.require(sum(_bytes(*header) for header in headers), f"{file}: its arrays", remedy)
 
 
 def map_array(file: Path) -> NDArray[Any]:
@@ -79,18 +84,7 @@ def map_array(file: Path) -> NDArray[Any]:
     return array
 
 
-def load_arrays(file: Path) -> dict[str, NDArray[Any]]:
-    """Read all arrays of an `.npz` file into memory.
-
-    Raises:
-        DataError: as from `read_headers` and `require_memory`.
-    """
-    headers = read_headers(file)
-    require_memory(file, headers.values())
-    return load_checked(file, {name: name for name in headers})
-
-
-def load_checked(file: Path, names: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+def load_arrays(file: Path, names: Mapping[str, str]) -> dict[str, NDArray[Any]]:
     """Read arrays of an `.npz` file whose headers were read before, and whose memory is known to suffice.
 
     Args:
@@ -151,5 +145,5 @@ def _reading(file: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except Exception as error:  # numpy, zipfile and zlib raise many types on broken files
+    except Exception as error:  # as in `headers_in_archive`
         raise DataError(f"{file}: cannot be read as arrays ({error}); write it with numpy.save or savez") from None

@@ -1,7 +1,6 @@
 """Finds the files that a data source stands for: a folder, a pattern, a list, a COCO file or a data set's YAML."""
 
 import glob
-import json
 import logging
 import os
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from onnxq._text import plural, some
 from onnxq.calibration import dataset_yaml
 from onnxq.errors import DataError
-from onnxq.ir.files import why_missing
+from onnxq.ir.files import read_json, why_missing
 
 log = logging.getLogger(__name__)
 
@@ -166,9 +165,10 @@ def _listed(path: Path) -> FoundFiles:
 
 
 def _in_coco(annotations: Path) -> FoundFiles:
+    content = read_json(annotations)
     try:
-        names = [str(image["file_name"]) for image in json.loads(annotations.read_text("utf-8-sig"))["images"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        names = [str(image["file_name"]) for image in content["images"]]
+    except (KeyError, TypeError):
         raise DataError(f"{annotations}: has no images with a file_name; give annotations in COCO's format") from None
     folder = Path(os.path.abspath(annotations)).parent
     split = annotations.stem.rpartition("_")[2]

@@ -11,7 +11,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.array_files import is_archive, load_checked, map_array, read_headers, require_memory
+from onnxq.calibration.array_files import is_archive, load_arrays, map_array, read_headers, require_memory
 from onnxq.calibration.dead_leaves import SyntheticImages
 from onnxq.calibration.feeds import ArrayHeader, Loader, ModelInputs
 from onnxq.calibration.find_files import ARRAYS, VIDEOS
@@ -171,7 +171,7 @@ class FileReader:
             if self._archive is None or self._archive[0] != file:
                 self._archive = None
                 names = self.inputs.choose(str(file), {name: name for name in read_headers(file)})
-                self._archive = file, load_checked(file, names)
+                self._archive = file, load_arrays(file, names)
             return self._archive[1]
 
 

@@ -4,16 +4,19 @@ import dataclasses
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
+from onnxq.calibration.array_files import headers_in_archive, load_arrays, require_memory
 from onnxq.errors import DataError
 from onnxq.facts import ChannelStatistics, Statistics
 from onnxq.ir.files import atomic_write
-from onnxq.numerics.arrays import AnyArray, Int64Array
+from onnxq.numerics.arrays import AnyArray
 from onnxq.numerics.histogram import Histogram
 
 _FORMAT = "onnxq calibration 2"
@@ -69,47 +72,88 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
             archive.writestr(member, buffer.getvalue(), zipfile.ZIP_DEFLATED)
 
 
+class _TensorHeader(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    exponent: int
+    start: int
+    low: float
+    high: float
+    floor: float
+
+
+class _Header(msgspec.Struct, forbid_unknown_fields=True):
+    format: str
+    digest: str
+    samples: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+    tensors: list[_TensorHeader]
+    channels: list[str]
+    patches: list[str]
+    migration: list[str]
+
+
 def load_statistics(path: str | Path) -> Statistics:
     """Read statistics that `save_statistics` wrote.
 
     Raises:
-        DataError: there is no such file, or it is no calibration file of this version of onnxq.
+        DataError: there is no such file, it is no calibration file of this version of onnxq, or what it says cannot be.
     """
     try:
-        with Path(path).open("rb") as file, np.load(file) as archive:
-            header = json.loads(archive["header"].tobytes())
-            counts = archive["counts"]
-            if header["format"] != _FORMAT:
-                raise DataError(f"{path}: is {header['format']!r}, this onnxq reads {_FORMAT!r}; calibrate again")
-            channels = {
-                str(name): ChannelStatistics(*(np.asarray(archive[f"{kind}_{k}"]) for kind in _CHANNEL_ARRAYS))
-                for k, name in enumerate(header["channels"])
-            }
-            patches = {str(name): np.asarray(archive[f"patches_{k}"]) for k, name in enumerate(header["patches"])}
-            migration = {str(name): np.asarray(archive[f"migration_{k}"]) for k, name in enumerate(header["migration"])}
-        if not all((np.isfinite(each) & (each > 0)).all() for each in migration.values()):
-            raise ValueError("scales are not positive")
-        if not all(np.isfinite(each).all() for each in (*patches.values(), *_arrays(channels.values()))):
-            raise ValueError("statistics are not finite")
-        histograms = {t["name"]: _histogram(t, c) for t, c in zip(header["tensors"], counts, strict=True)}
-        return Statistics(histograms, int(header["samples"]), str(header["digest"]), channels, patches, migration)
+        headers = headers_in_archive(Path(path))
+        require_memory(Path(path), headers.values())
+        arrays = load_arrays(Path(path), {name: name for name in headers})
+        content = json.loads(arrays["header"].tobytes())
+        if content["format"] != _FORMAT:
+            raise DataError(f"{path}: is {content['format']!r}, this onnxq reads {_FORMAT!r}; calibrate again")
+        return _statistics(msgspec.convert(content, _Header), arrays)
     except FileNotFoundError:
         raise DataError(f"{path}: no such calibration file; make one with --save-calibration") from None
     except DataError:
         raise
-    except Exception as error:  # numpy, zipfile, zlib and json raise many types on broken files
-        cause = "not a calibration file written by --save-calibration; make one with it"
+    except Exception as error:  # zipfile, zlib, numpy and json raise many types on broken files
+        cause = f"not a calibration file written by --save-calibration ({_in_words(error)}); make one with it"
         raise DataError(f"{path}: {cause}") from error
 
 
-def _arrays(channels: Iterable[ChannelStatistics]) -> Iterator[AnyArray]:
-    for each in channels:
-        yield from (getattr(each, kind) for kind in _CHANNEL_ARRAYS)
+def _in_words(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _histogram(header: dict[str, Any], counts: Int64Array) -> Histogram:
-    histogram = Histogram(header["floor"])
-    histogram.counts = counts
-    histogram.exponent, histogram.start = int(header["exponent"]), int(header["start"])
-    histogram.low, histogram.high = float(header["low"]), float(header["high"])
-    return histogram
+def _statistics(header: _Header, arrays: Mapping[str, AnyArray]) -> Statistics:
+    """Return what a file holds.
+
+    Raises:
+        KeyError, ValueError: an array is missing, or has values that no calibration gives.
+    """
+    for what in (header.channels, header.patches, header.migration, [each.name for each in header.tensors]):
+        if len(set(what)) < len(what):
+            raise ValueError("a name comes twice")
+    histograms = {t.name: _histogram(t, c) for t, c in zip(header.tensors, arrays["counts"], strict=True)}
+    channels = {
+        name: ChannelStatistics(*(_array(arrays, f"{kind}_{k}", np.float64, 1) for kind in _CHANNEL_ARRAYS))
+        for k, name in enumerate(header.channels)
+    }
+    patches = {name: _array(arrays, f"patches_{k}", np.float64, 2) for k, name in enumerate(header.patches)}
+    migration = {name: _array(arrays, f"migration_{k}", np.float32, 1) for k, name in enumerate(header.migration)}
+    for name, each in channels.items():
+        count = len(each.means)
+        if [len(each.variances), len(each.peaks), len(each.pair_peaks)] != [count, count, count // 2]:
+            raise ValueError(f"the statistics of the channels of {name!r} differ in length")
+    if not all(len(each) == len(each.T) for each in patches.values()):
+        raise ValueError("a covariance is not square")
+    if not all((each > 0).all() for each in migration.values()):
+        raise ValueError("scales are not positive")
+    return Statistics(histograms, header.samples, header.digest, channels, patches, migration)
+
+
+def _array(arrays: Mapping[str, AnyArray], key: str, dtype: type[Any], rank: int) -> NDArray[Any]:
+    array = arrays[key]
+    if array.dtype != dtype or array.ndim != rank or not np.isfinite(array).all():
+        raise ValueError(f"{key} is not {np.dtype(dtype)} of rank {rank}, or not finite")
+    return array
+
+
+def _histogram(header: _TensorHeader, counts: NDArray[Any]) -> Histogram:
+    try:
+        return Histogram.of(counts, header.exponent, header.start, header.low, header.high, header.floor)
+    except ValueError as error:
+        raise ValueError(f"tensor {header.name!r} {error}") from None

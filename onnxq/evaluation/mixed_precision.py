@@ -11,12 +11,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import onnx
 
 from onnxq.api import Quantized, quantize
 from onnxq.config import Config
-from onnxq.errors import ConfigError, DataError
+from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.evaluation.criteria import Criterion
 from onnxq.evaluation.held_out import require_held_out
 from onnxq.facts import Plan, Sensitivities, Statistics
@@ -109,6 +111,7 @@ def search(
     if not on_calibration:
         require_held_out(plain.samples.files if plain.samples else (), criterion.files)
     record = _TrialRecord.open(record_file, _search_key(original, config, plain.facts[Statistics], criterion))
+    record.check(plain.facts[Plan])
     trials = _Trials(original, data, config, criterion, record, hooks, progress, plain)
     count = 0
     if trials.loss(0) > limit:
@@ -155,6 +158,11 @@ class _Trials:
         if loss is None:
             progress = _prefixed(f"trial {len(self._losses) + 1}", self._progress)
             loss = self._criterion.loss(self._quantized(count, progress).model, progress)
+            if math.isnan(loss):
+                raise ModelError(
+                    f"the loss with {count} parts at a higher precision is not a number: outputs of the float model or "
+                    "of the quantized one are not finite; check both with python -m onnxq.compare"
+                )
             self._record.add(count, loss)
             log.info("%d parts at a higher precision: %s", count, self._criterion.describe(loss))
         self._losses[count] = loss
@@ -240,6 +248,18 @@ def _search_key(original: onnx.ModelProto, config: Config, statistics: Statistic
     return digest.hexdigest()
 
 
+def _no_record(path: Path | None, cause: object) -> DataError:
+    return DataError(f"{path}: not a record of this search ({cause}); remove it")
+
+
+class _Recorded(msgspec.Struct, forbid_unknown_fields=True):
+    """What the file of a search holds."""
+
+    key: str
+    order: list[Annotated[list[str], msgspec.Meta(min_length=1)]]
+    losses: dict[Annotated[int, msgspec.Meta(ge=0)], float]
+
+
 class _TrialRecord:
     """Results of a search so far, in a JSON file.
 
@@ -259,16 +279,33 @@ class _TrialRecord:
         """Read the results of the search with this key; there are none if the file is of another search.
 
         Raises:
-            DataError: the file cannot be read, or is not JSON.
+            DataError: the file cannot be read, or is not such a record.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else {}
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: not a record of a search ({error}); remove it") from error
-        if not isinstance(content, Mapping) or content.get("key") != key:
+        if path is None or not path.exists():
             return cls(path, key, [], {})
-        order = [tuple(nodes) for nodes in content["order"]]
-        return cls(path, key, order, {int(count): float(loss) for count, loss in content["losses"].items()})
+        try:
+            found = msgspec.json.decode(path.read_bytes(), type=_Recorded)
+        except (OSError, msgspec.DecodeError) as error:
+            raise _no_record(path, error) from error
+        if found.key != key:
+            return cls(path, key, [], {})
+        return cls(path, key, [tuple(nodes) for nodes in found.order], found.losses)
+
+    def check(self, plan: Plan) -> None:
+        """Check that the results can be those of a search with this plan.
+
+        Raises:
+            DataError: parts have nodes that the network lacks, or there are losses with more parts than it has.
+        """
+        names = [name for nodes in self.order for name in nodes]
+        unknown = next((name for name in names if name not in plan.ops), None)
+        if unknown is not None:
+            raise _no_record(self._path, f"there is no node {unknown!r}")
+        if len(set(names)) < len(names):
+            raise _no_record(self._path, "a node is in two parts")
+        most = len(_candidates(self.order, plan))
+        if max(self.losses, default=0) > most:
+            raise _no_record(self._path, f"it has the loss with {max(self.losses)} of {most} parts")
 
     def set_order(self, order: list[tuple[str, ...]]) -> None:
         """Set and write the order of the parts."""
@@ -276,7 +313,9 @@ class _TrialRecord:
         self._write()
 
     def add(self, count: int, loss: float) -> None:
-        """Add and write the loss with `count` parts."""
+        """Add and write the loss with `count` parts; one that JSON cannot hold is not kept."""
+        if not math.isfinite(loss):
+            return
         self.losses[count] = loss
         self._write()
 

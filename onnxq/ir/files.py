@@ -6,9 +6,14 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from onnxq.errors import ConfigError
+from onnxq import memory
+from onnxq.errors import ConfigError, DataError
 from onnxq.ir.temporary import sweep, temporary_file
+
+_JSON_FACTOR = 10
+"""Bytes of memory that a byte of JSON takes as lists and dictionaries: COCO's annotations take 8."""
 
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
@@ -40,6 +45,22 @@ def write_json(path: Path, data: object) -> None:
     """
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: it is missing, not JSON, or larger than fits into memory.
+    """
+    try:
+        size = _JSON_FACTOR * path.stat().st_size
+        memory.require(size, f"{path}: its content", "split it")
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {error}") from error
 
 
 def check_writable(path: Path) -> None:

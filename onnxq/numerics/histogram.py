@@ -16,6 +16,11 @@ _FINEST = -60
 _EXACT_BITS = 23
 """|x| / width stays below 2**23, where float32 still holds every integer and one bit more."""
 
+_GREATEST = float(np.finfo(np.float32).max)
+
+_MOST_COUNTED = 2.0**62
+"""Sum of counts that int64 still holds."""
+
 _CHUNK = 1 << 15
 """Values that are counted at once, to stay in the cache."""
 
@@ -42,6 +47,30 @@ class Histogram:
         self.low = math.inf
         self.high = -math.inf
         self.floor = floor
+
+    @classmethod
+    def of(cls, counts: Int64Array, exponent: int, start: int, low: float, high: float, floor: float) -> "Histogram":
+        """Return a histogram with these attributes.
+
+        Raises:
+            ValueError: no values make such a histogram.
+        """
+        made = cls(floor)
+        if counts.shape != made.counts.shape or counts.dtype != made.counts.dtype:
+            raise ValueError(f"has counts of the shape {counts.shape} and the type {counts.dtype}")
+        if math.isnan(floor) or counts.min() < 0 or counts.sum(dtype=np.float64) > _MOST_COUNTED:
+            raise ValueError("has counts below 0, too many, or a floor that is no number")
+        if counts.any():
+            if not (floor <= low <= high and low >= -_GREATEST and high <= _GREATEST):
+                raise ValueError(f"has values from {low} to {high}")
+            made._cover(low, high)
+            last = math.floor(math.ldexp(made.high, -made.exponent)) - made.start
+            if counts[last + 1 :].any():
+                raise ValueError("has values beyond the greatest one")
+        if (made.exponent, made.start, made.low, made.high) != (exponent, start, low, high):
+            raise ValueError(f"has bins of the width 2**{exponent} from {start} on for values from {low} to {high}")
+        made.counts = counts
+        return made
 
     @property
     def width(self) -> float:

@@ -1,11 +1,13 @@
 """Statistics of the channels of a tensor: observed, or taken from the tensors that it is joined or enlarged from."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from onnxq.facts import ChannelStatistics
-from onnxq.ir import Tensor, producer
+from onnxq.errors import DataError
+from onnxq.facts import ChannelStatistics, Statistics
+from onnxq.ir import Model, Tensor, constant, producer
 
 
 def channel_statistics(tensor: Tensor, observed: Mapping[str, ChannelStatistics]) -> ChannelStatistics | None:
@@ -21,6 +23,34 @@ def channel_statistics(tensor: Tensor, observed: Mapping[str, ChannelStatistics]
         return None
     parts = [channel_statistics(part, observed) for part in _parts(tensor)]
     return _joined([part for part in parts if part is not None])
+
+
+def check_statistics(statistics: Statistics, model: Model) -> None:
+    """Check that statistics from outside are of this model.
+
+    Raises:
+        DataError: they are of another one, or have other numbers of channels or inputs than its tensors and layers.
+    """
+    if statistics.digest != model.digest():
+        raise DataError(
+            "the calibration was made with another model, or with another choice of --equalize, --migrate or "
+            "--target; calibrate this one with --calib"
+        )
+    tensors, nodes = model.graph.tensors(), model.nodes
+    for name, channels in statistics.channels.items():
+        shape = list(getattr(tensors.get(name), "shape", None) or ())
+        wanted = shape[1] if len(shape) > 1 else None
+        if isinstance(wanted, int) and wanted != len(channels.means):
+            raise _unfit(f"{len(channels.means)} channels of the tensor {name!r}", wanted)
+    for name, covariance in statistics.patches.items():
+        weight = constant(nodes[name].inputs[1]) if name in nodes and nodes[name].op == "Conv" else None
+        inputs = math.prod(weight.shape[1:]) if weight is not None else len(covariance)
+        if inputs != len(covariance):
+            raise _unfit(f"{len(covariance)} inputs of the layer {name!r}", inputs)
+
+
+def _unfit(what: str, wanted: int) -> DataError:
+    return DataError(f"the calibration has {what}, which has {wanted}: the file was changed; calibrate again")
 
 
 def _joined(parts: Sequence[ChannelStatistics]) -> ChannelStatistics:

@@ -31,7 +31,7 @@ def test_headers(tmp_path):
         "x": ((2, 3, 8, 8), np.dtype(np.float32)),
         "y": ((), np.dtype(np.int8)),
     }
-    assert load_arrays(tmp_path / "b.npz")["x"].shape == (2, 3, 8, 8)
+    assert load_arrays(tmp_path / "b.npz", {"z": "x"})["z"].shape == (2, 3, 8, 8)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
@@ -79,8 +79,6 @@ def test_zeros_are_refused_before_they_are_unpacked(tmp_path):
     assert (tmp_path / "a.npz").stat().st_size < 10_000
     with memory.limited_to(2_000_000), refused("a.npz: its arrays would take 2.3 MB of memory, and the limit is 2.0"):
         opened(tmp_path / "a.npz")
-    with memory.limited_to(2_000_000), refused("a.npz: its arrays would take 2.3 MB of memory"):
-        load_arrays(tmp_path / "a.npz")
     assert len(drawn(opened(tmp_path / "a.npz", count=2))) == 2
 
 

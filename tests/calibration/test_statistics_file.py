@@ -2,12 +2,14 @@ import io
 import itertools
 import json
 import math
+import re
 import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from onnxq import memory
 from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.errors import ConfigError, DataError
 from onnxq.facts import ChannelStatistics, Statistics
@@ -251,6 +253,87 @@ def test_statistics_that_are_not_finite_are_refused(tmp_path, member, value):
     damaged.flat[-1] = value
     path.write_bytes(rewritten(path, **{member: damaged}))
     with pytest.raises(DataError, match="not a calibration file written by --save-calibration"):
+        load_statistics(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"samples": -1}, "Expected `int` >= 0 - at `$.samples`"),
+        ({"samples": True}, "Expected `int`, got `bool` - at `$.samples`"),
+        ({"digest": 3}, "Expected `str`, got `int` - at `$.digest`"),
+        ({"more": 1}, "Object contains unknown field `more`"),
+        ({"channels": ["images", 3]}, "Expected `str`, got `int` - at `$.channels[1]`"),
+        ({"channels": ["images", "images"]}, "a name comes twice"),
+        ({"patches": "stem"}, "Expected `array`, got `str` - at `$.patches`"),
+    ],
+)
+def test_a_header_that_was_changed(tmp_path, change, said):
+    path = tmp_path / "a.npz"
+    save_statistics(statistics(), path)
+    path.write_bytes(rewritten(path, header=as_bytes(header(path) | change)))
+    with pytest.raises(DataError, match=re.escape(said)):
+        load_statistics(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"exponent": -59}, {"exponent": 2**40}, {"exponent": 1.5}, {"start": 7}, {"start": None}, {"low": 3.0},
+        {"low": math.nan}, {"high": -math.inf}, {"high": 1e308}, {"high": 0.9}, {"floor": math.nan}, {"floor": 5.0},
+        {"name": "conv/out"}, {"name": ["images"]}, {"low": math.inf, "high": -math.inf},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_histogram_that_no_values_make(tmp_path, change):
+    path = tmp_path / "a.npz"
+    save_statistics(statistics(), path)
+    changed = header(path)
+    next(each for each in changed["tensors"] if each["name"] == "images").update(change)
+    path.write_bytes(rewritten(path, header=as_bytes(changed)))
+    with pytest.raises(DataError, match="not a calibration file written by --save-calibration"):
+        load_statistics(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda counts: -counts, lambda counts: counts.astype(np.float64), lambda counts: counts[:, :-1],
+        lambda counts: counts + 1, lambda counts: counts * 2**62, lambda counts: counts[:, None],
+    ],
+)  # fmt: skip
+def test_counts_that_were_changed(tmp_path, change):
+    path = tmp_path / "a.npz"
+    save_statistics(statistics(), path)
+    with np.load(path) as archive:
+        counts = archive["counts"]
+    path.write_bytes(rewritten(path, counts=change(counts)))
+    with pytest.raises(DataError, match="not a calibration file written by --save-calibration"):
+        load_statistics(path)
+
+
+@pytest.mark.parametrize(
+    ("member", "change"),
+    [
+        ("means_0", lambda a: a[:-1]), ("pair_peaks_0", lambda a: np.append(a, 1.0)), ("peaks_1", lambda a: a[None]),
+        ("variances_0", lambda a: a.astype(np.float32)), ("patches_0", lambda a: a[:-1]),
+        ("migration_0", lambda a: a.astype(np.float64)), ("migration_1", lambda a: a.astype(bool)),
+    ],
+)  # fmt: skip
+def test_arrays_that_were_changed(tmp_path, member, change):
+    path = tmp_path / "a.npz"
+    save_statistics(statistics(), path)
+    with np.load(path) as archive:
+        array = archive[member]
+    path.write_bytes(rewritten(path, **{member: change(array)}))
+    with pytest.raises(DataError, match="not a calibration file written by --save-calibration"):
+        load_statistics(path)
+
+
+def test_a_file_that_no_memory_holds(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, header=as_bytes({}), counts=np.zeros((1000, 2048), np.int64))
+    with memory.limited_to(10**6), pytest.raises(DataError, match=r"would take 16\.4 MB of memory"):
         load_statistics(path)
 
 

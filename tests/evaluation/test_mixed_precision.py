@@ -1,4 +1,6 @@
 import json
+import math
+import re
 
 import numpy as np
 import onnx
@@ -7,10 +9,13 @@ from graphs import copy, csp, feed, silu_chain
 from PIL import Image
 
 from onnxq import Config, quantize
-from onnxq.errors import ConfigError, DataError
+from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.evaluation.criteria import Criterion, SqnrCriterion
 from onnxq.evaluation.mixed_precision import HigherPrecision, search
 from onnxq.facts import Plan, Sensitivities
+
+NODE = "conv0"
+"""A node of the model."""
 
 CONFIG = Config(target="openvino", reconstruct=False)
 
@@ -190,8 +195,46 @@ def test_a_record_of_another_search_is_not_believed(model, feeds, tmp_path, chan
 
 def test_what_is_no_record_is_refused(model, feeds, tmp_path):
     (tmp_path / "record.json").write_text("{")
-    with pytest.raises(DataError, match="not a record of a search"):
+    with pytest.raises(DataError, match="not a record of this search"):
         found(model, feeds, 100, record_file=tmp_path / "record.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"order": 3}, "Expected `array`, got `int` - at `$.order`"),
+        ({"order": [[]]}, "Expected `array` of length >= 1 - at `$.order[0]`"),
+        ({"order": [["nowhere"]]}, "there is no node 'nowhere'"),
+        ({"order": [[NODE], [NODE]]}, "a node is in two parts"),
+        ({"losses": {"0": "much"}}, "Expected `float`, got `str` - at `$.losses[...]`"),
+        ({"losses": {"0": math.nan}}, "JSON is malformed"),
+        ({"losses": {"0": math.inf}}, "JSON is malformed"),
+        ({"losses": {"-1": 0}}, "Expected `int` >= 0 - at `key` in `$.losses`"),
+        ({"losses": {"9": 0}}, "it has the loss with 9 of 0 parts"),
+        ({"losses": None}, "Expected `object`, got `null` - at `$.losses`"),
+        ({"more": 1}, "Object contains unknown field `more`"),
+    ],
+)
+def test_a_record_that_was_changed(model, feeds, tmp_path, change, said):
+    record = tmp_path / "record.json"
+    _, first = found(model, feeds, 100, record_file=record)
+    record.write_text(json.dumps(json.loads(record.read_text()) | change))
+    with pytest.raises(DataError, match=re.escape(said)):
+        found(model, feeds, 100, record_file=record)
+    assert first.asked == 1
+
+
+def test_a_loss_that_is_no_number_is_refused(model, feeds, tmp_path):
+    with pytest.raises(ModelError, match="the loss with 0 parts at a higher precision is not a number"):
+        found(model, feeds, 100, lambda model: math.nan, record_file=tmp_path / "record.json")
+    assert not (tmp_path / "record.json").exists()
+
+
+@pytest.mark.parametrize("loss", [math.inf, -math.inf])
+def test_an_infinite_loss_is_not_recorded(model, feeds, tmp_path, loss):
+    record = tmp_path / "record.json"
+    found(model, feeds, math.inf, lambda model: loss, record_file=record)
+    assert not record.exists()
 
 
 @pytest.fixture

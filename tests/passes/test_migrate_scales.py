@@ -22,6 +22,7 @@ from unbalanced import uneven
 
 from onnxq import quantize
 from onnxq.config import Config
+from onnxq.errors import DataError
 from onnxq.facts import Migration
 from onnxq.passes.migrate_scales import MigrateScales
 from onnxq.pipeline import Facts
@@ -95,3 +96,10 @@ def test_unequal_channels_lose_less(bits):
         [expected], [actual] = run(model, fresh).values(), run(result.model, fresh).values()
         found[migrate] = sqnr(expected, actual)
     assert found[True] > found[False] + 1
+
+
+def test_scales_of_another_number_of_channels_are_refused():
+    working, plan = planned(silu_chain(), OPENVINO)
+    name = next(iter(migratable(working, plan)))
+    with pytest.raises(DataError, match=rf"has 1 scales of the tensor '{name}', which has \d+ channels"):
+        rewrite(MigrateScales(), working.to_proto(), Facts([plan, Migration({name: np.ones(1, np.float32)})]))

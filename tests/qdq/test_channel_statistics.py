@@ -1,9 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from graphs import Net, prepared
+from graphs import Net, csp, feed, prepared
 
-from onnxq.facts import ChannelStatistics
+from onnxq import Config, quantize
+from onnxq.errors import DataError
+from onnxq.facts import ChannelStatistics, Statistics
 from onnxq.qdq.channel_statistics import channel_statistics, is_derived
+
+CONFIG = Config(target="openvino", reconstruct=False)
 
 
 def of(values):
@@ -75,3 +81,30 @@ def test_of_other_tensors_nothing_is_known(case):
     tensor, observed = case()
     assert channel_statistics(tensor, observed) is None
     assert not is_derived(tensor, observed)
+
+
+def given(model, **parts):
+    """Statistics of a small detector, with parts that were changed."""
+    return replace(quantize(model, [feed(model)], CONFIG).facts[Statistics], **parts)
+
+
+def test_statistics_of_this_model_are_taken():
+    model = csp()
+    quantize(model, None, CONFIG, facts=[given(model)])
+
+
+def test_channels_of_another_number_are_refused():
+    model = csp()
+    channels = dict(given(model).channels)
+    name, found = next(iter(channels.items()))
+    channels[name] = ChannelStatistics(*(np.append(array, 1.0) for array in vars(found).values()))
+    with pytest.raises(DataError, match=rf"{len(found.means) + 1} channels of the tensor '{name}', which has"):
+        quantize(model, None, CONFIG, facts=[given(model, channels=channels)])
+
+
+def test_a_covariance_of_another_size_is_refused():
+    model = csp()
+    [(name, found), *_] = given(model).patches.items()
+    size = len(found) + 1
+    with pytest.raises(DataError, match=rf"{size} inputs of the layer '{name}', which has {size - 1}: the file was"):
+        quantize(model, None, CONFIG, facts=[given(model, patches={name: np.eye(size)})])

@@ -1,6 +1,5 @@
 """Reads annotations in COCO's format, as COCO and the tools that export it write them."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from onnxq.errors import DataError
 from onnxq.evaluation.annotations.ids import Numbering
 from onnxq.evaluation.annotations.outlines import box_of_outlines
 from onnxq.evaluation.annotations.records import Annotations, Category, ImageRecord, Size
+from onnxq.ir.files import read_json
 
 _OTHER_FORMATS = (
     ({"shapes", "imagePath"}, "LabelMe and X-AnyLabeling keep a file for each image: export them as COCO"),
@@ -26,12 +26,7 @@ def read_coco(path: Path) -> Annotations:
     Raises:
         DataError: the file is missing, of another kind, or an entry cannot be used.
     """
-    try:
-        dataset = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
+    dataset = read_json(path)
     try:
         return _Reader(path, dataset).read()
     except (KeyError, TypeError, ValueError, OverflowError) as error:
