@@ -57,6 +57,12 @@ def _names(fits: Callable[[Target], bool]) -> str:
     return ", ".join(name for name, target in TARGETS.items() if fits(target))
 
 
+FEEDBACK = "feedback"
+"""Weights are rounded with error feedback."""
+
+ROUNDINGS = (FEEDBACK, "nearest")
+
+
 @dataclass(frozen=True)
 class Config:
     """Options of a quantization.
@@ -81,6 +87,11 @@ class Config:
     weight_method: str = _option("minmax", "how the ranges of weights are chosen", WEIGHT_METHODS)
     weight_bits: int = _option(None, "width of weights; default: the target's, 8", None, _WIDTHS)
     act_bits: int = _option(None, "width of activations; default: the target's, 8", None, _WIDTHS)
+    rounding: str = _option(
+        FEEDBACK,
+        f"how weights are rounded: {FEEDBACK}, so that later weights compensate the errors of earlier ones; or nearest",
+        ROUNDINGS,
+    )
     bits: tuple[str, ...] = _option((), "widths of the weight and the input of single nodes", None, "NODE=W/A")
     symmetric: bool = _option(False, "put the zero points of activations in the middle of their integers")
     equalize: bool = _option(True, "equalize channels across layers if the result is exactly the same (on)")
@@ -215,6 +226,11 @@ class Config:
         widths = [self.weight_bits, self.act_bits, *(width for _, pair in self.widths for width in pair)]
         by_default = min(widths) < RECONSTRUCT_BELOW and self._can_reconstruct
         return by_default if self.reconstruct is None else self.reconstruct
+
+    @property
+    def rounds_with_feedback(self) -> bool:
+        """Whether weights are rounded with error feedback; a bias that is kept cannot take up the shift of the mean."""
+        return self.rounding == FEEDBACK and not self.reconstructs and not self.keep_bias
 
     @property
     def _can_reconstruct(self) -> bool:

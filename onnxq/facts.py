@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnxq.errors import DataError
 from onnxq.numerics.arrays import NamedArrays
 from onnxq.numerics.histogram import Histogram
+from onnxq.numerics.input_covariance import InputCovariance
 from onnxq.numerics.scheme import QParams, Range, Scheme
 
 __all__ = [
@@ -181,8 +182,7 @@ class Statistics:
         samples: number of samples that were run.
         digest: of the prepared graph that ran.
         channels: tensor -> statistics of its channels, if it has the form of images.
-        patches: layer that reads images -> covariance of its inputs at one position, float64 (k, k), for the k inputs
-            of `onnxq.reconstruction.im2col`.
+        inputs: Conv -> covariance of its inputs at one position, in the order of `onnxq.reconstruction.im2col`.
         migration: as in `Migration`: what the channels of tensors were divided by before.
     """
 
@@ -190,7 +190,7 @@ class Statistics:
     samples: int = 0
     digest: str = ""
     channels: Mapping[str, ChannelStatistics] = field(default_factory=dict)
-    patches: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    inputs: Mapping[str, InputCovariance] = field(default_factory=dict)
     migration: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def of(self, tensors: Iterable[str]) -> Histogram:

@@ -111,7 +111,7 @@ def calibrate(
     passes: list[Pass] = [
         Observe(samples, progress),
         FitRanges("mse" if adjusts_ranges else config.method_used),
-        ComputeQparams(config.weight_method, limited=config.limits_weights),
+        ComputeQparams(config.weight_method, limited=config.limits_weights, feedback=config.rounds_with_feedback),
     ]
     if config.reconstructs:
         limited = config.limits_weights

@@ -78,7 +78,7 @@ class ChooseMigration(Analysis[Migration]):
         peaks: dict[str, Float32Array] = {}
         lock = threading.Lock()
 
-        def see(tensor: str, values: NDArray[np.generic]) -> None:
+        def see(_: int, tensor: str, values: NDArray[np.generic]) -> None:
             greatest = values.max(axis=(0, *range(2, values.ndim))).astype(np.float32)
             with lock:
                 peaks[tensor] = np.maximum(peaks.get(tensor, greatest), greatest)

@@ -1,18 +1,22 @@
 """compute-qparams: computes scales and zero points of weights and activations."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Statistics
-from onnxq.ir import CONVS, Model, Node, constant
+from onnxq.ir import CONVS, Model, Node, constant, downstream, has_plain_bias, is_layer
 from onnxq.numerics.arrays import AnyArray, Float64Array
-from onnxq.numerics.scheme import QParams
+from onnxq.numerics.input_covariance import InputCovariance
+from onnxq.numerics.scheme import QParams, Scheme
 from onnxq.pipeline import Analysis, Facts
 from onnxq.qdq.channel_statistics import channel_statistics
 from onnxq.qdq.pair_limit import PairLimits
 from onnxq.qdq.weight_qparams import minimum_scale, weight_qparams
+from onnxq.reconstruction.im2col import Im2col
 from onnxq.reconstruction.limited_weight import limit_weight
+from onnxq.reconstruction.rounded_weight import RoundedWeight, round_weight
 
 
 class ComputeQparams(Analysis[QuantizationParameters]):
@@ -22,9 +26,13 @@ class ComputeQparams(Analysis[QuantizationParameters]):
     on the values of the calibration data, get wider scales and so smaller integers; images can have any value. Then
     the result is the same on every CPU.
 
+    Weights of Convs whose inputs' covariance is known are rounded with error feedback, see `round_weight`; all others to
+    the nearest integers.
+
     Args:
         method: "minmax" covers every weight (as in Q-YOLO), "mse" takes the bounds with the least squared error.
         limited: no sum of two products exceeds 16 bits.
+        feedback: round with error feedback, which shifts the mean outputs, so that biases must be corrected.
     """
 
     name = "compute-qparams"
@@ -32,17 +40,26 @@ class ComputeQparams(Analysis[QuantizationParameters]):
     needs = (Plan, FittedRanges)
     uses = (Statistics,)
 
-    def __init__(self, method: str = "minmax", *, limited: bool = True) -> None:
+    def __init__(self, method: str = "minmax", *, limited: bool = True, feedback: bool = True) -> None:
         self._method = method
         self._limited = limited
+        self._feedback = feedback
 
     def run(self, model: Model, facts: Facts) -> QuantizationParameters:
-        """Return the scales and zero points, and the integers of limited weights."""
+        """Return the scales and zero points, and the integers of weights that are not rounded to nearest.
+
+        Matrix products take one thread: their sums depend on the number of threads, and small ones gain nothing by it.
+        """
+        with threadpool_limits(1, "blas"):
+            return self._parameters(model, facts)
+
+    def _parameters(self, model: Model, facts: Facts) -> QuantizationParameters:
         plan, ranges = facts[Plan], facts[FittedRanges]
         activations = {point.tensor: point.scheme.qparams(ranges.groups[point.group].bounds) for point in plan.points}
         tensors, nodes = model.graph.tensors(), model.nodes
         statistics = facts.get(Statistics) or Statistics({})
         limits = PairLimits(model, statistics.channels) if self._limited else None
+        behind = downstream(model.graph.nodes, is_layer)
         weights: dict[str, QParams] = {}
         integers: dict[str, AnyArray] = {}
         limited: dict[str, int] = {}
@@ -56,20 +73,44 @@ class ComputeQparams(Analysis[QuantizationParameters]):
                 shrink=self._method == "mse",
             )
             limit = limits.of(layers, weight.scheme, activations) if limits else None
-            within = None if limit is None else limit_weight(values, qparams, limit, **_inputs(layers, statistics))
-            weights[weight.tensor] = qparams if within is None else within.qparams
-            if within is not None:
-                integers[weight.tensor] = within.integers
-                limited[weight.tensor] = within.channels
+            within = (
+                None if limit is None else limit_weight(values, qparams, limit, **_inputs(layers, statistics, behind))
+            )
+            found = None if within is None else RoundedWeight(within.qparams, within.integers)
+            covariance = _covariance(layers, weight.scheme, statistics) if self._feedback else None
+            im2col = Im2col.of(layers[0])
+            if covariance is not None and im2col is not None:
+                start = found or RoundedWeight(qparams, qparams.quantize(values))
+                found = round_weight(values, start, im2col, covariance, limit)
+            weights[weight.tensor] = qparams
+            if found is not None:
+                weights[weight.tensor], integers[weight.tensor] = found.qparams, found.integers
+                wider = int((found.qparams.scale > qparams.scale).sum())
+                if wider:
+                    limited[weight.tensor] = wider
         return QuantizationParameters(activations, weights, integers, limited)
 
 
-def _inputs(layers: Sequence[Node], statistics: Statistics) -> dict[str, Float64Array | None]:
-    """Return what is known of the inputs of a weight's layers, as `limit_weight` takes it."""
+def _covariance(layers: Sequence[Node], scheme: Scheme, statistics: Statistics) -> InputCovariance | None:
+    """Return the covariance of the inputs of a weight's layers, if the mean of their outputs can be corrected."""
+    fits = scheme.symmetric and scheme.container.is_signed
+    known = [statistics.inputs[node.name] for node in layers if node.name in statistics.inputs and has_plain_bias(node)]
+    return InputCovariance.mean(known) if fits and len(known) == len(layers) else None
+
+
+def _inputs(layers: Sequence[Node], statistics: Statistics, behind: Collection[str]) -> dict[str, Float64Array | None]:
+    """Return what is known of the inputs of a weight's layers, as `limit_weight` takes it.
+
+    Args:
+        layers: that share the weight.
+        statistics: of their inputs.
+        behind: names of the nodes behind a layer; others read images, whose neighboring pixels are alike.
+    """
     first = layers[0]
     is_plain = first.op in CONVS and first.attrs.get("group", 1) == 1
     channels = channel_statistics(first.inputs[0], statistics.channels) if is_plain else None
+    inputs = statistics.inputs.get(first.name) if is_plain and first.name not in behind else None
     return {
         "variances": channels.variances if channels else None,
-        "covariance": statistics.patches.get(first.name),
+        "covariance": inputs.channels[0].astype(np.float64) if inputs is not None and inputs.is_whole else None,
     }

@@ -12,15 +12,16 @@ from onnxq.calibration.input_monitor import InputMonitor
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
 from onnxq.facts import ChannelStatistics, InputSummary, Migration, Plan, Probe, QuantizationPoint, Statistics
-from onnxq.ir import Model, Node, downstream, ending_at, is_layer
-from onnxq.numerics.arrays import Float32Array, Float64Array
+from onnxq.ir import Model, Node, ending_at
+from onnxq.numerics.arrays import Float32Array
 from onnxq.numerics.exact_sum import ExactSum
 from onnxq.numerics.histogram import Histogram
+from onnxq.numerics.input_covariance import CovarianceSums, InputCovariance
 from onnxq.numerics.silu import SILU_FLAT_BELOW
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.qdq.channel_statistics import is_derived
-from onnxq.reconstruction.im2col import Im2col
+from onnxq.reconstruction.im2col import Im2col, Positions
 from onnxq.runtime.streaming import stream
 
 _COUNTED = 1 << 14
@@ -28,11 +29,12 @@ _COUNTED = 1 << 14
 
 _IMAGE_RANK = 4
 
-_MOST_PATCH_INPUTS = 256
-"""Inputs of a layer at one position up to which their covariance is kept."""
+_COVARIANCES = 32
+"""Evenly spaced samples, or some more, on which the covariance of inputs is taken."""
 
-_POSITIONS = 512
-"""Evenly spaced positions of an image at which the inputs of layers that read images are taken."""
+_POSITIONS = 256
+"""Evenly spaced positions of an image at which the inputs of a Conv with one kernel position are taken; with more,
+fewer: as many values of each channel."""
 
 _SAMPLED = 256
 """Evenly spaced values of a channel and image of which the variance is taken."""
@@ -44,9 +46,9 @@ _BLOCK = 1 << 17
 class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
     """Collects a histogram of each tensor that the plan observes, and statistics of the channels of layer inputs.
 
-    Of layers that read images, the covariance of their inputs is collected too. The graph ends at these tensors;
-    onnxruntime optimizes it as usual. A sample is freed once it is counted, so memory does not grow with the number of
-    samples, and the result does not depend on their order. The minimum and maximum are those of all values. In large
+    Of Convs, the covariance of their inputs is collected too. The graph ends at these tensors; onnxruntime optimizes it
+    as usual. A sample is freed once it is counted, so memory does not grow with the number of
+    samples, and the result does not depend on the order in which they end. The minimum and maximum are those of all values. In large
     tensors only evenly spaced values are counted: counting all of the many millions would take almost as long as
     running the network, and add little.
 
@@ -74,7 +76,7 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
         plan, digest = facts[Plan], model.digest()
         migration = (facts.get(Migration) or Migration({})).scales
         layers = [model.nodes[name] for name in plan.layers]
-        tally = _Tally(plan.observed(), layers, _image_layers(model, layers))
+        tally = _Tally(plan.observed(), layers, max(1, self._samples.steps // _COVARIANCES) if self._samples else 1)
         if not tally.histograms:
             return Statistics({}, digest=digest, migration=migration), Probe(), InputSummary()
         if self._samples is None:
@@ -89,7 +91,7 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
         if count == 0:
             self._samples.require_any()
             raise DataError("the calibration data is empty; a generator or reader can be read only once")
-        statistics = Statistics(tally.histograms, count, digest, tally.channels(), tally.patches(), migration)
+        statistics = Statistics(tally.histograms, count, digest, tally.channels(), tally.inputs(), migration)
         return statistics, inputs.probe(), inputs.summary()
 
 
@@ -99,10 +101,11 @@ class _Tally:
     Args:
         points: tensor whose values are counted -> its point.
         layers: the layers on integers.
-        images: those of them that read images -> their matrix products.
+        every: in which runs the covariance of their inputs is taken: in every n-th.
     """
 
-    def __init__(self, points: Mapping[str, QuantizationPoint], layers: Iterable[Node], images: Mapping[str, Im2col]):
+    def __init__(self, points: Mapping[str, QuantizationPoint], layers: Iterable[Node], every: int) -> None:
+        self._every = every
         self.histograms = {
             name: Histogram(SILU_FLAT_BELOW if point.silu_input else -math.inf) for name, point in points.items()
         }
@@ -111,27 +114,33 @@ class _Tally:
         inputs = {layer.name: layer.inputs[0] for layer in layers}
         joined = [tensor.name for tensor in inputs.values() if not is_derived(tensor, counted)]
         self._channels = {name: _ChannelTally() for name in [*counted, *joined]}
-        self._patches: dict[str, dict[str, _PatchTally]] = {}
-        for layer, im2col in images.items():
-            self._patches.setdefault(inputs[layer].name, {})[layer] = _PatchTally(im2col)
-        self.tensors = list(dict.fromkeys([*self.histograms, *self._channels, *self._patches]))
+        self._inputs: dict[str, dict[Im2col, CovarianceSums]] = {}
+        self._of_layers: dict[str, CovarianceSums] = {}
+        for layer in layers:
+            im2col = Im2col.of(layer) if layer.op == "Conv" else None
+            if im2col is not None:
+                sums = self._inputs.setdefault(inputs[layer.name].name, {})
+                self._of_layers[layer.name] = sums.setdefault(im2col.window(), _covariance_sums(im2col))
+        self.tensors = list(dict.fromkeys([*self.histograms, *self._channels, *self._inputs]))
         self._locks = {name: threading.Lock() for name in self.tensors}
 
-    def count(self, tensor: str, values: NDArray[np.generic]) -> None:
-        """Count the values of a tensor in one run."""
+    def count(self, step: int, tensor: str, values: NDArray[np.generic]) -> None:
+        """Count the values of a tensor in the run of this number."""
         floats = values.astype(np.float32, copy=False)
         has_channels = floats.ndim == _IMAGE_RANK and floats.size > 0
         images = floats if has_channels else floats[None]
         channels = self._channels.get(tensor) if has_channels else None
-        patches = self._patches.get(tensor, {}).values() if has_channels else ()
+        covariances = self._inputs.get(tensor, {}) if has_channels and step % self._every == 0 else {}
         with self._locks[tensor]:
             try:
                 for image in images:
                     extremes = channels.add(image) if channels else None
                     if tensor in self.histograms:
                         self.histograms[tensor].add(image, _spacing(image.size, _COUNTED), extremes)
-                    for tally in patches:
-                        tally.add(image)
+                    for window, sums in covariances.items():
+                        sums.add(
+                            np.asarray(window.columns(image, _spaced_positions(window, image.shape[1:])), np.float32)
+                        )
             except FloatingPointError as error:
                 raise DataError(
                     f"tensor {tensor!r} holds {error} for a calibration sample; check the model and its preprocessing"
@@ -141,10 +150,10 @@ class _Tally:
         """Return the statistics of the channels of tensors that have channels."""
         return {name: tally.statistics() for name, tally in self._channels.items() if tally.images}
 
-    def patches(self) -> dict[str, Float64Array]:
-        """Return the covariance of the inputs of each layer that reads images."""
-        tallies = {layer: tally for layers in self._patches.values() for layer, tally in layers.items()}
-        return {layer: tally.covariance() for layer, tally in tallies.items() if tally.images}
+    def inputs(self) -> dict[str, InputCovariance]:
+        """Return the covariance of the inputs of each Conv; those that share it have the same object."""
+        found = {id(sums): sums.covariance() for sums in self._of_layers.values() if sums.images}
+        return {layer: found[id(sums)] for layer, sums in self._of_layers.items() if sums.images}
 
 
 class _ChannelTally:
@@ -206,43 +215,16 @@ class _ChannelTally:
         return ChannelStatistics(means, variances, self._peaks.astype(np.float64), self._pair_peaks.astype(np.float64))
 
 
-class _PatchTally:
-    """Sums of the inputs of a layer at evenly spaced positions, and of their products.
-
-    Attributes:
-        images: their number.
-    """
-
-    def __init__(self, im2col: Im2col) -> None:
-        self.images = 0
-        self._im2col = im2col
-        self._sums, self._products = ExactSum((im2col.inputs,)), ExactSum((im2col.inputs, im2col.inputs))
-
-    def add(self, image: Float32Array) -> None:
-        """Add an image, (channels, height, width)."""
-        height, width = self._im2col.output_size(image.shape[1:])
-        every = _spacing(height * width, _POSITIONS)
-        positions = np.stack(np.divmod(np.arange(0, height * width, every), width))
-        columns = np.asarray(self._im2col.columns(image, positions)[0], np.float64)
-        self._sums.add(columns.mean(axis=1))
-        self._products.add(columns @ columns.T / columns.shape[1])
-        self.images += 1
-
-    def covariance(self) -> Float64Array:
-        """Return the covariance over all images, (k, k)."""
-        mean = self._sums.total() / self.images
-        return np.asarray(self._products.total() / self.images - np.outer(mean, mean))
+def _covariance_sums(im2col: Im2col) -> CovarianceSums:
+    taps = math.prod(im2col.shape[2:])
+    return CovarianceSums(im2col.group, im2col.inputs // taps, taps)
 
 
-def _image_layers(model: Model, layers: Iterable[Node]) -> dict[str, Im2col]:
-    """Return the Convs without groups that no other layer precedes, as matrix products."""
-    found = {}
-    behind = downstream(model.graph.nodes, is_layer)
-    for layer in layers:
-        im2col = Im2col.of(layer) if layer.op == "Conv" and layer.name not in behind else None
-        if im2col is not None and im2col.group == 1 and im2col.inputs <= _MOST_PATCH_INPUTS:
-            found[layer.name] = im2col
-    return found
+def _spaced_positions(im2col: Im2col, size: tuple[int, ...]) -> Positions:
+    """Return evenly spaced output positions of a Conv, for an input of this height and width."""
+    height, width = im2col.output_size(size)
+    counted = max(1, _POSITIONS // math.prod(im2col.shape[2:]))
+    return np.stack(np.divmod(np.arange(0, height * width, _spacing(height * width, counted)), width))
 
 
 @cache

@@ -12,14 +12,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.array_files import headers_in_archive, load_arrays, require_memory
+from onnxq.calibration.array_files import headers_in_archive, require_memory
 from onnxq.errors import DataError
 from onnxq.facts import ChannelStatistics, Statistics
 from onnxq.ir.files import atomic_write
 from onnxq.numerics.arrays import AnyArray
 from onnxq.numerics.histogram import Histogram
+from onnxq.numerics.input_covariance import InputCovariance
 
-_FORMAT = "onnxq calibration 2"
+_FORMAT = "onnxq calibration 3"
 
 _CHANNEL_ARRAYS = tuple(field.name for field in dataclasses.fields(ChannelStatistics))
 
@@ -30,14 +31,16 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
     """Write statistics to an `.npz` file, whole or not at all. Equal statistics give equal bytes.
 
     Members: `header`, JSON as uint8; `counts`, int64 (tensors, bins); `means_0`, `variances_0`, `peaks_0`,
-    `pair_peaks_0`, `means_1` ..., float64, of the tensors under `channels` in the header; and `patches_0`, `patches_1`
-    ..., float64 (k, k), of the layers under `patches`; `migration_0` ..., float32 (channels,), of the tensors under
-    `migration`.
+    `pair_peaks_0`, `means_1` ..., float64, of the tensors under `channels` in the header; `covariance_0`
+    ..., float32 (blocks, n, n), and `taps_0` ..., float64 (t, t), of the layers under `inputs`, with
+    these numbers; `migration_0` ..., float32 (channels,), of the tensors under `migration`.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    names, averaged, layers = sorted(statistics.histograms), sorted(statistics.channels), sorted(statistics.patches)
+    names, averaged, layers = sorted(statistics.histograms), sorted(statistics.channels), sorted(statistics.inputs)
+    covariances = list({id(statistics.inputs[name]): statistics.inputs[name] for name in layers}.values())
+    numbers = {id(each): k for k, each in enumerate(covariances)}
     migrated = sorted(statistics.migration)
     histograms = [statistics.histograms[name] for name in names]
     header = {
@@ -49,7 +52,7 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
             for name, h in zip(names, histograms, strict=True)
         ],
         "channels": averaged,
-        "patches": layers,
+        "inputs": {name: numbers[id(statistics.inputs[name])] for name in layers},
         "migration": migrated,
     }
     arrays: dict[str, AnyArray] = {
@@ -60,7 +63,8 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
             for k, name in enumerate(averaged)
             for kind in _CHANNEL_ARRAYS
         },
-        **{f"patches_{k}": statistics.patches[name] for k, name in enumerate(layers)},
+        **{f"covariance_{k}": each.channels for k, each in enumerate(covariances)},
+        **{f"taps_{k}": each.taps for k, each in enumerate(covariances)},
         **{f"migration_{k}": statistics.migration[name] for k, name in enumerate(migrated)},
     }
     with atomic_write(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -87,7 +91,7 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
     samples: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
     tensors: list[_TensorHeader]
     channels: list[str]
-    patches: list[str]
+    inputs: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
     migration: list[str]
 
 
@@ -100,7 +104,8 @@ def load_statistics(path: str | Path) -> Statistics:
     try:
         headers = headers_in_archive(Path(path))
         require_memory(Path(path), headers.values())
-        arrays = load_arrays(Path(path), {name: name for name in headers})
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in headers}
         content = json.loads(arrays["header"].tobytes())
         if content["format"] != _FORMAT:
             raise DataError(f"{path}: is {content['format']!r}, this onnxq reads {_FORMAT!r}; calibrate again")
@@ -124,7 +129,7 @@ def _statistics(header: _Header, arrays: Mapping[str, AnyArray]) -> Statistics:
     Raises:
         KeyError, ValueError: an array is missing, or has values that no calibration gives.
     """
-    for what in (header.channels, header.patches, header.migration, [each.name for each in header.tensors]):
+    for what in (header.channels, header.migration, [each.name for each in header.tensors]):
         if len(set(what)) < len(what):
             raise ValueError("a name comes twice")
     histograms = {t.name: _histogram(t, c) for t, c in zip(header.tensors, arrays["counts"], strict=True)}
@@ -132,17 +137,22 @@ def _statistics(header: _Header, arrays: Mapping[str, AnyArray]) -> Statistics:
         name: ChannelStatistics(*(_array(arrays, f"{kind}_{k}", np.float64, 1) for kind in _CHANNEL_ARRAYS))
         for k, name in enumerate(header.channels)
     }
-    patches = {name: _array(arrays, f"patches_{k}", np.float64, 2) for k, name in enumerate(header.patches)}
+    covariances = {
+        k: InputCovariance(_array(arrays, f"covariance_{k}", np.float32, 3), _array(arrays, f"taps_{k}", np.float64, 2))
+        for k in set(header.inputs.values())
+    }
     migration = {name: _array(arrays, f"migration_{k}", np.float32, 1) for k, name in enumerate(header.migration)}
     for name, each in channels.items():
         count = len(each.means)
         if [len(each.variances), len(each.peaks), len(each.pair_peaks)] != [count, count, count // 2]:
             raise ValueError(f"the statistics of the channels of {name!r} differ in length")
-    if not all(len(each) == len(each.T) for each in patches.values()):
-        raise ValueError("a covariance is not square")
+    for part in (part for each in covariances.values() for part in (each.channels, each.taps)):
+        if part.shape[-2] != part.shape[-1] or not part.size:
+            raise ValueError("a covariance is not square, or empty")
+    inputs = {name: covariances[k] for name, k in header.inputs.items()}
     if not all((each > 0).all() for each in migration.values()):
         raise ValueError("scales are not positive")
-    return Statistics(histograms, header.samples, header.digest, channels, patches, migration)
+    return Statistics(histograms, header.samples, header.digest, channels, inputs, migration)
 
 
 def _array(arrays: Mapping[str, AnyArray], key: str, dtype: type[Any], rank: int) -> NDArray[Any]:

@@ -14,6 +14,9 @@ Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 """Values of onnxq's own arithmetic."""
 
+FloatArray = NDArray[np.floating]
+"""Values of either of these."""
+
 Int64Array = NDArray[np.int64]
 """Counts and indices."""
 

@@ -42,14 +42,18 @@ def check_statistics(statistics: Statistics, model: Model) -> None:
         wanted = shape[1] if len(shape) > 1 else None
         if isinstance(wanted, int) and wanted != len(channels.means):
             raise _unfit(f"{len(channels.means)} channels of the tensor {name!r}", wanted)
-    for name, covariance in statistics.patches.items():
-        weight = constant(nodes[name].inputs[1]) if name in nodes and nodes[name].op == "Conv" else None
-        inputs = math.prod(weight.shape[1:]) if weight is not None else len(covariance)
-        if inputs != len(covariance):
-            raise _unfit(f"{len(covariance)} inputs of the layer {name!r}", inputs)
+    for name, covariance in statistics.inputs.items():
+        conv = nodes.get(name)
+        weight = constant(conv.inputs[1]) if conv is not None and conv.op == "Conv" else None
+        if conv is not None and weight is not None:
+            inputs = math.prod(weight.shape[1:])
+            try:
+                covariance.shape(conv.attrs.get("group", 1), inputs)
+            except ValueError as blocks:
+                raise _unfit(f"{blocks} for the layer {name!r}", f"{inputs} inputs of a group") from None
 
 
-def _unfit(what: str, wanted: int) -> DataError:
+def _unfit(what: str, wanted: object) -> DataError:
     return DataError(f"the calibration has {what}, which has {wanted}: the file was changed; calibrate again")
 
 

@@ -1,6 +1,6 @@
 """im2col: Conv, ConvTranspose, Gemm and MatMul as matrix products."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -63,6 +63,10 @@ class Im2col:
         if self.rows:
             return self.shape[0 if self.outputs_last else 1]
         return self.shape[0] if self.transposed else int(np.prod(self.shape[1:]))
+
+    def window(self) -> "Im2col":
+        """Return what `columns` depends on: the layer with one output for each group. Only for a Conv."""
+        return replace(self, shape=(self.group, *self.shape[1:]))
 
     def matrix(self, weight: AnyArray) -> Float64Array:
         """Return a weight as W, float64 (groups, outputs of a group, inputs)."""

@@ -11,12 +11,12 @@ from onnxq.qdq.pair_limit import PairLimit
 from onnxq.qdq.weight_qparams import weight_qparams
 from onnxq.reconstruction.im2col import Im2col
 from onnxq.reconstruction.least_squares import (
+    FeedbackRounding,
     Moments,
     best_scale,
     coordinate_descent,
     refit,
     regularized,
-    round_with_feedback,
 )
 
 _REGULARIZATION = 1.0
@@ -116,7 +116,7 @@ def _fit_integers(
         importance=np.asarray(im2col.weight(np.broadcast_to(energy, target.shape)), np.float64),
     )
     scale = np.asarray(im2col.per_output(qparams.scale), np.float64)
-    integers = round_with_feedback(target, moments.hessian, scale, scheme.qmax, _REGULARIZATION)
+    integers = FeedbackRounding.of(moments.hessian, _REGULARIZATION).round(target, scale, scheme.qmax)
     for _ in range(_ROUNDS):
         integers = coordinate_descent(integers, scale, penalized, scheme.qmax, _SWEEPS)
         if im2col.transposed:  # several outputs share a scale

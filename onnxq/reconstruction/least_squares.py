@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxq.numerics.arrays import Float32Array, Float64Array
+from onnxq.numerics.arrays import Float32Array, Float64Array, FloatArray, Int64Array
 
 _BLOCK = 128
 """Columns per block: errors propagate column by column within a block, and at once to all later columns."""
+
+_DAMPINGS = 4
+"""How often a Hessian is damped, each time ten times as much, until it is positive definite."""
 
 
 @dataclass
@@ -74,7 +77,7 @@ class Moments:
         return np.asarray(((weight @ self.hessian - 2 * self.ta) * weight).sum(axis=2) + self.tt)
 
 
-def damped(hessian: Float64Array, share: float) -> Float64Array:
+def damped(hessian: FloatArray, share: float) -> FloatArray:
     """Return the Hessian with a share of the mean of its diagonal added to the diagonal.
 
     Inputs that are always zero get the mean itself on top, so that they count like any other.
@@ -84,9 +87,9 @@ def damped(hessian: Float64Array, share: float) -> Float64Array:
         share: of the mean.
     """
     diagonal = np.diagonal(hessian, axis1=1, axis2=2)
-    mean = np.maximum(diagonal.mean(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    mean = np.maximum(np.abs(diagonal).mean(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     added = share * mean + np.where(diagonal <= 0, mean, 0.0)
-    return np.asarray(hessian + added[:, :, None] * np.eye(hessian.shape[1]))
+    return np.asarray(hessian + added[:, :, None] * np.eye(hessian.shape[1], dtype=hessian.dtype))
 
 
 def regularized(moments: Moments, weight: Float64Array, share: float) -> Moments:
@@ -97,7 +100,7 @@ def regularized(moments: Moments, weight: Float64Array, share: float) -> Moments
         weight: (g, c, k).
         share: d as a share of the mean of the Hessian's diagonal, as in `damped`.
     """
-    hessian = damped(moments.hessian, share)
+    hessian = np.asarray(damped(moments.hessian, share), np.float64)
     return replace(moments, hessian=hessian, ta=moments.ta + weight @ (hessian - moments.hessian))
 
 
@@ -110,44 +113,100 @@ def refit(moments: Moments) -> Float64Array:
     return np.asarray(np.linalg.solve(moments.hessian, moments.ta.swapaxes(1, 2)).swapaxes(1, 2))
 
 
-def round_with_feedback(
-    weight: Float64Array, hessian: Float64Array, scale: Float64Array, limit: int, share: float
-) -> Float64Array:
-    """Round a weight column by column, and compensate each error in the columns not yet rounded.
+@dataclass(frozen=True)
+class FeedbackRounding:
+    """Rounds weights column by column, and compensates each error in the columns not yet rounded.
 
-    The columns are taken in falling order of the inputs' energy; the errors are passed on through the upper Cholesky
-    factor of hessian^-1 (GPTQ: Frantar et al., arXiv 2210.17323, section 3).
+    The columns are taken in falling order of the inputs' energy; the errors are passed on through the upper triangular
+    factor U of hessian^-1 = U^T U (GPTQ: Frantar et al., arXiv 2210.17323, section 3).
 
-    Args:
-        weight: (g, c, k).
-        hessian: (g, k, k), second moments of the inputs.
-        scale: (g, c).
-        limit: greatest magnitude of the integers.
-        share: damping, as in `damped`.
-
-    Returns:
-        float64 (g, c, k) of whole numbers.
+    Attributes:
+        order: the columns in the order in which they are rounded, (g, k).
+        factor: U of the columns in this order, (g, k, k), float32 or float64, in which all is computed.
     """
-    order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
-    rows = np.arange(len(order))[:, None]
-    ordered = damped(hessian, share)[rows[:, :, None], order[:, :, None], order[:, None, :]]
-    factor = np.linalg.cholesky(np.linalg.inv(ordered)).swapaxes(1, 2)
-    left = np.take_along_axis(weight, order[:, None, :], axis=2)
-    integers = np.empty_like(left)
-    k = left.shape[2]
-    for start in range(0, k, _BLOCK):
-        end = min(start + _BLOCK, k)
-        errors = np.empty((*left.shape[:2], end - start))
-        for column in range(start, end):
-            whole = np.clip(np.rint(left[:, :, column] / scale), -limit, limit)
-            integers[:, :, column] = whole
-            error = (left[:, :, column] - whole * scale) / factor[:, None, column, column]
-            errors[:, :, column - start] = error
-            left[:, :, column + 1 : end] -= error[:, :, None] * factor[:, None, column, column + 1 : end]
-        left[:, :, end:] -= errors @ factor[:, start:end, end:]
-    back = np.empty_like(integers)
-    np.put_along_axis(back, order[:, None, :], integers, axis=2)
-    return back
+
+    order: Int64Array
+    factor: FloatArray
+
+    @classmethod
+    def of(cls, hessian: FloatArray, share: float) -> "FeedbackRounding":
+        """Return the rounding for inputs of these second moments, (g, k, k), damped by a share as in `damped`.
+
+        Moments that rounding errors have made indefinite are damped more, or count for nothing: each value is then
+        rounded to nearest.
+        """
+        order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
+        places = np.arange(len(order))[:, None, None], order[:, :, None], order[:, None, :]
+        for _ in range(_DAMPINGS):
+            try:
+                return cls(order, _inverse_factor(damped(hessian, share)[places]))
+            except np.linalg.LinAlgError:
+                share *= 10
+        return cls(order, np.broadcast_to(np.eye(hessian.shape[1], dtype=hessian.dtype), hessian.shape))
+
+    @classmethod
+    def of_product(cls, outer: FloatArray, inner: FloatArray, shares: tuple[float, float]) -> "FeedbackRounding":
+        """Return the rounding for the Kronecker product of two Hessians, each damped by its share.
+
+        Args:
+            outer: (g, m, m).
+            inner: (n, n); column i of the outer and j of the inner Hessian give column n i + j of the weight.
+            shares: of the outer and of the inner Hessian.
+        """
+        first, second = cls.of(outer, shares[0]), cls.of(inner[None], shares[1])
+        order = (first.order[:, :, None] * len(inner) + second.order[:, None, :]).reshape(len(outer), -1)
+        factor = first.factor[:, :, None, :, None] * second.factor[:, None, :, None, :]
+        return cls(order, factor.reshape(*order.shape, -1))
+
+    def round(self, weight: FloatArray, scale: FloatArray, limit: int) -> Float64Array:
+        """Return the integers of a weight, float64 (g, c, k) of whole numbers.
+
+        Args:
+            weight: (g, c, k).
+            scale: (g, c).
+            limit: greatest magnitude of the integers.
+        """
+        factor, order = self.factor, self.order[:, None, :]
+        left = np.take_along_axis(weight, order, axis=2).astype(factor.dtype)
+        scale = scale.astype(factor.dtype)
+        integers = np.empty_like(left)
+        k = left.shape[2]
+        for start in range(0, k, _BLOCK):
+            end = min(start + _BLOCK, k)
+            errors = np.empty((*left.shape[:2], end - start), factor.dtype)
+            for column in range(start, end):
+                whole = np.clip(np.rint(left[:, :, column] / scale), -limit, limit)
+                integers[:, :, column] = whole
+                error = (left[:, :, column] - whole * scale) / factor[:, None, column, column]
+                errors[:, :, column - start] = error
+                left[:, :, column + 1 : end] -= error[:, :, None] * factor[:, None, column, column + 1 : end]
+            left[:, :, end:] -= errors @ factor[:, start:end, end:]
+        back = np.empty(weight.shape)
+        np.put_along_axis(back, order, integers.astype(np.float64), axis=2)
+        return back
+
+
+def _inverse_factor(matrix: FloatArray) -> FloatArray:
+    """Return the upper triangular U with matrix^-1 = U^T U, (g, k, k), for symmetric positive definite matrices.
+
+    With the rows and columns in reverse, the Cholesky factor L gives matrix = R R^T with R upper triangular, and U is
+    its inverse: less than a third of the operations of an inverse and its Cholesky factor.
+    """
+    reverse = np.linalg.cholesky(matrix[:, ::-1, ::-1])[:, ::-1, ::-1]
+    return _upper_inverse(reverse)
+
+
+def _upper_inverse(matrix: FloatArray) -> FloatArray:
+    """Return the inverse of upper triangular matrices, (g, k, k), by halves."""
+    k = matrix.shape[1]
+    if k <= _BLOCK:
+        return np.triu(np.linalg.inv(matrix))
+    half = k // 2
+    inverse = np.zeros_like(matrix)
+    inverse[:, :half, :half] = left = _upper_inverse(matrix[:, :half, :half])
+    inverse[:, half:, half:] = right = _upper_inverse(matrix[:, half:, half:])
+    inverse[:, :half, half:] = -left @ matrix[:, :half, half:] @ right
+    return inverse
 
 
 def coordinate_descent(

@@ -12,7 +12,7 @@ import numpy as np
 from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array
 from onnxq.numerics.scheme import QParams
 from onnxq.qdq.pair_limit import PairLimit, by_output
-from onnxq.reconstruction.least_squares import round_with_feedback
+from onnxq.reconstruction.least_squares import FeedbackRounding
 
 _STRETCHES = np.linspace(1.0, 1.3, 16)
 """Factors of the least scale that are tried."""
@@ -149,9 +149,10 @@ def _to_nearest(variances: Float64Array | None, qmax: int) -> _Rounding:
 def _with_feedback(covariance: Float64Array, qmax: int) -> _Rounding:
     """Return the rounding with error feedback; the covariance of the inputs gives the error."""
 
+    feedback = FeedbackRounding.of(covariance[None], _DAMPING)
+
     def integers(exact: Float64Array, scale: Float64Array) -> Float64Array:
-        matrix = exact.reshape(1, len(exact), -1)
-        return round_with_feedback(matrix, covariance[None], scale[None], qmax, _DAMPING).reshape(exact.shape)
+        return feedback.round(exact.reshape(1, len(exact), -1), scale[None], qmax).reshape(exact.shape)
 
     def error(of_weight: Float64Array) -> Float64Array:
         rows = of_weight.reshape(len(of_weight), -1)

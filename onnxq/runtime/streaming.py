@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from onnxq.ir.storage import size
 from onnxq.runtime.session import Feed, cores, iter_outputs, open_session
@@ -27,8 +28,8 @@ def open_worker_session(model: onnx.ModelProto, at_once: int) -> ort.InferenceSe
     return open_session(model, threads=max(1, cores() // at_once), exact=True, frugal=True)
 
 
-Sink = Callable[[str, NDArray[np.generic]], None]
-"""Called with the name and the values of a tensor."""
+Sink = Callable[[int, str, NDArray[np.generic]], None]
+"""Called with the number of a job, and the name and the values of a tensor."""
 
 Job = Callable[[], tuple[Feed, int] | None]
 """Returns a feed and the number of valid samples in its batch, or None if it could not be read."""
@@ -43,7 +44,7 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
     """Run many samples and hand each output of the model to `sink`; nothing is stored.
 
     Each worker takes one sample through all steps, so one sample is decoded while another one runs. The order of the
-    calls of `sink` is undefined.
+    calls of `sink` is undefined. Matrix products of numpy take one thread: the workers use all cores.
 
     Args:
         model: its outputs are streamed.
@@ -61,7 +62,7 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
     own = threading.local()
     at_once = workers(model)
 
-    def work(job: Job) -> int:
+    def work(number: int, job: Job) -> int:
         loaded = job()
         if loaded is None:
             return 0
@@ -71,14 +72,14 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
         feed, valid = loaded
         padded = valid < next((array.shape[0] for array in feed.values() if array.ndim), valid)
         for name, array in iter_outputs(own.session, feed, names):
-            sink(name, array[:valid] if padded else array)
+            sink(number, name, array[:valid] if padded else array)
         return valid
 
     samples = done = 0
-    with ThreadPoolExecutor(at_once) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(at_once) as pool:
         pending: set[Future[int]] = set()
-        for job in jobs:
-            pending.add(pool.submit(work, job))
+        for number, job in enumerate(jobs):
+            pending.add(pool.submit(work, number, job))
             if len(pending) == at_once:
                 ready, pending = wait(pending, return_when=FIRST_COMPLETED)
                 samples += sum(future.result() for future in ready)

@@ -14,6 +14,7 @@ from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.errors import ConfigError, DataError
 from onnxq.facts import ChannelStatistics, Statistics
 from onnxq.numerics.histogram import Histogram
+from onnxq.numerics.input_covariance import InputCovariance
 
 
 def histogram(*values, floor=-math.inf):
@@ -34,11 +35,13 @@ def statistics(order=1):
         name: ChannelStatistics(*(rng.normal(size=n) for n in (c, c, c, c // 2)))
         for name, c in (("images", 3), ("größe", 8))
     }
-    patches = {name: rng.normal(size=(k, k)) for name, k in (("conv0", 27), ("stem/conv", 12))}
+    shared = InputCovariance(rng.normal(size=(1, 27, 27)).astype(np.float32), np.ones((1, 1)))
+    blocks = InputCovariance(rng.normal(size=(2, 40, 40)).astype(np.float32), rng.normal(size=(9, 9)))
+    inputs = {"conv0": shared, "conv1": shared, "stem/conv": blocks}
     migration = {name: np.exp(rng.normal(size=c)).astype(np.float32) for name, c in (("conv/out", 5), ("größe", 8))}
-    parts = (dict(list(d.items())[::order]) for d in (histograms, channels, patches, migration))
-    histograms, channels, patches, migration = parts
-    return Statistics(histograms, 17, "abc123", channels, patches, migration)
+    parts = (dict(list(d.items())[::order]) for d in (histograms, channels, inputs, migration))
+    histograms, channels, inputs, migration = parts
+    return Statistics(histograms, 17, "abc123", channels, inputs, migration)
 
 
 def same(first, second):
@@ -57,8 +60,8 @@ def arrays_of(found):
 
 
 def _named(found):
-    patches = {("patch", name): array for name, array in found.patches.items()}
-    return {**patches, **{("migration", name): array for name, array in found.migration.items()}}
+    inputs = {(name, kind): array for name, c in found.inputs.items() for kind, array in vars(c).items()}
+    return {**inputs, **{("migration", name): array for name, array in found.migration.items()}}
 
 
 def vars_of(h):
@@ -95,9 +98,11 @@ def test_a_difference_would_be_seen():
     changed.histograms["images"].add(np.float32([0.5]))
     assert not same(changed, statistics())
     assert not same(replace(statistics(), digest="other"), statistics())
-    for kind in ("channels", "patches"):
+    for kind in ("channels", "inputs"):
         assert not same(replace(statistics(), **{kind: {}}), statistics())
-    assert not same(replace(statistics(), patches={"conv0": np.zeros((27, 27))}), statistics())
+    assert not same(
+        replace(statistics(), inputs={**statistics().inputs, "conv0": statistics().inputs["stem/conv"]}), statistics()
+    )
     assert not same(Statistics({}, 17, "abc123"), statistics())
 
 
@@ -149,7 +154,7 @@ def test_numpy_reads_the_file(tmp_path):
     with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
         assert archive["counts"].shape == (4, 2048)
         assert archive["pair_peaks_0"].shape == (4,)  # in the order of the header: größe, images
-        assert archive["patches_0"].shape == (27, 27)
+        assert archive["covariance_0"].shape == (1, 27, 27)  # conv0 and conv1 share it
     with zipfile.ZipFile(tmp_path / "a.npz") as archive:
         assert archive.testzip() is None
 
@@ -210,10 +215,10 @@ def test_a_damaged_file_is_refused_or_the_damage_does_no_harm(tmp_path):
 def test_another_format_asks_for_a_new_calibration(tmp_path):
     path = tmp_path / "a.npz"
     save_statistics(statistics(), path)
-    assert header(path)["format"] == "onnxq calibration 2"
-    path.write_bytes(rewritten(path, header=as_bytes(header(path) | {"format": "onnxq calibration 1"})))
+    assert header(path)["format"] == "onnxq calibration 3"
+    path.write_bytes(rewritten(path, header=as_bytes(header(path) | {"format": "onnxq calibration 0"})))
     with pytest.raises(
-        DataError, match="is 'onnxq calibration 1', this onnxq reads 'onnxq calibration 2'; calibrate again"
+        DataError, match="is 'onnxq calibration 0', this onnxq reads 'onnxq calibration 3'; calibrate again"
     ):
         load_statistics(path)
 
@@ -225,7 +230,8 @@ def test_another_format_asks_for_a_new_calibration(tmp_path):
         {"header": None},
         {"counts": np.zeros((2, 2048), np.int64)},
         {"pair_peaks_1": None},
-        {"patches_0": None},
+        {"covariance_0": None},
+        {"taps_1": None},
         {"migration_1": None},
         {"migration_0": np.array([1, 0, 2], np.float32)},
         {"migration_0": np.array([1, -1, 2], np.float32)},
@@ -243,7 +249,7 @@ def test_a_file_that_lacks_something_is_refused(tmp_path, members):
         load_statistics(path)
 
 
-@pytest.mark.parametrize("member", ["peaks_0", "pair_peaks_1", "variances_1", "patches_0", "migration_0"])
+@pytest.mark.parametrize("member", ["peaks_0", "pair_peaks_1", "variances_1", "covariance_0", "taps_1", "migration_0"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_statistics_that_are_not_finite_are_refused(tmp_path, member, value):
     path = tmp_path / "calibration.npz"
@@ -265,7 +271,7 @@ def test_statistics_that_are_not_finite_are_refused(tmp_path, member, value):
         ({"more": 1}, "Object contains unknown field `more`"),
         ({"channels": ["images", 3]}, "Expected `str`, got `int` - at `$.channels[1]`"),
         ({"channels": ["images", "images"]}, "a name comes twice"),
-        ({"patches": "stem"}, "Expected `array`, got `str` - at `$.patches`"),
+        ({"inputs": "stem"}, "Expected `object`, got `str` - at `$.inputs`"),
     ],
 )
 def test_a_header_that_was_changed(tmp_path, change, said):
@@ -316,7 +322,7 @@ def test_counts_that_were_changed(tmp_path, change):
     ("member", "change"),
     [
         ("means_0", lambda a: a[:-1]), ("pair_peaks_0", lambda a: np.append(a, 1.0)), ("peaks_1", lambda a: a[None]),
-        ("variances_0", lambda a: a.astype(np.float32)), ("patches_0", lambda a: a[:-1]),
+        ("variances_0", lambda a: a.astype(np.float32)), ("covariance_0", lambda a: a[:, :-1]),
         ("migration_0", lambda a: a.astype(np.float64)), ("migration_1", lambda a: a.astype(bool)),
     ],
 )  # fmt: skip

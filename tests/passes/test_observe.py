@@ -50,7 +50,8 @@ def summary(statistics):
     channels = {
         name: [array.tobytes() for array in vars(found).values()] for name, found in statistics.channels.items()
     }
-    return histograms, channels, {layer: array.tobytes() for layer, array in statistics.patches.items()}
+    inputs = {layer: (c.channels.tobytes(), c.taps.tobytes()) for layer, c in statistics.inputs.items()}
+    return histograms, channels, inputs
 
 
 def values_of(model, plan, feeds, target):
@@ -74,7 +75,7 @@ def test_means_are_those_of_a_picture_that_is_cut_up_into_a_batch_too():
         np.testing.assert_allclose(statistics.channels[name].means, values.mean(axis=(0, 2, 3)), atol=1e-5)
 
 
-# --- channels and patches ---------------------------------------------------------------------------------------------
+# --- channels ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", [ORT, OPENVINO], ids=lambda t: t.name)
@@ -128,59 +129,6 @@ def test_the_input_of_a_layer_behind_another_operator_is_observed_too():
     assert statistics.channels[x].peaks.shape == (6,)
 
 
-def covariance_of(images, kernel, strides=(1, 1), pads=(0, 0, 0, 0), dilations=(1, 1)):
-    """The covariance of the windows of a Conv, in the order of its weight."""
-    taken = []
-    for image in images:
-        padded = np.pad(image.astype(np.float64), ((0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
-        reach = [(size - 1) * step + 1 for size, step in zip(kernel, dilations)]
-        view = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(1, 2))
-        view = view[:, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
-        taken.append(view.transpose(1, 2, 0, 3, 4).reshape(-1, len(image) * kernel[0] * kernel[1]))
-    return np.cov(np.concatenate(taken).T, bias=True)
-
-
-@pytest.mark.parametrize(
-    "attributes",
-    [
-        {"pads": (1, 1, 1, 1)},
-        {"strides": (2, 2), "pads": (1, 1, 1, 1)},
-        {"strides": (2, 1), "pads": (0, 2, 1, 0)},
-        {"dilations": (2, 3)},
-        {"strides": (3, 2), "pads": (2, 1, 0, 3), "dilations": (2, 1)},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("batch", [1, 2])
-def test_patches_are_the_covariance_of_the_inputs_of_layers_that_read_images(attributes, batch):
-    net = Net(size=16, batch=batch)
-    weight = net.const(net.normal(8, 3, 3, 2))
-    x = net.silu(net.add("Conv", "images", weight, name="stem", **attributes))
-    net.channels[x] = 8
-    model = net.model(net.conv(net.block(x, 8), 4))
-    feeds = [feed(model, seed) for seed in range(3)]
-    _, statistics = observe(model, feeds, OPENVINO)
-    assert statistics.patches.keys() == {"stem"}
-    images = np.concatenate([each["images"] for each in feeds])
-    np.testing.assert_allclose(statistics.patches["stem"], covariance_of(images, (3, 2), **attributes), atol=1e-9)
-
-
-def test_every_layer_that_reads_images_has_patches_unless_it_has_groups_or_many_inputs():
-    net = Net()
-    ends = [
-        net.conv("images", 8, 3, name="one"),
-        net.conv("images", 8, 5, name="two"),
-        net.conv("images", 3, 3, group=3, name="groups"),
-        net.conv("images", 8, 11, name="many"),
-        net.conv(net.add("Relu", "images"), 8, 3, name="relu"),
-    ]
-    model = net.model(net.conv(net.concat(*ends), 4, name="last"))
-    working, plan = planned(model, OPENVINO)
-    chosen = Plan(plan.points, plan.weights, plan.integer, ("one", "two", "groups", "many", "relu", "last"), {})
-    found = Pipeline([Observe(samples([feed(model)]))], pinned=[chosen]).run(working)[Statistics].patches
-    assert {name: each.shape for name, each in found.items()} == {"one": (27, 27), "two": (75, 75), "relu": (27, 27)}
-
-
 # --- what is counted --------------------------------------------------------------------------------------------------
 
 
@@ -209,8 +157,6 @@ def test_inputs_of_silu_are_counted_from_where_silu_is_flat():
     assert floored == {"conv1_out", "conv2_out", "conv3_out"}
     assert {floor for name, floor in floors.items() if not name.startswith("conv")} == {-math.inf}
 
-
-def test_of_a_large_tensor_evenly_spaced_values_are_counted_and_extremes_are_those_of_all():
     net = Net(size=512)
     model = net.model(net.conv(net.block("images", 4, stride=16), 4))
     values = feed(model)

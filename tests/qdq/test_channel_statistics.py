@@ -7,6 +7,7 @@ from graphs import Net, csp, feed, prepared
 from onnxq import Config, quantize
 from onnxq.errors import DataError
 from onnxq.facts import ChannelStatistics, Statistics
+from onnxq.numerics.input_covariance import InputCovariance
 from onnxq.qdq.channel_statistics import channel_statistics, is_derived
 
 CONFIG = Config(target="openvino", reconstruct=False)
@@ -104,7 +105,8 @@ def test_channels_of_another_number_are_refused():
 
 def test_a_covariance_of_another_size_is_refused():
     model = csp()
-    [(name, found), *_] = given(model).patches.items()
-    size = len(found) + 1
-    with pytest.raises(DataError, match=rf"{size} inputs of the layer '{name}', which has {size - 1}: the file was"):
-        quantize(model, None, CONFIG, facts=[given(model, patches={name: np.eye(size)})])
+    [(name, found), *_] = given(model).inputs.items()
+    other = InputCovariance(np.ones((3, 5, 5), np.float32), np.eye(2))
+    said = rf"3 blocks of 5 channels and 2 taps for the layer '{name}', which has {found.channels.shape[1]} inputs of a"
+    with pytest.raises(DataError, match=said):
+        quantize(model, None, CONFIG, facts=[given(model, inputs={name: other})])

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxq.reconstruction.least_squares import (
+    FeedbackRounding,
     Moments,
     best_scale,
     coordinate_descent,
     damped,
     refit,
     regularized,
-    round_with_feedback,
 )
 
 
@@ -70,7 +70,8 @@ def test_of_silent_inputs_the_weight_stays():
     silent.add(np.zeros((2, 5, 10), np.float32), np.zeros((2, 3, 10), np.float32))
     weight = np.random.default_rng(0).normal(size=(2, 3, 5))
     np.testing.assert_allclose(refit(regularized(silent.centered(), weight, 0.01)), weight)
-    assert np.isfinite(round_with_feedback(weight, silent.centered().hessian, np.full((2, 3), 0.1), 7, 0.01)).all()
+    rounded = FeedbackRounding.of(silent.centered().hessian, 0.01).round(weight, np.full((2, 3), 0.1), 7)
+    assert np.isfinite(rounded).all()
 
 
 def test_damping_adds_a_share_of_the_mean_and_more_where_nothing_was_seen():
@@ -84,7 +85,7 @@ def test_rounding_gives_whole_numbers_on_the_grid(groups, inputs, bits, seed):
     _, _, weight, moments = drawn(groups, inputs=inputs, count=200, seed=seed)
     limit = 2 ** (bits - 1) - 1
     scale = np.abs(weight).max(axis=2) / limit
-    integers = round_with_feedback(weight, moments.hessian, scale, limit, 0.01)
+    integers = FeedbackRounding.of(moments.hessian, 0.01).round(weight, scale, limit)
     assert integers.shape == weight.shape
     assert np.array_equal(integers, np.rint(integers))
     assert np.abs(integers).max() <= limit
@@ -98,15 +99,55 @@ def test_feedback_errs_less_than_rounding_to_the_nearest(bits, inputs):
     scale = np.abs(weight).max(axis=2) / limit
     whole = scale[:, :, None]
     nearest = np.rint(weight / whole) * whole
-    fed_back = round_with_feedback(weight, moments.centered().hessian, scale, limit, 0.01) * whole
+    fed_back = FeedbackRounding.of(moments.centered().hessian, 0.01).round(weight, scale, limit) * whole
     assert moments.centered().error(fed_back).sum() < 0.5 * moments.centered().error(nearest).sum()
 
 
 def test_independent_inputs_are_rounded_to_the_nearest():
     weight = np.random.default_rng(0).normal(size=(1, 4, 20))
     scale = np.full((1, 4), 0.1)
-    integers = round_with_feedback(weight, np.eye(20)[None], scale, 127, 1e-9)
+    integers = FeedbackRounding.of(np.eye(20)[None], 1e-9).round(weight, scale, 127)
     assert np.array_equal(integers, np.rint(weight / 0.1))
+
+
+@pytest.mark.parametrize("inputs", [5, 128, 129, 300])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_factor_is_that_of_the_inverse(inputs, dtype):
+    _, _, _, moments = drawn(2, inputs=inputs, count=1000)
+    hessian = moments.hessian.astype(dtype)
+    feedback = FeedbackRounding.of(hessian, 0.1)
+    assert feedback.factor.dtype == dtype
+    assert np.array_equal(feedback.factor, np.triu(feedback.factor))
+    for k in range(2):
+        ordered = damped(hessian, 0.1)[k][np.ix_(feedback.order[k], feedback.order[k])].astype(np.float64)
+        whole = feedback.factor[k].T.astype(np.float64) @ feedback.factor[k]
+        np.testing.assert_allclose(whole @ ordered, np.eye(inputs), atol=1e-8 if dtype == np.float64 else 0.02)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 12), st.integers(1, 5), st.integers(0, 9))
+def test_the_factor_of_a_product_is_that_of_its_inverse(groups, outer_size, inner_size, seed):
+    rng = np.random.default_rng(seed)
+    outer = rng.normal(size=(groups, outer_size, 20))
+    inner = rng.normal(size=(inner_size, 20))
+    outer, inner = outer @ outer.swapaxes(1, 2), inner @ inner.T
+    found = FeedbackRounding.of_product(outer, inner, (0.1, 0.05))
+    whole = np.einsum("gij,ab->giajb", damped(outer, 0.1), damped(inner[None], 0.05)[0])
+    whole = whole.reshape(groups, *[outer_size * inner_size] * 2)
+    places = np.arange(groups)[:, None, None], found.order[:, :, None], found.order[:, None, :]
+    product = found.factor.swapaxes(1, 2) @ found.factor
+    np.testing.assert_allclose(product @ whole[places], np.broadcast_to(np.eye(whole.shape[1]), whole.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1, 1e12])
+def test_moments_that_are_not_definite_do_no_harm(size):
+    rng = np.random.default_rng(0)
+    skewed = rng.normal(size=(1, 30, 30)).astype(np.float32) * np.float32(size)
+    skewed = skewed + skewed.swapaxes(1, 2)
+    weight, scale = rng.normal(size=(1, 4, 30)), np.full((1, 4), 0.05)
+    for hessian in (skewed, np.zeros_like(skewed), -np.abs(skewed)):
+        integers = FeedbackRounding.of(hessian, 0.1).round(weight, scale, 127)
+        assert np.abs(integers * 0.05 - weight).max() < 0.5
 
 
 @pytest.mark.parametrize("groups", [1, 3])

@@ -23,7 +23,7 @@ class Seen:
         self.by_name = {}
         self._lock = threading.Lock()
 
-    def __call__(self, name, array):
+    def __call__(self, number, name, array):
         with self._lock:
             self.by_name.setdefault(name, []).append(array.copy())
 
@@ -120,7 +120,7 @@ class TestStream:
                 ahead.append(len(drawn) - len(counted))
                 yield job(n)
 
-        def slow(name, array):
+        def slow(number, name, array):
             time.sleep(0.002)
             counted.append(name)
 
@@ -138,7 +138,7 @@ class TestStream:
                 most = max(most, flying)
             return rows(n), 1
 
-        def sink(name, array):
+        def sink(number, name, array):
             nonlocal flying
             time.sleep(0.002)
             with lock:
@@ -173,7 +173,7 @@ class TestStream:
         monkeypatch.setattr("onnxq.runtime.streaming.cores", lambda: 1)
         before, left = [], []
 
-        def sink(name, array):
+        def sink(number, name, array):
             left.append(sum(1 for reference in before if reference() is not None))
             before.append(weakref.ref(array))
 
@@ -205,7 +205,7 @@ class TestStream:
             stream(DOUBLE, [job(0), broken], ignored, ignored)
 
     def test_what_the_sink_raises_comes_out(self, cores):
-        def sink(name, array):
+        def sink(number, name, array):
             raise ZeroDivisionError(name)
 
         with pytest.raises(ZeroDivisionError, match="y"):

@@ -1,0 +1,157 @@
+"""Covariance of the inputs of a Conv, in a form that stays small for layers with many of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxq.numerics.arrays import Float32Array, Float64Array, FloatArray
+from onnxq.numerics.exact_sum import ExactSum
+
+_MOST_WHOLE = 256
+"""Inputs of a group up to which their covariance is held whole."""
+
+_MOST_CHANNELS = 256
+"""Channels of a block. Blocks of half the size take half the memory and leave 0.7 dB more rounding error."""
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """How the inputs of a group, (channels, taps), are cut into equal blocks of channels, the last filled with zeros.
+
+    Attributes:
+        blocks: of each group.
+        channels: of a block.
+        taps: kernel positions, or 1 if each input counts as a channel.
+    """
+
+    blocks: int
+    channels: int
+    taps: int
+
+    @classmethod
+    def of(cls, channels: int, taps: int) -> "BlockShape":
+        """Return the blocks for a group of this many channels and kernel positions."""
+        if channels * taps <= _MOST_WHOLE:
+            return cls(1, channels * taps, 1)
+        blocks = -(-channels // _MOST_CHANNELS)
+        return cls(blocks, -(-channels // blocks), taps)
+
+    def split(self, values: FloatArray) -> FloatArray:
+        """Return (groups, rows, inputs of a group) as (groups * blocks, rows, inputs of a block)."""
+        groups, rows, inputs = values.shape
+        filled = np.zeros((groups, rows, self.blocks * self.channels * self.taps), values.dtype)
+        filled[:, :, :inputs] = values
+        return filled.reshape(groups, rows, self.blocks, -1).swapaxes(1, 2).reshape(groups * self.blocks, rows, -1)
+
+    def join(self, blocks: FloatArray, inputs: int) -> FloatArray:
+        """Return blocks as (groups, rows, inputs of a group); the inverse of `split`."""
+        rows = blocks.shape[1]
+        joined = blocks.reshape(-1, self.blocks, rows, blocks.shape[2]).swapaxes(1, 2)
+        return joined.reshape(len(joined), rows, -1)[:, :, :inputs]
+
+
+@dataclass(frozen=True, eq=False)
+class InputCovariance:
+    """Covariance of the inputs of a Conv at one output position.
+
+    Within a block, the covariance of channel i at tap a with channel j at tap b is `channels[block, i, j]` times
+    `taps[a, b]`; between blocks it counts as zero. With one tap in `taps` each input is a channel.
+
+    Attributes:
+        channels: float32 (groups * blocks, n, n).
+        taps: float64 (t, t) with the mean 1 on its diagonal.
+    """
+
+    channels: Float32Array
+    taps: Float64Array
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is that of all inputs of a Conv without groups, exactly."""
+        return len(self.channels) == len(self.taps) == 1
+
+    def shape(self, groups: int, inputs: int) -> BlockShape:
+        """Return how the inputs of a group were cut.
+
+        Raises:
+            ValueError: a layer with this many groups and inputs of a group has other blocks.
+        """
+        taps, size = len(self.taps), self.channels.shape[1]
+        found = BlockShape(len(self.channels) // groups, size, taps)
+        channels, rest = divmod(inputs, taps)
+        if rest or len(self.channels) % groups or found.blocks * size - channels not in range(found.blocks):
+            raise ValueError(f"{len(self.channels)} blocks of {size} channels and {taps} taps")
+        return found
+
+    def error(self, weight: Float64Array) -> Float64Array:
+        """Return the variance of the outputs of a weight, (groups, outputs of a group).
+
+        Args:
+            weight: (groups, outputs of a group, inputs).
+        """
+        groups, outputs, inputs = weight.shape
+        shape = self.shape(groups, inputs)
+        split = shape.split(weight)
+        by_tap = split.reshape(len(split), outputs, shape.channels, shape.taps)
+        spread = (by_tap @ self.taps).swapaxes(1, 2).reshape(len(split), shape.channels, -1)
+        product = (self.channels @ spread).reshape(len(split), shape.channels, outputs, shape.taps).swapaxes(1, 2)
+        return np.asarray(
+            np.einsum("boct,boct->bo", by_tap, product).reshape(groups, shape.blocks, outputs).sum(axis=1)
+        )
+
+    @classmethod
+    def mean(cls, covariances: Sequence["InputCovariance"]) -> "InputCovariance":
+        """Return the mean of covariances of one shape: of the layers that share a weight."""
+        if len(covariances) == 1:
+            return covariances[0]
+        channels, taps = (
+            np.mean([getattr(each, name) for each in covariances], axis=0) for name in ("channels", "taps")
+        )
+        return cls(channels, taps)
+
+
+class CovarianceSums:
+    """Sums from which the covariance of the inputs of a Conv is found; they do not depend on the order of the images.
+
+    Attributes:
+        images: number of images that were added.
+
+    Args:
+        groups: of the Conv.
+        channels: of a group.
+        taps: kernel positions.
+    """
+
+    def __init__(self, groups: int, channels: int, taps: int) -> None:
+        self.images = 0
+        self._shape = shape = BlockShape.of(channels, taps)
+        blocks = groups * shape.blocks
+        self._means = ExactSum((blocks, shape.channels, shape.taps))
+        self._products = ExactSum((blocks, shape.channels, shape.channels))
+        self._tap_products = ExactSum((shape.taps, shape.taps))
+
+    def add(self, columns: Float32Array) -> None:
+        """Add the inputs of an image at n positions, (groups, inputs of a group, n)."""
+        shape, count = self._shape, columns.shape[2]
+        split = shape.split(columns.swapaxes(1, 2)).swapaxes(1, 2)
+        by_tap = split.astype(np.float64).reshape(len(split), shape.channels, shape.taps, count)
+        of_channels = by_tap.reshape(len(split), shape.channels, -1)
+        self._means.add(by_tap.mean(axis=3))
+        self._products.add(of_channels @ of_channels.swapaxes(1, 2) / of_channels.shape[2])
+        if shape.taps > 1:
+            of_taps = by_tap.transpose(2, 0, 1, 3).reshape(shape.taps, -1)
+            self._tap_products.add(of_taps @ of_taps.T / count)
+        self.images += 1
+
+    def covariance(self) -> InputCovariance:
+        """Return the covariance over all images."""
+        means = self._means.total() / self.images
+        covariance = self._products.total() / self.images - means @ means.swapaxes(1, 2) / self._shape.taps
+        channels = np.asarray(covariance, np.float32)
+        if self._shape.taps == 1:
+            return InputCovariance(channels, np.ones((1, 1)))
+        of_taps = means.transpose(2, 0, 1).reshape(self._shape.taps, -1)
+        taps = self._tap_products.total() / self.images - of_taps @ of_taps.T
+        energy = float(np.diagonal(taps).mean())
+        return InputCovariance(channels, taps / energy if energy > 0 else np.eye(len(taps)))
