@@ -26,8 +26,8 @@ class ComputeQparams(Analysis[QuantizationParameters]):
     on the values of the calibration data, get wider scales and so smaller integers; images can have any value. Then
     the result is the same on every CPU.
 
-    Weights of Convs whose inputs' covariance is known are rounded with error feedback, see `round_weight`; all others to
-    the nearest integers.
+    Weights of Convs whose inputs' covariance is known are rounded with error feedback, see `round_weight`; all others
+    to the nearest integers.
 
     Args:
         method: "minmax" covers every weight (as in Q-YOLO), "mse" takes the bounds with the least squared error.

@@ -47,9 +47,9 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
     """Collects a histogram of each tensor that the plan observes, and statistics of the channels of layer inputs.
 
     Of Convs, the covariance of their inputs is collected too. The graph ends at these tensors; onnxruntime optimizes it
-    as usual. A sample is freed once it is counted, so memory does not grow with the number of
-    samples, and the result does not depend on the order in which they end. The minimum and maximum are those of all values. In large
-    tensors only evenly spaced values are counted: counting all of the many millions would take almost as long as
+    as usual. A sample is freed once it is counted, so memory does not grow with the number of samples, and the result
+    does not depend on the order in which they end. The minimum and maximum are those of all values. In large tensors
+    only evenly spaced values are counted: counting all of the many millions would take almost as long as
     running the network, and add little.
 
     The first samples are kept as the `Probe`, and the range of the inputs and their duplicates as `InputSummary`.
