@@ -15,6 +15,7 @@ from rich.text import Text
 
 from onnxq._text import plural
 from onnxq.calibration import demo
+from onnxq.console.agreement import agreement_rows
 from onnxq.console.terminal import (
     ERR,
     OUT,
@@ -39,21 +40,6 @@ from onnxq.ir.files import write_json
 from onnxq.runtime import RUNTIMES
 
 __all__ = ["Comparison", "Settings", "compare", "main"]
-
-_PERCENT = {"found_again", "top1", "top5"}
-
-_TITLES = {
-    "objects": "objects of the float model",
-    "found_again": "found again, same class, IoU 0.5 or more",
-    "iou": "mean IoU of these",
-    "score_difference": "mean score difference of these",
-    "new": "objects of the quantized model only",
-    "mask_iou": "mean mask IoU",
-    "keypoint_distance": "mean keypoint distance, in box sizes",
-    "keypoint_similarity": "mean object keypoint similarity",
-    "top1": "same top-1 class",
-    "top5": "top-1 class of the float model in the top 5",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -139,20 +125,11 @@ def _show_outputs(result: Comparison) -> None:
 
 def _show_agreement(result: Comparison, agreement: Agreement, settings: Settings) -> None:
     scores = f", scores above {settings.confidence:g}" if result.detector.outputs.has_boxes else ""
-    numbers = agreement.numbers(result.detector.outputs.task).items()
-    rows = [(_TITLES[key], _formatted(number, key in _PERCENT)) for key, number in numbers]
+    rows = agreement_rows(agreement, result.detector.outputs.task, "the float model", "the quantized model")
     if result.expected_ap_loss is not None:
         loss = result.expected_ap_loss
         rows.append(("loss of expected AP, in points", "-" if math.isnan(loss) else f"{loss:.2f}"))
     _show(f"agreement with the float model, {_images(result.images)}{scores}", "", [""], rows)
-
-
-def _formatted(number: float, percent: bool) -> str:
-    if math.isnan(number):
-        return "-"
-    if isinstance(number, int):
-        return str(number)
-    return f"{100 * number:.1f} %" if percent else f"{number:.4f}"
 
 
 def _show_trace(result: Comparison, most: int) -> None:

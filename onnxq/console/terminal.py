@@ -354,7 +354,7 @@ class Help(argparse.HelpFormatter):
         return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
-def add_settings(parser: argparse.ArgumentParser, default: Settings) -> None:
+def add_settings(parser: argparse.ArgumentParser, default: Settings, how_to_run: bool = True) -> None:
     """Add the options of commands that run detectors on images: `Settings`, `--json`, `--quiet`, and the guards."""
     most = default.max_images
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write all numbers and settings to this file")
@@ -382,19 +382,16 @@ def add_settings(parser: argparse.ArgumentParser, default: Settings) -> None:
     parser.add_argument(
         "--max-images", metavar="N", type=int, default=most, help=f"greatest number of images ({most or 'all'})"
     )
-    parser.add_argument(
-        "--runtime", choices=CHOICES, default=default.runtime,
-        help="what runs the models, on the CPU; exact: onnxruntime without integer kernels, which saturate on some "
-        f"CPUs ({default.runtime}: the runtime of the target that a quantized file names, if it is installed)",
-    )  # fmt: skip
-    threads = default.threads
-    parser.add_argument(
-        "--threads",
-        metavar="N",
-        type=int,
-        default=threads,
-        help=f"images to process in parallel; 0: one per core ({threads})",
-    )
+    if how_to_run:
+        parser.add_argument(
+            "--runtime", choices=CHOICES, default=default.runtime,
+            help="what runs the models, on the CPU; exact: onnxruntime without integer kernels, which saturate on some "
+            f"CPUs ({default.runtime}: the runtime of the target that a quantized file names, if it is installed)",
+        )  # fmt: skip
+        parser.add_argument(
+            "--threads", metavar="N", type=int, default=default.threads,
+            help=f"images to process in parallel; 0: one per core ({default.threads})",
+        )  # fmt: skip
     parser.add_argument("-q", "--quiet", action="store_true", help="print only the tables")
     add_guards(parser)
 

@@ -62,7 +62,7 @@ def choose_runtimes(models: Sequence[Path | onnx.ModelProto], wanted: str) -> li
     Raises:
         ConfigError: the wanted runtime is not installed.
     """
-    targets = [_target_of(model) if wanted == AUTO else None for model in models]
+    targets = [target_of(model) if wanted == AUTO else None for model in models]
     leader = next((number for number, target in enumerate(targets) if target is not None), None)
     if leader is None:
         return [choose_runtime(None, wanted)] * len(models)
@@ -99,7 +99,7 @@ def choose_runtime(target: str | None, wanted: str) -> RuntimeChoice:
     return RuntimeChoice(name, "its target")
 
 
-def _target_of(model: Path | onnx.ModelProto) -> str | None:
+def target_of(model: Path | onnx.ModelProto) -> str | None:
     """Return the target that a model names, or None; errors of a file show when it is loaded."""
     if isinstance(model, Path):
         try:

@@ -15,8 +15,10 @@ from onnxq.targets.tensorrt_parser import violations
 # TensorRT is not known to move a Q across it, and its input is the smaller side.
 # Weights are never int4: TensorRT's int4 has a scale per block of 64 or 128 weights (guide, "Quantization Schemes"),
 # while these weights have one per output channel.
-# ConvTranspose stays float: its integer kernels have a scale per input channel (NVIDIA/TensorRT, issues 1694 and 2380),
-# which is impossible for a sum over these channels.
+# ConvTranspose stays float: TensorRT-RTX 1.7.1 runs it in float in any case, and the integer kernels of TensorRT have a
+# scale per input channel (NVIDIA/TensorRT, issues 1694 and 2380), which is impossible for a sum over these channels.
+# Activations are never narrower than 8 bits: they need a Clip of integers, which TensorRT-RTX takes, but its
+# documentation lists floats only, and no numbers of it can be checked without a GPU.
 TENSORRT = Target(
     name="tensorrt",
     title="TensorRT",

@@ -1,23 +1,24 @@
-"""The rules of TensorRT's ONNX parser for Q/DQ files, checked without TensorRT.
+"""The rules of TensorRT's ONNX parser and builder for Q/DQ files, checked without TensorRT.
 
 "Parser" is onnx/onnx-tensorrt for TensorRT 10 (`QuantDequantLinearHelper` and the importers in `onnxOpImporters.cpp`,
-`docs/operators.md`); "guide" is "Explicit Quantization" in NVIDIA's documentation of TensorRT. Some rules are stricter
-than the parser: they also cover files that it misreads, and files that the builder refuses or miscomputes.
+`docs/operators.md`); "guide" is "Explicit Quantization" in NVIDIA's documentation of TensorRT; "builder" is what
+TensorRT-RTX 1.7.1 makes of small models: `tests/targets/test_tensorrt_builder.py` builds them. A rule stands for what
+the parser refuses or reads as other numbers, or for a layer that the builder runs in float without a word. What it
+takes has no rule: any opset, Q and DQ of com.microsoft, a Clip of integers, an int8 bias, float64 scales.
 """
 
-import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
-from onnxq.ir import LAYERS, ProtoIndex
-
-_OPSETS = range(13, 25)
-"""The parser reads opsets 9 to 24; scales per channel have an axis since opset 13."""
+from onnxq.ir import CONVS, LAYERS, ProtoIndex
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+_SCALES = {*_FLOATS, TensorProto.DOUBLE}
+"""Types of scales; the parser stores float64 as float32."""
 
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
@@ -26,15 +27,21 @@ _AXIS = 1
 
 
 def violations(proto: onnx.ModelProto) -> list[str]:
-    """Return the faults by which TensorRT refuses a quantized model or computes another result than ONNX defines.
+    """Return the faults by which TensorRT refuses a quantized model, misreads it, or runs a layer of it in float.
 
     Each message names the node, the rule and the remedy. Nodes inside subgraphs are not checked.
     """
-    graph = _Graph(proto.graph)
-    return [
-        *_unreadable_opset(proto),
-        *itertools.chain.from_iterable(rule(graph, node) for node in proto.graph.node for rule in _RULES),
-    ]
+    return [message for messages in violations_by_node(proto).values() for message in messages]
+
+
+def violations_by_node(proto: onnx.ModelProto) -> dict[str, list[str]]:
+    """Return the same messages for each node that has some, by the name of its first output."""
+    graph, found = _Graph(proto.graph), dict[str, list[str]]()
+    for node in proto.graph.node:
+        messages = [message for rule in _RULES for message in rule(graph, node)]
+        if messages:
+            found[node.output[0]] = messages
+    return found
 
 
 class _Graph(ProtoIndex):
@@ -78,20 +85,6 @@ def _message(node: NodeProto, rule: str, remedy: str) -> str:
     return f"{node.op_type} {node.name or node.output[0]}: {rule}; {remedy}"
 
 
-def _unreadable_opset(proto: onnx.ModelProto) -> Iterator[str]:
-    """Parser, docs/operators.md: opset 9 to 24; ONNX: Q and DQ have an `axis` since opset 13."""
-    for opset in proto.opset_import:
-        if opset.domain in ("", "ai.onnx") and opset.version not in _OPSETS:
-            limits = f"{_OPSETS.start} to {_OPSETS.stop - 1}"
-            yield f"opset {opset.version}: TensorRT reads Q/DQ files of opset {limits}; export with one of these"
-
-
-def _foreign_domain(_: _Graph, node: NodeProto) -> Iterator[str]:
-    """Parser: importers are for operators of the default domain; Q and DQ of com.microsoft take other types."""
-    if _is_qdq(node) and node.domain not in ("", "ai.onnx"):
-        yield _message(node, f"its domain is {node.domain}", "use the operator of ONNX")
-
-
 def _integers_not_int8(graph: _Graph, node: NodeProto) -> Iterator[str]:
     """Parser: UINT8 is refused (`checkNotInvalidType`), and so is a DQ of INT32 ("only activation types allowed").
 
@@ -120,16 +113,27 @@ def _zero_point(graph: _Graph, node: NodeProto) -> Iterator[str]:
 
 
 def _scale(graph: _Graph, node: NodeProto) -> Iterator[str]:
-    """Parser: "Scale coefficients must all be positive", and are float32, float16 or bfloat16; guide: constant."""
+    """Parser: "Scale coefficients must all be positive", and are floats; guide: constant."""
     if not _is_qdq(node):
         return
     values = graph.values(node.input[1])
     if values is None:
         yield _message(node, "its scale is computed", "make it a constant")
-    elif graph.types[node.input[1]] not in _FLOATS:
+    elif graph.types[node.input[1]] not in _SCALES:
         yield _message(node, f"its scale is {values.dtype}", "store it as float32")
     elif not values.size or not np.all(np.isfinite(values) & np.greater(values, 0)):
         yield _message(node, "its scale is not positive and finite", "calibrate again with other data")
+
+
+def _shape_of_scale(graph: _Graph, node: NodeProto) -> Iterator[str]:
+    """Parser: a scale has no axis or one. Builder: a Conv runs in float if the scale of its data has the shape (1,)."""
+    scale = graph.values(node.input[1]) if _is_qdq(node) else None
+    if scale is not None and scale.ndim > 1:
+        yield _message(node, f"its scale has {scale.ndim} axes", "store one scale as a scalar, several in one axis")
+    dequantize = graph.dequantize(_input(node, 0)) if node.op_type in CONVS else None
+    scale = graph.values(dequantize.input[1]) if dequantize is not None else None
+    if scale is not None and scale.shape == (1,):
+        yield _message(node, "runs in float, as the scale of its data has the shape (1,)", "store it as a scalar")
 
 
 def _granularity(graph: _Graph, node: NodeProto) -> Iterator[str]:
@@ -149,21 +153,28 @@ def _granularity(graph: _Graph, node: NodeProto) -> Iterator[str]:
 
 
 def _weight_axis(graph: _Graph, node: NodeProto) -> Iterator[str]:
-    """Guide: scales of weights are per output channel.
+    """Guide: scales of weights are per output channel. Builder: no ConvTranspose runs on integers.
 
-    NVIDIA/TensorRT, issues 1694 and 2380: kernels for ConvTranspose take scales along axis 0, its input channels;
-    scales per output channel give wrong results.
+    Kernels of TensorRT 8 and 10 for ConvTranspose take scales along axis 0, its input channels; scales per output
+    channel give wrong results (NVIDIA/TensorRT, issues 1694 and 2380).
     """
     dequantize = graph.dequantize(_input(node, 1)) if node.op_type in LAYERS else None
     scale = graph.values(dequantize.input[1]) if dequantize is not None else None
-    if dequantize is None or scale is None or scale.size <= 1:
+    if dequantize is None or scale is None:
         return
     if node.op_type == "ConvTranspose":
-        yield _message(node, "its weight has a scale per channel", "keep it float: --exclude op:ConvTranspose")
+        yield _message(node, "runs in float", "keep it float in the file too: --exclude op:ConvTranspose")
         return
+    weight = graph.constants.get(dequantize.input[0])
     axis = _attribute(dequantize, "axis", _AXIS)
-    wanted = {"Conv": 0, "Gemm": 0 if _attribute(node, "transB", 0) else 1}.get(node.op_type)
-    if wanted is not None and axis != wanted:
+    if axis < 0 and weight is not None:
+        axis += len(weight.dims)
+    wanted = 0 if node.op_type == "Conv" or _attribute(node, "transB", 0) else 1
+    if (
+        scale.size > 1
+        and axis != wanted
+        and not (node.op_type == "MatMul" and weight is not None and len(weight.dims) != 2)
+    ):
         yield _message(node, f"the scales of its weight lie along axis {axis}", f"put them along axis {wanted}")
 
 
@@ -176,23 +187,6 @@ def _types_of_pair(graph: _Graph, node: NodeProto) -> Iterator[str]:
     if one and other and one != other:
         names = " but ".join(TensorProto.DataType.Name(kind) for kind in (one, other))
         yield _message(node, f"its integers are {names} in the QuantizeLinear before", "give both one zero point")
-
-
-def _clip_of_integers(graph: _Graph, node: NodeProto) -> Iterator[str]:
-    """Parser, docs/operators.md: Clip takes FP32, FP16 and BF16; activations of fewer than 8 bits have one of INT8."""
-    before = graph.producers.get(node.input[0]) if node.op_type == "Clip" else None
-    if before is not None and before.op_type == _QUANTIZE:
-        yield _message(node, "clips integers, TensorRT clips float only", "use --act-bits 8")
-
-
-def _dequantizes_no_integers(graph: _Graph, node: NodeProto) -> Iterator[str]:
-    """Guide: INT8 tensors come from a Q or are constant weights; Q and DQ come in pairs."""
-    if node.op_type != _DEQUANTIZE or node.input[0] in graph.constants:
-        return
-    before = graph.producers.get(node.input[0])
-    if before is None or before.op_type not in (_QUANTIZE, "Clip"):
-        source = "an input of the model" if before is None else f"the output of {before.op_type}"
-        yield _message(node, f"reads {source}", "let it read the output of a QuantizeLinear, or a constant")
 
 
 def _quantizes_no_float(graph: _Graph, node: NodeProto) -> Iterator[str]:
@@ -219,23 +213,24 @@ def _half_quantized_layer(graph: _Graph, node: NodeProto) -> Iterator[str]:
         yield _message(node, "its data is quantized, its weight is not", "quantize both, or let it read float")
 
 
-def _quantized_bias(graph: _Graph, node: NodeProto) -> Iterator[str]:
-    """Guide: biases stay float; the parser takes a dequantized bias for data (`convMultiInput`)."""
-    if node.op_type in LAYERS and graph.dequantize(_input(node, 2)) is not None:
-        yield _message(node, "its bias is quantized", "store the bias as float32")
+def _float_types(graph: _Graph, node: NodeProto) -> Iterator[str]:
+    """Parser: data and weight of a layer have one type; a DQ has that of its scale."""
+    pair = [graph.dequantize(_input(node, place)) for place in (0, 1)] if node.op_type in LAYERS else []
+    types = [graph.types.get(each.input[1], 0) for each in pair if each is not None]
+    if len(types) == 2 and all(types) and types[0] != types[1]:
+        names = " and ".join(TensorProto.DataType.Name(kind) for kind in types)
+        yield _message(node, f"the scales of its data and its weight are {names}", "give both one type")
 
 
 _RULES: tuple[Callable[[_Graph, NodeProto], Iterator[str]], ...] = (
-    _foreign_domain,
     _integers_not_int8,
     _zero_point,
     _scale,
+    _shape_of_scale,
     _granularity,
     _weight_axis,
     _types_of_pair,
-    _clip_of_integers,
-    _dequantizes_no_integers,
     _quantizes_no_float,
     _half_quantized_layer,
-    _quantized_bias,
+    _float_types,
 )

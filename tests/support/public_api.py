@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = (
     "onnxq", "onnxq.api", "onnxq.config", "onnxq.errors", "onnxq.facts", "onnxq.pipeline", "onnxq.hooks",
     "onnxq.progress", "onnxq.passes", "onnxq.ir", "onnxq.targets", "onnxq.evaluate", "onnxq.compare",
-    "onnxq.benchmark", "onnxq.view",
+    "onnxq.benchmark", "onnxq.prove", "onnxq.view",
 )  # fmt: skip
 """The modules that are stable or extension points (docs/stability.md)."""
 

@@ -1,0 +1,53 @@
+"""rknn-toolkit2: compiles for Rockchip's NPUs, and simulates them; the layers are read from its build log."""
+
+import re
+
+from onnxq.compilers.base import Built, Compiler, Job, Ran
+from onnxq.compilers.process import WORKERS, has_module, outputs_of, run_worker
+from onnxq.errors import ConfigError
+
+LEVEL = 2
+"""`optimization_level` of the toolkit; at 3, its default, Convs behind a Concat run in float16."""
+
+_ROW = re.compile(r"\] \d+ +(?P<op>\w+) +(?P<type>[A-Z]+\d+) +(?P<place>[A-Z]+) +\(.* (?P<part>\w+):(?P<name>.+?)\s*$")
+"""A row of the table of operators: number, operator, type, processor, shapes, cycles, full name."""
+
+_TYPES = {"INT8": "int8 x int8", "INT16": "int16 x int16", "FLOAT16": "float16", "FLOAT": "float32"}
+
+
+class Rknn(Compiler):
+    """Rockchip's rknn-toolkit2; it needs an environment of its own."""
+
+    name = "rknn"
+    title = "rknn-toolkit2"
+    device = "rk3588"
+    device_help = "platform of Rockchip: rk3588, rk3576, rk3568"
+
+    def require(self, python: str) -> None:
+        """Look for its package."""
+        if not has_module(python, "rknn"):
+            raise ConfigError(
+                "rknn-toolkit2 is not installed; it needs an environment of its own: python3 -m venv rknn && "
+                "rknn/bin/pip install rknn-toolkit2, then --python rknn/bin/python"
+            )
+
+    def build(self, job: Job) -> Built:
+        """Compile the file with its own quantization, and run it in the simulator."""
+        device = job.device or self.device
+        options = {"device": device, "level": LEVEL, "outputs": [output.name for output in job.model.graph.output]}
+        told, printed = run_worker(WORKERS / "run_rknn.py", self.title, job, options)
+        layers, on_cpu = operators(printed)
+        note = f"compiled for {device} with optimization_level={LEVEL}, and run in the simulator of its NPU"
+        return Built(told["version"], layers, outputs_of(job), on_cpu, (note,))
+
+
+def operators(log: str) -> tuple[dict[str, Ran], list[str]]:
+    """Return the operators of a verbose build log by their nodes, and those on the CPU: `/Concat (Concat)`."""
+    found, on_cpu = {}, []
+    for row in filter(None, map(_ROW.search, log.splitlines())):
+        kind, name = row["type"], row["name"]
+        if row["op"].startswith("Conv"):
+            found[name] = Ran(_TYPES.get(kind, kind.lower()), kind.startswith("INT"))
+        if row["place"] == "CPU" and not row["op"].endswith("Operator"):
+            on_cpu.append(f"{name} ({row['op']})")
+    return found, on_cpu

@@ -1,0 +1,55 @@
+import sys
+
+import numpy as np
+import pytest
+from graphs import quantized, v8
+from installed import interpreter, needs_compiler
+
+from onnxq.compilers.base import Job, Ran
+from onnxq.compilers.layers import file_layers
+from onnxq.compilers.rknn import Rknn, operators
+from onnxq.errors import ConfigError
+from onnxq.targets import TARGETS
+
+HEAD = "D RKNN: [06:08:38.319] "
+LOG = "\n".join(HEAD + line for line in (
+    ">>>>>> start: rknn::RKNNAddFirstConv",
+    "ID   OpType         DataType Target InputShape          OutputShape    Cycles  RW(KB) FullName        ",
+    "0    InputOperator  INT8     CPU    \\                   (1,3,160,160)  0/0/0   0      InputOperator:images",
+    "1    Conv           INT8     NPU    (1,3,160,160),(16)  (1,16,80,80)   9/5/9   77     Conv:/stem/Conv",
+    "2    exSwish        INT8     NPU    (1,16,80,80)        (1,16,80,80)   0/0/0   200    exSwish:/stem/Mul_2",
+    "3    ConvExSwish    INT8     NPU    (1,16,80,80),(24)   (1,24,40,40)   6/1/1   103    Conv:/a b/Conv",
+    "4    Conv           FLOAT16  NPU    (4,16,1,500),(1)    (4,1,1,500)    4/4/1   62     Conv:/ReduceSum_2conv",
+    "5    Reshape        FLOAT16  CPU    (1,10,1,500),(3)    (1,10,500)     0/0/0   9      Reshape:output0-rs",
+    "6    OutputOperator FLOAT16  CPU    (1,10,500)          \\              0/0/0   9      OutputOperator:output0",
+))  # fmt: skip
+"""Lines of rknn-toolkit2 2.5.0's build log, some columns narrower."""
+
+
+def test_the_table_of_operators_is_read():
+    layers, on_cpu = operators(LOG)
+    assert layers == {
+        "/stem/Conv": Ran("int8 x int8", True),
+        "/a b/Conv": Ran("int8 x int8", True),
+        "/ReduceSum_2conv": Ran("float16", False),
+    }
+    assert on_cpu == ["output0-rs (Reshape)"]
+
+
+def test_where_it_is_not_installed_a_line_tells_how_to_get_it():
+    with pytest.raises(ConfigError, match=r"^rknn-toolkit2 is not installed; .*--python rknn/bin/python$"):
+        Rknn().require(sys.executable)
+
+
+@pytest.mark.slow
+@needs_compiler("rknn")
+def test_a_file_runs_in_the_simulator(tmp_path):
+    model, _ = quantized(v8(), TARGETS["generic"])
+    [value] = model.graph.input
+    shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    feed = {value.name: np.random.default_rng(0).random(shape, np.float32)}
+    job = Job(model, file_layers(model), [feed], tmp_path, "", interpreter("rknn") or sys.executable, 300.0)
+    built = Rknn().build(job)
+    assert any(built.layers[layer.name].on_integers for layer in job.layers if layer.name in built.layers)
+    [outputs] = built.outputs
+    assert set(outputs) == {output.name for output in model.graph.output}
