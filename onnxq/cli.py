@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import logging
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import onnx
 
-from onnxq import evaluate
+from onnxq import evaluate, prove
 from onnxq._text import plural
 from onnxq.api import Quantized, cut_decode, open_data, plan, quantize
 from onnxq.calibration import demo
 from onnxq.calibration.samples import Samples
 from onnxq.calibration.statistics_file import load_statistics, save_statistics
+from onnxq.compilers import Compiler
+from onnxq.compilers.proof import DEFAULTS
 from onnxq.config import Config
 from onnxq.console import summary
 from onnxq.console.arguments import (
@@ -118,6 +121,7 @@ def _plan(args: argparse.Namespace, config: Config) -> None:
 
 def _quantize(args: argparse.Namespace, config: Config) -> None:
     start = time.perf_counter()
+    compiler = _compiler(config) if args.prove else None
     output = output_path(args, config)
     files = used_files(args, output)
     run = _run(args, config, files)
@@ -148,6 +152,8 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
         say(lost)
     if failure is not None:
         raise failure
+    if compiler is not None:
+        _prove(args, config, compiler, output)
     if not args.quiet and not args.evaluate:
         detector = run.quantized.detector
         summary.say_next(args.shown_input, output, detector, _next_annotations(args), args.images, args.demo)
@@ -166,7 +172,7 @@ def _run(args: argparse.Namespace, config: Config, files: UsedFiles) -> _Run:
         data = _calibration_data(args)
         judge: AgreementCriterion | None = None
         if args.evaluate:
-            with _naming_evaluate():
+            with _naming("--evaluate"):
                 settings = replace(_settings(args, config), runtime=choose_runtime(config.target, args.runtime).name)
                 if truth is not None:
                     check_measurable(model, truth, settings)
@@ -252,11 +258,11 @@ def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: P
     choice = choose_runtime(run.config.target, args.runtime)
     results: list[tuple[Path, Scores]] = []
     for path, model in ((args.input, run.model), (output, output)):
-        with _naming_evaluate(f"; {output} was written"), ProgressBar(args.quiet) as progress:
+        with _naming("--evaluate", f"; {output} was written"), ProgressBar(args.quiet) as progress:
             chosen = replace(settings, runtime=choice.name)
             first = results[0][1].detector if results else None
             results.append((path, measure_precision(model, truth, chosen, progress, first)))
-    with _naming_evaluate(f"; {output} was written"):
+    with _naming("--evaluate", f"; {output} was written"):
         files.require_unchanged()
     return _Measured(results, summarize(results, annotations(args) or "demo", settings), choice)
 
@@ -268,11 +274,35 @@ def _agreement(args: argparse.Namespace, model: onnx.ModelProto, settings: Setti
 
 def _judge(args: argparse.Namespace, run: _Run, judge: AgreementCriterion, output: Path) -> str:
     """Measure the loss of expected AP, and return it in words."""
-    with _naming_evaluate(f"; {output} was written"), ProgressBar(args.quiet) as progress:
+    with _naming("--evaluate", f"; {output} was written"), ProgressBar(args.quiet) as progress:
         lost = judge.describe(judge.loss(run.quantized.model, progress))
     runtime = choose_runtime(run.config.target, args.runtime).name
     images = f"{judge.images} image{plural(judge.images)}"
     return f"agreement with the float model: {lost} on {images}, in {RUNTIMES[runtime].described()}"
+
+
+def _compiler(config: Config) -> Compiler:
+    """Return the compiler of the target.
+
+    Raises:
+        ConfigError: there is none, or it is not installed here.
+    """
+    with _naming("--prove"):
+        compiler = prove.of_target(config.target)
+        compiler.require(sys.executable)
+    return compiler
+
+
+def _prove(args: argparse.Namespace, config: Config, compiler: Compiler, output: Path) -> None:
+    """Build the file that was written, and print what runs on integers."""
+    settings = replace(_settings(args, config), confidence=DEFAULTS.confidence, max_images=DEFAULTS.max_images)
+    images = args.images or (demo.VALIDATION if args.demo else None)
+    with _naming("--prove", f"; {output} was written"):
+        with ProgressBar(args.quiet) as progress:
+            proof = prove.prove(output, compiler, images, settings=settings, progress=progress)
+        if not args.quiet:
+            prove.show(proof, settings, quiet=False)
+        prove.require(proof)
 
 
 def _print_measured(args: argparse.Namespace, run: _Run, measured: _Measured) -> None:
@@ -283,12 +313,13 @@ def _print_measured(args: argparse.Namespace, run: _Run, measured: _Measured) ->
 
 
 @contextmanager
-def _naming_evaluate(ending: str = "") -> Iterator[None]:
-    """Put `--evaluate` before the messages of errors raised in the block, and an ending after them."""
+def _naming(option: str, ending: str = "") -> Iterator[None]:
+    """Put an option before the messages of errors raised in the block, and an ending after their first line."""
     try:
         yield
     except OnnxqError as error:
-        raise type(error)(f"--evaluate: {error}{ending}") from error
+        first, *others = error.args
+        raise type(error)(f"{option}: {first}{ending}", *others) from error
 
 
 def _next_annotations(args: argparse.Namespace) -> Path | None:

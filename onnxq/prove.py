@@ -15,6 +15,7 @@ from typing import Any
 from rich.text import Text
 
 from onnxq._text import plural, some
+from onnxq.calibration import demo
 from onnxq.compilers import COMPILERS, OF_TARGET, Compiler
 from onnxq.compilers.proof import DEFAULTS, TIMEOUT, Proof, prove
 from onnxq.console.agreement import agreement_rows
@@ -52,9 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--with", dest="compiler", choices=tuple(COMPILERS),
         help="compiler (that of the target that the file names)",
     )  # fmt: skip
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
         "--images", metavar="DIR", help="images to run and compare objects on (painted scenes, without objects)"
     )
+    source.add_argument("--demo", action="store_true", help="use the synthetic validation images of the demo model")
     helps = "; ".join(f"{each.name}: {each.device_help} ({each.device})" for each in COMPILERS.values() if each.device)
     parser.add_argument("--device", metavar="NAME", default="", help=f"what to build for; {helps}")
     parser.add_argument(
@@ -85,7 +88,7 @@ def _prove(arguments: argparse.Namespace, settings: Settings) -> None:
         proof = prove(
             arguments.model,
             compiler,
-            arguments.images,
+            arguments.images or (demo.VALIDATION if arguments.demo else None),
             settings=settings,
             device=arguments.device,
             python=arguments.python,
@@ -125,14 +128,11 @@ def show(proof: Proof, settings: Settings, quiet: bool) -> None:
     if proof.on_cpu:
         say(f"left to the CPU: {some(proof.on_cpu)}")
     if proof.images:
-        images = f"{proof.images} image{plural(proof.images)}"
-        _show(f"signal to noise against the exact computation, {images}", "output", "SQNR dB", (
-            (name, "-" if math.isnan(sqnr) else f"{sqnr:.1f}") for name, sqnr in proof.outputs.items()
-        ))  # fmt: skip
-        if proof.agreement is not None:
-            scores = f", scores above {settings.confidence:g}" if proof.detector.outputs.has_boxes else ""
-            rows = agreement_rows(proof.agreement, proof.detector.outputs.task, "the exact computation", proof.title)
-            _show(f"agreement with the exact computation, {images}{scores}", "", "", rows)
+        _show_outputs(proof)
+    if proof.agreement is not None:
+        scores = f", scores above {settings.confidence:g}" if proof.detector.outputs.has_boxes else ""
+        rows = agreement_rows(proof.agreement, proof.detector.outputs.task, "the exact computation", proof.title)
+        _show(f"agreement with the exact computation, {_images(proof)}{scores}", "", "", rows)
     say(summary(proof))
     if not quiet:
         for note in proof.notes:
@@ -156,6 +156,17 @@ def summary(proof: Proof) -> str:
     kept = Counter(layer.op for layer in proof.wanted if layer.on_integers)
     counts = ", ".join(f"{kept[op]} of {count} wanted {op}{plural(count)}" for op, count in wanted.items())
     return f"{proof.title} {proof.version}: {counts} on integers"
+
+
+def _show_outputs(proof: Proof) -> None:
+    order = "; objects that stand in another order count as noise" if proof.detector.outputs.is_finished else ""
+    title = f"signal to noise against the exact computation, {_images(proof)}{order}"
+    rows = ((name, "-" if math.isnan(sqnr) else f"{sqnr:.1f}") for name, sqnr in proof.outputs.items())
+    _show(title, "output", "SQNR dB", rows)
+
+
+def _images(proof: Proof) -> str:
+    return f"{proof.images} image{plural(proof.images)}"
 
 
 def _show(title: str, first: str, other: str, rows: Iterable[tuple[str, str]]) -> None:

@@ -15,7 +15,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 NOT_CONFIG = {
     "input", "output", "calib", "demo", "calibration", "cut_decode", "save_calibration", "save_each", "report",
     "sensitivity", "speed", "evaluate", "max_drop", "min_sqnr", "annotations", "images", "judge", "max_detections",
-    "on_calibration", "runtime", "dry_run", "verbose", "quiet", "max_memory", "debug", "version", "help",
+    "prove", "on_calibration", "runtime", "dry_run", "verbose", "quiet", "max_memory", "debug", "version", "help",
 }  # fmt: skip
 """Other arguments of the command line: files to read and write, accuracy, output on the console."""
 

@@ -95,7 +95,7 @@ class Proof:
 def prove(
     path: Path,
     compiler: Compiler,
-    images: str | Path | None = None,
+    images: str | Path | SyntheticImages | None = None,
     *,
     settings: Settings = DEFAULTS,
     device: str = "",

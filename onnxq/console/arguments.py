@@ -107,6 +107,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="what runs the models that are measured (auto: for --evaluate the runtime of the target, if it is "
         "installed; for --max-drop and --min-sqnr exact, which is the same on every CPU)",
     )  # fmt: skip
+    good.add_argument(
+        "--prove", action="store_true",
+        help="at the end build the file in the compiler of its target, and fail if a layer that should run on integers "
+        "does not: python -m onnxq.prove, which has more options",
+    )  # fmt: skip
     files = parser.add_argument_group("other files")
     files.add_argument("--save-calibration", type=Path, metavar="FILE", help="save the observed statistics, as .npz")
     files.add_argument("--calibration", type=Path, metavar="FILE", help="use saved statistics instead of running data")

@@ -15,6 +15,7 @@ from graphs import classifier, v5_raw
 from tables import write_coco
 
 from onnxq import compare, evaluate
+from onnxq.compilers import OF_TARGET
 from onnxq.runtime import RUNTIMES
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -51,6 +52,27 @@ class TestSensitivity:
         onnxq(model, "--calib", "calib", "-o", "plain.onnx")
         onnxq(model, "--calib", "calib", "-o", "measured.onnx", "--sensitivity")
         assert Path("plain.onnx").read_bytes() == Path("measured.onnx").read_bytes()
+
+
+class TestProve:
+    def test_the_written_file_is_built_in_the_compiler_of_its_target(self, onnxq, model):
+        ran = onnxq(model, "--calib", "calib", "--prove")
+        assert ran.code == 0
+        [(kept, wanted)] = re.findall(r"^onnxruntime \S+: (\d+) of (\d+) wanted Convs", ran.out, re.MULTILINE)
+        assert int(kept) == int(wanted) > 0
+
+    def test_a_compiler_that_is_absent_is_told_before_the_work(self, onnxq, model, monkeypatch):
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        line = refused(onnxq, model, "--calib", "calib", "--prove", "--target", "tensorrt")
+        assert line == "error: --prove: TensorRT-RTX is not installed; pip install 'onnxq[tensorrt]'"
+
+    def test_a_layer_in_float_is_an_error_and_the_file_is_there(self, onnxq, model, monkeypatch):
+        monkeypatch.setitem(OF_TARGET, "tensorrt", "ort")
+        ran = onnxq(model, "--calib", "calib", "--prove", "--target", "tensorrt", "-o", "t.onnx")
+        assert ran.code == 1
+        assert "error: --prove: onnxruntime does not run these layers on integers: " in ran.err
+        assert "; t.onnx was written" in ran.err
+        assert Path("t.onnx").is_file()
 
 
 class TestLimits:

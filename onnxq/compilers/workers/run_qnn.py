@@ -23,7 +23,7 @@ def main() -> None:
     graphs.mkdir()
     settings = {
         "backend_path": onnxruntime_qnn.get_qnn_htp_path(),
-        "soc_model": job["device"],  # without it, larger graphs fail for lack of memory
+        "soc_model": job["device"],  # without it, some graphs fail with a memory error
         "dump_json_qnn_graph": "1",
         "json_qnn_graph_dir": str(graphs),
     }
