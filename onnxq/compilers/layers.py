@@ -15,6 +15,12 @@ _BEFORE_WEIGHTS = frozenset({"DequantizeLinear", "QuantizeLinear", "Cast", "Iden
 _BEFORE_DATA = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 """Nodes that may stand between a DequantizeLinear and its layer: a 1x1 Conv as a Gemm has them."""
 
+_FUSED = frozenset({"Relu", "Clip"})
+"""Operators that may stand between a layer and its QuantizeLinear."""
+
+NO_QUANTIZE = "no QuantizeLinear behind it"
+"""Reason of a layer that NPUs run in float."""
+
 
 @dataclass(frozen=True)
 class FileLayer:
@@ -60,6 +66,21 @@ def file_layers(model: onnx.ModelProto) -> list[FileLayer]:
         for node in model.graph.node
         if node.op_type in LAYERS and _is_constant(index, node.input[1])
     ]
+
+
+def has_quantize_behind(index: ProtoIndex, layer: FileLayer) -> bool:
+    """Return whether a QuantizeLinear follows a layer, directly or behind a Relu or Clip.
+
+    Compilers for NPUs run a layer on integers only if its output is integers, too.
+    """
+    output = layer.node.output[0]
+    while True:
+        readers = index.consumers.get(output, [])
+        if any(node.op_type == "QuantizeLinear" for node in readers):
+            return True
+        if len(readers) != 1 or readers[0].op_type not in _FUSED:
+            return False
+        output = readers[0].output[0]
 
 
 def prepared(model: onnx.ModelProto, feed: Feed) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,9 @@ _LAST_LINES = 6
 
 _LONGEST = 300
 """Characters of such a line."""
+
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+"""What changes the colour of a terminal."""
 
 _LOOKING = 60.0
 """Time to look for a module, s."""
@@ -85,7 +89,7 @@ def outputs_of(job: Job) -> list[NamedArrays]:
 
 def last_words(text: str) -> list[str]:
     """Return the last lines that a program printed, those that say something."""
-    lines = [line.rstrip()[:_LONGEST] for line in text.splitlines() if line.strip()]
+    lines = [line.rstrip()[:_LONGEST] for line in _COLOUR.sub("", text).splitlines() if line.strip()]
     return [f"  {line}" for line in lines[-_LAST_LINES:]] or ["  (none)"]
 
 

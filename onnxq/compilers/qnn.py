@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from onnxq.compilers.base import Built, Compiler, Job, Ran
-from onnxq.compilers.layers import FileLayer
+from onnxq.compilers.layers import NO_QUANTIZE, FileLayer, has_quantize_behind
 from onnxq.compilers.process import WORKERS, has_module, outputs_of, run_worker
 from onnxq.errors import ConfigError
 from onnxq.ir import LAYERS, ProtoIndex
@@ -30,9 +30,6 @@ _INTEGERS = frozenset({"uint8", "uint16", "int8", "int16", "int4", "uint4"})
 
 _SUFFIX = re.compile(r"_token_\d+")
 """What the provider appends to the name of a node that it fuses with the Q and DQ around it."""
-
-_FUSED = frozenset({"Relu", "Clip"})
-"""Operators that may stand between a layer and its Q."""
 
 
 class Qnn(Compiler):
@@ -99,11 +96,6 @@ def why_float(index: ProtoIndex, layer: FileLayer, on_cpu: Mapping[str, str]) ->
     weight = index.producers.get(layer.node.input[1])
     is_left = weight is not None and weight.name in on_cpu
     weights = "; its weight is dequantized on the CPU" if is_left else ""
-    output = layer.node.output[0]
-    while True:
-        readers = index.consumers.get(output, [])
-        if any(node.op_type == "QuantizeLinear" for node in readers):
-            return weights.removeprefix("; ")
-        if len(readers) != 1 or readers[0].op_type not in _FUSED:
-            return f"no QuantizeLinear behind it{weights}"
-        output = readers[0].output[0]
+    if has_quantize_behind(index, layer):
+        return weights.removeprefix("; ")
+    return f"{NO_QUANTIZE}{weights}"

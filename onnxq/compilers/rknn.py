@@ -1,10 +1,13 @@
 """rknn-toolkit2: compiles for Rockchip's NPUs, and simulates them; the layers are read from its build log."""
 
 import re
+from dataclasses import replace
 
 from onnxq.compilers.base import Built, Compiler, Job, Ran
+from onnxq.compilers.layers import NO_QUANTIZE, has_quantize_behind
 from onnxq.compilers.process import WORKERS, has_module, outputs_of, run_worker
 from onnxq.errors import ConfigError
+from onnxq.ir import ProtoIndex
 
 LEVEL = 2
 """`optimization_level` of the toolkit; at 3, its default, Convs behind a Concat run in float16."""
@@ -37,6 +40,11 @@ class Rknn(Compiler):
         options = {"device": device, "level": LEVEL, "outputs": [output.name for output in job.model.graph.output]}
         told, printed = run_worker(WORKERS / "run_rknn.py", self.title, job, options)
         layers, on_cpu = operators(printed)
+        index = ProtoIndex(job.model.graph)
+        for layer in job.layers:
+            ran = layers.get(layer.name)
+            if ran is not None and not ran.on_integers and not has_quantize_behind(index, layer):
+                layers[layer.name] = replace(ran, reason=NO_QUANTIZE)
         note = f"compiled for {device} with optimization_level={LEVEL}, and run in the simulator of its NPU"
         return Built(told["version"], layers, outputs_of(job), on_cpu, (note,))
 

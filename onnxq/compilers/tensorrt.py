@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from onnxq.compilers.base import Built, Compiler, Job, Ran
 from onnxq.compilers.process import WORKERS, has_module, run_worker
-from onnxq.errors import ConfigError
+from onnxq.errors import ConfigError, ModelError
 from onnxq.ir import ProtoIndex
-from onnxq.targets.tensorrt_parser import violations_by_node
+from onnxq.targets.tensorrt_parser import violations, violations_by_node
 
 _KERNEL = re.compile(
     r"Name: .*?, LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*?)\], "
@@ -92,7 +92,13 @@ class TensorRtRtx(Compiler):
     def build(self, job: Job) -> Built:
         """Build an engine; it cannot run here."""
         device = job.device or self.device
-        told, printed = run_worker(WORKERS / "build_tensorrt.py", self.title, job, {"device": device})
+        try:
+            told, printed = run_worker(WORKERS / "build_tensorrt.py", self.title, job, {"device": device})
+        except ModelError as error:
+            broken = violations(job.model)[:1]
+            raise ModelError(
+                *error.args, *(f"the first rule of TensorRT that it breaks: {rule}" for rule in broken)
+            ) from None
         found = kernels(printed)
         layers: dict[str, Ran] = {}
         for layer in job.layers:

@@ -113,4 +113,5 @@ def test_modules_are_looked_for_in_the_environment_of_the_interpreter():
 
 def test_last_words_are_short():
     assert last_words("a\n\n  b  \n" + "c" * 1000) == ["  a", "    b", "  " + "c" * 300]
+    assert last_words("\x1b[0;93ma warning\x1b[m\n") == ["  a warning"]
     assert last_words("\n") == ["  (none)"]

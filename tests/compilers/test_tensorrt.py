@@ -9,6 +9,7 @@ from onnxq.compilers.base import Job, Ran
 from onnxq.compilers.layers import file_layers
 from onnxq.compilers.tensorrt import TensorRtRtx, kernels
 from onnxq.errors import ConfigError, ModelError
+from onnxq.targets import TARGETS
 
 
 def tensor(kind, shape="1,16,16,16"):
@@ -108,3 +109,12 @@ def test_no_layer_runs_on_integers_on_turing(build):
 def test_a_device_that_it_does_not_know(build):
     with pytest.raises(ModelError, match="no compute capability SM76; it has "):
         build(quantized(csp(), NARROW_TENSORRT)[0], "SM76")
+
+
+@pytest.mark.slow
+@needs_compiler("tensorrt-rtx")
+def test_a_file_that_it_refuses_is_told_with_the_rule(build):
+    with pytest.raises(ModelError) as raised:
+        build(quantized(csp(), TARGETS["generic"])[0])
+    assert "shiftIsAllZeros" in str(raised.value)
+    assert raised.value.args[-1].startswith("the first rule of TensorRT that it breaks: QuantizeLinear ")
