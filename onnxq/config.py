@@ -86,7 +86,12 @@ class Config:
     )
     weight_method: str = _option("minmax", "how the ranges of weights are chosen", WEIGHT_METHODS)
     weight_bits: int = _option(None, "width of weights; default: the target's, 8", None, _WIDTHS)
-    act_bits: int = _option(None, "width of activations; default: the target's, 8", None, _WIDTHS)
+    act_bits: int = _option(
+        None,
+        f"width of activations; default: 8, or 16 for {_names(lambda target: target.activations[0].bits == 16)}",
+        None,
+        _WIDTHS,
+    )
     rounding: str = _option(
         FEEDBACK,
         f"how weights are rounded: {FEEDBACK}, so that later weights compensate the errors of earlier ones; or nearest",

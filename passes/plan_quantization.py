@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from onnxq.errors import ConfigError, ModelError
@@ -58,6 +59,8 @@ class PlanQuantization(Analysis[Plan]):
         self._target = target
         self._weight_bits = target.weights[0].bits if weight_bits is None else weight_bits
         self._act_bits = target.activations[0].bits if act_bits is None else act_bits
+        if self._act_bits < target.least_decode_bits:
+            self._target = replace(target, quantizes_decode=False)
         self._weight_scheme = partial(target.weight_scheme, half=half)
         self._activation_scheme = partial(target.activation_scheme, symmetric=symmetric, half=half)
         self._exclude = tuple(exclude)

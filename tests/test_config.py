@@ -199,10 +199,12 @@ def test_half_floats_are_for_targets_that_take_them():
 
 def test_weights_are_packed_for_targets_that_unpack_them():
     takers = [name for name, target in TARGETS.items() if target.takes_int4]
-    assert takers == ["ort", "openvino", "generic"]
+    assert takers == ["ort", "openvino", "qnn", "generic"]
     for target in takers:
         assert Config(target=target, weight_bits=4, pack="int4").packs
-    with pytest.raises(ConfigError, match=r"^pack: TensorRT takes int4 only .+; leave .+ --target ort, openvino, gen"):
+    with pytest.raises(
+        ConfigError, match=r"^pack: TensorRT takes int4 only .+; leave .+ --target ort, openvino, qnn, gen"
+    ):
         Config(target="tensorrt", weight_bits=4, pack="int4")
     assert not Config(weight_bits=4).packs
 

@@ -32,7 +32,7 @@ from onnxq.runtime import RUNTIMES
 from onnxq.targets import TARGETS
 
 _RUNS_IN = {"ort": "ort", "openvino": "openvino", "generic": "ort"}
-"""Target -> the runtime that times its files. Files for TensorRT are not timed: no other runtime tells their speed."""
+"""Target -> the runtime that times its files. No runtime here tells the speed of those for TensorRT and QNN."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Cell:
     """An export quantized for a target.
 
     Attributes:
-        convs: number of Convs on integers.
+        convs: number of Convs on integers before the decode.
         unfused: names of planned layers that the runtime computes in float.
         floats: reasons of the Convs that stay float, with their counts.
-        decode: number of decode nodes on integers; 0 is right.
+        decode: number of decode nodes on integers; 0 is right unless the target quantizes the decode.
         sqnr: the lowest SQNR of an output, dB; None if outputs cannot be compared.
         speed: speedup over the float model, by minimum time; None if the target does not run here.
         refused: the error message if the model was refused.
@@ -121,7 +121,7 @@ def _is_conv(plan: Plan, name: str) -> bool:
 def _cell(result: Quantized, speed: float | None) -> Cell:
     head, plan, checked = result.facts[DecodeBoundary], result.facts[Plan], result.facts[Verification]
     return Cell(
-        convs=sum(_is_conv(plan, name) for name in plan.layers),
+        convs=sum(_is_conv(plan, name) for name in plan.layers if name in head.body),
         unfused=checked.unfused,
         floats=Counter(
             summary_of(plan.skipped[name]) for name in head.body if _is_conv(plan, name) and name in plan.skipped
@@ -169,7 +169,7 @@ def markdown(rows: Sequence[Row], settings: Settings) -> str:
         _line(*["---"] * (5 + len(settings.targets))),
         *(_row(row, settings.targets) for row in rows),
         "",
-        "*Convs*: Convs before the decode. *decode*: nodes after the last layers, all float.",
+        "*Convs*: Convs before the decode. *decode*: nodes after the last layers, float for all targets but `qnn`.",
         "",
         "## Why Convs stay float",
         "",
@@ -214,7 +214,7 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
         for target, cell in row.cells.items():
             if cell.unfused:
                 yield f"- {row.name}, {target}: these layers run in float: {', '.join(cell.unfused)}"
-            if cell.decode:
+            if cell.decode and not TARGETS[target].quantizes_decode:
                 yield f"- {row.name}, {target}: {cell.decode} nodes of the decode are on integers"
 
 

@@ -8,8 +8,10 @@ import numpy as np
 from onnxq.facts import QuantizationPoint, QuantizedWeight
 from onnxq.ir import LAYERS, Constant, Model, Node, Tensor, consumers, feeds_only_silu, is_silu, output_axis, producer
 from onnxq.numerics.scheme import Range, Scheme
-from onnxq.qdq.selection import NodeSelection, operands
-from onnxq.targets import Role
+from onnxq.qdq.network import operands
+from onnxq.qdq.selection import NodeSelection
+from onnxq.targets import Role, Target
+from onnxq.targets.stem import image_size
 
 ENDS_BITS = 8
 """Least width at both ends of the network, where few levels cost most, and inside SiLU, where they save no time."""
@@ -146,10 +148,18 @@ def _bits(selection: NodeSelection, tensor: Tensor, bits: int, widths: Widths) -
     at_an_end = precedes_layers or any(reader.name in selection.ends for reader in consumers(tensor))
     inside_silu = feeds_only_silu(tensor) or (source is not None and source.op == "Sigmoid")
     if inside_silu:
-        return max(ENDS_BITS, bits)
+        return ENDS_BITS if _is_misfused_gate(selection.target, tensor) else max(ENDS_BITS, bits)
     default = max(ENDS_BITS, bits) if at_an_end else bits
     users = [node for node in consumers(tensor) if node.name in selection.integer]
     return max((widths.get(node.name, (0, default))[1] for node in users), default=default)
+
+
+def _is_misfused_gate(target: Target, tensor: Tensor) -> bool:
+    """Return whether a tensor is the gate of a SiLU that the target's runtime would fuse and compute wrongly."""
+    size = image_size(tensor)
+    if target.misfused_silu is None or size is None or feeds_only_silu(tensor):
+        return False
+    return target.misfused_silu(*size) and any(is_silu(reader) for reader in consumers(tensor))
 
 
 def _is_silu_output(tensor: Tensor) -> bool:

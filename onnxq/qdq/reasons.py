@@ -28,6 +28,12 @@ class Code(StrEnum):
 
     EXCLUDED = "excluded", "excluded", "qdq.selection:refuse"
     DECODE = "decode", "decode after the last layers", "qdq.selection:refuse"
+    JOINS_SCORES = (
+        "joins-scores",
+        "joins scores with values of another size, which one scale does not hold",
+        "qdq.network:Network.joins_scores",
+        True,
+    )
     NOT_FLOAT32 = "not-float32", "does not compute on float32", "qdq.selection:_node_refusal"
     NO_RULE = "no-rule", "the target runs the operator in float", "qdq.selection:_node_refusal"
     MODEL_OUTPUT = "model-output", "makes an output of the model", "qdq.selection:_makes_a_float_output"
@@ -48,10 +54,11 @@ class Code(StrEnum):
         "targets.few_channels:FewChannelsRule.keeps_float",
         True,
     )
-    NO_FUSED_LAYER = "no-fused-layer", "fuses with no layer on integers", "qdq.selection:Network.residual_layer"
+    NO_FUSED_LAYER = "no-fused-layer", "fuses with no layer on integers", "qdq.network:Network.residual_layer"
     NO_CONSUMER = "no-consumer", "no consumer runs on integers", "qdq.selection:demand", True
     FLOAT_PRODUCER = "float-producer", "reads the float output of a layer", "qdq.selection:withdraw"
-    FLOAT_INPUTS = "float-inputs", "its inputs are float, integers save no time", "qdq.selection:withdraw", True
+    FLOAT_INPUTS = "float-inputs", "its inputs are float, integers save no time", "qdq.selection:_follows_floats", True
+    FLOAT_DECODE = "float-decode", "the decode before it is float", "qdq.selection:_follows_floats", True
 
     def reason(self, detail: str = "") -> Reason:
         """Return the reason of one node; `detail` has its numbers and is the summary if there are none."""

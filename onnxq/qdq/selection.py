@@ -14,36 +14,25 @@ from numpy.typing import NDArray
 from onnxq.facts import DecodeBoundary, Reason
 from onnxq.ir import (
     LAYERS,
-    Constant,
     Model,
     Node,
     Tensor,
     bias_of,
     constant,
     consumers,
-    downstream,
-    feeds_only_silu,
     is_depthwise,
     is_float,
     is_pointwise,
-    is_silu,
     output_axis,
     producer,
 )
+from onnxq.qdq.network import Network, operands
 from onnxq.qdq.reasons import Code, is_choice
 from onnxq.targets import Role, Rule, Target
-from onnxq.targets.stem import FloatStemRule, image_size, pixels, positions
-
-_ALL_OPERANDS = frozenset({"Add", "Sub", "Mul", "Div", "Concat"})
-"""Operators whose inputs are all data; in others the data comes first, then weights or settings."""
+from onnxq.targets.stem import FloatStemRule, image_size
 
 _FIRST = FloatStemRule(channels=32, products=math.inf)
 """Convs that keep `placement.ENDS_BITS`, as the first one does: high resolution and few weights."""
-
-
-def operands(node: Node) -> list[Tensor]:
-    """Return the data inputs of a node, without weights, bias and settings."""
-    return list(node.inputs) if node.op in _ALL_OPERANDS else list(node.inputs[:1])
 
 
 class NodeSelection:
@@ -113,7 +102,7 @@ class NodeSelection:
         return self.target.quantizes_decode and tensor.name in self._network.outputs
 
 
-def refuse(network: "Network", excluded: Mapping[str, str], included: Collection[str]) -> dict[str, Reason]:
+def refuse(network: Network, excluded: Mapping[str, str], included: Collection[str]) -> dict[str, Reason]:
     """Return the nodes that stay float regardless of their neighbors, with the reasons.
 
     If no other layer runs on integers, 1x1 Convs behind depthwise Convs do.
@@ -131,6 +120,8 @@ def refuse(network: "Network", excluded: Mapping[str, str], included: Collection
             reason = Code.DECODE.reason("after the last layers")
         elif node.name in excluded:
             reason = Code.EXCLUDED.reason(f"matches {excluded[node.name]}")
+        elif network.target.float_joins and node.name not in included and network.joins_scores(node):
+            reason = Code.JOINS_SCORES.reason()
         else:
             reason = _node_refusal(network, node, is_included=node.name in included)
             if reason is None and node.name not in included:
@@ -172,7 +163,7 @@ class _FloatChannels:
 
 
 def demand(
-    network: "Network", refused: Mapping[str, Reason], included: Collection[str]
+    network: Network, refused: Mapping[str, Reason], included: Collection[str]
 ) -> tuple[set[str], dict[str, Reason]]:
     """Return the nodes that run on integers, and the reasons of the others that are not refused.
 
@@ -199,7 +190,7 @@ def demand(
     return integer, unwanted
 
 
-def withdraw(network: "Network", integer: Set[str], included: Collection[str]) -> dict[str, Reason]:
+def withdraw(network: Network, integer: Set[str], included: Collection[str]) -> dict[str, Reason]:
     """Return the integer nodes that must not follow floats, with the reasons.
 
     If the target fuses the Q behind a layer, no Q may follow a layer with a float output: onnxruntime would quantize
@@ -214,13 +205,23 @@ def withdraw(network: "Network", integer: Set[str], included: Collection[str]) -
         layer = next((source for source in before if _is_float_layer(network, source, left)), None)
         if layer is not None:
             withdrawn[node.name] = Code.FLOAT_PRODUCER.reason(f"its {layer.op} {layer.name!r} has a float output")
-        elif rule.behind_integers and node.name not in included and not any(n.name in left for n in before):
-            withdrawn[node.name] = Code.FLOAT_INPUTS.reason()
+        elif node.name not in included and (reason := _follows_floats(network, node, before, left)) is not None:
+            withdrawn[node.name] = reason
         left -= withdrawn.keys()
     return withdrawn
 
 
-def _node_refusal(network: "Network", node: Node, *, is_included: bool) -> Reason | None:
+def _follows_floats(network: Network, node: Node, before: Sequence[Node], left: Set[str]) -> Reason | None:
+    """Return why a node stays float because of the nodes that make its inputs, or None."""
+    is_behind = any(source.name not in left for source in before)
+    if network.target.float_joins and node.name in network.decode and is_behind:
+        return Code.FLOAT_DECODE.reason()
+    if network.target.rules[node.op].behind_integers and not any(source.name in left for source in before):
+        return Code.FLOAT_INPUTS.reason()
+    return None
+
+
+def _node_refusal(network: Network, node: Node, *, is_included: bool) -> Reason | None:
     rule = network.target.rules.get(node.op)
     if not node.inputs or not all(is_float(t) for t in [*operands(node), *node.outputs]):
         return Code.NOT_FLOAT32.reason()
@@ -232,7 +233,7 @@ def _node_refusal(network: "Network", node: Node, *, is_included: bool) -> Reaso
     return Code.MODEL_OUTPUT.reason() if _makes_a_float_output(network, node) else None
 
 
-def _layer_refusals(network: "Network", node: Node, rule: Rule) -> Iterator[Reason]:
+def _layer_refusals(network: Network, node: Node, rule: Rule) -> Iterator[Reason]:
     """Yield the reasons why a layer stays float; the first counts, or the first that cannot be overruled."""
     target, weight = network.target, constant(node.inputs[1])
     if weight is None:
@@ -277,11 +278,11 @@ def _quantized_anyway(target: Target, node: Node, rule: Rule) -> bool:
     )
 
 
-def _makes_a_float_output(network: "Network", node: Node) -> bool:
+def _makes_a_float_output(network: Network, node: Node) -> bool:
     return not network.target.quantizes_decode and any(t.name in network.outputs for t in node.outputs)
 
 
-def _is_wanted(network: "Network", node: Node, integer: Set[str]) -> bool:
+def _is_wanted(network: Network, node: Node, integer: Set[str]) -> bool:
     """Return whether the output of a node, or of the activation fused with it, is read as integers.
 
     An activation that is fused with a layer always is: the Q of the layer follows both.
@@ -291,128 +292,14 @@ def _is_wanted(network: "Network", node: Node, integer: Set[str]) -> bool:
     outputs = activation.outputs if activation is not None else node.outputs
     if any(reader.name in integer for t in outputs for reader in consumers(t)):
         return True
-    if target.quantizes_decode and any(t.name in network.outputs for t in outputs):
+    if target.quantizes_decode and (node.name in network.decode or any(t.name in network.outputs for t in outputs)):
         return True
     before = network.fused_with(node)
     return before is not None and target.rules[before.op].role is Role.LAYER
 
 
-def _is_float_layer(network: "Network", node: Node, integer: Set[str]) -> bool:
+def _is_float_layer(network: Network, node: Node, integer: Set[str]) -> bool:
     rule = network.target.rules.get(node.op)
     if rule is None or rule.role is not Role.LAYER or not rule.output:
         return False
     return node.name not in integer or network.runs_as_matmul(node, integer)
-
-
-class Network:
-    """Lookups in a graph that the rules share.
-
-    Args:
-        model: its nodes are in topological order.
-        boundary: where the network ends.
-        target: its rules.
-
-    Attributes:
-        nodes: of the graph.
-        target: as given.
-        outputs: names of the outputs of the model.
-        last: names of the last layers of every branch.
-        decode: names of the nodes downstream of these.
-        inner: names of the other nodes.
-        pixels: height times width of the model's input; None if unknown.
-        stem: names of the Convs that the target keeps float near the image.
-        downstream_of_layers: names of the nodes that depend on a layer.
-    """
-
-    def __init__(self, model: Model, boundary: DecodeBoundary, target: Target) -> None:
-        self.nodes: Sequence[Node] = model.graph.nodes
-        self.target = target
-        self.outputs = model.output_names
-        self.last = frozenset(boundary.last)
-        self.decode = frozenset(boundary.tail)
-        self.inner = boundary.body - self.last
-        self.pixels = next((found for t in model.graph.inputs if (found := pixels(t)) is not None), None)
-        self.stem = target.stem.convs(self.nodes, self.pixels, self.inner) if target.stem else set[str]()
-        self.downstream_of_layers = downstream(self.nodes, lambda node: node.op in LAYERS)
-        self._depth = _depth(self.nodes)
-
-    def is_layer(self, node: Node) -> bool:
-        """Return whether a node has weights that the target can quantize."""
-        rule = self.target.rules.get(node.op)
-        return rule is not None and rule.role is Role.LAYER
-
-    def runs_as_matmul(self, node: Node, integer: Set[str]) -> bool:
-        """Return whether a 1x1 Conv is lowered to a product of integers with a float output.
-
-        It is if no consumer is among the `integer` nodes, or only a SiLU deep in the network or before a last layer.
-        """
-        if not self.target.lowers_pointwise or not is_pointwise(node):
-            return False
-        y = node.outputs[0]
-        if all(reader.name not in integer for reader in consumers(y)):
-            return True
-        return feeds_only_silu(y) and (self._is_coarse(y) or self._leads_to_a_last_layer(y))
-
-    def _is_coarse(self, tensor: Tensor) -> bool:
-        """Return whether a tensor has so few positions that the size of floats costs no time."""
-        count, stride = positions(tensor), self.target.float_silu_stride
-        if count is None or self.pixels is None or stride is None:
-            return False
-        return count <= self.target.float_silu_positions or count * stride**2 <= self.pixels
-
-    def _leads_to_a_last_layer(self, silu_input: Tensor) -> bool:
-        silu_outputs = [t for node in consumers(silu_input) if is_silu(node) for t in node.outputs]
-        return any(reader.name in self.last for t in silu_outputs for reader in consumers(t))
-
-    def fused_activation(self, node: Node) -> Node | None:
-        """Return the activation that is fused with this node, so that the Q follows both."""
-        rule = self.target.rules.get(node.op)
-        following = consumers(node.outputs[0])
-        if rule is None or rule.role is Role.CARRIER or len(following) != 1 or node.outputs[0].name in self.outputs:
-            return None
-        return following[0] if following[0].op in self.target.fused_activations else None
-
-    def fused_with(self, node: Node) -> Node | None:
-        """Return the node before an activation that it is fused with."""
-        before = producer(node.inputs[0]) if node.op in self.target.fused_activations else None
-        return before if before is not None and self.fused_activation(before) is node else None
-
-    def residual_layer(self, add: Node, refused: Collection[str]) -> Node | None:
-        """Return the integer layer that is fused with an Add; of two layers the deeper one, which is computed last.
-
-        Args:
-            add: an Add of two tensors.
-            refused: names of the nodes that stay float.
-        """
-        one, other = add.inputs
-        if isinstance(one, Constant) or isinstance(other, Constant) or one.shape != other.shape or one is other:
-            return None
-        layers = [layer for t in add.inputs if (layer := self.own_layer(t, refused)) is not None]
-        return max(layers, key=lambda layer: self._depth[layer.name], default=None)
-
-    def own_layer(self, tensor: Tensor, refused: Collection[str]) -> Node | None:
-        """Return the integer layer whose only use is this tensor, directly or through its activation; else None."""
-        if len(consumers(tensor)) != 1 or tensor.name in self.outputs:
-            return None
-        source = producer(tensor)
-        if source is not None and is_silu(source):
-            return self._layer_before(next((t for t in source.inputs if feeds_only_silu(t)), None), refused)
-        if source is not None and source.op in self.target.fused_activations:
-            before = source.inputs[0]
-            return self._layer_before(before, refused) if len(consumers(before)) == 1 else None
-        return self._layer_before(tensor, refused)
-
-    def _layer_before(self, tensor: Tensor | None, refused: Collection[str]) -> Node | None:
-        source = producer(tensor) if tensor is not None and tensor.name not in self.outputs else None
-        rule = self.target.rules.get(source.op) if source is not None else None
-        is_layer = rule is not None and rule.role is Role.LAYER
-        return source if is_layer and source is not None and source.name not in refused else None
-
-
-def _depth(nodes: Sequence[Node]) -> dict[str, int]:
-    """Return for each node the number of layers on the longest path that ends with it; nodes in topological order."""
-    depth: dict[str, int] = {}
-    for node in nodes:
-        before = [depth.get(p.name, 0) for t in node.inputs for p in t.inputs]
-        depth[node.name] = max(before, default=0) + (node.op in LAYERS)
-    return depth

@@ -8,15 +8,17 @@ from onnxq.targets.base import Role, Rule, Target
 from onnxq.targets.generic import GENERIC
 from onnxq.targets.openvino import OPENVINO
 from onnxq.targets.ort import ORT
+from onnxq.targets.qnn import QNN
 from onnxq.targets.tensorrt import TENSORRT
 
-TARGETS: dict[str, Target] = {target.name: target for target in (ORT, OPENVINO, TENSORRT, GENERIC)}
+TARGETS: dict[str, Target] = {target.name: target for target in (ORT, OPENVINO, TENSORRT, QNN, GENERIC)}
 """Name for `--target` -> target."""
 
 __all__ = [
     "GENERIC",
     "OPENVINO",
     "ORT",
+    "QNN",
     "TARGETS",
     "TENSORRT",
     "Role",

@@ -74,6 +74,9 @@ class Target:
         symmetric_activations: the zero point of activations is in the middle.
         symmetric_weights: the zero point of weights is in the middle.
         quantizes_decode: the decode and the outputs of the model are quantized too.
+        least_decode_bits: they are with activations of at least this width.
+        float_joins: a Concat of the decode that joins scores with boxes stays float, and so does what follows it: of
+            the steps of a scale for pixels only some hundred lie between the scores 0 and 1, even at 16 bits.
         lowering: names of the passes that rewrite the quantized graph for this runtime, in order; keys of
             `onnxq.passes.LOWERING`.
         min_opset: lowest ONNX opset of a file for this runtime.
@@ -97,6 +100,8 @@ class Target:
             save. If no other layer runs on integers, these do.
         stem: rule for Convs near the image that stay float; None: no such Conv.
         few_channels: rule for Convs with too few channels for an integer kernel; None: no such Conv.
+        misfused_silu: whether the runtime computes a fused SiLU of wide integers and of this height and width wrongly.
+            The gate of such a SiLU, the output of its Sigmoid, has 8 bits, so that the runtime does not fuse it.
         bypasses_dq: operators whose float nodes read the float tensor even if a dequantized one exists.
         file_rules: returns a message for each part of a file that the runtime refuses or misreads; None: ONNX's rules
             suffice.
@@ -112,6 +117,8 @@ class Target:
     symmetric_activations: bool = False
     symmetric_weights: bool = True
     quantizes_decode: bool = False
+    least_decode_bits: int = 0
+    float_joins: bool = False
     lowering: tuple[str, ...] = ()
     min_opset: int = 13
     strongly_typed: bool = False
@@ -126,6 +133,7 @@ class Target:
     behind_depthwise: int = 0
     stem: FloatStemRule | None = None
     few_channels: FewChannelsRule | None = None
+    misfused_silu: Callable[[int, int], bool] | None = None
     bypasses_dq: frozenset[str] = frozenset()
     file_rules: Callable[[onnx.ModelProto], list[str]] | None = None
     runtime: str | None = None

@@ -1,12 +1,12 @@
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from onnxq.errors import ConfigError
-from onnxq.numerics.scheme import INT8, INT16, UINT8, QParams, Range, Scheme
+from onnxq.numerics.scheme import INT8, INT16, UINT8, UINT16, QParams, Range, Scheme
 from onnxq.runtime.session import open_session, run
 
 SLACK = 1e-4
@@ -197,9 +197,9 @@ def test_a_grid_cannot_be_changed():
         qparams.zero_point[0] = 1
 
 
-def _quantize_dequantize(signed, axis):
+def _quantize_dequantize(container, axis):
     """A session that takes x, scale and zero point and gives the integers and what they stand for."""
-    integers = TensorProto.INT8 if signed else TensorProto.UINT8
+    integers = helper.np_dtype_to_tensor_dtype(container.dtype)
     attributes = {} if axis is None else {"axis": axis}
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero_point"], ["q"], **attributes),
@@ -219,7 +219,7 @@ def _quantize_dequantize(signed, axis):
             helper.make_tensor_value_info("y", TensorProto.FLOAT, shape),
         ],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", container.opset)], ir_version=10)
     onnx.checker.check_model(model)
     return open_session(model, threads=1, optimized=False)
 
@@ -230,7 +230,7 @@ def reference():
     sessions = {}
 
     def call(qparams, x):
-        key = (qparams.scheme.container.is_signed, qparams.scheme.axis)
+        key = (qparams.scheme.container, qparams.scheme.axis)
         if key not in sessions:
             sessions[key] = _quantize_dequantize(*key)
         feed = {"x": x, "scale": qparams.scale, "zero_point": np.asarray(qparams.zero_point)}
@@ -258,6 +258,31 @@ def test_equal_to_onnxruntime_for_8_bits(reference, signed, symmetric, low, high
     q, y = reference(qparams, x)
     np.testing.assert_array_equal(qparams.quantize(x), q)
     np.testing.assert_array_equal(qparams.dequantize(q), y)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.sampled_from([UINT16, INT16]), st.floats(-100, 0, width=32), st.floats(2.0**-20, 100, width=32), st.integers(0)
+)
+def test_equal_to_onnxruntime_for_16_bits(reference, container, low, high, seed):
+    qparams = Scheme(16, container).qparams(Range(low, high))
+    x = np.random.default_rng(seed).uniform(2 * qparams.low, 2 * qparams.high, 1000).astype(np.float32)
+    q, y = reference(qparams, x)
+    np.testing.assert_array_equal(qparams.quantize(x), q)
+    np.testing.assert_array_equal(qparams.dequantize(q), y)
+    inside = (x > qparams.low) & (x < qparams.high)
+    # An integer of 16 bits times a float32 scale is exact to a two-hundredth of a step.
+    assert np.all(np.abs(x.astype(np.float64) - y)[inside] <= float(qparams.scale) * 0.505)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([UINT16, INT16]), st.booleans(), ranges)
+def test_every_integer_of_16_bits_stands_for_a_value_of_its_own(container, symmetric, bounds):
+    scheme = Scheme(16, container, symmetric)
+    qparams = scheme.qparams(bounds)
+    assume(float(qparams.scale) > 1e-37)  # below, float32 has no digits left for multiples of it
+    integers = np.arange(scheme.qmin, scheme.qmax + 1).astype(scheme.dtype)
+    np.testing.assert_array_equal(qparams.quantize(qparams.dequantize(integers)), integers)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

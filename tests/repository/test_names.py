@@ -15,6 +15,7 @@ CASES = {
     "tensorrt": (v8, Config(target="tensorrt")),
     "tensorrt-fp16": (v8, Config(target="tensorrt", float_type="fp16")),
     "generic": (v8, Config(target="generic")),
+    "qnn": (v8, Config(target="qnn")),
     "4-4-int4": (csp, Config(target="openvino", weight_bits=4, act_bits=4, reconstruct=False, pack="int4")),
     "shared": (shared_weights, Config(target="ort")),
 }

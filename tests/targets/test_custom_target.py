@@ -20,9 +20,9 @@ from onnxq.numerics.scheme import INT8, INT16, UINT8, UINT16
 from onnxq.qdq.insertion import insert_qdq
 from onnxq.targets import GENERIC, TARGETS, Role, Rule, Target
 
-QNN = Target(
-    name="qnn",
-    title="QNN",
+NPU = Target(
+    name="npu",
+    title="NPU",
     rules={
         **GENERIC.rules,
         **{op: Rule(Role.ELEMENTWISE) for op in ("Softmax", "Sub", "Div")},
@@ -35,14 +35,14 @@ QNN = Target(
 
 
 @pytest.fixture(autouse=True)
-def qnn(monkeypatch):
-    """Register a target, as a file `onnxq/targets/qnn.py` and its name in `onnxq/targets/__init__.py` do."""
-    monkeypatch.setitem(TARGETS, "qnn", QNN)
+def npu(monkeypatch):
+    """Register a target, as a file `onnxq/targets/npu.py` and its name in `onnxq/targets/__init__.py` do."""
+    monkeypatch.setitem(TARGETS, "npu", NPU)
 
 
 def quantized(model, **options):
-    """The model quantized for QNN on four feeds, and what was found."""
-    return quantize(model, [feed(model, seed) for seed in range(4)], Config(target="qnn", **options))
+    """The model quantized for NPU on four feeds, and what was found."""
+    return quantize(model, [feed(model, seed) for seed in range(4)], Config(target="npu", **options))
 
 
 def zero_point_types(model):
@@ -135,8 +135,8 @@ def test_single_nodes_can_have_the_wider_type():
 
 def test_a_target_without_8_bits(monkeypatch):
     """Both ends of the network have at least 8 bits, which 16 are: no type of 8 bits is asked for."""
-    target = replace(QNN, activations=(INT16,), symmetric_activations=True)
-    monkeypatch.setitem(TARGETS, "qnn", target)
+    target = replace(NPU, activations=(INT16,), symmetric_activations=True)
+    monkeypatch.setitem(TARGETS, "npu", target)
     model = csp()
     after = quantized(model).model
     onnx.checker.check_model(after, full_check=True)
@@ -147,8 +147,8 @@ def test_a_target_without_8_bits(monkeypatch):
 
 
 def test_an_unknown_lowering_pass_is_named(monkeypatch):
-    monkeypatch.setitem(TARGETS, "qnn", replace(QNN, lowering=("expand-softmax", "fuse-all")))
-    message = "^QNN: its lowering has 'fuse-all', which is not a pass; passes are pointwise-to-matmul, "
+    monkeypatch.setitem(TARGETS, "npu", replace(NPU, lowering=("expand-softmax", "fuse-all")))
+    message = "^NPU: its lowering has 'fuse-all', which is not a pass; passes are pointwise-to-matmul, "
     with pytest.raises(PipelineError, match=message):
         quantized(csp())
 
@@ -156,27 +156,27 @@ def test_an_unknown_lowering_pass_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("bits", "message"),
     [
-        (12, "act_bits: 12 bits: QNN has no Clip of uint16, which narrow activations need; use 16 or 8 bits"),
-        (17, "act_bits: 17 bits: activations of QNN have 2 to 16 bits"),
+        (12, "act_bits: 12 bits: NPU has no Clip of uint16, which narrow activations need; use 16 or 8 bits"),
+        (17, "act_bits: 17 bits: activations of NPU have 2 to 16 bits"),
     ],
 )
 def test_widths_that_it_lacks_are_refused(bits, message):
     with pytest.raises(ConfigError, match="^" + re.escape(message)):
-        Config(target="qnn", act_bits=bits)
+        Config(target="npu", act_bits=bits)
 
 
 @pytest.mark.slow
 def test_the_command_line_and_the_report_follow(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     onnx.save(v8(), "model.onnx")
-    assert cli.main(["model.onnx", "--target", "qnn", "--count", "2", "--report", "r.json"]) == 0
+    assert cli.main(["model.onnx", "--target", "npu", "--count", "2", "--report", "r.json"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "target qnn (QNN), uh, W8A16" in out
+    assert "target npu (NPU), uh, W8A16" in out
     assert "(-v says which and why)" not in out  # no node is float
     report = json.loads((tmp_path / "r.json").read_text())
-    assert (report["target"], report["act_bits"], report["float"]) == ("qnn", 16, {})
+    assert (report["target"], report["act_bits"], report["float"]) == ("npu", 16, {})
     metadata = {entry.key: entry.value for entry in onnx.load("model.w8a16.onnx").metadata_props}
-    assert (metadata["onnxq.target"], metadata["onnxq.bits"]) == ("qnn", "W8A16")
+    assert (metadata["onnxq.target"], metadata["onnxq.bits"]) == ("npu", "W8A16")
 
 
 @pytest.mark.slow
@@ -189,7 +189,7 @@ def test_it_can_be_quantized_again():
 
 
 def test_asymmetric_unsigned_weights(monkeypatch):
-    monkeypatch.setitem(TARGETS, "qnn", replace(QNN, weights=(UINT8,), symmetric_weights=False))
+    monkeypatch.setitem(TARGETS, "npu", replace(NPU, weights=(UINT8,), symmetric_weights=False))
     model = csp()
     after = quantized(model, weight_method="mse").model
     stored = {w.name: numpy_helper.to_array(w) for w in after.graph.initializer}
@@ -202,14 +202,14 @@ def test_asymmetric_unsigned_weights(monkeypatch):
 
 
 def test_reconstruction_needs_symmetric_signed_weights(monkeypatch):
-    monkeypatch.setitem(TARGETS, "qnn", replace(QNN, weights=(UINT8,), symmetric_weights=False))
-    assert not Config(target="qnn", weight_bits=4).reconstructs
-    with pytest.raises(ConfigError, match=r"^reconstruct: weights for QNN are not symmetric signed integers; leave"):
-        Config(target="qnn", weight_bits=4, reconstruct=True)
+    monkeypatch.setitem(TARGETS, "npu", replace(NPU, weights=(UINT8,), symmetric_weights=False))
+    assert not Config(target="npu", weight_bits=4).reconstructs
+    with pytest.raises(ConfigError, match=r"^reconstruct: weights for NPU are not symmetric signed integers; leave"):
+        Config(target="npu", weight_bits=4, reconstruct=True)
 
 
 def test_16_bits_can_be_the_only_width(monkeypatch):
-    monkeypatch.setitem(TARGETS, "qnn", replace(QNN, activations=(UINT16,)))
+    monkeypatch.setitem(TARGETS, "npu", replace(NPU, activations=(UINT16,)))
     after = quantized(csp()).model
     assert zero_point_types(after) == {TensorProto.UINT16}
     assert [entry.version for entry in after.opset_import if entry.domain == ""] == [21]

@@ -30,9 +30,10 @@ def test_a_detector(saved):
     assert row.decode == sum(node.name.startswith("decode_") for node in v8().graph.node)
     assert row.cells.keys() == TARGETS.keys()
     assert row.cells["generic"].convs == 17
-    for cell in row.cells.values():
+    for target, cell in row.cells.items():
         assert cell.convs + cell.floats.total() == row.convs
-        assert (cell.decode, cell.unfused, cell.refused) == (0, (), "")
+        assert bool(cell.decode) == TARGETS[target].quantizes_decode
+        assert (cell.unfused, cell.refused) == ((), "")
         assert cell.sqnr > 10
         assert cell.speed is None
 
@@ -53,16 +54,22 @@ def test_a_refusal_has_its_reason(saved):
     rows = [matrix.measure(saved(quantized(v8())[0]), NO_SPEED)]
     assert all("already quantized" in cell.refused for cell in rows[0].cells.values())
     text = matrix.markdown(rows, NO_SPEED)
-    assert "| net | pytorch 2.5, opset 13 |  | 0 | 0 | refused | refused | refused | refused |" in text
+    refused = " | ".join(["refused"] * len(TARGETS))
+    assert f"| net | pytorch 2.5, opset 13 |  | 0 | 0 | {refused} |" in text
     assert "- net, every target: the model is already quantized: node" in text
 
 
 def test_what_is_not_as_it_should_be_is_told():
-    cells = {"ort": matrix.Cell(convs=3, unfused=("left", "right")), "generic": matrix.Cell(decode=2)}
+    cells = {
+        "ort": matrix.Cell(convs=3, unfused=("left", "right")),
+        "generic": matrix.Cell(decode=2),
+        "qnn": matrix.Cell(decode=2),
+    }
     row = matrix.Row("net", "pytorch, opset 13", "v8", 3, 5, cells)
     text = matrix.markdown([row], Settings(None, 2, 0, tuple(cells)))
     assert "- net, ort: these layers run in float: left, right" in text
     assert "- net, generic: 2 nodes of the decode are on integers" in text
+    assert "net, qnn" not in text
 
 
 @pytest.mark.slow
