@@ -36,7 +36,7 @@ def test_a_file_runs_in_the_runtime_of_its_target(target):
     assert choice.describe() == f"run in {RUNTIMES[target.runtime].described()}, its target"
 
 
-@pytest.mark.parametrize("target", ["generic", "tensorrt", "one-of-somebody-else"])
+@pytest.mark.parametrize("target", ["generic", "qnn", "tensorrt", "one-of-somebody-else"])
 def test_a_file_for_another_processor_is_computed_exactly(target):
     [choice] = choose_runtimes([aimed_at(target)], "auto")
     assert choice.name == "exact"
