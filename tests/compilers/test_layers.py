@@ -8,7 +8,7 @@ from onnxq.facts import Plan
 from onnxq.targets import TARGETS
 
 
-@pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt", "generic"])
+@pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt", "qnn", "generic"])
 def test_the_layers_that_were_planned_are_wanted(target):
     after, facts = quantized(v8(), TARGETS[target])
     wanted = [layer.name for layer in file_layers(after) if layer.is_wanted]
