@@ -28,9 +28,16 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _given: int | None = None
 
 
-def limit() -> int:
-    """Return the most bytes that a model or data may ask for at once."""
-    return _given if _given is not None else int(of_machine() * _SHARE)
+def limit(default: int | None = None) -> int:
+    """Return the most bytes that a model or data may ask for at once.
+
+    Args:
+        default: a lower limit for some things, as long as the user sets none.
+    """
+    if _given is not None:
+        return _given
+    share = int(of_machine() * _SHARE)
+    return share if default is None else min(share, default)
 
 
 def of_machine() -> int:
@@ -57,7 +64,7 @@ def limited_to(size: int | None) -> Iterator[None]:
         _given = before
 
 
-def require(size: int, what: str, remedy: str, error: type[OnnxqError] = DataError) -> None:
+def require(size: int, what: str, remedy: str, error: type[OnnxqError] = DataError, default: int | None = None) -> None:
     """Refuse what asks for more memory than the limit.
 
     Args:
@@ -65,13 +72,15 @@ def require(size: int, what: str, remedy: str, error: type[OnnxqError] = DataErr
         what: file, node or tensor, and what it holds, for the message.
         remedy: what else helps than a higher limit.
         error: its type.
+        default: as in `limit`.
 
     Raises:
         OnnxqError: the size is above the limit; of the type `error`.
     """
-    if size > limit():
+    most = limit(default)
+    if size > most:
         raise error(
-            f"{what} would take {size_text(size)} of memory, and the limit is {size_text(limit())}: {remedy}, or allow "
+            f"{what} would take {size_text(size)} of memory, and the limit is {size_text(most)}: {remedy}, or allow "
             f"more with {OPTION}"
         )
 

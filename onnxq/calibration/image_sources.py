@@ -46,7 +46,7 @@ def image_sources(source: str | Path | SyntheticImages) -> list[ImageSource]:
     paths = sorted(path for path in find_files(str(source), split="val").files if not is_array(path))
     if not paths:
         raise DataError(f"{source}: has no images ({', '.join(sorted(IMAGES))}); give another folder")
-    reader = ImageReader([path for path in paths if not is_video(path)], reduced=True)
+    reader = ImageReader([path for path in paths if not is_video(path)])
     found: list[ImageSource] = []
     for path in paths:
         if is_video(path):

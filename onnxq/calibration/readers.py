@@ -102,7 +102,7 @@ class FileReader:
 
     def choose(self, files: Iterable[Path]) -> None:
         """Take these image files for the data set, whose levels decide how deep pictures are scaled."""
-        self._read_image = ImageReader(files, reduced=True)
+        self._read_image = ImageReader(files)
 
     def check_images(self, what: str) -> None:
         """Check that images fit the model.

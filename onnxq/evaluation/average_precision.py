@@ -223,7 +223,7 @@ def measure_precision(
     kinds, detector = _kinds(predictor, truth), predictor.detector
 
     def detect(image: int) -> list[dict[str, Any]]:
-        found = predictor.detect(truth.images[image](), settings)
+        found = predictor.detect(truth.images[image](), settings, truth.large.get(image))
         _require_known(found, match, predictor)
         return records(image, found, match.categories, detector, kinds)
 

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class GroundTruth:
         groups: ids of categories that only group others: they have no object, and others name them as their parent.
         owned: ids of the categories that have objects, also on images that are left out.
         remarks: what was mended in the annotations, a sentence each; also logged.
+        large: image id -> (height, width) in px of a picture that is decoded at a smaller scale.
     """
 
     coco: Any
@@ -53,6 +54,7 @@ class GroundTruth:
     groups: frozenset[int] = frozenset()
     owned: frozenset[int] = frozenset()
     remarks: tuple[str, ...] = ()
+    large: Mapping[int, Size] = field(default_factory=dict)
 
     @classmethod
     def from_memory(
@@ -137,6 +139,7 @@ class GroundTruth:
             frozenset(each.id for each in read.categories if each.id not in owned and each.name in parents),
             owned,
             tuple(read.remarks),
+            {number: size.upright for number, size in found.items() if size is not None and size.is_large},
         )
 
 

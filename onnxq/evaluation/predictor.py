@@ -253,12 +253,13 @@ class Predictor:
                     raise ModelError(f"output {name} has values that are NaN or infinite")
         return outputs
 
-    def detect(self, image: NDArray[np.uint8], settings: Settings) -> Found:
+    def detect(self, image: NDArray[np.uint8], settings: Settings, size: tuple[int, int] | None = None) -> Found:
         """Detect the objects in an image.
 
         Args:
             image: uint8 (height, width, 3), RGB.
             settings: `confidence`, `iou` and `max_detections` are used.
+            size: (height, width) in px of the picture, if the image was decoded at a smaller scale.
 
         Raises:
             ModelError: the model cannot be run, or gives values that are not finite.
@@ -268,7 +269,9 @@ class Predictor:
         outputs, layout = self.run(feed), self.detector.outputs
         found = find_objects(outputs, self.detector, settings.confidence, settings.iou, most=most)
         prototypes = np.asarray(outputs[layout.prototypes])[0] if layout.prototypes else None
-        return Found(found, letterbox, (image.shape[0], image.shape[1]), prototypes)
+        decoded = image.shape[0], image.shape[1]
+        placed = letterbox if size is None else letterbox.of_size(decoded, size)
+        return Found(found, placed, size or decoded, prototypes)
 
 
 def _is_quantized(model: onnx.ModelProto) -> bool:

@@ -39,6 +39,16 @@ class Letterbox:
         """Canvas px per image px, across the image."""
         return self.ratio * self.widening
 
+    def of_size(self, decoded: tuple[int, int], size: tuple[int, int]) -> "Letterbox":
+        """Return the placement of a picture that was decoded at a smaller scale, in px of its whole size.
+
+        Args:
+            decoded: (height, width) of the image that was placed.
+            size: (height, width) of the whole picture.
+        """
+        ratio, across = self.ratio * decoded[0] / size[0], self.ratio_across * decoded[1] / size[1]
+        return replace(self, ratio=ratio, widening=across / ratio)
+
     def undo(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return boxes, float32 (n, 4) xyxy, in image px instead of canvas px."""
         offset = np.array([self.left, self.top, self.left, self.top], np.float32)

@@ -288,3 +288,13 @@ class TestParse:
     def test_refused(self, text: str, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             parse_preprocess(text)
+
+
+@pytest.mark.parametrize("place", ["centred", "stretch", "crop"])
+def test_boxes_on_a_picture_that_was_decoded_at_a_smaller_scale(place):
+    small, canvas = np.zeros((30, 41, 3), np.uint8), np.float32([[5, 6, 20, 30]])
+    _, placed = replace(YOLO, place=place)(small, (64, 64))
+    whole = placed.of_size((30, 41), (120, 163))
+    np.testing.assert_allclose(
+        whole.undo(canvas), placed.undo(canvas) * np.float32([163 / 41, 4, 163 / 41, 4]), rtol=1e-5
+    )

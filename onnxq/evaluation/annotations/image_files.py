@@ -14,9 +14,11 @@ from PIL import Image
 from onnxq._text import some
 from onnxq.errors import DataError
 from onnxq.evaluation.annotations.records import Annotations, Size
+from onnxq.yolo.inputs.image_files import orientation
+from onnxq.yolo.inputs.large_pictures import LARGE
 
-_ORIENTATION = 0x0112
-"""EXIF's tag of the orientation; values from 5 on turn an image by a quarter."""
+_QUARTERS = 5
+"""Least EXIF orientation that turns an image by a quarter."""
 
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
 """What Label Studio puts before the name of a file that was uploaded."""
@@ -32,6 +34,11 @@ class PictureSize(NamedTuple):
 
     upright: Size
     stored: Size
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the picture is decoded at a smaller scale."""
+        return self.stored[0] * self.stored[1] > LARGE
 
 
 def find_images(read: Annotations, folder: Path) -> dict[int, Path]:
@@ -121,8 +128,7 @@ def picture_size(path: Path) -> PictureSize | None:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 width, height = image.size
-                orientation = image.getexif().get(_ORIENTATION, 1)
+                turned = orientation(image) >= _QUARTERS
     except Exception:  # Pillow raises SyntaxError, struct.error, OverflowError and more; reading the image tells it
         return None
-    turned = isinstance(orientation, int) and 5 <= orientation <= 8
     return PictureSize((width, height) if turned else (height, width), (height, width))

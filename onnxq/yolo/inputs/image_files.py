@@ -14,21 +14,29 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from onnxq._text import plural
 from onnxq.errors import DataError
+from onnxq.yolo.inputs.large_pictures import LARGE, reduced, require_memory, to_array
 
 log = logging.getLogger(__name__)
 
-_LARGE = 89_000_000
-"""Pixels above which a picture is decoded alone, and scaled down if it may be. Pillow warns above some more."""
-
 _LARGEST = 1 << 30
-"""Most pixels that are decoded, which takes 4 GB of memory."""
+"""Most pixels that are decoded, which takes a minute."""
 
-_REDUCED = 16_000_000
-"""Pixels that a picture is scaled down to."""
+_ORIENTATION = 0x0112
+"""EXIF's tag of the orientation."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""Orientation -> what turns an image upright."""
+
+_KEPT = 2
+"""Large pictures that are kept at a smaller scale, 48 MB each."""
 
 _DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 """Numbers of bits that cameras and files use."""
@@ -84,20 +92,20 @@ class ImageReader:
 
     Args:
         files: the data set; the images that are read must be among them.
-        reduced: pictures above 89 million pixels are scaled down by a whole number while they are decoded, so that
-            boxes on them are in other px.
     """
 
-    def __init__(self, files: Iterable[Path], *, reduced: bool = False) -> None:
+    def __init__(self, files: Iterable[Path]) -> None:
         self._files = list(files)
-        self._reduced = reduced
         self._lock = threading.Lock()
+        self._kept: dict[Path, NDArray[np.uint8]] = {}
         self._depths: dict[str, _Depth] | None = None
 
     def __call__(self, path: Path) -> NDArray[np.uint8]:
         """Decode an image file, turned upright by its EXIF orientation.
 
-        Palette, grey, CMYK and deeper images become 8-bit RGB; transparency is dropped.
+        Palette, grey, CMYK and deeper images become 8-bit RGB; transparency is dropped. Pictures above 64 million
+        pixels are scaled down by a whole number while they are decoded, so that boxes on them are in other px; those of
+        more than 8 bits are not.
 
         Returns:
             uint8 (height, width, 3), RGB.
@@ -110,21 +118,20 @@ class ImageReader:
             pixels = width * height
             if pixels > _LARGEST:
                 raise DataError(f"{path}: has {width} x {height} pixels, more than can be decoded; cut it into tiles")
-            with _decoding if pixels > _LARGE else nullcontext():
-                factor = math.ceil(math.sqrt(pixels / _REDUCED)) if self._reduced and pixels > _LARGE else 1
-                if factor > 1:
-                    image.draft(None, (width // factor, height // factor))
-                    factor = max(1, factor * image.width // width)
-                rgb = self._rgb(path, image)
-                return np.asarray(rgb.reduce(factor) if factor > 1 else rgb)
+            kind, turn = _deep_kind(image), orientation(image)
+            require_memory(path, image, bool(kind))
+            with _decoding if pixels > LARGE else nullcontext():
+                if pixels > LARGE and not kind:
+                    return self._reduced(path, image, turn)
+                return to_array(_upright(_rgb(self._scaled(path, image, kind) if kind else image), turn))
 
-    def _rgb(self, path: Path, image: Image.Image) -> Image.Image:
-        kind = _deep_kind(image)
-        ImageOps.exif_transpose(image, in_place=True)
-        if kind:
-            image = self._scaled(path, image, kind)
-        image.info.pop("transparency", None)  # Pillow warns about palettes with transparency
-        return image if image.mode == "RGB" else image.convert("RGB")
+    def _reduced(self, path: Path, image: Image.Image, turn: int) -> NDArray[np.uint8]:
+        """Decode a large picture at a smaller scale, and keep the last few: each takes seconds and is read again."""
+        found = self._kept.pop(path, None)
+        self._kept[path] = np.asarray(_upright(reduced(path, image, _rgb), turn)) if found is None else found
+        while len(self._kept) > _KEPT:
+            del self._kept[next(iter(self._kept))]
+        return self._kept[path]
 
     def _scaled(self, path: Path, image: Image.Image, kind: str) -> Image.Image:
         """Scale the levels of a picture of more than 8 bits."""
@@ -152,6 +159,21 @@ class ImageReader:
             if self._depths is None:
                 self._depths = _survey(self._files)
         return self._depths[kind]
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1 to 8, without loading its pixels."""
+    found = Image.Image.getexif(image).get(_ORIENTATION, 1)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _upright(image: Image.Image, turn: int) -> Image.Image:
+    return image if turn == 1 else image.transpose(_TURNS[turn])
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    image.info.pop("transparency", None)  # Pillow warns about palettes with transparency
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -1,15 +1,14 @@
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from onnxq.errors import DataError
 from onnxq.yolo.inputs import image_files
-from onnxq.yolo.inputs.image_files import ImageReader, read_image
+from onnxq.yolo.inputs.image_files import ImageReader, orientation, read_image
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -162,38 +161,26 @@ def save_colours(path: Path, white: int) -> Path:
     return path
 
 
-class TestLargePictures:
-    @pytest.fixture
-    def small_limits(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(image_files, "_LARGE", 5_000)
-        monkeypatch.setattr(image_files, "_REDUCED", 1_000)
-        monkeypatch.setattr(image_files, "_LARGEST", 100_000)
+def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "_LARGEST", 100_000)
+    Image.new("L", (400, 300)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="has 400 x 300 pixels, more than can be decoded; cut it into tiles"):
+        read_image(tmp_path / "a.png")
 
-    @pytest.mark.usefixtures("small_limits")
-    @pytest.mark.parametrize("save", [
-        lambda image, path: image.save(path.with_suffix(".jpg"), quality=95),
-        lambda image, path: image.save(path.with_suffix(".png")),
-        lambda image, path: image.convert("P").save(path.with_suffix(".png")),
-        lambda image, path: image.convert("L").save(path.with_suffix(".tif")),
-    ])  # fmt: skip
-    def test_are_scaled_down_if_they_may_be(self, tmp_path: Path, save: Callable[[Image.Image, Path], None]) -> None:
-        across = np.repeat(np.linspace(40, 200, 120)[None], 90, 0).astype(np.uint8)
-        save(Image.fromarray(np.stack([across] * 3, -1)), tmp_path / "a")
-        [path] = tmp_path.iterdir()
-        assert read_image(path).shape == (90, 120, 3)
-        small = ImageReader([path], reduced=True)(path)
-        assert small.shape[0] * small.shape[1] <= 1_100
-        assert small.shape[1] / small.shape[0] == pytest.approx(120 / 90, rel=0.1)
-        expected = np.linspace(40, 200, small.shape[1])
-        assert np.abs(small[3, :, 0] - expected).max() < 8
 
-    @pytest.mark.usefixtures("small_limits")
-    def test_others_are_not(self, tmp_path: Path) -> None:
-        Image.fromarray(noise(70, 70)).save(tmp_path / "a.png")
-        np.testing.assert_array_equal(ImageReader([], reduced=True)(tmp_path / "a.png"), noise(70, 70))
+def test_the_orientation_is_found_without_decoding(tmp_path: Path) -> None:
+    Image.fromarray(noise(64, 64)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    with Image.open(tmp_path / "a.png") as image:
+        assert orientation(image) == 1
 
-    @pytest.mark.usefixtures("small_limits")
-    def test_too_large(self, tmp_path: Path) -> None:
-        Image.new("L", (400, 300)).save(tmp_path / "a.png")
-        with pytest.raises(DataError, match="has 400 x 300 pixels, more than can be decoded; cut it into tiles"):
-            read_image(tmp_path / "a.png")
+
+@pytest.mark.parametrize("turn", range(9))
+def test_all_orientations(tmp_path: Path, turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(noise(20, 30)).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
