@@ -1,13 +1,15 @@
 """Checks what annotations list: entries that come twice, and objects of images that are not listed."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from onnxq._text import plural, some
 from onnxq.errors import DataError
 from onnxq.evaluation.annotations.class_keys import class_key
 from onnxq.evaluation.annotations.records import Annotations, Category, ImageRecord
+
+_PARTS = ("segmentation", "keypoints", "iscrowd", "rotation")
+"""Keys in which objects with the same box may differ."""
 
 
 def check_references(read: Annotations) -> None:
@@ -111,15 +113,15 @@ def _drop_unlisted(read: Annotations) -> None:
 
 def _drop_copies(read: Annotations) -> None:
     """Keep the first of objects that are equal in all but their id."""
-    first: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    seen: set[tuple[Any, ...]] = set()
     rows, copies = [], []
     for row, entry in enumerate(read.objects):
-        key = (entry["image_id"], entry["category_id"], *entry["bbox"])
-        same = first.setdefault(key, [])
-        if same and _is_among(entry, same):
+        parts = (repr(entry.get(key)) for key in _PARTS)
+        key = (entry["image_id"], entry["category_id"], *entry["bbox"], *parts)
+        if key in seen:
             copies.append(read.labels[row])
             continue
-        same.append(entry)
+        seen.add(key)
         rows.append(row)
     if copies:
         read.remarks.append(
@@ -127,8 +129,3 @@ def _drop_copies(read: Annotations) -> None:
             f"once, such as {copies[0]}"
         )
         read.keep(rows)
-
-
-def _is_among(entry: dict[str, Any], others: Iterable[dict[str, Any]]) -> bool:
-    keys: Sequence[str] = ("segmentation", "keypoints", "iscrowd", "rotation")
-    return any(all(entry.get(key) == other.get(key) for key in keys) for other in others)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.cocoeval import COCOeval
+
+from onnxq.evaluation.scoring.matching import Evaluation
 
 METRICS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
 """COCO's averages in pycocotools' order: attribute of `Scores` -> COCO's name, an attribute of `ModelPrecision`."""
@@ -55,7 +56,7 @@ class Matcher:
 
     kind: str = "bbox"
     most: int | None = None
-    evaluation: type[Any] = field(default=COCOeval)
+    evaluation: type[Any] = field(default=Evaluation)
     sigmas: tuple[float, ...] = ()
 
 

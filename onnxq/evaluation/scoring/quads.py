@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.cocoeval import COCOeval
 
 from onnxq.evaluation.annotations.outlines import polygons
+from onnxq.evaluation.scoring.matching import Evaluation
 from onnxq.yolo.boxes import quad_iou
 
 Quad = NDArray[np.float64]
@@ -87,7 +87,7 @@ def quad_area(quad: Quad) -> float:
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
-class RotatedEvaluation(COCOeval):  # type: ignore[misc]
+class RotatedEvaluation(Evaluation):
     """pycocotools' evaluation with the intersection over union of the entries' `quad`, as DOTA's has it."""
 
     def computeIoU(self, imgId: int, catId: int) -> Any:

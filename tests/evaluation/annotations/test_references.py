@@ -99,3 +99,15 @@ class TestCategories:
         read = checked(categories=kinds)
         assert [each.id for each in read.categories] == [1, 2]
         assert read.remarks == []
+
+
+def test_objects_of_one_box_that_differ_take_no_quadratic_time(tmp_path):
+    # Each compared with each, these would take minutes.
+    objects = [
+        {"id": k, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "segmentation": [[1, 2, 3, 4, 5, k]]}
+        for k in range(20_000)
+    ]
+    read = read_coco(written(tmp_path, dataset(1, annotations=[*objects, objects[7]])))
+    check_references(read)
+    assert len(read.objects) == 20_000
+    assert "1 object is listed twice and counted once, such as annotation 7" in read.remarks
