@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxq import memory
 from onnxq.errors import ModelError
 from onnxq.ir import (
     CONVS,
@@ -21,6 +22,7 @@ from onnxq.ir import (
     layer_fault,
     node_alone,
     remove,
+    value_bytes,
 )
 from onnxq.pipeline import Facts, Rewrite
 from onnxq.runtime.session import open_session, run
@@ -30,8 +32,8 @@ log = logging.getLogger(__name__)
 _LARGEST = 1 << 22
 """Greatest number of elements of a stored result: anchors and grids have far fewer, an expanded constant may not."""
 
-_REFUSED = 1 << 28
-"""Number of elements from which on a result is refused, stored or not: 1 GB as float32."""
+_REFUSED = 1 << 30
+"""Bytes above which a result is refused, stored or not, unless the user allows more: a runtime would compute it too."""
 
 _MOST_GROWTH = 1 << 26
 """Greatest number of elements that all results together may have beyond those that they were computed from."""
@@ -172,13 +174,16 @@ def _is_small(node: Node, alone: onnx.ModelProto, budget: _Budget) -> bool:
         ModelError: the results would not fit into memory.
     """
     given = _size_of_inputs(node)
-    sizes = [_size(value) for value in inferred_graph(alone).output]
+    outputs = inferred_graph(alone).output
+    sizes = [_size(value) for value in outputs]
     known = sum(size for size in sizes if size is not None)
-    if known > _REFUSED:
-        raise _TooLargeError(
-            f"node {node.name!r} ({node.op}) would make a constant of {known} elements from {given}; "
-            "export the model again"
-        )
+    memory.require(
+        sum(map(value_bytes, outputs)),
+        f"node {node.name!r} ({node.op}) makes a constant of {known} elements from {given}, which",
+        "export the model again",
+        _TooLargeError,
+        _REFUSED,
+    )
     if None in sizes and node.op in _GROWING:
         return False
     return known <= _LARGEST and known - given <= budget.left and known * _terms(node) <= _MOST_PRODUCTS

@@ -10,6 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from onnxq.ir import check_activations
 from onnxq.ir.storage import size
 from onnxq.runtime.session import Feed, cores, iter_outputs, open_session
 
@@ -56,7 +57,7 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
         The number of samples that ran.
 
     Raises:
-        ModelError: onnxruntime cannot load or run the model.
+        ModelError: onnxruntime cannot load or run the model, or its tensors do not fit into memory.
     """
     names = [output.name for output in model.graph.output]
     own = threading.local()
@@ -68,6 +69,7 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
             return 0
         if not hasattr(own, "session"):
             # Runs in one session share its memory, which grows with every new way in which they overlap.
+            check_activations(model, {name: array.shape for name, array in loaded[0].items()})
             own.session = open_worker_session(model, at_once)
         feed, valid = loaded
         padded = valid < next((array.shape[0] for array in feed.values() if array.ndim), valid)

@@ -4,6 +4,7 @@ The evidence for the input is its shape, the first operators of the graph and th
 (`names`, `imgsz`, `stride`, `task`), never the names of nodes or tensors; for the outputs see `output_layout`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxq import memory
 from onnxq.errors import ConfigError, ModelError
 from onnxq.ir import ProtoIndex, inferred_graph, with_weight_inputs
 from onnxq.runtime.session import Feed
@@ -32,6 +34,9 @@ from onnxq.yolo.inputs.image_input import (
 )
 from onnxq.yolo.output_layout import GIVEN_LAYOUT, Clues, OutputLayout, Shape
 from onnxq.yolo.preprocess import Preprocess, is_scale_said, parse_preprocess
+
+_FLOAT = 4
+"""Bytes of a value of an image as it is prepared."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,10 @@ class Detector:
     companions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     types: Mapping[str, "np.dtype[Any]"] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    def input_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all inputs by name."""
+        return {self.input_name: self.preprocess.shape(self.size, batch), **dict.fromkeys(self.companions, (batch, 2))}
 
     def feed(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return arrays for all inputs, given images as `preprocess` makes them, (batch, ...)."""
@@ -100,7 +109,8 @@ def detect(
 
     Raises:
         ModelError: the model does not have exactly one image input: float32, float16 or uint8, (batch, 3, height,
-            width) or (batch, height, width, 3); or the outputs cannot be read as those of the given family.
+            width) or (batch, height, width, 3); it does not fit into memory; or the outputs cannot be read as those of
+            the given family.
         ConfigError: an option has an unknown value, or the image size is unknown or does not fit the model.
     """
     said = parse_preprocess(preprocess)
@@ -109,6 +119,7 @@ def detect(
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     image = image_input(model.graph)
     size = image_size_of(image, image_size, metadata)
+    _check_size(image, size)
     names = parse_names(metadata.get("names", ""))
     clues = clues_of(model, size, output_shapes)
     recognized = recognize(clues) if family == "auto" else read_as(family, clues)
@@ -122,6 +133,17 @@ def detect(
     if not is_scale_said(said):
         found = _with_scale_of_first_layer(model, found)
     return replace(found, warnings=guess.warnings(said, found.preprocess))
+
+
+def _check_size(image: onnx.ValueInfoProto, size: tuple[int, int]) -> None:
+    """Refuse an input that does not fit into memory, before a picture of its size is made.
+
+    Raises:
+        ModelError: it does not.
+    """
+    batch, planes = (shape_of(image) or (0,))[0] or 1, planes_of(image)
+    what = f"the input {image.name!r} of {batch} x {planes} x {size[0]} x {size[1]} values"
+    memory.require(_FLOAT * math.prod((batch, planes, *size)), what, "give a smaller --image-size", ModelError)
 
 
 def clues_of(

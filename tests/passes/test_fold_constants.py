@@ -364,7 +364,7 @@ class TestSizes:
     )
     def test_what_no_memory_holds_is_refused(self, make):
         net = Net()
-        with pytest.raises(ModelError, match=r"^node '.*' \(\w+\) would make a constant of \d+ elements from \d+"):
+        with pytest.raises(ModelError, match=r"^node '.*' \(\w+\) makes a constant of \d+ elements from \d+, which"):
             rewrite(STEP, self.model(net, make(net)))
         assert self.computed == []
 

@@ -10,6 +10,7 @@ import onnx
 from google.protobuf.message import Message
 from onnx import AttributeProto, TensorProto
 
+from onnxq import memory
 from onnxq._text import shape_text
 from onnxq.errors import ModelError
 from onnxq.ir.checks.tensors import node_text
@@ -20,8 +21,8 @@ Schema = onnx.defs.OpSchema
 _FIELDS = {AttributeProto.TENSOR: "t", AttributeProto.GRAPH: "g", AttributeProto.SPARSE_TENSOR: "sparse_tensor"}
 """Type of an attribute whose value has no default -> the field that holds it."""
 
-_MOST_INPUT = 1 << 28
-"""Greatest number of elements of an input: 1 GB as float32."""
+_MOST_INPUT = 1 << 30
+"""Bytes of an input, with values of four, unless the user allows more."""
 
 _LAST_VERSION = 2**31 - 1
 """Greatest version of an operator set that onnx can look up; a model may state greater ones."""
@@ -85,10 +86,9 @@ def check_values(graph: onnx.GraphProto) -> None:
             )
     for value in graph.input:
         dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        if math.prod(max(dim, 1) for dim in dims) > _MOST_INPUT:
-            raise ModelError(
-                f"the input {value.name!r} has the shape {shape_text(dims)}, which is too large; {_REMEDY}"
-            )
+        size = 4 * math.prod(max(dim, 1) for dim in dims)
+        what = f"the input {value.name!r} of the shape {shape_text(dims)}"
+        memory.require(size, what, _REMEDY, ModelError, _MOST_INPUT)
 
 
 class _Checker:

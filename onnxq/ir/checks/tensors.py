@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxq import memory
 from onnxq.errors import ModelError
 
 _BITS = {
@@ -15,8 +16,8 @@ _BITS = {
 }
 """Types of which several values share a byte -> bits of a value."""
 
-_LARGEST = 1 << 28
-"""Greatest number of elements that a sparse tensor may stand for: the dense one takes 1 GB as float32."""
+_LARGEST = 1 << 30
+"""Bytes that a sparse tensor may stand for unless the user allows more."""
 
 
 def all_tensors(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
@@ -116,8 +117,10 @@ def check_sparse(where: str, sparse: onnx.SparseTensorProto) -> None:
     """
     dims, indices = tuple(sparse.dims), sparse.indices
     count = math.prod(sparse.values.dims)
-    if any(dim < 0 for dim in dims) or math.prod(dims) > _LARGEST:
+    if any(dim < 0 for dim in dims):
         raise ModelError(f"{where} has the shape {dims}, which no constant can have; export the model again")
+    dense = TensorProto(data_type=sparse.values.data_type, dims=dims)
+    memory.require(byte_size(dense), f"{where}, of the shape {dims},", "export the model again", ModelError, _LARGEST)
     if indices.data_type != TensorProto.INT64 or tuple(indices.dims) not in ((count,), (count, len(dims))):
         raise ModelError(
             f"{where} has {count} values and indices of the shape {tuple(indices.dims)}; export the model again"
