@@ -79,7 +79,7 @@ def value_bytes(value: onnx.ValueInfoProto) -> int:
         return 0
     dims = [dim.dim_value for dim in tensor.shape.dim]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    return max(0, math.prod(dims)) * int(np.dtype(dtype).itemsize)
+    return max(0, math.prod(map(int, dims))) * int(np.dtype(dtype).itemsize)
 
 
 def _shape_text(value: onnx.ValueInfoProto) -> str:
