@@ -16,7 +16,7 @@ from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.config import Config
 from onnxq.facts import InputSummary, Migration, Plan, Probe, Statistics
 from onnxq.hooks import time_passes
-from onnxq.ir import Model, ProtoIndex, check_activations, storage
+from onnxq.ir import Model, ProtoIndex, storage
 from onnxq.ir.load import load
 from onnxq.ir.unsupported_tail import UnsupportedTail, detach
 from onnxq.passes import default, prepare_and_cut, prepare_and_plan
@@ -109,7 +109,7 @@ def quantize(
     config = config or Config()
     progress("preparing", 0, 0)
     original, tail = _load_runnable(model)
-    detector = _detect(original, config)
+    detector = detect(original, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
     pinned = _with_what_statistics_imply(facts, config)
     samples = None if Statistics in pinned else open_data(data, original, detector, config)
     questions: tuple[str, ...] = ()
@@ -143,7 +143,7 @@ def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> t
     """
     config = config or Config()
     original, _ = _load_runnable(model)
-    detector = _detect(original, config)
+    detector = detect(original, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
     return Pipeline(prepare_and_plan(config)).run(Model(original))[Plan], detector
 
 
@@ -171,15 +171,6 @@ def _load_runnable(model: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto
             ", ".join(tail.unsupported),
         )
     return front, tail
-
-
-def _detect(original: onnx.ModelProto, config: Config) -> Detector:
-    """Recognize the inputs and outputs, and check that a run fits into memory."""
-    detector = detect(original, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
-    inputs = {value.name: value.type.tensor_type.shape for value in ProtoIndex(original.graph).inputs}
-    batch = next((dim.dim_value for dim in inputs[detector.input_name].dim), 0) or 1
-    check_activations(original, detector.input_shapes(batch))
-    return detector
 
 
 def open_data(data: object, original: onnx.ModelProto, detector: Detector, config: Config) -> Samples:

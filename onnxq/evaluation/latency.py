@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.ir import check_activations
 from onnxq.ir.storage import load_proto, size_on_disk
 from onnxq.progress import Progress, silent
 from onnxq.runtime import OperatorTime, Runtime
@@ -108,7 +107,6 @@ def _random_feed(path: Path, size: tuple[int, int] | None) -> Feed:
     preprocess = detector.preprocess
     shapes = {value.name: value.type.tensor_type.shape for value in model.graph.input}
     batch = shapes[detector.input_name].dim[0].dim_value or 1
-    check_activations(model, detector.input_shapes(batch))
     values = np.random.default_rng(0).random(preprocess.shape(detector.size, batch), dtype=np.float32)
     return detector.feed((preprocess.value_range[1] * values).astype(preprocess.dtype, copy=False))
 

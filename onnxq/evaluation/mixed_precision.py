@@ -285,7 +285,7 @@ class _TrialRecord:
             return cls(path, key, [], {})
         try:
             found = msgspec.json.decode(path.read_bytes(), type=_Recorded)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise _no_record(path, error) from error
         if found.key != key:
             return cls(path, key, [], {})

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxq.calibration.dead_leaves import dead_leaves_image
 from onnxq.errors import ConfigError, DataError, ModelError, OnnxqError
 from onnxq.evaluation.runtime_choice import AUTO, CHOICES, choose_runtimes
-from onnxq.ir import QDQ_OPS, ProtoIndex, check_activations
+from onnxq.ir import QDQ_OPS, ProtoIndex
 from onnxq.ir.operators import CONVS
 from onnxq.ir.storage import load_proto
 from onnxq.ir.unsupported_tail import detach
@@ -198,7 +198,6 @@ class Predictor:
             inputs = {value.name: value.type for value in ProtoIndex(graph.graph).inputs}
             outputs = {value.name: value.type for value in graph.graph.output}
             batch = inputs[guess.input_name].tensor_type.shape.dim[0].dim_value or 1
-            check_activations(graph, guess.input_shapes(batch))
             black = np.zeros(guess.preprocess.shape(guess.size, batch), guess.preprocess.dtype)
             [choice] = choose_runtimes([graph], settings.runtime)
             kind = RUNTIMES[choice.name]

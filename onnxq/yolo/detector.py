@@ -5,7 +5,7 @@ The evidence for the input is its shape, the first operators of the graph and th
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxq import memory
 from onnxq.errors import ConfigError, ModelError
-from onnxq.ir import ProtoIndex, inferred_graph, with_weight_inputs
+from onnxq.ir import ProtoIndex, check_activations, inferred_graph, with_weight_inputs
 from onnxq.runtime.session import Feed
 from onnxq.yolo.class_names import parse_names
 from onnxq.yolo.columns import parse_layout
@@ -65,10 +65,6 @@ class Detector:
     types: Mapping[str, "np.dtype[Any]"] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
-    def input_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of all inputs by name."""
-        return {self.input_name: self.preprocess.shape(self.size, batch), **dict.fromkeys(self.companions, (batch, 2))}
-
     def feed(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return arrays for all inputs, given images as `preprocess` makes them, (batch, ...)."""
         rows = {
@@ -109,8 +105,8 @@ def detect(
 
     Raises:
         ModelError: the model does not have exactly one image input: float32, float16 or uint8, (batch, 3, height,
-            width) or (batch, height, width, 3); it does not fit into memory; or the outputs cannot be read as those of
-            the given family.
+            width) or (batch, height, width, 3); it or a run does not fit into memory; or the outputs cannot be read as
+            those of the given family.
         ConfigError: an option has an unknown value, or the image size is unknown or does not fit the model.
     """
     said = parse_preprocess(preprocess)
@@ -119,12 +115,12 @@ def detect(
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     image = image_input(model.graph)
     size = image_size_of(image, image_size, metadata)
-    _check_size(image, size)
+    companions = _companions(model.graph, image.name, size)
+    _check_memory(model, image, size, companions)
     names = parse_names(metadata.get("names", ""))
     clues = clues_of(model, size, output_shapes)
     recognized = recognize(clues) if family == "auto" else read_as(family, clues)
     outputs = columns_layout(parse_layout(layout), clues, GIVEN_LAYOUT) if layout else recognized
-    companions = _companions(model.graph, image.name, size)
     is_stretched = bool(companions) or "rtdetr" in metadata.get("description", "").lower()
     guess = guess_preprocess(model, image, clues, recognized, is_stretched)
     why = outputs.why + guess.why.removeprefix(recognized.why)
@@ -135,8 +131,10 @@ def detect(
     return replace(found, warnings=guess.warnings(said, found.preprocess))
 
 
-def _check_size(image: onnx.ValueInfoProto, size: tuple[int, int]) -> None:
-    """Refuse an input that does not fit into memory, before a picture of its size is made.
+def _check_memory(
+    model: onnx.ModelProto, image: onnx.ValueInfoProto, size: tuple[int, int], companions: Iterable[str]
+) -> None:
+    """Refuse a model whose input or whose run does not fit into memory, before a picture is made or a part of it runs.
 
     Raises:
         ModelError: it does not.
@@ -144,6 +142,8 @@ def _check_size(image: onnx.ValueInfoProto, size: tuple[int, int]) -> None:
     batch, planes = (shape_of(image) or (0,))[0] or 1, planes_of(image)
     what = f"the input {image.name!r} of {batch} x {planes} x {size[0]} x {size[1]} values"
     memory.require(_FLOAT * math.prod((batch, planes, *size)), what, "give a smaller --image-size", ModelError)
+    shape = (batch, *size, planes) if is_channels_last(image) else (batch, planes, *size)
+    check_activations(model, {image.name: shape, **dict.fromkeys(companions, (batch, 2))})
 
 
 def clues_of(

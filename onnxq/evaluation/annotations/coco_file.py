@@ -8,9 +8,12 @@ from typing import Any
 from onnxq._text import plural
 from onnxq.errors import DataError
 from onnxq.evaluation.annotations.ids import Numbering
-from onnxq.evaluation.annotations.outlines import box_of_outlines
+from onnxq.evaluation.annotations.outlines import box_of_outlines, check_outline
 from onnxq.evaluation.annotations.records import Annotations, Category, ImageRecord, Size
 from onnxq.ir.files import read_json
+
+_FARTHEST = 1e9
+"""Greatest coordinate of a keypoint, px."""
 
 _OTHER_FORMATS = (
     ({"shapes", "imagePath"}, "LabelMe and X-AnyLabeling keep a file for each image: export them as COCO"),
@@ -57,14 +60,14 @@ class _Reader:
         Raises:
             KeyError, TypeError, ValueError, OverflowError: it is not in COCO's format.
         """
-        listed, entries = self._dataset["images"], self._dataset["annotations"]
+        listed, entries = self._entries("images"), self._entries("annotations")
         labels = [_label(entry, place) for place, entry in enumerate(entries, start=1)]
         image_ids = Numbering.of([image["id"] for image in listed], "image")
         images = [
             ImageRecord(number, _file_name(image, number), _stated_size(image))
             for number, image in zip(image_ids.numbers, listed, strict=True)
         ]
-        kinds = self._dataset["categories"]
+        kinds = self._entries("categories")
         category_ids = Numbering.of([kind["id"] for kind in kinds], "category", sort=False)
         self._category_numbers = set(category_ids.numbers)
         categories = [
@@ -81,6 +84,15 @@ class _Reader:
             labels,
             [_counted(what, names) for what, names in self._mended.items()],
         )
+
+    def _entries(self, key: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._dataset[key]
+        if not isinstance(found, list):
+            raise TypeError(f"`{key}` is no list")
+        for place, entry in enumerate(found, start=1):
+            if not isinstance(entry, dict):
+                raise TypeError(f"number {place} of `{key}` is no object with keys")
+        return found
 
     def _mend(self, what: str, label: str) -> None:
         self._mended.setdefault(what, []).append(label)
@@ -108,6 +120,8 @@ class _Reader:
             entry["image_id"] = number if number is not None else -1
 
     def _object(self, entry: Mapping[str, Any], label: str, category_ids: Numbering) -> dict[str, Any]:
+        if entry.get("segmentation"):
+            _check_outline(entry["segmentation"], label)
         box = self._box(entry, label)
         category = category_ids.number(_of(entry, "category_id", label), f"the category of {label}")
         if category is None or category not in self._category_numbers:
@@ -124,7 +138,9 @@ class _Reader:
             "iscrowd": int(entry.get("iscrowd") or 0),
         }
         found.update({key: entry[key] for key in ("segmentation", "keypoints") if entry.get(key)})
-        rotation = (entry.get("attributes") or {}).get("rotation") if "attributes" in entry else None
+        _check_keypoints(found.get("keypoints", []), label)
+        attributes = entry.get("attributes")
+        rotation = attributes.get("rotation") if isinstance(attributes, dict) else None
         if rotation:
             found["rotation"] = float(rotation)
         return found
@@ -162,6 +178,23 @@ class _Reader:
             return area
         self._mend("without an area, which is taken from the box", label)
         return of_box
+
+
+def _check_outline(outline: object, label: str) -> None:
+    try:
+        check_outline(outline)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from None
+
+
+def _check_keypoints(points: object, label: str) -> None:
+    """Refuse keypoints that cannot be read."""
+    if not isinstance(points, list) or len(points) % 3 or not all(_is_number(value) for value in points):
+        raise ValueError(f"{label}: keypoints are no list of x, y and visibility")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _FARTHEST
 
 
 def _of(entry: Mapping[str, Any], key: str, label: str) -> Any:

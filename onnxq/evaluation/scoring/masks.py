@@ -17,7 +17,9 @@ def mask_of(entry: dict[str, Any], size: Size) -> dict[str, Any]:
     outline = entry.get("segmentation")
     if isinstance(outline, dict) and tuple(outline.get("size", ())) == size:
         return compressed(outline)
-    parts = [part for part in polygons(outline) if len(part) > 2]
+    # pycocotools draws every pixel of a side, however far it leads.
+    height, width = size
+    parts = [part.clip(-max(size), (2 * width, 2 * height)) for part in polygons(outline) if len(part) > 2]
     if not parts:
         x, y, w, h = entry["bbox"]
         parts = [np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)])]

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from onnxq._text import size_text
 from onnxq.errors import ModelError
 from onnxq.yolo.columns import sigmoid
 from onnxq.yolo.detections import Detections
@@ -92,9 +93,14 @@ def _read(by_stride: Anchors, reading: Reading) -> Detections:
         grid = reading.own_table(index)
         if grid.ndim == 3:
             grid = grid.reshape(3, -1, *grid.shape[1:]).transpose(0, 2, 3, 1)
-        rows, width = grid.shape[1], grid.shape[3]
+        stride, width = _stride((1, *grid.shape), reading.size), grid.shape[3]
+        if not stride:
+            raise ModelError(
+                f"family {layout.family}: output {layout.outputs[index]} is {grid.shape[1]} x {grid.shape[2]} cells, "
+                f"which do not fit {size_text(reading.size)} px: give another --family"
+            )
         shares = (grid if layout.activated else sigmoid(grid)).reshape(3, -1, width)
-        cells = grid_cells(reading.size, (reading.size[0] // rows,))
+        cells = grid_cells(reading.size, (stride,))
         centres = (2 * shares[..., 0:2] - 0.5 + cells[:, :2]) * cells[:, 2:]
         sizes = (2 * shares[..., 2:4]) ** 2 * np.array(sides, np.float32).reshape(3, 1, 2)
         scales.append(np.concatenate([centres, sizes, shares[..., 4:]], axis=2).reshape(-1, width))

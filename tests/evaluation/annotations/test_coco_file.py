@@ -34,6 +34,46 @@ def test_objects_without_an_id_are_called_by_their_place(tmp_path):
     assert read(tmp_path, annotations=entries).labels[2] == "annotation number 3"
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [{"images": {}}, {"images": [3]}, {"annotations": [[]]}, {"annotations": "x"}, {"categories": [None]}],
+    ids=str,
+)
+def test_entries_that_are_no_objects(tmp_path, parts):
+    with pytest.raises(DataError, match=r"not COCO detection annotations: .*(no object with keys|is no list)"):
+        read(tmp_path, **parts)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"segmentation": "x"}, "segmentation is 'x', neither polygons nor a mask"),
+        ({"segmentation": {"counts": [1]}}, "the mask has the size None"),
+        ({"segmentation": {"size": [3, -1], "counts": [1]}}, r"the mask has the size \[3, -1\]"),
+        (
+            {"segmentation": {"size": [3, 3], "counts": [1]}},
+            "the runs of the mask add up to 1, not to the 3 x 3 pixels",
+        ),
+        ({"segmentation": {"size": [3, 3], "counts": [-1, 10]}}, "the runs of the mask add up to 9"),
+        ({"segmentation": {"size": [3, 3], "counts": "oo"}}, "cut short"),
+        ({"segmentation": {"size": [3, 3], "counts": "\x00"}}, "no text of run lengths"),
+        ({"segmentation": {"size": [3, 3], "counts": 9}}, "no whole numbers"),
+        ({"segmentation": {"size": [2**20, 2**20], "counts": [2**40]}}, "the runs of the mask add up to"),
+        ({"keypoints": [1, 2]}, "keypoints are no list of x, y and visibility"),
+        ({"keypoints": [1, "2", 2]}, "keypoints are no list"),
+        ({"keypoints": {"x": 1}}, "keypoints are no list"),
+        ({"keypoints": [1, math.nan, 2]}, "keypoints are no list"),
+    ],
+)
+def test_parts_that_cannot_be_read(tmp_path, values, message):
+    with pytest.raises(DataError, match=f"not COCO detection annotations: annotation 10: .*{message}"):
+        read(tmp_path, annotations=changed(dataset()["annotations"], **values))
+
+
+def test_attributes_of_another_kind_are_left_out(tmp_path):
+    assert read(tmp_path, annotations=changed(dataset()["annotations"], attributes=[1])).objects
+
+
 class TestBoxes:
     @pytest.mark.parametrize("empty", [[], None, "", [0, 0, 0, 0]])
     def test_an_empty_box_is_taken_from_the_outline(self, tmp_path, empty):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pycocotools import mask
 
-from onnxq.evaluation.annotations.outlines import box_of_outlines, compressed, polygons
+from onnxq.evaluation.annotations.outlines import box_of_outlines, check_outline, compressed, polygons
 
 PICTURE = np.zeros((20, 30), np.uint8, order="F")
 PICTURE[5:15, 10:25] = 1
@@ -49,3 +49,15 @@ def test_polygons_have_points():
     [points] = polygons([[1, 2, 3, 4, 5, 6]])
     assert points.tolist() == [[1, 2], [3, 4], [5, 6]]
     assert polygons({"size": [1, 1], "counts": []}) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_masks_that_pycocotools_makes_are_sound(seed):
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 60, 2)
+    picture = np.asfortranarray(rng.random((height, width)) < rng.choice([0, 0.02, 0.5, 1]), np.uint8)
+    made = mask.encode(picture)
+    text = {"size": [int(height), int(width)], "counts": made["counts"].decode()}
+    check_outline(text)
+    with pytest.raises(ValueError, match="runs"):
+        check_outline({**text, "counts": text["counts"][:-1] + "~"})

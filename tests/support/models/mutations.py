@@ -1,11 +1,13 @@
 """Models with one to three faults each, reproducible by their seeds."""
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import onnx
 from graphs import csp, silu_chain, v5_raw, v8
-from onnx import helper
+from onnx import helper, numpy_helper
 
 BASES = (v8, csp, v5_raw, silu_chain)
 
@@ -25,7 +27,8 @@ def mutated(seed: int) -> onnx.ModelProto:
     rng = random.Random(seed)
     model = rng.choice(BASES)()
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        rng.choice(FAULTS)(model, rng)
+        with contextlib.suppress(IndexError):  # an earlier fault left nothing to change
+            rng.choice(FAULTS)(model, rng)
     return model
 
 
@@ -176,7 +179,60 @@ def metadata(model, rng):
     helper.set_model_props(model, {rng.choice(("names", "stride", "imgsz", "task")): rng.choice(values)})
 
 
+def values_of_weights(model, rng):
+    tensor = rng.choice([t for t in _tensors(model.graph) if t.data_type == 1] or [onnx.TensorProto()])
+    values = numpy_helper.to_array(tensor).astype(np.float32) if tensor.data_type else np.zeros(0, np.float32)
+    change = rng.randrange(4)
+    if change == 0 and values.size:
+        values.reshape(-1)[rng.randrange(values.size)] = rng.choice((np.nan, np.inf, -np.inf, 3e38, 1e-44))
+    else:
+        values = values * np.float32(rng.choice((0, 1e-30, 1e18, -1)))
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def growing_node(model, rng):
+    graph, factor = model.graph, rng.choice((2, 3, 64, 4096, 2**20))
+    node = rng.choice([node for node in graph.node if node.input and node.output])
+    read = node.input[0]
+    graph.initializer.append(helper.make_tensor("repeats", 7, [4], [1, 1, factor, rng.choice((1, factor))]))
+    at = list(graph.node).index(node)
+    graph.node.insert(at, helper.make_node("Tile", [read, "repeats"], ["grown"], "grow"))
+    node.input[0] = "grown"
+
+
+def hostile_names(model, rng):
+    graph = model.graph
+    old = rng.choice([name for node in graph.node for name in node.output if name])
+    new = rng.choice(("\x1b[2J", "a\nb: error", "\u202e", "x" * 5000, "../../x", "", "<script>", "a'b\"c"))
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+        if rng.random() < 0.2:
+            node.name = new
+
+
+def attributes_in_range(model, rng):
+    node = rng.choice([node for node in model.graph.node if node.attribute])
+    found = rng.choice(node.attribute)
+    if found.ints:
+        _set_one(found.ints, rng.choice((0, 1, 2, 3, 5, 31, 100, 10_000)), rng)
+    elif found.type == onnx.AttributeProto.INT:
+        found.i += rng.choice((-1, 1, 2))
+    elif found.type == onnx.AttributeProto.FLOAT:
+        found.f = rng.choice((float("nan"), float("inf"), 0.0, -1.0, 1e30))
+
+
+def dynamic_inputs(model, rng):
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    for dim in rng.sample(list(dims), k=min(len(dims), rng.choice((1, 2, 4)))):
+        dim.Clear()
+        if rng.random() < 0.7:
+            dim.dim_param = rng.choice(("n", "side", "side", ""))
+    helper.set_model_props(model, {"imgsz": rng.choice(("[32, 32]", "32", "[31, 33]", "[100000, 100000]", "[0, 0]"))})
+
+
 FAULTS: tuple[Callable[[onnx.ModelProto, random.Random], None], ...] = (
     other_input, other_output, number_of_inputs, number_of_outputs, other_operator, shape_of_constant,
     values_of_constant, attribute, described_value, whole_lists, versions, sparse_constant, huge_constant, metadata,
+    values_of_weights, growing_node, hostile_names, attributes_in_range, dynamic_inputs,
 )  # fmt: skip
