@@ -8,11 +8,15 @@ import numpy as np
 import onnx
 import pytest
 from graphs import ULTRALYTICS, classifier, v5_raw, v8, with_metadata
+from PIL import Image
 from tables import BOX, CELLS, TWO, Boxes, always, bright_rectangle, giving, table_of, write_coco
 
+from onnxq.calibration.demo import CLASSES, model_path, scene
 from onnxq.errors import ConfigError, DataError, ModelError
+from onnxq.evaluation.annotations import image_files as annotated_files
 from onnxq.evaluation.average_precision import Scores, evaluate
 from onnxq.evaluation.predictor import Settings
+from onnxq.yolo.inputs import image_files, large_pictures
 
 DATA = Path(os.environ.get("ONNXQ_DATA", Path(__file__).parents[3] / "shared"))
 
@@ -290,3 +294,27 @@ def test_real_models(name: str, ap: float) -> None:
         pytest.skip(f"{DATA} is absent: set ONNXQ_DATA to the folder with models/ and coco/")
     found = evaluate(model, coco / "instances_val2017.json", coco / "val2017", settings=Settings(max_images=24))
     assert found.ap == pytest.approx(ap, abs=0.5)
+
+
+def test_large_pictures_are_measured_in_their_own_px(tmp_path, monkeypatch):
+    """Pictures of the demo, three times as large, decoded at a third."""
+    found = {}
+    entries, images = [], []
+    for number in range(12):
+        pixels, boxes, labels = scene("validation", number)
+        Image.fromarray(pixels).resize((480, 480), Image.Resampling.NEAREST).save(tmp_path / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 480, "height": 480})
+        for (x1, y1, x2, y2), label in zip(3 * boxes.astype(float), labels.tolist(), strict=True):
+            box = [x1, y1, x2 - x1, y2 - y1]
+            entries.append(
+                {"id": len(entries), "image_id": number, "category_id": label, "bbox": box, "area": box[2] * box[3]}
+            )
+    categories = [{"id": label, "name": name} for label, name in enumerate(CLASSES)]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": entries, "categories": categories}))
+    for limit in (10**9, 200_000):
+        for module in (large_pictures, image_files, annotated_files):
+            monkeypatch.setattr(module, "LARGE", limit)
+        monkeypatch.setattr(large_pictures, "REDUCED", 160 * 160)
+        found[limit] = evaluate(model_path(), tmp_path / "a.json", tmp_path)
+    assert found[200_000].ap > 50
+    assert found[200_000].ap == pytest.approx(found[10**9].ap, abs=5)

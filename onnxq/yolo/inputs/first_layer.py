@@ -24,6 +24,9 @@ _BY_VALUE = {"Add", "Cast", "Clip", "DequantizeLinear", "Div", "Identity", "Mul"
 _GRAINS = ((10, 0.6), (40, 0.3), (160, 0.1))
 """Number of squares along the shorter side of the painted image, and their contrast."""
 
+_LONGEST = 16
+"""Longer side of a picture, in shorter ones, up to which squares are as small as the shorter side says."""
+
 
 class FirstLayer(NamedTuple):
     """The first Conv on the image.
@@ -152,8 +155,9 @@ def painted_image(size: tuple[int, int]) -> NDArray[np.uint8]:
     """
     rng = np.random.default_rng(0)
     image: NDArray[Any] = np.zeros((*size, 3))
+    side = max(min(size), max(size) // _LONGEST)
     for count, contrast in _GRAINS:
-        rows, columns = (np.arange(length) * count // min(size) for length in size)
+        rows, columns = (np.arange(length) * count // side for length in size)
         squares = rng.normal(size=(rows[-1] + 1, columns[-1] + 1, 4))
         image += contrast * (0.8 * squares[:, :, :1] + 0.3 * squares[:, :, 1:])[rows][:, columns]
     painted = (115 + 90 * image).clip(0, 255).astype(np.uint8)

@@ -156,3 +156,8 @@ class TestQuantizedModel:
         assert {node.op_type for node in quantized.graph.node} >= {"QuantizeLinear"}
         assert found.preprocess == expected
         assert detect(quantized).preprocess == expected
+
+
+def test_a_picture_of_a_strange_shape_takes_little_memory():
+    # With squares as small as its shorter side says, 10 GB.
+    assert painted_image((50_000, 4)).shape == (50_000, 4, 3)
