@@ -22,8 +22,8 @@ from onnxq.ir import (
     layer_fault,
     node_alone,
     remove,
-    value_bytes,
 )
+from onnxq.ir.checks.activations import value_bytes
 from onnxq.pipeline import Facts, Rewrite
 from onnxq.runtime.session import open_session, run
 

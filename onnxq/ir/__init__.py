@@ -16,7 +16,6 @@ A pass edits `Model.graph`, a graph of ONNX GraphSurgeon, whose classes `Graph`,
 from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 
 from onnxq.ir.builder import Builder
-from onnxq.ir.checks.activations import check_activations, value_bytes
 from onnxq.ir.checks.layers import layer_fault
 from onnxq.ir.edit import remove, replace_nodes, replace_uses, set_bias
 from onnxq.ir.extract import before_selection, comparable, ending_at, node_alone
@@ -72,7 +71,6 @@ __all__ = [
     "ancestors",
     "before_selection",
     "bias_of",
-    "check_activations",
     "comparable",
     "constant",
     "consumers",
@@ -105,6 +103,5 @@ __all__ = [
     "restore_weights",
     "set_bias",
     "takes_bias",
-    "value_bytes",
     "with_weight_inputs",
 ]

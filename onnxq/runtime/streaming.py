@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from onnxq.ir import check_activations
+from onnxq.ir.checks.activations import check_activations
 from onnxq.ir.storage import size
 from onnxq.runtime.session import Feed, cores, iter_outputs, open_session
 

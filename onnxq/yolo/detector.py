@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from onnxq import memory
 from onnxq.errors import ConfigError, ModelError
-from onnxq.ir import ProtoIndex, check_activations, inferred_graph, with_weight_inputs
+from onnxq.ir import ProtoIndex, inferred_graph, with_weight_inputs
+from onnxq.ir.checks.activations import check_activations
 from onnxq.runtime.session import Feed
 from onnxq.yolo.class_names import parse_names
 from onnxq.yolo.columns import parse_layout

@@ -6,7 +6,7 @@ from onnx import TensorProto, helper
 
 from onnxq import Config, memory, plan, quantize
 from onnxq.errors import ModelError
-from onnxq.ir import check_activations, value_bytes
+from onnxq.ir.checks.activations import check_activations, value_bytes
 
 IMAGE = {"images": (1, 3, 32, 32)}
 
