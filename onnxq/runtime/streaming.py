@@ -69,7 +69,8 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
             return 0
         if not hasattr(own, "session"):
             # Runs in one session share its memory, which grows with every new way in which they overlap.
-            check_activations(model, {name: array.shape for name, array in loaded[0].items()})
+            # Its outputs are held together, and make up most of the memory.
+            check_activations(model, {name: array.shape for name, array in loaded[0].items()}, overhead=1)
             own.session = open_worker_session(model, at_once)
         feed, valid = loaded
         padded = valid < next((array.shape[0] for array in feed.values() if array.ndim), valid)

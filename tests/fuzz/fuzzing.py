@@ -33,7 +33,7 @@ class Command(NamedTuple):
     arguments: list[str]
 
 
-LIMIT = ("--max-memory", "1G")
+LIMIT = ("--max-memory", "500M")
 
 
 def prepare(folder: Path, run: Callable[[Command], int]) -> None:

@@ -13,15 +13,19 @@ from onnxq.ir.checks.tensors import node_text
 from onnxq.ir.proto import names_read, with_weight_inputs
 from onnxq.ir.shape_inference import inferred_graph
 
+OVERHEAD = 3
+"""Memory of a run in that of its tensors: onnxruntime's grows by doubling, and a Conv copies its windows."""
 
-def check_activations(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> None:
+
+def check_activations(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]], overhead: int = OVERHEAD) -> None:
     """Check that the tensors which exist at the same time in a run fit into memory.
 
-    Tensors whose shape depends on values are not counted, and neither is what operators need beside their results.
+    Tensors whose shape depends on values are not counted.
 
     Args:
         model: not changed.
         inputs: shapes of the inputs by name.
+        overhead: memory of the run in that of the tensors.
 
     Raises:
         ModelError: they exceed the limit of memory.
@@ -40,7 +44,7 @@ def check_activations(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]
     if node is not None:
         made = f", of which {node_text(node)} makes one of {_shape_text(tensor)}," if tensor is not None else ""
         what = f"the tensors of a run{made}"
-        memory.require(size, what, "give a smaller --image-size, or export the model for one", ModelError)
+        memory.require(overhead * size, what, "give a smaller --image-size, or export the model for one", ModelError)
 
 
 def _greatest(
