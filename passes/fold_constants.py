@@ -23,7 +23,6 @@ from onnxq.ir import (
     node_alone,
     remove,
 )
-from onnxq.ir.checks.activations import value_bytes
 from onnxq.pipeline import Facts, Rewrite
 from onnxq.runtime.session import open_session, run
 
@@ -34,6 +33,9 @@ _LARGEST = 1 << 22
 
 _REFUSED = 1 << 30
 """Bytes above which a result is refused, stored or not, unless the user allows more: a runtime would compute it too."""
+
+_FLOAT = 4
+"""Bytes of an element."""
 
 _MOST_GROWTH = 1 << 26
 """Greatest number of elements that all results together may have beyond those that they were computed from."""
@@ -174,11 +176,10 @@ def _is_small(node: Node, alone: onnx.ModelProto, budget: _Budget) -> bool:
         ModelError: the results would not fit into memory.
     """
     given = _size_of_inputs(node)
-    outputs = inferred_graph(alone).output
-    sizes = [_size(value) for value in outputs]
+    sizes = [_size(value) for value in inferred_graph(alone).output]
     known = sum(size for size in sizes if size is not None)
     memory.require(
-        sum(map(value_bytes, outputs)),
+        _FLOAT * known,
         f"node {node.name!r} ({node.op}) makes a constant of {known} elements from {given}, which",
         "export the model again",
         _TooLargeError,
