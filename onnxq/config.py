@@ -57,10 +57,11 @@ def _names(fits: Callable[[Target], bool]) -> str:
     return ", ".join(name for name, target in TARGETS.items() if fits(target))
 
 
+NEAREST = "nearest"
+"""Weights are rounded to the nearest integers, one by one."""
+
 FEEDBACK = "feedback"
 """Weights are rounded with error feedback."""
-
-ROUNDINGS = (FEEDBACK, "nearest")
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ class Config:
         _WIDTHS,
     )
     rounding: str = _option(
-        FEEDBACK,
-        f"how weights are rounded: {FEEDBACK}, so that later weights compensate the errors of earlier ones; or nearest",
-        ROUNDINGS,
+        NEAREST,
+        f"how weights are rounded: {NEAREST}; or {FEEDBACK}, so that later ones compensate the errors of earlier ones",
+        (NEAREST, FEEDBACK),
     )
     bits: tuple[str, ...] = _option((), "widths of the weight and the input of single nodes", None, "NODE=W/A")
     symmetric: bool = _option(False, "put the zero points of activations in the middle of their integers")
@@ -158,10 +159,24 @@ class Config:
             )
         if self.migrate:
             self._check_migration()
+        if self.rounding == FEEDBACK:
+            self._check_feedback()
         if self.method == BY_OUTPUTS and not self.reconstructs:
             raise ConfigError(f"method: {BY_OUTPUTS} is part of the reconstruction; add --reconstruct")
         if self.images < 1:
             raise ConfigError(f"count: {self.count} is less than 1")
+
+    def _check_feedback(self) -> None:
+        if self.reconstructs:
+            raise ConfigError(f"rounding: reconstruction rounds with {FEEDBACK} by itself; leave --rounding out")
+        if self.keep_bias:
+            raise ConfigError(
+                f"rounding: {FEEDBACK} shifts the mean of the outputs, which biases take up; leave --keep-bias out"
+            )
+        if not self._can_reconstruct:
+            raise ConfigError(
+                f"rounding: weights for {self.placement.title} are not symmetric signed integers; leave --rounding out"
+            )
 
     def _check_migration(self) -> None:
         if not self.placement.fuses_scaling:
@@ -234,8 +249,8 @@ class Config:
 
     @property
     def rounds_with_feedback(self) -> bool:
-        """Whether weights are rounded with error feedback; a bias that is kept cannot take up the shift of the mean."""
-        return self.rounding == FEEDBACK and not self.reconstructs and not self.keep_bias
+        """Whether weights are rounded with error feedback, outside of reconstruction."""
+        return self.rounding == FEEDBACK
 
     @property
     def _can_reconstruct(self) -> bool:

@@ -109,7 +109,7 @@ def calibrate(
     """Return the passes that find scales, zero points, weights and biases from data; arguments as in `default`."""
     adjusts_ranges = config.method_used == BY_OUTPUTS
     passes: list[Pass] = [
-        Observe(samples, progress),
+        Observe(samples, progress, every_conv=config.rounds_with_feedback),
         FitRanges("mse" if adjusts_ranges else config.method_used),
         ComputeQparams(config.weight_method, limited=config.limits_weights, feedback=config.rounds_with_feedback),
     ]

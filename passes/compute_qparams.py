@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from onnxq.errors import DataError
 from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Statistics
 from onnxq.ir import CONVS, Model, Node, constant, downstream, has_plain_bias, is_layer
 from onnxq.numerics.arrays import AnyArray, Float64Array
@@ -26,13 +27,14 @@ class ComputeQparams(Analysis[QuantizationParameters]):
     on the values of the calibration data, get wider scales and so smaller integers; images can have any value. Then
     the result is the same on every CPU.
 
-    Weights of Convs whose inputs' covariance is known are rounded with error feedback, see `round_weight`; all others
-    to the nearest integers.
-
     Args:
         method: "minmax" covers every weight (as in Q-YOLO), "mse" takes the bounds with the least squared error.
         limited: no sum of two products exceeds 16 bits.
-        feedback: round with error feedback, which shifts the mean outputs, so that biases must be corrected.
+        feedback: round weights of Convs with error feedback, see `round_weight`, by the covariance of their inputs. It
+            shifts the mean outputs, so biases must be corrected. Other weights are rounded to nearest.
+
+    Raises:
+        DataError: the statistics were given, and lack the covariances.
     """
 
     name = "compute-qparams"
@@ -40,7 +42,7 @@ class ComputeQparams(Analysis[QuantizationParameters]):
     needs = (Plan, FittedRanges)
     uses = (Statistics,)
 
-    def __init__(self, method: str = "minmax", *, limited: bool = True, feedback: bool = True) -> None:
+    def __init__(self, method: str = "minmax", *, limited: bool = True, feedback: bool = False) -> None:
         self._method = method
         self._limited = limited
         self._feedback = feedback
@@ -50,6 +52,8 @@ class ComputeQparams(Analysis[QuantizationParameters]):
 
         Matrix products take one thread: their sums depend on the number of threads, and small ones gain nothing by it.
         """
+        if self._feedback and facts.is_pinned(Statistics):
+            _require_covariances(facts[Plan], facts[Statistics], model)
         with threadpool_limits(1, "blas"):
             return self._parameters(model, facts)
 
@@ -89,6 +93,15 @@ class ComputeQparams(Analysis[QuantizationParameters]):
                 if wider:
                     limited[weight.tensor] = wider
         return QuantizationParameters(activations, weights, integers, limited)
+
+
+def _require_covariances(plan: Plan, statistics: Statistics, model: Model) -> None:
+    missing = [name for name in plan.layers if model.nodes[name].op == "Conv" and name not in statistics.inputs]
+    if missing:
+        raise DataError(
+            f"the calibration has no covariance of the inputs of {missing[0]!r}: it was made without --rounding "
+            "feedback; calibrate again, or leave --rounding out"
+        )
 
 
 def _covariance(layers: Sequence[Node], scheme: Scheme, statistics: Statistics) -> InputCovariance | None:

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 
 import numpy as np
@@ -12,7 +12,7 @@ from onnxq.calibration.input_monitor import InputMonitor
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
 from onnxq.facts import ChannelStatistics, InputSummary, Migration, Plan, Probe, QuantizationPoint, Statistics
-from onnxq.ir import Model, Node, ending_at
+from onnxq.ir import Model, Node, downstream, ending_at, is_layer
 from onnxq.numerics.arrays import Float32Array
 from onnxq.numerics.exact_sum import ExactSum
 from onnxq.numerics.histogram import Histogram
@@ -32,9 +32,9 @@ _IMAGE_RANK = 4
 _COVARIANCES = 32
 """Evenly spaced samples, or some more, on which the covariance of inputs is taken."""
 
-_POSITIONS = 256
-"""Evenly spaced positions of an image at which the inputs of a Conv with one kernel position are taken; with more,
-fewer: as many values of each channel."""
+_POSITIONS = 512
+"""Evenly spaced positions of an image at which the inputs of a Conv are taken. If its covariance is held by channels
+and taps, as many values of each channel are: fewer positions."""
 
 _SAMPLED = 256
 """Evenly spaced values of a channel and image of which the variance is taken."""
@@ -46,17 +46,18 @@ _BLOCK = 1 << 17
 class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
     """Collects a histogram of each tensor that the plan observes, and statistics of the channels of layer inputs.
 
-    Of Convs, the covariance of their inputs is collected too. The graph ends at these tensors; onnxruntime optimizes it
-    as usual. A sample is freed once it is counted, so memory does not grow with the number of samples, and the result
-    does not depend on the order in which they end. The minimum and maximum are those of all values. In large tensors
-    only evenly spaced values are counted: counting all of the many millions would take almost as long as
-    running the network, and add little.
+    Of Convs that read images, the covariance of their inputs is collected too. The graph ends at these tensors;
+    onnxruntime optimizes it as usual. A sample is freed once it is counted, so memory does not grow with the number of
+    samples, and the result does not depend on the order in which they end. The minimum and maximum are those of all
+    values. In large tensors only evenly spaced values are counted: counting all of the many millions would take almost
+    as long as running the network, and add little.
 
     The first samples are kept as the `Probe`, and the range of the inputs and their duplicates as `InputSummary`.
 
     Args:
         samples: the data; None only if the statistics are given from outside.
         progress: called after each run.
+        every_conv: collect the covariance of the inputs of every Conv.
 
     Raises:
         DataError: no sample could be read, or a tensor holds NaN or infinite values.
@@ -67,16 +68,20 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
     needs = (Plan,)
     uses = (Migration,)
 
-    def __init__(self, samples: Samples | None, progress: Progress = silent) -> None:
+    def __init__(self, samples: Samples | None, progress: Progress = silent, *, every_conv: bool = False) -> None:
         self._samples = samples
         self._progress = progress
+        self._every_conv = every_conv
 
     def run(self, model: Model, facts: Facts) -> tuple[Statistics, Probe, InputSummary]:
         """Return the statistics, the first samples and the summary of the inputs."""
         plan, digest = facts[Plan], model.digest()
         migration = (facts.get(Migration) or Migration({})).scales
         layers = [model.nodes[name] for name in plan.layers]
-        tally = _Tally(plan.observed(), layers, max(1, self._samples.steps // _COVARIANCES) if self._samples else 1)
+        images = _image_layers(model, layers)
+        convs = [layer for layer in layers if layer.op == "Conv"] if self._every_conv else images
+        every = max(1, self._samples.steps // _COVARIANCES) if self._samples else 1
+        tally = _Tally(plan.observed(), layers, convs, {layer.inputs[0].name for layer in images}, every)
         if not tally.histograms:
             return Statistics({}, digest=digest, migration=migration), Probe(), InputSummary()
         if self._samples is None:
@@ -101,10 +106,20 @@ class _Tally:
     Args:
         points: tensor whose values are counted -> its point.
         layers: the layers on integers.
-        every: in which runs the covariance of their inputs is taken: in every n-th.
+        convs: those of them whose inputs' covariance is taken.
+        images: tensors of which it is taken in every run.
+        every: of others it is taken in every n-th run.
     """
 
-    def __init__(self, points: Mapping[str, QuantizationPoint], layers: Iterable[Node], every: int) -> None:
+    def __init__(
+        self,
+        points: Mapping[str, QuantizationPoint],
+        layers: Iterable[Node],
+        convs: Iterable[Node],
+        images: Collection[str],
+        every: int,
+    ) -> None:
+        self._images = images
         self._every = every
         self.histograms = {
             name: Histogram(SILU_FLAT_BELOW if point.silu_input else -math.inf) for name, point in points.items()
@@ -116,8 +131,8 @@ class _Tally:
         self._channels = {name: _ChannelTally() for name in [*counted, *joined]}
         self._inputs: dict[str, dict[Im2col, CovarianceSums]] = {}
         self._of_layers: dict[str, CovarianceSums] = {}
-        for layer in layers:
-            im2col = Im2col.of(layer) if layer.op == "Conv" else None
+        for layer in convs:
+            im2col = Im2col.of(layer)
             if im2col is not None:
                 sums = self._inputs.setdefault(inputs[layer.name].name, {})
                 self._of_layers[layer.name] = sums.setdefault(im2col.window(), _covariance_sums(im2col))
@@ -130,7 +145,8 @@ class _Tally:
         has_channels = floats.ndim == _IMAGE_RANK and floats.size > 0
         images = floats if has_channels else floats[None]
         channels = self._channels.get(tensor) if has_channels else None
-        covariances = self._inputs.get(tensor, {}) if has_channels and step % self._every == 0 else {}
+        is_taken = has_channels and (tensor in self._images or step % self._every == 0)
+        covariances = self._inputs.get(tensor, {}) if is_taken else {}
         with self._locks[tensor]:
             try:
                 for image in images:
@@ -138,9 +154,8 @@ class _Tally:
                     if tensor in self.histograms:
                         self.histograms[tensor].add(image, _spacing(image.size, _COUNTED), extremes)
                     for window, sums in covariances.items():
-                        sums.add(
-                            np.asarray(window.columns(image, _spaced_positions(window, image.shape[1:])), np.float32)
-                        )
+                        positions = _spaced_positions(window, image.shape[1:], sums.taps)
+                        sums.add(np.asarray(window.columns(image, positions), np.float32))
             except FloatingPointError as error:
                 raise DataError(
                     f"tensor {tensor!r} holds {error} for a calibration sample; check the model and its preprocessing"
@@ -220,10 +235,22 @@ def _covariance_sums(im2col: Im2col) -> CovarianceSums:
     return CovarianceSums(im2col.group, im2col.inputs // taps, taps)
 
 
-def _spaced_positions(im2col: Im2col, size: tuple[int, ...]) -> Positions:
-    """Return evenly spaced output positions of a Conv, for an input of this height and width."""
+def _image_layers(model: Model, layers: Iterable[Node]) -> list[Node]:
+    """Return the Convs that no other layer precedes."""
+    behind = downstream(model.graph.nodes, is_layer)
+    return [layer for layer in layers if layer.op == "Conv" and layer.name not in behind]
+
+
+def _spaced_positions(im2col: Im2col, size: tuple[int, ...], taps: int) -> Positions:
+    """Return evenly spaced output positions of a Conv, for an input of this height and width.
+
+    Args:
+        im2col: of the Conv.
+        size: of its input.
+        taps: kernel positions that are held apart from the channels.
+    """
     height, width = im2col.output_size(size)
-    counted = max(1, _POSITIONS // math.prod(im2col.shape[2:]))
+    counted = max(1, _POSITIONS // taps)
     return np.stack(np.divmod(np.arange(0, height * width, _spacing(height * width, counted)), width))
 
 

@@ -1,6 +1,7 @@
 import argparse
 import dataclasses
 import inspect
+import re
 
 import pytest
 
@@ -261,3 +262,23 @@ def test_the_method_is_chosen_where_it_is_left_open():
 def test_values_of_another_kind_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         Config(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"weight_bits": 4}, "rounding: reconstruction rounds with feedback by itself; leave --rounding out"),
+        (
+            {"keep_bias": True},
+            "rounding: feedback shifts the mean of the outputs, which biases take up; leave --keep-bias",
+        ),
+    ],
+)
+def test_feedback_that_has_no_place(options, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        Config(target="openvino", rounding="feedback", **options)
+
+
+def test_feedback_is_only_taken_where_it_is_asked_for():
+    assert Config(target="openvino", rounding="feedback").rounds_with_feedback
+    assert not Config(target="openvino").rounds_with_feedback

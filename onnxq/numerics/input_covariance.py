@@ -116,6 +116,7 @@ class CovarianceSums:
 
     Attributes:
         images: number of images that were added.
+        taps: kernel positions that are held apart from the channels.
 
     Args:
         groups: of the Conv.
@@ -126,6 +127,7 @@ class CovarianceSums:
     def __init__(self, groups: int, channels: int, taps: int) -> None:
         self.images = 0
         self._shape = shape = BlockShape.of(channels, taps)
+        self.taps = shape.taps
         blocks = groups * shape.blocks
         self._means = ExactSum((blocks, shape.channels, shape.taps))
         self._products = ExactSum((blocks, shape.channels, shape.channels))

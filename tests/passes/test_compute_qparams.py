@@ -40,7 +40,7 @@ def shares(model, target, **options):
     """The greatest sums of two products of each output channel, as shares of the limit, and the facts."""
     working, plan = planned(model, target)
     data = samples([feed(model, seed) for seed in range(4)])
-    steps = [Observe(data), FitRanges("minmax"), ComputeQparams(**options)]
+    steps = [Observe(data, every_conv=True), FitRanges("minmax"), ComputeQparams(**options)]
     facts = Pipeline(steps, pinned=[plan]).run(working)
     parameters, nodes = facts[QuantizationParameters], working.nodes
     limits = PairLimits(working, facts[Statistics].channels)
@@ -146,7 +146,7 @@ def test_two_layers_of_one_weight_have_the_same_integers():
     for end in ends:
         net.channels[end] = 8
     model = net.model(net.conv(net.concat(*ends), 4))
-    made, facts = quantized(model, OPENVINO)
+    made, facts = quantized(model, OPENVINO, feedback=True)
     shared = [weight for weight in facts[Plan].weights if len(weight.users) == 2]
     assert len(shared) == 1
     assert shared[0].tensor in facts[QuantizationParameters].integers
@@ -160,7 +160,8 @@ def test_a_conv_whose_bias_is_computed_is_rounded_to_nearest():
     y = net.add("Conv", x, net.const(net.normal(3, 8, 1, 1)), bias, name="computed")
     net.channels[y] = 3
     working, plan = planned(net.model(net.conv(y, 4, name="plain")), OPENVINO)
-    steps = [Observe(samples([feed(working.to_proto())])), FitRanges("minmax"), ComputeQparams(limited=False)]
+    data = samples([feed(working.to_proto())])
+    steps = [Observe(data, every_conv=True), FitRanges("minmax"), ComputeQparams(limited=False, feedback=True)]
     integers = Pipeline(steps, pinned=[plan]).run(working)[QuantizationParameters].integers
     of_layer = {layer: weight.tensor for weight in plan.weights for layer in weight.users}
     assert "computed" in of_layer

@@ -50,13 +50,13 @@ def test_the_covariance_of_the_inputs_of_a_conv(attributes, batch):
     assert np.array_equal(found.taps, [[1]])
 
 
-def inputs_of(net, layers, seeds=range(3)):
+def inputs_of(net, layers, seeds=range(3), every_conv=True):
     """The covariances of the inputs of Convs that are all on integers, over the feeds of these seeds."""
     model = net.model(net.concat(*layers.values()))
     working, plan = planned(model, OPENVINO)
     chosen = Plan(plan.points, plan.weights, plan.integer, tuple(layers), {})
     data = samples([feed(model, seed) for seed in seeds])
-    return Pipeline([Observe(data)], pinned=[chosen]).run(working)[Statistics].inputs
+    return Pipeline([Observe(data, every_conv=every_conv)], pinned=[chosen]).run(working)[Statistics].inputs
 
 
 def test_many_inputs_are_held_by_channels_and_taps_and_groups_apart():
@@ -82,6 +82,20 @@ def test_many_inputs_are_held_by_channels_and_taps_and_groups_apart():
         assert np.diagonal(each.taps).mean() == pytest.approx(1)
 
 
+def test_by_default_it_is_that_of_convs_that_read_images():
+    net = Net()
+    first = net.conv("images", 8, name="first")
+    layers = {
+        "first": first,
+        "second": net.conv("images", 8, 3, name="second"),
+        "relu": net.conv(net.add("Relu", "images"), 8, name="relu"),
+        "behind": net.conv(first, 8, name="behind"),
+    }
+    net.channels[first] = 8
+    found = inputs_of(net, layers, every_conv=False)
+    assert found.keys() == {"first", "second", "relu"}
+
+
 def test_convs_that_read_the_same_inputs_share_their_covariance():
     net = Net()
     x = net.block("images", 8)
@@ -98,3 +112,11 @@ def test_of_many_samples_the_covariance_is_taken_on_some():
 
     assert np.array_equal(found(range(70)), found(range(0, 70, 2)))
     assert not np.array_equal(found(range(32)), found(range(0, 32, 2)))
+
+
+def test_of_images_it_is_taken_on_all_samples():
+    def found(seeds):
+        net = Net()
+        return inputs_of(net, {"a": net.conv("images", 8, name="a")}, seeds)["a"].channels
+
+    assert not np.array_equal(found(range(70)), found(range(0, 70, 2)))

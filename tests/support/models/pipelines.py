@@ -96,21 +96,23 @@ def quantizing(
     weight_method: str = "minmax",
     matmul: bool = True,
     limited: bool = True,
+    feedback: bool = False,
     **options: object,
 ) -> list[Pass]:
     """Return all passes but correct-bias and verify, calibrated on the feeds with seeds 0 to 3.
 
     Without `matmul` 1x1 Convs stay Convs for every target; unless `limited`, weights use all 8 bits, with which sums
-    saturate on some CPUs; further options are those of PlanQuantization.
+    saturate on some CPUs; with `feedback` they are rounded with error feedback; further options are those of
+    PlanQuantization.
     """
     data = samples([feed(model, seed) for seed in range(4)])
     return [
         *preparing(max(MIN_OPSET, target.min_opset, target.activations[0].opset)),
         FindDecode(),
         PlanQuantization(target, **options),
-        Observe(data),
+        Observe(data, every_conv=feedback),
         FitRanges(method),
-        ComputeQparams(weight_method, limited=limited),
+        ComputeQparams(weight_method, limited=limited, feedback=feedback),
         InsertQdq(),
         *([PointwiseToMatmul()] if matmul and target.lowers_pointwise else []),
         RemoveUnused(),
