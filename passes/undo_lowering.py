@@ -25,8 +25,8 @@ class UndoLowering(Rewrite):
     - Transpose, Reshape, Gemm, Reshape, Transpose, where the Reshapes turn the positions of an image into rows and
       back, become a 1x1 Conv (ONNX, opset 11) with the name of the product
     - Transpose, MatMul, Transpose, with or without an Add of a constant behind the MatMul, become the same
-    - ReduceMax, Sub, Exp, ReduceSum and Div over one axis, which compute exp(x - max x) / sum exp(x - max x), become a
-      Softmax (opset 13)
+    - Sub, Exp, ReduceSum and Div over one axis, which compute exp(x - max x) / sum exp(x - max x), become a Softmax
+      (opset 13); max x is a ReduceMax, or the Max of the slices of a Split
 
     The tensors in between must have no other reader and must not be outputs; matrix and bias must be constant.
     """
@@ -52,41 +52,63 @@ def _restore_convs(model: Model) -> int:
 
 def _restore_softmaxes(model: Model) -> int:
     outputs = model.output_names
+    found = 0
     removed: list[Node] = []
     for div in model.graph.nodes:
         steps = _softmax_steps(div)
         if steps is None or any(t.name in outputs for step in steps for t in step.outputs):
             continue
-        greatest, *_ = steps
-        div.op, div.attrs, div.inputs = "Softmax", {"axis": _axis(greatest)}, [greatest.inputs[0]]
+        first, *_ = steps
+        div.op, div.attrs, div.inputs = "Softmax", {"axis": _axis(first)}, [first.inputs[0]]
         removed += steps
+        found += 1
     remove(model.graph, removed)
-    return len(removed) // 4
+    return found
 
 
 def _softmax_steps(div: Node) -> list[Node] | None:
-    """Return ReduceMax, Sub, Exp and ReduceSum in front of the Div of a Softmax, or None if another node reads them."""
+    """Return the nodes in front of the Div of a Softmax, the first one that reads x first, or None.
+
+    None too if a node that is not among them reads one of their tensors.
+    """
     if div.op != "Div" or any(producer(t) is None for t in div.inputs):
         return None
     power, total = (t.inputs[0] for t in div.inputs)
     difference = producer(power.inputs[0]) if power.op == "Exp" else None
-    greatest = producer(difference.inputs[1]) if difference is not None and difference.op == "Sub" else None
-    if difference is None or greatest is None or (total.op, greatest.op) != ("ReduceSum", "ReduceMax"):
+    greatest = _maximum(difference.inputs[1]) if difference is not None and difference.op == "Sub" else []
+    if difference is None or not greatest or total.op != "ReduceSum":
         return None
-    is_of_one = total.inputs[0] is power.outputs[0] and greatest.inputs[0] is difference.inputs[0]
-    if not is_of_one or _axis(total) is None or _axis(total) != _axis(greatest):
+    is_of_one = total.inputs[0] is power.outputs[0] and greatest[0].inputs[0] is difference.inputs[0]
+    if not is_of_one or _axis(total) is None or _axis(total) != _axis(greatest[0]):
         return None
-    counts = [len(consumers(step.outputs[0])) for step in (greatest, difference, power, total)]
-    return [greatest, difference, power, total] if counts == [1, 1, 2, 1] else None
+    steps = [*greatest, difference, power, total]
+    inside = {id(node) for node in (*steps, div)}
+    readers = (reader for step in steps for tensor in step.outputs for reader in consumers(tensor))
+    return steps if all(id(reader) in inside for reader in readers) else None
 
 
-def _axis(reduction: Node) -> int | None:
-    """Return the single axis of a reduction with keepdims, from its attribute or input, or None."""
-    axes = reduction.attrs.get("axes")
-    if axes is None and len(reduction.inputs) > 1:
-        values = constant(reduction.inputs[1])
+def _maximum(tensor: Tensor) -> list[Node]:
+    """Return the nodes that compute a maximum over an axis, a ReduceMax or the Split and Max of slices; else []."""
+    last = producer(tensor)
+    if last is None or last.op == "ReduceMax":
+        return [] if last is None else [last]
+    split = producer(last.inputs[0]) if last.op == "Max" else None
+    if split is None or split.op != "Split" or len(split.inputs) != 2:
+        return []
+    lengths = constant(split.inputs[1])
+    is_whole = [id(t) for t in last.inputs] == [id(t) for t in split.outputs]
+    return [split, last] if is_whole and lengths is not None and np.all(lengths == 1) else []
+
+
+def _axis(node: Node) -> int | None:
+    """Return the single axis of a Split or of a reduction with keepdims, from its attribute or input, or None."""
+    if node.op == "Split":
+        return int(node.attrs.get("axis", 0))
+    axes = node.attrs.get("axes")
+    if axes is None and len(node.inputs) > 1:
+        values = constant(node.inputs[1])
         axes = None if values is None else values.tolist()
-    return axes[0] if axes is not None and len(axes) == 1 and reduction.attrs.get("keepdims", 1) else None
+    return axes[0] if axes is not None and len(axes) == 1 and node.attrs.get("keepdims", 1) else None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from onnx import TensorProto, helper
 
 from onnxq.passes.expand_softmax import ExpandSoftmax
 
-STEPS = ["ReduceMax", "Sub", "Exp", "ReduceSum", "Div"]
+STEPS = {13: ["Split", "Max", "Sub", "Exp", "ReduceSum", "Div"], 18: ["ReduceMax", "Sub", "Exp", "ReduceSum", "Div"]}
+"""Opset -> operators."""
 
 
 def softmax(shape, axis, opset=13):
@@ -62,11 +63,36 @@ def test_the_numbers_stay_for_any_axis_and_any_size(shape, data, opset, scale, s
 
 
 def test_the_steps_are_valid_and_named_after_it():
-    for opset in (13, 18):
+    for opset, steps in STEPS.items():
         after, _ = rewrite(ExpandSoftmax(), softmax([1, 16, 4, 8], 1, opset))
         onnx.checker.check_model(after, full_check=True)
-        assert [n.op_type for n in after.graph.node] == STEPS
-        assert list(nodes(after)) == [f"softmax_{op}" for op in STEPS]
+        assert ops(after) == steps
+        assert list(nodes(after)) == [f"softmax_{op}" for op in steps]
+
+
+@pytest.mark.parametrize("size", ["bins", 0, 257])
+def test_an_axis_that_no_short_list_of_slices_covers_stays_below_opset_18(size):
+    assert rewrite(ExpandSoftmax(), softmax([1, size, 4, 8], 1, 13))[1] == 0
+    assert rewrite(ExpandSoftmax(), softmax([1, size, 4, 8], 1, 18))[1] == 1
+
+
+def test_a_converter_that_knows_no_operator_can_raise_the_opset():
+    values = {"x": np.random.default_rng(0).normal(size=[1, 16, 4, 8]).astype(np.float32)}
+    after, _ = rewrite(ExpandSoftmax(), softmax([1, 16, 4, 8], 1, 13))
+    expected = run(after, values)["y"]
+    for opset in range(14, 26):
+        after.opset_import[0].version = opset
+        after.ir_version = 10
+        onnx.checker.check_model(after, full_check=True)
+        assert np.array_equal(run(after, values)["y"], expected)
+
+
+@pytest.mark.parametrize("extreme", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_give_the_same_in_both_forms(extreme):
+    values = np.zeros([1, 3, 4], np.float32)
+    values[0, 1, 2] = extreme
+    found = [both([1, 3, 4], 1, values, opset)[1] for opset in STEPS]
+    assert np.array_equal(*found, equal_nan=True)
 
 
 def test_one_of_unknown_rank_stays():
@@ -83,5 +109,5 @@ def test_what_is_said_of_the_softmax_is_said_of_each_step():
     model.graph.node[0].doc_string = "probabilities"
     model.graph.node[0].metadata_props.add(key="where", value="head")
     after, _ = rewrite(ExpandSoftmax(), model)
-    assert [node.doc_string for node in after.graph.node] == ["probabilities"] * len(STEPS)
-    assert [[(p.key, p.value) for p in node.metadata_props] for node in after.graph.node] == [[("where", "head")]] * 5
+    assert {node.doc_string for node in after.graph.node} == {"probabilities"}
+    assert all([(p.key, p.value) for p in node.metadata_props] == [("where", "head")] for node in after.graph.node)

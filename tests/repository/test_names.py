@@ -20,8 +20,11 @@ CASES = {
     "4-4-int4": (csp, Config(target="openvino", weight_bits=4, act_bits=4, reconstruct=False, pack="int4")),
     "shared": (shared_weights, Config(target="ort")),
 }
+SOFTMAX = ("Softmax", "ReduceMax", "Max", "Sub", "Exp", "ReduceSum", "Div")
 COPY = r"(_2)?"
 """The suffix of the second copy of a weight that two layers share and quantize differently."""
+WORDS = rf"{COPY}(_[A-Za-z]+)+(_[0-9]+)?"
+"""What follows the name of the origin; slices of a tensor are numbered."""
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -46,7 +49,7 @@ def test_of_nodes_and_constants_are_those_of_what_they_belong_to_and_words(made)
     for name in new:
         origin = max((each for each in old if name.startswith(f"{each}_")), key=len, default=None)
         assert origin is not None, f"{name} is named after nothing in the float model"
-        assert re.fullmatch(rf"{COPY}(_[A-Za-z]+)+", name[len(origin) :]), f"{name} says nothing beyond {origin}"
+        assert re.fullmatch(WORDS, name[len(origin) :]), f"{name} says nothing beyond {origin}"
 
 
 def test_of_a_pair_are_those_of_its_tensor(made):
@@ -67,5 +70,5 @@ def test_each_quantized_tensor_and_each_float_node_is_told_of(made):
     for node in quantized.model.graph.node:
         if node.op_type == "QuantizeLinear":
             assert re.search(r"^onnxq: \S+ to \S+, ", said[node.name])
-        elif node.op_type in ("Softmax", "ReduceMax", "Sub", "Exp", "ReduceSum", "Div") and node.name not in integer:
+        elif node.op_type in SOFTMAX and node.name not in integer:
             assert said[node.name].startswith("onnxq: float ("), f"{node.name} does not say why it is float"
