@@ -16,8 +16,8 @@ SCRIPTS = {"models": "tests/models", "docs/tools": "tests/tools"}
 COMMANDS = ("cli", "evaluate", "compare", "benchmark", "prove", "view")
 """Modules directly in `onnxq` whose tests are in `tests/commands`."""
 
-BY_TOPIC = ("tests/fuzz", "tests/repository", "tests/support")
-"""Folders that mirror no package: malformed inputs, tests of the repository as a whole, helpers."""
+BY_TOPIC = ("tests/fuzz", "tests/interop", "tests/repository", "tests/support")
+"""Folders that mirror no package: malformed inputs, other tools, tests of the repository as a whole, helpers."""
 
 MOST_FILES = 16
 MOST_LINES = 420
