@@ -113,9 +113,8 @@ def output_error(model, target, feedback):
     """The error of the outputs of each layer that weights alone cause, as variances on the calibration data."""
     working, plan = planned(model, target)
     data = samples([feed(model, seed) for seed in range(4)])
-    facts = Pipeline([Observe(data), FitRanges("minmax"), ComputeQparams(feedback=feedback)], pinned=[plan]).run(
-        working
-    )
+    steps = [Observe(data, every_conv=True), FitRanges("minmax"), ComputeQparams(feedback=feedback)]
+    facts = Pipeline(steps, pinned=[plan]).run(working)
     parameters, statistics, nodes = facts[QuantizationParameters], facts[Statistics], working.nodes
     found = {}
     for weight in plan.weights:
