@@ -208,6 +208,11 @@ def _with_what_statistics_imply(facts: Iterable[object], config: Config) -> dict
         pinned.setdefault(Probe, Probe())
         if config.migrate:
             pinned.setdefault(Migration, Migration(statistics.migration))
+            if not statistics.migration:
+                log.warning(
+                    "no scales migrate: the calibration was made without --migrate, or its channels are alike; "
+                    "calibrate again with --migrate, or leave it out"
+                )
     return pinned
 
 

@@ -96,7 +96,8 @@ class ComputeQparams(Analysis[QuantizationParameters]):
 
 
 def _require_covariances(plan: Plan, statistics: Statistics, model: Model) -> None:
-    missing = [name for name in plan.layers if model.nodes[name].op == "Conv" and name not in statistics.inputs]
+    convs = [node for node in map(model.nodes.get, plan.layers) if node is not None and node.op == "Conv"]
+    missing = [node.name for node in convs if node.name not in statistics.inputs and Im2col.of(node) is not None]
     if missing:
         raise DataError(
             f"the calibration has no covariance of the inputs of {missing[0]!r}: it was made without --rounding "
@@ -105,10 +106,14 @@ def _require_covariances(plan: Plan, statistics: Statistics, model: Model) -> No
 
 
 def _covariance(layers: Sequence[Node], scheme: Scheme, statistics: Statistics) -> InputCovariance | None:
-    """Return the covariance of the inputs of a weight's layers, if the mean of their outputs can be corrected."""
+    """Return the covariance of the inputs of a weight's layers, if the mean of their outputs can be corrected.
+
+    Layers with other groups have covariances of other inputs, which have no mean.
+    """
     fits = scheme.symmetric and scheme.container.is_signed
     known = [statistics.inputs[node.name] for node in layers if node.name in statistics.inputs and has_plain_bias(node)]
-    return InputCovariance.mean(known) if fits and len(known) == len(layers) else None
+    alike = len({node.attrs.get("group", 1) for node in layers}) == 1
+    return InputCovariance.mean(known) if fits and alike and len(known) == len(layers) else None
 
 
 def _inputs(layers: Sequence[Node], statistics: Statistics, behind: Collection[str]) -> dict[str, Float64Array | None]:

@@ -1,14 +1,16 @@
 """fit-ranges: chooses the range of each group of tensors from its histogram."""
 
+from onnxq.errors import DataError
 from onnxq.facts import FittedRange, FittedRanges, Plan, QuantizationPoint, Statistics
-from onnxq.ir import Model
+from onnxq.ir import Model, downstream, is_layer
 from onnxq.numerics.before_silu import before_silu
 from onnxq.numerics.range_method import FitRange
 from onnxq.numerics.range_methods import method_for
 from onnxq.numerics.range_methods.minmax import minmax
 from onnxq.pipeline import Analysis, Facts
-from onnxq.qdq.channel_statistics import check_statistics
+from onnxq.qdq.channel_statistics import channel_statistics, check_statistics
 from onnxq.qdq.tensor_result import expected
+from onnxq.reconstruction.im2col import Im2col
 
 
 class FitRanges(Analysis[FittedRanges]):
@@ -23,7 +25,7 @@ class FitRanges(Analysis[FittedRanges]):
         method: a key of `range_methods.METHODS`.
 
     Raises:
-        DataError: the statistics were given and belong to another model, or lack a tensor.
+        DataError: the statistics were given and belong to another model, or lack a tensor or a layer.
     """
 
     name = "fit-ranges"
@@ -39,9 +41,12 @@ class FitRanges(Analysis[FittedRanges]):
         if facts.is_pinned(Statistics):
             check_statistics(statistics, model)
         inputs = {t.name for t in model.graph.inputs}
-        return FittedRanges({
+        ranges = FittedRanges({
             group: self._fit(points, statistics, inputs) for group, points in facts[Plan].groups().items()
         })  # fmt: skip
+        if facts.is_pinned(Statistics):
+            _check_layers(statistics, facts[Plan], model)
+        return ranges
 
     def _fit(self, points: list[QuantizationPoint], statistics: Statistics, inputs: set[str]) -> FittedRange:
         point = points[0]
@@ -57,3 +62,23 @@ class FitRanges(Analysis[FittedRanges]):
         if point.silu_input:
             return "error behind SiLU", before_silu
         return self._method, method_for(self._method, point.silu_output)
+
+
+def _check_layers(statistics: Statistics, plan: Plan, model: Model) -> None:
+    """Check that statistics from outside tell of all Convs what a run for this plan would tell.
+
+    Other layers may read the same tensors, so tensors alone do not tell.
+
+    Raises:
+        DataError: the inputs of a Conv were not observed.
+    """
+    behind = downstream(model.graph.nodes, is_layer)
+    for node in (model.nodes[name] for name in plan.layers if plan.observed()):
+        if node.op != "Conv" or Im2col.of(node) is None:
+            continue
+        is_known = node.name in behind or node.name in statistics.inputs
+        if not is_known or channel_statistics(node.inputs[0], statistics.channels) is None:
+            raise DataError(
+                f"the calibration has no inputs of the layer {node.name!r}: it was made for another target or with "
+                "other options; calibrate again"
+            )

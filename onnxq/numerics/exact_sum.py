@@ -17,17 +17,23 @@ class ExactSum:
 
     Terms are clamped to 2^40 in magnitude; there must be fewer than 2^22 of them.
 
+    Attributes:
+        clamped: whether a term was.
+
     Args:
         shape: of the terms.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
+        self.clamped = False
         self._wholes: NDArray[np.int64] = np.zeros(shape, np.int64)
         self._fractions: NDArray[np.int64] = np.zeros(shape, np.int64)
 
     def add(self, term: ArrayLike) -> None:
         """Add an array, rounded to 2^-40."""
-        values = np.minimum(np.maximum(np.asarray(term, np.float64), -_LARGEST), _LARGEST)
+        given = np.asarray(term, np.float64)
+        values = np.minimum(np.maximum(given, -_LARGEST), _LARGEST)
+        self.clamped |= not np.array_equal(values, given)
         wholes = np.floor(values)
         fractions = np.rint((values - wholes) / _STEP)
         np.add(self._wholes, wholes, out=self._wholes, casting="unsafe")

@@ -147,7 +147,10 @@ class CovarianceSums:
         self.images += 1
 
     def covariance(self) -> InputCovariance:
-        """Return the covariance over all images."""
+        """Return the covariance over all images; zeros, with which nothing is compensated, if a sum was clamped."""
+        if self._products.clamped or self._tap_products.clamped:
+            nothing = np.zeros_like(self._products.total(), np.float32)
+            return InputCovariance(nothing, np.asarray(np.eye(self._shape.taps)))
         means = self._means.total() / self.images
         covariance = self._products.total() / self.images - means @ means.swapaxes(1, 2) / self._shape.taps
         channels = np.asarray(covariance, np.float32)

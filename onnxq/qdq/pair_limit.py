@@ -1,5 +1,6 @@
 """The limit of a weight's integers within which no CPU saturates the sums of its layers."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -81,28 +82,49 @@ class PairLimits:
             scheme: of the weight.
             activations: tensor of a point -> its scale and zero point.
         """
-        first, inputs = layers[0], [layer.inputs[0] for layer in layers]
-        widths = {scheme.bits, *(activations[x.name].scheme.container.bits for x in inputs)}
+        widths = {scheme.bits, *(activations[layer.inputs[0].name].scheme.container.bits for layer in layers)}
         is_signed = scheme.symmetric and scheme.container.is_signed
         if widths != {INT8.bits} or not is_signed:
             return None
-        outputs, channels = np.moveaxis(np.asarray(constant(first.inputs[1])), output_axis(first), 0).shape[:2]
-        groups = int(first.attrs.get("group", 1))
-        if groups > 1 and (first.op == "ConvTranspose" or (is_depthwise(first) and outputs == groups)):
+        found = [self._of_layer(layer, activations[layer.inputs[0].name]) for layer in layers if _saturates(layer)]
+        if not found:
             return None
+        peaks, pair_peaks = ([getattr(each, name) for each in found] for name in ("peaks", "pair_peaks"))
+        return PairLimit(_greatest(peaks), _greatest(pair_peaks))
+
+    def _of_layer(self, layer: Node, activation: QParams) -> PairLimit:
+        outputs, channels = _weight_shape(layer)
+        groups = _groups(layer)
         # The channels of a MatMul are not those of an image.
-        counts = first.op in CONVS and all(layer.name in self._behind_layers for layer in layers)
-        found = [
-            _integer_peaks(
-                activations[x.name], channel_statistics(x, self._observed) if counts else None, groups * channels
-            )
-            for x in inputs
-        ]
-        peaks, pair_peaks = (np.max([each[k] for each in found], axis=0) for k in (0, 1))
+        counts = layer.op in CONVS and layer.name in self._behind_layers
+        known = channel_statistics(layer.inputs[0], self._observed) if counts else None
+        peaks, pair_peaks = _integer_peaks(activation, known, groups * channels)
         peaks = peaks.reshape(groups, channels)
         pair_peaks = np.zeros((groups, 0)) if channels % 2 else pair_peaks.reshape(groups, channels // 2)
         repeats = outputs // groups if groups > 1 else 1
         return PairLimit(np.repeat(peaks, repeats, axis=0), np.repeat(pair_peaks, repeats, axis=0))
+
+
+def _weight_shape(layer: Node) -> tuple[int, int]:
+    """Return the outputs, and the input channels of a group, of a layer's weight."""
+    outputs, channels = np.moveaxis(np.asarray(constant(layer.inputs[1])), output_axis(layer), 0).shape[:2]
+    return outputs, channels
+
+
+def _groups(layer: Node) -> int:
+    return int(layer.attrs.get("group", 1))
+
+
+def _saturates(layer: Node) -> bool:
+    """Return whether the kernel of a layer adds products of 8-bit integers in 16 bits."""
+    groups = _groups(layer)
+    one_filter = is_depthwise(layer) and _weight_shape(layer)[0] == groups
+    return groups == 1 or not (layer.op == "ConvTranspose" or one_filter)
+
+
+def _greatest(peaks: Sequence[Float64Array]) -> Float64Array:
+    """Return the elementwise greatest of arrays, (1, n) or (outputs, n)."""
+    return functools.reduce(np.maximum, peaks)
 
 
 def _integer_peaks(

@@ -252,6 +252,13 @@ class TestBadCalibration:
         assert onnxq(model, "--calibration", "seen.npz", *target, "--migrate", "-o", "b.onnx").code == 0
         assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
 
+    def test_without_migrated_scales_where_scales_migrate(self, onnxq, model):
+        target = ["--target", "openvino"]
+        assert onnxq(model, "--calib", "calib", *target, "--save-calibration", "seen.npz", "-o", "a.onnx").code == 0
+        done = onnxq(model, "--calibration", "seen.npz", *target, "--migrate", "-o", "b.onnx")
+        assert done.code == 0
+        assert "no scales migrate: the calibration was made without --migrate" in " ".join(done.err.split())
+
     def test_of_another_target(self, onnxq, model):
         arguments = ["--calib", "calib", "--target", "openvino", "--save-calibration", "seen.npz"]
         assert onnxq(model, *arguments).code == 0

@@ -100,6 +100,16 @@ def test_inputs_that_never_change_have_no_variance(value):
     assert np.isfinite(found.taps).all()
 
 
+@pytest.mark.parametrize("taps", [1, 9])
+def test_of_inputs_beyond_what_sums_hold_nothing_is_known(taps):
+    columns = drawn(channels=300, taps=taps)
+    known, unknown = summed(columns, 300, taps), summed(columns * np.float32(1e7), 300, taps)
+    assert known.channels.any()
+    assert not unknown.channels.any()
+    assert unknown.channels.shape == known.channels.shape
+    assert np.array_equal(unknown.taps, np.eye(taps))
+
+
 def test_layers_that_share_a_weight_have_the_mean():
     first, second = (InputCovariance(np.full((1, 2, 2), v, np.float32), np.eye(1)) for v in (1, 3))
     assert np.array_equal(InputCovariance.mean([first, second]).channels, np.full((1, 2, 2), 2))

@@ -152,6 +152,20 @@ def test_two_layers_of_one_weight_have_the_same_integers():
     run(made, feed(model))
 
 
+@pytest.mark.parametrize("target", [ORT, OPENVINO, GENERIC], ids=lambda t: t.name)
+def test_layers_of_one_weight_may_have_other_groups(target):
+    net = Net()
+    x = net.block("images", 16)
+    weight, bias = net.const(net.normal(16, 8, 3, 3)), net.const(net.normal(16))
+    y = net.silu(net.add("Conv", x, weight, bias, pads=[1] * 4, group=2, name="grouped"))
+    net.channels[y] = 16
+    z = net.silu(net.add("Conv", net.block(y, 8), weight, bias, pads=[1] * 4, name="whole"))
+    net.channels[z] = 16
+    found, facts = shares(net.model(net.conv(z, 4)), target)
+    assert any({"grouped", "whole"} == set(each.users) for each in facts[Plan].weights)
+    assert max(each.max() for each in found.values()) <= 1
+
+
 def test_a_conv_whose_bias_is_computed_is_rounded_to_nearest():
     net = Net()
     bias = net.add("Mul", net.add("ReduceMean", "images", axes=[0, 2, 3], keepdims=0), net.const(np.ones(3)))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from graphs import csp, feed, pan, planned, quantized, quantizing, samples, silu_chain, v8, yolox
+from graphs import Net, csp, feed, pan, planned, quantized, quantizing, samples, silu_chain, v8, yolox
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -246,6 +246,20 @@ def test_statistics_for_another_target_are_refused_by_the_tensor_that_they_lack(
     message = "the calibration has no tensor 'conv1_out': it was made for another target or with other options"
     with pytest.raises(DataError, match=re.escape(message)):
         quantized(model, ORT, facts=[for_openvino])
+
+
+def test_statistics_without_a_layer_are_refused_though_another_layer_reads_its_input():
+    net = Net()
+    ends = [net.silu(net.conv("images", 8, kernel, name=f"kernel{kernel}")) for kernel in (3, 1)]
+    for end in ends:
+        net.channels[end] = 8
+    model = net.model(net.conv(net.concat(*ends), 4))
+    fewer = quantized(model, OPENVINO, exclude=("kernel1",))[1][Statistics]
+    with pytest.raises(DataError, match="no inputs of the layer 'kernel1'"):
+        quantized(model, OPENVINO, facts=[fewer])
+    more = quantized(model, OPENVINO)[1][Statistics]
+    made = [quantized(model, OPENVINO, given, exclude=("kernel1",))[0] for given in ([], [more])]
+    assert made[0] == made[1]
 
 
 def test_a_lacking_tensor_is_named():

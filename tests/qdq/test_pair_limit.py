@@ -151,6 +151,19 @@ def test_a_shared_weight_takes_the_greatest_of_its_inputs():
     assert limit(build, known).peaks.tolist() == [[255] * 4]
 
 
+@pytest.mark.parametrize("grouped_first", [False, True])
+def test_layers_of_one_weight_have_the_channels_of_their_own_groups(grouped_first):
+    def build(net, x):
+        weight = net.const(net.normal(4, 2, 1, 1), name="weight")
+        wide, narrow = ("layer", "other") if grouped_first else ("other", "layer")
+        halves = net.add("Slice", x, net.ints(0), net.ints(2), net.ints(1), name="half")
+        return net.concat(net.add("Conv", x, weight, name=wide, group=2), net.add("Conv", halves, weight, name=narrow))
+
+    found = limit(build, {"first_out": observed(PEAKS, PAIRS), "half_out": observed([50.0, 5.0], [52.0])})
+    assert found.peaks.tolist() == [[51, 21]] * 2 + [[51, 255]] * 2
+    assert found.pair_peaks.tolist() == [[55]] * 2 + [[413]] * 2
+
+
 def gemm(net, x):
     rows = net.add("Flatten", net.add("GlobalAveragePool", x))
     return net.add("Gemm", rows, net.const(net.normal(4, 10)), name="layer")
