@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -37,6 +38,8 @@ from onnxq.errors import ConfigError, ModelError
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import target_of
 from onnxq.ir.files import write_json
+from onnxq.ir.storage import load_proto
+from onnxq.targets import GENERIC
 
 __all__ = ["Proof", "main", "prove"]
 
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     helps = "; ".join(f"{each.name}: {each.device_help} ({each.device})" for each in COMPILERS.values() if each.device)
     parser.add_argument("--device", metavar="NAME", default="", help=f"what to build for; {helps}")
     parser.add_argument(
-        "--python", metavar="PATH", default=sys.executable,
+        "--python", metavar="PATH", default="",
         help="interpreter of the environment that has the compiler (this one)",
     )  # fmt: skip
     parser.add_argument(
@@ -84,6 +87,7 @@ def _prove(arguments: argparse.Namespace, settings: Settings) -> None:
     files.writes("--json", arguments.json)
     files.check()
     compiler = _compiler(arguments)
+    _check_fits(arguments, compiler)
     with ProgressBar(arguments.quiet) as progress:
         proof = prove(
             arguments.model,
@@ -97,9 +101,9 @@ def _prove(arguments: argparse.Namespace, settings: Settings) -> None:
         )
     files.require_unchanged()
     if arguments.json is not None:
-        write_json(arguments.json, _as_json(proof, arguments, settings))
+        write_json(arguments.json, _as_json(proof, arguments, settings, compiler))
     show(proof, settings, arguments.quiet)
-    require(proof)
+    require(proof, _meant_for_another(arguments.model, compiler))
 
 
 def _compiler(arguments: argparse.Namespace) -> Compiler:
@@ -107,8 +111,31 @@ def _compiler(arguments: argparse.Namespace) -> Compiler:
         return COMPILERS[arguments.compiler]
     target = target_of(arguments.model)
     if target is None:
+        if not any(node.op_type == "DequantizeLinear" for node in load_proto(arguments.model).graph.node):
+            raise ModelError(f"{arguments.model}: is not quantized, so there is nothing to prove; quantize it")
         raise ConfigError(f"{arguments.model}: names no target; say --with {', '.join(COMPILERS)}")
     return of_target(target)
+
+
+def _check_fits(arguments: argparse.Namespace, compiler: Compiler) -> None:
+    """Check that the compiler has the choices that the options make.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if arguments.device and not compiler.device:
+        raise ConfigError(f"--device {arguments.device}: {compiler.title} builds for this CPU; leave it out")
+    if arguments.python and not compiler.in_own_process:
+        raise ConfigError(
+            f"--python {arguments.python}: {compiler.title} runs in the environment of onnxq; leave it out"
+        )
+
+
+def _meant_for_another(model: Path, compiler: Compiler) -> str:
+    """Return a clause that names the compiler that a file is for; empty if it is this one, several, or not known."""
+    target = target_of(model)
+    wanted = OF_TARGET.get(target or "", compiler.name) if target != GENERIC.name else compiler.name
+    return "" if wanted == compiler.name else f"; the file is for the target {target}: --with {wanted}"
 
 
 def of_target(target: str) -> Compiler:
@@ -139,15 +166,19 @@ def show(proof: Proof, settings: Settings, quiet: bool) -> None:
             say(note, ERR)
 
 
-def require(proof: Proof) -> None:
+def require(proof: Proof, hint: str = "") -> None:
     """Check that every layer that is meant for integers runs on them.
+
+    Args:
+        proof: of a file.
+        hint: the end of the message.
 
     Raises:
         ModelError: some do not.
     """
     if proof.fallen:
         names = some([layer.name for layer in proof.fallen])
-        raise ModelError(f"{proof.title} does not run these layers on integers: {names}")
+        raise ModelError(f"{proof.title} does not run these layers on integers: {names}{hint}")
 
 
 def summary(proof: Proof) -> str:
@@ -189,13 +220,14 @@ def _layer_table(proof: Proof) -> NumberTable:
     return table
 
 
-def _as_json(proof: Proof, arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+def _as_json(proof: Proof, arguments: argparse.Namespace, settings: Settings, compiler: Compiler) -> dict[str, Any]:
     """Return the content of `--json`, unrounded; None for numbers that are not finite."""
     numbers = proof.agreement.numbers(proof.detector.outputs.task) if proof.agreement is not None else None
     return {
         "model": str(arguments.model),
         "compiler": proof.title,
         "version": proof.version,
+        "device": arguments.device or compiler.device or None,
         "settings": asdict(settings),
         "wanted": len(proof.wanted),
         "on_integers": len(proof.wanted) - len(proof.fallen),

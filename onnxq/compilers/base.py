@@ -78,12 +78,14 @@ class Compiler(ABC):
         title: name in messages.
         device: what it builds for unless `--device` says more; empty: it has no choice.
         device_help: what `--device` means to it.
+        in_own_process: it runs in a process, and maybe an environment, of its own.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     device: ClassVar[str] = ""
     device_help: ClassVar[str] = ""
+    in_own_process: ClassVar[bool] = True
 
     @abstractmethod
     def require(self, python: str) -> None:

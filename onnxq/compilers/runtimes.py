@@ -8,6 +8,8 @@ from onnxq.runtime import RUNTIMES
 class CpuRuntime(Compiler):
     """A runtime of `onnxq.runtime`; subclasses name it."""
 
+    in_own_process = False
+
     def require(self, python: str) -> None:
         """Look for it in onnxq's own environment."""
         if not RUNTIMES[self.name].is_installed():

@@ -53,6 +53,7 @@ def test_a_file_in_the_runtime_of_its_target(files, prove, tmp_path):
     [(name, sqnr)] = written["outputs"].items()
     assert [name, f"{sqnr:.1f}"] in [line.split() for line in out.splitlines()]
     assert written["images"] == 2
+    assert written["device"] is None
     assert "agreement with the exact computation, 2 images, scores above 0.001" in out
     assert written["agreement"]["objects"] > 0
     assert "error" not in err
@@ -63,6 +64,7 @@ def test_layers_that_fall_to_float_are_an_error(files, prove):
     assert code == 1
     assert "0 of " in out.splitlines()[-1]
     assert "error: onnxruntime does not run these layers on integers: " in err
+    assert "; the file is for the target tensorrt: --with tensorrt-rtx" in " ".join(err.split())
 
 
 @pytest.mark.slow
@@ -85,8 +87,36 @@ def test_a_compiler_that_is_not_installed_is_a_line(files, prove, given, tmp_pat
     assert "pip install" in err
 
 
+@pytest.mark.parametrize("options", [[], ["--with", "ort"]], ids=["target", "ort"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent.onnx", "no such file"),
+        ("text.onnx", "not an ONNX file, or cut short"),
+        ("float.onnx", "so there is nothing to prove; quantize it"),
+    ],
+)
+def test_what_is_no_quantized_file_is_told_as_such(files, prove, name, message, options):
+    (files / "text.onnx").write_text("garbage")
+    code, _, err = prove(files / name, *options)
+    assert code == 1
+    assert f"{name}: " in err
+    assert message in err
+
+
+@pytest.mark.parametrize("option", [["--device", "57"], ["--python", "python3"]], ids=lambda each: each[0])
+def test_what_a_compiler_does_not_take_is_refused(files, prove, option):
+    code, _, err = prove(files / "ort.onnx", *option)
+    assert code == 1
+    assert f"{' '.join(option)}: onnxruntime " in err
+    assert "leave it out" in err
+
+
 def test_a_file_that_names_no_target(files, prove):
-    code, _, err = prove(files / "float.onnx")
+    model = onnx.load(files / "ort.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, files / "nameless.onnx")
+    code, _, err = prove(files / "nameless.onnx")
     assert code == 1
     assert "names no target; say --with tensorrt-rtx, qnn, rknn, ort, openvino" in err
 
