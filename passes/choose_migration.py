@@ -64,11 +64,12 @@ class ChooseMigration(Analysis[Migration]):
         if self._samples.is_read_once:
             raise DataError("the data can be read only once, migration reads it again; give a list or a folder")
         loaders = list(self._samples.loaders)
-        if len(loaders) < _ENOUGH:
+        count = self._samples.count or len(loaders) * _batch(model)
+        if count < _ENOUGH:
             log.warning(
                 "scales migrate by the values of %d samples: with so few, greater values are cut off; give about 100 "
                 "images, or leave --migrate out",
-                len(loaders),
+                count,
             )
         scales = {name: channel_scales(peaks) for name, peaks in self._peaks(model, tensors, loaders).items()}
         return Migration({name: scales[name] for name in tensors if name in scales and np.ptp(scales[name]) > 0})
@@ -88,3 +89,9 @@ class ChooseMigration(Analysis[Migration]):
             ending = ending_at(model.to_proto(), tensors)
             stream(ending, few, see, lambda done: self._progress("comparing channels", done, len(few)))
         return peaks
+
+
+def _batch(model: Model) -> int:
+    """Return how many samples a run takes."""
+    shape = model.graph.inputs[0].shape or (1,)
+    return shape[0] if isinstance(shape[0], int) else 1

@@ -78,6 +78,15 @@ def test_few_samples_are_warned_of(caplog):
     assert "by the values of 49 samples: with so few, greater values are cut off" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["array", "file"])
+def test_samples_are_few_by_their_number_not_by_that_of_their_batches(tmp_path, caplog, kind):
+    rows = np.concatenate([feed(csp())["images"]] * 50)
+    np.save(tmp_path / "rows.npy", rows)
+    data = rows if kind == "array" else tmp_path / "rows.npy"
+    quantize(csp(batch=4), data, Config(target="openvino", migrate=True))
+    assert "with so few" not in caplog.text
+
+
 def test_scales_migrate_only_if_asked_for():
     model = csp()
     data = [feed(model, seed) for seed in range(10)]
