@@ -204,8 +204,9 @@ def _write(args: argparse.Namespace, run: _Run, output: Path) -> None:
     if args.save_calibration:
         save_statistics(run.quantized.facts[Statistics], args.save_calibration)
     if args.cut_decode:
-        storage.save(cut_decode(run.model, run.config), args.cut_decode)
-        write_json(args.cut_decode.with_suffix(".json"), build.ranges(run.quantized))
+        cut = cut_decode(run.model, run.config)
+        storage.save(cut, args.cut_decode)
+        write_json(args.cut_decode.with_suffix(".json"), build.ranges(run.quantized, cut))
 
 
 def _write_report(args: argparse.Namespace, run: _Run, output: Path, precision: PrecisionSummary | None) -> None:

@@ -98,6 +98,7 @@ def build(
         migrate=config.migrate,
         reconstruct=config.reconstructs,
         keep_bias=config.keep_bias,
+        rounding=config.rounding,
         float_type=config.float_type,
         pack=config.pack,
         exclude=tuple(config.exclude),
@@ -140,10 +141,16 @@ def _speed(facts: Facts) -> SpeedEntry | None:
     return SpeedEntry(speed.runtime, round(speed.ratio, 3), round(speed.median, 3), speed.rounds)
 
 
-def ranges(quantized: Quantized) -> dict[str, dict[str, float]]:
-    """Return the range of each quantized tensor, `{tensor: {"low": ..., "high": ...}}`, for tools that read ranges."""
+def ranges(quantized: Quantized, cut: onnx.ModelProto) -> dict[str, dict[str, float]]:
+    """Return the range of each quantized tensor, `{tensor: {"low": ..., "high": ...}}`, for tools that read ranges.
+
+    Args:
+        quantized: the result.
+        cut: the float model that the tools read; tensors that it lacks, in the decode, are left out.
+    """
+    held = {name for node in cut.graph.node for name in (*node.input, *node.output)}
     entries = map(_activation, tensor_results(quantized.facts))
-    return {entry.tensor: {"low": entry.low, "high": entry.high} for entry in entries}
+    return {entry.tensor: {"low": entry.low, "high": entry.high} for entry in entries if entry.tensor in held}
 
 
 def _detector(quantized: Quantized) -> DetectorEntry:

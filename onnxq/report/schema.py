@@ -303,6 +303,7 @@ class Report:
         migrate: whether scales migrated from activations into weights.
         reconstruct: whether layers were reconstructed.
         keep_bias: whether biases were left uncorrected.
+        rounding: how weights were to be rounded.
         float_type: data type of operators that are not quantized.
         pack: how 4-bit weights are stored.
         exclude: names and patterns of excluded nodes.
@@ -353,6 +354,7 @@ class Report:
     migrate: bool
     reconstruct: bool
     keep_bias: bool
+    rounding: str
     float_type: str
     pack: str
     exclude: tuple[str, ...]

@@ -40,8 +40,8 @@ def weight(kind, *layers):
 PLAIN = Report(
     format=FORMAT, onnxq="0", versions={}, model="net.onnx", target="ort", cpu="any", method="uh",
     weight_method="minmax", weight_bits=8, act_bits=8, bits=(), symmetric=False, equalize=True, migrate=False,
-    reconstruct=False, keep_bias=False, float_type="fp32", pack="none", exclude=(), include=(), options=(),
-    detector=DetectorEntry("v8", "detect", (32, 32), "RGB", "it looks so"),
+    reconstruct=False, keep_bias=False, rounding="feedback", float_type="fp32", pack="none", exclude=(), include=(),
+    options=(), detector=DetectorEntry("v8", "detect", (32, 32), "RGB", "it looks so"),
     calibration="images", samples=1, synthetic=False, data_warnings=(), warnings=(), bytes=FileSizes(1, 1), seconds={},
     layers=LayersEntry((), None, ()), runtime="onnxruntime", checked_in="onnxruntime 1", checked_on="AVX2",
     float_={}, operators=OperatorCounts({}, {}), sqnr={}, simulated_sqnr={}, sqnr_against_exact={},
