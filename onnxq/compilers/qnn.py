@@ -48,6 +48,8 @@ class Qnn(Compiler):
     def build(self, job: Job) -> Built:
         """Compile the file, and run it in the simulator."""
         device = job.device or self.device
+        if not device.isdecimal():
+            raise ConfigError(f"--device {device}: expected the {self.device_help}")
         told, _ = run_worker(WORKERS / "run_qnn.py", self.title, job, {"device": device})
         on_cpu = dict(told["on_cpu"])
         graphs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((job.folder / "graphs").iterdir())]
@@ -62,8 +64,12 @@ class Qnn(Compiler):
             layers=layers,
             outputs=outputs_of(job),
             on_cpu=[f"{name} ({op})" for name, op in on_cpu.items()],
-            notes=(f"compiled for SoC {device}, and run in the simulator of its NPU",),
+            notes=(f"compiled for SoC {device}, and run in the simulator of its NPU" if graphs else _no_npu(device),),
         )
+
+
+def _no_npu(device: str) -> str:
+    return f"QNN compiled nothing for SoC {device}: the number may be that of no NPU; see --device"
 
 
 def on_npu(graphs: Iterable[Mapping[str, Any]]) -> dict[str, Ran]:

@@ -89,6 +89,12 @@ def test_where_it_is_not_installed_a_line_tells_how_to_get_it(tmp_path):
         Qnn().require(str(python))
 
 
+def test_a_device_is_a_number(tmp_path):
+    model = csp()
+    with pytest.raises(ConfigError, match=r"--device sm8650: expected the number of the SoC \(soc_model\), 57"):
+        Qnn().build(Job(model, file_layers(model), [], tmp_path, "sm8650", sys.executable, 60))
+
+
 @pytest.mark.slow
 @needs_compiler("qnn")
 def test_a_file_runs_in_the_simulator(tmp_path):

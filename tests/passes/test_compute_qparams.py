@@ -166,6 +166,23 @@ def test_layers_of_one_weight_may_have_other_groups(target):
     assert max(each.max() for each in found.values()) <= 1
 
 
+def test_statistics_need_no_covariance_of_rows():
+    net = Net()
+    x = net.block("images", 8)
+    rows = net.reshape(x, 1, 8, 1024)
+    rows = net.add("Conv", rows, net.const(net.normal(8, 8, 3)), name="along", pads=[1, 1])
+    y = net.reshape(rows, 1, 8, 32, 32)
+    net.channels[y] = 8
+    working, plan = planned(net.model(net.conv(y, 4)), GENERIC)
+    assert "along" in plan.layers
+    steps = [FitRanges("minmax"), ComputeQparams(feedback=True)]
+    data = samples([feed(working.to_proto(), seed) for seed in range(4)])
+    found = Pipeline([Observe(data, every_conv=True), *steps], pinned=[plan]).run(working)
+    given = Pipeline(steps, pinned=[plan, found[Statistics]]).run(working)
+    for name, integers in found[QuantizationParameters].integers.items():
+        assert np.array_equal(given[QuantizationParameters].integers[name], integers)
+
+
 def test_a_conv_whose_bias_is_computed_is_rounded_to_nearest():
     net = Net()
     bias = net.add("Mul", net.add("ReduceMean", "images", axes=[0, 2, 3], keepdims=0), net.const(np.ones(3)))
