@@ -45,8 +45,17 @@ class TestOptions:
         assert onnxq(model, "--calib", "calib", "--method", "uh", "-o", "uh.onnx").code == 0
         assert Path("uh.onnx").read_bytes() == Path("model.int8.onnx").read_bytes()
 
+    def test_the_target_qnn(self, onnxq, model):
+        ran = onnxq(model, "--calib", "calib", "--target", "qnn")
+        assert ran.code == 0, ran.err
+        assert "target qnn (" in ran.table
+        assert metadata("model.w8a16.onnx")["onnxq.target"] == "qnn"
+        runs("model.w8a16.onnx")
+        assert np.dtype(np.uint16) in {values.dtype for values in zero_points("model.w8a16.onnx")}
+        assert "conv0" in integer_layers("model.w8a16.onnx")
+
     @pytest.mark.slow
-    @pytest.mark.parametrize("target", TARGETS)
+    @pytest.mark.parametrize("target", [target for target in TARGETS if target != "qnn"])
     def test_target(self, onnxq, model, target):
         ran = onnxq(model, "--calib", "calib", "--target", target)
         assert ran.code == 0, ran.err

@@ -86,7 +86,9 @@ def test_what_onnxq_made_gives_the_numbers_of_the_float_model(build, target, mon
     made = quantize(plain, feeds, Config(target=target)).model
     values = feed(plain, 9)
     expected, noisy, found = (run(model, values) for model in (plain, made, stripped(made)))
-    assert all(sqnr(expected[name], found[name]) > sqnr(expected[name], noisy[name]) + 3 for name in expected)
+    # With 16-bit activations the noise is that of the weights, which stay as they are.
+    gain = 3 if TARGETS[target].activations[0].bits <= 8 else -1
+    assert all(sqnr(expected[name], found[name]) > sqnr(expected[name], noisy[name]) + gain for name in expected)
 
 
 @pytest.mark.parametrize("bits", [{"act_bits": 6}, {"weight_bits": 4, "pack": "int4"}], ids=["clipped", "int4"])
