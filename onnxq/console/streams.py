@@ -37,8 +37,8 @@ class _Stream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Write what is pending."""
-        if self.failure is None:
+        """Write what is pending; nothing is if the stream was closed before, as when Python frees this one."""
+        if self.failure is None and not self._stream.closed:
             try:
                 self._stream.flush()
             except OSError as error:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from onnxq.console.streams import watched
+from onnxq.console.streams import Streams, watched
 
 
 class Failing(io.StringIO):
@@ -82,3 +82,12 @@ def test_good_ones_pass_everything_on(capsys):
         assert streams.finish(0) == 0
     assert sys.stdout is before
     assert capsys.readouterr() == ("a", "")
+
+
+def test_a_stream_that_was_closed_before_is_freed_in_silence(monkeypatch):
+    closed = io.StringIO()
+    monkeypatch.setattr("sys.stdout", closed)
+    streams = Streams()
+    closed.close()
+    streams.out.flush()
+    streams.out.close()
