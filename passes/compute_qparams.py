@@ -7,7 +7,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxq.errors import DataError
 from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Statistics
-from onnxq.ir import CONVS, Model, Node, constant, downstream, has_plain_bias, is_layer
+from onnxq.ir import CONVS, Model, Node, constant, has_plain_bias, image_convs
 from onnxq.numerics.arrays import AnyArray, Float64Array
 from onnxq.numerics.input_covariance import InputCovariance
 from onnxq.numerics.scheme import QParams, Scheme
@@ -63,7 +63,7 @@ class ComputeQparams(Analysis[QuantizationParameters]):
         tensors, nodes = model.graph.tensors(), model.nodes
         statistics = facts.get(Statistics) or Statistics({})
         limits = PairLimits(model, statistics.channels) if self._limited else None
-        behind = downstream(model.graph.nodes, is_layer)
+        reading = image_convs(model.graph.nodes)
         weights: dict[str, QParams] = {}
         integers: dict[str, AnyArray] = {}
         limited: dict[str, int] = {}
@@ -78,9 +78,9 @@ class ComputeQparams(Analysis[QuantizationParameters]):
             )
             limit = limits.of(layers, weight.scheme, activations) if limits else None
             within = (
-                None if limit is None else limit_weight(values, qparams, limit, **_inputs(layers, statistics, behind))
+                None if limit is None else limit_weight(values, qparams, limit, **_inputs(layers, statistics, reading))
             )
-            found = None if within is None else RoundedWeight(within.qparams, within.integers)
+            found: RoundedWeight | None = within
             covariance = _covariance(layers, weight.scheme, statistics) if self._feedback else None
             im2col = Im2col.of(layers[0])
             if covariance is not None and im2col is not None:
@@ -116,18 +116,18 @@ def _covariance(layers: Sequence[Node], scheme: Scheme, statistics: Statistics) 
     return InputCovariance.mean(known) if fits and alike and len(known) == len(layers) else None
 
 
-def _inputs(layers: Sequence[Node], statistics: Statistics, behind: Collection[str]) -> dict[str, Float64Array | None]:
+def _inputs(layers: Sequence[Node], statistics: Statistics, reading: Collection[str]) -> dict[str, Float64Array | None]:
     """Return what is known of the inputs of a weight's layers, as `limit_weight` takes it.
 
     Args:
         layers: that share the weight.
         statistics: of their inputs.
-        behind: names of the nodes behind a layer; others read images, whose neighboring pixels are alike.
+        reading: names of the Convs that read images, whose neighboring pixels are alike.
     """
     first = layers[0]
     is_plain = first.op in CONVS and first.attrs.get("group", 1) == 1
     channels = channel_statistics(first.inputs[0], statistics.channels) if is_plain else None
-    inputs = statistics.inputs.get(first.name) if is_plain and first.name not in behind else None
+    inputs = statistics.inputs.get(first.name) if is_plain and first.name in reading else None
     return {
         "variances": channels.variances if channels else None,
         "covariance": inputs.channels[0].astype(np.float64) if inputs is not None and inputs.is_whole else None,

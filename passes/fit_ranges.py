@@ -2,7 +2,7 @@
 
 from onnxq.errors import DataError
 from onnxq.facts import FittedRange, FittedRanges, Plan, QuantizationPoint, Statistics
-from onnxq.ir import Model, downstream, is_layer
+from onnxq.ir import Model, image_convs
 from onnxq.numerics.before_silu import before_silu
 from onnxq.numerics.range_method import FitRange
 from onnxq.numerics.range_methods import method_for
@@ -72,11 +72,11 @@ def _check_layers(statistics: Statistics, plan: Plan, model: Model) -> None:
     Raises:
         DataError: the inputs of a Conv were not observed.
     """
-    behind = downstream(model.graph.nodes, is_layer)
+    reading = image_convs(model.graph.nodes)
     for node in (model.nodes[name] for name in plan.layers if plan.observed()):
         if node.op != "Conv" or Im2col.of(node) is None:
             continue
-        is_known = node.name in behind or node.name in statistics.inputs
+        is_known = node.name not in reading or node.name in statistics.inputs
         if not is_known or channel_statistics(node.inputs[0], statistics.channels) is None:
             raise DataError(
                 f"the calibration has no inputs of the layer {node.name!r}: it was made for another target or with "

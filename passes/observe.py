@@ -12,7 +12,7 @@ from onnxq.calibration.input_monitor import InputMonitor
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
 from onnxq.facts import ChannelStatistics, InputSummary, Migration, Plan, Probe, QuantizationPoint, Statistics
-from onnxq.ir import Model, Node, downstream, ending_at, is_layer
+from onnxq.ir import Model, Node, ending_at, image_convs
 from onnxq.numerics.arrays import Float32Array
 from onnxq.numerics.exact_sum import ExactSum
 from onnxq.numerics.histogram import Histogram
@@ -78,7 +78,8 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
         plan, digest = facts[Plan], model.digest()
         migration = (facts.get(Migration) or Migration({})).scales
         layers = [model.nodes[name] for name in plan.layers]
-        images = _image_layers(model, layers)
+        reading = image_convs(model.graph.nodes)
+        images = [layer for layer in layers if layer.name in reading]
         convs = [layer for layer in layers if layer.op == "Conv"] if self._every_conv else images
         every = max(1, self._samples.steps // _COVARIANCES) if self._samples else 1
         tally = _Tally(plan.observed(), layers, convs, {layer.inputs[0].name for layer in images}, every)
@@ -167,7 +168,8 @@ class _Tally:
 
     def inputs(self) -> dict[str, InputCovariance]:
         """Return the covariance of the inputs of each Conv; those that share it have the same object."""
-        found = {id(sums): sums.covariance() for sums in self._of_layers.values() if sums.images}
+        seen = (sums for by_window in self._inputs.values() for sums in by_window.values() if sums.images)
+        found = {id(sums): sums.covariance() for sums in seen}
         return {layer: found[id(sums)] for layer, sums in self._of_layers.items() if sums.images}
 
 
@@ -233,12 +235,6 @@ class _ChannelTally:
 def _covariance_sums(im2col: Im2col) -> CovarianceSums:
     taps = math.prod(im2col.shape[2:])
     return CovarianceSums(im2col.group, im2col.inputs // taps, taps)
-
-
-def _image_layers(model: Model, layers: Iterable[Node]) -> list[Node]:
-    """Return the Convs that no other layer precedes."""
-    behind = downstream(model.graph.nodes, is_layer)
-    return [layer for layer in layers if layer.op == "Conv" and layer.name not in behind]
 
 
 def _spaced_positions(im2col: Im2col, size: tuple[int, ...], taps: int) -> Positions:

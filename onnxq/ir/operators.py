@@ -1,8 +1,10 @@
 """Sets of operators, and predicates on nodes: depthwise, pointwise, part of a SiLU, with a bias."""
 
+from collections.abc import Sequence
+
 from onnx_graphsurgeon import Node, Tensor
 
-from onnxq.ir.query import constant, consumers, producer
+from onnxq.ir.query import constant, consumers, downstream, producer
 
 CONVS = frozenset({"Conv", "ConvTranspose"})
 """Layers over images: the channels of their inputs and outputs lie along axis 1."""
@@ -30,6 +32,16 @@ INTEGER_OPS = frozenset({
 def is_layer(node: Node) -> bool:
     """Return whether the node has weights."""
     return node.op in LAYERS
+
+
+def image_convs(nodes: Sequence[Node]) -> frozenset[str]:
+    """Return the names of the Convs that no other layer precedes: they read images.
+
+    Args:
+        nodes: in topological order.
+    """
+    behind = downstream(nodes, is_layer)
+    return frozenset(node.name for node in nodes if node.op == "Conv" and node.name not in behind)
 
 
 def next_layers(node: Node) -> list[Node]:

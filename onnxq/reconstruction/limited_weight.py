@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array
+from onnxq.numerics.arrays import Float32Array, Float64Array
 from onnxq.numerics.scheme import QParams
 from onnxq.qdq.pair_limit import PairLimit, by_output
 from onnxq.reconstruction.least_squares import FeedbackRounding
+from onnxq.reconstruction.rounded_weight import RoundedWeight
 
 _STRETCHES = np.linspace(1.0, 1.3, 16)
 """Factors of the least scale that are tried."""
@@ -25,17 +26,13 @@ _BLOCK = 1 << 15
 
 
 @dataclass(frozen=True)
-class LimitedWeight:
+class LimitedWeight(RoundedWeight):
     """A weight whose sums of two products fit into 16 bits.
 
     Attributes:
-        qparams: its scales.
-        integers: of its shape.
         channels: number of output channels with a wider scale.
     """
 
-    qparams: QParams
-    integers: AnyArray
     channels: int
 
 

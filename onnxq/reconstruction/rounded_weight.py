@@ -26,7 +26,7 @@ class RoundedWeight:
     """Scales and integers of a weight.
 
     Attributes:
-        qparams: its scales, at least as wide as before.
+        qparams: its scales.
         integers: of its shape.
     """
 
@@ -45,7 +45,7 @@ def round_weight(
 
     The error of each rounded value is compensated in the values not yet rounded. The bias must take up the shift of
     the mean. Output channels whose integers exceed the limit get wider scales. Those that err less as they were stay as
-    they were, so no channel gets worse.
+    they were, so no channel gets worse. Scales are at least as wide as before.
 
     Args:
         weight: of a Conv.

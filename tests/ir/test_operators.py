@@ -2,7 +2,7 @@ import pytest
 from graphs import Net, prepared
 from texts import imported
 
-from onnxq.ir import feeds_only_silu, is_silu, next_layers
+from onnxq.ir import feeds_only_silu, image_convs, is_silu, next_layers
 
 
 class TestSilu:
@@ -58,3 +58,12 @@ def test_next_layers_are_found_through_other_nodes():
     assert found["first"] == {"left", "right"}
     assert found["left"] == found["right"] == {"last"}
     assert found["last"] == set()
+
+
+def test_convs_that_no_layer_precedes_read_images():
+    net = Net()
+    first = net.conv("images", 8, name="first")
+    second = net.conv(net.add("Relu", "images"), 8, name="second")
+    behind = net.conv(net.add("Relu", first), 8, name="behind")
+    model = prepared(net.model(net.conv(net.concat(second, behind), 4, name="last")))
+    assert image_convs(model.graph.nodes) == {"first", "second"}
