@@ -6,21 +6,18 @@ both models compute, and the agreement on objects, with the float model's detect
 
 import argparse
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
 from onnxq._text import plural
 from onnxq.calibration import demo
 from onnxq.console.agreement import agreement_rows
+from onnxq.console.numbers import finite, show_numbers
 from onnxq.console.terminal import (
     ERR,
-    OUT,
     Help,
-    NumberTable,
     Parser,
     ProgressBar,
     add_settings,
@@ -109,18 +106,10 @@ def _used_files(arguments: argparse.Namespace) -> UsedFiles:
     return files
 
 
-def _show(title: str, first: str, others: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = NumberTable(first, others)
-    for name, *cells in rows:
-        table.add_row(Text(name), *cells)
-    say(title)
-    OUT.print(table)
-
-
 def _show_outputs(result: Comparison) -> None:
     order = "; objects that stand in another order count as noise" if result.detector.outputs.is_finished else ""
     title = f"signal to quantization noise, {_images(result.images)}, in {_runtimes(result)}{order}"
-    _show(title, "output", ["SQNR dB"], ((name, f"{sqnr:.1f}") for name, sqnr in result.outputs.items()))
+    show_numbers(title, "output", ["SQNR dB"], ((name, f"{sqnr:.1f}") for name, sqnr in result.outputs.items()))
 
 
 def _show_agreement(result: Comparison, agreement: Agreement, settings: Settings) -> None:
@@ -129,7 +118,7 @@ def _show_agreement(result: Comparison, agreement: Agreement, settings: Settings
     if result.expected_ap_loss is not None:
         loss = result.expected_ap_loss
         rows.append(("loss of expected AP, in points", "-" if math.isnan(loss) else f"{loss:.2f}"))
-    _show(f"agreement with the float model, {_images(result.images)}{scores}", "", [""], rows)
+    show_numbers(f"agreement with the float model, {_images(result.images)}{scores}", "", [""], rows)
 
 
 def _show_trace(result: Comparison, most: int) -> None:
@@ -140,7 +129,7 @@ def _show_trace(result: Comparison, most: int) -> None:
     rows = (
         (each.tensor, each.op, f"{each.sqnr:.1f}", _decibels(each.drop), f"{100 * each.added:.3f}") for each in shown
     )
-    _show(title, "tensor", ["operator", "SQNR dB", "drop dB", "added %"], rows)
+    show_numbers(title, "tensor", ["operator", "SQNR dB", "drop dB", "added %"], rows)
 
 
 def _runtimes(result: Comparison) -> str:
@@ -170,20 +159,16 @@ def _summary(result: Comparison, arguments: argparse.Namespace, settings: Settin
         **_as_json("reference_runtime", result.reference_runtime),
         **_as_json("runtime", result.runtime),
         "image_size": result.detector.size,
-        "outputs": _finite(result.outputs),
-        "agreement": None if numbers is None else _finite(numbers),
-        **_finite({"expected_ap_loss": result.expected_ap_loss}),
+        "outputs": finite(result.outputs),
+        "agreement": None if numbers is None else finite(numbers),
+        **finite({"expected_ap_loss": result.expected_ap_loss}),
         "traced_images": result.traced_images,
-        "tensors": [_finite({**asdict(each), "only_moves": each.only_moves}) for each in result.traced],
+        "tensors": [finite({**asdict(each), "only_moves": each.only_moves}) for each in result.traced],
     }
 
 
 def _as_json(key: str, choice: RuntimeChoice) -> dict[str, str]:
     return {key: choice.name, f"{key}_version": RUNTIMES[choice.name].version()}
-
-
-def _finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}
 
 
 if __name__ == "__main__":

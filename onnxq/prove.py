@@ -8,7 +8,7 @@ import argparse
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from onnxq.calibration import demo
 from onnxq.compilers import COMPILERS, OF_TARGET, Compiler
 from onnxq.compilers.proof import DEFAULTS, TIMEOUT, Proof, prove
 from onnxq.console.agreement import agreement_rows
+from onnxq.console.numbers import finite, show_numbers
 from onnxq.console.terminal import (
     ERR,
     OUT,
@@ -159,7 +160,7 @@ def show(proof: Proof, settings: Settings, quiet: bool) -> None:
     if proof.agreement is not None:
         scores = f", scores above {settings.confidence:g}" if proof.detector.outputs.has_boxes else ""
         rows = agreement_rows(proof.agreement, proof.detector.outputs.task, "the exact computation", proof.title)
-        _show(f"agreement with the exact computation, {_images(proof)}{scores}", "", "", rows)
+        show_numbers(f"agreement with the exact computation, {_images(proof)}{scores}", "", [""], rows)
     say(summary(proof))
     if not quiet:
         for note in proof.notes:
@@ -193,19 +194,11 @@ def _show_outputs(proof: Proof) -> None:
     order = "; objects that stand in another order count as noise" if proof.detector.outputs.is_finished else ""
     title = f"signal to noise against the exact computation, {_images(proof)}{order}"
     rows = ((name, "-" if math.isnan(sqnr) else f"{sqnr:.1f}") for name, sqnr in proof.outputs.items())
-    _show(title, "output", "SQNR dB", rows)
+    show_numbers(title, "output", ["SQNR dB"], rows)
 
 
 def _images(proof: Proof) -> str:
     return f"{proof.images} image{plural(proof.images)}"
-
-
-def _show(title: str, first: str, other: str, rows: Iterable[tuple[str, str]]) -> None:
-    table = NumberTable(first, [other])
-    for name, value in rows:
-        table.add_row(Text(name), value)
-    say(title)
-    OUT.print(table)
 
 
 def _layer_table(proof: Proof) -> NumberTable:
@@ -235,13 +228,9 @@ def _as_json(proof: Proof, arguments: argparse.Namespace, settings: Settings, co
         "on_cpu": list(proof.on_cpu),
         "notes": list(proof.notes),
         "images": proof.images,
-        "outputs": _finite(proof.outputs),
-        "agreement": None if numbers is None else _finite(numbers),
+        "outputs": finite(proof.outputs),
+        "agreement": None if numbers is None else finite(numbers),
     }
-
-
-def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
 if __name__ == "__main__":
