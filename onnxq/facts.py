@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from onnxq.errors import DataError
 from onnxq.numerics.arrays import NamedArrays
+from onnxq.numerics.channel_statistics import ChannelStatistics
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.input_covariance import InputCovariance
 from onnxq.numerics.scheme import QParams, Range, Scheme
@@ -154,23 +155,6 @@ class Migration:
     """Tensor -> what each of its channels is divided by, and weights multiplied, float32 (channels,), positive."""
 
     scales: Mapping[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class ChannelStatistics:
-    """Statistics of each channel of a tensor (batch, channels, height, width) over all samples; c channels.
-
-    Attributes:
-        means: float64 (c,).
-        variances: float64 (c,), estimated at evenly spaced positions.
-        peaks: greatest values, float64 (c,).
-        pair_peaks: greatest sums of channels 2i and 2i + 1 at one position, float64 (c // 2,).
-    """
-
-    means: NDArray[np.float64]
-    variances: NDArray[np.float64]
-    peaks: NDArray[np.float64]
-    pair_peaks: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import math
 import threading
 from collections.abc import Collection, Iterable, Mapping
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +10,9 @@ from numpy.typing import NDArray
 from onnxq.calibration.input_monitor import InputMonitor
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
-from onnxq.facts import ChannelStatistics, InputSummary, Migration, Plan, Probe, QuantizationPoint, Statistics
+from onnxq.facts import InputSummary, Migration, Plan, Probe, QuantizationPoint, Statistics
 from onnxq.ir import Model, Node, ending_at, image_convs
-from onnxq.numerics.arrays import Float32Array
-from onnxq.numerics.exact_sum import ExactSum
+from onnxq.numerics.channel_statistics import ChannelStatistics, ChannelSums, spacing
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.input_covariance import CovarianceSums, InputCovariance
 from onnxq.numerics.silu import SILU_FLAT_BELOW
@@ -35,12 +33,6 @@ _COVARIANCES = 32
 _POSITIONS = 512
 """Evenly spaced positions of an image at which the inputs of a Conv are taken. If its covariance is held by channels
 and taps, as many values of each channel are: fewer positions."""
-
-_SAMPLED = 256
-"""Evenly spaced values of a channel and image of which the variance is taken."""
-
-_BLOCK = 1 << 17
-"""Values of an image that are read at once, to stay in the cache."""
 
 
 class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
@@ -129,7 +121,7 @@ class _Tally:
         counted = [name for name, point in points.items() if not point.silu_input]
         inputs = {layer.name: layer.inputs[0] for layer in layers}
         joined = [tensor.name for tensor in inputs.values() if not is_derived(tensor, counted)]
-        self._channels = {name: _ChannelTally() for name in [*counted, *joined]}
+        self._channels = {name: ChannelSums() for name in [*counted, *joined]}
         self._inputs: dict[str, dict[Im2col, CovarianceSums]] = {}
         self._of_layers: dict[str, CovarianceSums] = {}
         for layer in convs:
@@ -153,7 +145,7 @@ class _Tally:
                 for image in images:
                     extremes = channels.add(image) if channels else None
                     if tensor in self.histograms:
-                        self.histograms[tensor].add(image, _spacing(image.size, _COUNTED), extremes)
+                        self.histograms[tensor].add(image, spacing(image.size, _COUNTED), extremes)
                     for window, sums in covariances.items():
                         positions = _spaced_positions(window, image.shape[1:], sums.taps)
                         sums.add(np.asarray(window.columns(image, positions), np.float32))
@@ -173,65 +165,6 @@ class _Tally:
         return {layer: found[id(sums)] for layer, sums in self._of_layers.items() if sums.images}
 
 
-class _ChannelTally:
-    """Statistics of the channels of images; an image may be cut into a batch of its own.
-
-    Attributes:
-        images: their number.
-    """
-
-    def __init__(self) -> None:
-        self.images = 0
-
-    def add(self, image: Float32Array) -> tuple[float, float]:
-        """Add an image, (channels, height, width), and return its least and greatest value.
-
-        The image is read once: a few channels at a time, which stay in the cache.
-
-        Raises:
-            FloatingPointError: a value is NaN or infinite; nothing is added.
-        """
-        flat = image.reshape(len(image), -1)
-        channels, size = flat.shape
-        sums, peaks = np.empty(channels, np.float32), np.empty(channels, np.float32)
-        pair_peaks = np.empty(channels // 2, np.float32)
-        every = _spacing(size, _SAMPLED)
-        sample = np.empty((channels, -(-size // every)))
-        step = max(2, _BLOCK // size // 2 * 2)
-        pairs = np.empty((step // 2, size), np.float32)
-        low = np.inf
-        with np.errstate(invalid="ignore", over="ignore"):
-            for start in range(0, channels, step):
-                block = flat[start : start + step]
-                even = len(block) // 2 * 2
-                added = np.add(block[0:even:2], block[1:even:2], out=pairs[: even // 2])
-                added.max(axis=1, out=pair_peaks[start // 2 : (start + even) // 2])
-                np.einsum("cp->c", block, out=sums[start : start + step])  # thrice as fast as np.sum
-                block.max(axis=1, out=peaks[start : start + step])
-                low = min(low, float(block.min()))
-                sample[start : start + step] = block[:, ::every]
-        high = float(peaks.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise FloatingPointError("NaN or infinite values")
-        moments = np.empty((3, channels))
-        moments[0] = sums / np.float32(size)
-        moments[1], moments[2] = sample.sum(axis=1) / sample.shape[1], np.vecdot(sample, sample) / sample.shape[1]
-        if not self.images:
-            self._moments = ExactSum(moments.shape)
-            self._peaks, self._pair_peaks = peaks, pair_peaks
-        self._moments.add(moments)
-        np.maximum(self._peaks, peaks, out=self._peaks)
-        np.maximum(self._pair_peaks, pair_peaks, out=self._pair_peaks)
-        self.images += 1
-        return low, high
-
-    def statistics(self) -> ChannelStatistics:
-        """Return the statistics over all images."""
-        means, sampled, squares = self._moments.total() / self.images
-        variances = np.maximum(squares - sampled**2, 0.0)
-        return ChannelStatistics(means, variances, self._peaks.astype(np.float64), self._pair_peaks.astype(np.float64))
-
-
 def _covariance_sums(im2col: Im2col) -> CovarianceSums:
     taps = math.prod(im2col.shape[2:])
     return CovarianceSums(im2col.group, im2col.inputs // taps, taps)
@@ -247,16 +180,4 @@ def _spaced_positions(im2col: Im2col, size: tuple[int, ...], taps: int) -> Posit
     """
     height, width = im2col.output_size(size)
     counted = max(1, _POSITIONS // taps)
-    return np.stack(np.divmod(np.arange(0, height * width, _spacing(height * width, counted)), width))
-
-
-@cache
-def _spacing(values: int, counted: int) -> int:
-    """Return n for which counting every n-th value counts about `counted` values.
-
-    It is prime, so that the values counted are not in the same columns of every row.
-    """
-    spacing = max(1, values // counted)
-    while any(spacing % factor == 0 for factor in range(2, math.isqrt(spacing) + 1)):
-        spacing += 1
-    return spacing
+    return np.stack(np.divmod(np.arange(0, height * width, spacing(height * width, counted)), width))

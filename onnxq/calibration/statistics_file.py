@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.array_files import headers_in_archive, require_memory
 from onnxq.errors import DataError
-from onnxq.facts import ChannelStatistics, Statistics
+from onnxq.facts import Statistics
 from onnxq.ir.files import atomic_write
 from onnxq.numerics.arrays import AnyArray
+from onnxq.numerics.channel_statistics import ChannelStatistics
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.input_covariance import InputCovariance
 

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from onnxq.errors import DataError
-from onnxq.facts import ChannelStatistics, Statistics
+from onnxq.facts import Statistics
 from onnxq.ir import Model, Tensor, constant, producer
+from onnxq.numerics.channel_statistics import ChannelStatistics
 
 
 def channel_statistics(tensor: Tensor, observed: Mapping[str, ChannelStatistics]) -> ChannelStatistics | None:

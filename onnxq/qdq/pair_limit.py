@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxq.facts import ChannelStatistics
 from onnxq.ir import CONVS, Model, Node, constant, downstream, is_depthwise, is_layer, output_axis
 from onnxq.numerics.arrays import AnyArray, Float64Array, Int64Array
+from onnxq.numerics.channel_statistics import ChannelStatistics
 from onnxq.numerics.pair_sums import LARGEST_SUM, greatest_pair_sums
 from onnxq.numerics.scheme import INT8, QParams, Scheme
 from onnxq.qdq.channel_statistics import channel_statistics

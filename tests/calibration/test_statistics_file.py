@@ -12,7 +12,8 @@ import pytest
 from onnxq import memory
 from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.errors import ConfigError, DataError
-from onnxq.facts import ChannelStatistics, Statistics
+from onnxq.facts import Statistics
+from onnxq.numerics.channel_statistics import ChannelStatistics
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.input_covariance import InputCovariance
 

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.facts import ChannelStatistics, Plan, QuantizationParameters, QuantizedWeight, Statistics
+from onnxq.facts import Plan, QuantizationParameters, QuantizedWeight, Statistics
 from onnxq.ir import Model
+from onnxq.numerics.channel_statistics import ChannelStatistics
 from onnxq.numerics.scheme import INT8, Range, Scheme
 from onnxq.passes.correct_bias import CorrectBias
 from onnxq.pipeline import Facts

@@ -6,7 +6,8 @@ from graphs import Net, csp, feed, prepared
 
 from onnxq import Config, quantize
 from onnxq.errors import DataError
-from onnxq.facts import ChannelStatistics, Statistics
+from onnxq.facts import Statistics
+from onnxq.numerics.channel_statistics import ChannelStatistics
 from onnxq.numerics.input_covariance import InputCovariance
 from onnxq.qdq.channel_statistics import channel_statistics, is_derived
 

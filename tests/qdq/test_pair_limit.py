@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from graphs import Net, prepared
 
-from onnxq.facts import ChannelStatistics
+from onnxq.numerics.channel_statistics import ChannelStatistics
 from onnxq.numerics.pair_sums import LARGEST_SUM
 from onnxq.numerics.scheme import INT8, INT16, UINT8, UINT16, Range, Scheme
 from onnxq.qdq.pair_limit import PairLimits, by_output
