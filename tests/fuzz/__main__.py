@@ -27,6 +27,7 @@ sys.path[:0] = [str(ROOT / folder) for folder in (".", "tests/fuzz", "tests/supp
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads do not survive a fork
 
 import fuzzing  # noqa: E402
+from PIL import Image  # noqa: E402
 
 MOST_SECONDS, MOST_BYTES = 60, 2 * 10**9
 
@@ -139,7 +140,15 @@ def sound_files() -> Iterator[Path]:
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
         fuzzing.prepare(made, in_child)
+        _import_all()
         yield made
+
+
+def _import_all() -> None:
+    """Import what the commands need, so that no case has to."""
+    for module in fuzzing.MODULES:
+        importlib.import_module(module)
+    Image.init()
 
 
 def long_run(kinds: list[str], first: int, cases: int) -> bool:

@@ -33,6 +33,9 @@ class Command(NamedTuple):
     arguments: list[str]
 
 
+MODULES = ("onnxq.cli", "onnxq.compare", "onnxq.evaluate")
+"""The modules of all commands."""
+
 LIMIT = ("--max-memory", "500M")
 
 
