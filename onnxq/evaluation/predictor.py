@@ -206,6 +206,7 @@ class Predictor:
                 runtime = kind(model if tail is None else graph, threads=1, at_once=settings.at_once)
                 found = runtime.run(guess.feed(black))
             shapes = {output: found[output].shape for output in outputs}
+            del found  # nothing reads the values; outputs are megabytes
             detector = detect(
                 graph,
                 image_size=settings.image_size,

@@ -96,11 +96,17 @@ def _beside(
     counted = next((n for n in clues.by_name if n not in names and _counts(n, looks, clues, key)), "")
     if counted:
         tables = [t[: int(np.reshape(look.outputs[counted], -1)[0])] for t, look in zip(tables, looks, strict=True)]
-    tables = [table[(table != _PADDING).any(axis=1)] for table in tables]
+    tables = [_without_padding(table) for table in tables]
     whole = frozenset(k for k, (n, _) in enumerate(places) if not clues.is_float(n))
     shape = np.shape(looks[0].outputs[names[0]])
     is_list = len(names) == 1 and (len(shape) == 2 or shape[:-2] == (1, 1))
     return JoinedOutputs(places, tuple(tables), tuple(look.region for look in looks), whole, counted, is_list)
+
+
+def _without_padding(table: Matrix) -> Matrix:
+    """Return the rows with values; tables without padding, which may be large, are not copied."""
+    valid = (table != _PADDING).any(axis=1)
+    return table if valid.all() else table[valid]
 
 
 def _side_by_side(parts: Sequence[NDArray[np.generic]]) -> Matrix:

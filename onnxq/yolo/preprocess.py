@@ -18,6 +18,9 @@ PADDING = 114
 
 _COLOURS = 3
 
+_WHOLE = 4_000_000
+"""Pixels above which an image is resized plane by plane: Pillow copies it, and takes 4 bytes for a pixel of colours."""
+
 
 @dataclass(frozen=True)
 class Letterbox:
@@ -123,8 +126,15 @@ def _resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
     if (height, width) == size:
         return image
     affine = (width / size[1], 0.0, 0.0, 0.0, height / size[0], 0.0)
-    picture = Image.fromarray(image)
-    return np.asarray(picture.transform((size[1], size[0]), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR))
+
+    def resized(part: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        picture = Image.fromarray(part)
+        to = size[1], size[0]
+        return np.asarray(picture.transform(to, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR))
+
+    if height * width <= _WHOLE:
+        return resized(image)
+    return np.stack([resized(np.ascontiguousarray(image[:, :, plane])) for plane in range(image.shape[2])], axis=2)
 
 
 @dataclass(frozen=True)

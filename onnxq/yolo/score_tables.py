@@ -360,10 +360,10 @@ def _background(blocks: Sequence[Matrix], logits: bool) -> int | None:
     width = blocks[0].shape[1] if blocks else 0
     if width < 2:
         return None
-    every = np.concatenate(blocks)
+    rows = sum(len(block) for block in blocks)
     least = _LEAST_LOGIT if logits else 0.5
-    for column in (0, width - 1):
-        others = np.delete(every, column, axis=1).max(axis=1)
-        if float((every[:, column] > np.maximum(others, least)).mean()) > _MOSTLY:
+    for column, others in ((0, slice(1, None)), (width - 1, slice(-1))):
+        above = (block[:, column] > np.maximum(block[:, others].max(axis=1), least) for block in blocks)
+        if sum(np.count_nonzero(each) for each in above) / rows > _MOSTLY:
             return column
     return None

@@ -37,6 +37,12 @@ def test_rows_of_minus_one_are_left_out() -> None:
     assert found.looks[0].tolist() == table[0, :20].tolist()
 
 
+def test_a_table_without_padding_is_not_copied() -> None:
+    table = numbers(1, 30, 6)
+    [found] = joined({"out": table})
+    assert np.shares_memory(found.looks[0], table)
+
+
 def test_one_table_without_a_batch_is_a_list() -> None:
     assert [joined({"out": numbers(*shape)})[0].is_list for shape in ((30, 7), (1, 1, 30, 7), (1, 30, 7))] == [
         True,

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq.errors import ConfigError, DataError
+from onnxq.yolo import preprocess
 from onnxq.yolo.preprocess import (
     IMAGENET,
     LEVELS,
@@ -88,6 +89,15 @@ class TestLetterbox:
         inside = boxed[placed.top : placed.top + height, placed.left : placed.left + width]
         expected = bilinear(noise(*picture), (height, width))
         assert np.abs(inside - expected).max() < 1.001
+
+    @pytest.mark.parametrize("picture", [(80, 60), (300, 401)])
+    def test_planes_one_by_one_give_what_the_whole_gives(
+        self, picture: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole, _ = letterbox(noise(*picture), (96, 128), centred=True)
+        monkeypatch.setattr(preprocess, "_WHOLE", 100)
+        parts, _ = letterbox(noise(*picture), (96, 128), centred=True)
+        np.testing.assert_array_equal(parts, whole)
 
     def test_a_thin_picture_keeps_a_row(self) -> None:
         boxed, placed = letterbox(np.full((1, 1000, 3), 255, np.uint8), (32, 32), centred=True)
@@ -252,9 +262,9 @@ class TestStretch:
 class TestParse:
     def test_names(self) -> None:
         assert {"yolo": YOLO, "yolo-255": YOLO_255, "yolo-crop": YOLO_CROP, "yolox": YOLOX} == PREPROCESSES
-        for name, preprocess in PREPROCESSES.items():
-            assert preprocess.name == name
-            assert parse_preprocess(name)(STRETCH) == preprocess
+        for name, each in PREPROCESSES.items():
+            assert each.name == name
+            assert parse_preprocess(name)(STRETCH) == each
 
     @pytest.mark.parametrize(
         ("text", "guess", "expected"),

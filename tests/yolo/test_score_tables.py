@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from raw_outputs import at, looks_in, recognized, stacked
@@ -90,6 +92,24 @@ class TestScores:
 
     def test_beyond_0_to_1_without_being_logits_are_none(self) -> None:
         assert groups({"b": BOXES, "s": random(1, 30, 9, most=3)}) == set()
+
+    @pytest.mark.parametrize("column", [0, 5])
+    def test_the_column_of_no_class_is_the_first_or_the_last(self, column: int) -> None:
+        scores = random(1, 30, 6, most=0.3)
+        scores[0, 3:, column] = 0.9
+        words = " ".join(["background", "scores"] if column == 0 else ["scores", "background"])
+        assert groups({"b": BOXES, "s": scores}) == {f"x1 y1 x2 y2 / {words}"}
+
+    def test_large_tables_are_not_copied(self) -> None:
+        scores = random(1, 20_000, 60)
+        tracemalloc.start()
+        try:
+            tables_of({"b": random(1, 20_000, 4, most=60), "s": scores, "p": random(1, 8, 4, 4)})
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        joined = 2 * (scores.nbytes * 64 // 60)  # two looks
+        assert peak < 2 * joined
 
     def test_numbers_of_rows_that_differ_between_looks(self) -> None:
         looks = looks_in(stacked("label score x1 y1 x2 y2"), finished=20)

@@ -128,7 +128,7 @@ class ImageReader:
     def _reduced(self, path: Path, image: Image.Image, turn: int) -> NDArray[np.uint8]:
         """Decode a large picture at a smaller scale, and keep the last few: each takes seconds and is read again."""
         found = self._kept.pop(path, None)
-        self._kept[path] = np.asarray(_upright(reduced(path, image, _rgb), turn)) if found is None else found
+        self._kept[path] = to_array(_upright(reduced(path, image, _rgb), turn)) if found is None else found
         while len(self._kept) > _KEPT:
             del self._kept[next(iter(self._kept))]
         return self._kept[path]

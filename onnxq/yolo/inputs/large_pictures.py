@@ -35,7 +35,7 @@ _COPIES = frozenset({"WEBP", "AVIF", "JPEG2000"})
 _COEFFICIENT = 2
 """Bytes of a coefficient of a progressive JPEG, which are all held until the last pass."""
 
-_BAND = 1 << 22
+_BAND = 1 << 20
 """Pixels of the bands in which a picture is decoded or scaled down."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
