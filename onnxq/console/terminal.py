@@ -31,6 +31,7 @@ from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import CHOICES
 from onnxq.memory import limited_to
+from onnxq.process.interrupts import raised
 from onnxq.yolo.columns import LAYOUT_HELP
 from onnxq.yolo.families import family_names
 from onnxq.yolo.preprocess import PREPROCESS_WORDS
@@ -81,7 +82,7 @@ def guarded(
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no name may fail to print
-    with watched() as streams, escaped_traceback(), limited_to(max_memory):
+    with raised(), watched() as streams, escaped_traceback(), limited_to(max_memory):
         return streams.finish(_run(body, debug, level))
 
 

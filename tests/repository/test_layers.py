@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 ORDER = (
-    ("errors", "version", "progress", "_text"),
+    ("errors", "version", "progress", "process", "_text"),
     ("memory",),
     ("numerics",),
     ("ir",),

@@ -1,0 +1,1 @@
+"""What belongs to the process of a command."""
