@@ -28,7 +28,8 @@ _COUNTED = 1 << 14
 _IMAGE_RANK = 4
 
 _COVARIANCES = 32
-"""Evenly spaced samples, or some more, on which the covariance of inputs is taken."""
+"""Evenly spaced samples, or some more, on which the covariance of inputs is taken; all, if their number is not known
+before the end, as of a generator."""
 
 _POSITIONS = 512
 """Evenly spaced positions of an image at which the inputs of a Conv are taken. If its covariance is held by channels

@@ -1,5 +1,6 @@
 """Readers of calibration data: iterables, image files and array files."""
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,6 +48,15 @@ class FeedStream:
     def is_read_once(self) -> bool:
         """Whether the source gives its feeds once only: a reader, a generator or another iterator."""
         return hasattr(self.source, "get_next") or isinstance(self.source, Iterator)
+
+    def __length_hint__(self) -> int:
+        """Return the number of loaders; 0 if it is not known before the end, as of a generator, or a feed is wrong."""
+        if not (isinstance(self.source, list | tuple | Mapping) or hasattr(self.source, "__array__")):
+            return 0
+        with contextlib.suppress(DataError):  # told when its turn comes
+            samples = sum(self.inputs.check("", self.inputs.feed("", item)) for item in self._items())
+            return -(-samples // self.inputs.batch)
+        return 0
 
     def __iter__(self) -> Iterator[Loader]:
         inputs = self.inputs

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from graphs import Net, feed, planned, samples
 
+from onnxq.calibration.samples import open_samples
 from onnxq.facts import Plan, Statistics
 from onnxq.passes.observe import Observe
 from onnxq.pipeline import Pipeline
 from onnxq.targets import OPENVINO
+from onnxq.yolo.preprocess import YOLO
 
 
 def covariance_of(images, kernel, strides=(1, 1), pads=(0, 0, 0, 0), dilations=(1, 1)):
@@ -120,3 +122,21 @@ def test_of_images_it_is_taken_on_all_samples():
         return inputs_of(net, {"a": net.conv("images", 8, name="a")}, seeds)["a"].channels
 
     assert not np.array_equal(found(range(70)), found(range(0, 70, 2)))
+
+
+def test_a_list_and_a_file_of_the_same_samples_give_the_same(tmp_path):
+    net = Net(size=4)
+    model = net.model(net.conv(net.block("images", 8), 4))
+    feeds = [feed(model, seed) for seed in range(70)]
+    np.save(tmp_path / "data.npy", np.concatenate([each["images"] for each in feeds]))
+    working, plan = planned(model, OPENVINO)
+    inputs = {"images": ([1, 3, 4, 4], np.dtype(np.float32))}
+
+    def covariances(source):
+        data = open_samples(source, inputs=inputs, image_input="images", size=(4, 4), preprocess=YOLO)
+        found = Pipeline([Observe(data, every_conv=True)], pinned=[plan]).run(working)[Statistics].inputs
+        assert found
+        return {layer: each.channels.tolist() for layer, each in found.items()}
+
+    assert covariances(feeds) == covariances(str(tmp_path / "data.npy"))
+    assert covariances(feeds) != covariances(iter(feeds))  # of unknown length: each is taken
