@@ -14,7 +14,7 @@ from typing import Any
 from onnxq._text import plural
 from onnxq.calibration import demo
 from onnxq.console.agreement import agreement_rows
-from onnxq.console.numbers import finite, show_numbers
+from onnxq.console.numbers import decibels, finite, show_numbers
 from onnxq.console.terminal import (
     ERR,
     Help,
@@ -109,7 +109,7 @@ def _used_files(arguments: argparse.Namespace) -> UsedFiles:
 def _show_outputs(result: Comparison) -> None:
     order = "; objects that stand in another order count as noise" if result.detector.outputs.is_finished else ""
     title = f"signal to quantization noise, {_images(result.images)}, in {_runtimes(result)}{order}"
-    show_numbers(title, "output", ["SQNR dB"], ((name, f"{sqnr:.1f}") for name, sqnr in result.outputs.items()))
+    show_numbers(title, "output", ["SQNR dB"], ((name, decibels(sqnr)) for name, sqnr in result.outputs.items()))
 
 
 def _show_agreement(result: Comparison, agreement: Agreement, settings: Settings) -> None:
@@ -126,9 +126,7 @@ def _show_trace(result: Comparison, most: int) -> None:
     shown = entering[:most]
     images = _images(result.traced_images)
     title = f"the {len(shown)} worst of {len(entering)} tensors with more noise than their inputs, {images}"
-    rows = (
-        (each.tensor, each.op, f"{each.sqnr:.1f}", _decibels(each.drop), f"{100 * each.added:.3f}") for each in shown
-    )
+    rows = ((each.tensor, each.op, decibels(each.sqnr), _drop(each.drop), f"{100 * each.added:.3f}") for each in shown)
     show_numbers(title, "tensor", ["operator", "SQNR dB", "drop dB", "added %"], rows)
 
 
@@ -137,7 +135,7 @@ def _runtimes(result: Comparison) -> str:
     return " and ".join(RUNTIMES[name].described() for name in names)
 
 
-def _decibels(number: float) -> str:
+def _drop(number: float) -> str:
     return f"{number:.1f}" if math.isfinite(number) else "-"
 
 

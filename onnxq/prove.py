@@ -5,7 +5,6 @@ result runs here, its outputs are compared with the exact computation of the fil
 """
 
 import argparse
-import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from onnxq.calibration import demo
 from onnxq.compilers import COMPILERS, OF_TARGET, Compiler
 from onnxq.compilers.proof import DEFAULTS, TIMEOUT, Proof, prove
 from onnxq.console.agreement import agreement_rows
-from onnxq.console.numbers import finite, show_numbers
+from onnxq.console.numbers import decibels, finite, show_numbers
 from onnxq.console.terminal import (
     ERR,
     OUT,
@@ -75,6 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_settings(parser, DEFAULTS, how_to_run=False)
     arguments = parser.parse_args(argv)
     settings = settings_of(arguments, parser)
+    if arguments.images is None and not arguments.demo:
+        for option, field in (("--conf", "confidence"), ("--iou", "iou")):
+            if getattr(arguments, field) != getattr(DEFAULTS, field):
+                parser.error(f"{option}: for objects on images; give --images DIR or --demo, or leave {option} out")
     if not arguments.timeout > 0:
         parser.error(f"--timeout {arguments.timeout:g}: expected more than 0")
     return guarded(lambda: _prove(arguments, settings), arguments.debug, max_memory=arguments.max_memory)
@@ -126,6 +129,10 @@ def _check_fits(arguments: argparse.Namespace, compiler: Compiler) -> None:
     """
     if arguments.device and not compiler.device:
         raise ConfigError(f"--device {arguments.device}: {compiler.title} builds for this CPU; leave it out")
+    if arguments.timeout != TIMEOUT and not compiler.in_own_process:
+        raise ConfigError(
+            f"--timeout {arguments.timeout:g}: {compiler.title} runs in the process of onnxq; leave it out"
+        )
     if arguments.python and not compiler.in_own_process:
         raise ConfigError(
             f"--python {arguments.python}: {compiler.title} runs in the environment of onnxq; leave it out"
@@ -193,7 +200,7 @@ def summary(proof: Proof) -> str:
 def _show_outputs(proof: Proof) -> None:
     order = "; objects that stand in another order count as noise" if proof.detector.outputs.is_finished else ""
     title = f"signal to noise against the exact computation, {_images(proof)}{order}"
-    rows = ((name, "-" if math.isnan(sqnr) else f"{sqnr:.1f}") for name, sqnr in proof.outputs.items())
+    rows = ((name, decibels(sqnr)) for name, sqnr in proof.outputs.items())
     show_numbers(title, "output", ["SQNR dB"], rows)
 
 

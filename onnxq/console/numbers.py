@@ -25,6 +25,13 @@ def show_numbers(title: str, first: str, others: Sequence[str], rows: Iterable[S
     OUT.print(table)
 
 
+def decibels(ratio: float) -> str:
+    """Return a signal-to-noise ratio in dB as text: `equal` without any noise, `-` if there is nothing to compare."""
+    if math.isnan(ratio):
+        return "-"
+    return f"{ratio:.1f}" if math.isfinite(ratio) else "equal"
+
+
 def finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Return numbers for JSON: None for those that are not finite."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}

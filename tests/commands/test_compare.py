@@ -148,6 +148,12 @@ class TestCommandLine:
         written = json.loads(target.read_text())
         assert (written["outputs"], written["agreement"]["found_again"]) == ({"out": None}, None)
 
+    def test_outputs_that_are_the_same_have_no_noise(
+        self, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main([arguments[0], *arguments[:1], *arguments[2:], "-q"]) == 0
+        assert ["out", "equal"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+
     def test_what_cannot_be_read_is_said(
         self, images: Path, saved: Callable[..., list[Path]], capsys: pytest.CaptureFixture[str]
     ) -> None:

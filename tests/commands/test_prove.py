@@ -104,7 +104,9 @@ def test_what_is_no_quantized_file_is_told_as_such(files, prove, name, message, 
     assert message in err
 
 
-@pytest.mark.parametrize("option", [["--device", "57"], ["--python", "python3"]], ids=lambda each: each[0])
+@pytest.mark.parametrize(
+    "option", [["--device", "57"], ["--python", "python3"], ["--timeout", "7"]], ids=lambda each: each[0]
+)
 def test_what_a_compiler_does_not_take_is_refused(files, prove, option):
     code, _, err = prove(files / "ort.onnx", *option)
     assert code == 1
@@ -126,7 +128,9 @@ def test_a_file_that_names_no_target(files, prove):
     [
         (["--with", "hailo"], "invalid choice: 'hailo'"),
         (["--timeout", "0"], "--timeout 0: expected more than 0"),
-        (["--max-images", "0"], "max_images: expected 1 or more"),
+        (["--max-images", "0"], "--max-images: expected 1 or more"),
+        (["--conf", "0.5"], "--conf: for objects on images; give --images DIR or --demo, or leave --conf out"),
+        (["--iou", "0.5"], "--iou: for objects on images"),
         (["--runtime", "ort"], "unrecognized arguments"),
     ],
 )
