@@ -26,6 +26,7 @@ from rich.text import Text
 from onnxq._text import visible
 from onnxq.calibration import demo
 from onnxq.console.guards import add_guards, escaped_traceback
+from onnxq.console.option_names import with_options
 from onnxq.console.streams import watched
 from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.predictor import Settings
@@ -94,7 +95,7 @@ def _run(body: Callable[[], None], debug: bool, level: int) -> int:
         if debug:
             raise
         first, *others = map(str, error.args)
-        say(Text.assemble(("error:", "bold red"), f" {visible(first)}"), ERR)
+        say(Text.assemble(("error:", "bold red"), f" {visible(with_options(first))}"), ERR)
         for line in others:
             say(line, ERR)
         return 1
@@ -345,7 +346,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Tell on stderr how to use the command and what is wrong; exit with 2."""
-        super().error(visible(message))
+        super().error(visible(with_options(message)))
 
 
 class Help(argparse.HelpFormatter):

@@ -81,9 +81,9 @@ class Settings:
         if self.layout:
             parse_layout(self.layout)
         if not 0 <= self.confidence < 1:
-            raise ConfigError(f"confidence: expected 0 <= confidence < 1, got {self.confidence}")
+            raise ConfigError(f"confidence: expected 0 or more and less than 1, got {self.confidence}")
         if not 0 < self.iou <= 1:
-            raise ConfigError(f"iou: expected 0 < iou <= 1, got {self.iou}")
+            raise ConfigError(f"iou: expected more than 0 and at most 1, got {self.iou}")
         if self.max_images is not None and self.max_images < 1:
             raise ConfigError(f"max_images: expected 1 or more, got {self.max_images}")
         if self.max_detections < 1:

@@ -219,11 +219,11 @@ class TestCommandLine:
         [
             (["--image-size", "64x"], "got '64x'"),
             (["--image-size", "0"], "got '0'"),
-            (["--conf", "2"], "confidence: expected 0 <= confidence < 1, got 2.0"),
-            (["--max-detections", "0"], "max_detections: expected 1 or more, got 0"),
+            (["--conf", "2"], "--conf: expected 0 or more and less than 1, got 2.0"),
+            (["--max-detections", "0"], "--max-detections: expected 1 or more, got 0"),
             (["--iou", "high"], "invalid float value"),
             (["--family", "v9"], "invalid choice: 'v9'"),
-            (["--preprocess", "caffe"], "preprocess: 'caffe' is unknown; give one of auto, yolo, "),
+            (["--preprocess", "caffe"], "--preprocess: 'caffe' is unknown; give one of auto, yolo, "),
             (["--runtime", "tensorrt"], "invalid choice: 'tensorrt'"),
         ],
     )

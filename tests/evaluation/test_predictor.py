@@ -221,9 +221,9 @@ class TestLayouts:
     [
         ({"layout": ("x1", "y1", "x2", "score")}, "layout: 'x1 y1 x2 score' has no box"),
         ({"layout": ("cx cy w h scores",), "family": "v8"}, "--layout and --family exclude each other"),
-        ({"confidence": 1.0}, "confidence: expected 0 <= confidence < 1, got 1.0"),
+        ({"confidence": 1.0}, "confidence: expected 0 or more and less than 1, got 1.0"),
         ({"confidence": -0.1}, "confidence: expected .*, got -0.1"),
-        ({"iou": 0.0}, "iou: expected 0 < iou <= 1, got 0.0"),
+        ({"iou": 0.0}, "iou: expected more than 0 and at most 1, got 0.0"),
         ({"iou": float("nan")}, "iou: expected .*, got nan"),
         ({"max_images": 0}, "max_images: expected 1 or more, got 0"),
         ({"threads": -1}, "threads: expected 0 or more, got -1"),
