@@ -34,8 +34,9 @@ from onnxq.console.arguments import (
     read_config,
     search_record,
     used_files,
+    without_effect,
 )
-from onnxq.console.terminal import ERR, OUT, ProgressBar, guarded, say
+from onnxq.console.terminal import ERR, OUT, ProgressBar, guarded, say, warn
 from onnxq.console.used_files import UsedFiles
 from onnxq.errors import ConfigError, OnnxqError
 from onnxq.evaluation.annotations.yolo_labels import has_labels
@@ -117,6 +118,9 @@ def _plan(args: argparse.Namespace, config: Config) -> None:
     OUT.print(table)
     if args.verbose:
         summary.list_float(quantization_plan)
+    ignored = without_effect(args)
+    if ignored and not args.quiet:
+        warn(f"without effect, as --dry-run only plans: {', '.join(ignored)}")
 
 
 def _quantize(args: argparse.Namespace, config: Config) -> None:

@@ -159,12 +159,25 @@ class Config:
             )
         if self.migrate:
             self._check_migration()
+        if self.reconstructs:
+            self._check_reconstruction()
+        if self.cpu != ANY_CPU and not self.placement.runs_on_cpus:
+            raise ConfigError(f"cpu: files for {self.placement.title} run on no CPU; leave --cpu out")
         if self.rounding == FEEDBACK:
             self._check_feedback()
         if self.method == BY_OUTPUTS and not self.reconstructs:
             raise ConfigError(f"method: {BY_OUTPUTS} is part of the reconstruction; add --reconstruct")
         if self.images < 1:
             raise ConfigError(f"count: {self.count} is less than 1")
+
+    def _check_reconstruction(self) -> None:
+        for name, default in (("weight_method", WEIGHT_METHODS[0]), ("keep_bias", False)):
+            if getattr(self, name) != default:
+                option = name.replace("_", "-")
+                raise ConfigError(
+                    f"{name}: reconstruction fits weights and biases by itself; leave --{option} out, or add "
+                    "--no-reconstruct"
+                )
 
     def _check_feedback(self) -> None:
         if self.reconstructs:

@@ -1,5 +1,6 @@
 """strip-qdq: a quantized model becomes a float model, to be quantized again."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 
@@ -23,6 +24,8 @@ from onnxq.ir import (
     replace_uses,
 )
 from onnxq.pipeline import Facts, Rewrite
+
+log = logging.getLogger(__name__)
 
 _LIMITS = frozenset({"Clip", "Cast"})
 """Operators between a Q and its DQ that are removed: limits of narrow activations, and the Cast from int4."""
@@ -55,6 +58,8 @@ class StripQdq(Rewrite):
         graph = model.graph
         _refuse_integer_ops(graph.nodes)
         ends = [node for node in graph.nodes if node.op == "DequantizeLinear"]
+        if not ends:
+            log.warning("the model has no Q/DQ, so --requantize has no effect")
         outputs = {id(tensor) for tensor in graph.outputs}
         inner = {id(node): node for end in ends for node in _inner(end)}
         _check_closed(graph.nodes, inner, outputs)

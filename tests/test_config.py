@@ -282,3 +282,25 @@ def test_feedback_that_has_no_place(options, said):
 def test_feedback_is_only_taken_where_it_is_asked_for():
     assert Config(target="openvino", rounding="feedback").rounds_with_feedback
     assert not Config(target="openvino").rounds_with_feedback
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"reconstruct": True, "keep_bias": True},
+            "keep_bias: reconstruction fits weights and biases by itself",
+        ),
+        ({"weight_bits": 4, "keep_bias": True}, "keep_bias: reconstruction fits"),
+        ({"weight_bits": 4, "weight_method": "mse"}, "weight_method: reconstruction fits"),
+        ({"target": "tensorrt", "cpu": "vnni"}, "cpu: files for TensorRT run on no CPU; leave --cpu out"),
+    ],
+)
+def test_options_without_effect_are_refused(options, said):
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        Config(**options)
+
+
+def test_options_with_an_effect_are_taken():
+    Config(weight_bits=4, keep_bias=True, weight_method="mse", reconstruct=False)
+    Config(target="generic", cpu="vnni")

@@ -11,9 +11,11 @@ from onnxq.calibration import demo
 from onnxq.calibration.dataset_yaml import SUFFIXES
 from onnxq.config import Config
 from onnxq.console.guards import add_guards
+from onnxq.console.option_names import option_of
 from onnxq.console.terminal import Parser, add_max_detections, image_size
 from onnxq.console.used_files import UsedFiles
 from onnxq.errors import ConfigError
+from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import AUTO, CHOICES
 from onnxq.ir import storage
 from onnxq.report import build
@@ -78,7 +80,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--speed",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="measure how much faster than the float model the result runs on this CPU, for at most some 3 s (on)",
+        help="measure how much faster than the float model the result runs on this CPU, for at most some 3 s (on, but "
+        "for --max-drop and --min-sqnr)",
     )
     limit = good.add_mutually_exclusive_group()
     limit.add_argument(
@@ -289,12 +292,44 @@ def check_options(args: argparse.Namespace) -> None:
         raise ConfigError(
             "--calibration has no images, which --sensitivity, --max-drop and --min-sqnr need; give --calib"
         )
+    if args.calibration and args.count is not None:
+        raise ConfigError("--count: --calibration has its statistics already; leave --count out")
+    if args.sensitivity and limit is not None:
+        raise ConfigError(
+            "--sensitivity: --max-drop and --min-sqnr measure it by themselves, for whole parts of the network (the "
+            "record beside the result has their order); leave --sensitivity out"
+        )
+    _refuse_unread(args)
     measures = args.evaluate or limit is not None
     if not measures and (args.annotations or args.images or args.on_calibration or args.runtime != AUTO):
         raise ConfigError(
             "--annotations, --images, --on-calibration, --runtime: for --evaluate, --max-drop or --min-sqnr; "
             "give one of these"
         )
+
+
+def _refuse_unread(args: argparse.Namespace) -> None:
+    """Refuse options about labels where no AP on labels is measured."""
+    measures_ap = args.evaluate or args.max_drop is not None
+    if args.annotations and args.min_sqnr is not None and not measures_ap:
+        raise ConfigError("--annotations: --min-sqnr compares outputs and reads no labels; leave --annotations out")
+    if args.max_detections != Settings.max_detections and (not measures_ap or judges_agreement(args)):
+        raise ConfigError(
+            "--max-detections: for AP on labels, which --evaluate and --max-drop measure; give one of these, or leave "
+            "--max-detections out"
+        )
+
+
+def without_effect(args: argparse.Namespace) -> list[str]:
+    """Return the given options that a dry run leaves out: it reads no data, runs nothing and writes no file."""
+    if not args.dry_run:
+        return []
+    names = (
+        "calib", "calibration", "count", "sensitivity", "max_drop", "min_sqnr", "evaluate", "prove",
+        "save_calibration", "save_each", "cut_decode", "report",
+    )  # fmt: skip
+    given = (name for name in names if getattr(args, name) is not None and getattr(args, name) is not False)
+    return [option_of(name) for name in given]
 
 
 def _require_truth(args: argparse.Namespace, option: str) -> None:

@@ -334,4 +334,6 @@ class TestEvaluate:
         assert not Path("r.json").exists()
 
     def test_a_dry_run_measures_nothing(self, onnxq, model):
-        assert onnxq(model, "--dry-run", "--demo", "--evaluate") == onnxq(model, "--dry-run")
+        ran, plain = onnxq(model, "--dry-run", "--demo", "--evaluate"), onnxq(model, "--dry-run")
+        assert (ran.code, ran.out) == (plain.code, plain.out)
+        assert ran.err == "warning: without effect, as --dry-run only plans: --evaluate\n"

@@ -40,7 +40,9 @@ class TestDryRun:
         assert snapshot() == before
         assert not Path("steps").exists()
         assert "output model.int8.onnx (not written: --dry-run)" in ran.table
-        assert ran.err == ""
+        ignored = "--save-calibration, --save-each, --report"
+        assert ran.err == f"warning: without effect, as --dry-run only plans: {ignored}\n"
+        assert onnxq(model, "--dry-run", *options, "-q").err == onnxq(model, "--dry-run").err == ""
 
     def test_counts_the_float_convs_by_reason(self, onnxq, model):
         table = onnxq(model, "--dry-run").table

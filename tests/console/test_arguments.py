@@ -3,7 +3,14 @@ from pathlib import Path
 import pytest
 
 from onnxq.config import Config
-from onnxq.console.arguments import annotations, check_options, make_parser, output_path, read_config
+from onnxq.console.arguments import (
+    annotations,
+    check_options,
+    make_parser,
+    output_path,
+    read_config,
+    without_effect,
+)
 from onnxq.errors import ConfigError
 
 
@@ -91,6 +98,52 @@ def test_a_width_that_the_target_lacks_is_refused():
 def test_the_data_set_that_calibrates_has_the_annotations(words, expected):
     found = annotations(make_parser().parse_args(["model.onnx", *words]))
     assert (None if found is None else found.as_posix()) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--calibration a.npz --count 5", "--count: --calibration has its statistics already; leave --count out"),
+        ("--demo --max-drop 1 --sensitivity", "--sensitivity: --max-drop and --min-sqnr measure it by themselves"),
+        ("--demo --min-sqnr 30 --sensitivity", "--sensitivity: --max-drop and --min-sqnr measure it by themselves"),
+        ("--demo --min-sqnr 30 --annotations a.json", "--annotations: --min-sqnr compares outputs and reads no labels"),
+        ("--max-detections 50", "--max-detections: for AP on labels, which --evaluate and --max-drop measure"),
+        ("--demo --min-sqnr 30 --max-detections 50", "--max-detections: for AP on labels"),
+        ("--demo --evaluate --judge agreement --max-detections 50", "--max-detections: for AP on labels"),
+    ],
+)
+def test_options_without_effect_are_refused(words, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        check_options(make_parser().parse_args(["model.onnx", *words.split()]))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--demo --evaluate --max-detections 50",
+        "--demo --max-drop 1 --max-detections 50",
+        "--demo --max-detections 100",
+        "--min-sqnr 30 --evaluate --annotations a.json --images d",
+    ],
+)
+def test_options_with_an_effect_are_taken(words):
+    check_options(make_parser().parse_args(["model.onnx", *words.split()]))
+
+
+@pytest.mark.parametrize(
+    ("words", "ignored"),
+    [
+        ("--dry-run", []),
+        ("--prove --report a.html", []),
+        ("--dry-run --target qnn -o a.onnx -v --image-size 64 --exclude a", []),
+        ("--dry-run --prove --report a.html --calib x --count 5 --evaluate --max-drop 0",
+         ["--calib", "--count", "--max-drop", "--evaluate", "--prove", "--report"]),
+        ("--dry-run --calibration a --save-calibration b --save-each c --cut-decode d.onnx --sensitivity --min-sqnr 0",
+         ["--calibration", "--sensitivity", "--min-sqnr", "--save-calibration", "--save-each", "--cut-decode"]),
+    ],
+)  # fmt: skip
+def test_what_a_dry_run_leaves_out(words, ignored):
+    assert without_effect(make_parser().parse_args(["model.onnx", *words.split()])) == ignored
 
 
 @pytest.mark.parametrize("option", [["--evaluate"], ["--max-drop", "1"]])

@@ -76,6 +76,11 @@ def test_a_float_model_is_not_touched(name):
     assert rewrite(StripQdq(), model)[1] == 0
 
 
+def test_a_float_model_is_told(caplog):
+    rewrite(StripQdq(), v8())
+    assert caplog.messages == ["the model has no Q/DQ, so --requantize has no effect"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("build", [csp, v8, pan])
