@@ -14,6 +14,9 @@ from onnxq.errors import DataError, OnnxqError
 
 OPTION = "--max-memory"
 
+CONSTANT = 1 << 30
+"""Bytes that a constant, a sparse tensor or an input may take unless the user allows another number."""
+
 _SHARE = 0.5
 """Share of the machine's memory that one thing may ask for: it is rarely the only one."""
 

@@ -110,7 +110,7 @@ def calibrate(
     adjusts_ranges = config.method_used == BY_OUTPUTS
     passes: list[Pass] = [
         Observe(samples, progress, every_conv=config.rounds_with_feedback),
-        FitRanges("mse" if adjusts_ranges else config.method_used),
+        FitRanges("mse" if adjusts_ranges else config.method_used, every_conv=config.rounds_with_feedback),
         ComputeQparams(config.weight_method, limited=config.limits_weights, feedback=config.rounds_with_feedback),
     ]
     if config.reconstructs:

@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from onnxq.errors import DataError
 from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Statistics
 from onnxq.ir import CONVS, Model, Node, constant, has_plain_bias, image_convs
 from onnxq.numerics.arrays import AnyArray, Float64Array
@@ -32,9 +31,6 @@ class ComputeQparams(Analysis[QuantizationParameters]):
         limited: no sum of two products exceeds 16 bits.
         feedback: round weights of Convs with error feedback, see `round_weight`, by the covariance of their inputs. It
             shifts the mean outputs, so biases must be corrected. Other weights are rounded to nearest.
-
-    Raises:
-        DataError: the statistics were given, and lack the covariances.
     """
 
     name = "compute-qparams"
@@ -52,8 +48,6 @@ class ComputeQparams(Analysis[QuantizationParameters]):
 
         Matrix products take one thread: their sums depend on the number of threads, and small ones gain nothing by it.
         """
-        if self._feedback and facts.is_pinned(Statistics):
-            _require_covariances(facts[Plan], facts[Statistics], model)
         with threadpool_limits(1, "blas"):
             return self._parameters(model, facts)
 
@@ -93,16 +87,6 @@ class ComputeQparams(Analysis[QuantizationParameters]):
                 if wider:
                     limited[weight.tensor] = wider
         return QuantizationParameters(activations, weights, integers, limited)
-
-
-def _require_covariances(plan: Plan, statistics: Statistics, model: Model) -> None:
-    convs = [node for node in map(model.nodes.get, plan.layers) if node is not None and node.op == "Conv"]
-    missing = [node.name for node in convs if node.name not in statistics.inputs and Im2col.of(node) is not None]
-    if missing:
-        raise DataError(
-            f"the calibration has no covariance of the inputs of {missing[0]!r}: it was made without --rounding "
-            "feedback; calibrate again, or leave --rounding out"
-        )
 
 
 def _covariance(layers: Sequence[Node], scheme: Scheme, statistics: Statistics) -> InputCovariance | None:

@@ -23,6 +23,7 @@ class FitRanges(Analysis[FittedRanges]):
 
     Args:
         method: a key of `range_methods.METHODS`.
+        every_conv: given statistics must have the covariance of the inputs of every Conv.
 
     Raises:
         DataError: the statistics were given and belong to another model, or lack a tensor or a layer.
@@ -32,8 +33,9 @@ class FitRanges(Analysis[FittedRanges]):
     gives = FittedRanges
     needs = (Plan, Statistics)
 
-    def __init__(self, method: str = "uh") -> None:
+    def __init__(self, method: str = "uh", *, every_conv: bool = False) -> None:
         self._method = method
+        self._every_conv = every_conv
 
     def run(self, model: Model, facts: Facts) -> FittedRanges:
         """Return the ranges."""
@@ -45,7 +47,7 @@ class FitRanges(Analysis[FittedRanges]):
             group: self._fit(points, statistics, inputs) for group, points in facts[Plan].groups().items()
         })  # fmt: skip
         if facts.is_pinned(Statistics):
-            _check_layers(statistics, facts[Plan], model)
+            self._check_layers(statistics, facts[Plan], model)
         return ranges
 
     def _fit(self, points: list[QuantizationPoint], statistics: Statistics, inputs: set[str]) -> FittedRange:
@@ -63,22 +65,27 @@ class FitRanges(Analysis[FittedRanges]):
             return "error behind SiLU", before_silu
         return self._method, method_for(self._method, point.silu_output)
 
+    def _check_layers(self, statistics: Statistics, plan: Plan, model: Model) -> None:
+        """Check that statistics from outside tell of all Convs what a run for this plan would tell.
 
-def _check_layers(statistics: Statistics, plan: Plan, model: Model) -> None:
-    """Check that statistics from outside tell of all Convs what a run for this plan would tell.
+        Other layers may read the same tensors, so tensors alone do not tell.
 
-    Other layers may read the same tensors, so tensors alone do not tell.
-
-    Raises:
-        DataError: the inputs of a Conv were not observed.
-    """
-    reading = image_convs(model.graph.nodes)
-    for node in (model.nodes[name] for name in plan.layers if plan.observed()):
-        if node.op != "Conv" or Im2col.of(node) is None:
-            continue
-        is_known = node.name not in reading or node.name in statistics.inputs
-        if not is_known or channel_statistics(node.inputs[0], statistics.channels) is None:
-            raise DataError(
-                f"the calibration has no inputs of the layer {node.name!r}: it was made for another target or with "
-                "other options; calibrate again"
-            )
+        Raises:
+            DataError: the inputs of a Conv were not observed, or not their covariance.
+        """
+        reading = image_convs(model.graph.nodes)
+        for node in (model.nodes[name] for name in plan.layers if plan.observed()):
+            if node.op != "Conv" or Im2col.of(node) is None:
+                continue
+            has_covariance = node.name in statistics.inputs
+            is_known = has_covariance or node.name not in reading
+            if not is_known or channel_statistics(node.inputs[0], statistics.channels) is None:
+                raise DataError(
+                    f"the calibration has no inputs of the layer {node.name!r}: it was made for another target or with "
+                    "other options; calibrate again"
+                )
+            if self._every_conv and not has_covariance:
+                raise DataError(
+                    f"the calibration has no covariance of the inputs of {node.name!r}: it was made without --rounding "
+                    "feedback; calibrate again, or leave --rounding out"
+                )

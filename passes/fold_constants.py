@@ -31,9 +31,6 @@ log = logging.getLogger(__name__)
 _LARGEST = 1 << 22
 """Greatest number of elements of a stored result: anchors and grids have far fewer, an expanded constant may not."""
 
-_REFUSED = 1 << 30
-"""Bytes above which a result is refused, stored or not, unless the user allows more: a runtime would compute it too."""
-
 _FLOAT = 4
 """Bytes of an element."""
 
@@ -178,12 +175,12 @@ def _is_small(node: Node, alone: onnx.ModelProto, budget: _Budget) -> bool:
     given = _size_of_inputs(node)
     sizes = [_size(value) for value in inferred_graph(alone).output]
     known = sum(size for size in sizes if size is not None)
-    memory.require(
+    memory.require(  # whether it is stored or not: a runtime would compute it too
         _FLOAT * known,
         f"node {node.name!r} ({node.op}) makes a constant of {known} elements from {given}, which",
         "export the model again",
         _TooLargeError,
-        _REFUSED,
+        memory.CONSTANT,
     )
     if None in sizes and node.op in _GROWING:
         return False

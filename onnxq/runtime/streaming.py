@@ -62,17 +62,26 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
     names = [output.name for output in model.graph.output]
     own = threading.local()
     at_once = workers(model)
+    fitting: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
+    checking = threading.Lock()
+
+    def check_memory(feed: Feed) -> None:
+        shapes = {name: array.shape for name, array in feed.items()}
+        with checking:
+            if (key := tuple(sorted(shapes.items()))) not in fitting:
+                # Its outputs are held together, and make up most of the memory.
+                check_activations(model, shapes, overhead=1)
+                fitting.add(key)
 
     def work(number: int, job: Job) -> int:
         loaded = job()
         if loaded is None:
             return 0
+        feed, valid = loaded
+        check_memory(feed)
         if not hasattr(own, "session"):
             # Runs in one session share its memory, which grows with every new way in which they overlap.
-            # Its outputs are held together, and make up most of the memory.
-            check_activations(model, {name: array.shape for name, array in loaded[0].items()}, overhead=1)
             own.session = open_worker_session(model, at_once)
-        feed, valid = loaded
         padded = valid < next((array.shape[0] for array in feed.values() if array.ndim), valid)
         for name, array in iter_outputs(own.session, feed, names):
             sink(number, name, array[:valid] if padded else array)

@@ -248,6 +248,14 @@ def test_statistics_for_another_target_are_refused_by_the_tensor_that_they_lack(
         quantized(model, ORT, facts=[for_openvino])
 
 
+def test_statistics_without_covariances_are_refused_where_every_conv_needs_one():
+    working, plan = planned(csp())
+    pins = [plan, statistics_of(csp())]
+    assert Pipeline([FitRanges()], pinned=pins).run(working)[FittedRanges].groups
+    with pytest.raises(DataError, match=r"no covariance of the inputs of 'conv1': it was made without --rounding feed"):
+        Pipeline([FitRanges(every_conv=True)], pinned=pins).run(working)
+
+
 def test_statistics_without_a_layer_are_refused_though_another_layer_reads_its_input():
     net = Net()
     ends = [net.silu(net.conv("images", 8, kernel, name=f"kernel{kernel}")) for kernel in (3, 1)]

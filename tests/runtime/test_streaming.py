@@ -57,6 +57,18 @@ def test_workers_are_at_most_one_per_core_and_never_many(monkeypatch):
         assert min(2, cores) <= workers(DOUBLE) <= min(4, cores)
 
 
+def test_each_shape_is_checked_once_however_many_workers_there_are(monkeypatch):
+    checked = []
+    monkeypatch.setattr("onnxq.runtime.streaming.cores", lambda: 2)
+    monkeypatch.setattr(
+        "onnxq.runtime.streaming.check_activations",
+        lambda model, inputs, overhead: checked.append(*inputs.values()),
+    )
+    jobs = [job(*range(rows)) for rows in (1, 2, 1, 2, 1, 2)]
+    assert stream(DOUBLE, jobs, ignored, ignored) == 9
+    assert sorted(shape[0] for shape in checked) == [1, 2]
+
+
 class TestStream:
     @pytest.mark.parametrize("count", [0, 1, 2, 7, 50])
     def test_every_sample_is_run_once(self, cores, count):

@@ -21,9 +21,6 @@ Schema = onnx.defs.OpSchema
 _FIELDS = {AttributeProto.TENSOR: "t", AttributeProto.GRAPH: "g", AttributeProto.SPARSE_TENSOR: "sparse_tensor"}
 """Type of an attribute whose value has no default -> the field that holds it."""
 
-_MOST_INPUT = 1 << 30
-"""Bytes of an input, with values of four, unless the user allows more."""
-
 _LAST_VERSION = 2**31 - 1
 """Greatest version of an operator set that onnx can look up; a model may state greater ones."""
 
@@ -88,7 +85,7 @@ def check_values(graph: onnx.GraphProto) -> None:
         dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         size = 4 * math.prod(max(dim, 1) for dim in dims)
         what = f"the input {value.name!r} of the shape {shape_text(dims)}"
-        memory.require(size, what, _REMEDY, ModelError, _MOST_INPUT)
+        memory.require(size, what, _REMEDY, ModelError, memory.CONSTANT)
 
 
 class _Checker:

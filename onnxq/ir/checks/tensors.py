@@ -16,9 +16,6 @@ _BITS = {
 }
 """Types of which several values share a byte -> bits of a value."""
 
-_LARGEST = 1 << 30
-"""Bytes that a sparse tensor may stand for unless the user allows more."""
-
 
 def all_tensors(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
     """Yield the tensors of a model, each with words for messages that say where it is; values of sparse ones too."""
@@ -120,7 +117,9 @@ def check_sparse(where: str, sparse: onnx.SparseTensorProto) -> None:
     if any(dim < 0 for dim in dims):
         raise ModelError(f"{where} has the shape {dims}, which no constant can have; export the model again")
     dense = TensorProto(data_type=sparse.values.data_type, dims=dims)
-    memory.require(byte_size(dense), f"{where}, of the shape {dims},", "export the model again", ModelError, _LARGEST)
+    memory.require(
+        byte_size(dense), f"{where}, of the shape {dims},", "export the model again", ModelError, memory.CONSTANT
+    )
     if indices.data_type != TensorProto.INT64 or tuple(indices.dims) not in ((count,), (count, len(dims))):
         raise ModelError(
             f"{where} has {count} values and indices of the shape {tuple(indices.dims)}; export the model again"
