@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxq import memory
 from onnxq.errors import ConfigError, ModelError
 from onnxq.ir import ProtoIndex, inferred_graph, with_weight_inputs
-from onnxq.ir.checks.activations import check_activations
+from onnxq.ir.checks.activations import check_run
 from onnxq.runtime.session import Feed
 from onnxq.yolo.class_names import parse_names
 from onnxq.yolo.columns import parse_layout
@@ -106,8 +106,8 @@ def detect(
 
     Raises:
         ModelError: the model does not have exactly one image input: float32, float16 or uint8, (batch, 3, height,
-            width) or (batch, height, width, 3); it or a run does not fit into memory; or the outputs cannot be read as
-            those of the given family.
+            width) or (batch, height, width, 3); it or a run does not fit into memory, or a run takes hours; or the
+            outputs cannot be read as those of the given family.
         ConfigError: an option has an unknown value, or the image size is unknown or does not fit the model.
     """
     said = parse_preprocess(preprocess)
@@ -117,7 +117,7 @@ def detect(
     image = image_input(model.graph)
     size = image_size_of(image, image_size, metadata)
     companions = _companions(model.graph, image.name, size)
-    _check_memory(model, image, size, companions)
+    _check_run(model, image, size, companions)
     names = parse_names(metadata.get("names", ""))
     clues = clues_of(model, size, output_shapes)
     recognized = recognize(clues) if family == "auto" else read_as(family, clues)
@@ -132,10 +132,10 @@ def detect(
     return replace(found, warnings=guess.warnings(said, found.preprocess))
 
 
-def _check_memory(
+def _check_run(
     model: onnx.ModelProto, image: onnx.ValueInfoProto, size: tuple[int, int], companions: Iterable[str]
 ) -> None:
-    """Refuse a model whose input or whose run does not fit into memory, before a picture is made or a part of it runs.
+    """Refuse a model whose input or run does not fit into memory, or takes hours, before a part of it runs.
 
     Raises:
         ModelError: it does not.
@@ -144,7 +144,7 @@ def _check_memory(
     what = f"the input {image.name!r} of {batch} x {planes} x {size[0]} x {size[1]} values"
     memory.require(_FLOAT * math.prod((batch, planes, *size)), what, "give a smaller --image-size", ModelError)
     shape = (batch, *size, planes) if is_channels_last(image) else (batch, planes, *size)
-    check_activations(model, {image.name: shape, **dict.fromkeys(companions, (batch, 2))})
+    check_run(model, {image.name: shape, **dict.fromkeys(companions, (batch, 2))})
 
 
 def clues_of(

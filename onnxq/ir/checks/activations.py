@@ -1,4 +1,4 @@
-"""The memory that the tensors of a run take, estimated from their shapes before anything runs."""
+"""The memory and the time that a run takes, estimated from their shapes before anything runs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from onnxq import memory
 from onnxq._text import shape_text
 from onnxq.errors import ModelError
 from onnxq.ir.checks.tensors import node_text
+from onnxq.ir.checks.work import check_work
 from onnxq.ir.proto import names_read, with_weight_inputs
 from onnxq.ir.shape_inference import inferred_graph
 
@@ -30,6 +31,25 @@ def check_activations(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]
     Raises:
         ModelError: they exceed the limit of memory.
     """
+    graph = _graph_of_run(model, inputs)
+    if graph is not None:
+        _require_memory(model.graph, graph, overhead)
+
+
+def check_run(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> None:
+    """Check that a run fits into memory, and ends in a time that a user can wait for; arguments as above.
+
+    Raises:
+        ModelError: it does not.
+    """
+    graph = _graph_of_run(model, inputs)
+    if graph is not None:
+        _require_memory(model.graph, graph, OVERHEAD)
+        check_work(graph)
+
+
+def _graph_of_run(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> onnx.GraphProto | None:
+    """Return the graph with the shapes of a run, and without large constants; None if they cannot be inferred."""
     sketch = with_weight_inputs(model)
     for value in sketch.graph.input:
         for dim, length in zip(value.type.tensor_type.shape.dim, inputs.get(value.name, ()), strict=False):
@@ -37,10 +57,15 @@ def check_activations(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]
     for output in sketch.graph.output:
         output.type.tensor_type.ClearField("shape")
     try:
-        graph = inferred_graph(sketch)
+        return inferred_graph(sketch)
     except ModelError:
-        return  # what runs the model says more of it
-    size, node, tensor = _greatest(model.graph, {v.name: v for v in (*graph.input, *graph.value_info, *graph.output)})
+        return None  # what runs the model says more of it
+
+
+def _require_memory(graph: onnx.GraphProto, inferred: onnx.GraphProto, overhead: int) -> None:
+    size, node, tensor = _greatest(
+        graph, {v.name: v for v in (*inferred.input, *inferred.value_info, *inferred.output)}
+    )
     if node is not None:
         made = f", of which {node_text(node)} makes one of {_shape_text(tensor)}," if tensor is not None else ""
         what = f"the tensors of a run{made}"
