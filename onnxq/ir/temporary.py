@@ -64,28 +64,72 @@ def temporary_folder() -> Iterator[Path]:
     Raises:
         ConfigError: it cannot be created, or the block found no room in it.
     """
-    try:
-        place = Path(tempfile.gettempdir())
-        sweep(place)
-
-        def create() -> Path:
-            path = place / _new_name()
-            path.mkdir(mode=0o700)
-            return path
-
-        path, lock = _locked(create)
-    except OSError as error:
-        raise ConfigError(no_room(error)) from None
+    path, lock = _new_folder()
     try:
         yield path
     except Exception as error:  # runtimes do not say that a disk is full, and some do not notice
         full = _why_full(path)
         if full is None:
             raise
-        raise ConfigError(no_room(full)) from error
+        raise ConfigError(no_room(full, path.parent)) from error
     finally:
         shutil.rmtree(path, ignore_errors=True)
         _release(lock)
+
+
+def temporary_place() -> Path:
+    """Return the first folder that takes temporary files: of TMPDIR, TEMP, TMP, /tmp and others as in `tempfile`.
+
+    A killed process leaves the file with which `tempfile` tries a folder; what this tries, a later one removes.
+
+    Raises:
+        ConfigError: no folder takes them.
+    """
+    with temporary_folder() as folder:
+        return folder.parent
+
+
+def _new_folder() -> tuple[Path, int | None]:
+    """Create a folder in the first place that takes one with a file; return its path and what holds its lock.
+
+    Raises:
+        ConfigError: no place does.
+    """
+    failed: OSError | None = None
+    for place in _places():
+        sweep(place)
+
+        def create(place: Path = place) -> Path:
+            path = place / _new_name()
+            path.mkdir(mode=0o700)
+            return path
+
+        try:
+            path, lock = _locked(create)
+        except OSError as error:
+            failed = failed or error
+            continue
+        try:
+            (path / "tried").write_bytes(b"tried")
+            (path / "tried").unlink()
+        except OSError as error:
+            failed = failed or error
+            shutil.rmtree(path, ignore_errors=True)
+            _release(lock)
+            continue
+        return path, lock
+    raise ConfigError(
+        f"no folder takes temporary files (TMPDIR, /tmp and others are full or read-only: {failed}); point TMPDIR to "
+        "one with room"
+    )
+
+
+def _places() -> list[Path]:
+    """Return the folders to try, the best first."""
+    if tempfile.tempdir is not None or sys.platform == "win32":
+        return [Path(tempfile.gettempdir())]
+    given = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
+    return [Path(os.path.abspath(name)) for name in (*filter(None, given), "/tmp", "/var/tmp", "/usr/tmp", os.curdir)]
 
 
 def _why_full(folder: Path) -> OSError | None:
@@ -97,14 +141,9 @@ def _why_full(folder: Path) -> OSError | None:
     return None
 
 
-def no_room(error: OSError, what: str = "temporary files") -> str:
-    """Return the message that temporary files cannot be written."""
-    if isinstance(error, FileNotFoundError):  # from tempfile.gettempdir
-        return f"no folder takes {what} (TMPDIR, /tmp and others are full or read-only); point TMPDIR to one with room"
-    return (
-        f"{tempfile.gettempdir()}: cannot take {what} ({error.strerror or error}); "
-        "point TMPDIR to a folder with more room"
-    )
+def no_room(error: OSError, place: Path, what: str = "temporary files") -> str:
+    """Return the message that temporary files cannot be written in a folder."""
+    return f"{place}: cannot take {what} ({error.strerror or error}); point TMPDIR to a folder with more room"
 
 
 def sweep(folder: Path) -> None:

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.errors import ConfigError
 from onnxq.ir import ProtoIndex, names_read
-from onnxq.ir.temporary import no_room
+from onnxq.ir.temporary import no_room, temporary_place
 from onnxq.numerics.arrays import AnyArray, Float32Array
 from onnxq.runtime.session import Feed, run_named
 from onnxq.runtime.streaming import open_worker_session, workers
@@ -265,15 +265,15 @@ class _SampleArrays:
 def _on_disk(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> AnyArray:
     """Return an array in a temporary file whose space is reserved: a full disk would end the process later."""
     size = math.prod(shape) * dtype.itemsize
+    place = temporary_place()
     try:
-        with tempfile.TemporaryFile() as file:
+        with tempfile.TemporaryFile(dir=place) as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, dtype, "w+", shape=shape)
     except OSError as error:
-        raise ConfigError(
-            f"{no_room(error, f'{size / 1e6:.0f} MB that reconstruction sets aside')}, or give fewer images (--count)"
-        ) from None
+        told = no_room(error, place, f"{size / 1e6:.0f} MB that reconstruction sets aside")
+        raise ConfigError(f"{told}, or give fewer images (--count)") from None
 
 
 def _cast(source: str, result: str, to: int) -> onnx.NodeProto:

@@ -10,7 +10,7 @@ import pytest
 
 from onnxq.errors import ConfigError
 from onnxq.ir import temporary
-from onnxq.ir.temporary import sweep, temporary_file, temporary_folder
+from onnxq.ir.temporary import sweep, temporary_file, temporary_folder, temporary_place
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,20 +135,62 @@ class TestFolders:
         def full(path, data):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(Path, "write_bytes", full)
-        with pytest.raises(ConfigError, match=told), temporary_folder():
+        def fail():
+            monkeypatch.setattr(Path, "write_bytes", full)
             raise RuntimeError("protobuf serialization failed")
+
+        with pytest.raises(ConfigError, match=told), temporary_folder():
+            fail()
         assert os.listdir(temporaries) == []
 
     def test_other_errors_of_the_block_pass(self, temporaries):
         with pytest.raises(FileNotFoundError), temporary_folder() as folder:
             (folder / "none").read_text()
 
-    def test_none_at_all_is_reported(self, monkeypatch):
-        def none():
-            raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
-
-        monkeypatch.setattr(tempfile, "gettempdir", none)
-        told = r"no folder takes temporary files .*; point TMPDIR to one with room"
+    def test_none_at_all_is_reported(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(temporary, "_places", lambda: [tmp_path / "a", tmp_path / "b"])
+        told = (
+            r"no folder takes temporary files \(TMPDIR, .* read-only: .*No such file.*/a/.*; point TMPDIR to one with"
+        )
         with pytest.raises(ConfigError, match=told), temporary_folder():
             pass
+
+    def test_the_next_place_is_taken_if_one_is_missing_or_full(self, monkeypatch, tmp_path):
+        for name in "bc":
+            (tmp_path / name).mkdir()
+        places = [tmp_path / name for name in "abc"]
+        written, write = [], Path.write_bytes
+
+        def full(path, data):
+            written.append(path)
+            if tmp_path / "b" in path.parents:
+                raise OSError(28, "No space left on device")
+            return write(path, data)
+
+        monkeypatch.setattr(temporary, "_places", lambda: places)
+        monkeypatch.setattr(Path, "write_bytes", full)
+        with temporary_folder() as folder:
+            assert folder.parent == tmp_path / "c"
+            assert os.listdir(folder) == []
+        assert len(written) == 2
+        assert [os.listdir(tmp_path / name) for name in "bc"] == [[], []]
+        assert temporary_place() == tmp_path / "c"
+
+    def test_places_are_those_of_tempfile(self, temporaries, monkeypatch):
+        assert temporary._places()[0] == temporaries
+        for name in ("TMPDIR", "TEMP", "TMP"):
+            monkeypatch.delenv(name, raising=False)
+        assert temporary._places() == [Path(each) for each in tempfile._candidate_tempdir_list()]
+
+    def test_a_kill_while_a_place_is_tried_leaves_what_a_later_process_removes(self, temporaries):
+        code = (
+            "import os, signal\n"
+            "from pathlib import Path\n"
+            "from onnxq.ir import temporary\n"
+            "Path.write_bytes = lambda path, data: (path.touch(), os.kill(os.getpid(), signal.SIGKILL))\n"
+            "temporary._new_folder()\n"
+        )
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+        assert len(ours(temporaries)) == 1
+        with temporary_folder() as folder:
+            assert ours(temporaries) == [folder.name]
