@@ -74,7 +74,8 @@ class FitRanges(Analysis[FittedRanges]):
             DataError: the inputs of a Conv were not observed, or not their covariance.
         """
         reading = image_convs(model.graph.nodes)
-        for node in (model.nodes[name] for name in plan.layers if plan.observed()):
+        layers = plan.layers if plan.layers and plan.observed() else ()
+        for node in map(model.nodes.__getitem__, layers):
             if node.op != "Conv" or Im2col.of(node) is None:
                 continue
             has_covariance = node.name in statistics.inputs

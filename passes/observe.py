@@ -70,7 +70,7 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
         """Return the statistics, the first samples and the summary of the inputs."""
         plan, digest = facts[Plan], model.digest()
         migration = (facts.get(Migration) or Migration({})).scales
-        layers = [model.nodes[name] for name in plan.layers]
+        layers = list(map(model.nodes.__getitem__, plan.layers))
         reading = image_convs(model.graph.nodes)
         images = [layer for layer in layers if layer.name in reading]
         convs = [layer for layer in layers if layer.op == "Conv"] if self._every_conv else images

@@ -207,7 +207,8 @@ def withdraw(network: Network, integer: Set[str], included: Collection[str]) -> 
             withdrawn[node.name] = Code.FLOAT_PRODUCER.reason(f"its {layer.op} {layer.name!r} has a float output")
         elif node.name not in included and (reason := _follows_floats(network, node, before, left)) is not None:
             withdrawn[node.name] = reason
-        left -= withdrawn.keys()
+        if node.name in withdrawn:
+            left.discard(node.name)
     return withdrawn
 
 

@@ -80,7 +80,9 @@ class GraphPair:
         self._adjusted = frozenset(adjusted)
         unrounded = [_quantize_of(self._inputs[name].inputs[0]).inputs[0].name for name in adjusted]
         wanted = [*(x.name for x in self._inputs.values()), *unrounded]
-        self._float = LayerwiseRunner(model.to_proto(), [model.nodes[name].outputs[0].name for name in plan.layers])
+        self._float = LayerwiseRunner(
+            model.to_proto(), [layer.outputs[0].name for layer in map(model.nodes.__getitem__, plan.layers)]
+        )
         self._quantized = LayerwiseRunner(quantized.to_proto(), wanted)
         for runner in (self._float, self._quantized):
             # The runners alone hold the images, and free them after the last read.
