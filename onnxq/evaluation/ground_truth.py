@@ -166,6 +166,8 @@ def build_index(
     categories: dict[int, str],
     annotations: list[dict[str, Any]],
     sizes: Mapping[int, Size] | None = None,
+    *,
+    own: bool = False,
 ) -> Any:
     """Return pycocotools' index; object ids start at 1, as it takes a match with object 0 for none.
 
@@ -174,7 +176,11 @@ def build_index(
         categories: category id -> name.
         annotations: objects, or detections, as records of COCO.
         sizes: (height, width) of images in px, which masks need.
+        own: the records are not copied, and get ids.
     """
+    kept = [entry if own else dict(entry) for entry in annotations if entry["image_id"] in images]
+    for number, entry in enumerate(kept, start=1):
+        entry["id"] = number
     coco = COCO()
     sizes = sizes or {}
     coco.dataset = {
@@ -182,10 +188,7 @@ def build_index(
             {"id": number, **dict(zip(("height", "width"), sizes.get(number, ()), strict=False))} for number in images
         ],
         "categories": [{"id": number, "name": name} for number, name in categories.items()],
-        "annotations": [
-            {**entry, "id": number}
-            for number, entry in enumerate((e for e in annotations if e["image_id"] in images), start=1)
-        ],
+        "annotations": kept,
     }
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()

@@ -11,7 +11,7 @@ from tables import TWO, write_coco
 
 from onnxq.errors import DataError
 from onnxq.evaluation.average_precision import average_precisions
-from onnxq.evaluation.ground_truth import GroundTruth
+from onnxq.evaluation.ground_truth import GroundTruth, build_index
 
 
 def test_images_in_memory() -> None:
@@ -151,3 +151,12 @@ class TestChecked:
     def test_images_are_known_with_their_sizes(self, tmp_path: Path) -> None:
         truth = GroundTruth.load(*with_images(tmp_path, dataset(count=2)))
         assert truth.coco.dataset["images"][0] == {"id": 1, "height": 100, "width": 200}
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_records_are_copied_unless_the_index_owns_them(own):
+    entries = [{"image_id": k, "category_id": 1, "bbox": [0, 0, 1, 1], "area": 1, "iscrowd": 0} for k in (7, 8, 9)]
+    index = build_index([8, 9], {1: "a"}, entries, own=own)
+    assert [index.anns[number]["image_id"] for number in (1, 2)] == [8, 9]
+    assert ("id" in entries[1]) == own
+    assert "id" not in entries[0]

@@ -49,9 +49,9 @@ class Kind:
     remark: str = ""
 
     def index(self, truth: GroundTruth, records: Sequence[dict[str, Any]]) -> Any:
-        """Return pycocotools' index of detections, with the areas of this kind."""
+        """Return pycocotools' index of detections, with the areas of this kind; the records get ids."""
         own = [{**record, "area": record[f"{self.key}_area"]} for record in records] if self.key else list(records)
-        return build_index(truth.images, truth.categories, own, _sizes(truth))
+        return build_index(truth.images, truth.categories, own, _sizes(truth), own=True)
 
 
 def kinds_of(detector: Detector, truth: GroundTruth) -> list[Kind]:

@@ -17,6 +17,16 @@ class Evaluation(COCOeval):  # type: ignore[misc]
     """pycocotools' evaluation, whose time does not explode with the number of objects."""
 
     def evaluateImg(self, imgId: int, catId: int, aRng: list[float], maxDet: int) -> dict[str, Any] | None:
+        """Return of the matches on an image, thresholds x detections, what `accumulate` reads, in little memory."""
+        found = self._matches(imgId, catId, aRng, maxDet)
+        return None if found is None else {
+            "dtScores": np.array(found["dtScores"], np.float64),
+            "dtMatches": np.asarray(found["dtMatches"], bool),
+            "dtIgnore": np.asarray(found["dtIgnore"], bool),
+            "gtIgnore": np.asarray(found["gtIgnore"], bool),
+        }  # fmt: skip
+
+    def _matches(self, imgId: int, catId: int, aRng: list[float], maxDet: int) -> dict[str, Any] | None:
         """Return the matches on an image, as pycocotools gives them: thresholds x detections and x objects."""
         categories = [catId] if self.params.useCats else self.params.catIds
         objects = [entry for category in categories for entry in self._gts[imgId, category]]

@@ -51,6 +51,17 @@ def test_as_pycocotools(seed, count, ignore_classes, most):
         np.testing.assert_array_equal(scores(objects, detections, matching.Evaluation, rules), expected)
 
 
+@pytest.mark.parametrize("count", [20, 400])
+def test_only_what_is_read_is_kept_and_matches_take_a_byte(count):
+    truth, found = (build_index([1, 2], CATEGORIES, entries) for entries in scene(0, count))
+    scoring = matching.Evaluation(truth, found, "bbox")
+    scoring.evaluate()
+    kept = [each for each in scoring.evalImgs if each is not None]
+    assert {tuple(each) for each in kept} == {("dtScores", "dtMatches", "dtIgnore", "gtIgnore")}
+    assert {each[name].itemsize for each in kept for name in ("dtMatches", "dtIgnore", "gtIgnore")} == {1}
+    assert any(each["dtMatches"].any() for each in kept)
+
+
 def test_no_detections():
     objects, _ = scene(0, 120)
     assert scores(objects, [], matching.Evaluation, Rules())[0] == scores(objects, [], COCOeval, Rules())[0] == 0
