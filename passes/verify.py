@@ -102,7 +102,7 @@ class Verify(Analysis[Verification]):
         if runtime is None or not runtime.is_installed():
             return None, ()
         try:
-            return runtime(proto), ()
+            return runtime.inspected(proto), ()
         except ModelError as error:
             if runtime is OnnxRuntime or _loads(runtime, self._original):
                 raise

@@ -17,7 +17,7 @@ class CpuRuntime(Compiler):
 
     def build(self, job: Job) -> Built:
         """Load the file, count its layers on integers and run it."""
-        runtime = RUNTIMES[self.name](job.model)
+        runtime = RUNTIMES[self.name].inspected(job.model)
         wanted = [layer for layer in job.layers if layer.is_wanted]
         found = runtime.integer_layers(job.model, [layer.name for layer in wanted])
         layers = {layer.name: Ran("float32", False) for layer in job.layers}

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import onnx
@@ -63,6 +63,15 @@ class Runtime(ABC):
 
     @abstractmethod
     def __init__(self, model: ModelSource, *, threads: int = 0, at_once: int = 1) -> None: ...
+
+    @classmethod
+    def inspected(cls, model: onnx.ModelProto) -> Self:
+        """Load a model whose layers on integers are asked for later, without optimizing it once more for them.
+
+        Raises:
+            ModelError: as from the constructor.
+        """
+        return cls(model)
 
     @abstractmethod
     def run(self, feed: Feed) -> dict[str, NDArray[np.generic]]:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import onnx
@@ -25,10 +25,36 @@ class OnnxRuntime(Runtime):
     _EXACT: ClassVar[bool] = False
     """As `exact` of `open_session`."""
 
-    def __init__(self, model: ModelSource, *, threads: int = 0, at_once: int = 1, wide_sums: bool = False) -> None:
+    def __init__(
+        self,
+        model: ModelSource,
+        *,
+        threads: int = 0,
+        at_once: int = 1,
+        wide_sums: bool = False,
+        optimized_path: Path | None = None,
+    ) -> None:
         # Runs of one session at the same time share its threads; with one thread, each has that of its caller.
-        self._session = open_session(model, threads=threads, exact=self._EXACT, resting=True, wide_sums=wide_sums)
+        self._session = open_session(
+            model, threads=threads, exact=self._EXACT, resting=True, wide_sums=wide_sums, optimized_path=optimized_path
+        )
         self._names = [output.name for output in self._session.get_outputs()]
+        self._weights: Counter[str] | None = None
+
+    @classmethod
+    def inspected(cls, model: onnx.ModelProto) -> Self:
+        """Load a model, and note the weights of its layers on integers."""
+        with temporary_folder() as folder:
+            path = folder / "optimized.onnx"
+            made = cls(model, optimized_path=path)
+            made._weights = cls._integer_weights(path)
+        return made
+
+    @classmethod
+    def _integer_weights(cls, path: Path) -> Counter[str]:
+        """Return how many layers on integers of an optimized graph read each weight."""
+        nodes = onnx.load(path, load_external_data=False).graph.node
+        return Counter(n.input[cls._INTEGER_LAYERS[n.op_type]] for n in nodes if n.op_type in cls._INTEGER_LAYERS)
 
     def run(self, feed: Feed) -> dict[str, NDArray[np.generic]]:
         """Run one feed; the threads sleep afterwards."""
@@ -64,11 +90,7 @@ class OnnxRuntime(Runtime):
 
     def integer_layers(self, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
         """Return the layers in the optimized graph, recognized by their weights: it renames nodes but not weights."""
-        with temporary_folder() as folder:
-            path = folder / "optimized.onnx"
-            open_session(model, exact=self._EXACT, optimized_path=path)
-            nodes = onnx.load(path, load_external_data=False).graph.node
-        found = Counter(n.input[self._INTEGER_LAYERS[n.op_type]] for n in nodes if n.op_type in self._INTEGER_LAYERS)
+        found = Counter(self._weights if self._weights is not None else self.inspected(model)._weights)
         producers = ProtoIndex(model.graph).producers
         names, wanted = frozenset(layers), []
         for node in (n for n in model.graph.node if n.name in names):
