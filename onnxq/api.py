@@ -206,12 +206,13 @@ def _with_what_statistics_imply(facts: Iterable[object], config: Config) -> dict
     statistics = pinned.get(Statistics)
     if isinstance(statistics, Statistics):
         pinned.setdefault(Probe, Probe())
-        if config.migrate:
-            pinned.setdefault(Migration, Migration(statistics.migration))
-            if not statistics.migration:
+        if config.migrates:
+            why_none = "" if statistics.migration else "the calibration has no scales"
+            pinned.setdefault(Migration, Migration(statistics.migration, why_none))
+            if config.migrate and not statistics.migration:
                 log.warning(
-                    "no scales migrate: the calibration was made without --migrate, or its channels are alike; "
-                    "calibrate again with --migrate, or leave it out"
+                    "no scales migrate: the calibration was made with too few images or with --no-migrate, or its "
+                    "channels are alike; calibrate again with --migrate, or leave it out"
                 )
     return pinned
 

@@ -11,6 +11,7 @@ from onnxq._text import size_text
 from onnxq.errors import ConfigError
 from onnxq.numerics.range_methods import METHODS
 from onnxq.numerics.scheme import INT8, MIN_BITS
+from onnxq.qdq.migration import LEAST_SAMPLES
 from onnxq.reconstruction import RECONSTRUCT_BELOW
 from onnxq.targets import TARGETS, Target
 from onnxq.targets.base import ANY_CPU, CPUS, VNNI
@@ -101,10 +102,11 @@ class Config:
     bits: tuple[str, ...] = _option((), "widths of the weight and the input of single nodes", None, "NODE=W/A")
     symmetric: bool = _option(False, "put the zero points of activations in the middle of their integers")
     equalize: bool = _option(True, "equalize channels across layers if the result is exactly the same (on)")
-    migrate: bool = _option(
-        False,
-        "divide channels of unequal size in front of Convs and multiply the weights instead; for networks that lose "
-        "much without it, with 60 images or more",
+    migrate: bool | None = _option(
+        None,
+        "divide channels of unequal size in front of Convs and multiply the weights instead; default: for "
+        f"{_names(lambda target: target.fuses_scaling)}, without reconstruction and with {LEAST_SAMPLES} real "
+        "images or more",
     )
     reconstruct: bool | None = _option(
         None,
@@ -259,6 +261,12 @@ class Config:
         widths = [self.weight_bits, self.act_bits, *(width for _, pair in self.widths for width in pair)]
         by_default = min(widths) < RECONSTRUCT_BELOW and self._can_reconstruct
         return by_default if self.reconstruct is None else self.reconstruct
+
+    @property
+    def migrates(self) -> bool:
+        """Whether scales migrate if the samples are suitable."""
+        by_default = self.placement.fuses_scaling and not self.reconstructs
+        return by_default if self.migrate is None else self.migrate
 
     @property
     def rounds_with_feedback(self) -> bool:

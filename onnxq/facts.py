@@ -152,9 +152,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Migration:
-    """Tensor -> what each of its channels is divided by, and weights multiplied, float32 (channels,), positive."""
+    """Scales that move from activations into the weights that read them.
+
+    Attributes:
+        scales: tensor -> what each channel is divided by, and weights multiplied, float32 (channels,), positive.
+        why_none: why the data cannot choose any; empty if it can.
+    """
 
     scales: Mapping[str, NDArray[np.float32]]
+    why_none: str = ""
 
 
 @dataclass(frozen=True)

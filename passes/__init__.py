@@ -95,7 +95,8 @@ def decide(config: Config) -> list[Pass]:
 
 def migrate(config: Config, samples: Samples | None, progress: Progress = silent) -> list[Pass]:
     """Return the passes that move scales from activations into weights, and then plan again."""
-    return [ChooseMigration(samples, progress), MigrateScales(), FindDecode(), *decide(config)]
+    chosen = ChooseMigration(samples, progress, required=bool(config.migrate))
+    return [chosen, MigrateScales(), FindDecode(), *decide(config)]
 
 
 def calibrate(
@@ -190,7 +191,7 @@ def default(
     target = config.placement
     return [
         *prepare_and_plan(config),
-        *(migrate(config, samples, progress) if config.migrate else []),
+        *(migrate(config, samples, progress) if config.migrates else []),
         *calibrate(config, samples, detector, sensitivity=sensitivity, progress=progress),
         *write(config),
         *lower(target),

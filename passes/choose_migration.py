@@ -16,16 +16,13 @@ from onnxq.numerics.arrays import Float32Array
 from onnxq.numerics.channel_scales import channel_scales
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
-from onnxq.qdq.migration import migratable
+from onnxq.qdq.migration import LEAST_SAMPLES, migratable
 from onnxq.runtime.streaming import stream
 
 log = logging.getLogger(__name__)
 
 _SAMPLES = 16
 """Samples on which the greatest values of channels are taken, evenly spaced among all."""
-
-_ENOUGH = 50
-"""Samples below which migration loses more than it gains: with 10 images YOLOv5n loses twice as much, with 100 less."""
 
 
 class ChooseMigration(Analysis[Migration]):
@@ -38,39 +35,41 @@ class ChooseMigration(Analysis[Migration]):
     Which tensors can be migrated, `onnxq.qdq.migration` says; those whose channels are alike stay as they are.
 
     The range of a channel then ends near its greatest value, so values that the samples lack are cut off: few images
-    or scenes that are not real lose more than they gain.
+    or scenes that are not real lose more than they gain. From them no scales are chosen.
 
     Args:
         samples: the data, which is read again later.
         progress: called after each run.
+        required: few samples are warned of, and samples that cannot be used are an error.
 
     Raises:
-        DataError: there are no samples, only synthetic ones, or none that can be read again.
+        DataError: scales are required, and there are no samples, only synthetic ones, or none that can be read again.
     """
 
     name = "choose-migration"
     gives = Migration
     needs = (Plan,)
 
-    def __init__(self, samples: Samples | None, progress: Progress = silent) -> None:
+    def __init__(self, samples: Samples | None, progress: Progress = silent, *, required: bool = True) -> None:
         self._samples = samples
         self._progress = progress
+        self._required = required
 
     def run(self, model: Model, facts: Facts) -> Migration:
         """Return the scales."""
         tensors = list(migratable(model, facts[Plan]))
-        if self._samples is None or self._samples.synthetic:
-            raise DataError("scales migrate by the values of real images: give --calib, or leave --migrate out")
-        if self._samples.is_read_once:
-            raise DataError("the data can be read only once, migration reads it again; give a list or a folder")
+        why_not = _why_not(self._samples)
+        if self._samples is None or why_not:
+            if self._required:
+                raise DataError(f"scales cannot migrate: {why_not}; give a folder or a list, or leave --migrate out")
+            return Migration({}, why_not)
         loaders = list(self._samples.loaders)
         count = self._samples.count or len(loaders) * _batch(model)
-        if count < _ENOUGH:
-            log.warning(
-                "scales migrate by the values of %d samples: with so few, greater values are cut off; give about 100 "
-                "images, or leave --migrate out",
-                count,
-            )
+        if count < LEAST_SAMPLES:
+            why_not = f"with {count} samples, fewer than {LEAST_SAMPLES}, greater values would be cut off"
+            if not self._required:
+                return Migration({}, why_not)
+            log.warning("scales migrate, but %s; give about 100 images, or leave --migrate out", why_not)
         scales = {name: channel_scales(peaks) for name, peaks in self._peaks(model, tensors, loaders).items()}
         return Migration({name: scales[name] for name in tensors if name in scales and np.ptp(scales[name]) > 0})
 
@@ -89,6 +88,13 @@ class ChooseMigration(Analysis[Migration]):
             ending = ending_at(model.to_proto(), tensors)
             stream(ending, few, see, lambda done: self._progress("comparing channels", done, len(few)))
         return peaks
+
+
+def _why_not(samples: Samples | None) -> str:
+    """Return why no scales can be chosen from samples, whatever their number; empty if they can."""
+    if samples is None or samples.synthetic:
+        return "there are no real images"
+    return "the data can be read only once, and migration reads it again" if samples.is_read_once else ""
 
 
 def _batch(model: Model) -> int:

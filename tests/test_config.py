@@ -116,7 +116,7 @@ class TestFlags:
     def test_a_flag_has_the_name_choices_and_help_of_its_field(self, name):
         action, field = actions()[name], FIELDS[name]
         flag = name.replace("_", "-")
-        negated = [f"--no-{flag}"] if name in ("equalize", "reconstruct") else []
+        negated = [f"--no-{flag}"] if name in ("equalize", "migrate", "reconstruct") else []
         assert action.option_strings == [f"--{flag}", *negated]
         choices = field.metadata["choices"]
         assert (action.choices and tuple(action.choices)) == (choices and tuple(choices))

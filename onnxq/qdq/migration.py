@@ -3,6 +3,9 @@
 from onnxq.facts import Plan
 from onnxq.ir import Constant, Model, Node, is_float
 
+LEAST_SAMPLES = 50
+"""Samples below which migration loses more than it gains: with 10 images YOLOv5n loses twice as much, with 100 less."""
+
 
 def migratable(model: Model, plan: Plan) -> dict[str, list[Node]]:
     """Return the tensors whose scales can go into the weights that read them, and the layers on integers that do.

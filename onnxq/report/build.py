@@ -18,7 +18,7 @@ from onnxq.config import Config
 from onnxq.errors import ConfigError
 from onnxq.evaluation.average_precision import PrecisionSummary
 from onnxq.evaluation.mixed_precision import SearchResult
-from onnxq.facts import FittedRange, Plan, Sensitivities, Speed, Statistics, Verification
+from onnxq.facts import FittedRange, Migration, Plan, Sensitivities, Speed, Statistics, Verification
 from onnxq.ir.files import atomic_write
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.scheme import QParams
@@ -78,6 +78,7 @@ def build(
     """
     facts = quantized.facts
     plan, verification, tensors = facts[Plan], facts[Verification], list(tensor_results(facts))
+    migration = facts.get(Migration) or Migration({})
     report = Report(
         format=FORMAT,
         onnxq=VERSION,
@@ -95,7 +96,7 @@ def build(
         bits=tuple(config.bits),
         symmetric=config.symmetric,
         equalize=config.equalize,
-        migrate=config.migrate,
+        migrate=bool(migration.scales),
         reconstruct=config.reconstructs,
         keep_bias=config.keep_bias,
         rounding=config.rounding,

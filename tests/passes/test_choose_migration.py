@@ -16,9 +16,13 @@ from onnxq.qdq.migration import migratable
 from onnxq.targets import OPENVINO
 
 
-def chosen(model, data, target=OPENVINO):
-    working, plan = planned(model, target)
-    return ChooseMigration(data).run(working, Facts([plan])).scales
+def migration(model, data, *, required=True):
+    working, plan = planned(model, OPENVINO)
+    return ChooseMigration(data, required=required).run(working, Facts([plan]))
+
+
+def chosen(model, data):
+    return migration(model, data).scales
 
 
 def test_scales_follow_the_greatest_values_of_all_samples():
@@ -56,26 +60,41 @@ def test_samples_none_of_which_can_be_read_choose_nothing():
     assert chosen(csp(), samples([None])) == {}
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (None, "scales migrate by the values of real images: give --calib, or leave --migrate out"),
-        (replace(samples([]), synthetic=True), "scales migrate by the values of real images"),
-        ((feed(csp(), seed) for seed in range(2)), "can be read only once, migration reads it again"),
-    ],
-    ids=["none", "synthetic", "once"],
-)
-def test_data_that_does_not_suffice_is_refused(data, message):
-    with pytest.raises(DataError, match=message):
-        quantize(csp(), data, Config(target="openvino", migrate=True))
+UNSUITABLE = [
+    (lambda: None, "there are no real images"),
+    (lambda: replace(samples([feed(csp())] * 60), synthetic=True), "there are no real images"),
+    (lambda: (feed(csp(), seed) for seed in range(60)), "the data can be read only once, and migration reads it again"),
+]
+
+
+@pytest.mark.parametrize(("data", "why"), UNSUITABLE, ids=["none", "synthetic", "once"])
+def test_data_that_does_not_suffice_is_refused(data, why):
+    with pytest.raises(DataError, match=f"scales cannot migrate: {why}; give a folder .+ or leave --migrate out"):
+        quantize(csp(), data(), Config(target="openvino", migrate=True))
+
+
+@pytest.mark.parametrize(("data", "why"), UNSUITABLE, ids=["none", "synthetic", "once"])
+def test_by_default_no_scales_migrate_by_data_that_does_not_suffice(data, why):
+    result = quantize(csp(), data(), Config(target="openvino"))
+    assert result.facts[Migration] == Migration({}, why)
+    plain = quantize(csp(), data(), Config(target="openvino", migrate=False))
+    assert result.model.SerializeToString(deterministic=True) == plain.model.SerializeToString(deterministic=True)
 
 
 def test_few_samples_are_warned_of(caplog):
     feeds = [feed(csp())] * 50
     chosen(csp(), samples(feeds))
-    assert "with so few" not in caplog.text
+    assert not caplog.text
     chosen(csp(), samples(feeds[:49]))
-    assert "by the values of 49 samples: with so few, greater values are cut off" in caplog.text
+    assert "scales migrate, but with 49 samples, fewer than 50, greater values would be cut off; give" in caplog.text
+
+
+def test_by_default_no_scales_migrate_by_few_samples(caplog):
+    feeds = [feed(csp())] * 50
+    assert migration(csp(), samples(feeds), required=False).scales
+    few = migration(csp(), samples(feeds[:49]), required=False)
+    assert few == Migration({}, "with 49 samples, fewer than 50, greater values would be cut off")
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("kind", ["array", "file"])
@@ -84,16 +103,30 @@ def test_samples_are_few_by_their_number_not_by_that_of_their_batches(tmp_path, 
     np.save(tmp_path / "rows.npy", rows)
     data = rows if kind == "array" else tmp_path / "rows.npy"
     quantize(csp(batch=4), data, Config(target="openvino", migrate=True))
-    assert "with so few" not in caplog.text
+    assert "fewer than" not in caplog.text
 
 
-def test_scales_migrate_only_if_asked_for():
+@pytest.mark.parametrize(
+    ("options", "number", "migrates"),
+    [
+        ({}, 50, True),
+        ({}, 10, False),
+        ({"migrate": True}, 10, True),
+        ({"migrate": False}, 50, False),
+        ({"weight_bits": 4}, 50, False),
+        ({"reconstruct": True}, 50, False),
+        ({"target": "ort"}, 50, False),
+        ({"target": "tensorrt"}, 50, False),
+        ({"target": "generic"}, 50, False),
+        ({"target": "qnn"}, 50, False),
+    ],
+    ids=str,
+)
+def test_scales_migrate_by_default_or_as_asked_for(options, number, migrates):
     model = csp()
-    data = [feed(model, seed) for seed in range(10)]
-    for migrate in (False, True):
-        result = quantize(model, data, Config(target="openvino", migrate=migrate))
-        assert (Migration in result.facts) == migrate
-        assert any("_migrated" in node.output[0] for node in result.model.graph.node) == migrate
+    result = quantize(model, [feed(model)] * number, Config(**{"target": "openvino", **options}))
+    assert bool((result.facts.get(Migration) or Migration({})).scales) == migrates
+    assert any("_migrated" in node.output[0] for node in result.model.graph.node) == migrates
 
 
 @pytest.mark.parametrize(
@@ -110,11 +143,21 @@ def test_where_scales_cannot_migrate(options, message):
         Config(migrate=True, **options)
 
 
-def test_a_saved_calibration_gives_the_same_bytes():
+@pytest.mark.parametrize("migrate", [True, None, False])
+def test_a_saved_calibration_gives_the_same_bytes(migrate):
     model = uneven()
-    first = quantize(model, [feed(model, seed) for seed in range(10)], Config(target="openvino", migrate=True))
-    assert first.facts[Statistics].migration
-    second = quantize(model, None, Config(target="openvino", migrate=True), facts=[first.facts[Statistics]])
+    config = Config(target="openvino", migrate=migrate)
+    first = quantize(model, [feed(model, seed) for seed in range(50)], config)
+    assert bool(first.facts[Statistics].migration) == (migrate is not False)
+    second = quantize(model, None, config, facts=[first.facts[Statistics]])
+    assert first.model.SerializeToString(deterministic=True) == second.model.SerializeToString(deterministic=True)
+
+
+def test_a_calibration_of_few_samples_migrates_no_scales_by_default():
+    model = uneven()
+    first = quantize(model, [feed(model, seed) for seed in range(10)], Config(target="openvino"))
+    second = quantize(model, None, Config(target="openvino"), facts=[first.facts[Statistics]])
+    assert second.facts[Migration] == Migration({}, "the calibration has no scales")
     assert first.model.SerializeToString(deterministic=True) == second.model.SerializeToString(deterministic=True)
 
 
