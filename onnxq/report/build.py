@@ -12,6 +12,7 @@ from typing import TypedDict
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxq.api import Quantized
 from onnxq.config import Config
@@ -35,6 +36,7 @@ from onnxq.report.schema import (
     FloatNode,
     HigherPrecisionEntry,
     LayersEntry,
+    MigrationEntry,
     OperatorCounts,
     RangeEntry,
     Report,
@@ -52,7 +54,7 @@ _BINS = 96
 """Bins of a histogram in the report; it is observed in 2048."""
 
 _SCALES = 64
-"""Most scales of a weight in the report, evenly spaced by rank."""
+"""Most numbers of channels in the report, evenly spaced by rank."""
 
 
 def build(
@@ -78,7 +80,6 @@ def build(
     """
     facts = quantized.facts
     plan, verification, tensors = facts[Plan], facts[Verification], list(tensor_results(facts))
-    migration = facts.get(Migration) or Migration({})
     report = Report(
         format=FORMAT,
         onnxq=VERSION,
@@ -96,7 +97,7 @@ def build(
         bits=tuple(config.bits),
         symmetric=config.symmetric,
         equalize=config.equalize,
-        migrate=bool(migration.scales),
+        migrate=bool((facts.get(Migration) or Migration({})).scales),
         reconstruct=config.reconstructs,
         keep_bias=config.keep_bias,
         rounding=config.rounding,
@@ -128,6 +129,7 @@ def build(
         activations=tuple(map(_activation, tensors)),
         values=_values(tensors),
         weights=tuple(_weights(quantized)),
+        migrated=tuple(_migrated(quantized)),
         speed=_speed(facts),
         search=None if search is None else _search(search),
         evaluation=evaluation,
@@ -238,7 +240,7 @@ def _weights(quantized: Quantized) -> Iterator[WeightEntry]:
             layers=weight.users,
             kind=_kind(plan.ops[layer], nodes.get(layer), own.scale.size),
             channels=own.scale.size,
-            scales=_some_scales(own),
+            scales=_some(own.scale),
             **_grid(own),
         )
 
@@ -262,11 +264,26 @@ def _kind(op: str, node: onnx.NodeProto | None, channels: int) -> str:
     return f"{'x'.join(map(str, kernel))} Conv" if kernel else "Conv"
 
 
-def _some_scales(qparams: QParams) -> tuple[float, ...]:
-    """Return at most `_SCALES` of the scales, evenly spaced by rank, the greatest first."""
-    scales = np.sort(np.ravel(qparams.scale))[::-1]
-    ranks = np.unique(np.linspace(0, len(scales) - 1, min(_SCALES, len(scales))).round().astype(np.intp))
-    return tuple(float(scale) for scale in scales[ranks])
+def _some(values: NDArray[np.floating]) -> tuple[float, ...]:
+    """Return at most `_SCALES` of the values, evenly spaced by rank, the greatest first."""
+    falling = np.sort(np.ravel(values))[::-1]
+    ranks = np.unique(np.linspace(0, len(falling) - 1, min(_SCALES, len(falling))).round().astype(np.intp))
+    return tuple(float(value) for value in falling[ranks])
+
+
+def _migrated(quantized: Quantized) -> Iterator[MigrationEntry]:
+    """Yield the tensors whose channels are divided, in the order of the graph."""
+    facts = quantized.facts
+    scales, channels = (facts.get(Migration) or Migration({})).scales, facts[Statistics].channels
+    users = {point.tensor: point.users for point in facts[Plan].points}
+    for node in quantized.model.graph.node:
+        tensor, divided = (*node.input, "")[0], node.output[0]
+        if node.op_type == "Mul" and tensor in scales and divided in users and divided in channels:
+            peaks = channels[divided].peaks
+            alive = peaks > 0
+            before, after = (_some(each[alive]) for each in (peaks * scales[tensor], peaks))
+            if before:
+                yield MigrationEntry(tensor, users[divided], len(peaks), before, after)
 
 
 def _counts(operators: Iterable[str]) -> dict[str, int]:

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 
-from onnxq.report.content import (
+from onnxq.report.blocks import (
     Block,
     BulletList,
     Cell,
@@ -17,10 +17,9 @@ from onnxq.report.content import (
     Plots,
     Table,
     Text,
-    overview,
-    sections,
     spans,
 )
+from onnxq.report.content import overview, sections
 from onnxq.report.schema import Report
 from onnxq.report.svg import curve, histogram
 from onnxq.report.xml import Markup, escaped, tag, together
@@ -78,6 +77,7 @@ summary { cursor: pointer; overflow-wrap: anywhere; }
 svg { width: 100%; height: auto; font: 10px system-ui, sans-serif; fill: var(--soft); }
 svg.small { width: 10rem; height: 3rem; }
 .bars { fill: var(--blue); } .band { fill: var(--band); } .curve { fill: none; stroke: var(--blue); stroke-width: 1.5; }
+.curve.before { stroke: var(--orange); }
 .bound { stroke: var(--orange); stroke-width: 1.5; } .other { fill: none; stroke: var(--orange); }
 .grid { stroke: var(--line); } .axis { stroke: var(--soft); }
 input { font: inherit; width: 100%; max-width: 24rem; padding: .3rem .6rem; margin: .3rem 0 .6rem; color: inherit;
@@ -213,6 +213,6 @@ def _cell(cell: Cell) -> Markup:
             name = _breakable(cell.text)
             return tag("td", name if cell.plot is None else tag("a", name, href=f"#v{cell.plot}"), class_="id")
         case Curve():
-            return tag("td", curve(cell.values))
+            return tag("td", curve(cell.values, cell.before, cell.label))
         case str():
             return tag("td", cell)

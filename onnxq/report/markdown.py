@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from onnxq._text import visible
-from onnxq.report.content import (
+from onnxq.report.blocks import (
     Block,
     BulletList,
     Cell,
@@ -15,10 +15,9 @@ from onnxq.report.content import (
     Plots,
     Table,
     Text,
-    overview,
-    sections,
     spans,
 )
+from onnxq.report.content import overview, sections
 from onnxq.report.schema import Report
 
 

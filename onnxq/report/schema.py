@@ -210,6 +210,25 @@ class WeightEntry:
 
 
 @dataclass(frozen=True)
+class MigrationEntry:
+    """A tensor whose channels are divided in front of the layers that read it, and multiplied in their weights.
+
+    Attributes:
+        tensor: its name.
+        layers: names of the layers.
+        channels: number of its channels.
+        before: greatest values of at most 64 channels, evenly spaced by rank, the greatest first; dead ones left out.
+        after: those of the divided channels, in the same way.
+    """
+
+    tensor: str
+    layers: tuple[str, ...]
+    channels: int
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class HigherPrecisionEntry:
     """A part of the network that a mixed-precision search keeps at a higher precision.
 
@@ -333,6 +352,7 @@ class Report:
         activations: quantized tensors, in the order of the graph.
         values: group -> observed values.
         weights: quantized weights.
+        migrated: tensors whose channels are divided.
         search: result of a mixed-precision search; None without one.
         evaluation: average precision of both models; None if not measured.
         findings: what stands out, the most important first.
@@ -381,6 +401,7 @@ class Report:
     activations: tuple[ActivationEntry, ...]
     values: Mapping[str, ValuesEntry]
     weights: tuple[WeightEntry, ...]
+    migrated: tuple[MigrationEntry, ...] = ()
     speed: SpeedEntry | None = None
     search: SearchEntry | None = None
     evaluation: PrecisionSummary | None = None

@@ -112,23 +112,27 @@ def _interval(name: str, bounds: tuple[float, float], axis: _Axis, y: float) -> 
     return together(label, tag("path", class_="other", d=ends))
 
 
-def curve(values: Sequence[float]) -> Markup:
-    """Plot positive values, the greatest first, on a logarithmic scale over their ranks."""
-    floor, height = 44.0, 48.0
-    low, high = math.log10(min(values)), math.log10(max(values))
-    span = max(high - low, 0.5)
-    step = (_CURVE - 4) / max(1, len(values) - 1)
-    points = " ".join(
-        f"{_px(2 + step * rank)},{_px(4 + (floor - 4) * (high - math.log10(value)) / span)}"
-        for rank, value in enumerate(values)
-    )
-    if len(values) == 1:
-        points += f" {_px(_CURVE - 2)},4"
-    return tag(
-        "svg",
-        tag("polyline", class_="curve", points=points),
-        class_="small", viewBox=f"0 0 {_CURVE:g} {height:g}", role="img", aria_label="scales of the channels",
-    )  # fmt: skip
+def curve(values: Sequence[float], before: Sequence[float] = (), label: str = "scales of the channels") -> Markup:
+    """Plot positive values, the greatest first, on a logarithmic scale over their ranks.
+
+    Args:
+        values: a curve, as shares of its greatest value.
+        before: another curve to compare it with.
+        label: what they are.
+    """
+    curves = [("curve before", before)] * bool(before) + [("curve", values)]
+    span = max(0.5, *(math.log10(max(each) / min(each)) for _, each in curves))
+    lines = (tag("polyline", class_=kind, points=_points(each, span)) for kind, each in curves)
+    return tag("svg", *lines, class_="small", viewBox=f"0 0 {_CURVE:g} 48", role="img", aria_label=label)
+
+
+def _points(values: Sequence[float], span: float) -> str:
+    """Return the points of a curve that falls by as many decades as `span` on its whole height."""
+    step, most = (_CURVE - 4) / max(1, len(values) - 1), max(values)
+    points = [
+        f"{_px(2 + step * rank)},{_px(4 + 40 * math.log10(most / value) / span)}" for rank, value in enumerate(values)
+    ]
+    return " ".join([*points, *([f"{_px(_CURVE - 2)},4"] if len(values) == 1 else [])])
 
 
 def _svg(height: float, label: str, *inner: Markup) -> Markup:

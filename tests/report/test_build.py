@@ -8,17 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from graphs import depthwise_net, feed, initializers, ops, v8, yolox
+from unbalanced import uneven
 
 from onnxq import Config, quantize
 from onnxq.errors import ConfigError
 from onnxq.evaluation.average_precision import PrecisionSummary
 from onnxq.evaluation.mixed_precision import HigherPrecision, SearchResult
 from onnxq.evaluation.predictor import Settings
-from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Statistics, Verification
+from onnxq.facts import FittedRanges, Migration, Plan, QuantizationParameters, Statistics, Verification
 from onnxq.numerics.range_methods import METHODS
 from onnxq.numerics.scheme import INT8, QParams, Scheme
 from onnxq.pipeline import Facts
-from onnxq.report.build import _some_scales, build, check_name, to_json, write
+from onnxq.report.build import _some, build, check_name, to_json, write
 from onnxq.report.findings import findings
 from onnxq.report.html import to_html
 from onnxq.report.markdown import to_markdown
@@ -151,9 +152,29 @@ class TestBuild:
         assert {entry.kind for entry in made.weights} == {"3x3 Conv", "1x1 Conv"}
 
     def test_has_64_scales_of_a_weight_with_many_channels(self):
-        scales = _some_scales(qparams_of(np.arange(1.0, 301.0)))
+        scales = _some(qparams_of(np.arange(1.0, 301.0)).scale)
         assert (len(scales), scales[0], scales[-1]) == (64, 300.0, 1.0)
         assert list(scales) == sorted(scales, reverse=True)
+
+    def test_has_the_channels_of_migrated_tensors_before_and_after(self):
+        model = uneven()
+        config = Config(target="openvino", migrate=True)
+        made = quantize(model, [feed(model, seed) for seed in range(3)], config)
+        report = build(made, config, source="n", before=1, after=1)
+        scales = made.facts[Migration].scales
+        assert report.migrate
+        assert [entry.tensor for entry in report.migrated] == list(scales)
+        for entry in report.migrated:
+            [divided] = [node for node in made.model.graph.node if node.op_type == "Mul" and entry.tensor in node.input]
+            peaks = made.facts[Statistics].channels[divided.output[0]].peaks
+            assert entry.channels == len(peaks)
+            assert entry.after == tuple(sorted(peaks, reverse=True))
+            assert entry.before == pytest.approx(sorted(peaks * scales[entry.tensor], reverse=True))
+            assert entry.before[0] / entry.before[-1] > entry.after[0] / entry.after[-1]
+            assert set(entry.layers) <= set(made.facts[Plan].layers)
+
+    def test_has_no_migrated_tensors_if_no_scales_migrate(self, report):
+        assert (report.migrate, report.migrated) == (False, ())
 
     @pytest.mark.slow
     def test_has_the_values_of_each_group_and_the_ranges_of_all_methods(self, report, result):

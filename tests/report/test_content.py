@@ -6,8 +6,10 @@ from graphs import csp, feed
 from onnxq import Config, quantize
 from onnxq.evaluation.average_precision import ModelPrecision, PrecisionSummary
 from onnxq.evaluation.predictor import Settings
+from onnxq.report.blocks import Curve, Table, Text
 from onnxq.report.build import build
-from onnxq.report.content import Table, Text, overview, sections, spans
+from onnxq.report.content import overview, sections
+from onnxq.report.schema import MigrationEntry
 from onnxq.runtime import OnnxRuntime
 
 
@@ -69,5 +71,18 @@ def test_options_are_told_where_they_are_not_the_default(report):
     assert overview(report).texts[-1].text == "Options: `--weight-bits 4 --no-equalize --exclude a 'b c'`."
 
 
-def test_what_stands_between_backticks():
-    assert list(spans("give `--a` or so")) == [(False, "give "), (True, "--a"), (False, " or so")]
+class TestMigratedScales:
+    def test_are_not_there_unless_scales_migrated(self, report):
+        assert "Migrated scales" not in [section.title for section in sections(report)]
+
+    def test_channels_before_and_after(self, report):
+        entry = MigrationEntry("silu", ("conv1", "conv2"), 5, (16.0, 4.0, 1.0), (4.0, 2.0, 1.0))
+        report = replace(report, migrated=(entry,))
+        said, [columns, row] = texts(report, "Migrated scales")
+        assert columns == ["tensor", "channels", "by size (log)", "greatest / median before", "after"]
+        assert (row[1], row[3], row[4]) == ("5", "4", "2")
+        assert said[0].startswith("Channels of unequal size are divided")
+        [section] = [section for section in sections(report) if section.title == "Migrated scales"]
+        assert section.blocks[1].rows[0][2] == Curve(
+            (4.0, 2.0, 1.0), (16.0, 4.0, 1.0), "greatest values of the channels, before and after"
+        )

@@ -7,8 +7,9 @@ from graphs import csp, feed
 from onnxq import Config, quantize
 from onnxq.evaluation.mixed_precision import HigherPrecision, SearchResult
 from onnxq.numerics.range_methods import METHODS
+from onnxq.report.blocks import Curve, Plots, Table
 from onnxq.report.build import build
-from onnxq.report.content import Curve, Plots, Table, sections
+from onnxq.report.content import sections
 from onnxq.report.markdown import to_markdown
 from onnxq.report.schema import Finding, FloatNode
 

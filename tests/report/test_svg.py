@@ -78,3 +78,12 @@ def test_curves_fall_from_left_to_right_within_the_picture(values):
     assert down == sorted(down)
     assert (min(across), max(across)) == (2, width - 2)
     assert 0 < min(down) <= max(down) < height
+
+
+def test_two_curves_share_a_scale_and_begin_at_the_top():
+    before, after = ET.fromstring(curve([10.0, 5.0, 1.0], before=[100.0, 10.0, 0.1], label="peaks"))
+    assert (before.get("class"), after.get("class")) == ("curve before", "curve")
+    heights = [numbers(line.get("points"))[1::2] for line in (before, after)]
+    assert heights[0][0] == heights[1][0] == 4
+    assert heights[0][-1] - 4 == pytest.approx(3 * (heights[1][-1] - 4), abs=0.2)  # three decades beside one
+    assert heights[0][-1] == 44
