@@ -95,9 +95,10 @@ class Config:
         _WIDTHS,
     )
     rounding: str = _option(
-        NEAREST,
-        f"how weights are rounded: {NEAREST}; or {FEEDBACK}, so that later ones compensate the errors of earlier ones",
-        (NEAREST, FEEDBACK),
+        AUTO,
+        f"how weights are rounded: {NEAREST}; or {FEEDBACK}, so that later ones compensate the errors of earlier ones; "
+        f"{AUTO} is {FEEDBACK}, where weights are symmetric signed integers and biases are corrected",
+        (AUTO, NEAREST, FEEDBACK),
     )
     bits: tuple[str, ...] = _option((), "widths of the weight and the input of single nodes", None, "NODE=W/A")
     symmetric: bool = _option(False, "put the zero points of activations in the middle of their integers")
@@ -165,8 +166,8 @@ class Config:
             self._check_reconstruction()
         if self.cpu != ANY_CPU and not self.placement.runs_on_cpus:
             raise ConfigError(f"cpu: files for {self.placement.title} run on no CPU; leave --cpu out")
-        if self.rounding == FEEDBACK:
-            self._check_feedback()
+        if self.rounding != AUTO:
+            self._check_rounding()
         if self.method == BY_OUTPUTS and not self.reconstructs:
             raise ConfigError(f"method: {BY_OUTPUTS} is part of the reconstruction; add --reconstruct")
         if self.images < 1:
@@ -181,14 +182,14 @@ class Config:
                     "--no-reconstruct"
                 )
 
-    def _check_feedback(self) -> None:
+    def _check_rounding(self) -> None:
         if self.reconstructs:
             raise ConfigError(f"rounding: reconstruction rounds with {FEEDBACK} by itself; leave --rounding out")
-        if self.keep_bias:
+        if self.rounding == FEEDBACK and self.keep_bias:
             raise ConfigError(
                 f"rounding: {FEEDBACK} shifts the mean of the outputs, which biases take up; leave --keep-bias out"
             )
-        if not self._can_reconstruct:
+        if self.rounding == FEEDBACK and not self._can_reconstruct:
             raise ConfigError(
                 f"rounding: weights for {self.placement.title} are not symmetric signed integers; leave --rounding out"
             )
@@ -271,7 +272,14 @@ class Config:
     @property
     def rounds_with_feedback(self) -> bool:
         """Whether weights are rounded with error feedback, outside of reconstruction."""
-        return self.rounding == FEEDBACK
+        if self.rounding != AUTO:
+            return self.rounding == FEEDBACK
+        return self._can_reconstruct and not self.reconstructs and not self.keep_bias
+
+    @property
+    def rounding_used(self) -> str:
+        """`rounding`, with `auto` resolved; reconstruction rounds with feedback too."""
+        return FEEDBACK if self.rounds_with_feedback or self.reconstructs else NEAREST
 
     @property
     def _can_reconstruct(self) -> bool:

@@ -6,7 +6,7 @@
 import onnx
 
 from onnxq.calibration.samples import Samples
-from onnxq.config import BY_OUTPUTS, Config
+from onnxq.config import BY_OUTPUTS, FEEDBACK, Config
 from onnxq.errors import PipelineError
 from onnxq.passes import normalize, pack_int4, to_float16
 from onnxq.passes.choose_migration import ChooseMigration
@@ -111,7 +111,7 @@ def calibrate(
     adjusts_ranges = config.method_used == BY_OUTPUTS
     passes: list[Pass] = [
         Observe(samples, progress, every_conv=config.rounds_with_feedback),
-        FitRanges("mse" if adjusts_ranges else config.method_used, every_conv=config.rounds_with_feedback),
+        FitRanges("mse" if adjusts_ranges else config.method_used, every_conv=config.rounding == FEEDBACK),
         ComputeQparams(config.weight_method, limited=config.limits_weights, feedback=config.rounds_with_feedback),
     ]
     if config.reconstructs:

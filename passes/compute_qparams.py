@@ -1,11 +1,12 @@
 """compute-qparams: computes scales and zero points of weights and activations."""
 
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Statistics
+from onnxq.facts import FittedRanges, Plan, QuantizationParameters, QuantizedWeight, Statistics
 from onnxq.ir import CONVS, Model, Node, constant, has_plain_bias, image_convs
 from onnxq.numerics.arrays import AnyArray, Float64Array
 from onnxq.numerics.input_covariance import InputCovariance
@@ -17,6 +18,10 @@ from onnxq.qdq.weight_qparams import minimum_scale, weight_qparams
 from onnxq.reconstruction.im2col import Im2col
 from onnxq.reconstruction.limited_weight import limit_weight
 from onnxq.reconstruction.rounded_weight import RoundedWeight, round_weight
+from onnxq.runtime.session import cores
+
+_MOST_THREADS = 4
+"""Most weights that are rounded at a time: each takes some ten times its size."""
 
 
 class ComputeQparams(Analysis[QuantizationParameters]):
@@ -46,7 +51,8 @@ class ComputeQparams(Analysis[QuantizationParameters]):
     def run(self, model: Model, facts: Facts) -> QuantizationParameters:
         """Return the scales and zero points, and the integers of weights that are not rounded to nearest.
 
-        Matrix products take one thread: their sums depend on the number of threads, and small ones gain nothing by it.
+        Each matrix product takes one thread, because its sums depend on the number of threads; several weights are
+        rounded at a time instead.
         """
         with threadpool_limits(1, "blas"):
             return self._parameters(model, facts)
@@ -58,10 +64,8 @@ class ComputeQparams(Analysis[QuantizationParameters]):
         statistics = facts.get(Statistics) or Statistics({})
         limits = PairLimits(model, statistics.channels) if self._limited else None
         reading = image_convs(model.graph.nodes)
-        weights: dict[str, QParams] = {}
-        integers: dict[str, AnyArray] = {}
-        limited: dict[str, int] = {}
-        for weight in plan.weights:
+
+        def of_weight(weight: QuantizedWeight) -> tuple[QParams, RoundedWeight | None]:
             values = np.asarray(constant(tensors[weight.tensor]), np.float32)
             layers = [nodes[name] for name in weight.users]
             qparams = weight_qparams(
@@ -71,21 +75,27 @@ class ComputeQparams(Analysis[QuantizationParameters]):
                 shrink=self._method == "mse",
             )
             limit = limits.of(layers, weight.scheme, activations) if limits else None
-            within = (
-                None if limit is None else limit_weight(values, qparams, limit, **_inputs(layers, statistics, reading))
-            )
-            found: RoundedWeight | None = within
+            found: RoundedWeight | None = None
+            if limit is not None:
+                found = limit_weight(values, qparams, limit, **_inputs(layers, statistics, reading))
             covariance = _covariance(layers, weight.scheme, statistics) if self._feedback else None
             im2col = Im2col.of(layers[0])
             if covariance is not None and im2col is not None:
                 start = found or RoundedWeight(qparams, qparams.quantize(values))
                 found = round_weight(values, start, im2col, covariance, limit)
-            weights[weight.tensor] = qparams
-            if found is not None:
-                weights[weight.tensor], integers[weight.tensor] = found.qparams, found.integers
-                wider = int((found.qparams.scale > qparams.scale).sum())
-                if wider:
-                    limited[weight.tensor] = wider
+            return qparams, found
+
+        weights: dict[str, QParams] = {}
+        integers: dict[str, AnyArray] = {}
+        limited: dict[str, int] = {}
+        with ThreadPoolExecutor(min(cores(), _MOST_THREADS)) as pool:
+            for weight, (qparams, found) in zip(plan.weights, pool.map(of_weight, plan.weights), strict=True):
+                weights[weight.tensor] = qparams
+                if found is not None:
+                    weights[weight.tensor], integers[weight.tensor] = found.qparams, found.integers
+                    wider = int((found.qparams.scale > qparams.scale).sum())
+                    if wider:
+                        limited[weight.tensor] = wider
         return QuantizationParameters(activations, weights, integers, limited)
 
 

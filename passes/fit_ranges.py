@@ -87,6 +87,6 @@ class FitRanges(Analysis[FittedRanges]):
                 )
             if self._every_conv and not has_covariance:
                 raise DataError(
-                    f"the calibration has no covariance of the inputs of {node.name!r}: it was made without --rounding "
-                    "feedback; calibrate again, or leave --rounding out"
+                    f"the calibration has no covariance of the inputs of {node.name!r}: it was made with --rounding "
+                    "nearest; calibrate again, or leave --rounding out"
                 )

@@ -2,6 +2,7 @@ import argparse
 import dataclasses
 import inspect
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from onnxq.config import Config
 from onnxq.console import arguments
 from onnxq.errors import ConfigError
 from onnxq.numerics.range_methods import METHODS
+from onnxq.numerics.scheme import UINT8
 from onnxq.targets import TARGETS
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -269,6 +271,10 @@ def test_values_of_another_kind_are_refused(options, message):
     [
         ({"weight_bits": 4}, "rounding: reconstruction rounds with feedback by itself; leave --rounding out"),
         (
+            {"rounding": "nearest", "reconstruct": True},
+            "rounding: reconstruction rounds with feedback by itself; leave --rounding out",
+        ),
+        (
             {"keep_bias": True},
             "rounding: feedback shifts the mean of the outputs, which biases take up; leave --keep-bias",
         ),
@@ -276,12 +282,31 @@ def test_values_of_another_kind_are_refused(options, message):
 )
 def test_feedback_that_has_no_place(options, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
-        Config(target="openvino", rounding="feedback", **options)
+        Config(**{"target": "openvino", "rounding": "feedback", **options})
 
 
-def test_feedback_is_only_taken_where_it_is_asked_for():
-    assert Config(target="openvino", rounding="feedback").rounds_with_feedback
+@pytest.mark.parametrize(
+    ("options", "feedback", "used"),
+    [
+        ({}, True, "feedback"),
+        ({"rounding": "feedback"}, True, "feedback"),
+        ({"rounding": "nearest"}, False, "nearest"),
+        ({"keep_bias": True}, False, "nearest"),
+        ({"weight_bits": 4}, False, "feedback"),
+    ],
+    ids=str,
+)
+def test_weights_are_rounded_with_feedback_where_that_is_possible(options, feedback, used):
+    config = Config(target="openvino", **options)
+    assert (config.rounds_with_feedback, config.rounding_used) == (feedback, used)
+
+
+def test_unsigned_weights_are_rounded_to_nearest(monkeypatch):
+    unsigned = replace(TARGETS["openvino"], weights=(UINT8,), symmetric_weights=False)
+    monkeypatch.setitem(TARGETS, "openvino", unsigned)
     assert not Config(target="openvino").rounds_with_feedback
+    with pytest.raises(ConfigError, match="weights for OpenVINO are not symmetric signed integers"):
+        Config(target="openvino", rounding="feedback")
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,8 @@ def read_config(args: argparse.Namespace) -> Config:
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     if args.cut_decode and values["migrate"]:
         raise ConfigError("--cut-decode writes the ranges of the float model's own tensors; leave --migrate out")
+    if args.cut_decode:
+        values["migrate"] = False
     return Config(**values)
 
 

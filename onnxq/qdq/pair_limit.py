@@ -13,7 +13,7 @@ from onnxq.numerics.pair_sums import LARGEST_SUM, greatest_pair_sums
 from onnxq.numerics.scheme import INT8, QParams, Scheme
 from onnxq.qdq.channel_statistics import channel_statistics
 
-_MARGIN = 1
+_MARGIN = 2
 """Steps by which an activation of the quantized graph may exceed that of the float graph, which is observed."""
 
 

@@ -100,7 +100,7 @@ def build(
         migrate=bool((facts.get(Migration) or Migration({})).scales),
         reconstruct=config.reconstructs,
         keep_bias=config.keep_bias,
-        rounding=config.rounding,
+        rounding=config.rounding_used,
         float_type=config.float_type,
         pack=config.pack,
         exclude=tuple(config.exclude),

@@ -252,7 +252,7 @@ def test_statistics_without_covariances_are_refused_where_every_conv_needs_one()
     working, plan = planned(csp())
     pins = [plan, statistics_of(csp())]
     assert Pipeline([FitRanges()], pinned=pins).run(working)[FittedRanges].groups
-    with pytest.raises(DataError, match=r"no covariance of the inputs of 'conv1': it was made without --rounding feed"):
+    with pytest.raises(DataError, match=r"no covariance of the inputs of 'conv1': it was made with --rounding nearest"):
         Pipeline([FitRanges(every_conv=True)], pinned=pins).run(working)
 
 

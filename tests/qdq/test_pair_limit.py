@@ -39,24 +39,24 @@ PEAKS = [10.0, 20.0, 30.0, 400.0]
 PAIRS = [15.0, 410.0]
 
 
-def test_the_integers_are_those_of_the_calibration_data_and_a_step_more():
+def test_the_integers_are_those_of_the_calibration_data_and_two_steps_more():
     found = limit(conv, observed(PEAKS, PAIRS))
-    assert found.peaks.tolist() == [[11, 21, 31, 255]]
-    # Two roundings are up to a step more, and each channel may exceed what was observed by one.
-    assert found.pair_peaks.tolist() == [[15 + 1 + 2, 410 + 1 + 2]]
+    assert found.peaks.tolist() == [[12, 22, 32, 255]]
+    # Two roundings are up to a step more, and each channel may exceed what was observed by two.
+    assert found.pair_peaks.tolist() == [[15 + 1 + 4, 410 + 1 + 4]]
 
 
 def test_signed_activations_are_128_more_in_runtimes():
     found = limit(conv, observed(PEAKS, PAIRS), SIGNED)
-    assert found.peaks.tolist() == [[11 + 128, 21 + 128, 31 + 128, 255]]
-    assert found.pair_peaks.tolist() == [[15 + 3 + 256, 410 + 3 + 256]]
+    assert found.peaks.tolist() == [[12 + 128, 22 + 128, 32 + 128, 255]]
+    assert found.pair_peaks.tolist() == [[15 + 5 + 256, 410 + 5 + 256]]
 
 
 def test_the_padding_has_the_zero_point():
     shifted = Scheme().qparams(Range(-100.0, 155.0))
     assert shifted.zero_point == 100
     found = limit(conv, observed([-50.0, 20.0, -80.0, -90.0], [-40.0, -175.0]), shifted)
-    assert found.peaks.tolist() == [[100, 121, 100, 100]]
+    assert found.peaks.tolist() == [[100, 122, 100, 100]]
     assert found.pair_peaks.tolist() == [[200, 200]]
 
 
@@ -117,14 +117,14 @@ def test_what_cannot_saturate_has_no_limit(build, activation, weight):
 def test_several_filters_per_channel_have_a_limit():
     """Kernels for one filter per channel add in 32 bits; these Convs run in those for groups."""
     found = limit(lambda net, x: net.conv(x, 8, 3, group=4, name="layer"), observed(PEAKS, PAIRS))
-    assert found.peaks.tolist() == [[11], [11], [21], [21], [31], [31], [255], [255]]
+    assert found.peaks.tolist() == [[12], [12], [22], [22], [32], [32], [255], [255]]
     weight = np.full((8, 1, 3, 3), 100, np.int8)
     np.testing.assert_allclose(found.shares_of(weight, 0) * LARGEST_SUM, 200 * found.peaks[:, 0])
 
 
 def test_a_transposed_conv_has_the_limit_of_its_input_channels():
     found = limit(transposed, observed(PEAKS, PAIRS), weight=Scheme(8, INT8, True, 1))
-    assert found.peaks.tolist() == [[11, 21, 31, 255]]
+    assert found.peaks.tolist() == [[12, 22, 32, 255]]
     weight = np.zeros((4, 6, 2, 2), np.int8)
     weight[2:, 5, 0, 1] = 127
     assert np.flatnonzero(found.shares_of(weight, 1) > 1).tolist() == [5]
@@ -132,9 +132,9 @@ def test_a_transposed_conv_has_the_limit_of_its_input_channels():
 
 def test_groups_have_the_peaks_of_their_own_channels():
     found = limit(lambda net, x: net.conv(x, 6, 3, group=2, name="layer"), observed(PEAKS, PAIRS))
-    assert found.peaks.tolist() == [[11, 21]] * 3 + [[31, 255]] * 3
-    assert found.pair_peaks.tolist() == [[18]] * 3 + [[413]] * 3
-    assert found.at(np.array([5, 0])).peaks.tolist() == [[31, 255], [11, 21]]
+    assert found.peaks.tolist() == [[12, 22]] * 3 + [[32, 255]] * 3
+    assert found.pair_peaks.tolist() == [[20]] * 3 + [[415]] * 3
+    assert found.at(np.array([5, 0])).peaks.tolist() == [[32, 255], [12, 22]]
 
 
 def test_a_shared_weight_takes_the_greatest_of_its_inputs():
@@ -145,8 +145,8 @@ def test_a_shared_weight_takes_the_greatest_of_its_inputs():
 
     known = {"first_out": observed(PEAKS, PAIRS), "relu_out": observed([5.0, 50.0, 5.0, 5.0], [52.0, 7.0])}
     found = limit(build, known)
-    assert found.peaks.tolist() == [[11, 51, 31, 255]]
-    assert found.pair_peaks.tolist() == [[55, 413]]
+    assert found.peaks.tolist() == [[12, 52, 32, 255]]
+    assert found.pair_peaks.tolist() == [[57, 415]]
     known.pop("relu_out")
     assert limit(build, known).peaks.tolist() == [[255] * 4]
 
@@ -160,8 +160,8 @@ def test_layers_of_one_weight_have_the_channels_of_their_own_groups(grouped_firs
         return net.concat(net.add("Conv", x, weight, name=wide, group=2), net.add("Conv", halves, weight, name=narrow))
 
     found = limit(build, {"first_out": observed(PEAKS, PAIRS), "half_out": observed([50.0, 5.0], [52.0])})
-    assert found.peaks.tolist() == [[51, 21]] * 2 + [[51, 255]] * 2
-    assert found.pair_peaks.tolist() == [[55]] * 2 + [[413]] * 2
+    assert found.peaks.tolist() == [[52, 22]] * 2 + [[52, 255]] * 2
+    assert found.pair_peaks.tolist() == [[57]] * 2 + [[415]] * 2
 
 
 def gemm(net, x):
