@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from onnxq.facts import FittedRange, FittedRanges, Plan, QuantizationParameters, Reconstruction, Statistics
+from onnxq.facts import FittedRange, FittedRanges, Migration, Plan, QuantizationParameters, Reconstruction, Statistics
 from onnxq.ir import Model, Node, consumers
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 from onnxq.qdq.tensor_result import tensor_results
@@ -17,20 +17,26 @@ class WriteDocs(Rewrite):
     - a QuantizeLinear on a planned tensor: its range, the method, the expected signal-to-noise ratio and the share of
       clipped values
     - a node that stays float: the reason
+    - a Mul that `migrate-scales` added: its factors
     - a later pass that replaces a node copies the doc string to the new nodes
     - doc strings that an earlier run wrote on other nodes are removed; those of exporters stay
     """
 
     name = "write-docs"
     needs = (Plan, FittedRanges, QuantizationParameters, Statistics)
-    uses = (Reconstruction,)
+    uses = (Reconstruction, Migration)
     keeps = EVERYTHING
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the doc strings and return how many changed."""
         fits = {outcome.point.tensor: outcome.fit for outcome in tensor_results(facts)}
         docs = {name: f"float ({reason})" for name, reason in facts[Plan].skipped.items()}
+        scales = (facts.get(Migration) or Migration({})).scales
         for node in model.graph.nodes:
+            if node.op == "Mul" and node.inputs[0].name in scales and node.outputs[0].name in fits:
+                factors = 1 / scales[node.inputs[0].name]
+                bounds = f"{factors.min():.3g} to {factors.max():.3g}"
+                docs[node.name] = f"channels times {bounds}, divided out again in the weights that read them"
             tensor = _quantized_tensor(node, fits) if node.op == "QuantizeLinear" else None
             if tensor is not None:
                 docs[node.name] = _describe(fits[tensor])

@@ -3,8 +3,9 @@
     python -m docs.tools.screenshots [docs]
 
 The files are `before.png`, a part of the graph in Netron; `after.png`, the same part quantized, with Netron's panel of
-a QuantizeLinear; `float.png`, the panel of a node that stays float; `report.png`, a plot of the report; `uh.svg` and
-`uh-error.svg`, the bounds of UH on one tensor; and `detections.jpg`, the detections at 4 bits on a scene of the demo.
+a QuantizeLinear; `float.png`, the panel of a node that stays float; `report.png`, a plot of the report; `channels.png`,
+its table of channels before and after migration; `uh.svg` and `uh-error.svg`, the bounds of UH on one tensor; and
+`detections.jpg`, the detections at 4 bits on a scene of the demo.
 The script needs Netron (`pip install '.[view]'`), a Chromium on the PATH, and a font with Chinese brackets.
 """
 
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,8 +64,17 @@ SECONDS = 60
 READY = "document.querySelectorAll('.node-item').length > 0 && document.body.className.includes('default')"
 REFUSED = "document.body.className.includes('alert')"
 REFUSAL = f"{REFUSED} ? document.getElementById('message-text').innerText : null"
-PLACE = """(() => {
-  const {x, y, width, height} = document.querySelector('details').getBoundingClientRect();
+PLOT = """(() => {
+  const plot = document.querySelector('details');
+  plot.open = true;
+  const {x, y, width, height} = plot.getBoundingClientRect();
+  return {x, y: y + scrollY, width, height};
+})()"""
+CHANNELS = """(() => {
+  let table = [...document.querySelectorAll('h2')].find((heading) => heading.textContent === 'Migrated scales');
+  while (!table.classList.contains('scroll')) table = table.nextElementSibling;
+  Object.assign(table.style, {maxHeight: '23rem', overflow: 'hidden'});
+  const {x, y, width, height} = table.getBoundingClientRect();
   return {x, y: y + scrollY, width, height};
 })()"""
 PANEL = """(() => {
@@ -100,9 +111,11 @@ def main(folder: Path = Path("docs")) -> None:
         write(cropped(screenshot(before, None)), folder / "before.png")
         write(cropped(screenshot(after, "QuantizeLinear")), folder / "after.png")
         write(screenshot(after, "Sigmoid", PANEL), folder / "float.png")
-    draw_bounds(quantized.facts, folder)
-    made = build.build(quantized, config, source=MODEL.name, before=0, after=0)
-    write(cropped(plot(build.to_html(made))), folder / "report.png")
+    with_silu_outputs = onnxq.quantize(MODEL, demo.CALIBRATION, replace(config, migrate=False))
+    draw_bounds(with_silu_outputs.facts, folder)
+    page = build.to_html(build.build(quantized, config, source=MODEL.name, before=0, after=0))
+    write(cropped(part_of(page, PLOT)), folder / "report.png")
+    write(cropped(part_of(page, CHANNELS)), folder / "channels.png")
     write_photo(detections(), folder / "detections.jpg")
 
 
@@ -199,15 +212,14 @@ def shown(page: "Page", model: Path) -> Iterator[None]:
         netron.stop((host, port))
 
 
-def plot(page_text: str) -> Image.Image:
-    """Return a picture of the first plot of the HTML report: the tensor with the lowest SQNR."""
+def part_of(report: str, part: str) -> Image.Image:
+    """Return a picture of the part of an HTML report whose rectangle a JavaScript expression returns."""
     with tempfile.TemporaryDirectory() as place, browser() as page:
         page.resize(*REPORT)
-        Path(place, "report.html").write_text(page_text, encoding="utf-8")
+        Path(place, "report.html").write_text(report, encoding="utf-8")
         page("Page.navigate", url=Path(place, "report.html").as_uri())
         page.wait_for("document.readyState === 'complete' && document.querySelector('details') !== null")
-        page("Runtime.evaluate", expression="document.querySelector('details').open = true")
-        return page.picture_of(PLACE)
+        return page.picture_of(part)
 
 
 class Page:

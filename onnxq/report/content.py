@@ -229,11 +229,11 @@ def _migrated(report: Report) -> Iterator[Block]:
         return
     yield Text(
         "Channels of unequal size are divided in front of the layers that read them, and the weights are multiplied "
-        "instead. The curves are the greatest values of the channels, before and after.",
+        "instead, so that the greatest values of the channels come closer to each other.",
         aside=True,
     )
     yield _table(
-        ("tensor", "channels", "by size (log)", "greatest / median before", "after"),
+        ("tensor", "channels", "by size (log), before: lower", "greatest / median before", "after"),
         (
             (
                 Name(entry.tensor),

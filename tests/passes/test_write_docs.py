@@ -1,9 +1,10 @@
 import onnx
 import pytest
-from graphs import copy, csp, nodes, quantized, rewrite, v8
+from graphs import copy, csp, feed, nodes, quantized, rewrite, v8
+from unbalanced import uneven
 
 from onnxq import Config, quantize
-from onnxq.facts import Plan
+from onnxq.facts import Migration, Plan
 from onnxq.ir import Model
 from onnxq.passes.write_docs import WriteDocs
 from onnxq.pipeline import Facts
@@ -55,6 +56,18 @@ def test_each_quantized_tensor_and_each_float_node_is_told_of(made):
     assert edits == len(said)
     for name in floats:
         assert said[name] == f"onnxq: float ({plan.skipped[name]})"
+
+
+def test_what_is_said_of_a_mul_in_front_of_divided_channels():
+    model = uneven()
+    result = quantize(model, [feed(model)], Config(target="openvino", migrate=True))
+    scales = result.facts[Migration].scales
+    said = {node.input[0]: node.doc_string for node in result.model.graph.node if node.output[0].endswith("_migrated")}
+    assert said.keys() == scales.keys()
+    for tensor, text in said.items():
+        least, most = 1 / scales[tensor].max(), 1 / scales[tensor].min()
+        bounds = f"{least:.3g} to {most:.3g}"
+        assert text == f"onnxq: channels times {bounds}, divided out again in the weights that read them"
 
 
 def test_what_is_said_of_a_tensor(made):

@@ -79,7 +79,7 @@ class TestMigratedScales:
         entry = MigrationEntry("silu", ("conv1", "conv2"), 5, (16.0, 4.0, 1.0), (4.0, 2.0, 1.0))
         report = replace(report, migrated=(entry,))
         said, [columns, row] = texts(report, "Migrated scales")
-        assert columns == ["tensor", "channels", "by size (log)", "greatest / median before", "after"]
+        assert columns == ["tensor", "channels", "by size (log), before: lower", "greatest / median before", "after"]
         assert (row[1], row[3], row[4]) == ("5", "4", "2")
         assert said[0].startswith("Channels of unequal size are divided")
         [section] = [section for section in sections(report) if section.title == "Migrated scales"]
