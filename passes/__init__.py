@@ -33,6 +33,7 @@ from onnxq.passes.plan_quantization import PlanQuantization
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
 from onnxq.passes.reconstruct import Reconstruct
 from onnxq.passes.remove_unused import RemoveUnused
+from onnxq.passes.scales_to_batch_norm import ScalesToBatchNorm
 from onnxq.passes.sequence_to_split import SequenceToSplit
 from onnxq.passes.strip_qdq import StripQdq
 from onnxq.passes.to_float16 import ToFloat16
@@ -55,7 +56,9 @@ if __name__ != "onnxq.passes":
     raise ImportError("import onnxq.passes, not passes")
 
 
-LOWERING: dict[str, type[Rewrite]] = {step.name: step for step in (PointwiseToMatmul, UpsampleToConcat, ExpandSoftmax)}
+LOWERING: dict[str, type[Rewrite]] = {
+    step.name: step for step in (PointwiseToMatmul, UpsampleToConcat, ExpandSoftmax, ScalesToBatchNorm)
+}
 """The passes that `Target.lowering` can name."""
 
 

@@ -1,5 +1,6 @@
 """TensorRT-RTX: builds an engine for a GPU without one; the kernels are read from its build log."""
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -11,14 +12,20 @@ from onnxq.targets.tensorrt_parser import violations, violations_by_node
 
 _KERNEL = re.compile(
     r"Name: .*?, LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*?)\], "
-    r"Outputs: \[.*?\], TacticName: .*?, Metadata: (?P<metadata>.*)"
+    r"Outputs: \[(?P<outputs>.*?)\], TacticName: .*?, Metadata: (?P<metadata>.*)"
 )
 """A line of the list of kernels."""
 
-_TYPE = re.compile(r"Datatype: (\w+)")
+_TENSOR = re.compile(r"Dimensions: \[(?P<shape>[\d,]*)\].*?Datatype: (?P<type>\w+)")
+
+_BYTES = {"Float": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "FP8": 1, "Bool": 1, "Int32": 4, "Int64": 8}
+"""Size of a value of a type."""
 
 _ELEMENTWISE = frozenset({"kgen", "signal", "wait"})
 """Kinds of kernels that compute no layer: of a layer they have the bias, or its data before it."""
+
+_NO_WORK = frozenset({"signal", "wait"})
+"""Kinds of kernels that only order the others."""
 
 _CHOSEN_LATER = "runtime_fusion"
 """Kind of kernels that are chosen on the GPU; they read integers even if they compute in float."""
@@ -37,13 +44,16 @@ class Kernel:
 
     Attributes:
         kind: `correlation` for a Conv, `gemm`, `kgen` for what TensorRT generates itself.
-        inputs, constants: types of its tensors, in TensorRT's words.
+        inputs, constants, outputs: types of its tensors, in TensorRT's words.
+        moved: size of its inputs and outputs, bytes.
         metadata: the nodes that it computes, or a part of, as TensorRT lists them.
     """
 
     kind: str
     inputs: tuple[str, ...]
     constants: tuple[str, ...]
+    outputs: tuple[str, ...]
+    moved: int
     metadata: str
 
     def computes(self, layer: str) -> bool:
@@ -67,13 +77,26 @@ def kernels(log: str) -> list[Kernel]:
     return [
         Kernel(
             found["kind"],
-            tuple(_TYPE.findall(found["inputs"])),
-            tuple(_TYPE.findall(found["constants"])),
+            _types(found["inputs"]),
+            _types(found["constants"]),
+            _types(found["outputs"]),
+            _bytes(found["inputs"]) + _bytes(found["outputs"]),
             found["metadata"],
         )
         for found in map(_KERNEL.search, log.splitlines())
         if found is not None
     ]
+
+
+def _types(tensors: str) -> tuple[str, ...]:
+    return tuple(tensor["type"] for tensor in _TENSOR.finditer(tensors))
+
+
+def _bytes(tensors: str) -> int:
+    return sum(
+        math.prod(int(size) for size in tensor["shape"].split(",") if size) * _BYTES.get(tensor["type"], 0)
+        for tensor in _TENSOR.finditer(tensors)
+    )
 
 
 class TensorRtRtx(Compiler):
@@ -110,8 +133,13 @@ class TensorRtRtx(Compiler):
             why = f"dequantized: no kernels for {device}" if device in _WITHOUT_INTEGERS else reasons.get(name, "")
             if not ran.on_integers and not ran.reason:
                 layers[name] = replace(ran, reason=why)
-        note = f"an engine for {device} was built; engines run on a GPU only, so no outputs are compared"
-        return Built(version=told["version"], layers=layers, notes=(note,))
+        working = [kernel for kernel in found if kernel.kind not in _NO_WORK]
+        moved = sum(kernel.moved for kernel in working) / 1e6
+        notes = (
+            f"an engine for {device} was built; engines run on a GPU only, so no outputs are compared",
+            f"it has {len(working)} kernels, which read and write {moved:.3g} MB of tensors",
+        )
+        return Built(version=told["version"], layers=layers, notes=notes)
 
 
 def _reasons(job: Job) -> dict[str, str]:

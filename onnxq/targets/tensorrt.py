@@ -30,6 +30,7 @@ TENSORRT = Target(
     },
     activations=(INT8,),
     symmetric_activations=True,
+    lowering=("scales-to-batch-norm",),
     strongly_typed=True,
     clips=(),
     # Ultralytics and NVIDIA's yolo_deepstream keep them float as well.

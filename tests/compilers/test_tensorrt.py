@@ -1,14 +1,16 @@
 import json
+import re
 import sys
 
 import pytest
-from graphs import NARROW_TENSORRT, csp, quantized
+from graphs import NARROW_TENSORRT, csp, quantized, quantized_halves, rewrite
 from installed import interpreter, needs_compiler
 
 from onnxq.compilers.base import Job, Ran
 from onnxq.compilers.layers import file_layers
 from onnxq.compilers.tensorrt import TensorRtRtx, kernels
 from onnxq.errors import ConfigError, ModelError
+from onnxq.passes.scales_to_batch_norm import ScalesToBatchNorm
 from onnxq.targets import TARGETS
 
 
@@ -63,6 +65,14 @@ def test_a_name_that_begins_like_another():
     assert ran("conv", *rows) == [Ran("float32", False)]
 
 
+def test_the_bytes_that_a_kernel_moves_are_those_of_its_inputs_and_outputs():
+    rows = [row("correlation", ["Int8"], ["Int8", "Float"], ["conv"]), row("kgen", ["Half", "Int8"], [], ["relu"])]
+    found = kernels("\n".join(rows))
+    values = 16 * 16 * 16
+    assert [kernel.moved for kernel in found] == [(1 + 4) * values, (2 + 1 + 4) * values]
+    assert [kernel.outputs for kernel in found] == [("Float",), ("Float",)]
+
+
 def test_where_it_is_not_installed_a_line_tells_how_to_get_it(tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nexit 1\n")
@@ -94,6 +104,23 @@ def test_every_wanted_layer_runs_on_integers(build, device):
     }
     assert built.outputs == ()
     assert json.dumps(built.version)
+
+
+@pytest.mark.slow
+@needs_compiler("tensorrt-rtx")
+def test_a_float16_network_moves_less_with_one_scale_for_each_weight(build):
+    several = quantized_halves(csp())
+    one, edits = rewrite(ScalesToBatchNorm(), several)
+    wanted = [layer.name for layer in file_layers(several) if layer.is_wanted]
+    assert edits == len(wanted) > 0
+    before, after = build(several), build(one)
+    assert all(built.layers[name].on_integers for built in (before, after) for name in wanted)
+    assert moved(after) < 0.9 * moved(before)
+
+
+def moved(built):
+    """Return the MB that the kernels of an engine read and write."""
+    return float(re.search(r"read and write ([\d.]+) MB", built.notes[1])[1])
 
 
 @pytest.mark.slow

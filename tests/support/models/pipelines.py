@@ -24,6 +24,8 @@ from onnxq.passes.observe import Observe
 from onnxq.passes.plan_quantization import PlanQuantization
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
 from onnxq.passes.remove_unused import RemoveUnused
+from onnxq.passes.to_float16 import MIN_OPSET as HALF_OPSET
+from onnxq.passes.to_float16 import ToFloat16
 from onnxq.passes.to_float32 import ToFloat32
 from onnxq.pipeline import Facts, Pass, Pipeline, Rewrite
 from onnxq.targets import ORT, TENSORRT, Target
@@ -127,3 +129,11 @@ def quantized(
     found = Pipeline(quantizing(model, target, **options), pinned=facts).run(working)
     assert all(kind in found for kind in (Plan, Statistics, FittedRanges, QuantizationParameters))
     return working.to_proto(), found
+
+
+def quantized_halves(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model that is quantized for TensorRT, and computes in float16 what is not."""
+    working = Model(copy(model))
+    passes = quantizing(working.to_proto(), replace(NARROW_TENSORRT, min_opset=HALF_OPSET), half=True)
+    Pipeline([*passes, ToFloat16()]).run(working)
+    return working.to_proto()
