@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from docs.tools import compilers
 from docs.tools.cpu_kinds import this_cpu
 from onnxq.api import Quantized, quantize
 from onnxq.config import Config
@@ -226,6 +227,13 @@ def _line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _other_part(document: Path | None) -> str:
+    """Return the part of the page that `docs/tools/compilers.py` writes, if the page has it."""
+    text = document.read_text(encoding="utf-8") if document is not None and document.exists() else ""
+    _, heading, rest = text.partition(compilers.HEADING)
+    return f"{heading}{rest}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -242,10 +250,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     settings = Settings(args.calib, args.count, args.rounds, args.targets)
     rows: list[Row] = []
+    kept = _other_part(args.document)
     for done, path in enumerate(args.models, start=1):
         rows.append(measure(path, settings))
         print(f"{done}/{len(args.models)} {_row(rows[-1], settings.targets)}", file=sys.stderr)
-        text = markdown(rows, settings) + "\n"
+        text = f"{markdown(rows, settings)}\n{kept}"
         if args.document is not None:
             with atomic_write(args.document) as temporary:
                 temporary.write_text(text, encoding="utf-8")

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from onnxq.calibration.dead_leaves import SyntheticImages, dead_leaves_image
 from onnxq.calibration.image_sources import image_sources
@@ -31,6 +32,9 @@ DEFAULTS = Settings(confidence=0.25, max_images=4)
 
 TIMEOUT = 1800.0
 """Time for a compiler unless another one is given, s."""
+
+_UNKNOWN_SIZES = frozenset({"NonMaxSuppression", "NonZero"})
+"""Operators of NMS that compilers for accelerators do not take."""
 
 _ABSENT = "not in the compiler's graph under its name: fused, folded or split"
 
@@ -136,7 +140,10 @@ def prove(
         raise ModelError(f"{path}: no layer has quantized data and weights, so there is nothing to prove; quantize it")
     progress(f"building with {compiler.title}", 0, 0)
     with temporary_folder() as folder:
-        built = compiler.build(Job(model, layers, feeds, folder, device, python, timeout))
+        try:
+            built = compiler.build(Job(model, layers, feeds, folder, device, python, timeout))
+        except ModelError as error:
+            raise ModelError(*error.args, *_hints(model)) from None
     progress("comparing", 0, 0)
     expected = [exact.run(feed) for feed in feeds] if built.outputs else []
     known = images is not None and exact.detector.family != UNKNOWN
@@ -151,6 +158,14 @@ def prove(
         agreement=_agreement(expected, built.outputs, exact.detector, settings) if known and built.outputs else None,
         detector=exact.detector,
     )
+
+
+def _hints(model: onnx.ModelProto) -> list[str]:
+    """Return what may be the cause if a compiler fails."""
+    found = sorted(_UNKNOWN_SIZES.intersection(node.op_type for node in model.graph.node))
+    if not found:
+        return []
+    return [f"the size of an output of {' and '.join(found)} is unknown before the run; export the model without NMS"]
 
 
 def _painted(settings: Settings) -> SyntheticImages:

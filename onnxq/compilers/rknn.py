@@ -12,8 +12,14 @@ from onnxq.ir import ProtoIndex
 LEVEL = 2
 """`optimization_level` of the toolkit; at 3, its default, Convs behind a Concat run in float16."""
 
+DISABLED = ("fuse_exmatmul_add_mul_exsoftmax13_exmatmul_to_sdpa", "convert_reshape_to_transpose")
+"""Rules that are turned off for models with attention: the toolkit fails in the first, its simulator by the second."""
+
 _ROW = re.compile(r"\] \d+ +(?P<op>\w+) +(?P<type>[A-Z]+\d+) +(?P<place>[A-Z]+) +\(.* (?P<part>\w+):(?P<name>.+?)\s*$")
 """A row of the table of operators: number, operator, type, processor, shapes, cycles, full name."""
+
+_PART = re.compile(r"#\d+$")
+"""What the toolkit appends to the name of a node that it replaces by others."""
 
 _TYPES = {"INT8": "int8 x int8", "INT16": "int16 x int16", "FLOAT16": "float16", "FLOAT": "float32"}
 
@@ -37,25 +43,36 @@ class Rknn(Compiler):
     def build(self, job: Job) -> Built:
         """Compile the file with its own quantization, and run it in the simulator."""
         device = job.device or self.device
-        options = {"device": device, "level": LEVEL, "outputs": [output.name for output in job.model.graph.output]}
+        layers = {layer.name for layer in job.layers}
+        has_attention = any(node.op_type == "MatMul" and node.name not in layers for node in job.model.graph.node)
+        disabled = DISABLED if has_attention else ()
+        options = {"device": device, "level": LEVEL, "disabled": disabled}
         told, printed = run_worker(WORKERS / "run_rknn.py", self.title, job, options)
-        layers, on_cpu = operators(printed)
+        found, on_cpu = operators(printed)
         index = ProtoIndex(job.model.graph)
         for layer in job.layers:
-            ran = layers.get(layer.name)
+            ran = found.get(layer.name)
             if ran is not None and not ran.on_integers and not has_quantize_behind(index, layer):
-                layers[layer.name] = replace(ran, reason=NO_QUANTIZE)
-        note = f"compiled for {device} with optimization_level={LEVEL}, and run in the simulator of its NPU"
-        return Built(told["version"], layers, outputs_of(job), on_cpu, (note,))
+                found[layer.name] = replace(ran, reason=NO_QUANTIZE)
+        without = f", without {' and '.join(disabled)}" if disabled else ""
+        note = f"compiled for {device} with optimization_level={LEVEL}{without}, and run in the simulator of its NPU"
+        return Built(told["version"], found, outputs_of(job), on_cpu, (note,))
 
 
 def operators(log: str) -> tuple[dict[str, Ran], list[str]]:
-    """Return the operators of a verbose build log by their nodes, and those on the CPU: `/Concat (Concat)`."""
-    found, on_cpu = {}, []
+    """Return the layers of a verbose build log by their nodes, and the operators on the CPU: `/Concat (Concat)`.
+
+    A layer in several parts is on integers if all of them are.
+    """
+    found: dict[str, Ran] = {}
+    on_cpu = []
     for row in filter(None, map(_ROW.search, log.splitlines())):
         kind, name = row["type"], row["name"]
-        if row["op"].startswith("Conv"):
-            found[name] = Ran(_TYPES.get(kind, kind.lower()), kind.startswith("INT"))
+        if row["op"].startswith("Conv") or row["op"].endswith("MatMul"):
+            ran = Ran(_TYPES.get(kind, kind.lower()), kind.startswith("INT"))
+            for known in {name, _PART.sub("", name)}:
+                if known not in found or found[known].on_integers:
+                    found[known] = ran
         if row["place"] == "CPU" and not row["op"].endswith("Operator"):
             on_cpu.append(f"{name} ({row['op']})")
     return found, on_cpu

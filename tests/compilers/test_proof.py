@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from command_line import draw
-from graphs import quantized, v8, with_metadata
+from graphs import DETECTORS, quantized, v8, with_metadata
 
 from onnxq.calibration import demo
 from onnxq.compilers import COMPILERS, Built, Compiler, Ran
@@ -113,6 +113,26 @@ def test_a_float_file_has_nothing_to_prove(files):
         prove(files / "float.onnx", COMPILERS["ort"])
     with pytest.raises(ModelError, match="nothing to prove"):
         prove(demo.model_path(), COMPILERS["ort"])
+
+
+class Failing(Noisy):
+    """Fails with each file."""
+
+    def build(self, job):
+        raise ModelError("it failed", "its last words")
+
+
+def test_an_operator_that_no_compiler_takes_is_named(files, tmp_path):
+    with pytest.raises(ModelError) as raised:
+        prove(files / "int8.onnx", Failing(0.0))
+    assert raised.value.args == ("it failed", "its last words")
+    model, _ = quantized(DETECTORS["v7_end2end"](), TARGETS["ort"])
+    onnx.save(model, tmp_path / "nms.onnx")
+    with pytest.raises(ModelError) as raised:
+        prove(tmp_path / "nms.onnx", Failing(0.0))
+    assert raised.value.args[:2] == ("it failed", "its last words")
+    hint = "the size of an output of NonMaxSuppression is unknown before the run; export the model without NMS"
+    assert raised.value.args[2:] == (hint,)
 
 
 def test_what_is_absent_is_told_before_anything_is_read(files):

@@ -2,7 +2,7 @@ import sys
 
 import numpy as np
 import pytest
-from graphs import quantized, v8
+from graphs import attention, classifier, quantized, v8
 from installed import interpreter, needs_compiler
 
 from onnxq.compilers.base import Job, Ran
@@ -22,17 +22,24 @@ LOG = "\n".join(HEAD + line for line in (
     "4    Conv           FLOAT16  NPU    (4,16,1,500),(1)    (4,1,1,500)    4/4/1   62     Conv:/ReduceSum_2conv",
     "5    Reshape        FLOAT16  CPU    (1,10,1,500),(3)    (1,10,500)     0/0/0   9      Reshape:output0-rs",
     "6    OutputOperator FLOAT16  CPU    (1,10,500)          \\              0/0/0   9      OutputOperator:output0",
+    "7    Conv           INT8     NPU    (1,8,1,1),(9)       (1,9,1,1)      9/9/9   1      Conv:/linear/Gemm#2",
+    "8    exMatMul       INT8     NPU    (2,8,1,1),(9)       (2,9,1,1)      9/9/9   1      exMatMul:/split#1",
+    "9    exMatMul       FLOAT16  NPU    (2,8,1,1),(9)       (2,9,1,1)      9/9/9   1      exMatMul:/split#2",
+    "10   Conv           INT8     NPU    (2,8,1,1),(9)       (2,9,1,1)      9/9/9   1      Conv:/split#3",
 ))  # fmt: skip
 """Lines of rknn-toolkit2 2.5.0's build log, some columns narrower."""
 
 
 def test_the_table_of_operators_is_read():
     layers, on_cpu = operators(LOG)
-    assert layers == {
+    assert {name: ran for name, ran in layers.items() if "#" not in name} == {
         "/stem/Conv": Ran("int8 x int8", True),
         "/a b/Conv": Ran("int8 x int8", True),
         "/ReduceSum_2conv": Ran("float16", False),
+        "/linear/Gemm": Ran("int8 x int8", True),  # the toolkit numbers the nodes that it makes of one
+        "/split": Ran("float16", False),
     }
+    assert layers["/split#1"].on_integers
     assert on_cpu == ["output0-rs (Reshape)"]
 
 
@@ -43,13 +50,14 @@ def test_where_it_is_not_installed_a_line_tells_how_to_get_it():
 
 @pytest.mark.slow
 @needs_compiler("rknn")
-def test_a_file_runs_in_the_simulator(tmp_path):
-    model, _ = quantized(v8(), TARGETS["generic"])
+@pytest.mark.parametrize("build", [v8, attention, classifier])
+def test_a_file_runs_in_the_simulator(build, tmp_path):
+    model, _ = quantized(build(), TARGETS["generic"])
     [value] = model.graph.input
     shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
     feed = {value.name: np.random.default_rng(0).random(shape, np.float32)}
     job = Job(model, file_layers(model), [feed], tmp_path, "", interpreter("rknn") or sys.executable, 300.0)
     built = Rknn().build(job)
-    assert any(built.layers[layer.name].on_integers for layer in job.layers if layer.name in built.layers)
+    assert all(layer.name in built.layers for layer in job.layers)
     [outputs] = built.outputs
     assert set(outputs) == {output.name for output in model.graph.output}

@@ -84,3 +84,7 @@ def test_the_command_writes_the_document(saved, tmp_path, capsys):
     assert "2/2" in capsys.readouterr().err
     assert matrix.main([*paths, *options]) == 0
     assert capsys.readouterr().out == text
+    other = "## In the compilers\n\n| export | `ort` in onnxruntime |\n"
+    document.write_text(f"an older page\n\n{other}")
+    assert matrix.main([*paths, *options, "--document", str(document)]) == 0
+    assert document.read_text() == f"{text}{other}"

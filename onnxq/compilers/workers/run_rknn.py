@@ -18,7 +18,8 @@ def main() -> None:
     """Compile and run the job in the working folder."""
     job = json.loads(Path("job.json").read_text(encoding="utf-8"))
     toolkit = RKNN(verbose=True)
-    done("config", toolkit.config(target_platform=job["device"], optimization_level=job["level"]) or 0)
+    settings = {"optimization_level": job["level"], "disable_rules": job["disabled"]}
+    done("config", toolkit.config(target_platform=job["device"], **settings) or 0)
     done("load_onnx", toolkit.load_onnx("model.onnx"))
     done("build", toolkit.build(do_quantization=False))
     done("init_runtime", toolkit.init_runtime())
