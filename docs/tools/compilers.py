@@ -7,6 +7,7 @@ Rows of other exports stay as they are in the document, so it can be written in 
 """
 
 import argparse
+import math
 import sys
 import tempfile
 from collections import Counter
@@ -42,8 +43,9 @@ class Result:
         kept, wanted: numbers of layers on integers, and of those that the file means for integers.
         fallen: reasons of the others, with their layers.
         on_cpu: operators between input and output that the device leaves to the CPU, with their numbers.
-        sqnr: of the worst output against the exact computation, dB; None if the result does not run here.
-        failed: the first line of the error, if the file was refused or the compiler failed.
+        sqnr: of the worst output against the exact computation, dB; None if the result does not run here, -inf if a
+            value is not finite.
+        failed: what was said, if the file was refused or the compiler failed.
     """
 
     kept: int = 0
@@ -57,7 +59,10 @@ class Result:
         """Return the text of its cell."""
         if self.failed:
             return "fails"
-        return f"{self.kept} of {self.wanted}" + ("" if self.sqnr is None else f", {self.sqnr:.1f} dB")
+        counts = f"{self.kept} of {self.wanted}"
+        if self.sqnr is None:
+            return counts
+        return f"{counts}, {self.sqnr:.1f} dB" if self.sqnr > -math.inf else f"{counts}, not finite"
 
     def notes(self) -> Iterator[str]:
         """Yield what a cell has no room for."""
@@ -108,8 +113,14 @@ def _measured(path: Path, target: str, pythons: Mapping[str, str]) -> Result:
             quantize(path, None, Config(target=target, count=4)).save(file)
             proof = prove(file, compiler, settings=_SETTINGS, python=pythons.get(compiler.name, ""))
         except OnnxqError as error:
-            return Result(failed=str(error).replace(folder, "").partition("\n")[0])
+            return Result(failed=_in_a_line(str(error).replace(folder, "")))
     return result_of(proof)
+
+
+def _in_a_line(message: str) -> str:
+    """Return the first and the last line of a message; a compiler's last words end with the cause."""
+    first, *others = message.splitlines()
+    return f"{first} {others[-1].strip()}" if others else first
 
 
 _INTRODUCTION = """\

@@ -1,5 +1,7 @@
 """The script that proves exports in compilers, on small graphs."""
 
+import math
+
 import onnx
 import pytest
 from graphs import attention, v8, with_metadata
@@ -7,6 +9,7 @@ from graphs import attention, v8, with_metadata
 from docs.tools import compilers
 from docs.tools.compilers import HEADING, Result, Section, measure, result_of
 from onnxq.compilers.proof import LayerProof, Proof
+from onnxq.errors import ModelError
 
 CELLS = {"ort": Result(3, 3, sqnr=41.04), "tensorrt": Result(2, 3, fallen={"too wide": ["left"]})}
 
@@ -31,6 +34,10 @@ def test_what_fell_off_is_counted_with_its_reasons():
         "not on integers: d (int8 x int8, no reason known)",
         "on the CPU: 1 Concat",
     ]
+
+
+def test_outputs_that_are_not_finite():
+    assert result_of(proof([layer("a")], outputs={"boxes": -math.inf})).cell() == "1 of 1, not finite"
 
 
 def test_a_section_is_read_as_it_is_written():
@@ -73,3 +80,14 @@ def test_a_model_that_is_refused_has_its_reason(tmp_path):
     result = measure(tmp_path / "broken.onnx", ["ort"], {})["ort"]
     assert result.cell() == "fails"
     assert "broken.onnx" in result.failed
+    assert str(tmp_path) in result.failed
+
+
+def test_a_failure_is_told_with_its_last_words(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ModelError("it failed; its last words:", "  in a file", "  ValueError: too new")
+
+    monkeypatch.setattr(compilers, "prove", fail)
+    onnx.save(with_metadata(v8()), tmp_path / "net.onnx")
+    result = measure(tmp_path / "net.onnx", ["ort"], {})["ort"]
+    assert list(result.notes()) == ["it failed; its last words: ValueError: too new"]
