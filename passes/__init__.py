@@ -28,6 +28,7 @@ from onnxq.passes.measure_speed import MeasureSpeed
 from onnxq.passes.migrate_scales import MigrateScales
 from onnxq.passes.normalize import Normalize
 from onnxq.passes.observe import Observe
+from onnxq.passes.own_dequantize import OwnDequantize
 from onnxq.passes.pack_int4 import PackInt4
 from onnxq.passes.plan_quantization import PlanQuantization
 from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
@@ -57,7 +58,7 @@ if __name__ != "onnxq.passes":
 
 
 LOWERING: dict[str, type[Rewrite]] = {
-    step.name: step for step in (PointwiseToMatmul, UpsampleToConcat, ExpandSoftmax, ScalesToBatchNorm)
+    step.name: step for step in (PointwiseToMatmul, UpsampleToConcat, ExpandSoftmax, ScalesToBatchNorm, OwnDequantize)
 }
 """The passes that `Target.lowering` can name."""
 

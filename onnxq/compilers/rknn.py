@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 from onnxq.compilers.base import Built, Compiler, Job, Ran
-from onnxq.compilers.layers import NO_QUANTIZE, has_quantize_behind
+from onnxq.compilers.layers import NO_QUANTIZE, FileLayer, has_quantize_behind
 from onnxq.compilers.process import WORKERS, has_module, outputs_of, run_worker
 from onnxq.errors import ConfigError
 from onnxq.ir import ProtoIndex
@@ -52,11 +52,20 @@ class Rknn(Compiler):
         index = ProtoIndex(job.model.graph)
         for layer in job.layers:
             ran = found.get(layer.name)
-            if ran is not None and not ran.on_integers and not has_quantize_behind(index, layer):
-                found[layer.name] = replace(ran, reason=NO_QUANTIZE)
+            if ran is not None and not ran.on_integers:
+                found[layer.name] = replace(ran, reason=why_float(index, layer))
         without = f", without {' and '.join(disabled)}" if disabled else ""
         note = f"compiled for {device} with optimization_level={LEVEL}{without}, and run in the simulator of its NPU"
         return Built(told["version"], found, outputs_of(job), on_cpu, (note,))
+
+
+def why_float(index: ProtoIndex, layer: FileLayer) -> str:
+    """Return why the toolkit does not run a layer on integers, as far as the file tells; empty if it does not."""
+    if not has_quantize_behind(index, layer):
+        return NO_QUANTIZE
+    others = [node for node in index.consumers.get(layer.node.input[0], []) if node.name != layer.name]
+    floats = [node.name for node in others if not has_quantize_behind(index, FileLayer(node, "", ""))]
+    return f"a float node reads its DequantizeLinear, too: {', '.join(floats)}" if floats else ""
 
 
 def operators(log: str) -> tuple[dict[str, Ran], list[str]]:

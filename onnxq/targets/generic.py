@@ -29,6 +29,7 @@ GENERIC = Target(
     activations=(UINT8,),
     weights=(INT8,),
     quantizes_decode=False,
+    lowering=("own-dequantize",),
     takes_int4=True,
     fused_activations=frozenset({"Relu", "Clip"}),
 )

@@ -2,13 +2,15 @@ import sys
 
 import numpy as np
 import pytest
-from graphs import attention, classifier, quantized, v8
+from graphs import DETECTORS, attention, classifier, quantized, rewrite, v8
 from installed import interpreter, needs_compiler
 
 from onnxq.compilers.base import Job, Ran
-from onnxq.compilers.layers import file_layers
-from onnxq.compilers.rknn import Rknn, operators
+from onnxq.compilers.layers import NO_QUANTIZE, file_layers
+from onnxq.compilers.rknn import Rknn, operators, why_float
 from onnxq.errors import ConfigError
+from onnxq.ir import ProtoIndex
+from onnxq.passes.own_dequantize import OwnDequantize
 from onnxq.targets import TARGETS
 
 HEAD = "D RKNN: [06:08:38.319] "
@@ -41,6 +43,30 @@ def test_the_table_of_operators_is_read():
     }
     assert layers["/split#1"].on_integers
     assert on_cpu == ["output0-rs (Reshape)"]
+
+
+def test_what_stands_around_a_layer_tells_why_it_is_float():
+    model, _ = quantized(DETECTORS["v5_raw"](), TARGETS["generic"])
+    index = ProtoIndex(model.graph)
+    told = {layer.name: why_float(index, layer) for layer in file_layers(model)}
+    assert told["conv2"] == ""
+    assert told["conv3"] == "a float node reads its DequantizeLinear, too: detect0"
+    assert told["detect0"] == NO_QUANTIZE
+
+
+@pytest.mark.slow
+@needs_compiler("rknn")
+def test_a_dequantize_linear_of_their_own_for_float_nodes_keeps_convs_on_integers(tmp_path):
+    before, facts = quantized(DETECTORS["v5_raw"](), TARGETS["generic"])
+    after, _ = rewrite(OwnDequantize(), before, facts)
+    ran = []
+    for number, model in enumerate((before, after)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        job = Job(model, file_layers(model), (), folder, "", interpreter("rknn") or sys.executable, 300.0)
+        layers = Rknn().build(job).layers
+        ran.append([layer.name for layer in job.layers if layer.is_wanted and not layers[layer.name].on_integers])
+    assert ran == [["conv3", "conv4"], []]
 
 
 def test_where_it_is_not_installed_a_line_tells_how_to_get_it():
