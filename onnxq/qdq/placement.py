@@ -155,11 +155,14 @@ def _bits(selection: NodeSelection, tensor: Tensor, bits: int, widths: Widths) -
 
 
 def _is_misfused_gate(target: Target, tensor: Tensor) -> bool:
-    """Return whether a tensor is the gate of a SiLU that the target's runtime would fuse and compute wrongly."""
+    """Return whether a tensor is the gate of a SiLU that the target's runtime may fuse and compute wrongly.
+
+    It may if its size is unknown.
+    """
     size = image_size(tensor)
-    if target.misfused_silu is None or size is None or feeds_only_silu(tensor):
+    if target.misfused_silu is None or feeds_only_silu(tensor) or not any(map(is_silu, consumers(tensor))):
         return False
-    return target.misfused_silu(*size) and any(is_silu(reader) for reader in consumers(tensor))
+    return size is None or target.misfused_silu(*size)
 
 
 def _is_silu_output(tensor: Tensor) -> bool:

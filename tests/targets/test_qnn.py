@@ -81,9 +81,9 @@ def test_activations_fill_their_type(bits):
 # --- SiLUs that QNN computes wrongly ----------------------------------------------------------------------------------
 
 
-def silu_net(side):
+def silu_net(side, **options):
     """A SiLU whose output has this many rows and columns."""
-    net = Net(size=side)
+    net = Net(size=side, **options)
     return net.model(net.conv(net.silu(net.conv("images", 8)), 4, name="last"))
 
 
@@ -104,6 +104,12 @@ def test_gates_have_8_bits_where_the_fused_silu_is_wrong(side, bits):
 )
 def test_sizes_at_which_the_fused_silu_is_wrong(height, width, is_wrong):
     assert QNN.misfused_silu(height, width) == is_wrong
+
+
+def test_gates_of_unknown_size_have_8_bits():
+    _, plan = planned(silu_net(20, dynamic=True), QNN)
+    assert point(plan, "sigmoid0_out").scheme.bits == 8
+    assert point(plan, "mul0_out").scheme.bits == 16
 
 
 def test_a_sigmoid_that_is_no_gate_keeps_16_bits():
