@@ -9,12 +9,11 @@ from onnxq.config import Config
 
 TARGET = "openvino"
 
+_RANGES_ONLY = {"reconstruct": False, "rounding": "nearest", "migrate": False}
+
 METHODS: dict[str, dict[str, Any]] = {
-    "minmax": {"method": "minmax", "reconstruct": False, "keep_bias": True},
-    "percentile": {"method": "percentile", "reconstruct": False, "keep_bias": True},
-    "mse": {"method": "mse", "reconstruct": False, "keep_bias": True},
-    "uh": {"method": "uh", "reconstruct": False, "keep_bias": True},
-    "uh, biases corrected": {"method": "uh", "reconstruct": False},
+    **{name: {"method": name, "keep_bias": True, **_RANGES_ONLY} for name in ("minmax", "percentile", "mse", "uh")},
+    "uh, biases corrected": {"method": "uh", **_RANGES_ONLY},
     "ours": {},
 }
 """Row -> options. The paper's methods only choose ranges; `ours` is the default of onnxq."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from docs.tools import q_yolo
 from docs.tools.costs import layers
-from docs.tools.q_yolo_settings import ENDS, Setting
+from docs.tools.q_yolo_settings import ENDS, METHODS, Setting
 from models import make
 from onnxq.config import Config
 from onnxq.errors import ConfigError
@@ -168,10 +168,17 @@ class TestCache:
         assert len(evaluated) == 7
 
     @pytest.mark.slow
-    def test_what_is_the_same_file_is_evaluated_once(self, folder, tmp_path, evaluated):
+    def test_what_is_the_same_file_is_evaluated_once(self, folder, tmp_path, monkeypatch, evaluated):
+        monkeypatch.setitem(METHODS, "ours", METHODS["uh, biases corrected"])
         same = ["--methods", "uh, biases corrected", "ours", "--bits", "8-8", "--activations", "asymmetric"]
         assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *same, "--ends", "narrow")) == 0
         assert len(evaluated) == 2  # with the float model
+
+    @pytest.mark.slow
+    def test_ranges_by_uh_alone_are_not_the_default(self, folder, tmp_path, evaluated):
+        both = ["--methods", "uh, biases corrected", "ours", "--bits", "8-8", "--activations", "asymmetric"]
+        assert q_yolo.main(arguments(folder, tmp_path / "cache.json", *both, "--ends", "narrow")) == 0
+        assert len(set(evaluated)) == 3
 
     @pytest.mark.slow
     @pytest.mark.parametrize("more", [["--count", "1"], ["--max-images", "1"]])
@@ -272,6 +279,20 @@ class TestEnds:
         assert given["config"].widths == (("op:Conv", (4, 4)),)
         assert "reconstruct" in [each.name for each in given["passes"]]
         assert given["facts"] == (found.statistics,)
+
+    def test_the_default_at_8_bits_is_calibrated_by_itself(self, folder, tmp_path, monkeypatch):
+        given = []
+
+        def quantize(model, **more):
+            given.append(more)
+            return SimpleNamespace(model=model, facts={Plan: None})
+
+        monkeypatch.setattr(q_yolo, "quantize", quantize)
+        found = subject(folder, tmp_path / "cache.json")
+        for method in ("ours", "uh"):
+            found.quantized(Setting("narrow", "asymmetric", "8-8", method))
+        assert [each["facts"] for each in given] == [(), (found.statistics,)]
+        assert [each["data"] is None for each in given] == [False, True]
 
 
 class TestPicture:
