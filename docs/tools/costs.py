@@ -36,13 +36,13 @@ def layers(model: Model, head: DecodeBoundary, plan: Plan | None = None) -> list
         ModelError: the spatial size of a Conv's output is not known.
     """
     weights = {name: w.scheme.bits for w in plan.weights for name in w.users} if plan else {}
-    points = {point.tensor: point.scheme.bits for point in plan.points} if plan else {}
+    inputs = {name: point.scheme.bits for point in plan.points for name in point.users} if plan else {}
     found = []
     for node in model.graph.nodes:
         weight = constant(node.inputs[1]) if node.op in ("Conv", "ConvTranspose") else None
         if weight is None or node.name not in head.body:
             continue
-        widths = (weights[node.name], points[node.inputs[0].name]) if node.name in weights else ()
+        widths = (weights[node.name], inputs[node.name]) if node.name in weights else ()
         found.append(Layer(node.name, _products(node, weight.size), weight.size, *widths))
     return found
 

@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+from graphs import feed
 from onnx import TensorProto, helper
+from unbalanced import uneven
 
 from docs.tools import costs
 from models import make
+from onnxq import quantize
 from onnxq.config import Config
 from onnxq.errors import ModelError
-from onnxq.facts import DecodeBoundary, Plan
+from onnxq.facts import DecodeBoundary, Migration, Plan
 from onnxq.ir import Model
 from onnxq.passes import prepare_and_plan
 from onnxq.pipeline import Pipeline
@@ -54,6 +57,14 @@ class TestCosts:
         assert costs.operations(found) == 20736 + 36864 + 3072
         assert costs.bit_operations(found) == 55296 * 24 + 18432 * 1024 + 8192 * 24
         assert costs.packed_size(1000, found) == 1000 - (216 + 32) / 4
+
+    def test_of_a_quantized_model_whose_scales_migrate(self):
+        model = uneven()
+        config = Config(target="openvino", migrate=True)
+        working, head, before = planned(model, config)
+        after = quantize(model, [feed(model)], config).facts
+        assert after[Migration].scales
+        assert costs.layers(working, head, after[Plan]) == costs.layers(working, head, before)
 
     def test_a_transposed_conv_uses_its_weights_at_each_place_of_its_input(self):
         b = make.Builder()
