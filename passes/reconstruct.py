@@ -1,8 +1,10 @@
 """reconstruct: fits each layer so that it reproduces its float output on its quantized input."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from onnxq.calibration.feeds import Sample
 from onnxq.calibration.samples import Samples
@@ -17,8 +19,12 @@ from onnxq.reconstruction import RECONSTRUCT_BELOW
 from onnxq.reconstruction.graph_pair import GraphPair
 from onnxq.reconstruction.im2col import Im2col
 from onnxq.reconstruction.layer_fit import fit_layer
+from onnxq.runtime.session import cores
 from onnxq.yolo.detected_objects import detect_objects
 from onnxq.yolo.detector import Detector
+
+_MOST_THREADS = 8
+"""Most matrix products at a time: each has its own sums."""
 
 
 class Reconstruct(Analysis[Reconstruction]):
@@ -72,7 +78,16 @@ class Reconstruct(Analysis[Reconstruction]):
         self._progress = progress
 
     def run(self, model: Model, facts: Facts) -> Reconstruction:
-        """Return the fitted parameters."""
+        """Return the fitted parameters.
+
+        Each matrix product takes one thread, because its sums depend on the number of threads; several are computed at
+        a time instead. So the result does not depend on the number of cores.
+        """
+        at_once = min(cores(), _MOST_THREADS)
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(at_once) as pool:
+            return self._fitted(model, facts, pool, at_once)
+
+    def _fitted(self, model: Model, facts: Facts, pool: Executor, at_once: int) -> Reconstruction:
         plan, qparams = facts[Plan], facts[QuantizationParameters]
         nodes, tensors = model.nodes, model.graph.tensors()
         weight_of = {weight.users[0]: weight for weight in plan.weights if len(weight.users) == 1}
@@ -80,7 +95,10 @@ class Reconstruct(Analysis[Reconstruction]):
         limits = PairLimits(model, statistics.channels) if self._limited else None
         adjusted = _adjusted(plan, nodes) if self._ranges else []
         self._progress("reconstructing", 0, len(plan.layers))
-        graphs = self._graphs(model, plan, qparams, adjusted)
+        samples = _load(self._samples)
+        objects = detect_objects(model.to_proto(), self._detector, [sample.feed for sample in samples])
+        graphs = GraphPair(model, plan, qparams, adjusted, samples, objects, pool, at_once)
+        del samples  # the graphs free them after the last read
         found = Reconstruction({}, {}, {})
         for number, name in enumerate(plan.layers):
             node, weight, im2col = nodes[name], weight_of.get(name), Im2col.of(nodes[name])
@@ -105,11 +123,6 @@ class Reconstruct(Analysis[Reconstruction]):
                 graphs.replace(node, fit)
             self._progress("reconstructing", number + 1, len(plan.layers))
         return found
-
-    def _graphs(self, model: Model, plan: Plan, qparams: QuantizationParameters, adjusted: Sequence[str]) -> GraphPair:
-        samples = _load(self._samples)
-        objects = detect_objects(model.to_proto(), self._detector, [sample.feed for sample in samples])
-        return GraphPair(model, plan, qparams, adjusted, samples, objects)
 
 
 def _adjusted(plan: Plan, nodes: Mapping[str, Node]) -> list[str]:

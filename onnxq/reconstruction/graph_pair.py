@@ -1,7 +1,9 @@
 """The float graph and the quantized graph, run layer by layer on the same samples."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from onnxq.qdq.insertion import insert_qdq
 from onnxq.reconstruction.im2col import Im2col, Positions
 from onnxq.reconstruction.layer_fit import LayerFit, fit_range
 from onnxq.reconstruction.layerwise import LayerwiseRunner
-from onnxq.reconstruction.least_squares import Moments
+from onnxq.reconstruction.least_squares import Moments, Products
 from onnxq.yolo.detected_objects import DetectedObjects
 
 _POSITIONS = 300
@@ -57,6 +59,8 @@ class GraphPair:
         adjusted: layers whose input range is chosen by the error of the outputs.
         samples: the calibration data.
         objects: detected on each image of each sample; none for samples without detections.
+        pool: computes several products of matrices at a time; None: one after the other. The result is the same.
+        at_once: number of its threads.
     """
 
     def __init__(
@@ -67,7 +71,11 @@ class GraphPair:
         adjusted: Sequence[str],
         samples: Sequence[Sample],
         objects: Sequence[Sequence[DetectedObjects]],
+        pool: Executor | None = None,
+        at_once: int = 1,
     ) -> None:
+        self._pool = pool
+        self._at_once = at_once
         quantized = Model(model.to_proto())
         insert_qdq(quantized, plan, qparams)
         nodes = quantized.nodes
@@ -125,12 +133,11 @@ class GraphPair:
         self._quantized.compute(x)
         groups, outputs = targets.outputs[0].shape[:2]
         moments = Moments.zeros(groups, outputs, targets.im2col.inputs)
-        batch: list[tuple[Float32Array, Float32Array]] = []
-        for sample, part in enumerate(self._columns(targets, x), start=1):
-            batch.append(part)
-            if sum(t.shape[2] for _, t in batch) >= _BATCH or sample == len(targets.outputs):
-                moments.add(*(np.concatenate(parts, axis=2) for parts in zip(*batch, strict=True)))
-                batch = []
+        batches = self._batches(targets, x)
+        while several := list(islice(batches, self._at_once)):
+            in_parallel = map if self._pool is None else self._pool.map
+            for products in in_parallel(lambda batch: Products.of(*batch), several):
+                moments.add_products(products)
         return (moments.centered() if takes_bias(targets.layer) else moments), adjusted
 
     def replace(self, layer: Node, fit: LayerFit) -> None:
@@ -153,11 +160,21 @@ class GraphPair:
         thinned = [(a[:, :, ::every], t[:, :, ::every]) for a, t in self._columns(targets, unrounded)]
         inputs, outputs = (np.concatenate(parts, axis=2) for parts in zip(*thinned, strict=True))
         fitted = self._qparams[layer.inputs[0].name]
-        found = fit_range(fitted, inputs, outputs, im2col.matrix(weight), takes_bias(layer))
+        found = fit_range(fitted, inputs, outputs, im2col.matrix(weight), takes_bias(layer), self._pool)
         for step in (quantize, dequantize):
             self._quantized.set_constant(step.name, 1, found.scale)
             self._quantized.set_constant(step.name, 2, found.zero_point)
         return found
+
+    def _batches(self, targets: LayerTargets, tensor: str) -> Iterator[tuple[Float32Array, Float32Array]]:
+        """Yield the inputs and the targets of `_columns`, some `_BATCH` positions at a time."""
+        batch: list[tuple[Float32Array, Float32Array]] = []
+        for sample, part in enumerate(self._columns(targets, tensor), start=1):
+            batch.append(part)
+            if sum(t.shape[2] for _, t in batch) >= _BATCH or sample == len(targets.outputs):
+                inputs, outputs = zip(*batch, strict=True)
+                yield np.concatenate(inputs, axis=2), np.concatenate(outputs, axis=2)
+                batch = []
 
     def _columns(self, targets: LayerTargets, tensor: str) -> Iterator[tuple[Float32Array, Float32Array]]:
         """Yield, sample by sample, the inputs (groups, inputs, n) at the positions and the targets there."""

@@ -1,7 +1,7 @@
 """Fits one layer: the weights, the bias and the input range that reproduce its float outputs best."""
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
@@ -39,8 +39,8 @@ _WIDENING = 1.02
 _HIGH_SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 1.15, 1.3)
 """Shares of the fitted upper bound that are tried."""
 
-_LOW_SHARES = (1.0, 0.5, 0.0)
-"""Shares of the fitted lower bound that are tried."""
+_LOW_SHARES = (0.5, 0.0)
+"""Shares of the fitted lower bound that are tried besides it."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,12 @@ def _fit_integers(
 
 
 def fit_range(
-    fitted: QParams, inputs: Float32Array, outputs: Float32Array, weight: Float64Array, has_bias: bool
+    fitted: QParams,
+    inputs: Float32Array,
+    outputs: Float32Array,
+    weight: Float64Array,
+    has_bias: bool,
+    pool: Executor | None = None,
 ) -> QParams:
     """Choose the scale and zero point of a layer's input for which refitted weights err least.
 
@@ -140,20 +145,27 @@ def fit_range(
         outputs: of the float layer, float32 (groups, outputs, n).
         weight: the float weight, float64 (groups, outputs, inputs).
         has_bias: a bias absorbs the mean error.
+        pool: tries several ranges at a time; None: one after the other. The result is the same.
     """
+    in_parallel = map if pool is None else pool.map
 
     def qparams_of(low: float, high: float) -> QParams:
         return fitted.scheme.qparams(Range(fitted.low * low, fitted.high * high))
 
-    @cache
-    def cost(low: float, high: float) -> float:
-        qparams = qparams_of(low, high)
+    def cost(shares: tuple[float, float]) -> float:
+        qparams = qparams_of(*shares)
         moments = Moments.zeros(len(inputs), outputs.shape[1], inputs.shape[1])
         moments.add(qparams.dequantize(qparams.quantize(inputs)), outputs)
         moments = moments.centered() if has_bias else moments
         return float(moments.error(refit(regularized(moments, weight, _REGULARIZATION))).sum())
 
-    has_two_bounds = fitted.low < 0 and not fitted.scheme.symmetric
-    high = min(_HIGH_SHARES, key=lambda share: cost(1.0, share))
-    low = min(_LOW_SHARES if has_two_bounds else _LOW_SHARES[:1], key=lambda share: cost(share, high))
-    return qparams_of(low, high)
+    tried = [(1.0, high) for high in _HIGH_SHARES]
+    costs = list(in_parallel(cost, tried))
+    least = int(np.argmin(costs))
+    best, lowest = tried[least], costs[least]
+    if fitted.low < 0 and not fitted.scheme.symmetric:
+        lower = [(low, best[1]) for low in _LOW_SHARES]
+        costs = list(in_parallel(cost, lower))
+        if min(costs) < lowest:
+            best = lower[int(np.argmin(costs))]
+    return qparams_of(*best)

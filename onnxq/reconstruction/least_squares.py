@@ -49,12 +49,16 @@ class Moments:
 
     def add(self, a: Float32Array, t: Float32Array) -> None:
         """Add n positions: a (g, k, n), t (g, c, n)."""
-        self.hessian += a @ a.swapaxes(1, 2)
-        self.ta += t @ a.swapaxes(1, 2)
-        self.tt += np.square(t, dtype=np.float64).sum(axis=2)
-        self.a += a.sum(axis=2, dtype=np.float64)
-        self.t += t.sum(axis=2, dtype=np.float64)
-        self.count += a.shape[2]
+        self.add_products(Products.of(a, t))
+
+    def add_products(self, products: "Products") -> None:
+        """Add the products of positions."""
+        self.hessian += products.aa
+        self.ta += products.ta
+        self.tt += products.tt
+        self.a += products.a
+        self.t += products.t
+        self.count += products.count
 
     def centered(self) -> "Moments":
         """Return the moments of the deviations from the means; `a` and `t` become the means."""
@@ -75,6 +79,33 @@ class Moments:
             weight: (g, c, k).
         """
         return np.asarray(((weight @ self.hessian - 2 * self.ta) * weight).sum(axis=2) + self.tt)
+
+
+@dataclass(frozen=True)
+class Products:
+    """Sums over some positions, as `Moments` adds them; the matrix products are float32.
+
+    Several threads can compute them, and `Moments` adds them in order, so that the sums do not depend on the threads.
+    """
+
+    aa: Float32Array
+    ta: Float32Array
+    tt: Float64Array
+    a: Float64Array
+    t: Float64Array
+    count: int
+
+    @classmethod
+    def of(cls, a: Float32Array, t: Float32Array) -> "Products":
+        """Return the products of n positions: a (g, k, n), t (g, c, n)."""
+        return cls(
+            aa=a @ a.swapaxes(1, 2),
+            ta=t @ a.swapaxes(1, 2),
+            tt=np.square(t, dtype=np.float64).sum(axis=2),
+            a=a.sum(axis=2, dtype=np.float64),
+            t=t.sum(axis=2, dtype=np.float64),
+            count=a.shape[2],
+        )
 
 
 def damped(hessian: FloatArray, share: float) -> FloatArray:

@@ -104,6 +104,14 @@ def mean_shift(model, quantized, layer):
     return float(np.abs(np.mean(off, axis=(0, 1, 3, 4))).mean())
 
 
+def test_the_number_of_cores_makes_no_difference(monkeypatch):
+    model, found = csp(), []
+    for count in (1, 3):
+        monkeypatch.setattr("onnxq.passes.reconstruct.cores", lambda count=count: count)
+        found.append(rebuilt(model, bits=4)[1].SerializeToString(deterministic=True))
+    assert found[0] == found[1]
+
+
 def test_products_of_matrices_too():
     model = products()
     before, after, facts = rebuilt(model, GENERIC)

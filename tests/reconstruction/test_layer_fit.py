@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -156,6 +158,14 @@ def test_a_range_that_is_too_wide_is_narrowed(name):
         return float(moments.centered().error(refit(moments.centered())).sum())
 
     assert error(found) < 0.8 * error(wide)
+
+
+def test_ranges_that_are_tried_at_the_same_time_give_the_same():
+    layer = Layer(next(iter(LAYERS.values())))
+    wide = Scheme(3).qparams(Range(2 * layer.inputs.min(), 2 * layer.inputs.max()))
+    arguments = wide, layer.inputs, layer.outputs, layer.im2col.matrix(layer.weight), True
+    with ThreadPoolExecutor(3) as pool:
+        assert fit_range(*arguments, pool) == fit_range(*arguments)
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
