@@ -60,9 +60,6 @@ _BEGIN, _END = "<!-- tables: written by docs/tools/q_yolo.py -->", "<!-- end of 
 _FORMAT = "onnxq q_yolo 1"
 
 
-# The cache of results
-
-
 class Cache:
     """Results in a JSON file, keyed by a digest of everything that they depend on.
 
@@ -192,8 +189,8 @@ class Subject:
         return prepared, facts[DecodeBoundary], facts[Plan]
 
     def _samples(self) -> Any:
-        study = self._study
-        return open_data(str(study.calib), self._original, detect(self._original), Config(count=study.count))
+        count = Config(count=self._study.count)
+        return open_data(str(self._study.calib), self._original, detect(self._original), count)
 
     def _key(self, setting: Setting | None) -> str:
         if setting is None:
@@ -229,12 +226,12 @@ class Subject:
         """Return the quantized model of a setting, and its plan."""
         config = setting.config(self.ends, self._study.count)
         # Scales that migrate, and error feedback, need more than the histograms that the other rows share.
-        needs_data = config.migrates or config.rounds_with_feedback
-        samples = self._samples() if config.reconstructs or needs_data else None
+        own = config.migrates or config.rounds_with_feedback
+        samples = self._samples() if config.reconstructs or own else None
         # The evaluation shows whether the file is right; running each in OpenVINO would double the time.
         passes = [p for p in onnxq.passes.default(config, self._original, samples) if not isinstance(p, Verify)]
-        facts = () if needs_data else (self.statistics,)
-        made = quantize(self._original, data=samples, config=config, passes=passes, facts=facts)
+        given = () if own else (self.statistics,)
+        made = quantize(self._original, data=samples, config=config, passes=passes, facts=given)
         return made.model, made.facts[Plan]
 
 

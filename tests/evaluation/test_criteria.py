@@ -141,7 +141,7 @@ class TestAgreement:
     def test_coarser_integers_lose_more(self):
         scenes = replace(demo.VALIDATION, count=24)
         criterion = AgreementCriterion(onnx.load(demo.model_path()), scenes, Settings())
-        config = replace(CONFIG, count=24)
+        config = replace(CONFIG, count=24, rounding="nearest")
         losses = [
             criterion.loss(quantize(demo.model_path(), demo.CALIBRATION, each).model, silent)
             for each in (config, replace(config, weight_bits=5, act_bits=5), replace(config, weight_bits=3, act_bits=3))
