@@ -55,8 +55,8 @@ REPORT = (1000, 600)
 SCALE = 2  # pixels of a picture for one of the page
 MARGIN = 12 * SCALE
 COLOURS = 64
-SCENE = 64
-"""Scene of the demo in which a heart is lost and a cross becomes a star."""
+SCENE = 41
+"""Scene of the demo in which a star is lost and a crescent is found that the float model misses."""
 PHOTO = (1000, 60)
 """Width, px, and quality of a JPEG file."""
 SECONDS = 60
@@ -147,8 +147,9 @@ def write_photo(taken: Image.Image, path: Path) -> None:
 
 
 def detections() -> Image.Image:
-    """Draw a scene with the detections of the float and of a 4-bit model (minmax, no reconstruction)."""
-    config = onnxq.Config(target="openvino", weight_bits=4, act_bits=4, method="minmax", reconstruct=False)
+    """Draw a scene with the detections of the float and of a 4-bit model (minmax, rounded to nearest)."""
+    narrow = onnxq.Config(target="openvino", weight_bits=4, act_bits=4)
+    config = replace(narrow, method="minmax", reconstruct=False, rounding="nearest")
     with tempfile.TemporaryDirectory() as place:
         quantized, drawn = Path(place, "quantized.onnx"), Path(place, "drawn")
         onnxq.quantize(MODEL, demo.CALIBRATION, config).save(quantized)

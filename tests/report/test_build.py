@@ -75,7 +75,7 @@ class TestBuild:
             "act_bits": 6,
             "symmetric": False,
             "keep_bias": False,
-            "rounding": "nearest",
+            "rounding": "feedback",
             "exclude": ("conv3", "re:^conv4$"),
             "options": tuple(CONFIG.flags),
             "samples": 3,
