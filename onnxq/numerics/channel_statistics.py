@@ -71,6 +71,9 @@ class ChannelSums:
                 block.max(axis=1, out=peaks[start : start + step])
                 low = min(low, float(block.min()))
                 sample[start : start + step] = block[:, ::every]
+        # Of -0 and 0 the greater one is either, by the order.
+        peaks += 0.0
+        pair_peaks += 0.0
         high = float(peaks.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise FloatingPointError("NaN or infinite values")
@@ -78,13 +81,30 @@ class ChannelSums:
         moments[0] = sums / np.float32(size)
         moments[1], moments[2] = sample.sum(axis=1) / sample.shape[1], np.vecdot(sample, sample) / sample.shape[1]
         if not self.images:
-            self._moments = ExactSum(moments.shape)
-            self._peaks, self._pair_peaks = peaks, pair_peaks
+            self._begin(channels)
         self._moments.add(moments)
-        np.maximum(self._peaks, peaks, out=self._peaks)
-        np.maximum(self._pair_peaks, pair_peaks, out=self._pair_peaks)
+        self._raise_peaks(peaks, pair_peaks)
         self.images += 1
         return low, high
+
+    def merge(self, other: "ChannelSums") -> None:
+        """Add the images of other sums; the result is that of all images."""
+        if not other.images:
+            return
+        if not self.images:
+            self._begin(len(other._peaks))
+        self._moments.merge(other._moments)
+        self._raise_peaks(other._peaks, other._pair_peaks)
+        self.images += other.images
+
+    def _begin(self, channels: int) -> None:
+        self._moments = ExactSum((3, channels))
+        self._peaks = np.full(channels, -np.inf, np.float32)
+        self._pair_peaks = np.full(channels // 2, -np.inf, np.float32)
+
+    def _raise_peaks(self, peaks: Float32Array, pair_peaks: Float32Array) -> None:
+        np.maximum(self._peaks, peaks, out=self._peaks)
+        np.maximum(self._pair_peaks, pair_peaks, out=self._pair_peaks)
 
     def statistics(self) -> ChannelStatistics:
         """Return the statistics over all images."""

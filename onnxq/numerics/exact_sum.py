@@ -39,6 +39,12 @@ class ExactSum:
         np.add(self._wholes, wholes, out=self._wholes, casting="unsafe")
         np.add(self._fractions, fractions, out=self._fractions, casting="unsafe")
 
+    def merge(self, other: "ExactSum") -> None:
+        """Add the terms of another sum of the same shape; the result is the sum of all terms."""
+        self.clamped |= other.clamped
+        self._wholes += other._wholes
+        self._fractions += other._fractions
+
     def total(self) -> Float64Array:
         """Return the sum."""
         return np.asarray(self._wholes + self._fractions * _STEP)

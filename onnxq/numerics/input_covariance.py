@@ -146,6 +146,13 @@ class CovarianceSums:
             self._tap_products.add(of_taps @ of_taps.T / count)
         self.images += 1
 
+    def merge(self, other: "CovarianceSums") -> None:
+        """Add the images of other sums for a Conv of the same shape; the result is that of all images."""
+        self._means.merge(other._means)
+        self._products.merge(other._products)
+        self._tap_products.merge(other._tap_products)
+        self.images += other.images
+
     def covariance(self) -> InputCovariance:
         """Return the covariance over all images; zeros, with which nothing is compensated, if a sum was clamped."""
         if self._products.clamped or self._tap_products.clamped:

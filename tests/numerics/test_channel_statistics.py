@@ -47,6 +47,36 @@ def test_the_order_of_images_makes_no_difference():
     assert all(np.array_equal(a, b) for a, b in zip(vars(first).values(), vars(second).values(), strict=True))
 
 
+def in_parts(draw, items):
+    cuts = sorted(draw(st.lists(st.integers(0, len(items)), max_size=4)))
+    return [items[a:b] for a, b in zip([0, *cuts], [*cuts, len(items)], strict=True)]
+
+
+@given(st.data(), st.integers(1, 5))
+def test_merged_they_are_those_of_all_images_to_the_bit(data, channels):
+    values = drawn(6, channels, 5)
+    values[data.draw(st.integers(0, 5))] = data.draw(st.sampled_from([0.0, -0.0, -1.0, 1e30]))
+    merged = ChannelSums()
+    for part in in_parts(data.draw, data.draw(st.permutations(range(6)))):
+        sums = ChannelSums()
+        for k in part:
+            sums.add(values[k])
+        merged.merge(sums)
+    assert merged.images == 6
+    found, whole = merged.statistics(), summed(values)[0]
+    assert [a.tobytes() for a in vars(found).values()] == [a.tobytes() for a in vars(whole).values()]
+
+
+@pytest.mark.parametrize("first", [0.0, -0.0])
+def test_of_both_zeros_the_peak_is_the_positive_one(first):
+    values = np.full((2, 3, 4, 4), first, np.float32)
+    values[1] = -first
+    for images in (values, values[:1], values[1:]):
+        found = summed(images)[0]
+        assert not np.signbit(found.peaks).any()
+        assert not np.signbit(found.pair_peaks).any()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_an_image_that_is_not_finite_is_refused_and_not_added(bad):
     values = drawn(2, 3, 8)

@@ -25,6 +25,32 @@ def test_the_order_makes_no_difference(values, random):
     assert total(values).tobytes() == total(shuffled).tobytes()
 
 
+@given(st.lists(terms, min_size=1, max_size=5), st.randoms(use_true_random=False))
+def test_merged_it_is_the_sum_of_all_terms_in_any_order(parts, random):
+    sums = []
+    for part in parts:
+        sums.append(ExactSum(()))
+        for value in part:
+            sums[-1].add(value)
+    random.shuffle(sums)
+    merged = ExactSum(())
+    for each in sums:
+        merged.merge(each)
+    whole = [value for part in parts for value in part]
+    assert merged.total().tobytes() == total(whole).tobytes()
+
+
+@given(st.permutations([2.0**41, 1.0, -3.0]))
+def test_merged_it_knows_of_a_clamped_term(values):
+    merged = ExactSum(())
+    for value in values:
+        part = ExactSum(())
+        part.add(value)
+        merged.merge(part)
+    assert merged.clamped
+    assert float(merged.total()) == 2.0**40 - 2
+
+
 @given(terms)
 def test_it_is_the_sum_to_the_last_bits(values):
     assert float(total(values)) == pytest.approx(math.fsum(values), rel=1e-15, abs=len(values) * 2.0**-40)

@@ -38,6 +38,22 @@ def whole(covariance, groups, inputs):
     return found[:, :inputs, :inputs]
 
 
+@given(st.permutations(range(4)), st.integers(0, 4), st.sampled_from([(6, 9), (40, 9), (300, 1)]))
+def test_merged_sums_are_those_of_all_images_to_the_bit(order, cut, shape):
+    channels, taps = shape
+    columns = drawn(2, channels, taps, count=3)
+    merged = CovarianceSums(2, channels, taps)
+    for part in (order[:cut], order[cut:]):
+        sums = CovarianceSums(2, channels, taps)
+        for k in part:
+            sums.add(columns[k])
+        merged.merge(sums)
+    assert merged.images == 4
+    found, whole = merged.covariance(), summed(columns, channels, taps)
+    assert found.channels.tobytes() == whole.channels.tobytes()
+    assert found.taps.tobytes() == whole.taps.tobytes()
+
+
 @given(st.integers(1, 4), st.integers(1, 700), st.integers(1, 9), st.integers(1, 3))
 def test_blocks_are_small_and_joined_again(groups, channels, taps, rows):
     shape = BlockShape.of(channels, taps)
