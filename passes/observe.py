@@ -3,8 +3,10 @@
 import math
 import threading
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnxq.calibration.input_monitor import InputMonitor
@@ -20,7 +22,8 @@ from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.qdq.channel_statistics import is_derived
 from onnxq.reconstruction.im2col import Im2col, Positions
-from onnxq.runtime.streaming import stream
+from onnxq.runtime.pool import IN_PROCESS, Finished, Pool
+from onnxq.runtime.streaming import Sessions, stream
 
 _COUNTED = 1 << 14
 """Values of one tensor and sample that are counted; the minimum and maximum are those of all values."""
@@ -51,6 +54,7 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
         samples: the data; None only if the statistics are given from outside.
         progress: called after each run.
         every_conv: collect the covariance of the inputs of every Conv.
+        pool: where the samples run; the result does not depend on it.
 
     Raises:
         DataError: no sample could be read, or a tensor holds NaN or infinite values.
@@ -61,10 +65,18 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
     needs = (Plan,)
     uses = (Migration,)
 
-    def __init__(self, samples: Samples | None, progress: Progress = silent, *, every_conv: bool = False) -> None:
+    def __init__(
+        self,
+        samples: Samples | None,
+        progress: Progress = silent,
+        *,
+        every_conv: bool = False,
+        pool: Pool = IN_PROCESS,
+    ) -> None:
         self._samples = samples
         self._progress = progress
         self._every_conv = every_conv
+        self._pool = pool
 
     def run(self, model: Model, facts: Facts) -> tuple[Statistics, Probe, InputSummary]:
         """Return the statistics, the first samples and the summary of the inputs."""
@@ -73,97 +85,203 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
         layers = list(map(model.nodes.__getitem__, plan.layers))
         reading = image_convs(model.graph.nodes)
         images = [layer for layer in layers if layer.name in reading]
-        convs = [layer for layer in layers if layer.op == "Conv"] if self._every_conv else images
+        windows = _windows(layer for layer in (layers if self._every_conv else images) if layer.op == "Conv")
         every = max(1, self._samples.steps // _COVARIANCES) if self._samples else 1
-        tally = _Tally(plan.observed(), layers, convs, {layer.inputs[0].name for layer in images}, every)
-        if not tally.histograms:
+        counted = _Counted.of(plan.observed(), layers, windows, {layer.inputs[0].name for layer in images}, every)
+        if not counted.floors:
             return Statistics({}, digest=digest, migration=migration), Probe(), InputSummary()
         if self._samples is None:
             raise DataError("there is no calibration data; give some, or statistics that were saved")
-        steps, inputs = self._samples.steps, InputMonitor(self._samples.preprocess, self._samples.sources)
-        count = stream(
-            ending_at(model.to_proto(), tally.tensors),
-            inputs.watch(self._samples.loaders),
-            tally.count,
-            lambda done: self._progress("calibrating", done, steps),
-        )
-        if count == 0:
-            self._samples.require_any()
+        samples = self._samples.to_send() if self._pool.is_remote else self._samples
+        sums = self._sums(ending_at(model.to_proto(), counted.tensors()), samples, counted)
+        if sums.samples == 0:
+            samples.require_any()
             raise DataError("the calibration data is empty; a generator or reader can be read only once")
-        statistics = Statistics(tally.histograms, count, digest, tally.channels(), tally.inputs(), migration)
-        return statistics, inputs.probe(), inputs.summary()
+        statistics = Statistics(
+            sums.histograms, sums.samples, digest, sums.channel_statistics(), sums.covariances(windows), migration
+        )
+        return statistics, sums.inputs.probe(samples.loaders), sums.inputs.summary()
+
+    def _sums(self, model: onnx.ModelProto, samples: Samples, counted: "_Counted") -> "_Sums":
+        """Return the statistics of all samples, the sums of those of each chunk."""
+        work = _Observing(Sessions(model, self._pool.cores), samples, counted)
+        total, steps = _Sums(counted, InputMonitor(samples.preprocess)), samples.steps
+        chunks = self._pool.chunks(steps)
+        for _, sums in self._pool.run(work, chunks, lambda done: self._progress("calibrating", done, steps)):
+            total.merge(sums)
+        samples.add_unreadable(total.unreadable)
+        return total
 
 
-class _Tally:
-    """Accumulates the statistics of tensors; several threads may call it.
+def _windows(convs: Iterable[Node]) -> dict[str, tuple[str, Im2col]]:
+    """Return Conv -> the tensor that it reads, and the window that its inputs are taken by."""
+    found = {layer.name: (layer.inputs[0].name, Im2col.of(layer)) for layer in convs}
+    return {name: (tensor, im2col.window()) for name, (tensor, im2col) in found.items() if im2col is not None}
 
-    Args:
-        points: tensor whose values are counted -> its point.
-        layers: the layers on integers.
-        convs: those of them whose inputs' covariance is taken.
+
+@dataclass(frozen=True)
+class _Counted:
+    """What is counted of which tensors.
+
+    Attributes:
+        floors: tensor whose values are counted -> values below this count as this.
+        channels: tensors of whose channels statistics are taken.
+        windows: tensor -> windows of which the covariance is taken.
         images: tensors of which it is taken in every run.
         every: of others it is taken in every n-th run.
     """
 
-    def __init__(
-        self,
+    floors: Mapping[str, float]
+    channels: Collection[str]
+    windows: Mapping[str, Collection[Im2col]]
+    images: Collection[str]
+    every: int
+
+    @classmethod
+    def of(
+        cls,
         points: Mapping[str, QuantizationPoint],
         layers: Iterable[Node],
-        convs: Iterable[Node],
+        windows: Mapping[str, tuple[str, Im2col]],
         images: Collection[str],
         every: int,
-    ) -> None:
-        self._images = images
-        self._every = every
-        self.histograms = {
-            name: Histogram(SILU_FLAT_BELOW if point.silu_input else -math.inf) for name, point in points.items()
-        }
+    ) -> "_Counted":
+        """Return what is counted for these points and layers.
+
+        Args:
+            points: tensor whose values are counted -> its point.
+            layers: the layers on integers.
+            windows: Conv -> the tensor that it reads, and the window.
+            images: as in the attributes.
+            every: as in the attributes.
+        """
         # The input of a SiLU is not the input of a layer.
         counted = [name for name, point in points.items() if not point.silu_input]
-        inputs = {layer.name: layer.inputs[0] for layer in layers}
-        joined = [tensor.name for tensor in inputs.values() if not is_derived(tensor, counted)]
-        self._channels = {name: ChannelSums() for name in [*counted, *joined]}
-        self._inputs: dict[str, dict[Im2col, CovarianceSums]] = {}
-        self._of_layers: dict[str, CovarianceSums] = {}
-        for layer in convs:
-            im2col = Im2col.of(layer)
-            if im2col is not None:
-                sums = self._inputs.setdefault(inputs[layer.name].name, {})
-                self._of_layers[layer.name] = sums.setdefault(im2col.window(), _covariance_sums(im2col))
-        self.tensors = list(dict.fromkeys([*self.histograms, *self._channels, *self._inputs]))
-        self._locks = {name: threading.Lock() for name in self.tensors}
+        inputs = [layer.inputs[0] for layer in layers]
+        joined = [tensor.name for tensor in inputs if not is_derived(tensor, counted)]
+        by_tensor: dict[str, dict[Im2col, None]] = {}
+        for tensor, window in windows.values():
+            by_tensor.setdefault(tensor, {})[window] = None
+        return cls(
+            {name: SILU_FLAT_BELOW if point.silu_input else -math.inf for name, point in points.items()},
+            tuple(dict.fromkeys([*counted, *joined])),
+            {tensor: tuple(found) for tensor, found in by_tensor.items()},
+            frozenset(images),
+            every,
+        )
+
+    def tensors(self) -> list[str]:
+        """Return the tensors at which the graph ends."""
+        return list(dict.fromkeys([*self.floors, *self.channels, *self.windows]))
+
+
+class _Observing:
+    """Observes a chunk of the samples; the sessions are kept for the next one.
+
+    Args:
+        sessions: of the graph that ends at the tensors.
+        samples: all of them.
+        counted: what is counted.
+    """
+
+    def __init__(self, sessions: Sessions, samples: Samples, counted: _Counted) -> None:
+        self._sessions = sessions
+        self._samples = samples
+        self._counted = counted
+
+    def __call__(self, chunk: slice, finished: Finished) -> "_Sums":
+        """Return the statistics of the samples of a chunk."""
+        first = chunk.start or 0
+        sums = _Sums(self._counted, InputMonitor(self._samples.preprocess, self._samples.sources))
+        locks = {name: threading.Lock() for name in self._counted.tensors()}
+
+        def count(number: int, tensor: str, values: NDArray[np.generic]) -> None:
+            with locks[tensor]:
+                sums.count(first + number, tensor, values)
+
+        watched = sums.inputs.watch(self._samples.part(chunk), first)
+        sums.samples = stream(self._sessions, watched, count, finished)
+        sums.unreadable.update(self._samples.unreadable)
+        return sums
+
+
+class _Sums:
+    """The statistics of some samples, which those of others can be added to.
+
+    Attributes:
+        samples: their number.
+        histograms: tensor -> histogram of its values.
+        inputs: first samples, and the summary of the model's inputs.
+        unreadable: file -> why it could not be read.
+
+    Args:
+        counted: what is counted.
+        inputs: without samples yet.
+    """
+
+    def __init__(self, counted: _Counted, inputs: InputMonitor) -> None:
+        self.samples = 0
+        self.inputs = inputs
+        self.unreadable: dict[str, str] = {}
+        self.histograms = {name: Histogram(floor) for name, floor in counted.floors.items()}
+        self._channels = {name: ChannelSums() for name in counted.channels}
+        self._windows = {
+            tensor: {window: _covariance_sums(window) for window in windows}
+            for tensor, windows in counted.windows.items()
+        }
+        self._counted = counted
 
     def count(self, step: int, tensor: str, values: NDArray[np.generic]) -> None:
-        """Count the values of a tensor in the run of this number."""
+        """Count the values of a tensor in the run of this number; one thread at a time for each tensor."""
         floats = values.astype(np.float32, copy=False)
         has_channels = floats.ndim == _IMAGE_RANK and floats.size > 0
         images = floats if has_channels else floats[None]
         channels = self._channels.get(tensor) if has_channels else None
-        is_taken = has_channels and (tensor in self._images or step % self._every == 0)
-        covariances = self._inputs.get(tensor, {}) if is_taken else {}
-        with self._locks[tensor]:
-            try:
-                for image in images:
-                    extremes = channels.add(image) if channels else None
-                    if tensor in self.histograms:
-                        self.histograms[tensor].add(image, spacing(image.size, _COUNTED), extremes)
-                    for window, sums in covariances.items():
-                        positions = _spaced_positions(window, image.shape[1:], sums.taps)
-                        sums.add(np.asarray(window.columns(image, positions), np.float32))
-            except FloatingPointError as error:
-                raise DataError(
-                    f"tensor {tensor!r} holds {error} for a calibration sample; check the model and its preprocessing"
-                ) from None
+        is_taken = has_channels and (tensor in self._counted.images or step % self._counted.every == 0)
+        covariances = self._windows.get(tensor, {}) if is_taken else {}
+        try:
+            for image in images:
+                extremes = channels.add(image) if channels else None
+                if tensor in self.histograms:
+                    self.histograms[tensor].add(image, spacing(image.size, _COUNTED), extremes)
+                for window, sums in covariances.items():
+                    positions = _spaced_positions(window, image.shape[1:], sums.taps)
+                    sums.add(np.asarray(window.columns(image, positions), np.float32))
+        except FloatingPointError as error:
+            raise DataError(
+                f"tensor {tensor!r} holds {error} for a calibration sample; check the model and its preprocessing"
+            ) from None
 
-    def channels(self) -> dict[str, ChannelStatistics]:
+    def merge(self, other: "_Sums") -> None:
+        """Add the statistics of other samples."""
+        self.samples += other.samples
+        self.inputs.merge(other.inputs)
+        self.unreadable.update(other.unreadable)
+        for name, histogram in other.histograms.items():
+            self.histograms[name].merge(histogram)
+        for name, channels in other._channels.items():
+            self._channels[name].merge(channels)
+        for tensor, windows in other._windows.items():
+            for window, sums in windows.items():
+                self._windows[tensor][window].merge(sums)
+
+    def channel_statistics(self) -> dict[str, ChannelStatistics]:
         """Return the statistics of the channels of tensors that have channels."""
-        return {name: tally.statistics() for name, tally in self._channels.items() if tally.images}
+        return {name: sums.statistics() for name, sums in self._channels.items() if sums.images}
 
-    def inputs(self) -> dict[str, InputCovariance]:
-        """Return the covariance of the inputs of each Conv; those that share it have the same object."""
-        seen = (sums for by_window in self._inputs.values() for sums in by_window.values() if sums.images)
-        found = {id(sums): sums.covariance() for sums in seen}
-        return {layer: found[id(sums)] for layer, sums in self._of_layers.items() if sums.images}
+    def covariances(self, windows: Mapping[str, tuple[str, Im2col]]) -> dict[str, InputCovariance]:
+        """Return the covariance of the inputs of each Conv; those that share it have the same object.
+
+        Args:
+            windows: Conv -> the tensor that it reads, and the window.
+        """
+        found = {
+            (tensor, window): sums.covariance()
+            for tensor, by_window in self._windows.items()
+            for window, sums in by_window.items()
+            if sums.images
+        }
+        return {layer: found[key] for layer, key in windows.items() if key in found}
 
 
 def _covariance_sums(im2col: Im2col) -> CovarianceSums:

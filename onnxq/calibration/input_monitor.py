@@ -4,9 +4,11 @@ import math
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,8 @@ _LOOKED_AT = 100
 class InputMonitor:
     """Records the first samples and a summary of all of them. The loaders may run in several threads.
 
+    A pickled copy lacks the feeds of the first samples, which are larger than all else, but knows their numbers.
+
     Args:
         preprocess: what the image input holds; None: nothing is known of it.
         sources: for each loader the files of its single samples.
@@ -50,21 +54,47 @@ class InputMonitor:
         self._preprocess = preprocess
         self._sources = sources
         self._lock = threading.Lock()
-        self._feeds: dict[int, Feed] = {}
+        self._feeds: dict[int, Feed | None] = {}
         self._checksums: list[int] = []
         self._low = math.inf
         self._high = -math.inf
         self._spans: list[tuple[float, str]] = []
         self._grey = 0
 
-    def watch(self, loaders: Iterable[Loader]) -> Iterator[Loader]:
-        """Yield loaders that load the same samples and record them; each is to be called once."""
-        for step, loader in enumerate(loaders):
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"_preprocess": None, "_sources": (), "_lock": None, "_feeds": dict.fromkeys(self._feeds)}
+        return {**vars(self), **own}
+
+    def watch(self, loaders: Iterable[Loader], first: int = 0) -> Iterator[Loader]:
+        """Yield loaders that load the same samples and record them; each is to be called once.
+
+        Args:
+            loaders: of the samples.
+            first: number of the first of them among all.
+        """
+        for step, loader in enumerate(loaders, first):
             yield partial(self._load, step, loader)
 
-    def probe(self) -> Probe:
-        """Return the first `PROBES` samples that could be read, in the order of the loaders."""
-        return Probe(tuple(self._feeds[step] for step in sorted(self._feeds)))
+    def merge(self, other: "InputMonitor") -> None:
+        """Add the samples of another monitor."""
+        self._low, self._high = min(self._low, other._low), max(self._high, other._high)
+        self._spans += other._spans
+        self._grey += other._grey
+        self._checksums += other._checksums
+        self._keep(other._feeds)
+
+    def probe(self, loaders: Iterable[Loader] = ()) -> Probe:
+        """Return the first `PROBES` samples that could be read, in the order of the loaders.
+
+        Args:
+            loaders: of all samples; those whose feed is not there are read again.
+        """
+        absent = [step for step, feed in self._feeds.items() if feed is None]
+        for step, loader in enumerate(islice(loaders, max(absent, default=-1) + 1)):
+            if step in absent and (sample := loader()) is not None:
+                self._feeds[step] = sample.feed
+        kept = (self._feeds[step] for step in sorted(self._feeds))
+        return Probe(tuple(feed for feed in kept if feed is not None))
 
     def summary(self) -> InputSummary:
         """Return the summary of the image input over all samples that could be read."""
@@ -106,10 +136,14 @@ class InputMonitor:
                 self._spans += zip(spans, files)
                 self._grey += grey
                 self._checksums += checksums
-                self._feeds[step] = sample.feed
-                for later in sorted(self._feeds)[PROBES:]:
-                    del self._feeds[later]
+                self._keep({step: sample.feed})
         return sample
+
+    def _keep(self, feeds: Mapping[int, Feed | None]) -> None:
+        """Keep the first of these feeds, by their steps, and of those that are kept."""
+        self._feeds.update(feeds)
+        for later in sorted(self._feeds)[PROBES:]:
+            del self._feeds[later]
 
     def _content(self, image: NDArray[np.generic]) -> NDArray[np.generic]:
         """Cut off what surrounds an image in one colour.

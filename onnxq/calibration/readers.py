@@ -110,6 +110,13 @@ class FileReader:
         self._lock = threading.Lock()
         self._archive: tuple[Path, Feed] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_lock": None, "_archive": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()
+
     def choose(self, files: Iterable[Path]) -> None:
         """Take these image files for the data set, whose levels decide how deep pictures are scaled."""
         self._read_image = ImageReader(files)

@@ -49,7 +49,7 @@ class Samples:
     description: str
     synthetic: bool = False
     missing: Mapping[str, str] = field(default_factory=dict)
-    unreadable: Mapping[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     sources: Sequence[Sequence[Path]] = ()
     other_kinds: Mapping[str, int] = field(default_factory=dict)
@@ -64,6 +64,27 @@ class Samples:
     def is_read_once(self) -> bool:
         """Whether the loaders cannot be iterated again."""
         return isinstance(self.loaders, FeedStream) and self.loaders.is_read_once
+
+    def part(self, chunk: slice) -> Iterable[Loader]:
+        """Return the loaders of a chunk of all steps; those of `slice(None)` are all of them, even if read once."""
+        return self.loaders if chunk == slice(None) else tuple(self.loaders)[chunk]
+
+    def to_send(self) -> "Samples":
+        """Return the same samples in a form that can be pickled and cut into chunks.
+
+        Raises:
+            DataError: the source is a generator or a reader, which only the process that made it can draw from.
+        """
+        if self.is_read_once:
+            raise DataError(
+                f"{self.description} cannot be sent to workers, because a generator or reader gives each sample once "
+                "and in one process; give a folder, files or a list, or leave the workers out"
+            )
+        return replace(self, loaders=tuple(self.loaders))
+
+    def add_unreadable(self, found: Mapping[str, str]) -> None:
+        """Note files or frames that could not be read, each with the reason, where a copy of the samples was used."""
+        self.unreadable.update(sorted(found.items()))
 
     @property
     def skipped(self) -> dict[str, str]:

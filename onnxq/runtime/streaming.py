@@ -1,8 +1,9 @@
 """Streaming: run many samples through onnxruntime in bounded memory and hand over each output."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager
 
 import numpy as np
 import onnx
@@ -18,15 +19,20 @@ _LARGE = 100_000_000
 """Bytes of a model above which one sample runs at a time: each session copies the weights and holds the tensors."""
 
 
-def open_worker_session(model: onnx.ModelProto, at_once: int) -> ort.InferenceSession:
+def open_worker_session(model: onnx.ModelProto, at_once: int, share: int = 0) -> ort.InferenceSession:
     """Load a model into one of `at_once` sessions that run side by side; each gets its share of the cores.
+
+    Args:
+        model: the model.
+        at_once: the number of sessions.
+        share: cores of all of them together; 0: those of the machine.
 
     Runs are exact in the sense of `open_session`.
 
     Raises:
         ModelError: as from `open_session`.
     """
-    return open_session(model, threads=max(1, cores() // at_once), exact=True, frugal=True)
+    return open_session(model, threads=max(1, (share or cores()) // at_once), exact=True, frugal=True)
 
 
 Sink = Callable[[int, str, NDArray[np.generic]], None]
@@ -36,19 +42,73 @@ Job = Callable[[], tuple[Feed, int] | None]
 """Returns a feed and the number of valid samples in its batch, or None if it could not be read."""
 
 
-def workers(model: onnx.ModelProto) -> int:
-    """Return how many samples run at once: at most 2 on any machine, because each holds its tensors in memory."""
-    return 1 if size(model) > _LARGE else min(2, cores())
+def workers(model: onnx.ModelProto, share: int = 0) -> int:
+    """Return how many samples run at once: at most 2 on any machine, because each holds its tensors in memory.
+
+    Args:
+        model: the model.
+        share: cores to use; 0: those of the machine.
+    """
+    return 1 if size(model) > _LARGE else min(2, share or cores())
 
 
-def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Callable[[int], None]) -> int:
+class Sessions:
+    """Sessions of a model, opened when they are needed and kept; each runs one sample at a time.
+
+    A copy, pickled or not, has none yet.
+
+    Attributes:
+        model: the model.
+        at_once: samples that run at once in one stream.
+
+    Args:
+        model: not changed.
+        share: cores to use; 0: those of the machine.
+    """
+
+    def __init__(self, model: onnx.ModelProto, share: int = 0) -> None:
+        self.model = model
+        self.at_once = workers(model, share)
+        self._share = share
+        self._free: list[ort.InferenceSession] = []
+        self._fitting: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
+        self._checking = threading.Lock()
+
+    def __reduce__(self) -> tuple[type["Sessions"], tuple[onnx.ModelProto, int]]:
+        return Sessions, (self.model, self._share)
+
+    @contextmanager
+    def one(self, feed: Feed) -> Iterator[ort.InferenceSession]:
+        """Yield a session that nobody else uses, to run this feed.
+
+        Raises:
+            ModelError: onnxruntime cannot load the model, or its tensors do not fit into memory.
+        """
+        self._check_memory(feed)
+        try:
+            session = self._free.pop()  # of several threads, each pops another one
+        except IndexError:
+            session = open_worker_session(self.model, self.at_once, self._share)
+        yield session
+        self._free.append(session)
+
+    def _check_memory(self, feed: Feed) -> None:
+        shapes = {name: array.shape for name, array in feed.items()}
+        with self._checking:
+            if (key := tuple(sorted(shapes.items()))) not in self._fitting:
+                # Its outputs are held together, and make up most of the memory.
+                check_activations(self.model, shapes, overhead=1)
+                self._fitting.add(key)
+
+
+def stream(model: onnx.ModelProto | Sessions, jobs: Iterable[Job], sink: Sink, finished: Callable[[int], None]) -> int:
     """Run many samples and hand each output of the model to `sink`; nothing is stored.
 
     Each worker takes one sample through all steps, so one sample is decoded while another one runs. The order of the
     calls of `sink` is undefined. Matrix products of numpy take one thread: the workers use all cores.
 
     Args:
-        model: its outputs are streamed.
+        model: its outputs are streamed. Sessions are kept for the next stream.
         jobs: iterated in the calling thread whenever a worker is free, and called in the worker.
         sink: called from workers, for each output of each sample.
         finished: called in the calling thread with the number of jobs done.
@@ -59,32 +119,20 @@ def stream(model: onnx.ModelProto, jobs: Iterable[Job], sink: Sink, finished: Ca
     Raises:
         ModelError: onnxruntime cannot load or run the model, or its tensors do not fit into memory.
     """
-    names = [output.name for output in model.graph.output]
-    own = threading.local()
-    at_once = workers(model)
-    fitting: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
-    checking = threading.Lock()
-
-    def check_memory(feed: Feed) -> None:
-        shapes = {name: array.shape for name, array in feed.items()}
-        with checking:
-            if (key := tuple(sorted(shapes.items()))) not in fitting:
-                # Its outputs are held together, and make up most of the memory.
-                check_activations(model, shapes, overhead=1)
-                fitting.add(key)
+    sessions = model if isinstance(model, Sessions) else Sessions(model)
+    names = [output.name for output in sessions.model.graph.output]
+    at_once = sessions.at_once
 
     def work(number: int, job: Job) -> int:
         loaded = job()
         if loaded is None:
             return 0
         feed, valid = loaded
-        check_memory(feed)
-        if not hasattr(own, "session"):
-            # Runs in one session share its memory, which grows with every new way in which they overlap.
-            own.session = open_worker_session(model, at_once)
         padded = valid < next((array.shape[0] for array in feed.values() if array.ndim), valid)
-        for name, array in iter_outputs(own.session, feed, names):
-            sink(number, name, array[:valid] if padded else array)
+        # Runs in one session share its memory, which grows with every new way in which they overlap.
+        with sessions.one(feed) as session:
+            for name, array in iter_outputs(session, feed, names):
+                sink(number, name, array[:valid] if padded else array)
         return valid
 
     samples = done = 0

@@ -1,3 +1,4 @@
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -61,6 +62,27 @@ def test_loaders_may_be_called_in_several_threads():
     assert (summary.low, summary.high) == (0, 49.5)
     assert (summary.samples, summary.distinct, summary.most_equal) == (400, 50, 8)
     assert [float(values["images"].min()) for values in monitor.probe().feeds] == [0, 1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.permutations(range(3)), st.sets(st.integers(0, 5)))
+def test_merged_copies_know_what_one_monitor_does(order, unreadable):
+    loaders = [lambda k=k: None if k in unreadable else sample(k % 4) for k in range(6)]
+    whole = InputMonitor()
+    for load in whole.watch(loaders):
+        load()
+    merged = InputMonitor()
+    for part in order:
+        monitor = InputMonitor()
+        for load in monitor.watch(loaders[2 * part : 2 * part + 2], 2 * part):
+            load()
+        merged.merge(pickle.loads(pickle.dumps(monitor)))
+    assert merged.summary() == whole.summary()
+    assert merged.probe().feeds == ()
+    found, wanted = (
+        [values["images"].tobytes() for values in each.feeds] for each in (merged.probe(loaders), whole.probe())
+    )
+    assert found == wanted
 
 
 def test_rows_that_only_fill_the_batch_are_left_out():

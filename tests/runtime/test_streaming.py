@@ -1,3 +1,4 @@
+import pickle
 import threading
 import time
 import weakref
@@ -9,7 +10,7 @@ from onnx import parser
 from texts import DOUBLE, HEAD, THREE_OUTPUTS, rows
 
 from onnxq.errors import DataError, ModelError
-from onnxq.runtime.streaming import stream, workers
+from onnxq.runtime.streaming import Sessions, open_worker_session, stream, workers
 
 
 def job(*values, valid=None):
@@ -251,3 +252,36 @@ class TestStream:
         with pytest.raises(ModelError, match="cannot load"):
             stream(model, (drawn.append(n) or job(n) for n in range(1000)), ignored, ignored)
         assert len(drawn) < 100
+
+
+class TestSessions:
+    def test_they_are_kept_for_the_next_stream(self, monkeypatch):
+        opened = []
+        monkeypatch.setattr(
+            "onnxq.runtime.streaming.open_worker_session",
+            lambda *given: opened.append(given) or open_worker_session(*given),
+        )
+        sessions = Sessions(DOUBLE, 1)
+        seen = Seen()
+        for value in (1, 2, 3):
+            stream(sessions, [job(value), job(value)], seen, ignored)
+        assert seen.numbers("y") == [2, 2, 4, 4, 6, 6]
+        assert opened == [(DOUBLE, 1, 1)]
+
+    def test_those_that_run_at_once_are_of_their_own(self):
+        sessions = Sessions(DOUBLE, 2)
+        with sessions.one(rows(1)) as first, sessions.one(rows(1)) as second:
+            assert first is not second
+        with sessions.one(rows(1)) as third:
+            assert third in (first, second)
+
+    def test_a_pickled_copy_opens_its_own(self):
+        sessions = Sessions(DOUBLE, 2)
+        stream(sessions, [job(1)], ignored, ignored)
+        copy, seen = pickle.loads(pickle.dumps(sessions)), Seen()
+        assert stream(copy, [job(4)], seen, ignored) == 1
+        assert seen.numbers("y") == [8]
+        assert copy.at_once == sessions.at_once == 2
+
+    def test_a_share_of_the_cores_is_taken(self, cores):
+        assert (workers(DOUBLE, 1), workers(DOUBLE, 2), workers(DOUBLE, 5)) == (1, 2, 2)

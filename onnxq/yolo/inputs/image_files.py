@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +100,13 @@ class ImageReader:
         self._lock = threading.Lock()
         self._kept: dict[Path, NDArray[np.uint8]] = {}
         self._depths: dict[str, _Depth] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_lock": None, "_kept": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()
 
     def __call__(self, path: Path) -> NDArray[np.uint8]:
         """Decode an image file, turned upright by its EXIF orientation.

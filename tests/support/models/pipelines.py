@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -80,15 +81,15 @@ def planned(model: onnx.ModelProto, target: Target = ORT, **options: object) -> 
 def samples(feeds: Iterable[Mapping[str, np.ndarray] | None]) -> Samples:
     """Return calibration data with these feeds; None is a sample that cannot be read."""
     unreadable: dict[str, str] = {}
-
-    def load(number: int, values: Mapping[str, np.ndarray] | None) -> Sample | None:
-        if values is None:
-            unreadable[f"{number}.jpg"] = f"{number}.jpg is cut short"
-            return None
-        return Sample(dict(values), next(iter(values.values())).shape[0])
-
-    loaders = tuple(lambda n=n, v=v: load(n, v) for n, v in enumerate(feeds))
+    loaders = tuple(partial(_load, unreadable, number, values) for number, values in enumerate(feeds))
     return Samples(loaders, len(loaders), "made up", unreadable=unreadable)
+
+
+def _load(unreadable: dict[str, str], number: int, values: Mapping[str, np.ndarray] | None) -> Sample | None:
+    if values is None:
+        unreadable[f"{number}.jpg"] = f"{number}.jpg is cut short"
+        return None
+    return Sample(dict(values), next(iter(values.values())).shape[0])
 
 
 def quantizing(

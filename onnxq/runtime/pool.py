@@ -1,0 +1,94 @@
+"""Pools: where work runs that is cut into tasks. The default is this process; others send the tasks elsewhere.
+
+What is computed does not depend on the pool, if the work gives the same result for a task wherever it runs, and if who
+puts the results together does not care for the order or for how the work is cut.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar, Protocol, TypeVar
+
+T_contra = TypeVar("T_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+R = TypeVar("R")
+
+Finished = Callable[[int], None]
+"""Called with the number of steps that are done."""
+
+
+class Work(Protocol[T_contra, R_co]):
+    """What is done with each task.
+
+    A pool that sends it elsewhere pickles it once, not for each task, and calls the copy from several threads. So what
+    takes long to make, such as a session, is made by the first task and kept. The results are pickled too.
+    """
+
+    def __call__(self, task: T_contra, finished: Finished, /) -> R_co:
+        """Return the result of a task.
+
+        Args:
+            task: what to do.
+            finished: to be called in the calling thread with the number of steps of this task that are done.
+        """
+
+
+class Pool(ABC):
+    """Where tasks run.
+
+    Attributes:
+        is_remote: whether work is pickled and sent away.
+        cores: cores that a task may use; 0: all.
+    """
+
+    is_remote: ClassVar[bool]
+    cores: ClassVar[int]
+
+    @abstractmethod
+    def chunks(self, steps: int) -> list[slice]:
+        """Cut numbered steps into chunks, each for a task.
+
+        Args:
+            steps: their number; 0 if it is unknown, which only a pool in this process can take.
+        """
+
+    @abstractmethod
+    def run(self, work: Work[T, R], tasks: Sequence[T], finished: Finished) -> Iterator[tuple[int, R]]:
+        """Yield the number and the result of each task, in the order in which they end.
+
+        Args:
+            work: called with each task.
+            tasks: what it is called with.
+            finished: called in the calling thread with the number of steps of all tasks that are done.
+
+        Raises:
+            OnnxqError: a task raised it, or the work cannot be sent or was lost.
+        """
+
+
+class InProcess(Pool):
+    """Runs tasks one after the other in the calling thread; all steps are one chunk."""
+
+    is_remote = False
+    cores = 0
+
+    def chunks(self, steps: int) -> list[slice]:
+        """Return all steps as one chunk."""
+        return [slice(None)]
+
+    def run(self, work: Work[T, R], tasks: Sequence[T], finished: Finished) -> Iterator[tuple[int, R]]:
+        """Yield the results in the order of the tasks."""
+        before = latest = 0
+
+        def count(done: int) -> None:
+            nonlocal latest
+            latest = before + done
+            finished(latest)
+
+        for number, task in enumerate(tasks):
+            yield number, work(task, count)
+            before = latest
+
+
+IN_PROCESS = InProcess()
+"""The default of whatever takes a pool."""

@@ -1,0 +1,49 @@
+"""Pools that cut work at given places, pickle all that is sent, and give the results in any order."""
+
+import pickle
+import random
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from onnxq.runtime.pool import Finished, Pool, Work
+
+
+class Cut(Pool):
+    """Runs pickled copies of the work, one for each of some workers, in a shuffled order.
+
+    Args:
+        cuts: steps before which a chunk begins; those beyond the last step are left out.
+        seed: of the order.
+        workers: number of copies.
+    """
+
+    is_remote = True
+    cores = 1
+
+    def __init__(self, cuts: Sequence[int] = (), seed: int = 0, workers: int = 2) -> None:
+        self._cuts = cuts
+        self._random = random.Random(seed)
+        self._workers = workers
+        self.tasks = 0
+
+    def chunks(self, steps: int) -> list[slice]:
+        ends = sorted({0, steps, *(cut for cut in self._cuts if 0 < cut < steps)})
+        return [slice(first, last) for first, last in pairwise(ends)]
+
+    def run(self, work: Work[Any, Any], tasks: Sequence[Any], finished: Finished) -> Iterator[tuple[int, Any]]:
+        sent = pickle.dumps(work)
+        copies = [pickle.loads(sent) for _ in range(self._workers)]
+        order = list(range(len(tasks)))
+        self._random.shuffle(order)
+        self.tasks += len(tasks)
+        steps: dict[int, int] = {}
+        for number in order:
+            copy = copies[self._random.randrange(self._workers)]
+
+            def count(done: int, number: int = number) -> None:
+                steps[number] = done
+
+            result = pickle.loads(pickle.dumps(copy(pickle.loads(pickle.dumps(tasks[number])), count)))
+            finished(sum(steps.values()))
+            yield number, result
