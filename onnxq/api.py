@@ -22,6 +22,7 @@ from onnxq.ir.unsupported_tail import UnsupportedTail, detach
 from onnxq.passes import default, prepare_and_cut, prepare_and_plan
 from onnxq.pipeline import Facts, Hook, Pass, Pipeline
 from onnxq.progress import Progress, silent
+from onnxq.runtime.pool import IN_PROCESS, Pool
 from onnxq.version import VERSION
 from onnxq.yolo.detector import Detector, detect
 
@@ -80,6 +81,7 @@ def quantize(
     sensitivity: bool = False,
     speed: bool = False,
     progress: Progress = silent,
+    pool: Pool = IN_PROCESS,
 ) -> Quantized:
     """Quantize an exported detector.
 
@@ -99,6 +101,7 @@ def quantize(
         speed: also run both models for some seconds, in the target's runtime if it is installed; the result has the
             fact `Speed`.
         progress: called with the stage and its progress.
+        pool: where the data is observed; `onnxq.cluster.open_pool` opens others. The result is the same.
 
     Raises:
         ModelError: the model cannot be read or quantized.
@@ -117,7 +120,14 @@ def quantize(
         detector, questions = confirm_on_samples(original, detector, samples)
     if passes is None:
         passes = default(
-            config, original, samples, detector=detector, sensitivity=sensitivity, speed=speed, progress=progress
+            config,
+            original,
+            samples,
+            detector=detector,
+            sensitivity=sensitivity,
+            speed=speed,
+            progress=progress,
+            pool=pool,
         )
     timings: dict[str, float] = {}
     working = Model(original)

@@ -18,6 +18,7 @@ from onnxq.api import Quantized, cut_decode, open_data, plan, quantize
 from onnxq.calibration import demo
 from onnxq.calibration.samples import Samples
 from onnxq.calibration.statistics_file import load_statistics, save_statistics
+from onnxq.cluster import open_pool
 from onnxq.compilers import Compiler
 from onnxq.compilers.proof import DEFAULTS
 from onnxq.config import Config
@@ -62,6 +63,7 @@ from onnxq.pipeline import Hook
 from onnxq.progress import Progress
 from onnxq.report import build
 from onnxq.runtime import RUNTIMES
+from onnxq.runtime.pool import Pool
 from onnxq.yolo.detector import detect
 
 
@@ -124,11 +126,16 @@ def _plan(args: argparse.Namespace, config: Config) -> None:
 
 
 def _quantize(args: argparse.Namespace, config: Config) -> None:
+    with open_pool(args.workers) as pool:
+        _quantize_with(args, config, pool)
+
+
+def _quantize_with(args: argparse.Namespace, config: Config, pool: Pool) -> None:
     start = time.perf_counter()
     compiler = _compiler(config) if args.prove else None
     output = output_path(args, config)
     files = used_files(args, output)
-    run = _run(args, config, files)
+    run = _run(args, config, files, pool)
     files.require_unchanged()
     _write(args, run, output)
     seconds = time.perf_counter() - start
@@ -163,7 +170,7 @@ def _quantize(args: argparse.Namespace, config: Config) -> None:
         summary.say_next(args.shown_input, output, detector, _next_annotations(args), args.images, args.demo)
 
 
-def _run(args: argparse.Namespace, config: Config, files: UsedFiles) -> _Run:
+def _run(args: argparse.Namespace, config: Config, files: UsedFiles, pool: Pool) -> _Run:
     hooks = [log_passes] + ([save_each(args.save_each)] if args.save_each else [])
     with ProgressBar(args.quiet) as progress:
         progress("loading", 0, 0)
@@ -199,6 +206,7 @@ def _run(args: argparse.Namespace, config: Config, files: UsedFiles) -> _Run:
             sensitivity=args.sensitivity,
             speed=args.speed,
             progress=progress,
+            pool=pool,
         )
         return _Run(model, quantized, config, None, truth, judge)
 

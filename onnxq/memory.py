@@ -43,6 +43,17 @@ def limit(default: int | None = None) -> int:
     return share if default is None else min(share, default)
 
 
+def given() -> int | None:
+    """Return the limit that the user set, bytes; None if it is the default."""
+    return _given
+
+
+def use(size: int | None) -> None:
+    """Set the limit from now on, bytes; None for the default. A worker takes over that of the process it works for."""
+    global _given
+    _given = size
+
+
 def of_machine() -> int:
     """Return the bytes of memory that this process can use: those of the machine, or of its container."""
     sizes = []

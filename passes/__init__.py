@@ -46,6 +46,7 @@ from onnxq.passes.write_docs import WriteDocs
 from onnxq.pipeline import Pass, Rewrite
 from onnxq.progress import Progress, silent
 from onnxq.qdq.placement import ENDS_BITS
+from onnxq.runtime.pool import IN_PROCESS, Pool
 from onnxq.targets import Target
 from onnxq.targets.base import ANY_CPU
 from onnxq.yolo.detector import Detector
@@ -110,11 +111,12 @@ def calibrate(
     *,
     sensitivity: bool = False,
     progress: Progress = silent,
+    pool: Pool = IN_PROCESS,
 ) -> list[Pass]:
     """Return the passes that find scales, zero points, weights and biases from data; arguments as in `default`."""
     adjusts_ranges = config.method_used == BY_OUTPUTS
     passes: list[Pass] = [
-        Observe(samples, progress, every_conv=config.rounds_with_feedback),
+        Observe(samples, progress, every_conv=config.rounds_with_feedback, pool=pool),
         FitRanges("mse" if adjusts_ranges else config.method_used, every_conv=config.rounding == FEEDBACK),
         ComputeQparams(config.weight_method, limited=config.limits_weights, feedback=config.rounds_with_feedback),
     ]
@@ -180,6 +182,7 @@ def default(
     sensitivity: bool = False,
     speed: bool = False,
     progress: Progress = silent,
+    pool: Pool = IN_PROCESS,
 ) -> list[Pass]:
     """Return all passes, in order.
 
@@ -191,12 +194,13 @@ def default(
         sensitivity: measure the effect of quantizing each piece of the network alone.
         speed: measure how much faster than the float model the result runs on this CPU.
         progress: called with the stage and its progress.
+        pool: where samples are observed.
     """
     target = config.placement
     return [
         *prepare_and_plan(config),
         *(migrate(config, samples, progress) if config.migrates else []),
-        *calibrate(config, samples, detector, sensitivity=sensitivity, progress=progress),
+        *calibrate(config, samples, detector, sensitivity=sensitivity, progress=progress, pool=pool),
         *write(config),
         *lower(target),
         *([PackInt4()] if config.packs else []),

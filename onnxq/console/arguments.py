@@ -14,6 +14,7 @@ from onnxq.console.guards import add_guards
 from onnxq.console.option_names import option_of
 from onnxq.console.terminal import Parser, add_max_detections, image_size
 from onnxq.console.used_files import UsedFiles
+from onnxq.console.workers import add_workers
 from onnxq.errors import ConfigError
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import AUTO, CHOICES
@@ -71,6 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="use synthetic images with known objects; without INPUT.onnx, the demo model",
     )
+    add_workers(parser, "run the calibration data")
     _add_config(parser.add_argument_group("how to quantize"))
     good = parser.add_argument_group("accuracy and speed")
     good.add_argument(

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from cut_pool import Cut
 from graphs import csp, feed, planned, samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pools import Cut
 
 from onnxq.calibration.samples import Samples, open_samples
 from onnxq.calibration.statistics_file import save_statistics

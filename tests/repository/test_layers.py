@@ -17,6 +17,7 @@ ORDER = (
     ("pipeline", "facts"),
     ("hooks",),
     ("runtime",),
+    ("cluster",),
     ("targets",),
     ("yolo",),
     ("calibration",),
@@ -39,6 +40,9 @@ ORDER = (
 ONLY_IMPORTED_BY = {
     "archspec": ("onnxq.runtime",),
     "av": ("onnxq.calibration",),
+    "cloudpickle": ("onnxq.cluster",),
+    "dask": ("onnxq.cluster",),
+    "distributed": ("onnxq.cluster",),
     "msgspec": ("onnxq.calibration", "onnxq.evaluation"),
     "onnx_graphsurgeon": ("onnxq.ir",),
     "onnxruntime": ("onnxq.runtime", "onnxq.compilers.workers"),

@@ -1,0 +1,128 @@
+"""A pool whose tasks run on the workers of a Dask scheduler."""
+
+import pickle
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import cloudpickle
+from distributed import Client, KilledWorker, as_completed
+
+from onnxq.cluster.sent import Outcome, Sent, perform
+from onnxq.errors import ConfigError, DataError
+from onnxq.runtime.pool import Finished, Pool, Work
+from onnxq.runtime.session import first_line
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_LEAST = 8
+"""Steps of a chunk at least: a task costs some 10 ms beside its steps, which take 20 ms or more each."""
+
+_MOST = 64
+"""Steps of a chunk at most: a worker that is lost costs no more than these."""
+
+_EACH = 8
+"""Chunks for each worker, if they have enough steps: the last ones end at nearly the same time."""
+
+
+def chunk_size(steps: int, workers: int) -> int:
+    """Return the steps of a chunk."""
+    return min(_MOST, max(_LEAST, -(-steps // (_EACH * workers))))
+
+
+class DaskPool(Pool):
+    """Runs tasks on the workers of a scheduler.
+
+    The work is sent to each worker once, by the scheduler or by another worker. A task is its arguments alone. Results
+    go to the client as soon as they are there and are kept nowhere else, so a worker that is lost costs the tasks that
+    it had, which others do again.
+
+    Args:
+        client: is connected to the scheduler, and belongs to the caller.
+        where: the scheduler, for messages.
+    """
+
+    is_remote = True
+    cores = 1
+
+    def __init__(self, client: Client, where: str) -> None:
+        self._client = client
+        self._where = where
+
+    def chunks(self, steps: int) -> list[slice]:
+        """Cut steps into chunks of equal size, by the number of threads that the workers have now."""
+        size = chunk_size(steps, max(1, sum(self._client.nthreads().values())))
+        return [slice(first, min(first + size, steps)) for first in range(0, steps, size)]
+
+    def run(self, work: Work[T, R], tasks: Sequence[T], finished: Finished) -> Iterator[tuple[int, R]]:
+        """Yield the results in the order in which they end.
+
+        Raises:
+            OnnxqError: a task raised it.
+            DataError: the work or a task cannot be pickled.
+            ConfigError: the connection to the scheduler is lost, a task has ended several workers, or the workers have
+                other versions.
+        """
+        name = uuid.uuid4().hex
+        sent = _pickled(Sent.of(_pickled(work)))
+        # What a task gives, unlike data that is scattered, is made again if the workers that had it are gone. Bytes are
+        # what Dask does not look into.
+        held = self._client.submit(pickle.loads, sent, key=f"onnxq-work-{name}", pure=False)
+        # Tasks whose group depends on itself would all go to the worker that has the work.
+        keys = {f"onnxq-task-{name}-{number}": number for number in range(len(tasks))}
+        futures = self._client.map(perform, [*map(_pickled, tasks)], sent=held, key=list(keys), pure=False)
+        steps = 0
+        try:
+            for future, found in as_completed(futures, loop=self._client.loop, with_results=True, raise_errors=False):
+                outcome = self._outcome(future, found)
+                future.release()
+                for record in outcome.records:
+                    record.log()
+                steps += outcome.steps
+                finished(steps)
+                yield keys[future.key], outcome.result
+        finally:
+            if self._client.status == "running":
+                self._client.cancel(futures, force=True)
+                held.release()
+
+    def _outcome(self, future: Any, found: Any) -> Outcome:
+        """Return the outcome of a task that has ended, or raise what is wrong with it.
+
+        Args:
+            future: of the task.
+            found: its result; of a task that failed type, exception and traceback.
+        """
+        if isinstance(found, Outcome):
+            return found
+        if future.status != "error":
+            raise ConfigError(
+                f"--workers: the connection to the scheduler of {self._where} was lost; start it and this again"
+            )
+        _, error, trace = found
+        if isinstance(error, KilledWorker):
+            raise ConfigError(
+                f"--workers: a task ended {error.allowed_failures + 1} workers of {self._where}, as too little memory "
+                "does; give each worker more memory, or fewer threads"
+            )
+        if isinstance(error, ModuleNotFoundError):
+            raise ConfigError(
+                f"--workers: the workers of {self._where} lack the module {error.name}; install the same onnxq on each"
+            ) from error
+        raise error.with_traceback(trace)
+
+
+def _pickled(what: object) -> bytes:
+    """Pickle what is sent.
+
+    Raises:
+        DataError: it cannot be.
+    """
+    try:
+        return bytes(cloudpickle.dumps(what))
+    except Exception as error:  # whatever an object of the user, or protobuf beyond 2 GB, raises
+        raise DataError(
+            f"this model or data cannot be sent to workers ({first_line(error)}): models of 2 GB, and objects of "
+            "Python that cannot be pickled, stay in one process; leave the workers out"
+        ) from error

@@ -1,0 +1,100 @@
+import sys
+
+import pytest
+from distant_work import Doubling
+
+from onnxq.cluster.connect import open_pool, parse_workers
+from onnxq.errors import ConfigError
+from onnxq.runtime.pool import IN_PROCESS
+
+distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
+
+
+@pytest.fixture
+def scheduler():
+    """Return a function that starts a scheduler with workers in this process, and returns its cluster."""
+    started = []
+
+    def start(workers):
+        started.append(
+            distributed.LocalCluster(
+                n_workers=workers, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address=":0"
+            )
+        )
+        return started[-1]
+
+    yield start
+    for cluster in started:
+        cluster.close()
+
+
+def test_words_of_the_option():
+    assert [parse_workers(text) for text in ("1", "16", "tcp://host:8786", "tls://a.b")] == [
+        1, 16, "tcp://host:8786", "tls://a.b",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2.5", "host:8786", "tcp://", "://host", "", "many"])
+def test_other_words_are_refused(text):
+    with pytest.raises(ValueError, match="expected a number of processes, or the address of a scheduler as tcp://HOST"):
+        parse_workers(text)
+
+
+def test_without_the_option_work_stays_here():
+    with open_pool(None) as pool:
+        assert pool is IN_PROCESS
+
+
+def test_how_to_install_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with (
+        pytest.raises(ConfigError, match=r"--workers: Dask is not installed; pip install 'onnxq\[cluster\]'"),
+        open_pool(2),
+    ):
+        pass
+
+
+def test_a_scheduler_that_runs_already_is_used_and_left_running(scheduler, tmp_path):
+    cluster = scheduler(1)
+    for _ in range(2):
+        with open_pool(cluster.scheduler_address) as pool:
+            found = dict(pool.run(Doubling(tmp_path / "notes"), [1, 2, 3], lambda _: None))
+        assert [found[k][0] for k in range(3)] == [2, 4, 6]
+    assert cluster.scheduler.status.name == "running"
+    assert not cluster.scheduler.tasks
+
+
+def test_no_scheduler(monkeypatch):
+    monkeypatch.setattr("onnxq.cluster.connect._PATIENCE", 0.3)
+    with (
+        pytest.raises(
+            ConfigError, match=r"--workers tcp://127.0.0.1:9: no scheduler answers \(.+\); start one with: da"
+        ),
+        open_pool("tcp://127.0.0.1:9"),
+    ):
+        pass
+
+
+def test_a_scheduler_without_workers(scheduler, monkeypatch):
+    address = scheduler(0).scheduler_address
+    monkeypatch.setattr("onnxq.cluster.connect._PATIENCE", 1)
+    with (
+        pytest.raises(
+            ConfigError, match=f"--workers {address}: the scheduler has no workers; start some with: dask wo"
+        ),
+        open_pool(address),
+    ):
+        pass
+
+
+def test_a_connection_that_is_lost(scheduler, tmp_path):
+    cluster = scheduler(1)
+    with open_pool(cluster.scheduler_address) as pool:
+        results = pool.run(Doubling(tmp_path / "notes"), range(200), lambda _: None)
+        next(results)
+        for connection in cluster.scheduler.client_comms.values():
+            cluster.loop.add_callback(connection.abort)
+        with pytest.raises(
+            ConfigError, match=r"the connection to the scheduler of tcp.* was lost; start it and this ag"
+        ):
+            list(results)
