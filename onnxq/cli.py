@@ -145,7 +145,7 @@ def _quantize_with(args: argparse.Namespace, config: Config, pool: Pool) -> None
     failure: OnnxqError | None = None
     try:
         if args.evaluate and run.truth is not None:
-            measured = _evaluate(args, run, run.truth, output, files)
+            measured = _evaluate(args, run, run.truth, output, files, pool)
         if run.judge is not None:
             lost = _judge(args, run, run.judge, output)
         if args.report:
@@ -265,7 +265,9 @@ def _open_held_out(args: argparse.Namespace, config: Config, model: onnx.ModelPr
     return samples
 
 
-def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: Path, files: UsedFiles) -> _Measured:
+def _evaluate(
+    args: argparse.Namespace, run: _Run, truth: GroundTruth, output: Path, files: UsedFiles, pool: Pool
+) -> _Measured:
     """Measure the AP of the float model and of the file that was written."""
     settings = _settings(args, run.config)
     choice = choose_runtime(run.config.target, args.runtime)
@@ -274,7 +276,7 @@ def _evaluate(args: argparse.Namespace, run: _Run, truth: GroundTruth, output: P
         with _naming("--evaluate", f"; {output} was written"), ProgressBar(args.quiet) as progress:
             chosen = replace(settings, runtime=choice.name)
             first = results[0][1].detector if results else None
-            results.append((path, measure_precision(model, truth, chosen, progress, first)))
+            results.append((path, measure_precision(model, truth, chosen, progress, first, pool)))
     with _naming("--evaluate", f"; {output} was written"):
         files.require_unchanged()
     return _Measured(results, summarize(results, annotations(args) or "demo", settings), choice)

@@ -13,6 +13,7 @@ from typing import Any
 
 from onnxq._text import plural
 from onnxq.calibration import demo
+from onnxq.cluster import open_pool
 from onnxq.console.agreement import agreement_rows
 from onnxq.console.numbers import decibels, finite, show_numbers
 from onnxq.console.terminal import (
@@ -28,6 +29,7 @@ from onnxq.console.terminal import (
     warn,
 )
 from onnxq.console.used_files import UsedFiles
+from onnxq.console.workers import add_workers
 from onnxq.evaluation.agreement import Agreement
 from onnxq.evaluation.comparison import DEFAULTS, Comparison, compare
 from onnxq.evaluation.error_trace import worst_first
@@ -55,18 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--worst", metavar="N", type=int, default=10, help="number of tensors to list, most added noise first (10)"
     )
     parser.add_argument("--draw", metavar="DIR", type=Path, help="draw the detections of both models side by side")
+    add_workers(parser, "run the images")
     add_settings(parser, DEFAULTS)
     arguments = parser.parse_args(argv)
     settings = settings_of(arguments, parser)
     if arguments.worst < 0:
         parser.error(f"--worst {arguments.worst}: expected 0 or more")
+    if arguments.workers is not None and arguments.draw is not None:
+        parser.error("--draw writes pictures on this machine, where the models then run: leave --workers out")
     return guarded(lambda: _compare(arguments, settings), arguments.debug, max_memory=arguments.max_memory)
 
 
 def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
     files = _used_files(arguments)
     files.check()
-    with ProgressBar(arguments.quiet) as progress:
+    with open_pool(arguments.workers) as pool, ProgressBar(arguments.quiet) as progress:
         result = compare(
             arguments.reference,
             arguments.model,
@@ -74,6 +79,7 @@ def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
             settings=settings,
             draw=arguments.draw,
             progress=progress,
+            pool=pool,
         )
     files.require_unchanged()
     if arguments.json is not None:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from onnxq._text import plural
 from onnxq.calibration.dataset_yaml import SUFFIXES
+from onnxq.cluster import open_pool
 from onnxq.console.terminal import (
     ERR,
     OUT,
@@ -30,6 +31,7 @@ from onnxq.console.terminal import (
     warn,
 )
 from onnxq.console.used_files import UsedFiles
+from onnxq.console.workers import add_workers
 from onnxq.evaluation.average_precision import (
     PrecisionSummary,
     Scores,
@@ -83,6 +85,7 @@ def _parser() -> Parser:
         "--images", metavar="DIR", type=Path, help="folder with the images of the annotations; data.yaml names its own"
     )
     add_max_detections(parser)
+    add_workers(parser, "run the images")
     add_settings(parser, Settings())
     return parser
 
@@ -94,7 +97,7 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
     annotations = arguments.annotations or "demo"
     choices = choose_runtimes(arguments.models, settings.runtime)
     try:
-        with ProgressBar(arguments.quiet) as progress:
+        with open_pool(arguments.workers) as pool, ProgressBar(arguments.quiet) as progress:
             progress("loading", 0, 0)
             if arguments.demo:
                 truth = demo_ground_truth(settings.max_images)
@@ -103,7 +106,7 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
             for model, choice in zip(arguments.models, choices, strict=True):
                 chosen = replace(settings, runtime=choice.name)
                 first = results[0][1].detector if results else None
-                results.append((model, measure_precision(model, truth, chosen, progress, first)))
+                results.append((model, measure_precision(model, truth, chosen, progress, first, pool)))
     except BaseException:
         if results:  # show what was measured before the error
             _print(results, annotations, settings)

@@ -58,8 +58,8 @@ class Place(NamedTuple):
             )
         if self.cpu != other.cpu:
             log.warning(
-                "workers run on CPUs of the kinds %s: sums of floats may differ in their last digits from those of "
-                "one machine, and so may the file",
+                "this machine and the workers have CPUs of the kinds %s, whose kernels round in other ways: results "
+                "may differ a little from those of one machine",
                 " and ".join(sorted({self.cpu, other.cpu})),
             )
 

@@ -12,11 +12,12 @@ import onnx
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.evaluation.classes import ClassMatch, match_classes
 from onnxq.evaluation.ground_truth import GroundTruth, build_index
-from onnxq.evaluation.predictor import Found, Predictor, Settings
+from onnxq.evaluation.predictor import Found, Picture, Predictor, Settings
 from onnxq.evaluation.scoring.averages import Rules, averages
 from onnxq.evaluation.scoring.kinds import Kind, kinds_of, records
 from onnxq.progress import Progress, silent
 from onnxq.runtime import RUNTIMES
+from onnxq.runtime.pool import IN_PROCESS, Finished, Pool
 from onnxq.yolo.detector import Detector
 
 LEAST_AP = 1.0
@@ -207,6 +208,7 @@ def measure_precision(
     settings: Settings,
     progress: Progress = silent,
     like: Detector | None = None,
+    pool: Pool = IN_PROCESS,
 ) -> Scores:
     """Measure a detector's average precision as `evaluate` does, with ground truth that is loaded already.
 
@@ -216,21 +218,14 @@ def measure_precision(
         settings: how to run and decode the model.
         progress: called after each image.
         like: of a quantized model, the float model.
+        pool: where the model runs; the numbers do not depend on it.
     """
     progress("loading", 0, 0)
     predictor, match = _open(model, truth, settings, like)
-
-    kinds, detector = _kinds(predictor, truth), predictor.detector
-
-    def detect(image: int) -> list[dict[str, Any]]:
-        found = predictor.detect(truth.images[image](), settings, truth.large.get(image))
-        _require_known(found, match, predictor)
-        return records(image, found, match.categories, detector, kinds)
-
-    found: list[dict[str, Any]] = []
-    for done, made in enumerate(settings.in_parallel(detect, truth.images), start=1):
-        found += made
-        progress("evaluating", done, len(truth.images))
+    kinds, detector, count = _kinds(predictor, truth), predictor.detector, len(truth.images)
+    work = _Detecting(predictor, settings, match, truth, kinds, pool)
+    made = dict(pool.run(work, pool.chunks(count), lambda done: progress("evaluating", done, count)))
+    found = [record for number in sorted(made) for record in made[number]]
     progress("scoring", 0, 0)
     rules = Rules(settings.max_detections, match.measured)
     main, *more = kinds
@@ -262,6 +257,50 @@ def measure_precision(
         measured=main.name,
         others={kind.name: tuple(averages(kind.truth, kind.index(truth, found), rules, kind.matcher)) for kind in more},
     )
+
+
+class _Detecting:
+    """Detects the objects on a chunk of the images.
+
+    Args:
+        predictor: the model.
+        settings: how to run and decode it.
+        match: the categories of its classes.
+        truth: the images.
+        kinds: what is scored.
+        pool: where it runs: a task of another process has few cores.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        settings: Settings,
+        match: ClassMatch,
+        truth: GroundTruth,
+        kinds: Sequence[Kind],
+        pool: Pool,
+    ) -> None:
+        self._predictor = predictor
+        self._settings = replace(settings, threads=pool.cores) if pool.is_remote else settings
+        self._match = match
+        self._images = list(truth.images.items())
+        self._large = truth.large
+        # The objects of the ground truth are not needed to find others.
+        self._kinds = [replace(kind, truth=None) for kind in kinds]
+
+    def __call__(self, chunk: slice, finished: Finished) -> list[dict[str, Any]]:
+        """Return the records of the detections, in the order of the images."""
+        found: list[dict[str, Any]] = []
+        for done, made in enumerate(self._settings.in_parallel(self._detect, self._images[chunk]), start=1):
+            found += made
+            finished(done)
+        return found
+
+    def _detect(self, image: tuple[int, Picture]) -> list[dict[str, Any]]:
+        number, load = image
+        found = self._predictor.detect(load(), self._settings, self._large.get(number))
+        _require_known(found, self._match, self._predictor)
+        return records(number, found, self._match.categories, self._predictor.detector, self._kinds)
 
 
 def check_measurable(model: str | Path | onnx.ModelProto, truth: GroundTruth, settings: Settings) -> None:

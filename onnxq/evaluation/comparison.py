@@ -23,6 +23,7 @@ from onnxq.ir.load import load
 from onnxq.ir.unsupported_tail import detach
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
+from onnxq.runtime.pool import IN_PROCESS, Finished, Pool
 from onnxq.runtime.streaming import workers
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.output_layout import UNKNOWN
@@ -73,6 +74,7 @@ def compare(
     settings: Settings = DEFAULTS,
     draw: Path | None = None,
     progress: Progress = silent,
+    pool: Pool = IN_PROCESS,
 ) -> Comparison:
     """Compare a quantized model with its float model.
 
@@ -84,6 +86,8 @@ def compare(
         settings: how to run and decode the models; `max_images` are evenly spaced among all images.
         draw: folder for drawings of the detections of both models; None: nothing is drawn.
         progress: called after each image.
+        pool: where the models run, but for the noise along the graph, and not if something is drawn. The result does
+            not depend on it.
 
     Raises:
         ModelError: a model cannot be read or run, gives values that are not finite, or has other inputs or outputs than
@@ -102,7 +106,7 @@ def compare(
     _require_same_interface(first, second)
     if draw is not None:
         _prepare_drawing(draw, first.detector)
-    compared = _compare_outputs(first, second, sources, settings, draw, progress)
+    compared = _compare_outputs(first, second, sources, settings, draw, progress, IN_PROCESS if draw else pool)
     few = spread(sources, _TRACED)
     return Comparison(
         images=len(sources),
@@ -181,6 +185,60 @@ class _Compared(NamedTuple):
         return expected_precision(self.expected, first) - expected_precision(self.expected, second)
 
 
+class _Comparing:
+    """Measures noise in the outputs and agreement on objects on a chunk of the images; draws if there is a folder.
+
+    Args:
+        first, second: the float and the quantized model.
+        sources: the images.
+        settings: how to run and decode the models.
+        folder: for drawings; None: nothing is drawn.
+    """
+
+    def __init__(
+        self,
+        first: Predictor,
+        second: Predictor,
+        sources: Sequence[ImageSource],
+        settings: Settings,
+        folder: Path | None,
+    ) -> None:
+        self._first, self._second = first, second
+        self._sources = list(enumerate(sources, start=1))
+        self._settings = settings
+        self._folder = folder
+
+    def __call__(self, chunk: slice, finished: Finished) -> list[_Compared]:
+        """Return what was measured on each image."""
+        found: list[_Compared] = []
+        for one in self._settings.in_parallel(self._compare, self._sources[chunk]):
+            found.append(one)
+            finished(len(found))
+        return found
+
+    def _compare(self, numbered: tuple[int, ImageSource]) -> _Compared:
+        number, source = numbered
+        first, settings = self._first, self._settings
+        is_known = first.detector.family != UNKNOWN
+        decoding = first.detector, settings.confidence, settings.iou
+        image = source.load()
+        feed, letterbox = first.prepare(image)
+        expected, actual = first.run(feed), self._second.run(feed)
+        one = _Compared(SqnrMeter(), agree(expected, actual, *decoding) if is_known else Agreement(), [], [])
+        one.meter.add(expected, actual)
+        if not why_not(first.detector.outputs):
+            size = (image.shape[0], image.shape[1])
+            objects = UncertainObjects.of(expected, first.detector, settings.iou, letterbox, size)
+            one.expected.append(objects)
+            one.judged.append((objects.judge(expected), objects.judge(actual)))
+        if is_known and self._folder is not None:
+            canvas = draw_outputs(image, letterbox, expected, actual, *decoding)
+            with atomic_write(self._folder / f"{number:03}-{source.name}.jpg") as temporary:
+                # subsampling=0 keeps the colour of thin lines
+                canvas.save(temporary, "JPEG", quality=_QUALITY, subsampling=0)
+        return one
+
+
 def _compare_outputs(
     first: Predictor,
     second: Predictor,
@@ -188,38 +246,20 @@ def _compare_outputs(
     settings: Settings,
     folder: Path | None,
     progress: Progress,
+    pool: Pool,
 ) -> _Compared:
     """Measure noise in the outputs and agreement on objects over all images; draw into the folder."""
-    is_known = first.detector.family != UNKNOWN
-    is_judged = not why_not(first.detector.outputs)
-    decoding = first.detector, settings.confidence, settings.iou
-    drawings = {each: folder / f"{number:03}-{each.name}.jpg" for number, each in enumerate(sources, 1) if folder}
-
-    def compare_one(source: ImageSource) -> _Compared:
-        image = source.load()
-        feed, letterbox = first.prepare(image)
-        expected, actual = first.run(feed), second.run(feed)
-        one = _Compared(SqnrMeter(), agree(expected, actual, *decoding) if is_known else Agreement(), [], [])
-        one.meter.add(expected, actual)
-        if is_judged:
-            size = (image.shape[0], image.shape[1])
-            objects = UncertainObjects.of(expected, first.detector, settings.iou, letterbox, size)
-            one.expected.append(objects)
-            one.judged.append((objects.judge(expected), objects.judge(actual)))
-        if is_known and source in drawings:
-            canvas = draw_outputs(image, letterbox, expected, actual, *decoding)
-            with atomic_write(drawings[source]) as temporary:
-                # subsampling=0 keeps the colour of thin lines
-                canvas.save(temporary, "JPEG", quality=_QUALITY, subsampling=0)
-        return one
-
+    count = len(sources)
+    own = replace(settings, threads=pool.cores) if pool.is_remote else settings
+    work = _Comparing(first, second, sources, own, folder)
+    made = dict(pool.run(work, pool.chunks(count), lambda done: progress("comparing", done, count)))
     total = _Compared(SqnrMeter(), Agreement(), [], [])
-    for done, one in enumerate(settings.in_parallel(compare_one, sources), start=1):
+    # Sums of floats are those of the images one by one, in their order.
+    for one in (one for number in sorted(made) for one in made[number]):
         total.meter.merge(one.meter)
         total.expected.extend(one.expected)
         total.judged.extend(one.judged)
         total = total._replace(agreement=total.agreement + one.agreement)
-        progress("comparing", done, len(sources))
     return total
 
 

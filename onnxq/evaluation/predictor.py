@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -20,6 +20,7 @@ from onnxq.ir.operators import CONVS
 from onnxq.ir.storage import load_proto
 from onnxq.ir.unsupported_tail import detach
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
+from onnxq.runtime.base import ModelSource
 from onnxq.runtime.session import Feed, cores
 from onnxq.yolo.columns import parse_layout
 from onnxq.yolo.confirm_outputs import UnclearOutputsError, confirm, confirm_given, unread
@@ -138,7 +139,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A detector that is ready to run.
+    """A detector that is ready to run. A pickled copy has the model, and opens it again when it is unpickled.
 
     Attributes:
         name: name of the file, for messages.
@@ -148,6 +149,7 @@ class Predictor:
         batch: batch size of the model.
         detector: how inputs are prepared and outputs are decoded.
         classes: number of classes; None if the outputs do not show it.
+        source: what `runtime` was made of.
     """
 
     name: str
@@ -158,6 +160,14 @@ class Predictor:
     batch: int
     detector: Detector
     classes: int | None
+    source: ModelSource
+
+    def __getstate__(self) -> dict[str, Any]:
+        model = load_proto(self.source) if isinstance(self.source, Path) else self.source
+        return {**vars(self), "runtime": None, "source": model}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, runtime=RUNTIMES[state["runtime_name"]](state["source"], threads=1))
 
     @classmethod
     def load(
@@ -203,7 +213,8 @@ class Predictor:
             kind = RUNTIMES[choice.name]
             with _naming_a_remedy(kind):
                 # Many threads with one image each scale better than many threads within one image.
-                runtime = kind(model if tail is None else graph, threads=1, at_once=settings.at_once)
+                source = model if tail is None else graph
+                runtime = kind(source, threads=1, at_once=settings.at_once)
                 found = runtime.run(guess.feed(black))
             shapes = {output: found[output].shape for output in outputs}
             del found  # nothing reads the values; outputs are megabytes
@@ -233,7 +244,7 @@ class Predictor:
             if tail is not None:
                 unknown = ", ".join(tail.unsupported)
                 detector = replace(detector, why=f"{detector.why}; up to {unknown}, which onnxruntime does not know")
-        return cls(name, runtime, choice.name, inputs, outputs, batch, detector, classes)
+        return cls(name, runtime, choice.name, inputs, outputs, batch, detector, classes, source)
 
     def prepare(self, image: NDArray[np.uint8]) -> tuple[Feed, Letterbox]:
         """Return the model's inputs for an image, uint8 (height, width, 3), RGB, and the letterbox of the image."""

@@ -84,7 +84,7 @@ def test_of_another_kind_of_cpu_is_warned():
     outcome = sent(Made(), place).perform(None)
     assert outcome.result == 1
     [record] = outcome.records
-    assert "workers run on CPUs of the kinds" in record.message
+    assert "this machine and the workers have CPUs of the kinds" in record.message
     assert "a VAX" in record.message
     assert sent(Made()).perform(None).records == ()
 

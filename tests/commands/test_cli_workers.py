@@ -1,5 +1,6 @@
-"""`--workers` of `python -m onnxq`."""
+"""`--workers` of `python -m onnxq`, `onnxq.evaluate` and `onnxq.compare`."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,11 @@ from pathlib import Path
 
 import pytest
 from command_line import ROOT, SENTINEL, draw, snapshot
+
+import onnxq as onnxq_api
+from onnxq import compare, evaluate
+from onnxq.calibration import demo
+from onnxq.evaluation.ground_truth import demo_ground_truth
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -33,6 +39,62 @@ def test_files_have_the_same_bytes(onnxq, model, address):
     said = [[line for line in ran[name].err.splitlines() if "calibrating" not in line] for name, _ in files]
     assert said[0] == said[1]
     assert any("5.png" in line for line in said[0])
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory):
+    """The demo model on integers."""
+    path = tmp_path_factory.mktemp("quantized") / "demo.int8.onnx"
+    onnxq_api.quantize(demo.model_path(), demo.CALIBRATION, onnxq_api.Config(count=10)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command", "runtime"),
+    [(evaluate.main, "ort"), (evaluate.main, "openvino"), (compare.main, "ort")],
+    ids=["evaluate", "evaluate in OpenVINO", "compare"],
+)
+def test_numbers_are_the_same(command, runtime, quantized, address, capsys):
+    if runtime == "openvino":
+        pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    printed = []
+    for name, words in (("alone", ()), ("workers", ("--workers", address))):
+        options = ("--demo", "--max-images", "40", "--runtime", runtime, "--json", f"{name}.json", *words)
+        assert command([str(demo.model_path()), str(quantized), *options]) == 0
+        said = capsys.readouterr()
+        printed.append((said.out, [line for line in said.err.splitlines() if "/40" not in line]))
+    assert Path("alone.json").read_bytes() == Path("workers.json").read_bytes()
+    assert printed[0] == printed[1]
+
+
+def test_the_model_is_measured_by_the_same_workers(onnxq, address, monkeypatch):
+    monkeypatch.setattr("onnxq.cli.demo_ground_truth", lambda: demo_ground_truth(20))
+    options = ("--demo", "--count", "10", "--evaluate", "-o", "made.onnx", "-q")
+    found = []
+    for words in ((), ("--workers", address)):
+        assert onnxq(*options, *words, "--report", "r.json").code == 0
+        found.append(json.loads(Path("r.json").read_bytes())["evaluation"])
+    assert found[0] == found[1]
+    assert found[0]["images"] == 20
+
+
+def test_a_picture_that_workers_cannot_read_is_an_error(quantized, address, capsys):
+    for number in range(3):
+        draw(f"pictures/{number}.png", number)
+    Path("pictures/1.png").write_text("no picture")
+    said = []
+    for words in ((), ("--workers", address)):
+        assert compare.main([str(demo.model_path()), str(quantized), "--images", "pictures", *words]) == 1
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert said[0].startswith("error: pictures/1.png: cannot be read as an image")
+
+
+def test_drawing_is_left_to_one_process(quantized, capsys):
+    with pytest.raises(SystemExit) as end:
+        compare.main([str(demo.model_path()), str(quantized), "--demo", "--draw", "out", "--workers", "2"])
+    assert end.value.code == 2
+    assert "where the models then run: leave --workers out" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_is_no_address_is_wrong_usage(onnxq, model):
