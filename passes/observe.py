@@ -107,7 +107,8 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
         work = _Observing(Sessions(model, self._pool.cores), samples, counted)
         total, steps = _Sums(counted, InputMonitor(samples.preprocess)), samples.steps
         chunks = self._pool.chunks(steps)
-        for _, sums in self._pool.run(work, chunks, lambda done: self._progress("calibrating", done, steps)):
+        results = self._pool.run(work, chunks, lambda done: self._progress("calibrating", done, steps), _Sums.merge)
+        for _, sums in results:
             total.merge(sums)
         samples.add_unreadable(total.unreadable)
         return total

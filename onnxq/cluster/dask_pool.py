@@ -8,19 +8,29 @@ from typing import Any, TypeVar
 import cloudpickle
 from distributed import Client, KilledWorker, as_completed
 
-from onnxq.cluster.sent import Outcome, Sent, perform
+from onnxq.cluster.sent import Outcome, Sent, join, perform
 from onnxq.errors import ConfigError, DataError
-from onnxq.runtime.pool import Finished, Pool, Work
+from onnxq.runtime.pool import Finished, Merge, Pool, Work
 from onnxq.runtime.session import first_line
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _LEAST = 8
-"""Steps of a chunk at least: a task costs some 10 ms beside its steps, which take 20 ms or more each."""
+"""Steps of a chunk at least: a task costs some 10 ms beside its steps, of which each takes 50 ms for a small model."""
+
+_WORKERS_PER_STEP = 4
+"""Workers for each step of a chunk, if they are many: the scheduler takes about 1 ms for a task. With chunks of W / 4
+steps of 50 ms each, W workers keep it busy for less than a tenth of the time, and soon have all their first tasks."""
+
+_MANY = 64
+"""Workers from which on results are merged by workers: the client takes about 20 ms to receive and merge one."""
+
+_TOGETHER = 16
+"""Results that a worker then merges into one."""
 
 _MOST = 64
-"""Steps of a chunk at most: a worker that is lost costs no more than these."""
+"""Steps of a chunk at most, unless there are so many workers: a worker that is lost costs no more than these."""
 
 _EACH = 8
 """Chunks for each worker, if they have enough steps: the last ones end at nearly the same time."""
@@ -28,7 +38,8 @@ _EACH = 8
 
 def chunk_size(steps: int, workers: int) -> int:
     """Return the steps of a chunk."""
-    return min(_MOST, max(_LEAST, -(-steps // (_EACH * workers))))
+    least = max(_LEAST, workers // _WORKERS_PER_STEP)
+    return max(least, min(_MOST, -(-steps // (_EACH * workers))))
 
 
 class DaskPool(Pool):
@@ -36,7 +47,8 @@ class DaskPool(Pool):
 
     The work is sent to each worker once, by the scheduler or by another worker. A task is its arguments alone. Results
     go to the client as soon as they are there and are kept nowhere else, so a worker that is lost costs the tasks that
-    it had, which others do again.
+    it had, which others do again. With many workers, some merge the results of others first; then a worker that is lost
+    also costs those that it has not passed on.
 
     Args:
         client: is connected to the scheduler, and belongs to the caller.
@@ -52,10 +64,12 @@ class DaskPool(Pool):
 
     def chunks(self, steps: int) -> list[slice]:
         """Cut steps into chunks of equal size, by the number of threads that the workers have now."""
-        size = chunk_size(steps, max(1, sum(self._client.nthreads().values())))
+        size = chunk_size(steps, self._workers())
         return [slice(first, min(first + size, steps)) for first in range(0, steps, size)]
 
-    def run(self, work: Work[T, R], tasks: Sequence[T], finished: Finished) -> Iterator[tuple[int, R]]:
+    def run(
+        self, work: Work[T, R], tasks: Sequence[T], finished: Finished, merge: Merge[R] | None = None
+    ) -> Iterator[tuple[int, R]]:
         """Yield the results in the order in which they end.
 
         Raises:
@@ -70,8 +84,11 @@ class DaskPool(Pool):
         # what Dask does not look into.
         held = self._client.submit(pickle.loads, sent, key=f"onnxq-work-{name}", pure=False)
         # Tasks whose group depends on itself would all go to the worker that has the work.
-        keys = {f"onnxq-task-{name}-{number}": number for number in range(len(tasks))}
-        futures = self._client.map(perform, [*map(_pickled, tasks)], sent=held, key=list(keys), pure=False)
+        keys = [f"onnxq-task-{name}-{number}" for number in range(len(tasks))]
+        futures = self._client.map(perform, [*map(_pickled, tasks)], sent=held, key=keys, pure=False)
+        numbers = {key: number for number, key in enumerate(keys)}
+        if merge is not None and self._workers() >= _MANY:
+            futures, numbers = self._merged(futures, merge, name)
         steps = 0
         try:
             for future, found in as_completed(futures, loop=self._client.loop, with_results=True, raise_errors=False):
@@ -81,11 +98,25 @@ class DaskPool(Pool):
                     record.log()
                 steps += outcome.steps
                 finished(steps)
-                yield keys[future.key], outcome.result
+                yield numbers[future.key], outcome.result
         finally:
             if self._client.status == "running":
                 self._client.cancel(futures, force=True)
                 held.release()
+
+    def _merged(self, futures: Sequence[Any], merge: Merge[Any], name: str) -> tuple[list[Any], dict[str, int]]:
+        """Return futures of the merged results of several each, and the number of the first of them by key."""
+        numbers = {f"onnxq-merge-{name}-{first}": first for first in range(0, len(futures), _TOGETHER)}
+        merged = [
+            # Results that wait for each other take memory.
+            self._client.submit(join, futures[k : k + _TOGETHER], merge, key=key, pure=False, priority=1)
+            for key, k in numbers.items()
+        ]
+        return merged, numbers
+
+    def _workers(self) -> int:
+        threads: dict[str, int] = self._client.nthreads()
+        return max(1, sum(threads.values()))
 
     def _outcome(self, future: Any, found: Any) -> Outcome:
         """Return the outcome of a task that has ended, or raise what is wrong with it.

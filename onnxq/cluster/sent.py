@@ -6,7 +6,7 @@ import os
 import pickle
 import platform
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -150,6 +150,16 @@ class Sent:
 def perform(task: bytes, sent: Sent) -> Outcome:
     """Do a pickled task of the work that was sent, in the form in which Dask calls it."""
     return sent.perform(pickle.loads(task))
+
+
+def join(outcomes: Sequence[Outcome], merge: Callable[[Any, Any], None]) -> Outcome:
+    """Return the outcome of several tasks as one; those that are given stay as they are."""
+    # Dask may need them again.
+    result = pickle.loads(pickle.dumps(outcomes[0].result))
+    for outcome in outcomes[1:]:
+        merge(result, outcome.result)
+    records = dict.fromkeys(record for outcome in outcomes for record in outcome.records)
+    return Outcome(result, sum(outcome.steps for outcome in outcomes), tuple(records))
 
 
 def import_passes() -> None:

@@ -17,6 +17,10 @@ Finished = Callable[[int], None]
 """Called with the number of steps that are done."""
 
 
+Merge = Callable[[R, R], None]
+"""Adds the second of two results to the first one."""
+
+
 class Work(Protocol[T_contra, R_co]):
     """What is done with each task.
 
@@ -53,13 +57,17 @@ class Pool(ABC):
         """
 
     @abstractmethod
-    def run(self, work: Work[T, R], tasks: Sequence[T], finished: Finished) -> Iterator[tuple[int, R]]:
+    def run(
+        self, work: Work[T, R], tasks: Sequence[T], finished: Finished, merge: Merge[R] | None = None
+    ) -> Iterator[tuple[int, R]]:
         """Yield the number and the result of each task, in the order in which they end.
 
         Args:
             work: called with each task.
             tasks: what it is called with.
             finished: called in the calling thread with the number of steps of all tasks that are done.
+            merge: a function of a module that adds the second result to the first one. If it is given, the results of
+                several tasks may come as one, with the number of the first of them.
 
         Raises:
             OnnxqError: a task raised it, or the work cannot be sent or was lost.
@@ -76,8 +84,10 @@ class InProcess(Pool):
         """Return all steps as one chunk."""
         return [slice(None)]
 
-    def run(self, work: Work[T, R], tasks: Sequence[T], finished: Finished) -> Iterator[tuple[int, R]]:
-        """Yield the results in the order of the tasks."""
+    def run(
+        self, work: Work[T, R], tasks: Sequence[T], finished: Finished, merge: Merge[R] | None = None
+    ) -> Iterator[tuple[int, R]]:
+        """Yield the results in the order of the tasks, each alone."""
         before = latest = 0
 
         def count(done: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 from distant_work import refuse, warn
 
 from onnxq import memory
-from onnxq.cluster.sent import Place, Record, Sent, perform
+from onnxq.cluster.sent import Outcome, Place, Record, Sent, join, perform
 from onnxq.errors import ConfigError, DataError
 
 
@@ -106,3 +106,10 @@ def test_relative_paths_are_those_of_the_sender(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_not_here_is_no_error(tmp_path):
     assert Sent(pickle.dumps(Made()), Place.here(), None, str(tmp_path / "none")).perform(None).result == 1
+
+
+def test_joined_outcomes_are_one_and_stay_as_they_are():
+    record, other = (Record("onnxq", logging.WARNING, text) for text in ("odd", "odder"))
+    outcomes = [Outcome([1], 2, (record,)), Outcome([2, 3], 3, (record, other)), Outcome([], 0, ())]
+    assert join(outcomes, list.extend) == Outcome([1, 2, 3], 5, (record, other))
+    assert [outcome.result for outcome in outcomes] == [[1], [2, 3], []]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from onnxq.runtime.pool import Finished, Pool, Work
+from onnxq.runtime.pool import Finished, Merge, Pool, Work
 
 
 class Cut(Pool):
@@ -31,7 +31,9 @@ class Cut(Pool):
         ends = sorted({0, steps, *(cut for cut in self._cuts if 0 < cut < steps)})
         return [slice(first, last) for first, last in pairwise(ends)]
 
-    def run(self, work: Work[Any, Any], tasks: Sequence[Any], finished: Finished) -> Iterator[tuple[int, Any]]:
+    def run(
+        self, work: Work[Any, Any], tasks: Sequence[Any], finished: Finished, merge: Merge[Any] | None = None
+    ) -> Iterator[tuple[int, Any]]:
         sent = pickle.dumps(work)
         copies = [pickle.loads(sent) for _ in range(self._workers)]
         order = list(range(len(tasks)))
