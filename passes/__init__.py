@@ -128,7 +128,7 @@ def calibrate(
     elif not config.keep_bias:
         passes.append(CorrectBias())
     if sensitivity:
-        passes.append(MeasureSensitivity(samples, config.placement, detector, progress))
+        passes.append(MeasureSensitivity(samples, config.placement, detector, progress, pool))
     return passes
 
 
@@ -194,7 +194,7 @@ def default(
         sensitivity: measure the effect of quantizing each piece of the network alone.
         speed: measure how much faster than the float model the result runs on this CPU.
         progress: called with the stage and its progress.
-        pool: where samples are observed.
+        pool: where samples are observed, and the sensitivity is measured.
     """
     target = config.placement
     return [

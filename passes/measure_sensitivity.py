@@ -1,9 +1,16 @@
 """measure-sensitivity: measures the effect on the outputs of quantizing each piece of the network alone."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import NamedTuple
 
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxq.calibration.feeds import Loader
 from onnxq.calibration.samples import Samples, spread
 from onnxq.errors import DataError
 from onnxq.facts import CorrectedBiases, LayerSensitivity, Plan, QuantizationParameters, Reconstruction, Sensitivities
@@ -12,14 +19,29 @@ from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.qdq.insertion import insert_qdq
+from onnxq.runtime.pool import IN_PROCESS, Finished, Pool
 from onnxq.runtime.session import Feed, cores, open_session, run_named
 from onnxq.runtime.streaming import open_worker_session, workers
 from onnxq.targets import Role, Target
-from onnxq.yolo.detected_objects import matched_score, read_objects
+from onnxq.yolo.detected_objects import DetectedObjects, matched_score, read_objects
 from onnxq.yolo.detector import Detector
 
 _SAMPLES = 16
 """Samples to measure on, evenly spaced among all."""
+
+
+class _Expected(NamedTuple):
+    """A sample, and what the float model gives for it.
+
+    Attributes:
+        feed: its inputs.
+        outputs: the outputs and the tensors to measure at.
+        objects: those of each image.
+    """
+
+    feed: Feed
+    outputs: Mapping[str, NDArray[np.generic]]
+    objects: Sequence[DetectedObjects]
 
 
 class MeasureSensitivity(Analysis[Sensitivities]):
@@ -33,6 +55,7 @@ class MeasureSensitivity(Analysis[Sensitivities]):
         target: its rules define which operators compute and which only move values.
         detector: reads objects from the outputs; if None, or of no known family, only the SQNR is measured.
         progress: called after each piece.
+        pool: where the pieces run; the result does not depend on it.
 
     Raises:
         DataError: there are no samples, or none that can be read again.
@@ -44,61 +67,120 @@ class MeasureSensitivity(Analysis[Sensitivities]):
     uses = (CorrectedBiases, Reconstruction)
 
     def __init__(
-        self, samples: Samples | None, target: Target, detector: Detector | None = None, progress: Progress = silent
+        self,
+        samples: Samples | None,
+        target: Target,
+        detector: Detector | None = None,
+        progress: Progress = silent,
+        pool: Pool = IN_PROCESS,
     ) -> None:
         self._samples = samples
         self._target = target
         self._detector = detector
         self._progress = progress
+        self._pool = pool
 
     def run(self, model: Model, facts: Facts) -> Sensitivities:
         """Return the sensitivity of each piece."""
-        plan, qparams = facts[Plan], facts[QuantizationParameters]
-        biases = facts.get(CorrectedBiases) or CorrectedBiases({})
-        reconstruction = facts.get(Reconstruction) or Reconstruction({}, {}, {})
+        plan = facts[Plan]
         pieces = list(_pieces(model, plan, self._target))
         self._progress("sensitivity", 0, len(pieces))
-        feeds = self._feeds()
-        plain = model.to_proto()
-        at_once = workers(plain)
-        tensors = before_selection(plain.graph)
-        ends = [*(output.name for output in plain.graph.output), *tensors]
-        session = open_session(ending_at(plain, ends), threads=cores(), exact=True)
-        expected = [run_named(session, feed) for feed in feeds]
-        objects = [read_objects(outputs, self._detector) for outputs in expected]
-        del session
+        work = _Measuring(
+            model.to_proto(),
+            pieces,
+            plan,
+            facts[QuantizationParameters],
+            facts.get(CorrectedBiases) or CorrectedBiases({}),
+            facts.get(Reconstruction) or Reconstruction({}, {}, {}),
+            self._loaders(),
+            self._detector,
+            self._pool.cores,
+        )
+        chunks = self._pool.chunks(len(pieces), _SAMPLES)
+        found = dict(self._pool.run(work, chunks, lambda done: self._progress("sensitivity", done, len(pieces))))
+        measured = [sensitivity for number in sorted(found) for sensitivity in found[number].pieces]
+        return Sensitivities(tuple(measured), max((each.samples for each in found.values()), default=0))
 
-        def measure(piece: tuple[str, ...]) -> LayerSensitivity:
-            quantized = Model(plain)
-            insert_qdq(quantized, plan.only(piece), qparams, biases.only(piece), reconstruction.only(piece))
-            session = open_worker_session(ending_at(quantized.to_proto(), ends), at_once)
-            meter, matched, total = SqnrMeter(), 0.0, 0.0
-            for feed, wanted, float_objects in zip(feeds, expected, objects, strict=True):
-                outputs = run_named(session, feed)
-                meter.add({name: wanted[name] for name in tensors}, outputs)
-                for a, b in zip(float_objects, read_objects(outputs, self._detector), strict=True):
-                    score, whole = matched_score(a, b)
-                    matched, total = matched + score, total + whole
-            sqnr = min(meter.decibels().values(), default=math.inf)
-            return LayerSensitivity(piece, sqnr, 1 - matched / total if total else math.nan)
+    def _loaders(self) -> list[Loader]:
+        if self._samples is None:
+            return []
+        return list(spread(list(self._samples.loaders), _SAMPLES))
 
+
+class _Measuring:
+    """Measures a chunk of the pieces; what the float model gives is computed for the first one, and kept.
+
+    Args:
+        plain: the float model.
+        pieces: names of the nodes of each piece.
+        plan, qparams, biases, reconstruction: of the quantized model.
+        loaders: of the samples to measure on.
+        detector: as in the pass.
+        share: cores to use; 0: those of the machine.
+    """
+
+    def __init__(
+        self,
+        plain: onnx.ModelProto,
+        pieces: Sequence[tuple[str, ...]],
+        plan: Plan,
+        qparams: QuantizationParameters,
+        biases: CorrectedBiases,
+        reconstruction: Reconstruction,
+        loaders: Sequence[Loader],
+        detector: Detector | None,
+        share: int,
+    ) -> None:
+        self._plain = plain
+        self._pieces = pieces
+        self._plan = plan
+        self._qparams = qparams
+        self._biases = biases
+        self._reconstruction = reconstruction
+        self._loaders = loaders
+        self._detector = detector
+        self._share = share
+        self._at_once = workers(plain, share)
+        self._tensors = before_selection(plain.graph)
+        self._ends = [*(output.name for output in plain.graph.output), *self._tensors]
+
+    def __call__(self, chunk: slice, finished: Finished) -> Sensitivities:
+        """Return the sensitivity of each piece of the chunk."""
+        expected = self._expected
         measured = []
-        with ThreadPoolExecutor(at_once) as pool:
-            for number, sensitivity in enumerate(pool.map(measure, pieces), start=1):
+        with ThreadPoolExecutor(self._at_once) as pool:
+            for sensitivity in pool.map(self._measure, self._pieces[chunk]):
                 measured.append(sensitivity)
-                self._progress("sensitivity", number, len(pieces))
-        return Sensitivities(tuple(measured), len(feeds))
+                finished(len(measured))
+        return Sensitivities(tuple(measured), len(expected))
 
-    def _feeds(self) -> list[Feed]:
-        loaders = list(self._samples.loaders) if self._samples else []
-        loaded = [load() for load in spread(loaders, _SAMPLES)]
-        feeds: list[Feed] = [sample.feed for sample in loaded if sample is not None]
+    @cached_property
+    def _expected(self) -> list[_Expected]:
+        """What the float model gives for each sample."""
+        feeds = [sample.feed for load in self._loaders if (sample := load()) is not None]
         if not feeds:
             raise DataError(
                 "sensitivity runs the model on calibration data, of which there is none that can be read again; "
                 "give --calib a folder or a list"
             )
-        return feeds
+        session = open_session(ending_at(self._plain, self._ends), threads=self._share or cores(), exact=True)
+        outputs = ((feed, run_named(session, feed)) for feed in feeds)
+        return [_Expected(feed, found, read_objects(found, self._detector)) for feed, found in outputs]
+
+    def _measure(self, piece: tuple[str, ...]) -> LayerSensitivity:
+        quantized = Model(self._plain)
+        reconstruction = self._reconstruction.only(piece)
+        insert_qdq(quantized, self._plan.only(piece), self._qparams, self._biases.only(piece), reconstruction)
+        session = open_worker_session(ending_at(quantized.to_proto(), self._ends), self._at_once, self._share)
+        meter, matched, total = SqnrMeter(), 0.0, 0.0
+        for expected in self._expected:
+            outputs = run_named(session, expected.feed)
+            meter.add({name: expected.outputs[name] for name in self._tensors}, outputs)
+            for a, b in zip(expected.objects, read_objects(outputs, self._detector), strict=True):
+                score, whole = matched_score(a, b)
+                matched, total = matched + score, total + whole
+        sqnr = min(meter.decibels().values(), default=math.inf)
+        return LayerSensitivity(piece, sqnr, 1 - matched / total if total else math.nan)
 
 
 def _pieces(model: Model, plan: Plan, target: Target) -> Iterator[tuple[str, ...]]:

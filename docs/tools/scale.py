@@ -65,7 +65,7 @@ class _Recorder(Pool):
         self._size = size
         self.found: Chunk | None = None
 
-    def chunks(self, steps: int) -> list[slice]:
+    def chunks(self, steps: int, runs: int = 1) -> list[slice]:
         return [slice(first, first + self._size) for first in range(0, steps, self._size)]
 
     def run(

@@ -36,10 +36,10 @@ _EACH = 8
 """Chunks for each worker, if they have enough steps: the last ones end at nearly the same time."""
 
 
-def chunk_size(steps: int, workers: int) -> int:
-    """Return the steps of a chunk."""
-    least = max(_LEAST, workers // _WORKERS_PER_STEP)
-    return max(least, min(_MOST, -(-steps // (_EACH * workers))))
+def chunk_size(steps: int, workers: int, runs: int = 1) -> int:
+    """Return the steps of a chunk, each of which runs a model so many times."""
+    least = -(-max(_LEAST, workers // _WORKERS_PER_STEP) // runs)
+    return max(least, min(-(-_MOST // runs), -(-steps // (_EACH * workers))))
 
 
 class DaskPool(Pool):
@@ -62,9 +62,9 @@ class DaskPool(Pool):
         self._client = client
         self._where = where
 
-    def chunks(self, steps: int) -> list[slice]:
+    def chunks(self, steps: int, runs: int = 1) -> list[slice]:
         """Cut steps into chunks of equal size, by the number of threads that the workers have now."""
-        size = chunk_size(steps, self._workers())
+        size = chunk_size(steps, self._workers(), runs)
         return [slice(first, min(first + size, steps)) for first in range(0, steps, size)]
 
     def run(

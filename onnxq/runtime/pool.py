@@ -49,11 +49,12 @@ class Pool(ABC):
     cores: ClassVar[int]
 
     @abstractmethod
-    def chunks(self, steps: int) -> list[slice]:
+    def chunks(self, steps: int, runs: int = 1) -> list[slice]:
         """Cut numbered steps into chunks, each for a task.
 
         Args:
             steps: their number; 0 if it is unknown, which only a pool in this process can take.
+            runs: how many times a step runs a model.
         """
 
     @abstractmethod
@@ -80,7 +81,7 @@ class InProcess(Pool):
     is_remote = False
     cores = 0
 
-    def chunks(self, steps: int) -> list[slice]:
+    def chunks(self, steps: int, runs: int = 1) -> list[slice]:
         """Return all steps as one chunk."""
         return [slice(None)]
 

@@ -37,6 +37,11 @@ def test_chunks_are_neither_small_nor_large(steps, workers):
     assert size in (least, most) or (steps / size <= 8 * workers and steps / (size - 1) > 8 * workers)
 
 
+@pytest.mark.parametrize(("workers", "size"), [(1, 4), (2, 4), (8, 1), (100, 2), (1000, 16)])
+def test_chunks_of_steps_with_many_runs_are_smaller(workers, size):
+    assert chunk_size(60, workers, 16) == size
+
+
 def test_chunks_cover_all_steps_once(dask_pool):
     for steps in (0, 1, 8, 9, 100, 1000):
         chunks = dask_pool.chunks(steps)

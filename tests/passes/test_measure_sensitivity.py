@@ -3,6 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from cut_pool import Cut
 from graphs import copy, csp, feed, quantizing, run, samples, saturating, silu_chain, sqnr, v8, with_metadata
 
 from onnxq.errors import DataError
@@ -12,16 +13,17 @@ from onnxq.passes.correct_bias import CorrectBias
 from onnxq.passes.insert_qdq import InsertQdq
 from onnxq.passes.measure_sensitivity import MeasureSensitivity
 from onnxq.pipeline import Pipeline
+from onnxq.runtime.pool import IN_PROCESS
 from onnxq.targets import GENERIC, OPENVINO, ORT, TARGETS
 from onnxq.yolo.detector import detect
 
 
-def measured(model, target=OPENVINO, data=None, detector=None, corrected=False, **options):
+def measured(model, target=OPENVINO, data=None, detector=None, corrected=False, pool=IN_PROCESS, **options):
     """The sensitivities of a model's pieces, and the plan."""
     steps = quantizing(model, target, **options)
     at = next(k for k, step in enumerate(steps) if isinstance(step, InsertQdq))
     data = data or samples([feed(model, seed) for seed in range(3)])
-    extra = [*([CorrectBias()] if corrected else []), MeasureSensitivity(data, target, detector)]
+    extra = [*([CorrectBias()] if corrected else []), MeasureSensitivity(data, target, detector, pool=pool)]
     facts = Pipeline([*steps[:at], *extra]).run(Model(copy(model)))
     return facts[Sensitivities], facts[Plan]
 
@@ -47,6 +49,20 @@ def test_a_layer_and_its_activation_are_one_piece():
     pieces = [piece.nodes for piece in found.pieces]
     assert len(pieces) == len(plan.layers)
     assert {tuple(sorted(plan.ops[name] for name in piece)) for piece in pieces[:-1]} == {("Conv", "Mul", "Sigmoid")}
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_how_pieces_are_cut_and_where_they_run_makes_no_difference(corrected, seed):
+    pytest.importorskip("cloudpickle", reason="comes with the extra cluster; a detector holds functions")
+    model = with_metadata(v8())
+    data = [None, *(feed(model, number) for number in range(3))]
+    options = {"detector": detect(model), "corrected": corrected}
+    whole, _ = measured(model, data=samples(data), **options)
+    pool = Cut([1, 4, 9], seed)
+    assert measured(model, data=samples(data), pool=pool, **options)[0] == whole
+    assert pool.tasks == 4
+    assert whole.samples == 3
 
 
 @pytest.mark.parametrize("corrected", [False, True])

@@ -8,6 +8,11 @@ from typing import Any
 
 from onnxq.runtime.pool import Finished, Merge, Pool, Work
 
+try:
+    from cloudpickle import dumps as _dumps  # as Dask does it: functions in functions too
+except ImportError:
+    _dumps = pickle.dumps
+
 
 class Cut(Pool):
     """Runs pickled copies of the work, one for each of some workers, in a shuffled order.
@@ -27,14 +32,14 @@ class Cut(Pool):
         self._workers = workers
         self.tasks = 0
 
-    def chunks(self, steps: int) -> list[slice]:
+    def chunks(self, steps: int, runs: int = 1) -> list[slice]:
         ends = sorted({0, steps, *(cut for cut in self._cuts if 0 < cut < steps)})
         return [slice(first, last) for first, last in pairwise(ends)]
 
     def run(
         self, work: Work[Any, Any], tasks: Sequence[Any], finished: Finished, merge: Merge[Any] | None = None
     ) -> Iterator[tuple[int, Any]]:
-        sent = pickle.dumps(work)
+        sent = _dumps(work)
         copies = [pickle.loads(sent) for _ in range(self._workers)]
         order = list(range(len(tasks)))
         self._random.shuffle(order)
