@@ -22,11 +22,12 @@ from onnxq.calibration import demo
 from onnxq.calibration.statistics_file import save_statistics
 from onnxq.cluster import open_pool
 from onnxq.cluster.dask_pool import _MANY, DaskPool, chunk_size
+from onnxq.config import AUTO
 from onnxq.facts import Statistics
 from onnxq.hooks import time_passes
 from onnxq.passes import calibrate, prepare_and_plan
 from onnxq.runtime.cpu import this_cpu
-from onnxq.runtime.pool import IN_PROCESS, Finished, Merge, Pool, Work
+from onnxq.runtime.pool import Finished, Merge, Pool, Work
 
 _JITTER = 0.2
 """Sleeps differ by up to this share, as chunks of images do."""
@@ -133,10 +134,10 @@ class Sleeping:
         return Simulated()
 
 
-def chunk_of(model: Path, data: object, size: int = 16) -> Chunk:
+def chunk_of(model: Path, data: object, size: int = 16, rounding: str = AUTO) -> Chunk:
     """Return what a chunk costs on one core of this machine."""
     recorder = _Recorder(size)
-    onnxq.quantize(model, data, onnxq.Config(count=4 * size), pool=recorder)
+    onnxq.quantize(model, data, onnxq.Config(count=4 * size, rounding=rounding), pool=recorder)
     assert recorder.found is not None
     return recorder.found
 
@@ -198,10 +199,10 @@ def simulate(workers: int, chunk: Chunk, seconds: float, rounds: int) -> dict[st
     return {"seconds": taken, "ideal": never_waiting(tasks, workers), "each": each}
 
 
-def calibrated(model: Path, data: object, count: int, pool: Pool, path: Path) -> float:
+def calibrated(model: Path, data: object, count: int, pool: Pool, path: Path, rounding: str = AUTO) -> float:
     """Calibrate a model, write the calibration file, and return the seconds that observing takes."""
     seconds: dict[str, float] = {}
-    config = onnxq.Config(count=count)
+    config = onnxq.Config(count=count, rounding=rounding)
     original = onnxq.api.load(model)
     samples = onnxq.api.open_data(data, original, onnxq.api.detect(original), config)
     passes = [*prepare_and_plan(config), calibrate(config, samples, pool=pool)[0]]
@@ -216,6 +217,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?", default=demo.model_path())
     parser.add_argument("--calib", metavar="DIR", default=demo.CALIBRATION)
     parser.add_argument("--count", type=int, default=200, help="images (200)")
+    parser.add_argument("--rounding", default=AUTO, help=f"as of onnxq, for what is counted ({AUTO})")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each way, one after the other (3)")
     parser.add_argument("--workers", type=int, nargs="+", metavar="N", default=[1, 2], help="workers to compare (1 2)")
     parser.add_argument("--simulate", type=int, nargs="+", metavar="N", help="simulate clusters of N workers instead")
@@ -239,7 +241,9 @@ def _print_compared(arguments: argparse.Namespace) -> None:
                 start = time.perf_counter()
                 with open_pool(where) as pool:
                     ready = time.perf_counter() - start
-                    seconds = calibrated(arguments.model, arguments.calib, arguments.count, pool or IN_PROCESS, path)
+                    seconds = calibrated(
+                        arguments.model, arguments.calib, arguments.count, pool, path, arguments.rounding
+                    )
                 taken.setdefault(name, []).append(seconds)
                 taken.setdefault(f"{name}, start", []).append(ready)
                 written.add(path.read_bytes())
@@ -249,7 +253,7 @@ def _print_compared(arguments: argparse.Namespace) -> None:
 
 
 def _print_simulated(arguments: argparse.Namespace) -> None:
-    chunk = chunk_of(arguments.model, arguments.calib)
+    chunk = chunk_of(arguments.model, arguments.calib, rounding=arguments.rounding)
     print(
         f"image {1e3 * chunk.seconds:.1f} ms, statistics {len(chunk.payload) / 1e6:.2f} MB, "
         f"merging {1e3 * chunk.merge_seconds:.1f} ms, work {chunk.sent / 1e6:.1f} MB"
