@@ -19,6 +19,7 @@ NOT_CONFIG = {
     "input", "output", "calib", "demo", "calibration", "cut_decode", "save_calibration", "save_each", "report",
     "sensitivity", "speed", "evaluate", "max_drop", "min_sqnr", "annotations", "images", "judge", "max_detections",
     "prove", "on_calibration", "runtime", "dry_run", "verbose", "quiet", "max_memory", "debug", "version", "help",
+    "workers",
 }  # fmt: skip
 """Other arguments of the command line: files to read and write, accuracy, output on the console."""
 

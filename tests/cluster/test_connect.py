@@ -92,7 +92,7 @@ def test_a_connection_that_is_lost(scheduler, tmp_path):
     with open_pool(cluster.scheduler_address) as pool:
         results = pool.run(Doubling(tmp_path / "notes"), range(200), lambda _: None)
         next(results)
-        for connection in cluster.scheduler.client_comms.values():
+        for connection in list(cluster.scheduler.client_comms.values()):
             cluster.loop.add_callback(connection.abort)
         with pytest.raises(
             ConfigError, match=r"the connection to the scheduler of tcp.* was lost; start it and this ag"

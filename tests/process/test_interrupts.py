@@ -75,6 +75,8 @@ def test_an_interrupt_while_a_command_starts_prints_nothing(command, tmp_path):
         [sys.executable, "-m", command, "model.onnx"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path},
         start_new_session=True,
+        # A shell that starts the tests in the background has it ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     with process:
         assert process.stdout.readline() == "imports\n"
