@@ -97,9 +97,9 @@ class MeasureSensitivity(Analysis[Sensitivities]):
             self._pool.cores,
         )
         chunks = self._pool.chunks(len(pieces), _SAMPLES)
-        found = dict(self._pool.run(work, chunks, lambda done: self._progress("sensitivity", done, len(pieces))))
-        measured = [sensitivity for number in sorted(found) for sensitivity in found[number].pieces]
-        return Sensitivities(tuple(measured), max((each.samples for each in found.values()), default=0))
+        found = self._pool.in_order(work, chunks, lambda done: self._progress("sensitivity", done, len(pieces)))
+        measured = [sensitivity for of_chunk in found for sensitivity in of_chunk.pieces]
+        return Sensitivities(tuple(measured), max((of_chunk.samples for of_chunk in found), default=0))
 
     def _loaders(self) -> list[Loader]:
         if self._samples is None:

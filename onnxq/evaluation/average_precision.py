@@ -224,8 +224,8 @@ def measure_precision(
     predictor, match = _open(model, truth, settings, like)
     kinds, detector, count = _kinds(predictor, truth), predictor.detector, len(truth.images)
     work = _Detecting(predictor, settings, match, truth, kinds, pool)
-    made = dict(pool.run(work, pool.chunks(count), lambda done: progress("evaluating", done, count)))
-    found = [record for number in sorted(made) for record in made[number]]
+    made = pool.in_order(work, pool.chunks(count), lambda done: progress("evaluating", done, count))
+    found = [record for of_chunk in made for record in of_chunk]
     progress("scoring", 0, 0)
     rules = Rules(settings.max_detections, match.measured)
     main, *more = kinds

@@ -252,10 +252,10 @@ def _compare_outputs(
     count = len(sources)
     own = replace(settings, threads=pool.cores) if pool.is_remote else settings
     work = _Comparing(first, second, sources, own, folder)
-    made = dict(pool.run(work, pool.chunks(count), lambda done: progress("comparing", done, count)))
+    made = pool.in_order(work, pool.chunks(count), lambda done: progress("comparing", done, count))
     total = _Compared(SqnrMeter(), Agreement(), [], [])
     # Sums of floats are those of the images one by one, in their order.
-    for one in (one for number in sorted(made) for one in made[number]):
+    for one in (one for of_chunk in made for one in of_chunk):
         total.meter.merge(one.meter)
         total.expected.extend(one.expected)
         total.judged.extend(one.judged)

@@ -74,6 +74,11 @@ class Pool(ABC):
             OnnxqError: a task raised it, or the work cannot be sent or was lost.
         """
 
+    def in_order(self, work: Work[T, R], tasks: Sequence[T], finished: Finished) -> list[R]:
+        """Return the results of all tasks in the order of the tasks; arguments and errors as of `run`."""
+        found = dict(self.run(work, tasks, finished))
+        return [found[number] for number in sorted(found)]
+
 
 class InProcess(Pool):
     """Runs tasks one after the other in the calling thread; all steps are one chunk."""

@@ -1,3 +1,5 @@
+from cut_pool import Cut
+
 from onnxq.runtime.pool import IN_PROCESS
 
 
@@ -22,3 +24,11 @@ def test_a_task_runs_when_its_result_is_asked_for():
     told = []
     results = IN_PROCESS.run(twice, [1, 1], told.append)
     assert (next(results), told) == ((0, 2), [1])
+
+
+def test_results_are_put_in_the_order_of_the_tasks():
+    shuffled = Cut(seed=1)
+    tasks = list(range(6))
+    assert [number for number, _ in shuffled.run(twice, tasks, lambda _: None)] != tasks
+    for pool in (IN_PROCESS, shuffled):
+        assert pool.in_order(twice, tasks, lambda _: None) == [0, 2, 4, 6, 8, 10]
