@@ -106,8 +106,7 @@ class Config:
     migrate: bool | None = _option(
         None,
         "divide channels of unequal size in front of Convs and multiply the weights instead; default: for "
-        f"{_names(lambda target: target.fuses_scaling)}, without reconstruction and with {LEAST_SAMPLES} real "
-        "images or more",
+        f"{_names(lambda target: target.scaling_stride is not None)}, with {LEAST_SAMPLES} real images or more",
     )
     reconstruct: bool | None = _option(
         None,
@@ -195,13 +194,11 @@ class Config:
             )
 
     def _check_migration(self) -> None:
-        if not self.placement.fuses_scaling:
+        if self.placement.scaling_stride is None:
             raise ConfigError(
-                f"migrate: {self.placement.title} does not fuse the division with what stands before it; --migrate is "
-                f"for --target {_names(lambda target: target.fuses_scaling)}"
+                f"migrate: {self.placement.title} spends time on the division; --migrate is "
+                f"for --target {_names(lambda target: target.scaling_stride is not None)}"
             )
-        if self.reconstructs:
-            raise ConfigError("migrate: reconstruction fits the weights to their inputs instead; leave --migrate out")
 
     @property
     def placement(self) -> Target:
@@ -266,8 +263,7 @@ class Config:
     @property
     def migrates(self) -> bool:
         """Whether scales migrate if the samples are suitable."""
-        by_default = self.placement.fuses_scaling and not self.reconstructs
-        return by_default if self.migrate is None else self.migrate
+        return self.placement.scaling_stride is not None if self.migrate is None else self.migrate
 
     @property
     def rounds_with_feedback(self) -> bool:

@@ -100,7 +100,7 @@ def decide(config: Config) -> list[Pass]:
 
 def migrate(config: Config, samples: Samples | None, progress: Progress = silent) -> list[Pass]:
     """Return the passes that move scales from activations into weights, and then plan again."""
-    chosen = ChooseMigration(samples, progress, required=bool(config.migrate))
+    chosen = ChooseMigration(samples, config.placement.scaling_stride, progress, required=bool(config.migrate))
     return [chosen, MigrateScales(), FindDecode(), *decide(config)]
 
 

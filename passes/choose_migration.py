@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from onnxq.numerics.arrays import Float32Array
 from onnxq.numerics.channel_scales import channel_scales
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
-from onnxq.qdq.migration import LEAST_SAMPLES, migratable
+from onnxq.qdq.migration import LEAST_SAMPLES, Migratable, is_cheap, migratable
 from onnxq.runtime.streaming import stream
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class ChooseMigration(Analysis[Migration]):
 
     Args:
         samples: the data, which is read again later.
+        stride: least stride of tensors that a Mul divides: `Target.scaling_stride`.
         progress: called after each run.
         required: few samples are warned of, and samples that cannot be used are an error.
 
@@ -50,14 +51,23 @@ class ChooseMigration(Analysis[Migration]):
     gives = Migration
     needs = (Plan,)
 
-    def __init__(self, samples: Samples | None, progress: Progress = silent, *, required: bool = True) -> None:
+    def __init__(
+        self, samples: Samples | None, stride: int | None, progress: Progress = silent, *, required: bool = True
+    ) -> None:
         self._samples = samples
+        self._stride = stride
         self._progress = progress
         self._required = required
 
     def run(self, model: Model, facts: Facts) -> Migration:
         """Return the scales."""
-        tensors = list(migratable(model, facts[Plan]))
+        tensors = {
+            name: found
+            for name, found in migratable(model, facts[Plan]).items()
+            if found.sources or is_cheap(model, found, self._stride)
+        }
+        if not tensors and not self._required:
+            return Migration({})
         why_not = _why_not(self._samples)
         if self._samples is None or why_not:
             if self._required:
@@ -70,22 +80,29 @@ class ChooseMigration(Analysis[Migration]):
             if not self._required:
                 return Migration({}, why_not)
             log.warning("scales migrate, but %s; give about 100 images, or leave --migrate out", why_not)
-        scales = {name: channel_scales(peaks) for name, peaks in self._peaks(model, tensors, loaders).items()}
+        peaks = self._peaks(model, tensors, loaders)
+        scales = {name: channel_scales(each, whole=tensors[name].is_separate) for name, each in peaks.items()}
         return Migration({name: scales[name] for name in tensors if name in scales and np.ptp(scales[name]) > 0})
 
-    def _peaks(self, model: Model, tensors: Sequence[str], loaders: Sequence[Loader]) -> dict[str, Float32Array]:
-        """Return the greatest value of each channel, float32 (channels,), of the tensors of images that ran."""
+    def _peaks(
+        self, model: Model, tensors: Mapping[str, Migratable], loaders: Sequence[Loader]
+    ) -> dict[str, Float32Array]:
+        """Return the greatest value of each channel, float32 (channels,), of the tensors of images that ran.
+
+        It is the greatest magnitude if the tensor is divided at its source, behind no function that has a lower bound.
+        """
         peaks: dict[str, Float32Array] = {}
         lock = threading.Lock()
 
         def see(_: int, tensor: str, values: NDArray[np.generic]) -> None:
-            greatest = values.max(axis=(0, *range(2, values.ndim))).astype(np.float32)
+            magnitudes = np.abs(values) if tensors[tensor].sources else values
+            greatest = magnitudes.max(axis=(0, *range(2, values.ndim))).astype(np.float32)
             with lock:
                 peaks[tensor] = np.maximum(peaks.get(tensor, greatest), greatest)
 
         few = spread(loaders, _SAMPLES)
         if tensors:
-            ending = ending_at(model.to_proto(), tensors)
+            ending = ending_at(model.to_proto(), list(tensors))
             stream(ending, few, see, lambda done: self._progress("comparing channels", done, len(few)))
         return peaks
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.ir import (
+    CHANNELWISE_LINEAR,
     CONVS,
     Builder,
     Constant,
@@ -27,9 +28,6 @@ Ids = Int64Array
 
 Mask = NDArray[np.bool_]
 """A truth value for each channel."""
-
-_PER_CHANNEL = frozenset({"Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool"})
-"""Operators with f(s x) = s f(x) for s > 0 that work on each channel alone."""
 
 _FIXED = 0
 """A channel that stands for all channels whose scale must stay 1."""
@@ -182,7 +180,9 @@ class _Channels:
             return _split(node, x)
         if node.op == "Slice":
             return _sliced(node, x)
-        if len(node.outputs) == 1 and (node.op in _PER_CHANNEL or (node.op == "Resize" and _keeps_channels(node, x))):
+        if len(node.outputs) == 1 and (
+            node.op in CHANNELWISE_LINEAR or (node.op == "Resize" and _keeps_channels(node, x))
+        ):
             return [x]
         return None
 

@@ -1,21 +1,25 @@
 """migrate-scales: divides channels of unequal size in front of integer Convs, and multiplies the weights instead."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from onnxq.errors import DataError
 from onnxq.facts import Migration, Plan
-from onnxq.ir import Builder, Constant, Model, Node, Tensor, constant
+from onnxq.ir import Builder, Constant, Model, Node, Tensor, bias_of, constant, set_bias
 from onnxq.numerics.arrays import Float32Array
 from onnxq.pipeline import Facts, Rewrite
-from onnxq.qdq.migration import migratable
+from onnxq.qdq.migration import Migratable, divided_name, migratable
 
 
 class MigrateScales(Rewrite):
-    """Puts a Mul by 1 / s for each channel in front of the integer Convs that read a tensor, and s into their weights.
+    """Divides each channel of a tensor by its scale s, and multiplies the weights of the integer Convs that read it.
 
-    Conv(x, W) = Conv(x / s, W s): the float function stays the same up to its rounding. The Mul and the Q behind it run
-    in one kernel with the activation before them where the runtime fuses them (`Target.fuses_scaling`). Nodes that do
-    not run on integers read the tensor itself.
+    Conv(x, W) = Conv(x / s, W s): the float function stays the same up to its rounding. x is divided
+
+    - at its source, if nothing but these Convs reads it and only operators with f(x / s) = f(x) / s stand between: in
+      the weight and bias of a Conv, or in the constants of a Mul and of Adds behind it
+    - else by a Mul by 1 / s for each channel. Nodes that do not run on integers read x itself.
 
     ONNX Mul and Conv, opset 13.
 
@@ -28,37 +32,73 @@ class MigrateScales(Rewrite):
     keeps = (Migration,)
 
     def run(self, model: Model, facts: Facts) -> int:
-        """Edit the graph and return the number of Muls added."""
+        """Edit the graph and return the number of tensors divided."""
         scales, builder = facts[Migration].scales, Builder(model)
+        made = {t.name for node in model.graph.nodes for t in node.outputs}
+        # A tensor that is divided already has had its turn.
+        chosen = {
+            name: found
+            for name, found in migratable(model, facts[Plan]).items()
+            if name in scales and divided_name(name) not in made
+        }
         behind: dict[str, Node] = {}
-        for tensor, layers in migratable(model, facts[Plan]).items():
-            if tensor in scales:
-                _check(tensor, scales[tensor], layers)
-                x = layers[0].inputs[0]
-                behind[x.inputs[0].name] = _divide(x, layers, scales[tensor], builder)
+        for tensor, found in chosen.items():
+            _check(tensor, scales[tensor], found)
+            for layer in found.layers:
+                _multiply(layer, scales[tensor])
+            if found.sources:
+                _divide_sources(found.sources, scales[tensor], builder)
+            else:
+                x = found.layers[0].inputs[0]
+                behind[x.inputs[0].name] = _divide(x, found.layers, scales[tensor], builder)
         nodes = list(model.graph.nodes)
         model.graph.nodes = [each for node in nodes for each in (node, behind.get(node.name)) if each is not None]
-        return len(behind)
+        return len(chosen)
 
 
-def _check(tensor: str, scales: Float32Array, layers: list[Node]) -> None:
+def _check(tensor: str, scales: Float32Array, found: Migratable) -> None:
     """Refuse scales from outside that are of another number of channels."""
-    channels = layers[0].inputs[1].shape[1]
-    if len(scales) != channels:
+    if len(scales) != found.channels:
         raise DataError(
-            f"the calibration has {len(scales)} scales of the tensor {tensor!r}, which has {channels} channels: it was "
-            "made with another model; calibrate this one with --calib"
+            f"the calibration has {len(scales)} scales of the tensor {tensor!r}, which has {found.channels} channels: "
+            "it was made with another model; calibrate this one with --calib"
         )
 
 
-def _divide(x: Tensor, layers: list[Node], scales: Float32Array, builder: Builder) -> Node:
-    """Let the layers read x / scales with weights times scales, and return the node that divides."""
-    factors = builder.constant(f"{x.name}_factors", (1 / scales).reshape(1, -1, *[1] * (len(x.shape) - 2)))
-    divided = builder.variable(f"{x.name}_migrated", np.dtype(np.float32), x.shape)
+def _multiply(layer: Node, scales: Float32Array) -> None:
+    """Multiply the weights of a Conv, of any number of groups, by the scales of its input channels."""
+    weight, groups = layer.inputs[1], layer.attrs.get("group", 1)
+    values = np.asarray(constant(weight), np.float32)
+    by_group = values.reshape(groups, -1, *values.shape[1:])
+    factors = scales.reshape(groups, 1, -1, *[1] * (values.ndim - 2))
+    layer.inputs[1] = Constant(weight.name, (by_group * factors).reshape(values.shape))
+
+
+def _divide(x: Tensor, layers: Iterable[Node], scales: Float32Array, builder: Builder) -> Node:
+    """Let the layers read x / scales, and return the node that divides."""
+    factors = builder.constant(f"{x.name}_factors", _along_channels(np.reciprocal(scales), len(x.shape)))
+    divided = builder.variable(divided_name(x.name), np.dtype(np.float32), x.shape)
     for layer in layers:
-        weight = layer.inputs[1]
-        values = np.asarray(constant(weight), np.float32)
-        scaled = values * scales.reshape(1, -1, *[1] * (values.ndim - 2))
-        layer.inputs[1] = Constant(weight.name, scaled)
         layer.inputs[0] = divided
     return builder.node("Mul", f"{x.name}_Mul", [x, factors], [divided])
+
+
+def _divide_sources(sources: Iterable[Node], scales: Float32Array, builder: Builder) -> None:
+    """Divide the constants of nodes, so that the channels of what they make are divided."""
+    for node in sources:
+        if node.op == "Conv":
+            weight, bias = node.inputs[1], bias_of(node)
+            values = np.asarray(constant(weight), np.float32)
+            node.inputs[1] = Constant(weight.name, values / scales.reshape(-1, *[1] * (values.ndim - 1)))
+            if bias is not None:
+                set_bias(node, builder.constant(f"{node.name}_divided_bias", np.asarray(constant(bias)) / scales))
+        else:
+            place = next(k for k, t in enumerate(node.inputs) if constant(t) is not None)
+            old = node.inputs[place]
+            values = np.asarray(constant(old), np.float32) / _along_channels(scales, len(node.outputs[0].shape))
+            node.inputs[place] = builder.constant(f"{old.name}_divided", values)
+
+
+def _along_channels(values: Float32Array, rank: int) -> Float32Array:
+    """Return the values along axis 1 of an array of this rank."""
+    return values.reshape(1, -1, *[1] * (rank - 2))

@@ -65,7 +65,7 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str, verbose: bo
         wanted = len(quantized.facts[Plan].layers)
         table.add_row(checked.runtime, f"runs {checked.fused} of {wanted} quantized layers on integers")
     migrated = quantized.facts.get(Migration)
-    if migrated is not None:
+    if migrated is not None and (migrated.scales or migrated.why_none):
         count = len(migrated.scales)
         moved = f"scales of channels of {count} tensor{plural(count)} into weights"
         table.add_row("migrated", f"no scales: {migrated.why_none}" if migrated.why_none else moved)

@@ -22,6 +22,7 @@ from onnxq.ir.extract import before_selection, comparable, ending_at, node_alone
 from onnxq.ir.index import ProtoIndex
 from onnxq.ir.model import Model
 from onnxq.ir.operators import (
+    CHANNELWISE_LINEAR,
     CONVS,
     INTEGER_OPS,
     LAYERS,
@@ -34,6 +35,7 @@ from onnxq.ir.operators import (
     is_depthwise,
     is_layer,
     is_pointwise,
+    is_scaling,
     is_silu,
     next_layers,
     output_axis,
@@ -53,6 +55,7 @@ from onnxq.ir.shape_inference import InferenceError, infer_shapes, inferred_grap
 from onnxq.ir.storage import loadable
 
 __all__ = [
+    "CHANNELWISE_LINEAR",
     "CONVS",
     "DEFAULT_DOMAINS",
     "INTEGER_OPS",
@@ -90,6 +93,7 @@ __all__ = [
     "is_float",
     "is_layer",
     "is_pointwise",
+    "is_scaling",
     "is_silu",
     "layer_fault",
     "loadable",

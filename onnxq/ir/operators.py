@@ -21,6 +21,9 @@ MOVES_VALUES = QDQ_OPS | {
 """Operators whose outputs hold values of their inputs, in other places or another type: no arithmetic, no error of its
 own. Sets that need more or fewer of them are written as a difference from this one."""
 
+CHANNELWISE_LINEAR = frozenset({"Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool"})
+"""Operators with f(s x) = s f(x) for s > 0 that work on each channel alone; a PRelu if its slopes are constant."""
+
 INTEGER_OPS = frozenset({
     "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QLinearAdd", "QLinearMul",
     "QLinearSigmoid", "QLinearLeakyRelu", "QLinearConcat", "QLinearAveragePool", "QLinearGlobalAveragePool",
@@ -82,6 +85,11 @@ def is_silu(mul: Node) -> bool:
     if mul.op != "Mul" or len(mul.inputs) != 2:
         return False
     return any(_is_sigmoid_of(gate, x) for gate, x in (mul.inputs, reversed(mul.inputs)))
+
+
+def is_scaling(node: Node) -> bool:
+    """Return whether the node multiplies a tensor by a constant."""
+    return bool(node.op == "Mul") and sum(constant(t) is not None for t in node.inputs) == 1
 
 
 def feeds_only_silu(tensor: Tensor) -> bool:

@@ -15,7 +15,7 @@ _LEAST_SPREAD = 0.1
 """Least standard deviation of the natural logarithms of peaks that is worth an edit."""
 
 
-def channel_scales(peaks: Float32Array) -> Float32Array:
+def channel_scales(peaks: Float32Array, *, whole: bool = False) -> Float32Array:
     """Return the scales to divide channels by; their geometric mean is 1.
 
     s_c = max|x_c|^0.5, as in SmoothQuant (Xiao et al., arXiv 2211.10438, equation 4) but without the weights, which
@@ -23,6 +23,8 @@ def channel_scales(peaks: Float32Array) -> Float32Array:
 
     Args:
         peaks: greatest value of each channel, float32 (channels,).
+        whole: the exponent is 1, because weights lose nothing: each has a scale of its own for each channel, as that of
+            a depthwise Conv has.
 
     Returns:
         float32 (channels,), all positive; all 1 if the channels are alike, if none is positive, or if a peak is not
@@ -32,5 +34,6 @@ def channel_scales(peaks: Float32Array) -> Float32Array:
     if not np.isfinite(peaks).all() or greatest <= 0:
         return np.ones(len(peaks), np.float32)
     logs = np.log(np.maximum(peaks.astype(np.float64), _LEAST_SHARE * greatest))
-    share = _EXPONENT if logs.std() >= _LEAST_SPREAD else 0.0
+    exponent = 1.0 if whole else _EXPONENT
+    share = exponent if logs.std() >= _LEAST_SPREAD else 0.0
     return np.asarray(np.exp(share * (logs - logs.mean())), np.float32)

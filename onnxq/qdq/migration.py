@@ -1,39 +1,140 @@
-"""Migration of scales: which tensors can have their channels divided in front of the layers that read them."""
+"""Migration of scales: which tensors can have their channels divided, and where."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from onnxq.facts import Plan
-from onnxq.ir import Constant, Model, Node, is_float
+from onnxq.ir import (
+    CHANNELWISE_LINEAR,
+    Constant,
+    Model,
+    Node,
+    Tensor,
+    bias_of,
+    constant,
+    consumers,
+    has_plain_bias,
+    is_float,
+    producer,
+)
+from onnxq.targets.stem import pixels, positions
 
 LEAST_SAMPLES = 50
 """Samples below which migration loses more than it gains: with 10 images YOLOv5n loses twice as much, with 100 less."""
 
 
-def migratable(model: Model, plan: Plan) -> dict[str, list[Node]]:
-    """Return the tensors whose scales can go into the weights that read them, and the layers on integers that do.
+@dataclass(frozen=True)
+class Migratable:
+    """A tensor whose channels can be divided.
 
-    Each of these layers is a Conv of one group with a constant float32 weight that no other node reads. A tensor that
-    another kind of layer on integers reads too is left out, and so are the inputs of the model.
+    Attributes:
+        layers: the layers on integers that read it; their weights can be multiplied.
+        sources: the nodes whose constants can be divided instead of the tensor, so that no Mul is needed: a Conv, or a
+            Mul by a constant, and Adds of constants behind it; none: a Mul is needed.
+    """
+
+    layers: tuple[Node, ...]
+    sources: tuple[Node, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the tensor."""
+        weight, groups = self.layers[0].inputs[1], self.layers[0].attrs.get("group", 1)
+        return int(weight.shape[1] * groups)
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether no layer adds up channels: each weight of an output is multiplied by one scale."""
+        return all(layer.inputs[1].shape[1] == 1 for layer in self.layers)
+
+
+def migratable(model: Model, plan: Plan) -> dict[str, Migratable]:
+    """Return the tensors whose scales can go into the weights that read them, in the order of the graph.
+
+    Each layer on integers that reads such a tensor is a Conv, of any number of groups, with a constant float32 weight
+    that no other node reads. Tensors that any other node on integers reads are left out, and so are the inputs of the
+    model, and the outputs of nodes on integers unless they can be divided at their source: a Mul would stand between a
+    node and its Q.
 
     Args:
         model: the float model.
-        plan: its layers on integers.
+        plan: its nodes on integers.
     """
     nodes = model.nodes
     readers: dict[str, list[Node]] = {}
     for name in plan.layers:
         readers.setdefault(nodes[name].inputs[0].name, []).append(nodes[name])
-    return {
-        tensor: layers
-        for tensor, layers in readers.items()
-        if layers[0].inputs[0].inputs and all(_is_plain(layer) for layer in layers)
-    }
+    found = {}
+    for name, layers in readers.items():
+        tensor = layers[0].inputs[0]
+        source = producer(tensor)
+        on_integers = {node.name for node in consumers(tensor)} & plan.integer
+        if source is None or not all(map(_is_plain, layers)) or len(on_integers) > len(layers):
+            continue
+        sources = _sources(tensor, layers, model.output_names)
+        if sources or source.name not in plan.integer:
+            found[name] = Migratable(tuple(layers), sources)
+    return found
+
+
+def is_cheap(model: Model, found: Migratable, stride: int | None) -> bool:
+    """Return whether a tensor has a stride of at least this, so that a Mul costs next to no time.
+
+    Args:
+        model: its first input is the image.
+        found: the tensor.
+        stride: `Target.scaling_stride`; at 1, sizes need not be known.
+    """
+    if stride is None or stride <= 1:
+        return stride is not None
+    count, whole = positions(found.layers[0].inputs[0]), pixels(model.graph.inputs[0])
+    return count is not None and whole is not None and count * stride**2 <= whole
+
+
+def divided_name(tensor: str) -> str:
+    """Return the name of a tensor whose channels a Mul has divided."""
+    return f"{tensor}_migrated"
 
 
 def _is_plain(layer: Node) -> bool:
-    weight = layer.inputs[1]
-    return (
-        layer.op == "Conv"
-        and layer.attrs.get("group", 1) == 1
-        and isinstance(weight, Constant)
-        and len(weight.outputs) == 1
-        and is_float(weight)
-    )
+    return layer.op == "Conv" and _is_own(layer.inputs[1])
+
+
+def _is_own(tensor: Tensor) -> bool:
+    """Return whether a tensor is a float constant that one node reads."""
+    return isinstance(tensor, Constant) and len(tensor.outputs) == 1 and is_float(tensor)
+
+
+def _sources(tensor: Tensor, layers: list[Node], outputs: frozenset[str]) -> tuple[Node, ...]:
+    """Return the nodes whose constants scale a tensor and nothing else, the last one first; none if there are none."""
+    found: list[Node] = []
+    for node in _chain(tensor, layers, outputs):
+        if node.op in CHANNELWISE_LINEAR:
+            continue
+        factors = [t for t in node.inputs if constant(t) is not None]
+        if node.op == "Conv":
+            is_scaled = _is_own(node.inputs[1]) and has_plain_bias(node)
+            bias = bias_of(node)
+            return (*found, node) if is_scaled and (bias is None or is_float(bias)) else ()
+        if node.op not in ("Mul", "Add") or len(factors) != 1 or not is_float(factors[0]) or factors[0].values.size < 1:
+            return ()
+        found.append(node)
+        if node.op == "Mul":
+            return tuple(found)
+    return ()
+
+
+def _chain(tensor: Tensor, readers: list[Node], outputs: frozenset[str]) -> Iterator[Node]:
+    """Yield the nodes before a tensor for as long as nothing else reads what they make."""
+    node = producer(tensor)
+    while (
+        node is not None
+        and tensor.name not in outputs
+        and {id(each) for each in consumers(tensor)} == set(map(id, readers))
+    ):
+        yield node
+        data = [t for t in node.inputs if t.name and constant(t) is None]
+        if len(data) != 1 or len(node.outputs) != 1:
+            return
+        tensor, readers = data[0], [node]
+        node = producer(tensor)

@@ -14,6 +14,7 @@ from onnxq.ir import (
     downstream,
     feeds_only_silu,
     is_pointwise,
+    is_scaling,
     is_silu,
     producer,
 )
@@ -93,8 +94,9 @@ class Network:
         return count <= self.target.float_silu_positions or count * stride**2 <= self.pixels
 
     def _leads_to_a_last_layer(self, silu_input: Tensor) -> bool:
-        silu_outputs = [t for node in consumers(silu_input) if is_silu(node) for t in node.outputs]
-        return any(reader.name in self.last for t in silu_outputs for reader in consumers(t))
+        outputs = [t for node in consumers(silu_input) if is_silu(node) for t in node.outputs]
+        scaled = [t for output in outputs for node in consumers(output) if is_scaling(node) for t in node.outputs]
+        return any(reader.name in self.last for t in (*outputs, *scaled) for reader in consumers(t))
 
     def fused_activation(self, node: Node) -> Node | None:
         """Return the activation that is fused with this node, so that the Q follows both."""

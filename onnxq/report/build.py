@@ -24,6 +24,7 @@ from onnxq.ir.files import atomic_write
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.scheme import QParams
 from onnxq.pipeline import Facts
+from onnxq.qdq.migration import divided_name
 from onnxq.qdq.tensor_result import TensorResult, final_qparams, tensor_results
 from onnxq.report.findings import findings
 from onnxq.report.html import to_html
@@ -276,14 +277,15 @@ def _migrated(quantized: Quantized) -> Iterator[MigrationEntry]:
     facts = quantized.facts
     scales, channels = (facts.get(Migration) or Migration({})).scales, facts[Statistics].channels
     users = {point.tensor: point.users for point in facts[Plan].points}
-    for node in quantized.model.graph.node:
-        tensor, divided = (*node.input, "")[0], node.output[0]
-        if node.op_type == "Mul" and tensor in scales and divided in users and divided in channels:
-            peaks = channels[divided].peaks
+    # A tensor that is divided at its source keeps its name.
+    divided = {next((name for name in (divided_name(each), each) if name in users), ""): each for each in scales}
+    for name in users:
+        if name in divided and name in channels:
+            peaks = channels[name].peaks
             alive = peaks > 0
-            before, after = (_some(each[alive]) for each in (peaks * scales[tensor], peaks))
+            before, after = (_some(each[alive]) for each in (peaks * scales[divided[name]], peaks))
             if before:
-                yield MigrationEntry(tensor, users[divided], len(peaks), before, after)
+                yield MigrationEntry(divided[name], users[name], len(peaks), before, after)
 
 
 def _counts(operators: Iterable[str]) -> dict[str, int]:

@@ -91,8 +91,9 @@ class Target:
             any other activation, and saves no time that deep in a network. Requires the pass `pointwise-to-matmul`.
         float_silu_positions: so it has, too, if its output has at most this many positions, whatever the stride.
         fused_activations: operators that the runtime fuses with the Conv before them if the Q follows both.
-        fuses_scaling: a Mul by a constant for each channel between an activation function and a Q costs no pass over
-            memory, so that scales can migrate from activations into weights.
+        scaling_stride: scales migrate from activations into weights where a Mul by a constant for each channel, between
+            a float node and a Q, costs next to no time: in front of tensors whose stride relative to the image is at
+            least this. 1: everywhere, because the runtime fuses the Mul; None: nowhere.
         float_depthwise: depthwise Convs stay float. Their channels share one scale but are convolved separately, so
             channels of small values lose their precision; and because they are memory-bound, integers save little time.
         behind_depthwise: a 1x1 Conv with at most this many input channels stays float behind a float depthwise Conv, or
@@ -128,7 +129,7 @@ class Target:
     float_silu_stride: int | None = None
     float_silu_positions: int = 0
     fused_activations: frozenset[str] = frozenset()
-    fuses_scaling: bool = False
+    scaling_stride: int | None = None
     float_depthwise: bool = False
     behind_depthwise: int = 0
     stem: FloatStemRule | None = None

@@ -2,7 +2,7 @@ import pytest
 from graphs import Net, prepared
 from texts import imported
 
-from onnxq.ir import feeds_only_silu, image_convs, is_silu, next_layers
+from onnxq.ir import feeds_only_silu, image_convs, is_scaling, is_silu, next_layers
 
 
 class TestSilu:
@@ -47,6 +47,14 @@ class TestSilu:
         _, nodes = imported("s = Sigmoid(x) p = Mul(x, s) y = Relu(p)")
         assert not feeds_only_silu(nodes["p"].outputs[0])
         assert not feeds_only_silu(nodes["s"].outputs[0])
+
+
+@pytest.mark.parametrize(("op", "constants", "scales"), [("Mul", 1, True), ("Mul", 0, False), ("Add", 1, False)])
+def test_a_mul_by_a_constant_scales(op, constants, scales):
+    net = Net()
+    y = net.add(op, "images", net.const(2.0) if constants else "images", name="node")
+    node = prepared(net.model(net.add("Relu", y))).nodes["node"]
+    assert is_scaling(node) == scales
 
 
 def test_next_layers_are_found_through_other_nodes():

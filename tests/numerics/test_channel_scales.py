@@ -12,6 +12,11 @@ def test_a_scale_grows_with_the_root_of_the_peak():
     assert channel_scales(np.array([1, 4, 16], np.float32)) == pytest.approx([0.5, 1, 2])
 
 
+def test_scales_that_cost_weights_nothing_are_the_peaks():
+    peaks = np.float32([1, 4, 16])
+    assert channel_scales(peaks, whole=True) == pytest.approx(peaks / 4)
+
+
 @given(PEAKS)
 def test_their_geometric_mean_is_one(peaks):
     scales = channel_scales(peaks)

@@ -2,13 +2,17 @@ import numpy as np
 import onnx
 import pytest
 from graphs import (
+    Net,
     assert_same_numbers,
     csp,
     feed,
+    initializers,
+    leaky_net,
     nodes,
     ops,
     pan,
     planned,
+    relu_net,
     rewrite,
     run,
     silu_chain,
@@ -30,22 +34,23 @@ from onnxq.qdq.migration import migratable
 from onnxq.targets import OPENVINO
 
 
-def migrated(model, seed=0, only=None):
+def migrated(model, seed=0, only=None, **options):
     """The prepared model, the model with random scales in all tensors that can be migrated, and the scales."""
-    working, plan = planned(model, OPENVINO)
+    working, plan = planned(model, OPENVINO, **options)
     rng = np.random.default_rng(seed)
     scales = {}
-    for name, layers in migratable(working, plan).items():
+    for name, each in migratable(working, plan).items():
         if only is None or name == only:
-            channels = layers[0].inputs[1].shape[1]
-            scales[name] = np.exp(rng.normal(size=channels)).astype(np.float32)
+            scales[name] = np.exp(rng.normal(size=each.channels)).astype(np.float32)
     before = working.to_proto()
     after, edits = rewrite(MigrateScales(), before, Facts([plan, Migration(scales)]))
     assert edits == len(scales)
     return before, after, scales, plan
 
 
-@pytest.mark.parametrize("build", [silu_chain, csp, sppf, pan, v8, uneven], ids=lambda b: b.__name__)
+@pytest.mark.parametrize(
+    "build", [silu_chain, csp, sppf, pan, v8, uneven, relu_net, leaky_net], ids=lambda b: b.__name__
+)
 def test_the_function_stays_the_same(build):
     before, after, scales, _ = migrated(build())
     assert scales
@@ -58,6 +63,29 @@ def test_the_function_stays_the_same(build):
 def test_the_function_stays_the_same_whatever_the_scales(seed):
     before, after, *_ = migrated(csp(), seed)
     assert_same_numbers(before, after)
+
+
+@pytest.mark.parametrize("group", [2, 8])
+def test_the_scales_of_grouped_convs(group):
+    net = Net()
+    model = net.model(net.conv(net.silu(net.conv("images", 8, 3)), 16, 3, group=group, name="grouped"))
+    before, after, scales, _ = migrated(model, include=("grouped",))
+    assert [len(each) for each in scales.values()] == [8]
+    assert_same_numbers(before, after)
+
+
+def test_a_tensor_is_divided_at_its_source_where_that_needs_no_mul():
+    net = Net()
+    x = net.add("Relu", net.conv("images", 8, 3, name="conv_source"))
+    x = net.silu(net.conv(x, 8, 3))
+    x = net.add("Add", net.add("Mul", x, net.const(net.rng.uniform(1, 2, (8, 1, 1)))), net.const(net.normal(8, 1, 1)))
+    net.channels[x] = 8
+    before, after, scales, _ = migrated(net.model(net.conv(x, 8, 3)), include=("conv_source",))
+    assert len(scales) == 2
+    assert ops(before) == ops(after)
+    assert_same_numbers(before, after)
+    old, new = initializers(before), initializers(after)
+    assert not any(np.array_equal(old[name], new[name]) for name in old if name in new and name.endswith("_weight"))
 
 
 def test_a_second_run_makes_no_edit():

@@ -1,13 +1,13 @@
 import pytest
-from graphs import Net, depthwise_net, planned, shared_weights, silu_chain
+from graphs import Net, csp, planned, shared_weights, silu_chain
 
 from onnxq.qdq.migration import migratable
-from onnxq.targets import GENERIC, OPENVINO
+from onnxq.targets import GENERIC, OPENVINO, ORT
 
 
 def found(model, target=OPENVINO, **options):
     working, plan = planned(model, target, **options)
-    return {name: [layer.name for layer in layers] for name, layers in migratable(working, plan).items()}
+    return {name: [layer.name for layer in each.layers] for name, each in migratable(working, plan).items()}
 
 
 def two_readers(op="Conv", **attributes):
@@ -32,22 +32,78 @@ def test_the_inputs_of_the_model_stay():
 
 
 @pytest.mark.parametrize(
-    "model",
-    [two_readers(group=2), two_readers("ConvTranspose"), depthwise_net(), shared_weights()],
-    ids=["groups", "transposed", "depthwise", "shared weights"],
+    "model", [two_readers("ConvTranspose"), shared_weights()], ids=["transposed", "shared weights"]
 )
 def test_tensors_with_another_kind_of_reader_stay(model):
-    plain = {name for names in found(model, GENERIC).values() for name in names}
-    working, plan = planned(model, GENERIC)
-    for name, layers in migratable(working, plan).items():
-        for node in working.graph.nodes:
-            if node.name in plan.layers and node.inputs[0].name == name:
-                assert node in layers
-    for name in plain:
-        node = working.nodes[name]
-        assert node.op == "Conv"
-        assert node.attrs.get("group", 1) == 1
-        assert len(node.inputs[1].outputs) == 1
+    working, plan = planned(model, OPENVINO)
+    for each in migratable(working, plan).values():
+        for layer in each.layers:
+            assert layer.op == "Conv"
+            assert len(layer.inputs[1].outputs) == 1
+            assert {node.name for node in layer.inputs[0].outputs} & plan.integer <= {node.name for node in each.layers}
+
+
+def test_readers_on_integers_that_have_no_weights_leave_the_tensor_as_it_is():
+    model = csp()
+    assert set(found(model, OPENVINO)) - set(found(model, GENERIC))
+
+
+@pytest.mark.parametrize(("group", "channels", "separate"), [(1, 8, False), (2, 8, False), (8, 8, True)])
+def test_convs_of_any_number_of_groups(group, channels, separate):
+    net = Net()
+    x = net.silu(net.conv("images", channels, 3))
+    model = net.model(net.conv(x, 16, 3, group=group))
+    working, plan = planned(model, OPENVINO, include=("conv1",))
+    [each] = migratable(working, plan).values()
+    assert each.channels == channels
+    assert each.is_separate == separate
+
+
+def source(*between, target=OPENVINO, other_reader=False, is_output=False):
+    """The operators whose constants scale the tensor between two Convs, the last one first."""
+    net = Net()
+    x = net.conv("images", 8, 3)
+    for op in between:
+        operand = [net.const(net.rng.uniform(1, 2, (8, 1, 1)))] if op in ("Mul", "Add") else []
+        x = {"silu": net.silu, "MaxPool": net.pool}.get(op, lambda x, op=op, more=operand: net.add(op, x, *more))(x)
+        net.channels[x] = 8
+    ends = [
+        net.conv(net.conv(x, 8, 3), 4, 3),
+        *([net.add("Sigmoid", x)] if other_reader else []),
+        *([x] if is_output else []),
+    ]
+    working, plan = planned(net.model(*ends), target, include=("conv0", "conv1"))
+    [each] = [e for e in migratable(working, plan).values() if e.layers[0].name == "conv1"] or [None]
+    return [node.op for node in each.sources] if each else None
+
+
+@pytest.mark.parametrize(
+    ("between", "sources"),
+    [
+        ((), ["Conv"]),
+        (("Relu",), ["Conv"]),
+        (("LeakyRelu", "MaxPool"), ["Conv"]),
+        (("silu", "Mul"), ["Mul"]),
+        (("silu", "Mul", "Add"), ["Add", "Mul"]),
+        (("Relu", "Add", "MaxPool"), ["Add", "Conv"]),
+        (("silu", "Add"), []),
+        (("silu",), []),
+        (("Sigmoid",), []),
+    ],
+    ids=str,
+)
+def test_the_nodes_that_scale_a_tensor(between, sources):
+    assert source(*between) == sources
+
+
+@pytest.mark.parametrize("options", [{"other_reader": True}, {"is_output": True}], ids=str)
+def test_a_tensor_that_something_else_reads_is_not_divided_at_its_source(options):
+    assert source("Relu", **options) == []
+
+
+def test_no_mul_stands_between_a_node_on_integers_and_its_q():
+    assert source("Relu", target=ORT) == ["Conv"]
+    assert source("Relu", target=ORT, other_reader=True) is None
 
 
 def test_layers_that_stay_float_do_not_count():

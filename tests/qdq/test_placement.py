@@ -258,7 +258,7 @@ def test_the_range_of_a_constant_is_known():
     factors = net.const(np.linspace(-2, 3, 8).reshape(8, 1, 1), name="factors")
     x = net.add("Mul", net.block("images", 8), factors)
     net.channels[x] = 8
-    plan = plan_of(ending(net, x))
+    plan = plan_of(ending(net, x), GENERIC)
     known = point(plan, "factors").known
     assert (known.low, known.high) == (-2, 3)
     assert point(plan, "factors").users == ("mul1",)

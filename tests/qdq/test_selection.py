@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 from graphs import (
     NARROW_TENSORRT,
@@ -137,6 +138,22 @@ def test_last_layers_run_on_integers_in_onnxruntime_where_they_can_have_a_float_
     assert ("last" in plan.layers) == ("last_weight" in {w.tensor for w in plan.weights}) == (kernel == 1)
     assert code(plan, "last") == (None if kernel == 1 else "last-layer")
     assert "last_out" not in tensors(plan)
+
+
+def test_a_silu_before_a_last_layer_stays_float_also_if_its_channels_are_divided():
+    def plan(divided):
+        net = Net(size=64)
+        x = net.conv(net.block("images", 8), 8, name="before")
+        y = net.silu(x)
+        if divided:
+            y = net.add("Mul", y, net.const(np.linspace(1, 2, 8).reshape(8, 1, 1)), name="divide")
+            net.channels[y] = 8
+        return plan_of(net.model(net.conv(y, 4, name="last")), include=("before",))
+
+    for each in (plan(False), plan(True)):
+        assert {"before", "last"} <= set(each.layers)
+        assert "before_out" not in tensors(each)
+    assert "divide" not in plan(True).integer
 
 
 @pytest.mark.parametrize("target", [ORT, OPENVINO], ids=lambda t: t.name)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from graphs import depthwise_net, feed, initializers, ops, v8, yolox
+from graphs import depthwise_net, feed, initializers, ops, silu_chain, v8, yolox
 from unbalanced import uneven
 
 from onnxq import Config, quantize
@@ -172,6 +172,14 @@ class TestBuild:
             assert entry.before == pytest.approx(sorted(peaks * scales[entry.tensor], reverse=True))
             assert entry.before[0] / entry.before[-1] > entry.after[0] / entry.after[-1]
             assert set(entry.layers) <= set(made.facts[Plan].layers)
+
+    def test_has_tensors_that_are_divided_at_their_source(self):
+        model = silu_chain(act="Relu")
+        config = Config(target="openvino", migrate=True, equalize=False)
+        made = quantize(model, [feed(model, seed) for seed in range(3)], config)
+        report = build(made, config, source="n", before=1, after=1)
+        assert [entry.tensor for entry in report.migrated] == list(made.facts[Migration].scales) != []
+        assert "Mul" not in ops(made.model)
 
     def test_has_no_migrated_tensors_if_no_scales_migrate(self, report):
         assert (report.migrate, report.migrated) == (False, ())
