@@ -11,6 +11,9 @@ lose, whose columns become unequal, and ranges, which then follow the rare peaks
 _LEAST_SHARE = 0.05
 """Channels with a smaller share of the greatest peak count as if they had this share."""
 
+_LEAST_WHOLE_SHARE = 0.01
+"""The same where weights lose nothing."""
+
 _LEAST_SPREAD = 0.1
 """Least standard deviation of the natural logarithms of peaks that is worth an edit."""
 
@@ -33,7 +36,7 @@ def channel_scales(peaks: Float32Array, *, whole: bool = False) -> Float32Array:
     greatest = float(peaks.max())
     if not np.isfinite(peaks).all() or greatest <= 0:
         return np.ones(len(peaks), np.float32)
-    logs = np.log(np.maximum(peaks.astype(np.float64), _LEAST_SHARE * greatest))
-    exponent = 1.0 if whole else _EXPONENT
+    exponent, least = (1.0, _LEAST_WHOLE_SHARE) if whole else (_EXPONENT, _LEAST_SHARE)
+    logs = np.log(np.maximum(peaks.astype(np.float64), least * greatest))
     share = exponent if logs.std() >= _LEAST_SPREAD else 0.0
     return np.asarray(np.exp(share * (logs - logs.mean())), np.float32)
