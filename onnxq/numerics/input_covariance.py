@@ -1,11 +1,12 @@
 """Covariance of the inputs of a Conv, in a form that stays small for layers with many of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from onnxq.numerics.arrays import Float32Array, Float64Array, FloatArray
+from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array, FloatArray, Int64Array
 from onnxq.numerics.exact_sum import ExactSum
 
 _MOST_WHOLE = 256
@@ -13,6 +14,18 @@ _MOST_WHOLE = 256
 
 _MOST_CHANNELS = 256
 """Channels of a block. Blocks of half the size take half the memory and leave 0.7 dB more rounding error."""
+
+
+_PART = 1 << 22
+"""Values that are computed with at once."""
+
+
+class Part(NamedTuple):
+    """Some of the blocks of inputs: their places among all blocks, their groups, and the inputs of these."""
+
+    blocks: slice
+    groups: slice
+    inputs: slice
 
 
 @dataclass(frozen=True)
@@ -44,11 +57,32 @@ class BlockShape:
         filled[:, :, :inputs] = values
         return filled.reshape(groups, rows, self.blocks, -1).swapaxes(1, 2).reshape(groups * self.blocks, rows, -1)
 
-    def join(self, blocks: FloatArray, inputs: int) -> FloatArray:
-        """Return blocks as (groups, rows, inputs of a group); the inverse of `split`."""
-        rows = blocks.shape[1]
-        joined = blocks.reshape(-1, self.blocks, rows, blocks.shape[2]).swapaxes(1, 2)
-        return joined.reshape(len(joined), rows, -1)[:, :, :inputs]
+    def parts(self, groups: int, rows: int) -> Iterator[Part]:
+        """Yield all blocks in parts: one block, or several of small groups.
+
+        Args:
+            groups: of the layer.
+            rows: of each group.
+        """
+        size = self.channels * self.taps
+        if self.blocks > 1:
+            for group in range(groups):
+                for number in range(self.blocks):
+                    block = group * self.blocks + number
+                    inputs = slice(number * size, (number + 1) * size)
+                    yield Part(slice(block, block + 1), slice(group, group + 1), inputs)
+            return
+        at_once = max(1, _PART // (size * (rows + size)))
+        for start in range(0, groups, at_once):
+            some = slice(start, min(start + at_once, groups))
+            yield Part(some, some, slice(0, size))
+
+    def take(self, values: AnyArray, part: Part, rows: Int64Array | slice = slice(None)) -> Float64Array:
+        """Return a part of (groups, rows, inputs of a group), or some rows, as float64 (blocks, rows, inputs)."""
+        taken = values[part.groups, rows, part.inputs]
+        filled = np.zeros((*taken.shape[:2], self.channels * self.taps))
+        filled[:, :, : taken.shape[2]] = taken
+        return filled
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +126,19 @@ class InputCovariance:
         """
         groups, outputs, inputs = weight.shape
         shape = self.shape(groups, inputs)
-        split = shape.split(weight)
-        by_tap = split.reshape(len(split), outputs, shape.channels, shape.taps)
-        spread = (by_tap @ self.taps).swapaxes(1, 2).reshape(len(split), shape.channels, -1)
-        product = (self.channels @ spread).reshape(len(split), shape.channels, outputs, shape.taps).swapaxes(1, 2)
-        return np.asarray(
-            np.einsum("boct,boct->bo", by_tap, product).reshape(groups, shape.blocks, outputs).sum(axis=1)
-        )
+        of_blocks = np.empty((len(self.channels), outputs))
+        for part in shape.parts(groups, outputs):
+            of_blocks[part.blocks] = self.error_of_part(shape.take(weight, part), part)
+        return np.asarray(of_blocks.reshape(groups, shape.blocks, outputs).sum(axis=1))
+
+    def error_of_part(self, weight: Float64Array, part: Part) -> Float64Array:
+        """Return what a part of a weight, (blocks, outputs, inputs of a block), adds to `error`, (blocks, outputs)."""
+        channels = self.channels[part.blocks]
+        count, outputs, _ = weight.shape
+        by_tap = weight.reshape(count, outputs, channels.shape[1], len(self.taps))
+        spread = (by_tap @ self.taps).swapaxes(1, 2).reshape(count, channels.shape[1], -1)
+        product = (channels @ spread).reshape(count, channels.shape[1], outputs, len(self.taps)).swapaxes(1, 2)
+        return np.asarray(np.einsum("boct,boct->bo", by_tap, product))
 
     @classmethod
     def mean(cls, covariances: Sequence["InputCovariance"]) -> "InputCovariance":

@@ -15,6 +15,9 @@ from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array
 LARGEST_SUM = 2**15 - 1
 """Largest sum of two products that does not saturate."""
 
+_BLOCK = 1 << 18
+"""Values of a weight that are bounded at once, to stay in the cache."""
+
 
 def greatest_pair_sums(weight: AnyArray, peaks: Float64Array, pair_peaks: Float64Array) -> Float64Array:
     """Return an upper bound of the magnitude of any sum of two products, for each output channel, float64 (o,).
@@ -30,11 +33,17 @@ def greatest_pair_sums(weight: AnyArray, peaks: Float64Array, pair_peaks: Float6
 
     Any two positions count as neighbors if there is a single input channel.
     """
-    values = np.asarray(weight, np.float32)  # holds sums of products of bytes exactly
-    bound = _across_positions if values.shape[1] % 2 else _within_positions
+    bound = _across_positions if weight.shape[1] % 2 else _within_positions
     reached, together = np.asarray(peaks, np.float32), np.asarray(pair_peaks, np.float32)
-    positive = bound(np.maximum(values, 0), reached, together)
-    return np.maximum(positive, bound(np.maximum(-values, 0), reached, together)).astype(np.float64)
+    found = np.empty(len(weight))
+    at_once = max(1, _BLOCK // max(1, weight[:1].size))
+    for start in range(0, len(weight), at_once):
+        rows = slice(start, start + at_once)
+        of_rows = [each if len(each) == 1 else each[rows] for each in (reached, together)]
+        values = np.asarray(weight[rows], np.float32)  # holds sums of products of bytes exactly
+        positive = bound(np.maximum(values, 0), *of_rows)
+        found[rows] = np.maximum(positive, bound(np.maximum(-values, 0), *of_rows))
+    return found
 
 
 def _within_positions(weight: Float32Array, peaks: Float32Array, pair_peaks: Float32Array) -> Float32Array:

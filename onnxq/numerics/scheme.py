@@ -166,8 +166,10 @@ class QParams:
     def quantize(self, x: Float32Array) -> AnyArray:
         """Return the integers for `x`: round half to even, then saturate (ONNX QuantizeLinear, opset 13)."""
         scale, zero_point = self._spread(x.ndim)
-        q = np.rint(x / scale) + zero_point
-        return np.asarray(np.clip(q, self.scheme.qmin, self.scheme.qmax), self.scheme.dtype)
+        q = np.asarray(x / scale)
+        np.rint(q, out=q)
+        q += zero_point
+        return np.clip(q, self.scheme.qmin, self.scheme.qmax, out=q).astype(self.scheme.dtype)
 
     def dequantize(self, q: AnyArray) -> Float32Array:
         """Return the values of the integers `q` (ONNX DequantizeLinear, opset 13)."""

@@ -54,7 +54,7 @@ def _bounds(channels: NDArray[np.floating], scheme: Scheme) -> tuple[Float64Arra
     A symmetric scheme takes the greatest magnitude on both sides.
     """
     if scheme.symmetric:
-        bound = np.abs(channels).max(axis=1, initial=0.0).astype(np.float64)
+        bound = np.maximum(channels.max(axis=1, initial=0.0), -channels.min(axis=1, initial=0.0)).astype(np.float64)
         return -bound, bound
     low, high = channels.min(axis=1, initial=0.0), channels.max(axis=1, initial=0.0)
     return low.astype(np.float64), high.astype(np.float64)

@@ -70,9 +70,13 @@ class Im2col:
 
     def matrix(self, weight: AnyArray) -> Float64Array:
         """Return a weight as W, float64 (groups, outputs of a group, inputs)."""
+        return np.asarray(self.arranged(weight), np.float64)
+
+    def arranged(self, weight: AnyArray) -> AnyArray:
+        """Return W, (groups, outputs of a group, inputs), as a view of a weight in memory."""
         if self.transposed or self.outputs_last:
-            return np.asarray(weight, np.float64).reshape(1, self.shape[0], -1).swapaxes(1, 2)
-        return np.asarray(weight, np.float64).reshape(self.group, self.shape[0] // self.group, -1)
+            return weight.reshape(1, self.shape[0], -1).swapaxes(1, 2)
+        return weight.reshape(self.group, self.shape[0] // self.group, -1)
 
     def weight(self, matrix: AnyArray) -> AnyArray:
         """Return W, (groups, outputs of a group, inputs), as a weight of the layer's shape; the inverse of `matrix`."""

@@ -4,6 +4,7 @@ Inputs A are quantized, outputs T those of the float layer; W is fitted so that 
 batched over the groups of a layer: g groups, c outputs of a group, k inputs of a group.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -176,8 +177,13 @@ class FeedbackRounding:
         return cls(order, np.broadcast_to(np.eye(hessian.shape[1], dtype=hessian.dtype), hessian.shape))
 
     @classmethod
-    def of_product(cls, outer: FloatArray, inner: FloatArray, shares: tuple[float, float]) -> "FeedbackRounding":
-        """Return the rounding for the Kronecker product of two Hessians, each damped by its share.
+    def of_product(
+        cls, outer: FloatArray, inner: FloatArray, shares: tuple[float, float]
+    ) -> Callable[[slice], "FeedbackRounding"]:
+        """Return a function that returns the rounding of some groups.
+
+        It is that for the Kronecker product of two Hessians, each damped by its share; the factors of all groups
+        together would take more memory than the weight.
 
         Args:
             outer: (g, m, m).
@@ -185,9 +191,15 @@ class FeedbackRounding:
             shares: of the outer and of the inner Hessian.
         """
         first, second = cls.of(outer, shares[0]), cls.of(inner[None], shares[1])
-        order = (first.order[:, :, None] * len(inner) + second.order[:, None, :]).reshape(len(outer), -1)
-        factor = first.factor[:, :, None, :, None] * second.factor[:, None, :, None, :]
-        return cls(order, factor.reshape(*order.shape, -1))
+
+        def of_groups(groups: slice) -> FeedbackRounding:
+            order = (first.order[groups, :, None] * len(inner) + second.order[:, None, :]).reshape(
+                len(first.order[groups]), -1
+            )
+            factor = first.factor[groups, :, None, :, None] * second.factor[:, None, :, None, :]
+            return cls(order, factor.reshape(*order.shape, -1))
+
+        return of_groups
 
     def round(self, weight: FloatArray, scale: FloatArray, limit: int) -> Float64Array:
         """Return the integers of a weight, float64 (g, c, k) of whole numbers.
@@ -204,17 +216,36 @@ class FeedbackRounding:
         k = left.shape[2]
         for start in range(0, k, _BLOCK):
             end = min(start + _BLOCK, k)
-            errors = np.empty((*left.shape[:2], end - start), factor.dtype)
-            for column in range(start, end):
-                whole = np.clip(np.rint(left[:, :, column] / scale), -limit, limit)
-                integers[:, :, column] = whole
-                error = (left[:, :, column] - whole * scale) / factor[:, None, column, column]
-                errors[:, :, column - start] = error
-                left[:, :, column + 1 : end] -= error[:, :, None] * factor[:, None, column, column + 1 : end]
-            left[:, :, end:] -= errors @ factor[:, start:end, end:]
+            integers[:, :, start:end], errors = _rounded(
+                left[:, :, start:end], scale, factor[:, start:end, start:end], limit
+            )
+            left[:, :, end:] -= np.ascontiguousarray(errors) @ factor[:, start:end, end:]
         back = np.empty(weight.shape)
         np.put_along_axis(back, order, integers.astype(np.float64), axis=2)
         return back
+
+
+def _rounded(weight: FloatArray, scale: FloatArray, factor: FloatArray, limit: int) -> tuple[FloatArray, FloatArray]:
+    """Round the columns of a block, and return the integers and the errors that later blocks compensate.
+
+    Args:
+        weight: (g, c, b).
+        scale: (g, c).
+        factor: of the block, (g, b, b).
+        limit: as in `FeedbackRounding.round`.
+    """
+    # The columns of a weight are far apart in memory.
+    left = np.ascontiguousarray(weight.swapaxes(1, 2))
+    integers, errors, passed_on = np.empty_like(left), np.empty_like(left), np.empty_like(left)
+    for column in range(left.shape[1]):
+        steps = factor[:, column, column:, None]
+        whole, error, later = integers[:, column], errors[:, column], passed_on[:, column + 1 :]
+        np.rint(np.divide(left[:, column], scale, out=whole), out=whole)
+        np.minimum(np.maximum(whole, -limit, out=whole), limit, out=whole)
+        np.subtract(left[:, column], whole * scale, out=error)
+        error /= steps[:, 0]
+        left[:, column + 1 :] -= np.multiply(error[:, None], steps[:, 1:], out=later)
+    return integers.swapaxes(1, 2), errors.swapaxes(1, 2)
 
 
 def _inverse_factor(matrix: FloatArray) -> FloatArray:

@@ -74,20 +74,20 @@ def limit_weight(
     at_fault = shares > 1
     if not at_fault.any():
         return None
-    exact = np.asarray(by_output(weight, axis)[at_fault], np.float64)
+    rows_of, places = by_output(weight, axis), np.flatnonzero(at_fault)
     least = np.asarray(qparams.scale, np.float64)[at_fault] * shares[at_fault]
-    channels, inputs = exact.shape[1], exact[0].size
+    channels, inputs = rows_of.shape[1], rows_of[0].size
     covariance, variances = _relative(covariance, (inputs, inputs)), _relative(variances, (channels,))
     if covariance is not None:
         rounding = _with_feedback(covariance, scheme.qmax)
     else:
         rounding = _to_nearest(variances, scheme.qmax)
-    scale, integers = np.empty_like(least), np.empty(exact.shape, nearest.dtype)
-    at_once = max(1, _BLOCK // exact[0].size)
-    for start in range(0, len(exact), at_once):
+    scale, integers = np.empty_like(least), np.empty((len(places), *rows_of.shape[1:]), nearest.dtype)
+    at_once = max(1, _BLOCK // inputs)
+    for start in range(0, len(places), at_once):
         rows = slice(start, start + at_once)
-        within = limit.at(np.flatnonzero(at_fault)[rows])
-        scale[rows], integers[rows] = _search(exact[rows], least[rows], rounding, within, scheme.stored)
+        exact, within = np.asarray(rows_of[places[rows]], np.float64), limit.at(places[rows])
+        scale[rows], integers[rows] = _search(exact, least[rows], rounding, within, scheme.stored)
     scales = np.array(qparams.scale, np.float64)
     scales[at_fault] = scale
     outputs = np.moveaxis(nearest, axis, 0).copy()

@@ -54,28 +54,34 @@ def round_weight(
         covariance: of its inputs.
         limit: of the integers.
     """
-    exact, qmax = im2col.matrix(weight), start.qparams.scheme.qmax
+    exact, nearest = im2col.arranged(weight), im2col.arranged(start.integers)
     groups, outputs, inputs = exact.shape
     shape = covariance.shape(groups, inputs)
     feedback = FeedbackRounding.of_product(covariance.channels, covariance.taps.astype(np.float32), _DAMPING)
-    blocks, rounded = shape.split(exact), np.empty(exact.shape)
     before = np.asarray(start.qparams.scale, np.float64)
-    scale, rows = before.copy(), np.arange(outputs)
+    scale, rows, rounded = before.copy(), np.arange(outputs), np.empty(exact.shape, nearest.dtype)
     for _ in range(_WIDENINGS + 1):
-        of_blocks = np.repeat(scale.reshape(groups, outputs), shape.blocks, axis=0)
-        found = feedback.round(blocks[:, rows], of_blocks[:, rows], qmax)
-        rounded[:, rows] = shape.join(found, inputs)
+        for part in shape.parts(groups, outputs):
+            of_part = scale.reshape(groups, outputs)[part.groups, rows]
+            found = feedback(part.blocks).round(shape.take(exact, part, rows), of_part, start.qparams.scheme.qmax)
+            width = rounded[:1, :1, part.inputs].shape[2]
+            rounded[part.groups, rows, part.inputs] = found[:, :, :width]
         shares = np.zeros(1) if limit is None else limit.shares_of(im2col.weight(rounded), 0)
         rows = np.unique(np.flatnonzero(shares > 1) % outputs)
         if not rows.size:
             break
         scale = np.where(shares > 1, start.qparams.scheme.stored(scale * shares * _MARGIN), scale)
 
-    def error(integers: Float64Array, scale: Float64Array) -> Float64Array:
-        return covariance.error(integers * scale.reshape(groups, outputs, 1) - exact).reshape(-1)
+    def error(integers: AnyArray, scale: Float64Array) -> Float64Array:
+        of_blocks = np.empty((len(covariance.channels), outputs))
+        for part in shape.parts(groups, outputs):
+            steps = scale.reshape(groups, outputs, 1)[part.groups]
+            off = shape.take(integers, part) * steps - shape.take(exact, part)
+            of_blocks[part.blocks] = covariance.error_of_part(off, part)
+        return np.asarray(of_blocks.reshape(groups, shape.blocks, outputs).sum(axis=1).reshape(-1))
 
-    kept = error(im2col.matrix(start.integers), before) <= error(rounded, scale)
+    kept = error(nearest, before) <= error(rounded, scale)
     kept |= np.broadcast_to(shares > 1, kept.shape)
     by_output = (-1, *[1] * (weight.ndim - 1))
-    integers = np.where(kept.reshape(by_output), start.integers, im2col.weight(rounded).astype(start.integers.dtype))
+    integers = np.where(kept.reshape(by_output), start.integers, im2col.weight(rounded))
     return RoundedWeight(start.qparams.rescaled(np.where(kept, before, scale)), integers)

@@ -63,7 +63,11 @@ def test_blocks_are_small_and_joined_again(groups, channels, taps, rows):
     split = shape.split(values)
     assert split.shape == (groups * shape.blocks, rows, shape.channels * shape.taps)
     assert split.sum() == values.sum()
-    assert np.array_equal(shape.join(split, channels * taps), values)
+    parts = list(shape.parts(groups, rows))
+    assert np.array_equal(np.concatenate([shape.take(values, part) for part in parts]), split)
+    assert [number for part in parts for number in range(len(split))[part.blocks]] == list(range(len(split)))
+    last = rows - 1
+    assert np.array_equal(np.concatenate([shape.take(values, part, [last]) for part in parts]), split[:, [last]])
     covariance = InputCovariance(np.zeros((len(split), *[shape.channels] * 2), np.float32), np.eye(shape.taps))
     assert covariance.shape(groups, channels * taps) == shape
 

@@ -111,3 +111,12 @@ def test_sums_up_to_the_largest_are_exact_and_those_beyond_are_not(sign):
     left = np.array([LARGEST_SUM // 127, LARGEST_SUM % 127])
     assert saturating_sums(left, sign * np.array([127, 1])) == sign * LARGEST_SUM
     assert abs(saturating_sums(left + np.array([1, 0]), sign * np.array([127, 1]))) < LARGEST_SUM + 127
+
+
+@pytest.mark.parametrize("channels", [1, 5, 6])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_large_weight_is_bounded_in_parts(monkeypatch, channels, rows):
+    given = made(0, 7, channels, 3, rows)
+    whole = greatest_pair_sums(*given)
+    monkeypatch.setattr("onnxq.numerics.pair_sums._BLOCK", 2 * channels * 3)
+    assert np.array_equal(greatest_pair_sums(*given), whole)

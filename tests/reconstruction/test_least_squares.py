@@ -131,7 +131,7 @@ def test_the_factor_of_a_product_is_that_of_its_inverse(groups, outer_size, inne
     outer = rng.normal(size=(groups, outer_size, 20))
     inner = rng.normal(size=(inner_size, 20))
     outer, inner = outer @ outer.swapaxes(1, 2), inner @ inner.T
-    found = FeedbackRounding.of_product(outer, inner, (0.1, 0.05))
+    found = FeedbackRounding.of_product(outer, inner, (0.1, 0.05))(slice(groups))
     whole = np.einsum("gij,ab->giajb", damped(outer, 0.1), damped(inner[None], 0.05)[0])
     whole = whole.reshape(groups, *[outer_size * inner_size] * 2)
     places = np.arange(groups)[:, None, None], found.order[:, :, None], found.order[:, None, :]
@@ -196,3 +196,15 @@ def test_the_best_scale_is_where_the_error_is_least():
     for factor in (0.9, 0.99, 1.01, 1.1):
         assert (centered.error(integers * (factor * found)[:, :, None]) > least).all()
     assert np.array_equal(best_scale(np.zeros_like(integers), centered, start), start)
+
+
+def test_parts_of_a_product_are_rounded_as_the_whole_product():
+    rng = np.random.default_rng(0)
+    roots = rng.normal(size=(3, 5, 20)), rng.normal(size=(4, 30))
+    outer, inner = roots[0] @ roots[0].swapaxes(1, 2), roots[1] @ roots[1].T
+    weight, scale = rng.normal(size=(3, 6, 20)), np.full((3, 6), 0.1)
+    of_groups = FeedbackRounding.of_product(outer, inner, (0.01, 0.01))
+    whole = of_groups(slice(0, 3)).round(weight, scale, 127)
+    for group in range(3):
+        part = slice(group, group + 1)
+        assert np.array_equal(of_groups(part).round(weight[part], scale[part], 127), whole[part])

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -86,3 +88,24 @@ def test_a_channel_that_no_scale_brings_within_the_limit_stays_as_it_was():
     found = round_weight(weight, nothing, im2col, covariance, limit_of(weight, 1e6))
     assert np.array_equal(found.integers, nothing.integers)
     assert np.array_equal(found.qparams.scale, nothing.qparams.scale)
+
+
+def test_a_large_weight_is_rounded_in_parts(monkeypatch):
+    im2col, weight, start, covariance, _ = drawn(groups=6, channels=2)
+    whole = round_weight(weight, start, im2col, covariance, limit_of(weight, 0.7))
+    monkeypatch.setattr("onnxq.numerics.input_covariance._PART", 1)
+    parts = round_weight(weight, start, im2col, covariance, limit_of(weight, 0.7))
+    assert np.array_equal(parts.integers, whole.integers)
+    assert np.array_equal(parts.qparams.scale, whole.qparams.scale)
+
+
+def test_rounding_takes_little_more_than_the_weight():
+    im2col, weight, start, covariance, _ = drawn(outputs=512, channels=2048, kernel=1)
+    assert len(covariance.channels) == 8
+    tracemalloc.start()
+    try:
+        round_weight(weight, start, im2col, covariance)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * weight.nbytes
