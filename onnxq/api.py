@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 import onnx
 
+from onnxq import memory
 from onnxq.calibration.checks import check_first_layer, check_inputs, check_number
 from onnxq.calibration.confirm_layout import confirm_on_samples
 from onnxq.calibration.samples import DataSource, Samples, open_samples
@@ -16,7 +17,7 @@ from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.config import Config
 from onnxq.facts import InputSummary, Migration, Plan, Probe, Statistics
 from onnxq.hooks import time_passes
-from onnxq.ir import Model, ProtoIndex, storage
+from onnxq.ir import Model, ProtoIndex, embedded, storage
 from onnxq.ir.load import load
 from onnxq.ir.unsupported_tail import UnsupportedTail, detach
 from onnxq.passes import default, prepare_and_cut, prepare_and_plan
@@ -131,12 +132,13 @@ def quantize(
         )
     timings: dict[str, float] = {}
     working = Model(original)
-    found = Pipeline(passes, pinned=pinned.values(), hooks=[time_passes(timings), *hooks]).run(working)
+    found = Pipeline(passes, pinned=pinned.values(), hooks=[time_passes(timings), _give_back, *hooks]).run(working)
     for key, value in _metadata(config, found).items():
         working.add_metadata(key, value)
-    quantized = working.to_proto()
+    quantized = working.to_linked_proto() if tail is not None else working.to_proto()
     if tail is not None:
         tail.reattach(quantized)
+        quantized = embedded(quantized)
     is_synthetic = samples is None or samples.synthetic
     warnings = (*detector.warnings, *questions, *_input_warnings(found, original, detector, synthetic=is_synthetic))
     for warning in warnings:
@@ -205,6 +207,11 @@ def open_data(data: object, original: onnx.ModelProto, detector: Detector, confi
 
 def _shape_and_dtype(tensor: onnx.TypeProto.Tensor) -> tuple[list[int | None], "np.dtype[np.generic]"]:
     return [dim.dim_value or None for dim in tensor.shape.dim], onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+
+
+def _give_back(step: Pass, model: Model, result: object, seconds: float) -> None:
+    """Return to the system what a pass has freed."""
+    memory.give_back()
 
 
 def _with_what_statistics_imply(facts: Iterable[object], config: Config) -> dict[type, object]:

@@ -49,6 +49,6 @@ def save_each(folder: Path) -> Hook:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ConfigError(f"{folder}: cannot be created ({error.strerror}); choose another place") from None
-            storage.save(model.to_proto(), folder / f"{number:02}-{step.name}.onnx")
+            storage.save(model.to_linked_proto(), folder / f"{number:02}-{step.name}.onnx")
 
     return hook

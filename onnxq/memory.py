@@ -5,8 +5,10 @@ half of the machine's memory, unless `limited_to` sets another one.
 """
 
 import contextlib
+import ctypes
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +65,13 @@ def of_machine() -> int:
         with contextlib.suppress(OSError, ValueError):
             sizes.append(int(file.read_text()))
     return min((size for size in sizes if size > 0), default=_UNKNOWN)
+
+
+def give_back() -> None:
+    """Return freed memory to the system; the C library of Linux (malloc_trim of glibc) would keep much of it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):  # other C libraries
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ class ChooseMigration(Analysis[Migration]):
 
         few = spread(loaders, _SAMPLES)
         if tensors:
-            ending = ending_at(model.to_proto(), list(tensors))
+            ending = ending_at(model.to_linked_proto(), list(tensors))
             stream(ending, few, see, lambda done: self._progress("comparing channels", done, len(few)))
         return peaks
 

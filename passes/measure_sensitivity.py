@@ -86,7 +86,7 @@ class MeasureSensitivity(Analysis[Sensitivities]):
         pieces = list(_pieces(model, plan, self._target))
         self._progress("sensitivity", 0, len(pieces))
         work = _Measuring(
-            model.to_proto(),
+            model.to_proto() if self._pool.is_remote else model.to_linked_proto(),
             pieces,
             plan,
             facts[QuantizationParameters],
@@ -171,7 +171,7 @@ class _Measuring:
         quantized = Model(self._plain)
         reconstruction = self._reconstruction.only(piece)
         insert_qdq(quantized, self._plan.only(piece), self._qparams, self._biases.only(piece), reconstruction)
-        session = open_worker_session(ending_at(quantized.to_proto(), self._ends), self._at_once, self._share)
+        session = open_worker_session(ending_at(quantized.to_linked_proto(), self._ends), self._at_once, self._share)
         meter, matched, total = SqnrMeter(), 0.0, 0.0
         for expected in self._expected:
             outputs = run_named(session, expected.feed)

@@ -51,7 +51,7 @@ class MeasureSpeed(Analysis[Speed]):
             return Speed()
         self._progress("measuring speed", 0, 0)
         try:
-            loaded = runtime(self._original), runtime(model.to_proto())
+            loaded = runtime(self._original), runtime(model.to_linked_proto())
         except ModelError:
             return Speed()
         return summary(runtime.title, paired_times(loaded, 2 * [feeds[0]], _ROUNDS, seconds=_SECONDS))

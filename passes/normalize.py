@@ -81,7 +81,7 @@ def _refuse_quantized(graph: Graph) -> None:
 def _convert(model: Model, least_opset: int) -> int:
     if model.opset >= least_opset:
         return 0
-    proto = model.to_proto()
+    proto = model.to_linked_proto()
     try:
         converted = restore_weights(version_converter.convert_version(with_weight_inputs(proto), least_opset), proto)
     except (RuntimeError, InferenceError) as error:

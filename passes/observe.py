@@ -93,7 +93,7 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
         if self._samples is None:
             raise DataError("there is no calibration data; give some, or statistics that were saved")
         samples = self._samples.to_send() if self._pool.is_remote else self._samples
-        sums = self._sums(ending_at(model.to_proto(), counted.tensors()), samples, counted)
+        sums = self._sums(ending_at(model.to_linked_proto(), counted.tensors()), samples, counted)
         if sums.samples == 0:
             samples.require_any()
             raise DataError("the calibration data is empty; a generator or reader can be read only once")
@@ -105,11 +105,15 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
     def _sums(self, model: onnx.ModelProto, samples: Samples, counted: "_Counted") -> "_Sums":
         """Return the statistics of all samples, the sums of those of each chunk."""
         work = _Observing(Sessions(model, self._pool.cores), samples, counted)
-        total, steps = _Sums(counted, InputMonitor(samples.preprocess)), samples.steps
+        steps, total = samples.steps, None
         chunks = self._pool.chunks(steps)
         results = self._pool.run(work, chunks, lambda done: self._progress("calibrating", done, steps), _Sums.merge)
         for _, sums in results:
-            total.merge(sums)
+            if total is None:
+                total = sums  # of one chunk, as usual, they are not held twice
+            else:
+                total.merge(sums)
+        total = total or _Sums(counted, InputMonitor(samples.preprocess))
         samples.add_unreadable(total.unreadable)
         return total
 

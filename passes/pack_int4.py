@@ -3,9 +3,9 @@
 import logging
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
-from onnxq.ir import IR_VERSION, Builder, Constant, Model, Node, Tensor, Variable, replace_uses
+from onnxq.ir import IR_VERSION, Builder, Constant, Model, Node, Tensor, Variable, replace_uses, values_of
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 
 MIN_OPSET = 21
@@ -46,7 +46,7 @@ class PackInt4(Rewrite):
             return 0
         model.graph.nodes = nodes
         # graphsurgeon writes new int4 tensors wrongly, but keeps those that it has read.
-        proto = model.to_proto()
+        proto = model.to_linked_proto()
         proto.ir_version = max(proto.ir_version, IR_VERSION)
         for tensor in proto.graph.initializer:
             if tensor.name in packed:
@@ -73,7 +73,7 @@ def _cast(stored: Constant, builder: Builder) -> Node:
 
 def _int4(tensor: TensorProto) -> TensorProto:
     """Return an int8 tensor with values from -8 to 7 as int4."""
-    values = numpy_helper.to_array(tensor).ravel().view(np.uint8) & 15
+    values = values_of(tensor).ravel().view(np.uint8) & 15
     pairs = np.append(values, np.zeros(values.size % 2, np.uint8)).reshape(-1, 2)
     raw = (pairs[:, 0] | pairs[:, 1] << 4).tobytes()
     return TensorProto(name=tensor.name, data_type=TensorProto.INT4, dims=tensor.dims, raw_data=raw)

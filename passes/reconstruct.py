@@ -96,7 +96,7 @@ class Reconstruct(Analysis[Reconstruction]):
         adjusted = _adjusted(plan, nodes) if self._ranges else []
         self._progress("reconstructing", 0, len(plan.layers))
         samples = _load(self._samples)
-        objects = detect_objects(model.to_proto(), self._detector, [sample.feed for sample in samples])
+        objects = detect_objects(model.to_linked_proto(), self._detector, [sample.feed for sample in samples])
         graphs = GraphPair(model, plan, qparams, adjusted, samples, objects, pool, at_once)
         del samples  # the graphs free them after the last read
         found = Reconstruction({}, {}, {})

@@ -4,6 +4,7 @@ import logging
 import math
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ import onnx
 from onnxq._text import plural
 from onnxq.errors import ModelError
 from onnxq.facts import Plan, Probe, Verification
-from onnxq.ir import InferenceError, Model, ProtoIndex, comparable, loadable
+from onnxq.ir import InferenceError, Model, ProtoIndex, comparable, with_weight_inputs
 from onnxq.numerics.arrays import NamedArrays
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
@@ -68,14 +69,15 @@ class Verify(Analysis[Verification]):
     def run(self, model: Model, facts: Facts) -> Verification:
         """Return the results of the checks."""
         self._progress("checking", 0, 0)
-        proto, feeds = model.to_proto(), facts[Probe].feeds
+        proto, feeds = model.to_linked_proto(), facts[Probe].feeds
         _check_model(proto)
         _check_interface(self._original, proto)
         _check_file(self._target, proto)
+        expected = _expected(self._original, proto, feeds)  # first: each session takes the memory of its weights
         opened, refusal = self._opened(proto)
         runs = opened or RUNTIMES["ort"](proto)
         layers = facts[Plan].layers
-        compared, fault = _compared(self._original, proto, runs, layers, feeds)
+        compared, fault = _compared(expected, proto, runs, layers, feeds)
         warnings = [*refusal]
         fused, unfused = None, tuple[str, ...]()
         if opened is not None:
@@ -151,8 +153,8 @@ def _unlike_the_plan(runtime: type[Runtime], unfused: Sequence[str], others: int
 
 def _check_model(proto: onnx.ModelProto) -> None:
     try:
-        with loadable(proto) as source:
-            onnx.checker.check_model(source, full_check=True)
+        # The values of large constants are none of its business, and its copies of them would take memory.
+        onnx.checker.check_model(with_weight_inputs(proto), full_check=True)
     except (onnx.checker.ValidationError, InferenceError) as error:
         raise ModelError(f"the quantized model is not valid ONNX: {str(error).strip().splitlines()[0]}") from error
 
@@ -177,28 +179,60 @@ def _check_file(target: Target, proto: onnx.ModelProto) -> None:
         raise ModelError(f"{target.title} would not read the quantized model as it is meant:", *lines)
 
 
-def _compared(
-    original: onnx.ModelProto, proto: onnx.ModelProto, runs: Runtime, layers: Sequence[str], feeds: Sequence[Feed]
-) -> tuple[RunComparison, Fault | None]:
-    """Return the SQNR of each float output, or of what it is selected from, over all feeds, and the run's fault."""
-    nothing = RunComparison({}, {}, {})
+@dataclass(frozen=True)
+class _Expected:
+    """What the float model gives.
+
+    Attributes:
+        outputs: of each feed; those that objects are selected from, if it selects objects.
+        ended: the quantized model that ends at these outputs; None if they are its own.
+    """
+
+    outputs: Sequence[NamedArrays]
+    ended: onnx.ModelProto | None
+
+
+def _expected(original: onnx.ModelProto, proto: onnx.ModelProto, feeds: Sequence[Feed]) -> _Expected | None:
+    """Return the float outputs to compare with; None without feeds, or if the float model does not run here."""
     if not feeds:
-        return nothing, None
+        return None
+    compared_with, ended = comparable(original, proto)
     try:
-        plain = open_session(original, exact=True)
-    except ModelError as error:
+        outputs = _float_outputs(original, feeds)
+    except _NotLoadedError as error:
         log.warning("the float model cannot be compared with: %s", error)
-        return nothing, None
-    expected = [run_named(plain, feed) for feed in feeds]
+        return None
+    if ended is proto:
+        return _Expected(outputs, None)
+    return _Expected(_float_outputs(compared_with, feeds), ended)
+
+
+class _NotLoadedError(ModelError):
+    """The float model cannot be loaded."""
+
+
+def _float_outputs(model: onnx.ModelProto, feeds: Sequence[Feed]) -> list[NamedArrays]:
+    try:
+        session = open_session(model, exact=True, brief=True)
+    except ModelError as error:
+        raise _NotLoadedError(str(error)) from error
+    expected: list[NamedArrays] = [run_named(session, feed) for feed in feeds]
     for outputs in expected:
         _refuse_nan("float", outputs)
-    compared_with, ended = comparable(original, proto)
-    if ended is not proto:
+    return expected
+
+
+def _compared(
+    expected: _Expected | None, proto: onnx.ModelProto, runs: Runtime, layers: Sequence[str], feeds: Sequence[Feed]
+) -> tuple[RunComparison, Fault | None]:
+    """Return the SQNR of each float output, or of what it is selected from, over all feeds, and the run's fault."""
+    if expected is None:
+        return RunComparison({}, {}, {}), None
+    if expected.ended is not None:
         for feed in feeds:
             _refuse_nan("quantized", runs.run(feed))
-        plain, proto, runs = open_session(compared_with, exact=True), ended, type(runs)(ended)
-        expected = [run_named(plain, feed) for feed in feeds]
-    check = Check(feeds, expected, lambda outputs: _refuse_nan("quantized", outputs))
+        proto, runs = expected.ended, type(runs)(expected.ended)
+    check = Check(feeds, expected.outputs, lambda outputs: _refuse_nan("quantized", outputs))
     compared = check.compare(proto, runs)
     return compared, check.find_fault(proto, type(runs), layers, compared)
 

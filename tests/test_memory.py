@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from onnxq import memory
@@ -65,3 +68,20 @@ def test_no_sizes(text):
 )
 def test_sizes_in_words(size, text):
     assert memory.size_text(size) == text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take freed memory back by themselves")
+def test_freed_memory_goes_back_to_the_system():
+    script = """
+from onnxq.memory import give_back
+def resident():
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS:")))
+held = [bytearray(60_000) for _ in range(2000)]
+last = bytearray(60_000)
+del held
+before = resident()
+give_back()
+print(before - resident())
+"""
+    freed = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+    assert freed > 50_000

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxq.calibration.dead_leaves import dead_leaves_image
 from onnxq.errors import ConfigError, DataError, ModelError, OnnxqError
 from onnxq.evaluation.runtime_choice import AUTO, CHOICES, choose_runtimes
-from onnxq.ir import QDQ_OPS, ProtoIndex
+from onnxq.ir import QDQ_OPS, ProtoIndex, embedded
 from onnxq.ir.operators import CONVS
 from onnxq.ir.storage import load_proto
 from onnxq.ir.unsupported_tail import detach
@@ -164,7 +164,7 @@ class Predictor:
 
     def __getstate__(self) -> dict[str, Any]:
         model = load_proto(self.source) if isinstance(self.source, Path) else self.source
-        return {**vars(self), "runtime": None, "source": model}
+        return {**vars(self), "runtime": None, "source": embedded(model)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, runtime=RUNTIMES[state["runtime_name"]](state["source"], threads=1))

@@ -8,6 +8,7 @@ A pass edits `Model.graph`, a graph of ONNX GraphSurgeon, whose classes `Graph`,
 - operators: sets of operators, and predicates on nodes
 - shape_inference: shapes and types; the only caller of onnx.shape_inference
 - load, storage, repair: reading and writing files, and repairing faults of exporters
+- weights: large weights stay in files, and tensors link to them
 - checks: refuse malformed models
 - proto, index, extract: work on the ONNX message itself, without a graph: copies, look-ups, parts of a model
 - unsupported_tail: operators at the end that cannot run here, detached and reattached
@@ -53,6 +54,7 @@ from onnxq.ir.proto import (
 from onnxq.ir.query import ancestors, constant, consumers, data_inputs, downstream, dtype_of, is_float, producer
 from onnxq.ir.shape_inference import InferenceError, infer_shapes, inferred_graph, inferred_types
 from onnxq.ir.storage import loadable
+from onnxq.ir.weights.links import embedded, values_of
 
 __all__ = [
     "CHANNELWISE_LINEAR",
@@ -82,6 +84,7 @@ __all__ = [
     "data_inputs",
     "downstream",
     "dtype_of",
+    "embedded",
     "ending_at",
     "feeds_only_silu",
     "has_plain_bias",
@@ -109,5 +112,6 @@ __all__ = [
     "restore_weights",
     "set_bias",
     "takes_bias",
+    "values_of",
     "with_weight_inputs",
 ]

@@ -6,9 +6,10 @@ from functools import cached_property
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto
 
 from onnxq.ir.proto import names_read
+from onnxq.ir.weights.links import values_of
 
 
 class ProtoIndex:
@@ -78,7 +79,7 @@ class ProtoIndex:
 
     def values(self, name: str) -> NDArray[np.generic] | None:
         """Return the values of a constant, or None for any other tensor."""
-        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+        return values_of(self.constants[name]) if name in self.constants else None
 
     def ancestors(self, tensors: Iterable[str], given: Collection[str] = ()) -> set[int]:
         """Return the places in `nodes` of all nodes that must run to compute tensors.

@@ -14,6 +14,9 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon import Constant, Node, Variable
 
 from onnxq.ir.proto import MIN_IR_VERSION, copy_fields, copy_message
+from onnxq.ir.weights.constants import link_constants, move_to_files, without_values
+from onnxq.ir.weights.links import embedded
+from onnxq.ir.weights.spill import Spill
 
 # graphsurgeon logs every error before it raises it.
 logging.getLogger("onnx_graphsurgeon").setLevel(logging.CRITICAL)
@@ -42,6 +45,7 @@ class Model:
         self._docs: dict[str, onnx.NodeProto] = {}
         self._graph_metadata: list[onnx.StringStringEntryProto] = []
         self._interface: dict[str, onnx.ValueInfoProto] = {}
+        self._spill = Spill()
         self.replace(proto)
 
     def replace(self, proto: onnx.ModelProto) -> None:
@@ -57,6 +61,7 @@ class Model:
         declared = {value.name: copy_message(value) for value in (*proto.graph.input, *proto.graph.output)}
         self._interface = {**declared, **self._interface}
         self.graph: gs.Graph = gs.import_onnx(proto)
+        link_constants(self.graph)
         for tensor in (*self.graph.inputs, *self.graph.outputs):
             if isinstance(tensor, Variable) and tensor.name in self._interface:
                 tensor.dtype, tensor.shape = _declared(self._interface[tensor.name].type.tensor_type)
@@ -81,6 +86,26 @@ class Model:
 
     def to_proto(self) -> onnx.ModelProto:
         """Return the current model as a message; the graph can be edited further."""
+        return embedded(self._exported())
+
+    def to_linked_proto(self) -> onnx.ModelProto:
+        """Return the current model as a message for use inside onnxq, as long as this object lives.
+
+        If its weights are large, they are in files, and the message links to them; see `onnxq.ir.weights.links`. Those
+        that passes have changed move to a temporary file.
+
+        Raises:
+            ConfigError: there is no room for the file.
+        """
+        move_to_files(self.graph, self._spill)
+        return self._exported()
+
+    def to_proto_without_weights(self) -> onnx.ModelProto:
+        """Return the current model as a message in which large constants have types and shapes, but no values."""
+        with without_values(self.graph):
+            return self._exported()
+
+    def _exported(self) -> onnx.ModelProto:
         proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         for field, _ in proto.ListFields():
             if field.name != "graph":

@@ -35,10 +35,11 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 def large_initializers(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
     """Return the large constants: most bytes of a model, and no shape depends on their values."""
-    return [tensor for tensor in proto.graph.initializer if _is_large(tensor)]
+    return [tensor for tensor in proto.graph.initializer if is_large(tensor)]
 
 
-def _is_large(tensor: onnx.TensorProto) -> bool:
+def is_large(tensor: onnx.TensorProto) -> bool:
+    """Return whether a constant is large: no shape depends on its values."""
     return math.prod(tensor.dims) > _LARGE and tensor.data_type != onnx.TensorProto.STRING
 
 
@@ -47,7 +48,7 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     shell = onnx.ModelProto()
     copy_fields(proto, shell, "graph")
     copy_fields(proto.graph, shell.graph, "initializer")
-    shell.graph.initializer.extend(t for t in proto.graph.initializer if not _is_large(t))
+    shell.graph.initializer.extend(t for t in proto.graph.initializer if not is_large(t))
     return shell
 
 

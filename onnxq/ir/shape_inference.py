@@ -56,7 +56,7 @@ def infer_shapes(model: Model) -> int:
         The number of tensors that got a shape or a type.
     """
     try:
-        inferred = inferred_graph(model.to_proto())
+        inferred = inferred_graph(model.to_proto_without_weights())
     except ModelError as error:
         log.warning("%s", error)
         return 0

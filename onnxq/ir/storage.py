@@ -1,6 +1,7 @@
 """Reading and writing model files, and passing models to runtimes.
 
-A protocol buffer holds at most 2 GB, in a file and in memory. A larger model has its weights in a second file.
+A protocol buffer holds at most 2 GB, in a file and in memory. A larger model has its weights in a second file. Models
+that are read have links in place of their weights, if these are large; see `onnxq.ir.weights.links`.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
@@ -22,6 +24,18 @@ from onnxq.ir.checks.tensors import check_tensors
 from onnxq.ir.files import atomic_write, why_missing
 from onnxq.ir.proto import clear_negative_dims, large_initializers, without_weights
 from onnxq.ir.temporary import sweep, temporary_folder
+from onnxq.ir.weights import links
+from onnxq.ir.weights.in_file import linked_message
+from onnxq.ir.weights.links import (
+    anchored,
+    bytes_of,
+    embed,
+    embedded,
+    has_links,
+    is_linked,
+    require_files,
+    values_of,
+)
 
 LARGEST = 2**31 - 1
 """Greatest size of one message, bytes."""
@@ -32,8 +46,7 @@ _ALIGNMENT = 4096
 
 def size(model: onnx.ModelProto) -> int:
     """Return the bytes that a model takes, or would take, as one message."""
-    weights = sum(int(tensor.ByteSize()) for tensor in large_initializers(model))
-    return weights + int(without_weights(model).ByteSize())
+    return bytes_of(large_initializers(model)) + int(without_weights(model).ByteSize())
 
 
 def is_one_message(model: onnx.ModelProto) -> bool:
@@ -50,7 +63,7 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     sweep(Path(os.path.realpath(path)).parent)
     if is_one_message(model):
         with atomic_write(path) as temporary:
-            onnx.save(model, temporary)
+            onnx.save(embedded(model), temporary)
         return
     data = data_path(path)
     # The file opened last is in place first: the model file never exists without its weights.
@@ -71,10 +84,11 @@ def size_on_disk(path: Path) -> int:
 def files_of(path: Path) -> list[Path]:
     """Return the path of a model and of the files with its weights, as it names them; they need not exist."""
     try:
-        proto = onnx.load(path, format="protobuf", load_external_data=False)
+        proto = _message(path)
     except (OSError, DecodeError):
         return [path]
-    named = {ExternalDataInfo(t).location for t in proto.graph.initializer if uses_external_data(t)}
+    outside = (t for t in proto.graph.initializer if uses_external_data(t) and not is_linked(t))
+    named = {ExternalDataInfo(tensor).location for tensor in outside}
     return [path, *(path.parent / name for name in sorted(named))]
 
 
@@ -82,7 +96,7 @@ def digest(model: onnx.ModelProto) -> str:
     """Return the SHA-256 of a model with its weights."""
     sha = hashlib.sha256(without_weights(model).SerializeToString(deterministic=True))
     for tensor in large_initializers(model):
-        sha.update(tensor.SerializeToString(deterministic=True))
+        sha.update(embed(tensor).SerializeToString(deterministic=True))
     return sha.hexdigest()
 
 
@@ -91,13 +105,27 @@ def loadable(model: onnx.ModelProto | Path) -> Iterator[bytes | str]:
     """Yield the bytes or the path from which a runtime loads a model; a temporary file is removed after the block."""
     if isinstance(model, Path):
         yield str(model)
-    elif is_one_message(model):
+    elif is_one_message(model) and not has_links(model):
         yield model.SerializeToString()
     else:
         with temporary_folder() as folder:
             path = folder / "model.onnx"
-            save(model, path)
+            data = data_path(path)
+            onnx.save(_external(model, data, data.name), path)
             yield str(path)
+
+
+def linked(model: onnx.ModelProto) -> tuple[bytes, str] | None:
+    """Return the bytes of a model whose weights are in files, and the folder that its paths start from.
+
+    None: it holds its weights, or the files are on several drives.
+
+    Raises:
+        ModelError: a file is gone or was changed.
+    """
+    require_files(model)
+    moved = anchored(model) if has_links(model) else None
+    return (moved[0].SerializeToString(), moved[1]) if moved is not None else None
 
 
 def _external(model: onnx.ModelProto, data: Path, location: str) -> onnx.ModelProto:
@@ -108,19 +136,22 @@ def _external(model: onnx.ModelProto, data: Path, location: str) -> onnx.ModelPr
             file.write(bytes(-file.tell() % _ALIGNMENT))
             stored = shell.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
             stored.data_location = TensorProto.EXTERNAL
-            entries = {"location": location, "offset": file.tell(), "length": file.write(_raw(tensor))}
+            offset, raw = file.tell(), _raw(tensor)
+            entries = {"location": location, "offset": offset, "length": file.write(raw)}
             for key, value in entries.items():
                 stored.external_data.add(key=key, value=str(value))
     return shell
 
 
-def _raw(tensor: TensorProto) -> bytes:
+def _raw(tensor: TensorProto) -> bytes | memoryview:
     """Return the bytes of the values, little-endian."""
+    if is_linked(tensor):
+        return np.ascontiguousarray(values_of(tensor)).reshape(-1).view(np.uint8).data
     return tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
 
 
 def load_proto(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file with its external data.
+    """Read an ONNX file with its external data. If they are large, its weights stay in the file and are linked to.
 
     Raises:
         ModelError: the file is missing, is not an ONNX file, or is cut short; a tensor or node is malformed, or data
@@ -132,7 +163,7 @@ def load_proto(path: Path) -> onnx.ModelProto:
         wrong = "is a folder, not an ONNX file; name the file" if is_folder else why_missing(path)
         raise ModelError(f"{path}: {wrong}")
     try:
-        proto = onnx.load(path, format="protobuf", load_external_data=False)
+        proto = _message(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
     except DecodeError:
@@ -141,9 +172,20 @@ def load_proto(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: not an ONNX file, or one without nodes; export it again")
     check_texts(proto)
     check_tensors(proto)
-    read_external_data(proto, path)
+    read_external_data(proto, path, most=links.LARGE)
     check_values(proto.graph)
     check_nodes(proto)
     check_layers(proto.graph)
     clear_negative_dims(proto.graph)
     return proto
+
+
+def _message(path: Path) -> onnx.ModelProto:
+    """Return the model in a file; large weights are linked to.
+
+    Raises:
+        OSError: the file cannot be read.
+        DecodeError: it is no model.
+    """
+    found = linked_message(path) if os.path.getsize(path) > links.LARGE else None
+    return found if found is not None else onnx.load(path, format="protobuf", load_external_data=False)

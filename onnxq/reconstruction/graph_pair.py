@@ -76,7 +76,7 @@ class GraphPair:
     ) -> None:
         self._pool = pool
         self._at_once = at_once
-        quantized = Model(model.to_proto())
+        quantized = Model(model.to_linked_proto())
         insert_qdq(quantized, plan, qparams)
         nodes = quantized.nodes
         self._objects = [
@@ -89,9 +89,9 @@ class GraphPair:
         unrounded = [_quantize_of(self._inputs[name].inputs[0]).inputs[0].name for name in adjusted]
         wanted = [*(x.name for x in self._inputs.values()), *unrounded]
         self._float = LayerwiseRunner(
-            model.to_proto(), [layer.outputs[0].name for layer in map(model.nodes.__getitem__, plan.layers)]
+            model.to_linked_proto(), [layer.outputs[0].name for layer in map(model.nodes.__getitem__, plan.layers)]
         )
-        self._quantized = LayerwiseRunner(quantized.to_proto(), wanted)
+        self._quantized = LayerwiseRunner(quantized.to_linked_proto(), wanted)
         for runner in (self._float, self._quantized):
             # The runners alone hold the images, and free them after the last read.
             runner.start([sample.feed for sample in samples])

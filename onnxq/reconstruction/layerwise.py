@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.errors import ConfigError
-from onnxq.ir import ProtoIndex, names_read
+from onnxq.ir import ProtoIndex, names_read, values_of
 from onnxq.ir.temporary import no_room, temporary_place
 from onnxq.numerics.arrays import AnyArray, Float32Array
 from onnxq.runtime.session import Feed, run_named
@@ -134,7 +134,7 @@ class LayerwiseRunner:
         return sum(array.nbytes for array in arrays) - in_files, in_files
 
     def _constant(self, name: str) -> Float32Array:
-        return numpy_helper.to_array(self._constants[name]).astype(np.float32)
+        return values_of(self._constants[name]).astype(np.float32)
 
     def _cached_form(self, tensor: str) -> str:
         """Return the tensor itself, or the integers that it is recomputed from."""

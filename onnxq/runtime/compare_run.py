@@ -139,7 +139,7 @@ class Check:
 
     def _computed(self, proto: onnx.ModelProto) -> Sequence[NamedArrays]:
         """Return the outputs of the exact computation of a model for each feed."""
-        session = open_session(proto, optimized=False)
+        session = open_session(proto, optimized=False, brief=True)
         outputs: list[NamedArrays] = [run_named(session, feed) for feed in self._feeds]
         for each in outputs:
             self._accept(each)

@@ -32,11 +32,18 @@ class OnnxRuntime(Runtime):
         threads: int = 0,
         at_once: int = 1,
         wide_sums: bool = False,
+        brief: bool = False,
         optimized_path: Path | None = None,
     ) -> None:
         # Runs of one session at the same time share its threads; with one thread, each has that of its caller.
         self._session = open_session(
-            model, threads=threads, exact=self._EXACT, resting=True, wide_sums=wide_sums, optimized_path=optimized_path
+            model,
+            threads=threads,
+            exact=self._EXACT,
+            resting=True,
+            wide_sums=wide_sums,
+            brief=brief,
+            optimized_path=optimized_path,
         )
         self._names = [output.name for output in self._session.get_outputs()]
         self._weights: Counter[str] | None = None
@@ -46,7 +53,7 @@ class OnnxRuntime(Runtime):
         """Load a model, and note the weights of its layers on integers."""
         with temporary_folder() as folder:
             path = folder / "optimized.onnx"
-            made = cls(model, optimized_path=path)
+            made = cls(model, brief=True, optimized_path=path)
             made._weights = cls._integer_weights(path)
         return made
 
@@ -73,7 +80,7 @@ class OnnxRuntime(Runtime):
     @classmethod
     def without_saturation(cls, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Runtime]:
         """Return the same model; it runs with kernels that add the products in 32 bits."""
-        return model, cls(model, wide_sums=True)
+        return model, cls(model, wide_sums=True, brief=True)
 
     @classmethod
     def operator_times(

@@ -12,8 +12,9 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from onnxq import memory
 from onnxq.errors import ModelError
-from onnxq.ir.storage import data_path, is_one_message, loadable
+from onnxq.ir.storage import data_path, is_one_message, linked, loadable
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ _WIDE_SUMS = "session.x64quantprecision"
 
 _WEIGHTS_BESIDE = "session.optimized_model_external_initializers_file_name"
 
+_WEIGHTS_FROM = "session.model_external_initializers_file_folder_path"
+
 
 def open_session(
     model: onnx.ModelProto | Path,
@@ -48,6 +51,7 @@ def open_session(
     profile_prefix: Path | None = None,
     resting: bool = False,
     frugal: bool = False,
+    brief: bool = False,
     wide_sums: bool = False,
 ) -> ort.InferenceSession:
     """Load a model into onnxruntime's CPU provider.
@@ -66,6 +70,7 @@ def open_session(
         profile_prefix: onnxruntime writes the time of every node to a file whose path begins with this.
         resting: the threads sleep between runs; otherwise they spin until the next run and slow down other work.
         frugal: allocate memory on demand instead of planning it for a whole run.
+        brief: few runs follow: memory is allocated on demand too, and not kept for the next run.
         wide_sums: on x86 CPUs without VNNI add products of 8-bit integers in 32 bits, which is slower.
 
     Raises:
@@ -87,10 +92,18 @@ def open_session(
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
-    options.enable_mem_pattern = not frugal
+    options.enable_mem_pattern = not (frugal or brief)
+    options.enable_cpu_mem_arena = not brief
     if resting:
         options.add_session_config_entry("session.force_spinning_stop", "1")
+    found = linked(model) if isinstance(model, onnx.ModelProto) else None
     try:
+        if found is not None:
+            options.add_session_config_entry(_WEIGHTS_FROM, found[1])
+            memory.give_back()
+            session = ort.InferenceSession(found[0], options, providers=["CPUExecutionProvider"])
+            memory.give_back()  # what the weights took before they were in the order of the kernels
+            return session
         with loadable(model) as source:
             return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no narrower base

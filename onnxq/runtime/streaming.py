@@ -13,10 +13,8 @@ from threadpoolctl import threadpool_limits
 
 from onnxq.ir.checks.activations import check_activations
 from onnxq.ir.storage import size
+from onnxq.ir.weights.links import LARGE, embedded
 from onnxq.runtime.session import Feed, cores, iter_outputs, open_session
-
-_LARGE = 100_000_000
-"""Bytes of a model above which one sample runs at a time: each session copies the weights and holds the tensors."""
 
 
 def open_worker_session(model: onnx.ModelProto, at_once: int, share: int = 0) -> ort.InferenceSession:
@@ -45,11 +43,13 @@ Job = Callable[[], tuple[Feed, int] | None]
 def workers(model: onnx.ModelProto, share: int = 0) -> int:
     """Return how many samples run at once: at most 2 on any machine, because each holds its tensors in memory.
 
+    Of a large model one runs at a time: each session copies the weights.
+
     Args:
         model: the model.
         share: cores to use; 0: those of the machine.
     """
-    return 1 if size(model) > _LARGE else min(2, share or cores())
+    return 1 if size(model) > LARGE else min(2, share or cores())
 
 
 class Sessions:
@@ -75,7 +75,7 @@ class Sessions:
         self._checking = threading.Lock()
 
     def __reduce__(self) -> tuple[type["Sessions"], tuple[onnx.ModelProto, int]]:
-        return Sessions, (self.model, self._share)
+        return Sessions, (embedded(self.model), self._share)  # another machine lacks the files
 
     @contextmanager
     def one(self, feed: Feed) -> Iterator[ort.InferenceSession]:

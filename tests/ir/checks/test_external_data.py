@@ -7,6 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.errors import ModelError
 from onnxq.ir.storage import load_proto
+from onnxq.ir.weights import links
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -102,3 +103,32 @@ def test_a_cache_of_links_is_read(place):
         (place / "snapshot" / name).symlink_to(path.with_name(name))
     [read] = load_proto(place / "snapshot" / "a.onnx").graph.initializer
     assert np.array_equal(numpy_helper.to_array(read), WEIGHT)
+
+
+class TestLargeData:
+    """Initializers link to values that are large, instead of holding them."""
+
+    @pytest.fixture(autouse=True)
+    def everything_is_large(self, monkeypatch):
+        monkeypatch.setattr(links, "LARGE", 10)
+        monkeypatch.setattr("onnxq.ir.proto._LARGE", 4)
+
+    def test_the_values_stay_in_the_file(self, place):
+        [read] = load_proto(save(place, location="deep/../a.bin", offset=8)).graph.initializer
+        assert links.is_linked(read)
+        assert np.array_equal(links.values_of(read), WEIGHT)
+
+    def test_constants_in_subgraphs_are_read(self, place):
+        model = load_proto(save(place, inside=True, location="a.bin", offset=8))
+        inner = model.graph.node[1].attribute[0].g.node[0].attribute[0].t
+        assert np.array_equal(numpy_helper.to_array(inner), WEIGHT)
+
+    @pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "deep", "none.bin"])
+    def test_other_places_are_refused_as_ever(self, place, location):
+        with pytest.raises(ModelError, match="its external data cannot be read"):
+            load_proto(save(place, location=location, offset=8))
+
+    @pytest.mark.parametrize("entries", [{"offset": 9}, {"offset": -1}, {"offset": 8, "length": 23}])
+    def test_places_that_the_file_lacks_are_refused(self, place, entries):
+        with pytest.raises(ModelError, match="24 bytes are expected"):
+            load_proto(save(place, location="a.bin", **entries))
