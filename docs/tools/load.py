@@ -1,4 +1,4 @@
-"""Time and memory of large inputs: many pictures, many nodes, many outputs, large batches and pictures, many runs.
+"""Time and memory of large inputs: many pictures, nodes, weights and outputs, large batches and pictures, many runs.
 
     python -m docs.tools.load --folder load
 
@@ -24,12 +24,16 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from onnxq.calibration import demo
+from onnxq.ir import storage
 
 _WIDTH = 8
 """Channels of the Convs that make up a model of many nodes."""
 
 _PICTURE = (64, 48)
 """Width and height of the pictures, px."""
+
+_HEAVY = 2048
+"""Channels of the Convs that make up a model of many weights: each has 151 MB."""
 
 _AT_ONCE = 8
 """Runs that are measured side by side."""
@@ -95,7 +99,7 @@ class ManyLayers:
         """Write the model with these outputs, or the last one."""
         ends = [helper.make_tensor_value_info(each, TensorProto.FLOAT, None) for each in outputs or [self.last]]
         graph = helper.make_graph(self._nodes, "load", [self._input], ends, self._weights)
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+        storage.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
 def chain(path: Path, nodes: int) -> Path:
@@ -104,6 +108,19 @@ def chain(path: Path, nodes: int) -> Path:
     made.conv(stride=2)
     for _ in range(nodes // 3 - 1):
         made.conv()
+    made.save(path)
+    return path
+
+
+def heavy(path: Path, convs: int, channels: int = _HEAVY) -> Path:
+    """Write a model of so many Convs with many weights, on features of 2 x 2."""
+    made = ManyLayers(64)
+    for narrow in (channels // 64, channels // 32, channels // 8, channels // 4):
+        made.conv(narrow, stride=2)
+    made.conv(channels, stride=2)
+    for _ in range(convs):
+        made.conv(channels)
+    made.conv(channels // 8)
     made.save(path)
     return path
 
@@ -169,6 +186,17 @@ def of_nodes(folder: Path, counts: Sequence[int]) -> Iterator[Case]:
         yield Case("nodes, onnxq --report", ["onnxq", model, *report], count)
 
 
+def of_weights(folder: Path, counts: Sequence[int]) -> Iterator[Case]:
+    """Yield runs on models of more and more weights, in MB."""
+    for convs in (4, 8, 16):
+        model, megabytes = heavy(folder / f"heavy{convs}.onnx", convs), 36 * _HEAVY**2 * convs // 10**6
+        quiet = ["-q", "-o", str(folder / "out.onnx")]
+        yield Case("MB of weights", ["onnxq", str(model), *quiet], megabytes)
+        yield Case(
+            "MB of weights, --rounding nearest", ["onnxq", str(model), "--rounding", "nearest", *quiet], megabytes
+        )
+
+
 def of_others(folder: Path, counts: Sequence[int]) -> Iterator[Case]:
     """Yield runs on models that are large in other ways."""
     out = ["--count", "4", "--no-speed", "-q", "-o", str(folder / "out.onnx")]
@@ -195,6 +223,7 @@ def of_runs(folder: Path, counts: Sequence[int]) -> Iterator[Case]:
 CASES: dict[str, Callable[[Path, Sequence[int]], Iterator[Case]]] = {
     "pictures": of_pictures,
     "nodes": of_nodes,
+    "weights": of_weights,
     "others": of_others,
     "runs": of_runs,
 }

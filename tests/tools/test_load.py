@@ -18,6 +18,13 @@ def test_a_chain_has_as_many_nodes_as_asked_for_and_is_quantized(tmp_path):
     assert len(found.layers) > 5
 
 
+def test_a_heavy_model_has_as_many_convs_as_asked_for(tmp_path):
+    path = load.heavy(tmp_path / "a.onnx", 2, 64)
+    weights = [tuple(tensor.dims) for tensor in onnx.load(path).graph.initializer]
+    assert weights.count((64, 64, 3, 3)) == 2
+    assert len(plan(path)[0].layers) > 2
+
+
 def test_a_wide_model_has_as_many_outputs_as_asked_for(tmp_path):
     path = load.wide(tmp_path / "a.onnx", 7)
     assert len(onnx.load(path).graph.output) == 7
