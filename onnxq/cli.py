@@ -13,7 +13,6 @@ from pathlib import Path
 import onnx
 
 from onnxq import evaluate, prove
-from onnxq._text import plural
 from onnxq.api import Quantized, cut_decode, open_data, plan, quantize
 from onnxq.calibration import demo
 from onnxq.calibration.samples import Samples
@@ -48,7 +47,7 @@ from onnxq.evaluation.average_precision import (
     measure_precision,
     summarize,
 )
-from onnxq.evaluation.criteria import AgreementCriterion, Criterion, PrecisionCriterion, SqnrCriterion
+from onnxq.evaluation.criteria import AgreementCriterion, AgreementLoss, Criterion, PrecisionCriterion, SqnrCriterion
 from onnxq.evaluation.ground_truth import GroundTruth, demo_ground_truth
 from onnxq.evaluation.held_out import require_held_out
 from onnxq.evaluation.mixed_precision import SearchResult, search
@@ -62,7 +61,6 @@ from onnxq.ir.load import load
 from onnxq.pipeline import Hook
 from onnxq.progress import Progress
 from onnxq.report import build
-from onnxq.runtime import RUNTIMES
 from onnxq.runtime.pool import Pool
 from onnxq.yolo.detector import detect
 
@@ -141,7 +139,7 @@ def _quantize_with(args: argparse.Namespace, config: Config, pool: Pool) -> None
     seconds = time.perf_counter() - start
     # Whatever was asked for as a file is written before anything is printed: the reader of a pipe may close it.
     measured: _Measured | None = None
-    lost = ""
+    lost: AgreementLoss | None = None
     failure: OnnxqError | None = None
     try:
         if args.evaluate and run.truth is not None:
@@ -149,7 +147,7 @@ def _quantize_with(args: argparse.Namespace, config: Config, pool: Pool) -> None
         if run.judge is not None:
             lost = _judge(args, run, run.judge, output)
         if args.report:
-            _write_report(args, run, output, measured.precision if measured else None)
+            _write_report(args, run, output, measured.precision if measured else None, lost)
     except OnnxqError as error:
         failure = error
     if not args.quiet:
@@ -159,8 +157,8 @@ def _quantize_with(args: argparse.Namespace, config: Config, pool: Pool) -> None
         summary.list_limited(run.quantized)
     if measured is not None and not args.quiet:
         _print_measured(args, run, measured)
-    if lost and not args.quiet:
-        say(lost)
+    if lost is not None and not args.quiet:
+        say(str(lost))
     if failure is not None:
         raise failure
     if compiler is not None:
@@ -221,7 +219,13 @@ def _write(args: argparse.Namespace, run: _Run, output: Path) -> None:
         write_json(args.cut_decode.with_suffix(".json"), build.ranges(run.quantized, cut))
 
 
-def _write_report(args: argparse.Namespace, run: _Run, output: Path, precision: PrecisionSummary | None) -> None:
+def _write_report(
+    args: argparse.Namespace,
+    run: _Run,
+    output: Path,
+    precision: PrecisionSummary | None,
+    agreement: AgreementLoss | None,
+) -> None:
     report = build.build(
         run.quantized,
         run.config,
@@ -230,6 +234,7 @@ def _write_report(args: argparse.Namespace, run: _Run, output: Path, precision: 
         after=storage.size_on_disk(output),
         search=run.search,
         evaluation=precision,
+        agreement=agreement,
     )
     build.write(report, args.report)
 
@@ -287,13 +292,10 @@ def _agreement(args: argparse.Namespace, model: onnx.ModelProto, settings: Setti
     return AgreementCriterion(model, judged_images(args) or demo.VALIDATION, settings)
 
 
-def _judge(args: argparse.Namespace, run: _Run, judge: AgreementCriterion, output: Path) -> str:
-    """Measure the loss of expected AP, and return it in words."""
+def _judge(args: argparse.Namespace, run: _Run, judge: AgreementCriterion, output: Path) -> AgreementLoss:
+    """Measure the loss of expected AP."""
     with _naming("--evaluate", f"; {output} was written"), ProgressBar(args.quiet) as progress:
-        lost = judge.describe(judge.loss(run.quantized.model, progress))
-    runtime = choose_runtime(run.config.target, args.runtime).name
-    images = f"{judge.images} image{plural(judge.images)}"
-    return f"agreement with the float model: {lost} on {images}, in {RUNTIMES[runtime].described()}"
+        return judge.measured(run.quantized.model, progress)
 
 
 def _compiler(config: Config) -> Compiler:

@@ -4,7 +4,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxq._text import plural
 from onnxq.api import open_data
 from onnxq.calibration import dataset_yaml
 from onnxq.calibration.dead_leaves import SyntheticImages
@@ -125,6 +126,25 @@ class PrecisionCriterion(Criterion):
         return f"{0.0 - loss:+.2f} AP"  # 0.0 - loss, as -loss would give "-0.00"
 
 
+@dataclass(frozen=True)
+class AgreementLoss:
+    """What a quantized model loses, measured without labels.
+
+    Attributes:
+        loss: of expected AP, points.
+        images: number of images.
+        runtime: name and version of the runtime that computed the quantized model.
+    """
+
+    loss: float
+    images: int
+    runtime: str
+
+    def __str__(self) -> str:
+        images = f"{self.images} image{plural(self.images)}"
+        return f"agreement with the float model: {_expected(self.loss)} on {images}, in {self.runtime}"
+
+
 class AgreementCriterion(Criterion):
     """Loss of expected average precision against the float model, in points, on images without labels.
 
@@ -179,7 +199,12 @@ class AgreementCriterion(Criterion):
 
     def describe(self, loss: float) -> str:
         """Return the change of expected AP in words."""
-        return f"{0.0 - loss:+.2f} expected AP"
+        return _expected(loss)
+
+    def measured(self, model: onnx.ModelProto, progress: Progress) -> AgreementLoss:
+        """Return the loss with what it was measured on; raises as `loss` does."""
+        runtime = RUNTIMES[self._settings.runtime].described()
+        return AgreementLoss(self.loss(model, progress), self.images, runtime)
 
     def _open(self, model: onnx.ModelProto, like: Detector | None = None) -> Predictor:
         pictures = [each.load for each in self._sources]
@@ -214,6 +239,10 @@ class AgreementCriterion(Criterion):
             made.append(one)
             progress("comparing", done, len(sources))
         return made
+
+
+def _expected(loss: float) -> str:
+    return f"{0.0 - loss:+.2f} expected AP"
 
 
 class SqnrCriterion(Criterion):

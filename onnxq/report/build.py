@@ -18,6 +18,7 @@ from onnxq.api import Quantized
 from onnxq.config import Config
 from onnxq.errors import ConfigError
 from onnxq.evaluation.average_precision import PrecisionSummary
+from onnxq.evaluation.criteria import AgreementLoss
 from onnxq.evaluation.mixed_precision import SearchResult
 from onnxq.facts import FittedRange, Migration, Plan, Sensitivities, Speed, Statistics, Verification
 from onnxq.ir.files import atomic_write
@@ -67,6 +68,7 @@ def build(
     after: int,
     search: SearchResult | None = None,
     evaluation: PrecisionSummary | None = None,
+    agreement: AgreementLoss | None = None,
 ) -> Report:
     """Build the report of a run.
 
@@ -78,6 +80,7 @@ def build(
         after: size of the quantized model, bytes.
         search: result of a mixed-precision search; None without one.
         evaluation: average precision of both models; None if not measured.
+        agreement: loss of expected AP; None if not measured.
     """
     facts = quantized.facts
     plan, verification, tensors = facts[Plan], facts[Verification], list(tensor_results(facts))
@@ -134,6 +137,7 @@ def build(
         speed=_speed(facts),
         search=None if search is None else _search(search),
         evaluation=evaluation,
+        agreement=agreement,
     )
     return replace(report, findings=findings(report))
 

@@ -57,6 +57,9 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     if report.evaluation is not None:
         quantized = report.evaluation.models[-1]
         yield f"AP, {Number(quantized.change, '+.2f')} against float", f"{Number(quantized.AP, '.2f')}"
+    if report.agreement is not None:
+        images = f"{report.agreement.images} image{plural(report.agreement.images)}"
+        yield f"expected AP against float, {images}", f"{Number(0.0 - report.agreement.loss, '+.2f')}"
     if report.checked_in:
         yield "checked in", f"{report.checked_in}, {report.checked_on}"
     for name, value in report.sqnr_against_exact.items():

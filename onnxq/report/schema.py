@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxq.evaluation.average_precision import PrecisionSummary
+from onnxq.evaluation.criteria import AgreementLoss
 
 FORMAT = 1
 """Version of the JSON report; it changes if a key is removed, renamed or gets another meaning, not if one is added."""
@@ -355,6 +356,7 @@ class Report:
         migrated: tensors whose channels are divided.
         search: result of a mixed-precision search; None without one.
         evaluation: average precision of both models; None if not measured.
+        agreement: loss of expected AP, measured without labels; None if not measured.
         findings: what stands out, the most important first.
     """
 
@@ -405,6 +407,7 @@ class Report:
     speed: SpeedEntry | None = None
     search: SearchEntry | None = None
     evaluation: PrecisionSummary | None = None
+    agreement: AgreementLoss | None = None
     findings: tuple[Finding, ...] = ()
 
 

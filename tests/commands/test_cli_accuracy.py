@@ -188,13 +188,16 @@ class TestAgreement:
         assert search["kept"]
 
     def test_it_is_measured_after_quantizing_in_the_runtime_of_the_target(self, onnxq, model, others):
-        ran = onnxq(model, "--calib", "calib", "--evaluate", *others)
+        ran = onnxq(model, "--calib", "calib", "--evaluate", *others, "--report", "r.json")
         assert ran.code == 0, ran.err
         measured = rf"agreement with the float model: (\S+) expected AP on 3 images, in {RUNTIMES['ort'].described()}"
         lost = re.search(measured, " ".join(ran.out.split()))[1]
         assert compare.main([str(model), "model.int8.onnx", "--images", "others", "--json", "c.json", "-q"]) == 0
         assert float(lost) == pytest.approx(-json.loads(Path("c.json").read_text())["expected_ap_loss"], abs=0.006)
         assert "next:" not in ran.out
+        told = json.loads(Path("r.json").read_text())["agreement"]
+        assert told["loss"] == pytest.approx(-float(lost), abs=0.006)
+        assert (told["images"], told["runtime"]) == (3, RUNTIMES["ort"].described())
 
     def test_a_data_set_has_its_images(self, onnxq, model, others):
         Path("data.yaml").write_text("train: calib\nval: others\nnames: [a]\n")

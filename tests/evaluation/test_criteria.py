@@ -13,7 +13,7 @@ from tables import BOX, TWO, always, table_of, write_coco
 from onnxq import Config, quantize
 from onnxq.calibration import demo
 from onnxq.errors import DataError, ModelError
-from onnxq.evaluation.criteria import AgreementCriterion, PrecisionCriterion, SqnrCriterion
+from onnxq.evaluation.criteria import AgreementCriterion, AgreementLoss, PrecisionCriterion, SqnrCriterion
 from onnxq.evaluation.ground_truth import GroundTruth
 from onnxq.evaluation.predictor import Settings
 from onnxq.ir import before_selection
@@ -134,6 +134,7 @@ class TestAgreement:
         assert 1 < losses[0] < losses[1] < losses[2]
         assert criterion.loss(finding((*AWAY, 0.5, 0)), silent) > losses[2]
         assert criterion.describe(1.25) == "-1.25 expected AP"
+        assert str(AgreementLoss(1.25, 1, "R 1")).endswith(" model: -1.25 expected AP on 1 image, in R 1")
         assert criterion.describe(0.0) == "+0.00 expected AP"
         assert criterion.images == 3
         assert criterion.files == tuple(sorted(images.iterdir()))

@@ -5,6 +5,7 @@ from graphs import csp, feed
 
 from onnxq import Config, quantize
 from onnxq.evaluation.average_precision import ModelPrecision, PrecisionSummary
+from onnxq.evaluation.criteria import AgreementLoss
 from onnxq.evaluation.predictor import Settings
 from onnxq.report.blocks import Curve, Table, Text
 from onnxq.report.build import build
@@ -52,6 +53,11 @@ class TestAveragePrecision:
             ["net.int8.onnx", "38.50", "-1.50", "60.00", "45.00", "20.00", "42.00", "-"],
         ]
         assert ("AP, -1.50 against float", "38.50") in overview(report).facts
+
+    def test_the_agreement_that_was_measured_without_labels(self, report):
+        name = "expected AP against float, 1 image"
+        assert name not in dict(overview(report).facts)
+        assert dict(overview(replace(report, agreement=AgreementLoss(0.25, 1, "R"))).facts)[name] == "-0.25"
 
     @pytest.mark.parametrize(("images", "is_few"), [(1, True), (499, True), (500, False)])
     def test_few_pictures_tell_little(self, report, images, is_few):

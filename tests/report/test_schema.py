@@ -12,6 +12,7 @@ from graphs import csp, feed
 
 from onnxq import Config, quantize
 from onnxq.evaluation.average_precision import ModelPrecision, PrecisionSummary
+from onnxq.evaluation.criteria import AgreementLoss
 from onnxq.evaluation.mixed_precision import HigherPrecision, SearchResult
 from onnxq.evaluation.predictor import Settings
 from onnxq.report import schema
@@ -83,7 +84,8 @@ def report():
     averages = (40.0, 60.0, 45.0, 20.0, 42.0, None, 0.0)
     first = ModelPrecision("net.onnx", "v8", "detect", "rgb01", (64, 64), "ort", "1.2.3", *averages)
     evaluation = PrecisionSummary("a.json", 2, Settings(), (first,))
-    return build(quantized, config, source="net.onnx", before=2, after=1, search=search, evaluation=evaluation)
+    measured = {"evaluation": evaluation, "agreement": AgreementLoss(0.25, 3, "onnxruntime 1.2.3")}
+    return build(quantized, config, source="net.onnx", before=2, after=1, search=search, **measured)
 
 
 def test_the_json_of_a_run_has_these_keys_and_types(report):
