@@ -230,10 +230,8 @@ class _Sums:
         self.unreadable: dict[str, str] = {}
         self.histograms = {name: Histogram(floor) for name, floor in counted.floors.items()}
         self._channels = {name: ChannelSums() for name in counted.channels}
-        self._windows = {
-            tensor: {window: _covariance_sums(window) for window in windows}
-            for tensor, windows in counted.windows.items()
-        }
+        # Few chunks have samples on which a covariance is taken; of the others none is sent.
+        self._covariances: dict[str, dict[Im2col, CovarianceSums]] = {tensor: {} for tensor in counted.windows}
         self._counted = counted
 
     def count(self, step: int, tensor: str, values: NDArray[np.generic]) -> None:
@@ -243,13 +241,14 @@ class _Sums:
         images = floats if has_channels else floats[None]
         channels = self._channels.get(tensor) if has_channels else None
         is_taken = has_channels and (tensor in self._counted.images or step % self._counted.every == 0)
-        covariances = self._windows.get(tensor, {}) if is_taken else {}
+        windows = self._counted.windows.get(tensor, ()) if is_taken else ()
         try:
             for image in images:
                 extremes = channels.add(image) if channels else None
                 if tensor in self.histograms:
                     self.histograms[tensor].add(image, spacing(image.size, _COUNTED), extremes)
-                for window, sums in covariances.items():
+                for window in windows:
+                    sums = self._covariance(tensor, window)
                     positions = _spaced_positions(window, image.shape[1:], sums.taps)
                     sums.add(np.asarray(window.columns(image, positions), np.float32))
         except FloatingPointError as error:
@@ -266,9 +265,16 @@ class _Sums:
             self.histograms[name].merge(histogram)
         for name, channels in other._channels.items():
             self._channels[name].merge(channels)
-        for tensor, windows in other._windows.items():
-            for window, sums in windows.items():
-                self._windows[tensor][window].merge(sums)
+        for tensor, by_window in other._covariances.items():
+            for window, sums in by_window.items():
+                self._covariance(tensor, window).merge(sums)
+
+    def _covariance(self, tensor: str, window: Im2col) -> CovarianceSums:
+        """Return the sums of a window, which are made when they are first needed."""
+        by_window = self._covariances[tensor]
+        if window not in by_window:
+            by_window[window] = _covariance_sums(window)
+        return by_window[window]
 
     def channel_statistics(self) -> dict[str, ChannelStatistics]:
         """Return the statistics of the channels of tensors that have channels."""
@@ -282,9 +288,8 @@ class _Sums:
         """
         found = {
             (tensor, window): sums.covariance()
-            for tensor, by_window in self._windows.items()
+            for tensor, by_window in self._covariances.items()
             for window, sums in by_window.items()
-            if sums.images
         }
         return {layer: found[key] for layer, key in windows.items() if key in found}
 

@@ -12,7 +12,7 @@ import pickle
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +26,7 @@ from onnxq.config import AUTO
 from onnxq.facts import Statistics
 from onnxq.hooks import time_passes
 from onnxq.passes import calibrate, prepare_and_plan
+from onnxq.passes.observe import _COVARIANCES
 from onnxq.runtime.cpu import this_cpu
 from onnxq.runtime.pool import Finished, Merge, Pool, Work
 
@@ -34,6 +35,9 @@ _JITTER = 0.2
 
 _BYTES_PER_SECOND = 125e6
 """Of the network between simulated workers: 1 Gb/s."""
+
+_RECORDED = 4
+"""Chunks that are run to measure them."""
 
 _THREADS = 100
 """Simulated workers of a process."""
@@ -45,19 +49,19 @@ class Chunk:
 
     Attributes:
         seconds: of an image.
-        payload: its statistics, pickled.
-        merge_seconds: to merge them into others.
+        payloads: its statistics, pickled: without covariances, and with them.
+        merge_seconds: to merge each of them into others.
         sent: bytes of the pickled work.
     """
 
     seconds: float
-    payload: bytes
-    merge_seconds: float
+    payloads: tuple[bytes, bytes]
+    merge_seconds: tuple[float, float]
     sent: int
 
 
 class _Recorder(Pool):
-    """Runs chunks here, and keeps what they cost."""
+    """Runs the first chunks here, of which the first alone has covariances, and keeps what they cost."""
 
     is_remote = True
     cores = 1
@@ -67,24 +71,28 @@ class _Recorder(Pool):
         self.found: Chunk | None = None
 
     def chunks(self, steps: int, runs: int = 1) -> list[slice]:
-        return [slice(first, first + self._size) for first in range(0, steps, self._size)]
+        return [slice(first, first + self._size) for first in range(0, _RECORDED * self._size, self._size)]
 
     def run(
         self, work: Work[Any, Any], tasks: Sequence[Any], finished: Finished, merge: Merge[Any] | None = None
     ) -> Iterator[tuple[int, Any]]:
-        seconds, results = [], []
+        seconds, pickled = [], []
         for number, task in enumerate(tasks):
             start = time.perf_counter()
-            results.append(work(task, finished))
+            result = work(task, finished)
             seconds.append(time.perf_counter() - start)
-            yield number, results[-1]
-        payload, merging = pickle.dumps(results[-1]), []
-        for _ in range(10):
-            start = time.perf_counter()
-            results[0].merge(pickle.loads(payload))
-            merging.append(time.perf_counter() - start)
+            pickled.append(pickle.dumps(result))  # others are merged into it later
+            yield number, result
+        payloads, total = (pickled[-1], pickled[0]), pickle.loads(pickled[0])
+        merging = tuple(median(_merge_seconds(total, payload) for _ in range(10)) for payload in payloads)
         # The first chunk opens the session.
-        self.found = Chunk(min(seconds[1:]) / self._size, payload, median(merging), len(pickle.dumps(work)))
+        self.found = Chunk(min(seconds[1:]) / self._size, payloads, merging, len(pickle.dumps(work)))
+
+
+def _merge_seconds(total: Any, payload: bytes) -> float:
+    start = time.perf_counter()
+    total.merge(pickle.loads(payload))
+    return time.perf_counter() - start
 
 
 class Simulated:
@@ -93,22 +101,30 @@ class Simulated:
     Between simulated workers nothing is sent because they are on one machine, and have a network of their own.
 
     Attributes:
-        payload: real statistics, pickled; the same ones for all.
-        merge_seconds: what receiving and merging others takes.
+        payloads: real statistics, pickled, without and with covariances; the same ones for all.
+        merge_seconds: what receiving and merging others of either kind takes.
+        is_merged: whether others were merged into them.
+
+    Args:
+        covariances: whether they have covariances.
     """
 
-    payload = b""
-    merge_seconds = 0.0
+    payloads = b"", b""
+    merge_seconds = 0.0, 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, covariances: bool) -> None:
+        self.covariances = covariances
         self.is_merged = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (pickle.loads, (self.payload,)) if self.is_merged else (Simulated, ())
+        if self.is_merged:
+            return pickle.loads, (self.payloads[self.covariances],)
+        return Simulated, (self.covariances,)
 
     def merge(self, other: "Simulated") -> None:
         """Take the time that receiving and merging takes."""
-        time.sleep(self.merge_seconds)
+        time.sleep(self.merge_seconds[other.covariances])
+        self.covariances |= other.covariances
         self.is_merged = True
 
 
@@ -116,28 +132,36 @@ class Sleeping:
     """Sleeps as long as it is told, and returns statistics.
 
     Args:
-        payload: what it returns, pickled; empty for nothing.
+        payloads: what it returns, as in `Chunk`; empty for nothing.
         merge_seconds: as in `Simulated`; None: the statistics are real.
     """
 
-    def __init__(self, payload: bytes, merge_seconds: float | None) -> None:
-        self._payload = payload
+    def __init__(self, payloads: tuple[bytes, bytes], merge_seconds: tuple[float, float] | None) -> None:
+        self._payloads = payloads
         self._merge_seconds = merge_seconds
 
-    def __call__(self, seconds: float, finished: Finished) -> Any:
-        """Sleep, and return the statistics."""
+    def __call__(self, task: tuple[float, bool], finished: Finished) -> Any:
+        """Sleep, and return the statistics, with covariances or without."""
+        seconds, covariances = task
         time.sleep(seconds)
         finished(1)
         if self._merge_seconds is None:
-            return pickle.loads(self._payload) if self._payload else None
-        Simulated.payload, Simulated.merge_seconds = self._payload, self._merge_seconds
-        return Simulated()
+            payload = self._payloads[covariances]
+            return pickle.loads(payload) if payload else None
+        Simulated.payloads, Simulated.merge_seconds = self._payloads, self._merge_seconds
+        return Simulated(covariances)
 
 
 def chunk_of(model: Path, data: object, size: int = 16, rounding: str = AUTO) -> Chunk:
-    """Return what a chunk costs on one core of this machine."""
+    """Return what a chunk of very many images costs on one core of this machine."""
     recorder = _Recorder(size)
-    onnxq.quantize(model, data, onnxq.Config(count=4 * size, rounding=rounding), pool=recorder)
+    config = onnxq.Config(count=_RECORDED * size, rounding=rounding)
+    original = onnxq.api.load(model)
+    samples = onnxq.api.open_data(data, original, onnxq.api.detect(original), config)
+    loaders = tuple(samples.loaders)
+    many = _RECORDED * _COVARIANCES * size
+    repeated = replace(samples, loaders=loaders * -(-many // len(loaders)), sources=())
+    onnxq.quantize(model, repeated, config, pool=recorder)
     assert recorder.found is not None
     return recorder.found
 
@@ -146,6 +170,12 @@ def sleeps(count: int, seconds: float) -> list[float]:
     """Return times to sleep whose mean is nearly the given one, the same ones each time."""
     golden = 0.6180339887
     return [seconds * (1 + _JITTER * (2 * (k * golden % 1) - 1)) for k in range(count)]
+
+
+def with_covariances(chunks: int) -> list[bool]:
+    """Return for each of some chunks whether a covariance is taken on a sample of it, if they have very many."""
+    every = max(1, chunks // _COVARIANCES)
+    return [number % every == 0 for number in range(chunks)]
 
 
 def never_waiting(tasks: Sequence[float], workers: int) -> float:
@@ -184,19 +214,21 @@ def simulate(workers: int, chunk: Chunk, seconds: float, rounds: int) -> dict[st
         distributed.Client(cluster, set_as_default=False) as client,
     ):
         pool = DaskPool(client, "the simulation")
-        nothing = Sleeping(b"", None)
-        list(pool.run(nothing, [0.0] * (2 * workers), lambda _: None))  # imports
+        nothing = Sleeping((b"", b""), None)
+        list(pool.run(nothing, [(0.0, False)] * (2 * workers), lambda _: None))  # imports
         start = time.perf_counter()
-        list(pool.run(nothing, [0.0] * (rounds * workers), lambda _: None))
+        list(pool.run(nothing, [(0.0, False)] * (rounds * workers), lambda _: None))
         each = (time.perf_counter() - start) / (rounds * workers)
-        tasks, total = sleeps(rounds * workers, seconds), pickle.loads(chunk.payload)
+        times, total = sleeps(rounds * workers, seconds), pickle.loads(chunk.payloads[True])
+        tasks = list(zip(times, with_covariances(len(times)), strict=True))
         start = time.perf_counter()
-        merge_seconds = chunk.merge_seconds + len(chunk.payload) / _BYTES_PER_SECOND
-        work = Sleeping(chunk.payload, merge_seconds if workers >= _MANY else None)
+        receiving = [len(payload) / _BYTES_PER_SECOND for payload in chunk.payloads]
+        without, taken_with = (a + b for a, b in zip(chunk.merge_seconds, receiving, strict=True))
+        work = Sleeping(chunk.payloads, (without, taken_with) if workers >= _MANY else None)
         for _, result in pool.run(work, tasks, lambda _: None, Simulated.merge):
             total.merge(result)
         taken = time.perf_counter() - start
-    return {"seconds": taken, "ideal": never_waiting(tasks, workers), "each": each}
+    return {"seconds": taken, "ideal": never_waiting(times, workers), "each": each}
 
 
 def calibrated(model: Path, data: object, count: int, pool: Pool, path: Path, rounding: str = AUTO) -> float:
@@ -254,9 +286,11 @@ def _print_compared(arguments: argparse.Namespace) -> None:
 
 def _print_simulated(arguments: argparse.Namespace) -> None:
     chunk = chunk_of(arguments.model, arguments.calib, rounding=arguments.rounding)
+    sizes = " and ".join(f"{len(payload) / 1e6:.2f} MB" for payload in chunk.payloads)
+    merging = " and ".join(f"{1e3 * seconds:.1f} ms" for seconds in chunk.merge_seconds)
     print(
-        f"image {1e3 * chunk.seconds:.1f} ms, statistics {len(chunk.payload) / 1e6:.2f} MB, "
-        f"merging {1e3 * chunk.merge_seconds:.1f} ms, work {chunk.sent / 1e6:.1f} MB"
+        f"image {1e3 * chunk.seconds:.1f} ms, statistics without and with covariances {sizes}, "
+        f"merging {merging}, work {chunk.sent / 1e6:.1f} MB"
     )
     for workers in arguments.simulate:
         size = chunk_size(10**9, workers)

@@ -22,3 +22,14 @@ Int64Array = NDArray[np.int64]
 
 NamedArrays = Mapping[str, AnyArray]
 """Arrays by the name of the tensor."""
+
+_NARROW = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32)
+
+
+def narrowed(integers: Int64Array) -> AnyArray:
+    """Return integers in the narrowest type that holds them all, signed or not."""
+    least, greatest = integers.min(initial=0), integers.max(initial=0)
+    for kind in _NARROW:
+        if np.iinfo(kind).min <= least and greatest <= np.iinfo(kind).max:
+            return integers.astype(kind)
+    return integers

@@ -1,11 +1,12 @@
 """A histogram of fixed size that does not depend on the order or the batching of the values."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.numerics.arrays import Float64Array, Int64Array
+from onnxq.numerics.arrays import Float32Array, Float64Array, Int64Array, narrowed
 
 BINS = 2048
 """Bins of every histogram."""
@@ -113,7 +114,7 @@ class Histogram:
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         if not flat.size:
             return
-        low, high = extremes or (float(flat.min()), float(flat.max()))
+        low, high = extremes or _extremes(flat)
         if not (math.isfinite(low) and math.isfinite(high)):
             raise FloatingPointError("NaN or infinite values")
         self._cover(max(low, self.floor), max(high, self.floor))
@@ -122,7 +123,7 @@ class Histogram:
         per_bin = kind(math.ldexp(1.0, -self.exponent))
         least = np.float32(max(self.floor // self.width, self.start))
         flat = flat[::every]
-        scaled, index = np.empty(_CHUNK, kind), np.empty(_CHUNK, np.int64)
+        scaled = np.empty(min(_CHUNK, flat.size), kind)
         for at in range(0, flat.size, _CHUNK):
             chunk = flat[at : at + _CHUNK]
             n = chunk.size
@@ -133,8 +134,8 @@ class Histogram:
             np.floor(scaled[:n], out=scaled[:n])
             if low < self.floor:
                 np.maximum(scaled[:n], least, out=scaled[:n])
-            np.subtract(scaled[:n], np.float32(self.start), out=index[:n], casting="unsafe")
-            self.counts += np.bincount(index[:n], minlength=BINS)
+            np.subtract(scaled[:n], np.float32(self.start), out=scaled[:n])
+            self.counts += np.bincount(scaled[:n].astype(np.int32), minlength=BINS)
 
     def merge(self, other: "Histogram") -> None:
         """Add the counts of another histogram; the result is the histogram of both sets of values."""
@@ -144,6 +145,16 @@ class Histogram:
         shift = self.exponent - other.exponent
         occupied = np.flatnonzero(other.counts)
         np.add.at(self.counts, ((occupied + other.start) >> shift) - self.start, other.counts[occupied])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the counts up to the last bin that has some, in narrow integers, in which they are sent."""
+        last = int(np.flatnonzero(self.counts)[-1]) if self.counts.any() else -1
+        return {**vars(self), "counts": narrowed(self.counts[: last + 1])}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.counts = np.zeros(BINS, np.int64)
+        self.counts[: len(state["counts"])] = state["counts"]
 
     def _cover(self, low: float, high: float) -> None:
         """Grow until `low` and `high` have bins."""
@@ -159,6 +170,13 @@ class Histogram:
         counts = np.zeros(BINS, np.int64)
         np.add.at(counts, index - start, self.counts[occupied])
         self.counts, self.exponent, self.start = counts, exponent, start
+
+
+def _extremes(values: Float32Array) -> tuple[float, float]:
+    """Return the least and the greatest value, of some values that stay in the cache at a time."""
+    parts = [values[at : at + _CHUNK] for at in range(0, values.size, _CHUNK)]
+    lows, highs = zip(*((part.min(), part.max()) for part in parts), strict=True)
+    return float(np.min(lows)), float(np.max(highs))
 
 
 def _exponent(low: float, high: float) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -170,17 +171,20 @@ class CovarianceSums:
         self.taps = shape.taps
         blocks = groups * shape.blocks
         self._means = ExactSum((blocks, shape.channels, shape.taps))
-        self._products = ExactSum((blocks, shape.channels, shape.channels))
+        self._products = ExactSum((blocks, len(_lower(shape.channels))))
         self._tap_products = ExactSum((shape.taps, shape.taps))
 
     def add(self, columns: Float32Array) -> None:
         """Add the inputs of an image at n positions, (groups, inputs of a group, n)."""
-        shape, count = self._shape, columns.shape[2]
-        split = shape.split(columns.swapaxes(1, 2)).swapaxes(1, 2)
-        by_tap = split.astype(np.float64).reshape(len(split), shape.channels, shape.taps, count)
-        of_channels = by_tap.reshape(len(split), shape.channels, -1)
+        shape = self._shape
+        groups, inputs, count = columns.shape
+        missing = shape.blocks * shape.channels * shape.taps - inputs
+        filled = np.pad(columns, ((0, 0), (0, missing), (0, 0))) if missing else columns
+        by_tap = filled.astype(np.float64).reshape(groups * shape.blocks, shape.channels, shape.taps, count)
+        of_channels = by_tap.reshape(len(by_tap), shape.channels, -1)
         self._means.add(by_tap.mean(axis=3))
-        self._products.add(of_channels @ of_channels.swapaxes(1, 2) / of_channels.shape[2])
+        products = (of_channels @ of_channels.swapaxes(1, 2)).reshape(len(by_tap), -1)
+        self._products.add(products.take(_lower(shape.channels), axis=1) / of_channels.shape[2])
         if shape.taps > 1:
             of_taps = by_tap.transpose(2, 0, 1, 3).reshape(shape.taps, -1)
             self._tap_products.add(of_taps @ of_taps.T / count)
@@ -195,11 +199,11 @@ class CovarianceSums:
 
     def covariance(self) -> InputCovariance:
         """Return the covariance over all images; zeros, with which nothing is compensated, if a sum was clamped."""
+        products = _symmetric(self._products.total(), self._shape.channels)
         if self._products.clamped or self._tap_products.clamped:
-            nothing = np.zeros_like(self._products.total(), np.float32)
-            return InputCovariance(nothing, np.asarray(np.eye(self._shape.taps)))
+            return InputCovariance(np.zeros_like(products, np.float32), np.asarray(np.eye(self._shape.taps)))
         means = self._means.total() / self.images
-        covariance = self._products.total() / self.images - means @ means.swapaxes(1, 2) / self._shape.taps
+        covariance = products / self.images - means @ means.swapaxes(1, 2) / self._shape.taps
         channels = np.asarray(covariance, np.float32)
         if self._shape.taps == 1:
             return InputCovariance(channels, np.ones((1, 1)))
@@ -207,3 +211,18 @@ class CovarianceSums:
         taps = self._tap_products.total() / self.images - of_taps @ of_taps.T
         energy = float(np.diagonal(taps).mean())
         return InputCovariance(channels, taps / energy if energy > 0 else np.eye(len(taps)))
+
+
+@cache
+def _lower(size: int) -> Int64Array:
+    """Return where the lower triangle of a matrix of this size is in its flat form."""
+    rows, columns = np.tril_indices(size)
+    return np.asarray(rows * size + columns, np.int64)
+
+
+def _symmetric(lower: Float64Array, size: int) -> Float64Array:
+    """Return matrices of this size, (n, size, size), with these lower triangles, (n, size (size + 1) / 2)."""
+    rows, columns = np.tril_indices(size)
+    found = np.empty((len(lower), size, size))
+    found[:, rows, columns] = found[:, columns, rows] = lower
+    return found

@@ -1,4 +1,5 @@
 import math
+import pickle
 from itertools import accumulate
 
 import numpy as np
@@ -38,6 +39,39 @@ def test_merged_it_is_the_sum_of_all_terms_in_any_order(parts, random):
         merged.merge(each)
     whole = [value for part in parts for value in part]
     assert merged.total().tobytes() == total(whole).tobytes()
+
+
+@given(st.lists(terms, min_size=1, max_size=5))
+def test_parts_that_were_sent_add_up_to_the_same(parts):
+    merged = ExactSum((2,))
+    for part in parts:
+        sent = ExactSum((2,))
+        for value in part:
+            sent.add([value, -value])
+        merged.merge(pickle.loads(pickle.dumps(sent)))
+    whole = [value for part in parts for value in part]
+    assert merged.total().tobytes() == total([[value, -value] for value in whole], (2,)).tobytes()
+    assert not merged.clamped
+
+
+def test_what_is_sent_is_narrow():
+    found = ExactSum((1000,))
+    for value in np.random.default_rng(0).normal(size=(30, 1000)):
+        found.add(value)
+    assert len(pickle.dumps(found)) < 6 * 1000 + 500
+    assert np.array_equal(pickle.loads(pickle.dumps(found)).total(), found.total())
+
+
+def test_of_many_terms_each_counts():
+    # The fractions add up to more than floats hold exactly.
+    merged, odd, part = ExactSum(()), 1 - 2.0**-40, ExactSum(())
+    for _ in range(3000):
+        part.add(odd)
+    for _ in range(5):
+        merged.merge(part)
+    merged.add(odd)
+    merged.add(-15001.0)
+    assert float(merged.total()) == -15001 * 2.0**-40
 
 
 @given(st.permutations([2.0**41, 1.0, -3.0]))

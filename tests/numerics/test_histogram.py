@@ -1,4 +1,5 @@
 import math
+import pickle
 import struct
 
 import numpy as np
@@ -48,6 +49,16 @@ def in_parts(draw, items):
 def test_order_and_batches_do_not_matter(data, items):
     shuffled = data.draw(st.permutations(items))
     assert state(histogram(*in_parts(data.draw, shuffled))) == state(histogram(items))
+
+
+@given(values())
+def test_a_histogram_that_was_sent_is_the_same(items):
+    made = histogram(items)
+    sent = pickle.loads(pickle.dumps(made))
+    assert state(sent) == state(made)
+    assert sent.counts.dtype == np.int64
+    sent.merge(made)
+    assert sent.total == 2 * len(items)
 
 
 @settings(max_examples=80, deadline=None)

@@ -20,7 +20,9 @@ def chunk():
 
 
 def test_a_chunk_has_statistics_of_its_images(chunk):
-    assert pickle.loads(chunk.payload).samples == 2
+    assert [pickle.loads(payload).samples for payload in chunk.payloads] == [2, 2]
+    without, with_covariances = map(len, chunk.payloads)
+    assert with_covariances > without
     assert chunk.sent > demo.model_path().stat().st_size / 2
 
 
@@ -30,6 +32,13 @@ def test_sleeps_have_the_mean_that_is_wanted():
     assert min(times) < 2.5
     assert max(times) > 3.5
     assert times == scale.sleeps(1000, 3.0)
+
+
+@pytest.mark.parametrize(("chunks", "found"), [(8, 8), (33, 33), (320, 32), (8000, 32)])
+def test_covariances_are_in_few_chunks(chunks, found):
+    each = scale.with_covariances(chunks)
+    assert len(each) == chunks
+    assert sum(each) == found
 
 
 def test_workers_that_never_wait():
