@@ -124,8 +124,9 @@ class InputMonitor:
         if sample is not None:
             images = next(iter(sample.feed.values()))[: sample.valid]
             contents = [self._content(image) for image in images]
-            extremes = [(float(content.min()), float(content.max())) for content in contents]
-            spans = [max((float(np.ptp(plane)) for plane in content), default=0.0) for content in contents]
+            ends = [[(float(plane.min()), float(plane.max())) for plane in content] for content in contents]
+            extremes = [(min(low for low, _ in planes), max(high for _, high in planes)) for planes in ends]
+            spans = [max(high - low for low, high in planes) for planes in ends]
             sources = self._sources[step] if step < len(self._sources) else ()
             # Where one of a batch could not be read, the others cannot be told apart.
             files = list(map(str, sources)) if len(sources) == len(spans) else [""] * len(spans)
@@ -179,11 +180,13 @@ class InputMonitor:
 
 def _uniform_ends(planes: NDArray[np.generic], axis: int) -> int:
     """Return how many of the first rows (axis 1) or columns (axis 2) are of the colour of the first corner."""
-    corner, other = planes[:, :1, :1], 3 - axis
-    if not (planes.take([0], axis) == corner).all():
-        return 0
-    same = (planes == corner).all(axis=(0, other))
-    return len(same) if same.all() else int(same.argmin())
+    corner = planes[:, :1, :1]
+    across = planes.swapaxes(1, axis)
+    # Of most images the first lines differ within a few values.
+    few = (across[:, :, ::_LOOKED_AT] == corner).all(axis=(0, 2))
+    length = len(few) if few.all() else int(few.argmin())
+    same = (across[:, :length] == corner).all(axis=(0, 2))
+    return length if same.all() else int(same.argmin())
 
 
 def _checksum(image: NDArray[np.generic]) -> int:

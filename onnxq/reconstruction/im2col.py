@@ -105,15 +105,16 @@ class Im2col:
         channels, height, width = x.shape
         if self.transposed or (self.shape[2:] == (1, 1) and not any(self.pads)):
             rows, columns = positions * np.array(self.strides)[:, None]
-            return x[:, rows, columns].reshape(self.group, channels // self.group, -1)
+            taken = np.take(x.reshape(channels, -1), rows * width + columns, axis=1)
+            return np.asarray(taken.reshape(self.group, channels // self.group, -1))
         taps = [np.arange(size) * step for size, step in zip(self.shape[2:], self.dilations, strict=True)]
         starts = positions * np.array(self.strides)[:, None] - np.array(self.pads[:2])[:, None]
         rows, columns = (start[None, :] + tap[:, None] for start, tap in zip(starts, taps, strict=True))
         inside = ((rows >= 0) & (rows < height))[:, None, :] & ((columns >= 0) & (columns < width))[None, :, :]
         flat = np.clip(rows, 0, height - 1)[:, None, :] * width + np.clip(columns, 0, width - 1)[None, :, :]
-        taken = x.reshape(channels, -1)[:, flat]
-        taken[:, ~inside] = 0
-        return taken.reshape(self.group, -1, positions.shape[1])
+        taken = np.take(x.reshape(channels, -1), flat.reshape(-1), axis=1)
+        taken[:, np.flatnonzero(~inside)] = 0
+        return np.asarray(taken.reshape(self.group, -1, positions.shape[1]))
 
     def outputs(self, y: AnyArray, positions: Positions) -> AnyArray:
         """Return the outputs at these positions, (groups, outputs of a group, n).
