@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from onnxq.calibration.feeds import Sample
+from onnxq.calibration.feeds import Loader
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
 from onnxq.facts import Plan, QuantizationParameters, Reconstruction, Statistics
@@ -16,11 +17,11 @@ from onnxq.progress import Progress, silent
 from onnxq.qdq.pair_limit import PairLimits
 from onnxq.qdq.weight_qparams import minimum_scale
 from onnxq.reconstruction import RECONSTRUCT_BELOW
+from onnxq.reconstruction.float_targets import collect_targets
 from onnxq.reconstruction.graph_pair import GraphPair
 from onnxq.reconstruction.im2col import Im2col
 from onnxq.reconstruction.layer_fit import fit_layer
-from onnxq.runtime.session import cores
-from onnxq.yolo.detected_objects import detect_objects
+from onnxq.runtime.session import Feed, cores
 from onnxq.yolo.detector import Detector
 
 _MOST_THREADS = 8
@@ -36,11 +37,12 @@ class Reconstruct(Analysis[Reconstruction]):
     and put the remaining mean error into the bias. So each layer compensates the rounding before it (AdaRound's
     asymmetric reconstruction: Nagel et al., arXiv 2004.10568, section 3.4).
 
-    Both graphs run once, over all samples. Layers that share their weights, or whose bias is computed, keep their
-    rounded weights. In a Gemm or MatMul each row is a position; a MatMul has no bias.
+    The float graph runs once over all samples, then the quantized one layer by layer. Layers that share their weights,
+    or whose bias is computed, keep their rounded weights. In a Gemm or MatMul each row is a position; a MatMul has no
+    bias.
 
     Args:
-        samples: the data; it is read a second time.
+        samples: the data; it is read again, by each graph.
         detector: reads the objects that the float model detects; if None, or of no known family, positions are drawn
             anywhere.
         limited: no sum of two products exceeds 16 bits, as in `ComputeQparams`.
@@ -95,16 +97,21 @@ class Reconstruct(Analysis[Reconstruction]):
         limits = PairLimits(model, statistics.channels) if self._limited else None
         adjusted = _adjusted(plan, nodes) if self._ranges else []
         self._progress("reconstructing", 0, len(plan.layers))
-        samples = _load(self._samples)
-        objects = detect_objects(model.to_linked_proto(), self._detector, [sample.feed for sample in samples])
-        graphs = GraphPair(model, plan, qparams, adjusted, samples, objects, pool, at_once)
-        del samples  # the graphs free them after the last read
+        fitted = [(nodes[n], im2col) for n in weight_of if has_plain_bias(nodes[n]) and (im2col := Im2col.of(nodes[n]))]
+        loaders = tuple(self._samples.loaders)
+        targets = collect_targets(model.to_linked_proto(), fitted, loaders, self._detector)
+        if not targets.samples:
+            raise DataError("the data can be read only once, reconstruction reads it again; give a list or a folder")
+        loads = [partial(_feed, loaders[number]) for number in targets.samples]
+        graphs = GraphPair(model, plan, qparams, adjusted, loads, pool, at_once)
         found = Reconstruction({}, {}, {})
         for number, name in enumerate(plan.layers):
-            node, weight, im2col = nodes[name], weight_of.get(name), Im2col.of(nodes[name])
-            if weight is not None and im2col is not None and has_plain_bias(node):
+            node, weight = nodes[name], weight_of.get(name)
+            if weight is not None and name in targets.of_layer:
+                im2col = targets.of_layer[name].im2col
                 values = np.asarray(constant(tensors[weight.tensor]), np.float32)
-                moments, input_qparams = graphs.moments(graphs.draw(number, node, im2col), values)
+                # Targets take much of the memory: they go with their layer.
+                moments, input_qparams = graphs.moments(targets.of_layer.pop(name), values)
                 if input_qparams is not None:
                     found.activations[node.inputs[0].name] = input_qparams
                 activations = {**qparams.activations, **found.activations}
@@ -135,14 +142,9 @@ def _adjusted(plan: Plan, nodes: Mapping[str, Node]) -> list[str]:
     return [name for tensor, name in first.items() if tensor in own]
 
 
-def _load(samples: Samples) -> list[Sample]:
-    """Return all samples that can be read, with float32 inputs as float16 to save memory."""
-    loaded = []
-    for load in samples.loaders:
-        sample = load()
-        if sample is not None:
-            feed = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in sample.feed.items()}
-            loaded.append(Sample(feed, sample.valid))
-    if not loaded:
-        raise DataError("the data can be read only once, reconstruction reads it again; give a list or a folder")
-    return loaded
+def _feed(loader: Loader) -> Feed:
+    """Load a sample that could be read before."""
+    sample = loader()
+    if sample is None:
+        raise DataError("an image could not be read a second time; keep the images while this runs")
+    return sample.feed

@@ -93,12 +93,13 @@ class Im2col:
         """Return the means of (groups, outputs of a group) over the outputs of each output channel, (channels,)."""
         return outputs.reshape(self.shape[1], -1).mean(axis=1) if self.transposed else outputs.reshape(-1)
 
-    def columns(self, x: AnyArray, positions: Positions) -> AnyArray:
-        """Return the inputs at output positions, (groups, inputs, n), of the dtype of x; zero in the padding.
+    def columns(self, x: AnyArray, positions: Positions, zero: float = 0) -> AnyArray:
+        """Return the inputs at output positions, (groups, inputs, n), of the dtype of x.
 
         Args:
             x: one image, (channels, height, width); for a Gemm or MatMul (..., inputs).
             positions: rows and columns, int64 (2, n), of the output; for a ConvTranspose of the input.
+            zero: what stands for zero, in the padding.
         """
         if self.rows:
             return np.asarray(x.reshape(-1, x.shape[-1])[positions[1]].T[None])
@@ -113,7 +114,7 @@ class Im2col:
         inside = ((rows >= 0) & (rows < height))[:, None, :] & ((columns >= 0) & (columns < width))[None, :, :]
         flat = np.clip(rows, 0, height - 1)[:, None, :] * width + np.clip(columns, 0, width - 1)[None, :, :]
         taken = np.take(x.reshape(channels, -1), flat.reshape(-1), axis=1)
-        taken[:, np.flatnonzero(~inside)] = 0
+        taken[:, np.flatnonzero(~inside)] = zero
         return np.asarray(taken.reshape(self.group, -1, positions.shape[1]))
 
     def outputs(self, y: AnyArray, positions: Positions) -> AnyArray:

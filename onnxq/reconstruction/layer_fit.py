@@ -133,9 +133,10 @@ def fit_range(
     outputs: Float32Array,
     weight: Float64Array,
     has_bias: bool,
+    roots: Float32Array,
     pool: Executor | None = None,
 ) -> QParams:
-    """Choose the scale and zero point of a layer's input for which refitted weights err least.
+    """Choose the scale and zero point of a layer's input for which its outputs err least.
 
     Ranges around the fitted one are tried: first upper bounds, then lower bounds with the best of these.
 
@@ -145,19 +146,22 @@ def fit_range(
         outputs: of the float layer, float32 (groups, outputs, n).
         weight: the float weight, float64 (groups, outputs, inputs).
         has_bias: a bias absorbs the mean error.
+        roots: square roots of how often each position counts, float32 (n,).
         pool: tries several ranges at a time; None: one after the other. The result is the same.
     """
     in_parallel = map if pool is None else pool.map
+    single, of_all = weight.astype(np.float32), np.square(roots) / np.square(roots).sum()
 
     def qparams_of(low: float, high: float) -> QParams:
         return fitted.scheme.qparams(Range(fitted.low * low, fitted.high * high))
 
     def cost(shares: tuple[float, float]) -> float:
         qparams = qparams_of(*shares)
-        moments = Moments.zeros(len(inputs), outputs.shape[1], inputs.shape[1])
-        moments.add(qparams.dequantize(qparams.quantize(inputs)), outputs)
-        moments = moments.centered() if has_bias else moments
-        return float(moments.error(refit(regularized(moments, weight, _REGULARIZATION))).sum())
+        off = single @ qparams.dequantize(qparams.quantize(inputs)) - outputs
+        if has_bias:
+            off -= (off @ of_all)[:, :, None]
+        off *= roots
+        return float(np.vecdot(off, off).sum(dtype=np.float64))
 
     tried = [(1.0, high) for high in _HIGH_SHARES]
     costs = list(in_parallel(cost, tried))

@@ -3,22 +3,17 @@
 A layer can therefore be replaced before it runs.
 """
 
-import math
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.errors import ConfigError
 from onnxq.ir import ProtoIndex, names_read, values_of
-from onnxq.ir.temporary import no_room, temporary_place
 from onnxq.numerics.arrays import AnyArray, Float32Array
+from onnxq.reconstruction.sample_arrays import Memory, SampleArrays, is_in_file
 from onnxq.runtime.session import Feed, run_named
 from onnxq.runtime.streaming import open_worker_session, workers
 
@@ -36,8 +31,8 @@ class LayerwiseRunner:
     """Computes tensors of a graph on demand, for all samples, and caches them until their last use.
 
     Between two demands the constants of nodes that have not run can be replaced. Floats are cached as float16, integers
-    as they are. The part of the graph that a demand needs becomes a session of its own, which runs all samples, several
-    at once.
+    as they are. Inputs of the model are loaded whenever they are read. The part of the graph that a demand needs
+    becomes a session of its own, which runs all samples, several at once.
 
     Args:
         model: an ONNX model; it is not changed.
@@ -63,19 +58,14 @@ class LayerwiseRunner:
         for k in self._needed:
             for name in names_read(self._nodes[k]):
                 self._readers.setdefault(name, set()).add(k)
+        self._inputs = {value.name: value for value in index.inputs}
         self._cache: dict[str, list[AnyArray]] = {}
         self._requested = ""
-        self._samples = 0
+        self._loads: Sequence[Callable[[], Feed]] = ()
 
-    def start(self, feeds: Sequence[Feed]) -> None:
-        """Set the samples, each with one array for each input of the model."""
-        self._samples = len(feeds)
-        for name in feeds[0] if feeds else ():
-            if self._readers.get(name):
-                half = name in self._floats
-                self._cache_arrays(
-                    name, [feed[name].astype(np.float16, copy=False) if half else feed[name] for feed in feeds]
-                )
+    def start(self, loads: Sequence[Callable[[], Feed]]) -> None:
+        """Set what loads the samples, in several threads, each time that an input of the model is read."""
+        self._loads = loads
 
     def has_run(self, node: str) -> bool:
         """Return whether a node has run, so that its constants can no longer be replaced."""
@@ -121,16 +111,30 @@ class LayerwiseRunner:
 
     def read(self, tensor: str, sample: int) -> AnyArray:
         """Return a cached tensor of a sample, floats as float32: the last one that was computed without a sink."""
-        kept = self._cache[self._cached_form(tensor)][sample]
+        return self.decoded(tensor, self.stored(tensor, sample))
+
+    def stored(self, tensor: str, sample: int) -> AnyArray:
+        """Return a tensor that `read` returns in the form in which it is cached."""
+        if tensor in self._inputs:
+            return self._loads[sample]()[tensor]
+        return self._cache[self._cached_form(tensor)][sample]
+
+    def decoded(self, tensor: str, stored: AnyArray) -> AnyArray:
+        """Return values of a tensor in the form in which they are cached, of any shape, as `read` returns them."""
         if self._cached_form(tensor) == tensor:
-            return kept.astype(np.float32) if tensor in self._floats else kept
+            return stored.astype(np.float32) if tensor in self._floats else stored
         scale, zero_point = map(self._constant, self._index.producers[tensor].input[1:3])
-        return (kept.astype(np.float32) - zero_point) * scale
+        return (stored.astype(np.float32) - zero_point) * scale
+
+    def zero(self, tensor: str) -> float:
+        """Return what stands for zero in the form in which a tensor is cached."""
+        is_recomputed = self._cached_form(tensor) != tensor
+        return float(self._constant(self._index.producers[tensor].input[2])) if is_recomputed else 0.0
 
     def cached_bytes(self) -> tuple[int, int]:
         """Return the bytes of all cached tensors: in memory, and in temporary files."""
         arrays = [array for arrays in self._cache.values() for array in arrays]
-        in_files = sum(array.nbytes for array in arrays if isinstance(array, np.memmap))
+        in_files = sum(array.nbytes for array in arrays if is_in_file(array))
         return sum(array.nbytes for array in arrays) - in_files, in_files
 
     def _constant(self, name: str) -> Float32Array:
@@ -158,7 +162,7 @@ class LayerwiseRunner:
         self, segment: Sequence[int], keep: Sequence[str], tensor: str, sink: Callable[[int, AnyArray], None] | None
     ) -> None:
         if sink is not None and not segment:
-            for sample in range(self._samples):
+            for sample in range(len(self._loads)):
                 sink(sample, self.read(tensor, sample))
             return
         if not keep and sink is None:
@@ -167,27 +171,28 @@ class LayerwiseRunner:
         at_once = workers(proto)
         session = open_worker_session(proto, at_once)
 
-        def run_sample(sample: int) -> list[AnyArray]:
-            feed = {self._cached_name(name): self._cache[name][sample] for name in inputs}
+        memory = Memory(self._memory_limit - self.cached_bytes()[0])
+        stores = {name: SampleArrays(len(self._loads), memory) for name in keep}
+
+        def run_sample(sample: int) -> None:
+            feed = {self._cached_name(name): self._cache[name][sample] for name in inputs if name in self._cache}
+            if len(feed) < len(inputs):
+                loaded = self._loads[sample]()
+                feed |= {name: loaded[name] for name in inputs if name in self._inputs}
             values = run_named(session, feed)
             if sink is not None:
                 sink(sample, values[tensor])
-            return [values[self._cached_name(name)] for name in keep]
+            for name, store in stores.items():
+                store.put(sample, values[self._cached_name(name)])
 
         with ThreadPoolExecutor(at_once) as pool:
-            results = pool.map(run_sample, range(self._samples))
-            memory = self._memory()
-            stores = [_SampleArrays(self._samples, memory) for _ in keep]
-            for outputs in results:
-                for store, array in zip(stores, outputs, strict=True):
-                    store.append(array)
-        for name, store in zip(keep, stores, strict=True):
-            self._cache[name] = store.arrays
+            list(pool.map(run_sample, range(len(self._loads))))
+        self._cache.update((name, store.arrays) for name, store in stores.items())
 
     def _piece(
         self, segment: Sequence[int], keep: Sequence[str], requested: str | None
     ) -> tuple[onnx.ModelProto, list[str]]:
-        """Return the nodes as a model, and the cached tensors that it reads.
+        """Return the nodes as a model, and the tensors that it reads: cached ones, and inputs of the model.
 
         Args:
             segment: numbers of the nodes.
@@ -197,8 +202,8 @@ class LayerwiseRunner:
         nodes = [self._nodes[k] for k in segment]
         computed = {name for node in nodes for name in node.output}
         read = dict.fromkeys(name for node in nodes for name in names_read(node) if name and name not in computed)
-        inputs = [name for name in read if name in self._cache]
-        casts = [_cast(name + _CACHED, name, TensorProto.FLOAT) for name in inputs if name in self._floats]
+        inputs = [name for name in read if name in self._cache or name in self._inputs]
+        casts = [_cast(name + _CACHED, name, TensorProto.FLOAT) for name in inputs if self._cached_name(name) != name]
         casts_back = [_cast(name, name + _CACHED, TensorProto.FLOAT16) for name in keep if name in self._floats]
         outputs = [*map(self._cached_name, keep), *([requested] if requested is not None else [])]
         graph = helper.make_graph(
@@ -212,68 +217,13 @@ class LayerwiseRunner:
         return helper.make_model(graph, opset_imports=opsets, ir_version=self._model.ir_version), inputs
 
     def _input_info(self, name: str) -> onnx.ValueInfoProto:
+        if name in self._inputs:
+            return self._inputs[name]
         array = self._cache[name][0]
         return helper.make_tensor_value_info(self._cached_name(name), _type(array), array.shape)
 
     def _cached_name(self, name: str) -> str:
-        return name + _CACHED if name in self._floats else name
-
-    def _cache_arrays(self, name: str, arrays: list[AnyArray]) -> None:
-        store = _SampleArrays(len(arrays), self._memory())
-        for array in arrays:
-            store.append(array)
-        self._cache[name] = store.arrays
-
-    def _memory(self) -> "_Memory":
-        return _Memory(self._memory_limit - self.cached_bytes()[0])
-
-
-class _Memory:
-    """Budget of bytes in memory."""
-
-    def __init__(self, limit: int) -> None:
-        self._left = limit
-
-    def take(self, size: int) -> bool:
-        """Take this number of bytes; return False if fewer are left."""
-        if size > self._left:
-            return False
-        self._left -= size
-        return True
-
-
-class _SampleArrays:
-    """The arrays of one tensor, one per sample, in memory, or in a temporary file if the budget is spent."""
-
-    def __init__(self, count: int, memory: _Memory) -> None:
-        self.arrays: list[AnyArray] = []
-        self._count = count
-        self._memory = memory
-        self._file: AnyArray | None = None
-
-    def append(self, array: AnyArray) -> None:
-        if not self.arrays and not self._memory.take(array.nbytes * self._count):
-            self._file = _on_disk((self._count, *array.shape), array.dtype)
-        if self._file is None or self._file.shape[1:] != array.shape:
-            self.arrays.append(array)
-            return
-        place = self._file[len(self.arrays)]
-        place[...] = array
-        self.arrays.append(place)
-
-
-def _on_disk(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> AnyArray:
-    """Return an array in a temporary file whose space is reserved: a full disk would end the process later."""
-    size = math.prod(shape) * dtype.itemsize
-    place = temporary_place()
-    try:
-        with tempfile.TemporaryFile(dir=place) as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            return np.memmap(file, dtype, "w+", shape=shape)
-    except OSError as error:
-        told = no_room(error, place, f"{size / 1e6:.0f} MB that reconstruction sets aside")
-        raise ConfigError(f"{told}, or give fewer images (--count)") from None
+        return name + _CACHED if name in self._floats and name not in self._inputs else name
 
 
 def _cast(source: str, result: str, to: int) -> onnx.NodeProto:

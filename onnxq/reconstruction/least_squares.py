@@ -28,6 +28,8 @@ class Moments:
         tt: sum of t^2, (g, c).
         a, t: sums of a, (g, k), and of t, (g, c); their means if centered.
         count: number of positions.
+
+    Each position counts as often as it was drawn.
     """
 
     hessian: Float64Array
@@ -35,7 +37,7 @@ class Moments:
     tt: Float64Array
     a: Float64Array
     t: Float64Array
-    count: int = 0
+    count: float = 0.0
 
     @classmethod
     def zeros(cls, groups: int, outputs: int, inputs: int) -> "Moments":
@@ -50,7 +52,7 @@ class Moments:
 
     def add(self, a: Float32Array, t: Float32Array) -> None:
         """Add n positions: a (g, k, n), t (g, c, n)."""
-        self.add_products(Products.of(a, t))
+        self.add_products(Products.of(a, t, np.ones(a.shape[2], np.float32)))
 
     def add_products(self, products: "Products") -> None:
         """Add the products of positions."""
@@ -86,26 +88,33 @@ class Moments:
 class Products:
     """Sums over some positions, as `Moments` adds them; the matrix products are float32.
 
-    Several threads can compute them, and `Moments` adds them in order, so that the sums do not depend on the threads.
+    Several threads compute them, and `Moments` adds them in order, so that the sums do not depend on the threads.
     """
 
     aa: Float32Array
     ta: Float32Array
-    tt: Float64Array
-    a: Float64Array
-    t: Float64Array
-    count: int
+    tt: Float32Array
+    a: Float32Array
+    t: Float32Array
+    count: float
 
     @classmethod
-    def of(cls, a: Float32Array, t: Float32Array) -> "Products":
-        """Return the products of n positions: a (g, k, n), t (g, c, n)."""
+    def of(cls, a: Float32Array, t: Float32Array, roots: Float32Array) -> "Products":
+        """Return the products of n positions.
+
+        Args:
+            a: (g, k, n).
+            t: (g, c, n).
+            roots: square roots of how often each position counts, (n,).
+        """
+        a, t = a * roots, t * roots
         return cls(
             aa=a @ a.swapaxes(1, 2),
             ta=t @ a.swapaxes(1, 2),
-            tt=np.square(t, dtype=np.float64).sum(axis=2),
-            a=a.sum(axis=2, dtype=np.float64),
-            t=t.sum(axis=2, dtype=np.float64),
-            count=a.shape[2],
+            tt=np.vecdot(t, t),
+            a=a @ roots,
+            t=t @ roots,
+            count=float(np.square(roots, dtype=np.float64).sum().round()),
         )
 
 

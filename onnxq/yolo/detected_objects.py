@@ -4,17 +4,12 @@ Reconstruction samples positions there, because average precision depends on the
 quantized model finds them again.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
-from onnxq.runtime.session import Feed, run
-from onnxq.runtime.streaming import open_worker_session, workers
 from onnxq.yolo.boxes import box_iou
 from onnxq.yolo.decode import class_count, find_objects
 from onnxq.yolo.detections import Outputs
@@ -77,7 +72,7 @@ def read_objects(outputs: Outputs, detector: Detector | None) -> list[DetectedOb
         outputs: outputs of one run, by name.
         detector: how the outputs are read; None: unknown.
     """
-    if detector is None or not _is_readable(detector):
+    if detector is None or not tensors_read(detector):
         return []
     shapes = {name: np.shape(array) for name, array in outputs.items()}
     try:
@@ -90,36 +85,10 @@ def read_objects(outputs: Outputs, detector: Detector | None) -> list[DetectedOb
     return [_objects(outputs, detector, index) for index in range(images)]
 
 
-def _is_readable(detector: Detector) -> bool:
-    """Whether objects can be read from the outputs, and the number of images from their shapes."""
-    return detector.outputs.has_boxes and detector.outputs.record.tells_batch
-
-
-def detect_objects(
-    model: onnx.ModelProto, detector: Detector | None, feeds: Sequence[Feed]
-) -> list[list[DetectedObjects]]:
-    """Run a model, and return the objects on each image of each feed's batch; none if the outputs cannot be read.
-
-    Args:
-        model: the model that `detector` describes.
-        detector: how the outputs are read; None: unknown.
-        feeds: one per run; float32 may be given as float16.
-
-    Raises:
-        ModelError: onnxruntime cannot run the model.
-    """
-    if detector is None or not _is_readable(detector):
-        return [[] for _ in feeds]
-    at_once = workers(model)
-    session = open_worker_session(model, at_once)
-
-    def one(feed: Feed) -> list[DetectedObjects]:
-        wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in feed.items()}
-        names = detector.outputs.tensors
-        return read_objects(dict(zip(names, run(session, wide, names), strict=True)), detector)
-
-    with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(one, feeds))
+def tensors_read(detector: Detector | None) -> tuple[str, ...]:
+    """Return the outputs that `read_objects` reads; none if they do not tell objects and the number of images."""
+    is_readable = detector is not None and detector.outputs.has_boxes and detector.outputs.record.tells_batch
+    return tuple(detector.outputs.tensors) if detector is not None and is_readable else ()
 
 
 def matched_score(wanted: DetectedObjects, found: DetectedObjects, least: float = _COUNTED) -> tuple[float, float]:

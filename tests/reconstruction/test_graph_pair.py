@@ -1,3 +1,6 @@
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 from graphs import copy, feed, prepared, quantizing, run, silu_chain
@@ -7,11 +10,11 @@ from onnxq.facts import Plan, QuantizationParameters
 from onnxq.ir import Model, constant
 from onnxq.passes.insert_qdq import InsertQdq
 from onnxq.pipeline import Pipeline
-from onnxq.reconstruction.graph_pair import GraphPair, draw_positions
+from onnxq.reconstruction.float_targets import Places, collect_targets
+from onnxq.reconstruction.graph_pair import GraphPair
 from onnxq.reconstruction.im2col import Im2col
 from onnxq.reconstruction.layer_fit import LayerFit
 from onnxq.targets import OPENVINO
-from onnxq.yolo.detected_objects import DetectedObjects
 
 COUNT = 4
 
@@ -24,12 +27,13 @@ class Pair:
         facts = Pipeline(steps).run(Model(copy(model)))
         self.model, self.plan, self.qparams = prepared(model), facts[Plan], facts[QuantizationParameters]
         self.feeds = [feed(model, seed) for seed in range(COUNT)]
-        samples = [Sample(values, 1) for values in self.feeds]
-        self.graphs = GraphPair(self.model, self.plan, self.qparams, adjusted, samples, [[]] * COUNT)
-
-    def draw(self, name):
-        layer = self.model.nodes[name]
-        return self.graphs.draw(self.plan.layers.index(name), layer, Im2col.of(layer))
+        loads = [partial(dict, values) for values in self.feeds]
+        self.graphs = GraphPair(self.model, self.plan, self.qparams, adjusted, loads)
+        layers = [self.model.nodes[name] for name in self.plan.layers]
+        loaders = [partial(Sample, values, 1) for values in self.feeds]
+        self.targets = collect_targets(
+            self.model.to_proto(), [(layer, Im2col.of(layer)) for layer in layers], loaders, None
+        ).of_layer
 
     def weight(self, name):
         return np.asarray(constant(self.model.nodes[name].inputs[1]), np.float32)
@@ -42,32 +46,22 @@ class Pair:
         return [np.concatenate([each[t] for each in runs]) for t in names]
 
 
-def at(images, positions):
-    """The values of images at positions of each, (channels, all of them)."""
-    return np.concatenate([y[:, rows, columns] for y, [(rows, columns)] in zip(images, positions, strict=True)], axis=1)
-
-
-def test_targets_are_the_float_outputs_at_the_positions_drawn():
-    pair = Pair(silu_chain())
-    name = pair.plan.layers[1]
-    targets = pair.draw(name)
-    assert targets.layer.name == name
-    assert len({positions[0].tobytes() for positions in targets.positions}) == COUNT
-    expected = at(pair.floats(name)[1], targets.positions)
-    np.testing.assert_allclose(np.concatenate(targets.outputs, axis=2)[0], expected, atol=2e-3 * np.abs(expected).max())
+def at(images, places):
+    """The values of images at places on each, (channels, all of them)."""
+    return np.concatenate([y[:, *each.positions] for y, [each] in zip(images, places, strict=True)], axis=1)
 
 
 def test_moments_are_those_of_the_quantized_inputs_and_the_float_outputs():
     pair = Pair(silu_chain())
     name = pair.plan.layers[0]
-    targets = pair.draw(name)
+    targets = pair.targets[name]
     moments, adjusted = pair.graphs.moments(targets, pair.weight(name))
     assert adjusted is None
     inputs, outputs = pair.floats(name)
     grid = pair.qparams.activations[pair.model.nodes[name].inputs[0].name]
     rounded = grid.dequantize(grid.quantize(inputs))
-    columns = [targets.im2col.columns(x, places) for x, [places] in zip(rounded, targets.positions, strict=True)]
-    a, t = np.concatenate(columns, axis=2)[0].astype(np.float64), at(outputs, targets.positions).astype(np.float64)
+    columns = [targets.im2col.columns(x, each.positions) for x, [each] in zip(rounded, targets.places, strict=True)]
+    a, t = np.concatenate(columns, axis=2)[0].astype(np.float64), at(outputs, targets.places).astype(np.float64)
     assert moments.count == a.shape[1]
     np.testing.assert_allclose(moments.a[0], a.mean(axis=1), atol=1e-3)
     np.testing.assert_allclose(moments.t[0], t.mean(axis=1), atol=1e-2)
@@ -81,12 +75,12 @@ def test_later_layers_read_what_a_replaced_layer_gives():
     found = []
     for pair, factor in zip(pairs, (1, 0), strict=True):
         first, second = pair.plan.layers[:2]
-        pair.graphs.moments(pair.draw(first), pair.weight(first))
+        pair.graphs.moments(pair.targets[first], pair.weight(first))
         qparams = pair.qparams.weights[pair.model.nodes[first].inputs[1].name]
         integers = factor * qparams.quantize(pair.weight(first))
         bias = np.zeros(len(integers), np.float32)
         pair.graphs.replace(pair.model.nodes[first], LayerFit(qparams, integers.astype(np.int8), bias))
-        found.append(pair.graphs.moments(pair.draw(second), pair.weight(second))[0])
+        found.append(pair.graphs.moments(pair.targets[second], pair.weight(second))[0])
     assert np.abs(found[0].hessian).max() > 0
     assert np.abs(found[1].hessian).max() < 1e-6 * np.abs(found[0].hessian).max()  # silu(0) everywhere
     np.testing.assert_allclose(found[0].t, found[1].t)
@@ -99,7 +93,7 @@ def test_the_range_of_an_input_is_adjusted_before_its_moments_are_collected(adju
     name = layers[1]
     pair = Pair(model, [name] if adjusts else [], act_bits=3)
     for layer in layers[:2]:
-        moments, adjusted = pair.graphs.moments(pair.draw(layer), pair.weight(layer))
+        moments, adjusted = pair.graphs.moments(pair.targets[layer], pair.weight(layer))
     x = pair.model.nodes[name].inputs[0].name
     fitted = pair.qparams.activations[x]
     assert (adjusted is not None) == adjusts
@@ -110,35 +104,30 @@ def test_the_range_of_an_input_is_adjusted_before_its_moments_are_collected(adju
     np.testing.assert_allclose(means, np.rint(means), atol=0.05)
 
 
+def test_places_that_were_drawn_more_often_count_more():
+    pair = Pair(silu_chain())
+    name = pair.plan.layers[0]
+    targets = pair.targets[name]
+    doubled = [Places(each.positions, np.full_like(each.roots, np.sqrt(2))) for [each] in targets.places]
+    once, twice = (
+        pair.graphs.moments(replace(targets, places=tuple([each] for each in places)), pair.weight(name))[0]
+        for places, pair in (([p for [p] in targets.places], pair), (doubled, Pair(silu_chain())))
+    )
+    assert twice.count == 2 * once.count
+    np.testing.assert_allclose(twice.a, once.a, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(twice.hessian, 2 * once.hessian, rtol=1e-3, atol=1e-3 * np.abs(once.hessian).max())
+
+
 def test_images_that_only_fill_a_batch_are_left_out():
     model = silu_chain(batch=2)
     facts = Pipeline([s for s in quantizing(model, OPENVINO) if not isinstance(s, InsertQdq)]).run(Model(copy(model)))
     working, plan = prepared(model), facts[Plan]
-    samples = [Sample(feed(model, seed), 1 + seed % 2) for seed in range(3)]
-    graphs = GraphPair(working, plan, facts[QuantizationParameters], [], samples, [[]] * 3)
+    feeds = [feed(model, seed) for seed in range(3)]
     layer = working.nodes[plan.layers[0]]
-    targets = graphs.draw(0, layer, Im2col.of(layer))
-    assert [len(positions) for positions in targets.positions] == [1, 2, 1]
+    loaders = [partial(Sample, values, 1 + k % 2) for k, values in enumerate(feeds)]
+    targets = collect_targets(working.to_proto(), [(layer, Im2col.of(layer))], loaders, None).of_layer[layer.name]
+    assert [len(places) for places in targets.places] == [1, 2, 1]
+    loads = [partial(dict, values) for values in feeds]
+    graphs = GraphPair(working, plan, facts[QuantizationParameters], [], loads)
     whole = graphs.moments(targets, np.asarray(constant(layer.inputs[1]), np.float32))[0]
     assert whole.count == sum(outputs.shape[2] for outputs in targets.outputs)
-
-
-# --- positions --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("size", "count"), [((64, 64), 300), ((13, 13), 169)])
-def test_half_of_the_positions_are_on_objects(size, count):
-    objects = DetectedObjects(
-        np.array([[0.0, 0.0, 0.25, 0.25]], np.float32), np.ones(1, np.float32), np.zeros(1, np.intp)
-    )
-    rows, columns = draw_positions(np.random.default_rng(0), size, objects)
-    assert len(rows) == count
-    on_object = (rows < 0.25 * size[0]) & (columns < 0.25 * size[1])
-    assert on_object.mean() == pytest.approx(0.5 + 0.5 / 16, abs=0.05)
-
-
-def test_without_objects_each_position_comes_once():
-    nothing = DetectedObjects(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.intp))
-    for objects in (None, nothing):
-        rows, columns = draw_positions(np.random.default_rng(0), (64, 64), objects)
-        assert len(set(zip(rows.tolist(), columns.tolist(), strict=True))) == 300

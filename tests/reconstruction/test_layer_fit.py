@@ -143,11 +143,30 @@ def test_if_no_fit_is_within_the_limit_the_rounded_weight_is_taken():
     assert np.array_equal(fit.qparams.scale, rounded.scale)
 
 
+def ones(layer):
+    return np.ones(layer.inputs.shape[2], np.float32)
+
+
+def test_positions_that_count_more_decide_on_the_range():
+    layer = Layer(GEMM)
+    rng = np.random.default_rng(0)
+    layer.inputs = rng.uniform(-1, 1, layer.inputs.shape).astype(np.float32)
+    layer.inputs[:, :, ::2] *= 2
+    layer.outputs = GEMM.matrix(layer.weight).astype(np.float32) @ layer.inputs
+    wide, found = Scheme(3).qparams(Range(-2.0, 2.0)), []
+    for small, large in ((1, 0.01), (0.01, 1)):
+        roots = ones(layer) * np.float32(small)
+        roots[::2] = large
+        found.append(fit_range(wide, layer.inputs, layer.outputs, GEMM.matrix(layer.weight), True, roots))
+    assert found[0].high < 0.7 * found[1].high
+    assert found[0].low > 0.7 * found[1].low
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_range_that_is_too_wide_is_narrowed(name):
     layer = Layer(LAYERS[name])
     wide = Scheme(3).qparams(Range(2 * layer.inputs.min(), 2 * layer.inputs.max()))
-    found = fit_range(wide, layer.inputs, layer.outputs, layer.im2col.matrix(layer.weight), has_bias=True)
+    found = fit_range(wide, layer.inputs, layer.outputs, layer.im2col.matrix(layer.weight), True, ones(layer))
     assert found.scheme == wide.scheme
     assert found.high < 0.85 * wide.high
     assert found.low > 0.85 * wide.low
@@ -163,7 +182,7 @@ def test_a_range_that_is_too_wide_is_narrowed(name):
 def test_ranges_that_are_tried_at_the_same_time_give_the_same():
     layer = Layer(next(iter(LAYERS.values())))
     wide = Scheme(3).qparams(Range(2 * layer.inputs.min(), 2 * layer.inputs.max()))
-    arguments = wide, layer.inputs, layer.outputs, layer.im2col.matrix(layer.weight), True
+    arguments = wide, layer.inputs, layer.outputs, layer.im2col.matrix(layer.weight), True, ones(layer)
     with ThreadPoolExecutor(3) as pool:
         assert fit_range(*arguments, pool) == fit_range(*arguments)
 
@@ -174,6 +193,6 @@ def test_a_range_that_fits_is_kept(has_bias):
     layer.inputs = np.random.default_rng(0).uniform(-1, 1, layer.inputs.shape).astype(np.float32)
     layer.outputs = GEMM.matrix(layer.weight).astype(np.float32) @ layer.inputs
     fitted = Scheme(4).qparams(Range(-1.0, 1.0))
-    found = fit_range(fitted, layer.inputs, layer.outputs, GEMM.matrix(layer.weight), has_bias)
+    found = fit_range(fitted, layer.inputs, layer.outputs, GEMM.matrix(layer.weight), has_bias, ones(layer))
     assert found.high == pytest.approx(fitted.high, rel=0.15)
     assert found.low == pytest.approx(fitted.low, rel=0.15)
