@@ -11,7 +11,7 @@ import onnx
 
 from onnxq.calibration.feeds import Loader
 from onnxq.ir import Node, ending_at
-from onnxq.numerics.arrays import AnyArray, Float32Array, FloatArray
+from onnxq.numerics.arrays import AnyArray, Float32Array
 from onnxq.reconstruction.im2col import Im2col, Positions
 from onnxq.reconstruction.sample_arrays import SampleArrays
 from onnxq.runtime.session import iter_outputs
@@ -22,10 +22,9 @@ from onnxq.yolo.detector import Detector
 _POSITIONS = 300
 """Output positions per image that a layer is fitted on."""
 
-_ENOUGH = 10_000, 100
-"""Half of the positions do if they are so many, over all samples, and so many for each input."""
-
-_GREATEST_HALF = float(np.finfo(np.float16).max)
+_LEVELS = 127
+"""Greatest magnitude of the integers that outputs are kept as. Their rounding errors are small beside those of the
+layer, and cancel over many positions."""
 
 
 class Places(NamedTuple):
@@ -52,14 +51,19 @@ class LayerTargets:
         layer: the node, in the float graph.
         im2col: of the layer.
         places: of each image of each sample.
-        outputs: of each sample, float16, or float32 beyond its range, (groups, outputs of a group, n), its images one
-            after the other.
+        outputs: of each sample, int8 (groups, outputs of a group, n), its images one after the other.
+        scales: of the outputs of each sample, float32 (groups, outputs of a group, 1).
     """
 
     layer: Node
     im2col: Im2col
     places: tuple[Sequence[Places], ...]
     outputs: tuple[AnyArray, ...]
+    scales: tuple[Float32Array, ...]
+
+    def floats(self, sample: int) -> Float32Array:
+        """Return the outputs of a sample, (groups, outputs of a group, n)."""
+        return self.outputs[sample].astype(np.float32) * self.scales[sample]
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,10 @@ def collect_targets(
             drawn = _Drawn(number, sample.valid, read_objects(outputs, detector))
             for name, array in chain(outputs.items(), values):
                 if name in by_tensor:
-                    taken = drawn.take(name, by_tensor[name], array, every[name])
+                    taken = drawn.take(name, by_tensor[name], array)
                     stores[name].put(number, taken, room=taken.shape[0] * taken.shape[1] * _POSITIONS * sample.valid)
         return drawn
 
-    half = _POSITIONS * len(loaders) // 2
-    every = {t: 2 if half >= max(_ENOUGH[0], _ENOUGH[1] * im2col.inputs) else 1 for t, im2col in by_tensor.items()}
     stores = {tensor: SampleArrays(len(loaders)) for tensor in by_tensor}
     with ThreadPoolExecutor(sessions.at_once) as pool:
         found = [drawn for drawn in pool.map(run, range(len(loaders))) if drawn is not None]
@@ -125,6 +127,7 @@ def collect_targets(
                 im2col,
                 tuple(drawn.places_of[tensor] for drawn in found),
                 tuple(stores[tensor].arrays[drawn.number] for drawn in found),
+                tuple(drawn.scales[tensor] for drawn in found),
             )
             for tensor, (node, im2col) in zip(by_tensor, layers, strict=True)
         },
@@ -137,6 +140,7 @@ class _Drawn:
     Attributes:
         number: of the sample; seeds the draws.
         places_of: tensor -> places on each image.
+        scales: tensor -> those of its integers.
 
     Args:
         number: as in the attributes.
@@ -147,15 +151,18 @@ class _Drawn:
     def __init__(self, number: int, valid: int, objects: Sequence[DetectedObjects]) -> None:
         self.number = number
         self.places_of: dict[str, list[Places]] = {}
+        self.scales: dict[str, Float32Array] = {}
         self._objects = [objects[k] if k < len(objects) else None for k in range(valid)]
         self._places: dict[tuple[int, int], list[Places]] = {}
 
-    def take(self, tensor: str, im2col: Im2col, y: AnyArray, every: int) -> FloatArray:
-        """Return the outputs of a layer at every n-th place on all images of the batch, and note the places."""
-        places = [each.thinned(every) for each in self._drawn(im2col.size(y.shape), im2col.rows)]
+    def take(self, tensor: str, im2col: Im2col, y: AnyArray) -> AnyArray:
+        """Return the outputs of a layer at places on all images of the batch, as integers; note places and scales."""
+        self.places_of[tensor] = places = self._drawn(im2col.size(y.shape), im2col.rows)
         outputs = [im2col.outputs(image, each.positions) for image, each in zip(y, places, strict=False)]
-        self.places_of[tensor] = places
-        return _half(np.concatenate(outputs, axis=2))
+        values = np.concatenate(outputs, axis=2, dtype=np.float32)
+        greatest = np.abs(values).max(axis=2, initial=0, keepdims=True)
+        self.scales[tensor] = scale = np.where(greatest > 0, greatest / np.float32(_LEVELS), np.float32(1))
+        return np.rint(values / scale).astype(np.int8)
 
     def _drawn(self, size: tuple[int, int], rows: bool) -> list[Places]:
         """Return places on each image, those of the same size each time."""
@@ -163,12 +170,6 @@ class _Drawn:
             rng = np.random.default_rng((*size, self.number))
             self._places[size] = [draw_places(rng, size, None if rows else each) for each in self._objects]
         return self._places[size]
-
-
-def _half(values: AnyArray) -> FloatArray:
-    """Return floats as float16, which holds them to 0.05 %, unless they are too large."""
-    greatest = max(values.max(initial=0), -values.min(initial=0))
-    return values.astype(np.float16 if greatest <= _GREATEST_HALF else np.float32)
 
 
 def draw_places(rng: np.random.Generator, size: tuple[int, int], objects: DetectedObjects | None) -> Places:

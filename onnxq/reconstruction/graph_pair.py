@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxq.facts import Plan, QuantizationParameters
 from onnxq.ir import Model, Node, takes_bias
-from onnxq.numerics.arrays import AnyArray, Float32Array
+from onnxq.numerics.arrays import Float32Array
 from onnxq.numerics.scheme import QParams
 from onnxq.qdq.insertion import insert_qdq
 from onnxq.reconstruction.float_targets import LayerTargets
@@ -138,9 +138,9 @@ class GraphPair:
                 taken = each.thinned(every)
                 inputs.append(targets.im2col.columns(image, taken.positions, zero))
                 roots.append(taken.roots)
-            outputs.append(_thinned(targets.outputs[sample], [each.roots.size for each in places], every))
+            outputs.append(_thinned(targets.floats(sample), [each.roots.size for each in places], every))
         floats = self._quantized.decoded(tensor, np.concatenate(inputs, axis=2)).astype(np.float32, copy=False)
-        return floats, np.concatenate(outputs, axis=2).astype(np.float32), np.concatenate(roots)
+        return floats, np.concatenate(outputs, axis=2), np.concatenate(roots)
 
 
 def _batches(targets: LayerTargets) -> list[range]:
@@ -150,7 +150,7 @@ def _batches(targets: LayerTargets) -> list[range]:
     return [range(a, b) for a, b in pairwise(cuts)]
 
 
-def _thinned(outputs: AnyArray, counts: Sequence[int], every: int) -> AnyArray:
+def _thinned(outputs: Float32Array, counts: Sequence[int], every: int) -> Float32Array:
     """Return every n-th of the outputs (groups, outputs, positions) of each image, which has so many positions."""
     starts = np.cumsum([0, *counts])
     return outputs if every == 1 else np.concatenate([outputs[:, :, a:b:every] for a, b in pairwise(starts)], axis=2)
