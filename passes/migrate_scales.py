@@ -1,6 +1,6 @@
 """migrate-scales: divides channels of unequal size in front of integer Convs, and multiplies the weights instead."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -41,18 +41,17 @@ class MigrateScales(Rewrite):
             for name, found in migratable(model, facts[Plan]).items()
             if name in scales and divided_name(name) not in made
         }
-        behind: dict[str, Node] = {}
+        behind: dict[str, list[Node]] = {}
         for tensor, found in chosen.items():
             _check(tensor, scales[tensor], found)
             for layer in found.layers:
                 _multiply(layer, scales[tensor])
             if found.sources:
-                _divide_sources(found.sources, scales[tensor], builder)
+                _divide_sources(found, scales[tensor], builder)
             else:
                 x = found.layers[0].inputs[0]
-                behind[x.inputs[0].name] = _divide(x, found.layers, scales[tensor], builder)
-        nodes = list(model.graph.nodes)
-        model.graph.nodes = [each for node in nodes for each in (node, behind.get(node.name)) if each is not None]
+                behind.setdefault(x.inputs[0].name, []).append(_divide(x, found.layers, scales[tensor], builder))
+        model.graph.nodes = [each for node in model.graph.nodes for each in (node, *behind.get(node.name, []))]
         return len(chosen)
 
 
@@ -74,18 +73,20 @@ def _multiply(layer: Node, scales: Float32Array) -> None:
     layer.inputs[1] = Constant(weight.name, (by_group * factors).reshape(values.shape))
 
 
-def _divide(x: Tensor, layers: Iterable[Node], scales: Float32Array, builder: Builder) -> Node:
+def _divide(x: Tensor, layers: Sequence[Node], scales: Float32Array, builder: Builder) -> Node:
     """Let the layers read x / scales, and return the node that divides."""
-    factors = builder.constant(f"{x.name}_factors", _along_channels(np.reciprocal(scales), len(x.shape)))
+    rank = len(layers[0].inputs[1].shape)  # the shape of x may be unknown
+    factors = builder.constant(f"{x.name}_factors", _along_channels(np.reciprocal(scales), rank))
     divided = builder.variable(divided_name(x.name), np.dtype(np.float32), x.shape)
     for layer in layers:
         layer.inputs[0] = divided
     return builder.node("Mul", f"{x.name}_Mul", [x, factors], [divided])
 
 
-def _divide_sources(sources: Iterable[Node], scales: Float32Array, builder: Builder) -> None:
-    """Divide the constants of nodes, so that the channels of what they make are divided."""
-    for node in sources:
+def _divide_sources(found: Migratable, scales: Float32Array, builder: Builder) -> None:
+    """Divide the constants of the sources of a tensor, so that its channels are divided."""
+    rank = len(found.layers[0].inputs[1].shape)
+    for node in found.sources:
         if node.op == "Conv":
             weight, bias = node.inputs[1], bias_of(node)
             values = np.asarray(constant(weight), np.float32)
@@ -95,7 +96,7 @@ def _divide_sources(sources: Iterable[Node], scales: Float32Array, builder: Buil
         else:
             place = next(k for k, t in enumerate(node.inputs) if constant(t) is not None)
             old = node.inputs[place]
-            values = np.asarray(constant(old), np.float32) / _along_channels(scales, len(node.outputs[0].shape))
+            values = np.asarray(constant(old), np.float32) / _along_channels(scales, rank)
             node.inputs[place] = builder.constant(f"{old.name}_divided", values)
 
 

@@ -1,7 +1,10 @@
 """Migration of scales: which tensors can have their channels divided, and where."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from onnxq.facts import Plan
 from onnxq.ir import (
@@ -39,8 +42,7 @@ class Migratable:
     @property
     def channels(self) -> int:
         """Number of channels of the tensor."""
-        weight, groups = self.layers[0].inputs[1], self.layers[0].attrs.get("group", 1)
-        return int(weight.shape[1] * groups)
+        return _channels(self.layers[0])
 
     @property
     def is_separate(self) -> bool:
@@ -69,9 +71,10 @@ def migratable(model: Model, plan: Plan) -> dict[str, Migratable]:
         tensor = layers[0].inputs[0]
         source = producer(tensor)
         on_integers = {node.name for node in consumers(tensor)} & plan.integer
-        if source is None or not all(map(_is_plain, layers)) or len(on_integers) > len(layers):
+        outputs = model.output_names
+        if source is None or not all(_is_plain(layer, outputs) for layer in layers) or len(on_integers) > len(layers):
             continue
-        sources = _sources(tensor, layers, model.output_names)
+        sources = _sources(tensor, layers, outputs)
         if sources or source.name not in plan.integer:
             found[name] = Migratable(tuple(layers), sources)
     return found
@@ -96,32 +99,51 @@ def divided_name(tensor: str) -> str:
     return f"{tensor}_migrated"
 
 
-def _is_plain(layer: Node) -> bool:
-    return layer.op == "Conv" and _is_own(layer.inputs[1])
+def _channels(layer: Node) -> int:
+    return int(layer.inputs[1].shape[1] * layer.attrs.get("group", 1))
 
 
-def _is_own(tensor: Tensor) -> bool:
-    """Return whether a tensor is a float constant that one node reads."""
-    return isinstance(tensor, Constant) and len(tensor.outputs) == 1 and is_float(tensor)
+def _is_plain(layer: Node, outputs: frozenset[str]) -> bool:
+    return layer.op == "Conv" and _is_own(layer.inputs[1], outputs)
+
+
+def _is_own(tensor: Tensor, outputs: frozenset[str]) -> bool:
+    """Return whether a tensor is a float constant that one node reads and nothing else."""
+    is_read_once = len(tensor.outputs) == 1 and tensor.name not in outputs
+    return isinstance(tensor, Constant) and is_read_once and is_float(tensor)
 
 
 def _sources(tensor: Tensor, layers: list[Node], outputs: frozenset[str]) -> tuple[Node, ...]:
     """Return the nodes whose constants scale a tensor and nothing else, the last one first; none if there are none."""
+    rank, channels = len(layers[0].inputs[1].shape), _channels(layers[0])
     found: list[Node] = []
     for node in _chain(tensor, layers, outputs):
-        if node.op in CHANNELWISE_LINEAR:
+        if node.op in CHANNELWISE_LINEAR and constant(node.inputs[0]) is None:
             continue
-        factors = [t for t in node.inputs if constant(t) is not None]
         if node.op == "Conv":
-            is_scaled = _is_own(node.inputs[1]) and has_plain_bias(node)
+            is_scaled = _is_own(node.inputs[1], outputs) and has_plain_bias(node)
             bias = bias_of(node)
             return (*found, node) if is_scaled and (bias is None or is_float(bias)) else ()
-        if node.op not in ("Mul", "Add") or len(factors) != 1 or not is_float(factors[0]) or factors[0].values.size < 1:
+        factors = [t for t in node.inputs if constant(t) is not None]
+        if node.op not in ("Mul", "Add") or len(factors) != 1 or not _is_divisible(factors[0], rank, channels):
             return ()
         found.append(node)
         if node.op == "Mul":
             return tuple(found)
+        if not all(t is factors[0] or _has_channels(t, rank, channels) for t in node.inputs):
+            return ()
     return ()
+
+
+def _is_divisible(factor: Tensor, rank: int, channels: int) -> bool:
+    """Return whether a constant can be divided along the channels without growing beyond a value for each of them."""
+    shape = np.broadcast_shapes(factor.shape, (channels, *[1] * (rank - 2)))
+    return is_float(factor) and 0 < math.prod(shape) <= max(math.prod(factor.shape), channels)
+
+
+def _has_channels(tensor: Tensor, rank: int, channels: int) -> bool:
+    """Return whether an Add does not broadcast a tensor along its channels, or to more dimensions."""
+    return tensor.shape is not None and len(tensor.shape) == rank and tensor.shape[1] == channels
 
 
 def _chain(tensor: Tensor, readers: list[Node], outputs: frozenset[str]) -> Iterator[Node]:

@@ -12,6 +12,7 @@ from graphs import (
     ops,
     pan,
     planned,
+    prepared,
     relu_net,
     rewrite,
     run,
@@ -19,8 +20,9 @@ from graphs import (
     sppf,
     sqnr,
     v8,
+    with_outputs,
 )
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from unbalanced import uneven
 
@@ -86,6 +88,85 @@ def test_a_tensor_is_divided_at_its_source_where_that_needs_no_mul():
     assert_same_numbers(before, after)
     old, new = initializers(before), initializers(after)
     assert not any(np.array_equal(old[name], new[name]) for name in old if name in new and name.endswith("_weight"))
+
+
+def test_two_tensors_of_one_node_are_divided_each():
+    net = Net()
+    parts = net.split(net.silu(net.conv("images", 8, 3)), 4, 4)
+    before, after, scales, _ = migrated(net.model(net.add("Add", *(net.conv(x, 8, 3) for x in parts))))
+    assert len(scales) == 2
+    onnx.checker.check_model(after, full_check=True)
+    assert_same_numbers(before, after)
+
+
+def joined(shape, channels=8, first=False, op="Add"):
+    """A Conv, a Relu and a constant of this shape in front of a Conv."""
+    net = Net()
+    x = net.add("Relu", net.conv("images", channels, 3, name="source"))
+    constant = net.const(net.rng.uniform(1, 2, shape))
+    x = net.add(op, constant, x) if first else net.add(op, x, constant)
+    net.channels[x] = 8
+    return net.model(net.conv(x, 8, 3))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([(), (1,), (8, 1, 1), (1, 8, 1, 1), (32,), (32, 32), (8, 1, 32), (3, 8, 1, 1), (8, 32, 32)]),
+    st.sampled_from([1, 8]),
+    st.sampled_from([(op, first) for op in ("Add", "Mul", "Sub", "Div") for first in (False, op != "Div")]),
+)
+def test_constants_of_any_shape(shape, channels, operator):
+    assume(channels == 8 or 8 in shape)
+    op, first = operator
+    before, after, scales, _ = migrated(joined(shape, channels, first, op), include=("source",))
+    assert len(scales) == 1
+    onnx.checker.check_model(after, full_check=True)
+    assert_same_numbers(before, after)
+    grown = sum(map(np.size, initializers(after).values())) - sum(map(np.size, initializers(before).values()))
+    assert grown <= 24
+
+
+@pytest.mark.parametrize("reader", ["source", "behind"])
+def test_a_weight_that_is_an_output_keeps_its_values(reader):
+    net = Net()
+    model = net.model(net.conv(net.add("Relu", net.conv("images", 8, name="source")), 8, name="behind"))
+    before, after, *_ = migrated(with_outputs(model, f"{reader}_weight"))
+    assert_same_numbers(before, after)
+
+
+@pytest.mark.parametrize("ops", [[], ["Mul", "Relu"]], ids=str)
+def test_an_add_that_broadcasts_to_more_dimensions(ops):
+    net = Net()
+    net.shape = [8, 3, 32]
+    x = net.add("Conv", "images", net.const(net.normal(8, 3, 1)))
+    for op in ops:
+        x = net.add(op, x, *([net.const(net.rng.uniform(1, 2, (8, 1)))] if op == "Mul" else []))
+    x = net.add("Add", x, net.const(net.normal(2, 1, 1, 1)))
+    before, after, scales, _ = migrated(net.model(net.add("Conv", x, net.const(net.normal(8, 8, 1, 1)))))
+    assert len(scales) == 1
+    assert_same_numbers(before, after)
+
+
+def test_a_tensor_of_unknown_rank():
+    net = Net(dynamic=True)
+    end = net.add("Mul", net.add("Gather", net.add("Shape", "images"), net.ints(0)), net.ints(4))
+    sizes = net.add("Slice", net.ints(0, 0, 0, 0), net.ints(0), end)
+    x = net.add("Reshape", net.conv("images", 8, 3), sizes)
+    net.channels[x] = 8
+    model = net.model(net.conv(x, 8, 3), shape=["batch", 8, "height", "width"])
+    assert prepared(model).graph.tensors()[x].shape is None
+    before, after, scales, _ = migrated(model)
+    assert x in scales
+    assert_same_numbers(before, after)
+
+
+def test_a_prelu_of_a_constant_by_computed_slopes():
+    net = Net()
+    x = net.add("PRelu", net.const(net.normal(1, 8, 32, 32)), net.conv("images", 8, 3))
+    net.channels[x] = 8
+    before, after, scales, _ = migrated(net.model(net.conv(x, 8, 3)))
+    assert len(scales) == 1
+    assert_same_numbers(before, after)
 
 
 def test_a_second_run_makes_no_edit():

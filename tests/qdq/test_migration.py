@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from graphs import Net, csp, planned, shared_weights, silu_chain
 
@@ -99,6 +100,25 @@ def test_the_nodes_that_scale_a_tensor(between, sources):
 @pytest.mark.parametrize("options", [{"other_reader": True}, {"is_output": True}], ids=str)
 def test_a_tensor_that_something_else_reads_is_not_divided_at_its_source(options):
     assert source("Relu", **options) == []
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "sources"),
+    [
+        ("Mul", (), ["Mul"]),
+        ("Mul", (1, 8, 1, 1), ["Mul"]),
+        ("Mul", (8, 32, 32), ["Mul"]),
+        ("Mul", (32, 32), []),
+        ("Add", (8, 1, 1), ["Add", "Conv"]),
+        ("Add", (32,), []),
+    ],
+    ids=str,
+)
+def test_a_constant_is_divided_unless_it_grows_beyond_a_value_for_each_channel(op, shape, sources):
+    net = Net()
+    x = net.add(op, net.add("Relu", net.conv("images", 8, 3)), net.const(np.ones(shape)))
+    working, plan = planned(net.model(net.conv(x, 4, 3, name="last")), OPENVINO, include=("conv0",))
+    assert [node.op for node in migratable(working, plan)[x].sources] == sources
 
 
 def test_no_mul_stands_between_a_node_on_integers_and_its_q():

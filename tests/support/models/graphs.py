@@ -68,6 +68,7 @@ from variants import (
     with_metadata,
     with_node_names,
     with_opaque_nms,
+    with_outputs,
     with_random_names,
 )
 
@@ -136,6 +137,7 @@ __all__ = [
     "with_metadata",
     "with_node_names",
     "with_opaque_nms",
+    "with_outputs",
     "with_random_names",
     "yolo_nas",
     "yolox",

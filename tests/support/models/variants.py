@@ -140,6 +140,15 @@ def with_opaque_nms(model: onnx.ModelProto, domain: str = "TRT") -> onnx.ModelPr
     return model
 
 
+def with_outputs(model: onnx.ModelProto, *constants: str) -> onnx.ModelProto:
+    """Return the model with these initializers as further outputs."""
+    model = copy(model)
+    stored = {w.name: w for w in model.graph.initializer}
+    described = (helper.make_tensor_value_info(name, stored[name].data_type, stored[name].dims) for name in constants)
+    model.graph.output.extend(described)
+    return model
+
+
 def with_metadata(model: onnx.ModelProto, metadata: Mapping[str, str] = ULTRALYTICS) -> onnx.ModelProto:
     """Replace the model's metadata."""
     model = copy(model)
