@@ -130,6 +130,7 @@ class _Channels:
 
     def __init__(self, model: Model) -> None:
         self.layers: list[_Layer] = []
+        self._outputs = model.output_names
         self._of: dict[str, Ids] = {}
         self._count = 1
         self._tied: list[tuple[Ids, Ids]] = []
@@ -137,12 +138,12 @@ class _Channels:
             self._visit(node)
         own = {id(node) for node in model.graph.nodes}
         for tensor in (t for node in model.graph.nodes for t in node.outputs if t.name in self._of):
-            if tensor.name in model.output_names or any(id(reader) not in own for reader in tensor.outputs):
+            if tensor.name in self._outputs or any(id(reader) not in own for reader in tensor.outputs):
                 self._fix(tensor)
         self.labels = _least_of_each(self._count, self._tied)
 
     def _visit(self, node: Node) -> None:
-        if _is_layer(node):
+        if _is_layer(node, self._outputs):
             self._add_layer(node)
             return
         passed = self._carried(node)
@@ -202,9 +203,11 @@ class _Channels:
         return [one]
 
 
-def _is_layer(node: Node) -> bool:
+def _is_layer(node: Node, outputs: frozenset[str]) -> bool:
     """Return whether a node is a layer with constant float32 weights of its own, which may be edited."""
     if node.op not in CONVS or not isinstance(node.inputs[1], Constant) or not has_plain_bias(node):
+        return False
+    if any(t.name in outputs for t in node.inputs[1:]):
         return False
     return len(node.inputs[1].outputs) == 1 and all(is_float(t) for t in node.inputs[1:] if t.name)
 

@@ -37,7 +37,7 @@ class FoldBatchNorm(Rewrite):
             conv = producer(affine.data)
             if conv is None or not _can_take(conv, affine, outputs):
                 continue
-            _fold(conv, affine, builder)
+            _fold(conv, affine, builder, outputs)
             _take_output(conv, node)
             folded.append(node)
         return remove(model.graph, folded)
@@ -112,7 +112,7 @@ def _can_take(conv: Node, affine: _Affine, outputs: frozenset[str]) -> bool:
     return affine.channels in (1, weight.shape[_CHANNEL_AXIS[conv.op]])
 
 
-def _fold(conv: Node, affine: _Affine, builder: Builder) -> None:
+def _fold(conv: Node, affine: _Affine, builder: Builder, outputs: frozenset[str]) -> None:
     axis = _CHANNEL_AXIS[conv.op]
     weight_tensor = conv.inputs[1]
     weight = np.asarray(constant(weight_tensor), np.float64)
@@ -124,16 +124,16 @@ def _fold(conv: Node, affine: _Affine, builder: Builder) -> None:
     scale = np.broadcast_to(affine.scale, (channels,))
     new_weight = (weight * scale.reshape(spread)).astype(np.float32)
     new_bias = (bias * scale + affine.shift).astype(np.float32)
-    conv.inputs[1] = _with_values(weight_tensor, new_weight, builder)
+    conv.inputs[1] = _with_values(weight_tensor, new_weight, builder, outputs)
     if bias_tensor is None:
         set_bias(conv, builder.constant(f"{conv.name}_bias", new_bias))
     else:
-        set_bias(conv, _with_values(bias_tensor, new_bias, builder))
+        set_bias(conv, _with_values(bias_tensor, new_bias, builder, outputs))
 
 
-def _with_values(tensor: Constant, values: Float32Array, builder: Builder) -> Constant:
+def _with_values(tensor: Constant, values: Float32Array, builder: Builder, outputs: frozenset[str]) -> Constant:
     """Return a constant with other values, under the same name if nothing else reads the old one."""
-    if len(tensor.outputs) == 1:
+    if len(tensor.outputs) == 1 and tensor.name not in outputs:
         return Constant(tensor.name, values)
     return builder.constant(tensor.name, values)
 

@@ -13,6 +13,7 @@ from graphs import (
     rewrite_checked,
     run,
     silu_chain,
+    with_outputs,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -301,6 +302,13 @@ def test_an_output_of_the_model_keeps_its_scale():
     net = Net()
     x = net.conv("images", CHANNELS, name="maker")
     assert_untouched(STEP, with_rows(net.model(net.conv(net.add("Relu", x), 4), x)))
+
+
+@pytest.mark.parametrize("name", ["maker_weight", "maker_bias", "reader_weight"])
+def test_layers_whose_constants_are_outputs_are_left_alone(name):
+    net = Net()
+    x = net.add("Relu", net.conv("images", CHANNELS, name="maker"))
+    assert_untouched(STEP, with_outputs(with_rows(net.model(net.conv(x, 4, name="reader"))), name))
 
 
 def test_what_a_subgraph_reads_keeps_its_scale():

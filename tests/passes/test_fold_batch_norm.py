@@ -16,6 +16,7 @@ from graphs import (
     shared_weights,
     silu_chain,
     v8,
+    with_outputs,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -209,6 +210,13 @@ def test_a_conv_that_shares_weights_with_one_that_takes_nothing_leaves_them_alon
     assert edits == 1
     assert nodes(after)["plain"].input[1] == "weight"
     assert np.array_equal(initializers(after)["weight"], initializers(before)["weight"])
+
+
+def test_constants_that_are_outputs_keep_their_values():
+    net = Net(batch_norm=True)
+    before = with_outputs(net.model(net.norm(net.conv("images", CHANNELS, name="first"))), "first_weight", "first_bias")
+    _, edits = rewrite_checked(STEP, before)
+    assert edits == 1
 
 
 def test_a_new_bias_does_not_take_the_name_of_another_constant():
