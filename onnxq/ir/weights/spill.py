@@ -22,7 +22,6 @@ class Spill:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._path: Path | None = None
-        self._size = 0
         self._remove = weakref.finalize(self, self._stack.close)
 
     def linked(self, name: str, values: NDArray[np.generic]) -> TensorProto:
@@ -36,14 +35,13 @@ class Spill:
         tensor = TensorProto(
             name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=map(int, values.shape)
         )
-        offset = self._size + -self._size % _ALIGNMENT
         raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         try:
             with open(self._path, "ab") as file:
-                file.write(bytes(offset - self._size))
+                file.write(bytes(-file.tell() % _ALIGNMENT))
+                offset = file.tell()  # behind what a write that failed may have left
                 file.write(raw.data)
         except OSError as error:
             raise ConfigError(no_room(error, self._path.parent.parent)) from error
-        self._size = offset + raw.size
         link(tensor, str(self._path.absolute()), offset, raw.size)
         return tensor

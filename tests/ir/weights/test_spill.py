@@ -52,3 +52,19 @@ def test_a_full_disk_is_told(folder, monkeypatch):
     os.symlink("/dev/full", spill._path)
     with pytest.raises(ConfigError, match=r"cannot take temporary files .*TMPDIR"):
         spill.linked("w", np.ones(5_000_000, np.float32))
+
+
+def test_arrays_behind_one_that_found_no_room_are_read_back():
+    resource = pytest.importorskip("resource", reason="the system has no limit on the size of files")
+    spill = Spill()
+    first = spill.linked("first", np.ones(5000, np.float32))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_003, before[1]))
+    try:
+        with pytest.raises(ConfigError, match=r"cannot take temporary files .*TMPDIR"):
+            spill.linked("large", np.full(50_000, 2, np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    later = spill.linked("later", np.full(5000, 3, np.float32))
+    assert np.array_equal(values_of(first), np.ones(5000))
+    assert np.array_equal(values_of(later), np.full(5000, 3))
