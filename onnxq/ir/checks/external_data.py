@@ -59,7 +59,7 @@ def read_external_data(model: onnx.ModelProto, path: Path, *, most: int) -> None
                 f"{path}: its external data cannot be read ({where}: {name!r}: {cause}); copy the data files beside it"
             ) from None
         tensor.raw_data = values
-        tensor.data_location = TensorProto.DEFAULT
+        tensor.ClearField("data_location")
         del tensor.external_data[:]
 
 
