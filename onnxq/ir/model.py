@@ -6,7 +6,7 @@ file except the graph, and restores the parts that graphsurgeon loses on export.
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon import Constant, Node, Variable
 
 from onnxq.ir.proto import MIN_IR_VERSION, copy_fields, copy_message
+from onnxq.ir.query import with_subgraphs
 from onnxq.ir.weights.constants import link_constants, move_to_files, without_values
 from onnxq.ir.weights.links import embedded
 from onnxq.ir.weights.spill import Spill
@@ -158,7 +159,7 @@ class Model:
 
     def taken_names(self) -> set[str]:
         """Return the names of all tensors and nodes, including those of subgraphs."""
-        graphs = list(_graphs(self.graph))
+        graphs = list(with_subgraphs(self.graph))
         return {node.name for graph in graphs for node in graph.nodes}.union(*(graph.tensors() for graph in graphs))
 
     def digest(self) -> str:
@@ -174,15 +175,6 @@ class Model:
             sha.update(repr((name, values.dtype.str, values.shape)).encode())
             sha.update(values.data if values.size else b"")
         return sha.hexdigest()
-
-
-def _graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
-    """Yield the graph and all its subgraphs."""
-    yield graph
-    for node in graph.nodes:
-        for value in node.attrs.values():
-            if isinstance(value, gs.Graph):
-                yield from _graphs(value)
 
 
 def _declared(tensor: onnx.TypeProto.Tensor) -> tuple[np.dtype[np.generic] | None, list[int | str | None] | None]:

@@ -44,6 +44,15 @@ def ancestors(nodes: Iterable[Node]) -> Iterator[Node]:
                 stack.extend(subgraph.nodes)
 
 
+def with_subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:
+    """Yield a graph and all its subgraphs."""
+    yield graph
+    for node in graph.nodes:
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                yield from with_subgraphs(value)
+
+
 def downstream(nodes: Iterable[Node], is_start: Callable[[Node], bool]) -> set[str]:
     """Return the names of all nodes downstream of a node that satisfies `is_start`.
 

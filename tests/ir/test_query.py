@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from graphs import conditional
 from texts import WEIGHT, imported, weighted
 
 from onnxq.ir import Model, Variable, ancestors, constant, data_inputs, is_float, producer
+from onnxq.ir.query import with_subgraphs
 
 
 class TestTensors:
@@ -77,3 +79,9 @@ class TestAncestors:
         """
         _, nodes = imported(body)
         assert "outer" in self.names([nodes["y"]])
+
+
+def test_a_graph_comes_before_its_subgraphs():
+    outer, *inner = with_subgraphs(Model(conditional()).graph)
+    assert [node.op for node in outer.nodes][-2:] == ["If", "Conv"]
+    assert sorted(node.op for graph in inner for node in graph.nodes) == ["Add", "Sub"]

@@ -11,8 +11,9 @@ from onnx_graphsurgeon import Constant
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxq.ir.proto import is_large
+from onnxq.ir.query import with_subgraphs
 from onnxq.ir.weights import links
-from onnxq.ir.weights.links import can_link, is_linked, values_of
+from onnxq.ir.weights.links import can_link, embed, is_linked, values_of
 from onnxq.ir.weights.spill import Spill
 
 
@@ -42,7 +43,14 @@ class _LinkedConstant(Constant):  # type: ignore[misc]
 
 
 def link_constants(graph: gs.Graph) -> None:
-    """Let the constants of an imported graph that link to files read them whenever they are used."""
+    """Let the constants of an imported graph that link to files read them whenever they are used.
+
+    Those that subgraphs read hold their values: they are written into the subgraphs, in which no tensor links to files.
+    """
+    for tensor in _read_by_subgraphs(graph):
+        if isinstance(tensor._values, LazyValues) and is_linked(tensor._values.tensor):
+            tensor._values = LazyValues(embed(tensor._values.tensor))
+            tensor.data_location = None
     for tensor in graph.tensors().values():
         if isinstance(tensor, Constant) and isinstance(tensor._values, LazyValues) and is_linked(tensor._values.tensor):
             _link(tensor, tensor._values.tensor)
@@ -54,7 +62,9 @@ def move_to_files(graph: gs.Graph, spill: Spill) -> None:
     Raises:
         ConfigError: there is no room for it.
     """
-    held = [t for t in graph.tensors().values() if isinstance(t, Constant) and _is_movable(t)]
+    stay = set(map(id, _read_by_subgraphs(graph)))
+    constants = (t for t in graph.tensors().values() if isinstance(t, Constant) and id(t) not in stay)
+    held = [t for t in constants if _is_movable(t)]
     if sum(tensor._values.nbytes for tensor in held) <= links.LARGE:
         return
     for tensor in held:
@@ -73,6 +83,11 @@ def without_values(graph: gs.Graph) -> Iterator[None]:
     finally:
         for tensor, values in held.values():
             tensor._values = values
+
+
+def _read_by_subgraphs(graph: gs.Graph) -> list[Constant]:
+    _, *subgraphs = with_subgraphs(graph)
+    return [t for each in subgraphs for t in each.tensors().values() if isinstance(t, Constant)]
 
 
 def _link(tensor: Constant, linked: TensorProto) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import Net, feed, v8
+from graphs import Net, conditional, feed, v8
+from onnx import helper
 
 from onnxq import Config, quantize
 from onnxq.evaluation.predictor import Predictor, Settings
@@ -69,6 +70,25 @@ def test_with_other_options_too(linked, monkeypatch, options):
     found = quantize(linked(model), data, Config(target=target, **options))
     monkeypatch.setattr(links, "LARGE", 10**9)
     assert found.model == quantize(model, data, Config(target=target, **options)).model
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_weights_that_subgraphs_read_too(linked, monkeypatch, outside):
+    model = conditional(size=16)
+    net = Net()
+    weight = net.const(net.normal(1, 8, 16, 16), name="weight")  # the branches add it to the features
+    model.graph.initializer.extend(net.weights)
+    for attribute in next(node for node in model.graph.node if node.op_type == "If").attribute:
+        attribute.g.node[0].input[1] = weight
+    model.graph.node.append(helper.make_node("ReduceSum", [weight], ["sum"], "reader", keepdims=0))
+    model.graph.node.append(helper.make_node("Mul", ["images", "sum"], ["weighed"], "weighing"))
+    model.graph.output.append(helper.make_tensor_value_info("weighed", onnx.TensorProto.FLOAT, [1, 3, 16, 16]))
+    path, data = linked(model, outside), [feed(model, seed) for seed in range(3)]
+    assert has_links(load_proto(path))
+    found = quantize(path, data, Config(target="openvino"))
+    monkeypatch.setattr(links, "LARGE", 10**9)
+    expected = quantize(model, data, Config(target="openvino"))
+    assert found.model.SerializeToString() == expected.model.SerializeToString()
 
 
 def test_a_digest_and_a_size_are_those_of_the_whole_model(linked):
