@@ -106,7 +106,8 @@ class Config:
     migrate: bool | None = _option(
         None,
         "divide channels of unequal size in front of Convs and multiply the weights instead; default: for "
-        f"{_names(lambda target: target.scaling_stride is not None)}, with {LEAST_SAMPLES} real images or more",
+        f"{_names(lambda target: target.scaling_stride is not None)}, with {LEAST_SAMPLES} real images or more, unless "
+        "weights have fewer bits than activations",
     )
     reconstruct: bool | None = _option(
         None,
@@ -263,7 +264,10 @@ class Config:
     @property
     def migrates(self) -> bool:
         """Whether scales migrate if the samples are suitable."""
-        return self.placement.scaling_stride is not None if self.migrate is None else self.migrate
+        if self.migrate is not None:
+            return self.migrate
+        # Weights become less equal, which costs more than activations gain if weights have the fewer levels.
+        return self.placement.scaling_stride is not None and self.weight_bits >= self.act_bits
 
     @property
     def rounds_with_feedback(self) -> bool:
