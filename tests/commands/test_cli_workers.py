@@ -125,7 +125,7 @@ def test_ctrl_c_stops_the_processes():
     Path("demo.int8.onnx").write_bytes(SENTINEL)
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     code += "from onnxq.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "--demo", "--count", "1000", "--workers", "1"]
+    command = [sys.executable, "-c", code, "--demo", "--count", "1000", "--workers", "1", "--no-migrate"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stderr is not None
