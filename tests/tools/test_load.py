@@ -54,6 +54,7 @@ def test_pictures_are_made_once_with_annotations_of_each(tmp_path):
 def test_each_case_is_a_command_of_files_that_exist(tmp_path, name, monkeypatch):
     monkeypatch.setattr(load, "detector", lambda path, *options, **more: path)
     monkeypatch.setattr(load, "wide", lambda path, outputs: path)
+    monkeypatch.setattr(load, "heavy", lambda path, convs: path)
     cases = list(load.CASES[name](tmp_path, [30]))
     assert {case.command[0] for case in cases} <= {
         f"onnxq{part}" for part in ("", ".evaluate", ".compare", ".prove", ".benchmark")
