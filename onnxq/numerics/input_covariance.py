@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array, FloatArray, Int64Array
+from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array, Int64Array
 from onnxq.numerics.exact_sum import ExactSum
 
 _MOST_WHOLE = 256
@@ -50,13 +50,6 @@ class BlockShape:
             return cls(1, channels * taps, 1)
         blocks = -(-channels // _MOST_CHANNELS)
         return cls(blocks, -(-channels // blocks), taps)
-
-    def split(self, values: FloatArray) -> FloatArray:
-        """Return (groups, rows, inputs of a group) as (groups * blocks, rows, inputs of a block)."""
-        groups, rows, inputs = values.shape
-        filled = np.zeros((groups, rows, self.blocks * self.channels * self.taps), values.dtype)
-        filled[:, :, :inputs] = values
-        return filled.reshape(groups, rows, self.blocks, -1).swapaxes(1, 2).reshape(groups * self.blocks, rows, -1)
 
     def parts(self, groups: int, rows: int) -> Iterator[Part]:
         """Yield all blocks in parts: one block, or several of small groups.

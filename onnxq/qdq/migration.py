@@ -20,7 +20,7 @@ from onnxq.ir import (
     is_float,
     producer,
 )
-from onnxq.targets.stem import pixels, positions
+from onnxq.targets.stem import has_stride, pixels
 
 LEAST_SAMPLES = 50
 """Samples below which migration loses more than it gains: with 10 images YOLOv5n loses twice as much, with 100 less."""
@@ -62,7 +62,7 @@ def migratable(model: Model, plan: Plan) -> dict[str, Migratable]:
         model: the float model.
         plan: its nodes on integers.
     """
-    nodes = model.nodes
+    nodes, outputs = model.nodes, model.output_names
     readers: dict[str, list[Node]] = {}
     for name in plan.layers:
         readers.setdefault(nodes[name].inputs[0].name, []).append(nodes[name])
@@ -71,7 +71,6 @@ def migratable(model: Model, plan: Plan) -> dict[str, Migratable]:
         tensor = layers[0].inputs[0]
         source = producer(tensor)
         on_integers = {node.name for node in consumers(tensor)} & plan.integer
-        outputs = model.output_names
         if source is None or not all(_is_plain(layer, outputs) for layer in layers) or len(on_integers) > len(layers):
             continue
         sources = _sources(tensor, layers, outputs)
@@ -90,8 +89,7 @@ def is_cheap(model: Model, found: Migratable, stride: int | None) -> bool:
     """
     if stride is None or stride <= 1:
         return stride is not None
-    count, whole = positions(found.layers[0].inputs[0]), pixels(model.graph.inputs[0])
-    return count is not None and whole is not None and count * stride**2 <= whole
+    return has_stride(found.layers[0].inputs[0], pixels(model.graph.inputs[0]), stride)
 
 
 def divided_name(tensor: str) -> str:

@@ -19,7 +19,7 @@ from onnxq.ir import (
     producer,
 )
 from onnxq.targets import Role, Target
-from onnxq.targets.stem import pixels, positions
+from onnxq.targets.stem import has_stride, pixels, positions
 
 _ALL_OPERANDS = frozenset({"Add", "Sub", "Mul", "Div", "Concat"})
 """Operators whose inputs are all data; in others the data comes first, then weights or settings."""
@@ -91,7 +91,7 @@ class Network:
         count, stride = positions(tensor), self.target.float_silu_stride
         if count is None or self.pixels is None or stride is None:
             return False
-        return count <= self.target.float_silu_positions or count * stride**2 <= self.pixels
+        return count <= self.target.float_silu_positions or has_stride(tensor, self.pixels, stride)
 
     def _leads_to_a_last_layer(self, silu_input: Tensor) -> bool:
         outputs = [t for node in consumers(silu_input) if is_silu(node) for t in node.outputs]

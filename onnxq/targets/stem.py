@@ -64,6 +64,18 @@ def positions(tensor: Tensor) -> int | None:
     return None if size is None else math.prod(size)
 
 
+def has_stride(tensor: Tensor, whole: int | None, stride: int) -> bool:
+    """Return whether a tensor has at least this stride relative to an image; not if a size is not known.
+
+    Args:
+        tensor: images.
+        whole: pixels of the image.
+        stride: both along height and width.
+    """
+    count = positions(tensor)
+    return count is not None and whole is not None and count * stride**2 <= whole
+
+
 def pixels(image: Tensor) -> int | None:
     """Return height times width of an input (batch, 3, height, width) or (batch, height, width, 3); None if unknown."""
     if image.shape is None or len(image.shape) != 4:

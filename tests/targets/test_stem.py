@@ -3,7 +3,7 @@ import pytest
 from graphs import Net, prepared
 
 from onnxq.ir import Variable
-from onnxq.targets.stem import FloatStemRule, pixels
+from onnxq.targets.stem import FloatStemRule, has_stride, pixels
 
 STEM = FloatStemRule(channels=32, products=64)
 
@@ -58,6 +58,14 @@ def test_of_an_image_of_unknown_size_only_channels_count():
 )  # fmt: skip
 def test_pixels_of_an_image(shape, expected):
     assert pixels(Variable("image", np.float32, shape)) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "whole", "expected"),
+    [((8, 8), 64 * 64, True), ((9, 8), 64 * 64, False), ((8, "w"), 64 * 64, False), ((8, 8), None, False)],
+)
+def test_a_stride_is_told_by_the_number_of_positions(size, whole, expected):
+    assert has_stride(Variable("x", np.float32, [1, 16, *size]), whole, 8) == expected
 
 
 def test_it_ends_on_every_way_from_the_image():
