@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from onnxq.errors import ModelError
 from onnxq.facts import DecodeBoundary, Plan
-from onnxq.ir import Model, Node, constant
-from onnxq.targets.stem import positions
+from onnxq.ir import Model, constant
+from onnxq.targets.float_last import products
 
 FLOAT_BITS = 32
 
@@ -43,16 +43,11 @@ def layers(model: Model, head: DecodeBoundary, plan: Plan | None = None) -> list
         if weight is None or node.name not in head.body:
             continue
         widths = (weights[node.name], inputs[node.name]) if node.name in weights else ()
-        found.append(Layer(node.name, _products(node, weight.size), weight.size, *widths))
+        count = products(node)
+        if count is None:
+            raise ModelError(f"{node.name}: the size of its images is not known; export the model with a fixed size")
+        found.append(Layer(node.name, count, weight.size, *widths))
     return found
-
-
-def _products(conv: Node, parameters: int) -> int:
-    """Return the multiplications: each weight is used once per output position (ConvTranspose: input position)."""
-    count = positions(conv.outputs[0] if conv.op == "Conv" else conv.inputs[0])
-    if count is None:
-        raise ModelError(f"{conv.name}: the size of its images is not known; export the model with a fixed size")
-    return count * parameters
 
 
 def operations(found: Iterable[Layer]) -> float:

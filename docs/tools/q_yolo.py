@@ -174,7 +174,8 @@ class Subject:
         kept = cache.with_name(f"{cache.stem}.{self.path.stem}.{_digest(self._sha, self._study.key)[:12]}.npz")
         if kept.exists():
             return load_statistics(kept)
-        passes = [*onnxq.passes.prepare_and_plan(Config(target=TARGET)), Observe(self._samples())]
+        config = Config(target=TARGET, include=self.ends)  # for all rows, whatever they keep float
+        passes = [*onnxq.passes.prepare_and_plan(config), Observe(self._samples())]
         found = Pipeline(passes).run(Model(self._original))[Statistics]
         save_statistics(found, kept)
         return found

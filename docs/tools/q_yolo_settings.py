@@ -20,7 +20,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 ENDS = {
     "float": "first and last Convs float, as in the paper",
-    "8": "first and last Convs at 8 bits, the default of onnxq",
+    "8": "first and last Convs at 8 bits",
     "narrow": "all Convs at these widths",
 }
 BITS = ("8-8", "4-4", "6-6", "4-8")
@@ -52,7 +52,7 @@ class Setting:
         """
         weight, activation = map(int, self.bits.split("-"))
         narrow = min(weight, activation) < 8
-        # By default the last layers keep 8 bits, and so do other layers that read the same tensor.
+        # By default the last layers stay float or keep 8 bits, and so do other layers that read the same tensor.
         forced = (f"op:Conv={weight}/{activation}",) if narrow and self.ends != "8" else ()
         return Config(
             target=TARGET,
@@ -61,6 +61,7 @@ class Setting:
             symmetric=ACTIVATIONS[self.activations],
             bits=forced,
             exclude=tuple(ends) if self.ends == "float" else (),
+            include=tuple(ends) if self.ends != "float" else (),
             count=count,
             **METHODS[self.method],
         )

@@ -54,6 +54,7 @@ class Network:
         inner: names of the other nodes.
         pixels: height times width of the model's input; None if unknown.
         stem: names of the Convs that the target keeps float near the image.
+        float_last: names of the last Convs that the target keeps float because they take little time.
         downstream_of_layers: names of the nodes that depend on a layer.
     """
 
@@ -66,6 +67,7 @@ class Network:
         self.inner = boundary.body - self.last
         self.pixels = next((found for t in model.graph.inputs if (found := pixels(t)) is not None), None)
         self.stem = target.stem.convs(self.nodes, self.pixels, self.inner) if target.stem else set[str]()
+        self.float_last = target.float_last.convs(self.nodes, self.last) if target.float_last else set[str]()
         self.downstream_of_layers = downstream(self.nodes, lambda node: node.op in LAYERS)
         self._depth = _depth(self.nodes)
 

@@ -244,7 +244,8 @@ def _layer_refusals(network: Network, node: Node, rule: Rule) -> Iterator[Reason
         yield Code.NOT_A_PLAIN_PRODUCT.reason()
     channels, kernel = weight.shape[output_axis(node)], " x ".join(map(str, weight.shape[2:]))
     lowered = target.lowers_pointwise and is_pointwise(node)
-    if node.name in network.last and not target.quantizes_last_layers and not lowered:
+    stays = node.name in network.last and not target.quantizes_last_layers and not lowered
+    if stays or node.name in network.float_last:
         yield Code.LAST_LAYER.reason(f"{channels} channels of boxes or scores")
     if is_depthwise(node):
         if target.float_depthwise and not _quantized_anyway(target, node, rule):

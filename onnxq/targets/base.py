@@ -15,6 +15,7 @@ import onnx
 from onnxq.errors import ConfigError
 from onnxq.numerics.scheme import INT8, MIN_BITS, UINT8, Container, Scheme
 from onnxq.targets.few_channels import FewChannelsRule
+from onnxq.targets.float_last import FloatLastRule
 from onnxq.targets.stem import FloatStemRule
 
 ANY_CPU = "any"
@@ -86,6 +87,7 @@ class Target:
             file.
         clips: integer types that its Clip accepts; activations with fewer bits than their type need such a Clip.
         quantizes_last_layers: the last layers of each branch run on integers.
+        float_last: rule for last Convs that stay float although they could run on integers; None: no such Conv.
         float_silu_stride: a 1x1 Conv in front of a SiLU has a float output if its stride relative to the image is at
             least this, or if the SiLU leads to a last layer. Quantizing the input of a SiLU costs more accuracy than
             any other activation, and saves no time that deep in a network. Requires the pass `pointwise-to-matmul`.
@@ -126,6 +128,7 @@ class Target:
     takes_int4: bool = False
     clips: tuple[Container, ...] = (UINT8, INT8)
     quantizes_last_layers: bool = True
+    float_last: FloatLastRule | None = None
     float_silu_stride: int | None = None
     float_silu_positions: int = 0
     fused_activations: frozenset[str] = frozenset()

@@ -1,6 +1,7 @@
 """Target ort: onnxruntime on CPUs."""
 
 from onnxq.targets.base import POINTWISE_TO_MATMUL, Role, Rule, Target
+from onnxq.targets.float_last import FloatLastRule
 from onnxq.targets.rules import CARRIERS, CONV_IN_OUT, ELEMENTWISE, RELU
 from onnxq.targets.stem import FloatStemRule
 
@@ -21,6 +22,7 @@ ORT = Target(
     },
     lowering=(POINTWISE_TO_MATMUL, "upsample-to-concat", "expand-softmax"),
     quantizes_last_layers=False,
+    float_last=FloatLastRule(share=0.02),
     float_silu_stride=32,
     float_silu_positions=100,
     fused_activations=frozenset({"Relu", "Clip"}),

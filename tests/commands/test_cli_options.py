@@ -142,7 +142,7 @@ class TestOptions:
             after = onnx.load("model.w4a8.onnx")
             values, convs = initializers(after), nodes(after)
             biases = {name: values[convs[name].input[2]] for name in integer_layers("model.w4a8.onnx")}
-            assert len(biases) == 17
+            assert len(biases) == 12
             assert all((biases[name] == before[f"{name}_bias"]).all() == kept for name in biases)
             runs("model.w4a8.onnx")
 

@@ -29,7 +29,7 @@ def planned(model, verbose=False, **options):
 
 def test_float_convs_are_counted_by_the_summary_of_their_reason():
     text = planned(v8(), exclude=("conv3", "re:^conv4$"))
-    assert "Convs 14 of 18 on integers" in text
+    assert "Convs 9 of 18 on integers" in text
     assert "2 float: excluded" in text
     assert "1 float: near the image, with few channels" in text
 

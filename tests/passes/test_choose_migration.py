@@ -136,7 +136,7 @@ def strided(size):
     """A 1x1 Conv at stride 8 whose SiLU stays float in onnxruntime, before the last layer."""
     net = Net(size=size)
     x = net.block(net.block(net.block("images", 8, stride=2), 8, stride=2), 8, stride=2)
-    return net.model(net.conv(net.silu(net.conv(x, 8, name="before")), 4, name="last"))
+    return net.model(net.conv(net.silu(net.conv(x, 8, name="before")), 32, name="last"))
 
 
 @pytest.mark.parametrize(("stride", "divided"), [(None, 0), (1, 2), (8, 1), (9, 0)])

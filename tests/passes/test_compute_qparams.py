@@ -131,7 +131,7 @@ def output_error(model, target, feedback):
 @pytest.mark.parametrize("build", [csp, pan, v8, yolox])
 def test_the_outputs_of_layers_err_less_with_feedback(build, target):
     nearest, fed_back = (output_error(build(), target, feedback) for feedback in (False, True))
-    assert len(nearest) >= 5
+    assert len(nearest) >= 4
     for layer, error in fed_back.items():
         assert error <= nearest[layer] * 1.001, layer
     assert sum(fed_back.values()) < 0.8 * sum(nearest.values())

@@ -251,7 +251,7 @@ class TestBuild:
         assert report.layers.fused is None
         model = v8()
         asked = build(quantize(model, [feed(model)]), Config(), source="net.onnx", before=1, after=1)
-        assert (asked.layers.fused, asked.layers.unfused) == (16, ())
+        assert (asked.layers.fused, asked.layers.unfused) == (11, ())
 
     @pytest.mark.slow
     def test_is_the_same_for_equal_runs_but_for_the_seconds(self, report, result):

@@ -35,8 +35,8 @@ IMAGES = 64
 CALIBRATED_ON = 16
 
 EXPECTED = {
-    "yolov5n": {"ort": (60, 53, 0.64), "openvino": (60, 60, 0.88), "tensorrt": (60, 57, 1.01)},
-    "yolox_nano": {"ort": (113, 4, 0.01), "openvino": (113, 83, 0.70), "tensorrt": (113, 74, -0.44)},
+    "yolov5n": {"ort": (60, 52, 0.64), "openvino": (60, 59, 0.88), "tensorrt": (60, 57, 1.01)},
+    "yolox_nano": {"ort": (113, 4, 0.01), "openvino": (113, 75, 0.70), "tensorrt": (113, 74, -0.44)},
 }
 """Name -> target -> Convs, how many of them run on integers, AP lost on 64 images."""
 
@@ -136,10 +136,10 @@ def test_onnxruntime_fuses_every_integer_conv(tmp_path, name, target):
     assert not result.facts[Verification].warnings
 
 
-def test_the_float_convs_of_yolov5n_on_onnxruntime_are_those_near_the_image():
+def test_the_float_convs_of_yolov5n_on_onnxruntime_are_those_near_the_image_and_the_coarsest_last_one():
     chosen = quantized("yolov5n", "ort").facts[Plan]
     reasons = Counter(reason.code for name, reason in chosen.skipped.items() if chosen.ops[name] == "Conv")
-    assert reasons == {"stem": 7}
+    assert reasons == {"stem": 7, "last-layer": 1}
 
 
 def test_the_float_model_is_as_precise_as_it_is_known_to_be():

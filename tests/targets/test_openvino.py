@@ -10,6 +10,7 @@ def test_pairs_stand_in_front_of_convs_alone():
     assert plan.integer == {node.name for node in model.graph.nodes if node.op == "Conv"}
 
 
-def test_first_and_last_layers_run_on_integers():
+def test_first_and_last_layers_run_on_integers_but_for_the_cheapest_last_ones():
     _, plan = planned(v8(), OPENVINO)
-    assert {"conv0", "box0", "cls2"} <= set(plan.layers)
+    assert {"conv0", "box0"} <= set(plan.layers)
+    assert {plan.skipped[name].code for name in ("cls0", "box1", "cls1", "box2", "cls2")} == {"last-layer"}

@@ -18,4 +18,4 @@ def test_the_image_stays_float_and_so_does_the_stem():
 
 def test_last_1x1_convs_become_products():
     after, _ = quantized(v8(), ORT)
-    assert nodes(after)["cls0"].op_type == "Gemm"
+    assert nodes(after)["box0"].op_type == "Gemm"

@@ -72,7 +72,7 @@ def test_the_command_adds_to_the_document(tmp_path, capsys):
     text = document.read_text()
     assert text.startswith("# Exports\n\n| export | ort |\n| --- | --- |\n| plain | 1 |\n\n## In the compilers\n")
     assert text.index("| attending | ") < text.index("| plain | ", text.index(HEADING))
-    assert "1/1 plain: ort: 16 of 16, " in capsys.readouterr().err
+    assert "1/1 plain: ort: 11 of 11, " in capsys.readouterr().err
 
 
 def test_a_model_that_is_refused_has_its_reason(tmp_path):

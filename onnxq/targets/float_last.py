@@ -1,0 +1,54 @@
+"""Rule for last layers that stay float because they take little time."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from onnxq.ir import CONVS, Node, constant
+from onnxq.targets.stem import positions
+
+
+@dataclass(frozen=True)
+class FloatLastRule:
+    """The cheapest last Convs stay float, as many as compute at most a share of the products of all Convs.
+
+    Boxes and scores come straight out of them, so the rounding of their inputs moves boxes more than that of almost any
+    other tensor. Those of coarse levels, which find large objects, have few positions.
+
+    Attributes:
+        share: of the products of all Convs with a constant weight.
+    """
+
+    share: float
+
+    def convs(self, nodes: Sequence[Node], last: Collection[str]) -> set[str]:
+        """Return the names of the last Convs that stay float; none if the size of a Conv is not known.
+
+        Args:
+            nodes: of the graph, in topological order.
+            last: names of the last layers.
+        """
+        counts: dict[str, int] = {}
+        for node in nodes:
+            if node.op in CONVS and constant(node.inputs[1]) is not None:
+                found = products(node)
+                if found is None:
+                    return set()
+                counts[node.name] = found
+        left = self.share * sum(counts.values())
+        stay: set[str] = set()
+        for name in sorted(counts.keys() & last, key=lambda name: (counts[name], name)):
+            left -= counts[name]
+            if left < 0:
+                break
+            stay.add(name)
+        return stay
+
+
+def products(conv: Node) -> int | None:
+    """Return the multiplications of a Conv or ConvTranspose with a constant weight for one image; None if unknown.
+
+    Each weight is used once per output position, or input position of a ConvTranspose.
+    """
+    count = positions(conv.outputs[0] if conv.op == "Conv" else conv.inputs[0])
+    weight = constant(conv.inputs[1])
+    return None if count is None or weight is None else count * weight.size
