@@ -1,5 +1,6 @@
 """The scenes of the demo, its detector, and what quantization costs it."""
 
+import functools
 import json
 import os
 import subprocess
@@ -151,6 +152,10 @@ class TestGroundTruth:
         assert (demo.VALIDATION.paint(5) == demo.scene("validation", 5).picture).all()
 
 
+SCENES = replace(demo.CALIBRATION, paint=functools.cache(demo.CALIBRATION.paint))
+"""The scenes of calibration, each painted once for all tests."""
+
+
 @pytest.fixture(scope="module")
 def truth():
     return ground_truth.demo_ground_truth(100)
@@ -167,7 +172,7 @@ def lost(truth, whole):
     """AP that is lost with some options."""
 
     def measured(**options):
-        quantized = quantize(MODEL, demo.CALIBRATION, Config(count=32, **options))
+        quantized = quantize(MODEL, SCENES, Config(count=32, **options))
         return whole - measure_precision(quantized.model, truth, Settings(runtime="exact")).ap
 
     return measured
@@ -214,6 +219,7 @@ class TestCommandLine:
     def test_reconstruction_at_4_bits_from_the_first_command_to_the_last(self, lost, truth, whole, tmp_path):
         # With one thread: many threads for products of small matrices are slow beside other work.
         options = ["--demo", "--target", "openvino", "--weight-bits", "4", "--act-bits", "4", "--count", "16"]
+        options += ["--no-speed"]
         made = tmp_path / "made.onnx"
         command = [sys.executable, "-m", "onnxq", str(MODEL), *options, "-o", str(made)]
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -226,10 +232,11 @@ class TestCommandLine:
     @pytest.mark.slow
     def test_needs_no_path(self, capsys, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        assert main(["--demo", "--weight-bits", "6", "--no-reconstruct"]) == 0
+        options = ["--demo", "--count", "8", "--no-speed"]
+        assert main([*options, "--weight-bits", "6", "--no-reconstruct"]) == 0
         assert capsys.readouterr().out.splitlines()[-1].endswith(" demo demo.w6a8.onnx --demo")
         assert [path.name for path in tmp_path.iterdir()] == ["demo.w6a8.onnx"]
-        assert main(["--demo", "-o", "other.onnx", "-q"]) == 0
+        assert main([*options, "-o", "other.onnx", "-q"]) == 0
         assert evaluate.main(["demo", "other.onnx", "--demo", "--max-images", "20"]) == 0
         assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[3:5]] == ["demo.onnx", "other.onnx"]
 
@@ -273,7 +280,8 @@ class TestCommandLine:
     def test_a_limit_is_measured_on_the_validation_scenes(self, capsys, tmp_path, monkeypatch, limit):
         for module in (demo, ground_truth):
             monkeypatch.setattr(module, "VALIDATION", replace(demo.VALIDATION, count=7))
-        assert main([str(MODEL), "--demo", "--count", "8", "-o", str(tmp_path / "made.onnx"), *limit]) == 0
+        options = ["--demo", "--count", "8", "--no-speed", "-o", str(tmp_path / "made.onnx")]
+        assert main([str(MODEL), *options, *limit]) == 0
         assert "on 7 images, after 1 trial" in " ".join(capsys.readouterr().out.split())
 
     @pytest.mark.slow
@@ -281,7 +289,8 @@ class TestCommandLine:
         for module in (demo, ground_truth):
             monkeypatch.setattr(module, "VALIDATION", replace(demo.VALIDATION, count=7))
         made, report = tmp_path / "made.onnx", tmp_path / "r.json"
-        options = ["--demo", "--count", "8", "-o", str(made), "--evaluate", "--max-drop", "90", "--report", str(report)]
+        options = ["--demo", "--count", "8", "--no-speed", "-o", str(made), "--report", str(report)]
+        options += ["--evaluate", "--max-drop", "90"]
         assert main([str(MODEL), *options]) == 0
         assert "7 images" in capsys.readouterr().out
         written = json.loads(report.read_text())

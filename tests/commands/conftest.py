@@ -1,6 +1,7 @@
 """The command line of `python -m onnxq` in a working directory of its own."""
 
 import logging
+from pathlib import Path
 
 import pytest
 from command_line import Ran, draw, save
@@ -37,6 +38,23 @@ def onnxq(folder, capsys):
         return Ran(code, *capsys.readouterr())
 
     return run
+
+
+_MADE: dict[tuple[object, ...], bytes] = {}
+
+
+@pytest.fixture
+def made(onnxq, model):
+    """Write what the command line makes of `model` and its images with some options; it runs once for all tests."""
+
+    def write(name, *options):
+        if options not in _MADE:
+            ran = onnxq(model, "--calib", "calib", "-o", name, *options)
+            assert ran.code == 0, ran.err
+            _MADE[options] = Path(name).read_bytes()
+        Path(name).write_bytes(_MADE[options])
+
+    return write
 
 
 @pytest.fixture

@@ -64,8 +64,8 @@ class TestOutput:
         assert not Path("model.int8.onnx").exists()
         runs("out/small.onnx")
 
-    def test_replaces_what_was_there_as_a_whole(self, onnxq, model):
-        assert onnxq(model, "--calib", "calib", "-o", "fresh.onnx").code == 0
+    def test_replaces_what_was_there_as_a_whole(self, onnxq, model, made):
+        made("fresh.onnx")
         Path("model.int8.onnx").write_bytes(SENTINEL * 10_000)
         assert onnxq(model, "--calib", "calib").code == 0
         assert Path("model.int8.onnx").read_bytes() == Path("fresh.onnx").read_bytes()

@@ -48,8 +48,8 @@ class TestSensitivity:
         assert json.loads(Path("r.json").read_text())["sensitivity"] == []
 
     @pytest.mark.slow
-    def test_changes_nothing_in_the_file(self, onnxq, model):
-        onnxq(model, "--calib", "calib", "-o", "plain.onnx")
+    def test_changes_nothing_in_the_file(self, onnxq, model, made):
+        made("plain.onnx")
         onnxq(model, "--calib", "calib", "-o", "measured.onnx", "--sensitivity")
         assert Path("plain.onnx").read_bytes() == Path("measured.onnx").read_bytes()
 
@@ -258,8 +258,8 @@ class TestEvaluate:
         assert message == "error: --runtime openvino: not installed; pip install 'onnxq[openvino]'"
 
     @pytest.mark.slow
-    def test_changes_nothing_in_the_file(self, onnxq, model, labelled):
-        onnxq(model, "--calib", "calib", "-o", "plain.onnx")
+    def test_changes_nothing_in_the_file(self, onnxq, model, made, labelled):
+        made("plain.onnx")
         onnxq(model, "--calib", "calib", "-o", "measured.onnx", "--evaluate", *labelled)
         assert Path("plain.onnx").read_bytes() == Path("measured.onnx").read_bytes()
 

@@ -24,10 +24,10 @@ pytestmark = pytest.mark.usefixtures("folder")
 class TestOptions:
     @pytest.mark.slow
     @pytest.mark.parametrize("method", METHODS)
-    def test_method(self, onnxq, model, method):
-        for name, options in {"minmax.onnx": ["--method", "minmax"], "model.int8.onnx": ["--method", method]}.items():
-            ran = onnxq(model, "--calib", "calib", "-o", name, *options)
-            assert ran.code == 0, ran.err
+    def test_method(self, onnxq, model, made, method):
+        made("minmax.onnx", "--method", "minmax")
+        ran = onnxq(model, "--calib", "calib", "--method", method)
+        assert ran.code == 0, ran.err
         assert metadata("model.int8.onnx")["onnxq.method"] == method
         assert f", {method}, W8A8" in ran.table
         runs("model.int8.onnx")
@@ -40,10 +40,10 @@ class TestOptions:
         assert ", W4A8 op:Conv=6/8" in ran.table
 
     @pytest.mark.slow
-    def test_the_default_method_is_uh(self, onnxq, model):
-        assert onnxq(model, "--calib", "calib").code == 0
+    def test_the_default_method_is_uh(self, onnxq, model, made):
+        made("default.onnx")
         assert onnxq(model, "--calib", "calib", "--method", "uh", "-o", "uh.onnx").code == 0
-        assert Path("uh.onnx").read_bytes() == Path("model.int8.onnx").read_bytes()
+        assert Path("uh.onnx").read_bytes() == Path("default.onnx").read_bytes()
 
     def test_the_target_qnn(self, onnxq, model):
         ran = onnxq(model, "--calib", "calib", "--target", "qnn")
@@ -99,12 +99,10 @@ class TestOptions:
         runs("model.w8a4.onnx")
 
     @pytest.mark.slow
-    def test_weight_method(self, onnxq, model):
+    def test_weight_method(self, made):
         stored = []
         for method in ("minmax", "mse"):
-            arguments = ["--calib", "calib", "--weight-bits", 4, "--weight-method", method, "--no-reconstruct"]
-            arguments += ["-o", f"{method}.onnx"]
-            assert onnxq(model, *arguments).code == 0
+            made(f"{method}.onnx", "--weight-bits", 4, "--weight-method", method, "--no-reconstruct")
             stored.append(integer_layers(f"{method}.onnx"))
         assert stored[0].keys() == stored[1].keys()
         assert any((stored[0][name] != stored[1][name]).any() for name in stored[0])
@@ -147,10 +145,10 @@ class TestOptions:
             runs("model.w4a8.onnx")
 
     @pytest.mark.slow
-    def test_pack(self, onnxq, model):
-        arguments = [model, "--calib", "calib", "--weight-bits", 4, "--no-reconstruct"]
-        assert onnxq(*arguments, "-o", "plain.onnx").code == 0
-        assert onnxq(*arguments, "--pack", "int4").code == 0
+    def test_pack(self, onnxq, model, made):
+        arguments = ["--weight-bits", 4, "--no-reconstruct"]
+        made("plain.onnx", *arguments)
+        assert onnxq(model, "--calib", "calib", *arguments, "--pack", "int4").code == 0
         assert Path("model.w4a8.onnx").stat().st_size < Path("plain.onnx").stat().st_size
         assert integer_layers("model.w4a8.onnx").keys() == integer_layers("plain.onnx").keys()
         runs("model.w4a8.onnx")
@@ -175,8 +173,8 @@ class TestOptions:
             (["conv3", "--exclude", "re:v4"], {"conv3", "conv4"}),
         ],
     )
-    def test_exclude_by_name_and_by_regex(self, onnxq, model, patterns, floats):
-        assert onnxq(model, "--calib", "calib", "--target", "openvino", "-o", "all.onnx").code == 0
+    def test_exclude_by_name_and_by_regex(self, onnxq, model, made, patterns, floats):
+        made("all.onnx", "--target", "openvino")
         assert onnxq(model, "--calib", "calib", "--target", "openvino", "--exclude", *patterns).code == 0
         assert integer_layers("all.onnx").keys() - integer_layers("model.int8.onnx").keys() == floats
         weights = initializers(onnx.load("model.int8.onnx"))

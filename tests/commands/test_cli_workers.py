@@ -59,23 +59,23 @@ def test_numbers_are_the_same(command, runtime, quantized, address, capsys):
         pytest.importorskip("openvino", reason="the extra openvino is not installed")
     printed = []
     for name, words in (("alone", ()), ("workers", ("--workers", address))):
-        options = ("--demo", "--max-images", "40", "--runtime", runtime, "--json", f"{name}.json", *words)
+        options = ("--demo", "--max-images", "16", "--runtime", runtime, "--json", f"{name}.json", *words)
         assert command([str(demo.model_path()), str(quantized), *options]) == 0
         said = capsys.readouterr()
-        printed.append((said.out, [line for line in said.err.splitlines() if "/40" not in line]))
+        printed.append((said.out, [line for line in said.err.splitlines() if "/16" not in line]))
     assert Path("alone.json").read_bytes() == Path("workers.json").read_bytes()
     assert printed[0] == printed[1]
 
 
 def test_the_model_is_measured_by_the_same_workers(onnxq, address, monkeypatch):
-    monkeypatch.setattr("onnxq.cli.demo_ground_truth", lambda: demo_ground_truth(20))
-    options = ("--demo", "--count", "10", "--evaluate", "-o", "made.onnx", "-q")
+    monkeypatch.setattr("onnxq.cli.demo_ground_truth", lambda: demo_ground_truth(8))
+    options = ("--demo", "--count", "8", "--evaluate", "-o", "made.onnx", "-q")
     found = []
     for words in ((), ("--workers", address)):
         assert onnxq(*options, *words, "--report", "r.json").code == 0
         found.append(json.loads(Path("r.json").read_bytes())["evaluation"])
     assert found[0] == found[1]
-    assert found[0]["images"] == 20
+    assert found[0]["images"] == 8
 
 
 def test_a_picture_that_workers_cannot_read_is_an_error(quantized, address, capsys):

@@ -139,6 +139,7 @@ class TestAgreement:
         assert criterion.images == 3
         assert criterion.files == tuple(sorted(images.iterdir()))
 
+    @pytest.mark.slow
     def test_coarser_integers_lose_more(self):
         scenes = replace(demo.VALIDATION, count=24)
         criterion = AgreementCriterion(onnx.load(demo.model_path()), scenes, Settings())

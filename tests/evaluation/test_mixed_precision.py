@@ -175,11 +175,20 @@ def test_a_search_that_was_interrupted_goes_on(model, feeds, ranked, tmp_path):
     assert done.quantized.model == whole.quantized.model
 
 
+@pytest.fixture(scope="module")
+def recorded(model, feeds, tmp_path_factory):
+    """The record of a search that needed one trial."""
+    record = tmp_path_factory.mktemp("recorded") / "record.json"
+    _, criterion = found(model, feeds, 100, record_file=record)
+    assert criterion.asked == 1
+    return record.read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["model", "data", "config"])
-def test_a_record_of_another_search_is_not_believed(model, feeds, tmp_path, change):
+def test_a_record_of_another_search_is_not_believed(model, feeds, recorded, tmp_path, change):
     record = tmp_path / "record.json"
-    found(model, feeds, 100, record_file=record)
+    record.write_text(recorded)
     other = copy(model)
     weight = max(other.graph.initializer, key=lambda t: len(t.raw_data))
     weight.raw_data = (1.01 * onnx.numpy_helper.to_array(weight)).astype(np.float32).tobytes()
@@ -215,13 +224,11 @@ def test_what_is_no_record_is_refused(model, feeds, tmp_path):
         ({"more": 1}, "Object contains unknown field `more`"),
     ],
 )
-def test_a_record_that_was_changed(model, feeds, tmp_path, change, said):
+def test_a_record_that_was_changed(model, feeds, recorded, tmp_path, change, said):
     record = tmp_path / "record.json"
-    _, first = found(model, feeds, 100, record_file=record)
-    record.write_text(json.dumps(json.loads(record.read_text()) | change))
+    record.write_text(json.dumps(json.loads(recorded) | change))
     with pytest.raises(DataError, match=re.escape(said)):
         found(model, feeds, 100, record_file=record)
-    assert first.asked == 1
 
 
 def test_a_loss_that_is_no_number_is_refused(model, feeds, tmp_path):

@@ -74,6 +74,7 @@ def test_data_that_does_not_suffice_is_refused(data, why):
         quantize(csp(), data(), Config(target="openvino", migrate=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "why"), UNSUITABLE, ids=["none", "synthetic", "once"])
 def test_by_default_no_scales_migrate_by_data_that_does_not_suffice(data, why):
     result = quantize(csp(), data(), Config(target="openvino"))
@@ -107,6 +108,7 @@ def test_samples_are_few_by_their_number_not_by_that_of_their_batches(tmp_path, 
     assert "fewer than" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "number", "migrates"),
     [

@@ -127,6 +127,7 @@ def output_error(model, target, feedback):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [ORT, OPENVINO, GENERIC], ids=lambda t: t.name)
 @pytest.mark.parametrize("build", [csp, pan, v8, yolox])
 def test_the_outputs_of_layers_err_less_with_feedback(build, target):

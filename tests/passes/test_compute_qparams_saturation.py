@@ -41,6 +41,7 @@ def quantized(build, target, cpu, **options):
     return model, feeds, quantize(model, feeds, Config(target=target, cpu=cpu, **options))
 
 
+@pytest.mark.slow
 @every_cpu_target
 @pytest.mark.parametrize(
     "build",
@@ -114,6 +115,7 @@ def test_layers_that_read_images_do_not_saturate_on_any_image(target):
     assert excess["any"] == 0 < excess["vnni"]
 
 
+@pytest.mark.slow
 @every_cpu_target
 @pytest.mark.parametrize("bits", [(8, 4), (4, 8), (4, 4)], ids=lambda bits: "W{}A{}".format(*bits))
 def test_no_sum_saturates_with_fewer_bits(bits, target):

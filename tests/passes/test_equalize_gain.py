@@ -35,6 +35,7 @@ def outcome(model, target, equalize, **options):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("act", ["Relu", "LeakyRelu"])
 def test_unbalanced_channels_lose_less(act, target):

@@ -111,7 +111,7 @@ def test_the_wheel_holds_the_demo_model(installed):
 def test_the_demo_needs_no_path(installed, tmp_path):
     where = python(["-c", "import onnxq; print(onnxq.__file__)"], tmp_path, PYTHONPATH=str(installed))
     assert Path(where.strip()).is_relative_to(installed)
-    said = python(["-m", "onnxq", "--demo"], tmp_path, PYTHONPATH=str(installed))
+    said = python(["-m", "onnxq", "--demo", "--count", "8", "--no-speed"], tmp_path, PYTHONPATH=str(installed))
     assert [path.name for path in tmp_path.iterdir()] == ["demo.int8.onnx"]
     assert said.splitlines()[-1] == "next: python -m onnxq.evaluate demo demo.int8.onnx --demo"
 

@@ -1,5 +1,7 @@
 """The whole pipeline quantizes small graphs in every form that exporters write, or refuses them with a reason."""
 
+import functools
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -378,15 +380,19 @@ def test_what_paddle_detection_reads_beside_a_picture_is_given(tmp_path, target,
     assert [t.name for t in found.model.graph.input] == ["im_shape", "images", "scale_factor"]
 
 
+@functools.cache
+def _quantized_csp(target):
+    return quantize(csp(size=64), None, Config(target=target, count=4))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.FLOAT, TensorProto.FLOAT16])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["channels first", "channels last"])
 @pytest.mark.parametrize("target", RUN)
 def test_levels_and_channels_last_change_nothing_else(target, channels_last, kind):
     """YOLO-NAS and TensorFlow's converters write such inputs: the same layers run on integers, with the same ranges."""
-    plain, model = csp(size=64), with_levels(csp(size=64), channels_last, kind)
-    config = Config(target=target, count=4)
-    expected, found = quantize(plain, None, config), quantize(model, None, config)
+    model = with_levels(csp(size=64), channels_last, kind)
+    expected, found = _quantized_csp(target), quantize(model, None, Config(target=target, count=4))
     onnx.checker.check_model(found.model, full_check=True)
     assert list(found.model.graph.input) == list(model.graph.input)
     assert found.detector.preprocess.value_range == (0, 255)

@@ -160,7 +160,7 @@ def test_a_new_file_is_a_new_method(python, tmp_path):
 @pytest.mark.slow
 def test_a_new_method_can_be_chosen_and_is_compared_in_reports(python, tmp_path):
     demo, result, report = ROOT / "models" / "demo.onnx", tmp_path / "out.onnx", tmp_path / "out.html"
-    options = ["--demo", "--count", 2, "-o", result]
+    options = ["--demo", "--count", 2, "--no-speed", "-o", result]
     chosen = python({"fifty.py": FIFTY}, "-m", "onnxq", demo, *options, "--method", "fifty")
     assert chosen.returncode == 0, chosen.stderr
     assert {entry.key: entry.value for entry in onnx.load(result).metadata_props}["onnxq.method"] == "fifty"
