@@ -31,14 +31,14 @@ if not (MODELS / "yolov5n.onnx").is_file():
 
 pytestmark = pytest.mark.slow
 
-IMAGES = 64
+IMAGES = 32
 CALIBRATED_ON = 16
 
 EXPECTED = {
-    "yolov5n": {"ort": (60, 52, 0.64), "openvino": (60, 59, 0.88), "tensorrt": (60, 57, 1.01)},
-    "yolox_nano": {"ort": (113, 4, 0.01), "openvino": (113, 75, 0.70), "tensorrt": (113, 74, -0.44)},
+    "yolov5n": {"ort": (60, 52, 0.32), "openvino": (60, 59, -0.48), "tensorrt": (60, 57, 0.03)},
+    "yolox_nano": {"ort": (113, 4, -0.19), "openvino": (113, 75, 0.21), "tensorrt": (113, 74, 0.16)},
 }
-"""Name -> target -> Convs, how many of them run on integers, AP lost on 64 images."""
+"""Name -> target -> Convs, how many of them run on integers, AP lost on 32 images."""
 
 SPREAD = 0.8
 """Allowed difference from the usual loss of AP; other calibration images change the loss by up to 0.77."""
@@ -143,8 +143,8 @@ def test_the_float_convs_of_yolov5n_on_onnxruntime_are_those_near_the_image_and_
 
 
 def test_the_float_model_is_as_precise_as_it_is_known_to_be():
-    assert float_precision("yolov5n") == pytest.approx(30.93, abs=0.1)
-    assert float_precision("yolox_nano") == pytest.approx(30.80, abs=0.1)
+    assert float_precision("yolov5n") == pytest.approx(32.32, abs=0.1)
+    assert float_precision("yolox_nano") == pytest.approx(34.05, abs=0.1)
 
 
 # --- every exporter's graph -------------------------------------------------------------------------------------------
