@@ -7,7 +7,14 @@
 - compare_run: a run against the exact computation: rounded differently, or wrong, and what helps
 - locate_error: the layers that a runtime computes wrongly
 - cpu: the name and the instructions of this machine's CPU
+
+onnxruntime 1.32 sends events of what it runs to its maker, and keeps files for that in the home and temporary folders.
+It does neither here, unless the environment says `ORT_DISABLE_TELEMETRY=0` or onnxruntime was imported before.
 """
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when onnxruntime is imported
 
 from onnxq.runtime.base import IntegerLayers, ModelSource, OperatorTime, Runtime
 from onnxq.runtime.exact import ExactRuntime
