@@ -3,12 +3,15 @@
 import contextlib
 import importlib
 import logging
-import tempfile
+import signal
+import sys
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 from onnxq.cluster.sent import import_passes
 from onnxq.errors import ConfigError
+from onnxq.ir.temporary import temporary_folder
 from onnxq.runtime.pool import IN_PROCESS, Pool
 
 _PATIENCE = 20
@@ -63,14 +66,16 @@ def open_pool(where: Where | None) -> Iterator[Pool]:
         dask: Any = importlib.import_module("dask")
         stack.enter_context(dask.config.set({"distributed.admin.large-graph-warning-threshold": "8GB"}))
         name = f"{where} processes" if isinstance(where, int) else str(where)
-        cluster = stack.enter_context(_local(distributed, where)) if isinstance(where, int) else where
-        try:
-            client = distributed.Client(cluster, set_as_default=False, timeout=_PATIENCE)
-        except (OSError, ValueError, TimeoutError) as error:
-            raise ConfigError(
-                f"--workers {name}: no scheduler answers ({str(error).splitlines()[0]}); start one with: dask scheduler"
-            ) from None
-        stack.callback(_close, client)
+        with _interrupted_later() if isinstance(where, int) else contextlib.nullcontext():
+            cluster = stack.enter_context(_local(distributed, where)) if isinstance(where, int) else where
+            try:
+                client = distributed.Client(cluster, set_as_default=False, timeout=_PATIENCE)
+            except (OSError, ValueError, TimeoutError) as error:
+                why = str(error).splitlines()[0]
+                raise ConfigError(
+                    f"--workers {name}: no scheduler answers ({why}); start one with: dask scheduler"
+                ) from None
+            stack.callback(_close, client)
         # The modules are imported on the workers while the model is prepared here.
         workers = list(client.nthreads())
         importing = [client.submit(import_passes, workers=[each], pure=False) for each in workers]
@@ -87,8 +92,10 @@ def open_pool(where: Where | None) -> Iterator[Pool]:
 @contextlib.contextmanager
 def _local(distributed: Any, processes: int) -> Iterator[Any]:
     """Start processes on this machine."""
+    dask: Any = importlib.import_module("dask")
     with (
-        tempfile.TemporaryDirectory(prefix="onnxq-workers-") as folder,
+        temporary_folder() as folder,
+        dask.config.set({"temporary-directory": str(folder)}),  # the scheduler makes a folder in it
         distributed.LocalCluster(
             n_workers=processes,
             threads_per_worker=1,
@@ -96,12 +103,28 @@ def _local(distributed: Any, processes: int) -> Iterator[Any]:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             memory_limit=0,  # --max-memory is the limit
-            local_directory=folder,
             silence_logs=logging.CRITICAL,
             preload=[_UNINTERRUPTED],
         ) as cluster,
     ):
         yield cluster
+
+
+@contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Let Ctrl+C raise KeyboardInterrupt at the end of the block: while it starts processes, Dask leaves them behind.
+
+    Threads and processes that are started in the block get no interrupt at all.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # its start would let interrupts through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _close(client: Any) -> None:

@@ -1,9 +1,12 @@
+import os
+import signal
 import sys
+import tempfile
 
 import pytest
 from distant_work import Doubling
 
-from onnxq.cluster.connect import open_pool, parse_workers
+from onnxq.cluster.connect import _interrupted_later, open_pool, parse_workers
 from onnxq.errors import ConfigError
 from onnxq.runtime.pool import IN_PROCESS
 
@@ -43,6 +46,31 @@ def test_other_words_are_refused(text):
 def test_without_the_option_work_stays_here():
     with open_pool(None) as pool:
         assert pool is IN_PROCESS
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="cannot hold back signals")
+def test_an_interrupt_waits_until_the_processes_have_started():
+    passed = []
+
+    def start():
+        with _interrupted_later():
+            os.kill(os.getpid(), signal.SIGINT)
+            passed.append("the block")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert passed == ["the block"]
+
+
+def test_processes_leave_nothing_in_the_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with open_pool(1):
+        assert [path.name[:6] for path in tmp_path.iterdir()] == ["onnxq-"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_how_to_install_what_is_missing(monkeypatch):

@@ -1,10 +1,12 @@
 """`--workers` of `python -m onnxq`, `onnxq.evaluate` and `onnxq.compare`."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -117,17 +119,44 @@ def test_without_a_scheduler_nothing_is_written(onnxq, model, monkeypatch):
     assert snapshot() == before
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="has no process groups")
-def test_ctrl_c_stops_the_processes():
-    """A terminal sends the signal to all processes of the command."""
+def start_with_workers():
+    """Start a long run with workers, in a process group of its own, as a terminal does."""
     pytest.importorskip("distributed", reason="the extra cluster is not installed")
-    Path("demo.int8.onnx").write_bytes(SENTINEL)
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     code += "from onnxq.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "--demo", "--count", "1000", "--workers", "1", "--no-migrate"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def has_workers(group):
+    """Return whether a process group has a process that Python's `multiprocessing` started."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            is_of_group = int((path / "stat").read_text().rpartition(")")[2].split()[2]) == group
+            if is_of_group and b"spawn_main" in (path / "cmdline").read_bytes():
+                return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="has no /proc")
+def test_ctrl_c_while_the_processes_start():
+    with start_with_workers() as process:
+        while process.poll() is None and not has_workers(process.pid):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr is not None
+        assert process.stderr.read() == "interrupted; no file is half-written\n"
+        assert process.wait(60) == 130
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="has no process groups")
+def test_ctrl_c_stops_the_processes():
+    Path("demo.int8.onnx").write_bytes(SENTINEL)
+    with start_with_workers() as process:
         assert process.stderr is not None
         said = [process.stderr.readline()]  # the first chunks are done
         os.killpg(process.pid, signal.SIGINT)
