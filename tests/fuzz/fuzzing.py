@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from graphs import v8
 from mutations import mutated
+from odd_graphs import odd_graph
 from PIL import Image
 
 from onnxq.targets import TARGETS
@@ -39,9 +40,16 @@ MODULES = ("onnxq.cli", "onnxq.compare", "onnxq.evaluate")
 LIMIT = ("--max-memory", "500M")
 
 
+def detector() -> onnx.ModelProto:
+    """Return a small detector, two of whose classes are those of `faulty_data.annotations`."""
+    model = v8()
+    onnx.helper.set_model_props(model, {"names": str({0: "0", 1: "1", 2: "2"}), "task": "detect"})
+    return model
+
+
 def prepare(folder: Path, run: Callable[[Command], int]) -> None:
     """Write the sound files that cases change: a model, pictures, a calibration file and the record of a search."""
-    onnx.save(v8(), folder / "sound.onnx")
+    onnx.save(detector(), folder / "sound.onnx")
     for number, kind in enumerate(("calib", "calib", "images", "images")):
         (folder / kind).mkdir(exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 256, (10, 12, 3), np.uint8)
@@ -69,6 +77,16 @@ def _model(rng: random.Random, seed: int) -> Command:
     if what == 8:
         return Command("onnxq.compare", ["sound.onnx", "model.onnx", "--images", "images", *LIMIT])
     return Command("onnxq.evaluate", ["model.onnx", *_labels(faulty_data.annotations(_names(), _SIZE)), *LIMIT])
+
+
+def _odd(rng: random.Random, seed: int) -> Command:
+    model = odd_graph(seed)
+    onnx.save(model, "model.onnx")
+    choices: tuple[tuple[str, ...], ...] = (
+        ("--target", "openvino", "--migrate"), ("--target", "ort", "--migrate"), ("--weight-bits", "4"),
+        ("--target", "openvino", "--reconstruct", "--migrate"), ("--target", rng.choice(list(TARGETS))),
+    )  # fmt: skip
+    return Command("onnxq.cli", ["model.onnx", *rng.choice(choices), "--calib", "calib", "--no-speed", *LIMIT])
 
 
 def _names() -> list[str]:
@@ -124,6 +142,7 @@ def _search(rng: random.Random, seed: int) -> Command:
 
 KINDS: Mapping[str, Callable[[random.Random, int], Command]] = {
     "model": _model,
+    "odd": _odd,
     "array": _array,
     "picture": _picture,
     "annotations": _annotation,
