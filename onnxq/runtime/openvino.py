@@ -2,6 +2,7 @@
 
 import importlib.util
 import queue
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, ClassVar
@@ -20,6 +21,10 @@ _PLACES = ("Exception from", "Check", "While", "Summary", "--", "To facilitate")
 """Beginnings of the lines of OpenVINO's errors that name the place of a failure, not its cause."""
 
 _UNKNOWN_OPERATORS = "-- No conversion rule found for operations"
+
+
+_TELEMETRY = "openvino_telemetry"
+"""A package that OpenVINO imports, and does without if it is missing."""
 
 
 class OpenVino(Runtime):
@@ -96,10 +101,7 @@ class OpenVino(Runtime):
 
 
 def _compiled(model: ModelSource, threads: int, **options: object) -> Any:
-    try:
-        import openvino
-    except ImportError:
-        raise ConfigError("OpenVINO is not installed; pip install 'onnxq[openvino]'") from None
+    openvino = _imported()
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", **options}
     core = openvino.Core()
     try:
@@ -107,6 +109,20 @@ def _compiled(model: ModelSource, threads: int, **options: object) -> Any:
             return core.compile_model(core.read_model(source), "CPU", settings)
     except RuntimeError as error:
         raise ModelError(f"OpenVINO cannot load the model: {_cause(error)}") from error
+
+
+def _imported() -> Any:
+    """Import OpenVINO without its telemetry, which tells its maker of imports and keeps files in the home folder."""
+    is_hidden = not {"openvino", _TELEMETRY} & sys.modules.keys()
+    if is_hidden:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # as if it were not installed
+    try:
+        return importlib.import_module("openvino")
+    except ImportError:
+        raise ConfigError("OpenVINO is not installed; pip install 'onnxq[openvino]'") from None
+    finally:
+        if is_hidden:
+            del sys.modules[_TELEMETRY]
 
 
 def _cause(error: RuntimeError) -> str:

@@ -1,8 +1,13 @@
+import os
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from graphs import assert_same_numbers, copy, csp, feed, ops, quantized, run, saturating, sqnr, v8, with_float16
 from onnx import helper
@@ -12,6 +17,15 @@ from onnxq.facts import Plan
 from onnxq.runtime import RUNTIMES, OpenVino, OperatorTime
 from onnxq.runtime.base import summed_times
 from onnxq.targets import TARGETS
+
+ROOT = Path(__file__).parents[2]
+
+LOADS = """
+import sys
+from pathlib import Path
+from onnxq.runtime import RUNTIMES
+RUNTIMES[sys.argv[1]](Path(sys.argv[2]))
+"""
 
 
 @pytest.fixture(params=RUNTIMES.values(), ids=RUNTIMES)
@@ -159,3 +173,16 @@ def test_operators_are_summed_by_the_least_time_of_each_node():
 
 def test_operators_that_take_equally_long_are_in_the_order_of_their_names():
     assert list(summed_times([("b", "1", 2.0), ("a", "2", 2.0)])) == ["a", "b"]
+
+
+@pytest.mark.slow
+def test_nothing_is_kept_beside_the_model(runtime, tmp_path):
+    for name in ("home", "temporary"):
+        (tmp_path / name).mkdir()
+    onnx.save(csp(), tmp_path / "a.onnx")
+    left_out = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "CI")
+    places = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": str(ROOT)}
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
+    name = next(name for name, each in RUNTIMES.items() if each is runtime)
+    subprocess.run([sys.executable, "-c", LOADS, name, str(tmp_path / "a.onnx")], env={**kept, **places}, check=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.onnx", "home", "temporary"]

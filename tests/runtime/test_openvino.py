@@ -19,6 +19,12 @@ def test_without_the_library_the_remedy_is_named(monkeypatch):
 
 
 @needs_openvino
+def test_its_telemetry_is_hidden_from_it_alone():
+    OpenVino(csp())
+    assert sys.modules.get("openvino_telemetry", "not imported") is not None
+
+
+@needs_openvino
 def test_an_error_is_the_cause_and_not_the_places_that_it_passed():
     model = copy(csp())
     nodes(model)["last"].op_type = "NoSuchOperator"

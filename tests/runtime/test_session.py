@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +12,6 @@ from onnxq.errors import ModelError
 from onnxq.runtime import streaming
 from onnxq.runtime.session import cores, fitted, iter_outputs, open_session, run, run_named
 from onnxq.targets import OPENVINO, ORT
-
-ROOT = Path(__file__).parents[2]
 
 TWO_NODES = parser.parse_model(
     f"{HEAD} g (float[2] x) => (float[2] y) <float one = {{1}}> {{ t = Identity(one) y = Add(x, t) }}"
@@ -137,25 +132,3 @@ def test_there_is_a_core():
 def test_a_missing_file_is_named():
     with pytest.raises(ModelError, match=r"nowhere.model\.onnx"):
         open_session(Path("nowhere") / "model.onnx")
-
-
-OPENS = """
-import sys
-from pathlib import Path
-from onnxq.runtime.session import open_session
-open_session(Path(sys.argv[1]))
-"""
-
-
-@pytest.mark.slow
-def test_nothing_is_kept_beside_the_model(tmp_path):
-    for name in ("home", "temporary"):
-        (tmp_path / name).mkdir()
-    onnx.save(DOUBLE, tmp_path / "a.onnx")
-    places = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": str(ROOT)}
-    kept = {
-        name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
-    }
-    command = [sys.executable, "-c", OPENS, str(tmp_path / "a.onnx")]
-    subprocess.run(command, env={**kept, **places}, check=True)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.onnx", "home", "temporary"]
