@@ -23,6 +23,14 @@ _LOGGERS = ("distributed", "distributed.client", "asyncio", "tornado.application
 _UNINTERRUPTED = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 """What workers on this machine begin with: Ctrl+C on a terminal reaches them too, and the client stops them."""
 
+_QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.admin.system-monitor.disk": False,
+}
+"""Settings of Dask for processes on this machine: by default each looks after itself for 3 % of a core."""
+
 Where = int | str
 """A number of processes on this machine, or the address of a scheduler."""
 
@@ -95,7 +103,7 @@ def _local(distributed: Any, processes: int) -> Iterator[Any]:
     dask: Any = importlib.import_module("dask")
     with (
         temporary_folder() as folder,
-        dask.config.set({"temporary-directory": str(folder)}),  # the scheduler makes a folder in it
+        dask.config.set({**_QUIET, "temporary-directory": str(folder)}),  # the scheduler makes a folder in it
         distributed.LocalCluster(
             n_workers=processes,
             threads_per_worker=1,

@@ -11,6 +11,7 @@ from onnxq.errors import ConfigError
 from onnxq.runtime.pool import IN_PROCESS
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
+dask = pytest.importorskip("dask")
 
 
 @pytest.fixture
@@ -64,6 +65,11 @@ def test_an_interrupt_waits_until_the_processes_have_started():
     finally:
         signal.signal(signal.SIGINT, before)
     assert passed == ["the block"]
+
+
+def test_processes_do_not_profile_themselves():
+    with open_pool(1) as pool:
+        assert [*pool._client.run(dask.config.get, "distributed.worker.profile.enabled").values()] == [False]
 
 
 def test_processes_leave_nothing_in_the_temporary_folder(tmp_path, monkeypatch):
