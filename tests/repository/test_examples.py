@@ -22,10 +22,14 @@ from onnxq.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 
+SIDE = 128
+"""Side of the model's input, px."""
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Make a working directory with a model and four images."""
+    monkeypatch.setattr(make, "SIZE", SIDE)
     onnx.save(make.build(), tmp_path / "model.onnx")
     (tmp_path / "images").mkdir()
     for number in range(4):
@@ -60,7 +64,7 @@ def call(*command):
 def assert_quantized(path):
     model = onnx.load(path)
     assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) > 10
-    image = np.random.default_rng(0).random((1, 3, 256, 256), np.float32)
+    image = np.random.default_rng(0).random((1, 3, SIDE, SIDE), np.float32)
     before, after = (ort.InferenceSession(str(p)).run(None, {"images": image})[0] for p in ("model.onnx", path))
     assert before.shape == after.shape
     assert np.isfinite(after).all()

@@ -176,7 +176,7 @@ print((status("VmHWM") - before) / Path(sys.argv[2]).stat().st_size)
 def test_the_peak_of_a_run_is_at_most_thrice_the_weights(tmp_path):
     net = Net()
     x = net.conv("images", 8, kernel=3, stride=8)
-    for _ in range(25):
+    for _ in range(14):
         x = net.block(x, 1024, kernel=1)
     onnx.save(net.model(net.conv(x, 4, name="last")), tmp_path / "large.onnx")
     onnx.save(v8(), tmp_path / "small.onnx")
