@@ -20,8 +20,10 @@ _PATIENCE = 20
 _LOGGERS = ("distributed", "distributed.client", "asyncio", "tornado.application")
 """Loggers of Dask that tell of lost connections, which onnxq tells in its own words."""
 
-_UNINTERRUPTED = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-"""What workers on this machine begin with: Ctrl+C on a terminal reaches them too, and the client stops them."""
+_PRELOAD = ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"] if sys.platform == "win32" else []
+"""What workers on this machine begin with: Ctrl+C on a terminal reaches them too, and the client stops them.
+
+Elsewhere they are started with interrupts held back. Dask writes the code to a file, which a killed process leaves."""
 
 _QUIET = {
     "distributed.worker.profile.enabled": False,
@@ -112,7 +114,7 @@ def _local(distributed: Any, processes: int) -> Iterator[Any]:
             dashboard_address="127.0.0.1:0",
             memory_limit=0,  # --max-memory is the limit
             silence_logs=logging.CRITICAL,
-            preload=[_UNINTERRUPTED],
+            preload=_PRELOAD,
         ) as cluster,
     ):
         yield cluster
