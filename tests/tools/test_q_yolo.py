@@ -29,7 +29,9 @@ HEADER = (
 def folder(tmp_path_factory):
     """The sketch, two pictures, and what is on them."""
     folder = tmp_path_factory.mktemp("study")
-    onnx.save(make.build(), folder / "sketch.onnx")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make, "SIZE", 64)  # of the input, px
+        onnx.save(make.build(), folder / "sketch.onnx")
     (folder / "images").mkdir()
     for number, pixels in enumerate(np.random.default_rng(0).integers(0, 255, (2, 40, 50, 3), np.uint8)):
         Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
