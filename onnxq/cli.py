@@ -60,6 +60,7 @@ from onnxq.ir.files import write_json
 from onnxq.ir.load import load
 from onnxq.pipeline import Hook
 from onnxq.progress import Progress
+from onnxq.remote.address import Location
 from onnxq.report import build
 from onnxq.runtime.pool import Pool
 from onnxq.yolo.detector import detect
@@ -185,7 +186,7 @@ def _run(args: argparse.Namespace, config: Config, files: UsedFiles, pool: Pool)
                 settings = replace(_settings(args, config), runtime=choose_runtime(config.target, args.runtime).name)
                 if truth is not None:
                     check_measurable(model, truth, settings)
-                    measured_on: Sequence[Path] = truth.files
+                    measured_on: Sequence[Location] = truth.files
                 else:
                     judge = _agreement(args, model, settings)
                     measured_on = judge.files
@@ -261,7 +262,9 @@ def _ground_truth(args: argparse.Namespace) -> GroundTruth:
     return GroundTruth.load(labels, args.images) if (labels := annotations(args)) else demo_ground_truth()
 
 
-def _open_held_out(args: argparse.Namespace, config: Config, model: onnx.ModelProto, files: Sequence[Path]) -> Samples:
+def _open_held_out(
+    args: argparse.Namespace, config: Config, model: onnx.ModelProto, files: Sequence[Location]
+) -> Samples:
     """Open the calibration data, and check that none of the files to measure on is among it."""
     detector = detect(model, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
     samples = open_data(_calibration_data(args), model, detector, config)

@@ -30,7 +30,7 @@ from onnxq.console.terminal import (
     settings_of,
     warn,
 )
-from onnxq.console.used_files import UsedFiles
+from onnxq.console.used_files import UsedFiles, place
 from onnxq.console.workers import add_workers
 from onnxq.evaluation.average_precision import (
     PrecisionSummary,
@@ -82,7 +82,7 @@ def _parser() -> Parser:
     )
     source.add_argument("--demo", action="store_true", help="use the synthetic validation images of the demo model")
     parser.add_argument(
-        "--images", metavar="DIR", type=Path, help="folder with the images of the annotations; data.yaml names its own"
+        "--images", metavar="DIR", type=place, help="folder with the images of the annotations; data.yaml names its own"
     )
     add_max_detections(parser)
     add_workers(parser, "run the images")

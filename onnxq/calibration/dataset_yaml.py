@@ -10,6 +10,7 @@ from typing import Literal
 import yaml
 
 from onnxq.errors import DataError
+from onnxq.remote.address import Address, Location, is_address
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +29,14 @@ class Dataset:
     Attributes:
         root: the folder that paths are relative to.
         train, val: folders, lists or images of the split; empty if the file does not name it, or another one was asked
-            for. They exist.
+            for. Paths exist; of addresses it is not known.
         names: class names by label; may be empty.
         keypoints: number of keypoints of an object, and of values of each; (0, 0) if the file does not say.
     """
 
-    root: Path
-    train: tuple[Path, ...]
-    val: tuple[Path, ...]
+    root: Location
+    train: tuple[Location, ...]
+    val: tuple[Location, ...]
     names: tuple[str, ...]
     keypoints: tuple[int, int] = (0, 0)
 
@@ -63,10 +64,13 @@ def read_dataset(path: Path, splits: Collection[str] = ("train", "val")) -> Data
     if not isinstance(content, dict) or not any(key in content for keys in _SPLITS.values() for key in keys):
         raise DataError(f"{path}: names neither train nor val; give the YAML of a data set, as Ultralytics writes it")
     folder = Path(os.path.abspath(path)).parent
-    named = _portable(str(content.get("path") or ""))
+    given = str(content.get("path") or "").strip()
+    named = _portable("" if is_address(given) else given)
     roots = [folder / named, Path.cwd() / named, folder, Path.cwd()]
-    root = next((each for each in roots if each.is_dir()), folder)
-    train, val = (_split(path, content, keys, roots) if name in splits else () for name, keys in _SPLITS.items())
+    root: Location = next((each for each in roots if each.is_dir()), folder)
+    if is_address(given):
+        root = Address.parse(given)
+    train, val = (_split(path, content, keys, roots, root) if name in splits else () for name, keys in _SPLITS.items())
     return Dataset(root, train, val, _names(path, content.get("names")), _keypoints(content.get("kpt_shape")))
 
 
@@ -80,8 +84,10 @@ def _portable(path: str) -> str:
     return path.strip() if os.path.exists(path) else path.strip().replace("\\", "/")
 
 
-def _split(path: Path, content: dict[str, object], keys: tuple[str, ...], roots: list[Path]) -> tuple[Path, ...]:
-    """Return the existing paths of a split."""
+def _split(
+    path: Path, content: dict[str, object], keys: tuple[str, ...], roots: list[Path], root: Location
+) -> tuple[Location, ...]:
+    """Return the existing paths of a split, and its addresses."""
     key = next((key for key in keys if content.get(key)), None)
     if key is None:
         return ()
@@ -90,7 +96,7 @@ def _split(path: Path, content: dict[str, object], keys: tuple[str, ...], roots:
     entries = [entry for entry in given if isinstance(entry, str)]
     if len(entries) < len(given):
         raise DataError(f"{path}: {key} is not a path or a list of paths")
-    found = [_find(path, key, entry, roots) for entry in entries]
+    found = [_address(entry, root) or _find(path, key, entry, roots) for entry in entries]
     existing = tuple(each for each in found if each is not None)
     missing = [entry for entry, each in zip(entries, found, strict=True) if each is None]
     if not existing:
@@ -99,6 +105,13 @@ def _split(path: Path, content: dict[str, object], keys: tuple[str, ...], roots:
     if missing:
         log.warning("%s: %d of the %d paths of %s do not exist: %s", path, len(missing), len(entries), key, missing[0])
     return existing
+
+
+def _address(entry: str, root: Location) -> Address | None:
+    """Return the address that an entry is, or that it has below the address of the data set."""
+    if is_address(entry.strip()):
+        return Address.parse(entry.strip())
+    return root / _portable(entry) if isinstance(root, Address) and not os.path.isabs(entry) else None
 
 
 def _find(path: Path, key: str, entry: str, roots: list[Path]) -> Path | None:

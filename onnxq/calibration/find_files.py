@@ -4,7 +4,8 @@ import glob
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from onnxq._text import plural, some
 from onnxq.calibration import dataset_yaml
 from onnxq.errors import DataError
 from onnxq.ir.files import read_json, why_missing
+from onnxq.remote.address import Address, Location, is_address, location
+from onnxq.remote.fetched import read_bytes
+from onnxq.remote.listing import files_below, is_pattern, matching
 
 log = logging.getLogger(__name__)
 
@@ -32,43 +36,53 @@ _BESIDE_IMAGES = frozenset({
 
 Split = dataset_yaml.Split
 
+_PATHS = (str, os.PathLike, Address)
+
 
 class FoundFiles(NamedTuple):
     """The files of a source.
 
     Attributes:
-        files: those that exist.
+        files: those that exist; of those at addresses that a list names, it is not known.
         missing: file -> reason, for files that the source names and that do not exist.
         other_kinds: suffix -> number of the files in a folder that are of a kind that is not read.
     """
 
-    files: Sequence[Path]
+    files: Sequence[Location]
     missing: Mapping[str, str] = {}
     other_kinds: Mapping[str, int] = {}
 
 
-def paths_of(source: object) -> list[str] | None:
+def paths_of(source: object) -> list[str | Address] | None:
     """Return the paths that a source consists of; None if it is not a path or a sequence of paths."""
-    if isinstance(source, str | os.PathLike):
-        return [os.fsdecode(source)]
-    if isinstance(source, Sequence) and source and all(isinstance(each, str | os.PathLike) for each in source):
-        return [os.fsdecode(each) for each in source]
+    if isinstance(source, _PATHS):
+        return [_as_text(source)]
+    if isinstance(source, Sequence) and source and all(isinstance(each, _PATHS) for each in source):
+        return [_as_text(each) for each in source]
     return None
 
 
-def find_files(source: str, split: Split = "train") -> FoundFiles:
+def _as_text(source: str | os.PathLike[str] | Address) -> str | Address:
+    return source if isinstance(source, Address) else os.fsdecode(source)
+
+
+def find_files(source: str | Location, split: Split = "train") -> FoundFiles:
     """Return the files that a path, pattern, list, COCO file or data set's YAML stands for, without opening them.
 
     A folder stands for all images below it; for all videos if there are none; for its arrays if there are neither.
+    An address stands for a picture, a folder of pictures, a ZIP archive of pictures or a list of them.
 
     Args:
-        source: the path or pattern.
+        source: the path, pattern or address.
         split: the part of a data set that its YAML stands for.
 
     Raises:
         DataError: the source does not exist, is of an unknown kind, or has no file that exists.
+        ConfigError: an address cannot be reached.
     """
-    path = Path(source)
+    if is_address(source):
+        return _at_address(source if isinstance(source, Address) else Address.parse(str(source)))
+    source, path = str(source), Path(str(source))
     if os.path.isdir(source):
         return _in_folder(path)
     if not os.path.exists(source):
@@ -96,18 +110,67 @@ def _in_folder(folder: Path) -> FoundFiles:
     """The images below the folder, else the videos below it, else its arrays; without hidden files and folders."""
     below = list(_below(folder))
     direct = [file for file in below if file.parent == folder]
-    for candidates, suffixes in ((below, IMAGES), (below, VIDEOS), (direct, ARRAYS)):
+    found = _of_one_kind(folder, below, ((below, IMAGES), (below, VIDEOS), (direct, ARRAYS)))
+    if found is None:
+        raise _without_data(folder, below, f"images ({', '.join(sorted(IMAGES))}), videos, .npy or .npz files")
+    return found
+
+
+def _of_one_kind(
+    folder: Location, below: Sequence[Location], choice: Iterable[tuple[Sequence[Location], Collection[str]]]
+) -> FoundFiles | None:
+    """Return the files of the first kind that there is; None if there is none."""
+    for candidates, suffixes in choice:
         files = [file for file in candidates if file.suffix.lower() in suffixes]
         if files:
             others = _other_kinds(below, suffixes)
             if others:
                 log.warning("%s: left out %s, which are not read with %s", folder, kinds_text(others), _group(suffixes))
             return FoundFiles(files, other_kinds=others)
+    return None
+
+
+def _without_data(folder: Location, below: Sequence[Location], kinds: str) -> DataError:
     others = _other_kinds(below, ())
     hint = f"{kinds_text(others)} are not read: convert them to .png or .jpg, or " if others else ""
-    raise DataError(
-        f"{folder}: has no images ({', '.join(sorted(IMAGES))}), videos, .npy or .npz files; {hint}give another folder"
-    )
+    return DataError(f"{folder}: has no {kinds}; {hint}give another folder")
+
+
+def _at_address(address: Address) -> FoundFiles:
+    """The pictures at an address: itself, or those of a folder, an archive, a pattern or a list."""
+    if is_pattern(address):
+        files = [file for file in matching(address) if file.suffix.lower() in IMAGES]
+        if not files:
+            raise DataError(f"{address}: matches no image; check the pattern")
+        return FoundFiles(files)
+    suffix = address.suffix.lower()
+    if suffix in IMAGES:
+        return FoundFiles([address])
+    if suffix == ".txt":
+        return _listed_at(address)
+    if suffix in VIDEOS | ARRAYS | dataset_yaml.SUFFIXES | {".json"}:
+        raise DataError(
+            f"{address}: at an address only pictures are read, folders, .zip archives and .txt lists of them; download "
+            "this file, and give its path"
+        )
+    folder = replace(address, is_zip=True) if suffix == ".zip" and not address.is_zip else address
+    below = files_below(folder)
+    found = _of_one_kind(folder, below, [(below, IMAGES)])
+    if found is None:
+        raise _without_data(folder, below, f"images ({', '.join(sorted(IMAGES))})")
+    return found
+
+
+def _listed_at(path: Address) -> FoundFiles:
+    """The pictures that a list at an address names, relative to it or by their own addresses."""
+    try:
+        lines = _lines(read_bytes(path).decode("utf-8-sig"))
+    except ValueError as error:
+        raise _no_list(path, error) from None
+    if not lines:
+        raise DataError(f"{path}: names no files; write one path per line")
+    names = (line.replace("\\", "/") for line in lines)
+    return FoundFiles([Address.parse(name) if is_address(name) else path.parent / name for name in names])
 
 
 def _group(suffixes: Collection[str]) -> str:
@@ -127,7 +190,7 @@ def _below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
-def _other_kinds(files: Sequence[Path], read: Collection[str]) -> dict[str, int]:
+def _other_kinds(files: Sequence[Location], read: Collection[str]) -> dict[str, int]:
     kinds = Counter(file.suffix.lower() for file in files)
     return {kind: kinds[kind] for kind in sorted(kinds) if kind not in _BESIDE_IMAGES and kind not in read}
 
@@ -150,7 +213,7 @@ def _in_dataset(path: Path, split: Split) -> FoundFiles:
     parts = dataset.train if split == "train" else dataset.val
     if not parts:
         raise DataError(f"{path}: names no {split} split; give its images as a folder")
-    found = [find_files(str(part)) for part in parts]
+    found = [find_files(part) for part in parts]
     others: Counter[str] = sum((Counter(each.other_kinds) for each in found), Counter())
     files = [file for each in found for file in each.files]
     return FoundFiles(files, {name: why for each in found for name, why in each.missing.items()}, dict(others))
@@ -158,10 +221,24 @@ def _in_dataset(path: Path, split: Split) -> FoundFiles:
 
 def _listed(path: Path) -> FoundFiles:
     try:
-        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+        lines = _lines(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a list of files ({error}); write one path per line") from None
-    return _existing(path, [line for line in lines if line and not line.startswith("#")], [path.parent, Path()])
+        raise _no_list(path, error) from None
+    elsewhere = [Address.parse(line) for line in lines if is_address(line)]
+    here = [line for line in lines if not is_address(line)]
+    if elsewhere and not here:
+        return FoundFiles(elsewhere)
+    found = _existing(path, here, [path.parent, Path()])
+    return found._replace(files=[*found.files, *elsewhere])
+
+
+def _lines(text: str) -> list[str]:
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _no_list(path: Location, error: Exception) -> DataError:
+    return DataError(f"{path}: cannot be read as a list of files ({error}); write one path per line")
 
 
 def _in_coco(annotations: Path) -> FoundFiles:
@@ -225,8 +302,14 @@ def _by_last_parts(source: Path, names: Sequence[str], folders: Sequence[Path]) 
     return dict.fromkeys(names)
 
 
-def short_name(source: str) -> str:
+def short_name(source: str | Address) -> str:
     """Return a short name of a source: the pattern, the last part of the path, or the folder of an image."""
+    place = location(source)
+    if isinstance(place, Address):
+        if is_pattern(place):
+            return str(place)
+        return (place.parent if place.suffix.lower() in IMAGES else place).name
+    source = str(source)
     path = Path(os.path.abspath(source))
     if _is_pattern(source):
         return source

@@ -13,6 +13,7 @@ from onnxq.calibration.find_files import IMAGES, find_files
 from onnxq.calibration.readers import is_array, is_video
 from onnxq.calibration.video import frames_of
 from onnxq.errors import DataError
+from onnxq.remote.address import Address, Location
 from onnxq.yolo.inputs.image_files import ImageReader
 
 
@@ -27,15 +28,15 @@ class ImageSource(NamedTuple):
 
     name: str
     load: Callable[[], NDArray[np.uint8]]
-    file: Path | None = None
+    file: Location | None = None
 
 
-def image_sources(source: str | Path | SyntheticImages) -> list[ImageSource]:
+def image_sources(source: str | Location | SyntheticImages) -> list[ImageSource]:
     """Return the images that a source stands for, in the order of their paths.
 
     Args:
-        source: a folder of images, a pattern, a list, a COCO file, a data set's YAML (its val split), or synthetic
-            images.
+        source: a folder of images, a pattern, a list, an address, a COCO file, a data set's YAML (its val split), or
+            synthetic images.
 
     Raises:
         DataError: the source does not exist, is of an unknown kind, or has no images.
@@ -43,13 +44,14 @@ def image_sources(source: str | Path | SyntheticImages) -> list[ImageSource]:
     if isinstance(source, SyntheticImages):
         name = source.noun.replace(" ", "-")
         return [ImageSource(f"{name}-{index}", partial(source.paint, index)) for index in range(source.count)]
-    paths = sorted(path for path in find_files(str(source), split="val").files if not is_array(path))
+    found_files = find_files(source, split="val").files
+    paths = sorted((path for path in found_files if not is_array(path)), key=lambda path: path.parts)
     if not paths:
         raise DataError(f"{source}: has no images ({', '.join(sorted(IMAGES))}); give another folder")
-    reader = ImageReader([path for path in paths if not is_video(path)])
+    reader = ImageReader([path for path in paths if isinstance(path, Address) or not is_video(path)])
     found: list[ImageSource] = []
     for path in paths:
-        if is_video(path):
+        if isinstance(path, Path) and is_video(path):
             frames = enumerate(frames_of(path), 1)
             found += [ImageSource(f"{path.stem}-{number}", load, path) for number, load in frames]
         else:

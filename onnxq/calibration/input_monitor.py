@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.feeds import Loader, Sample
 from onnxq.facts import InputSummary, Probe
+from onnxq.remote.address import Location
 from onnxq.runtime.session import Feed
 from onnxq.yolo.preprocess import Preprocess
 
@@ -50,7 +50,7 @@ class InputMonitor:
         sources: for each loader the files of its single samples.
     """
 
-    def __init__(self, preprocess: Preprocess | None = None, sources: Sequence[Sequence[Path]] = ()) -> None:
+    def __init__(self, preprocess: Preprocess | None = None, sources: Sequence[Sequence[Location]] = ()) -> None:
         self._preprocess = preprocess
         self._sources = sources
         self._lock = threading.Lock()

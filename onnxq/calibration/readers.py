@@ -18,6 +18,7 @@ from onnxq.calibration.feeds import ArrayHeader, Loader, ModelInputs
 from onnxq.calibration.find_files import ARRAYS, VIDEOS
 from onnxq.calibration.video import frames_of
 from onnxq.errors import DataError
+from onnxq.remote.address import Address, Location
 from onnxq.runtime.session import Feed
 from onnxq.yolo.inputs.image_files import ImageReader
 from onnxq.yolo.preprocess import Preprocess
@@ -117,7 +118,7 @@ class FileReader:
         vars(self).update(state)
         self._lock = threading.Lock()
 
-    def choose(self, files: Iterable[Path]) -> None:
+    def choose(self, files: Iterable[Location]) -> None:
         """Take these image files for the data set, whose levels decide how deep pictures are scaled."""
         self._read_image = ImageReader(files)
 
@@ -136,19 +137,19 @@ class FileReader:
         image = ArrayHeader(self._preprocess.shape(self._size), self._preprocess.dtype)
         self.inputs.check(what, {self.inputs.image_input: image, **self._companions})
 
-    def open(self, file: Path) -> Sequence[Callable[[], Feed | None]]:
+    def open(self, file: Location) -> Sequence[Callable[[], Feed | None]]:
         """Return loaders of the samples in a file; only the header of an array file is read.
 
         Raises:
             DataError: the file has no arrays, arrays that do not fit the model, or more than fit into memory.
         """
+        if isinstance(file, Address) or not (is_video(file) or is_array(file)):
+            self.check_images("images")
+            return [partial(self.decoded, str(file), partial(self._read, file))]
         if is_video(file):
             self.check_images("videos")
             frames = enumerate(frames_of(file), start=1)
             return [partial(self.decoded, f"{file}, frame {number}", load) for number, load in frames]
-        if not is_array(file):
-            self.check_images("images")
-            return [partial(self.decoded, str(file), partial(self._read, file))]
         headers = self.inputs.choose(str(file), read_headers(file, self.inputs.image_input))
         if is_archive(file):
             require_memory(file, headers.values())
@@ -165,7 +166,7 @@ class FileReader:
             return None
         return self._feed(where, image)
 
-    def _read(self, file: Path) -> NDArray[np.uint8]:
+    def _read(self, file: Location) -> NDArray[np.uint8]:
         return self._read_image(file)
 
     def synthetic(self, images: SyntheticImages, index: int) -> Feed:
@@ -192,12 +193,12 @@ class FileReader:
             return self._archive[1]
 
 
-def is_array(file: Path) -> bool:
+def is_array(file: Location) -> bool:
     """Return whether a file holds arrays, by its suffix."""
     return file.suffix.lower() in ARRAYS
 
 
-def is_video(file: Path) -> bool:
+def is_video(file: Location) -> bool:
     """Return whether a file is a video, by its suffix."""
     return file.suffix.lower() in VIDEOS
 

@@ -21,9 +21,10 @@ from onnxq.calibration.feeds import Inputs, Loader, ModelInputs, T
 from onnxq.calibration.find_files import find_files, paths_of, short_name
 from onnxq.calibration.readers import FeedReader, FeedStream, FileReader, is_array, is_video
 from onnxq.errors import ConfigError, DataError
+from onnxq.remote.address import Address, Location
 from onnxq.yolo.preprocess import Preprocess
 
-DataSource = str | os.PathLike[str] | Iterable[Any] | FeedReader | SyntheticImages | None
+DataSource = str | os.PathLike[str] | Address | Iterable[Any] | FeedReader | SyntheticImages | None
 """What `open_samples` takes; None: synthetic images."""
 
 
@@ -50,8 +51,8 @@ class Samples:
     synthetic: bool = False
     missing: Mapping[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
-    files: tuple[Path, ...] = ()
-    sources: Sequence[Sequence[Path]] = ()
+    files: tuple[Location, ...] = ()
+    sources: Sequence[Sequence[Location]] = ()
     other_kinds: Mapping[str, int] = field(default_factory=dict)
     preprocess: Preprocess | None = None
 
@@ -122,6 +123,7 @@ def open_samples(
     - the path of COCO annotations, `.json`, or of a data set's `.yaml`, which stands for its train split
     - the path of an `.npy` of shape (n, *input) or (*input), or of an `.npz` with such arrays named after the inputs
     - a glob pattern, or a list of paths and patterns
+    - the address of a picture, a folder, a ZIP archive or a `.txt` list of pictures, such as `s3://bucket/folder`
     - an iterable of feeds, or of bare arrays if the model has one input; or an onnxruntime CalibrationDataReader
 
     If files have more than `count` samples, evenly spaced ones of the sorted files are taken: the choice does not
@@ -168,9 +170,9 @@ def _open_synthetic(reader: FileReader, images: SyntheticImages, count: int | No
     return Samples(loaders, number, f"{number} {images.noun}{plural(number)}")
 
 
-def _open_files(reader: FileReader, paths: Sequence[str], count: int | None) -> Samples:
+def _open_files(reader: FileReader, paths: Sequence[str | Address], count: int | None) -> Samples:
     found = [find_files(path) for path in paths]
-    files = {os.path.abspath(file): file for each in found for file in each.files}
+    files = {_key(file): file for each in found for file in each.files}
     opened = [(files[name], reader.open(files[name])) for name in sorted(files)]
     total = sum(len(loads) for _, loads in opened)
     chosen, batch = _picked(opened, spread(range(total), count)), reader.inputs.batch
@@ -192,11 +194,16 @@ def _open_files(reader: FileReader, paths: Sequence[str], count: int | None) -> 
     )
 
 
-def _picked(opened: Iterable[tuple[Path, Sequence[T]]], numbers: Iterable[int]) -> list[tuple[Path, T]]:
+def _key(file: Location) -> str:
+    """Return what files are put in order by, which is the same for a folder and for a copy of it elsewhere."""
+    return file.key if isinstance(file, Address) else os.path.abspath(file)
+
+
+def _picked(opened: Iterable[tuple[Location, Sequence[T]]], numbers: Iterable[int]) -> list[tuple[Location, T]]:
     """Return the items with these numbers, which rise, of the sequences of several files one after the other."""
-    found: list[tuple[Path, T]] = []
+    found: list[tuple[Location, T]] = []
     files, start, end = iter(opened), 0, 0
-    file, items = Path(), cast("Sequence[T]", ())
+    file, items = cast("Location", Path()), cast("Sequence[T]", ())
     for number in numbers:
         while number >= end:
             file, items = next(files)

@@ -24,6 +24,7 @@ from onnxq.ir.temporary import temporary_folder
 from onnxq.numerics.arrays import NamedArrays
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
+from onnxq.remote.address import Location
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.output_layout import UNKNOWN
 
@@ -99,7 +100,7 @@ class Proof:
 def prove(
     path: Path,
     compiler: Compiler,
-    images: str | Path | SyntheticImages | None = None,
+    images: str | Location | SyntheticImages | None = None,
     *,
     settings: Settings = DEFAULTS,
     device: str = "",

@@ -13,12 +13,13 @@ from onnxq.config import Config
 from onnxq.console.guards import add_guards
 from onnxq.console.option_names import option_of
 from onnxq.console.terminal import Parser, add_max_detections, image_size
-from onnxq.console.used_files import UsedFiles
+from onnxq.console.used_files import UsedFiles, place
 from onnxq.console.workers import add_workers
 from onnxq.errors import ConfigError
 from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import AUTO, CHOICES
 from onnxq.ir import storage
+from onnxq.remote.address import Location, location
 from onnxq.report import build
 from onnxq.version import VERSION
 
@@ -64,8 +65,8 @@ def make_parser() -> argparse.ArgumentParser:
     data = parser.add_mutually_exclusive_group()
     data.add_argument(
         "--calib", nargs="+", metavar="PATH",
-        help="calibration data: image folder, glob, .txt list, COCO .json, data set's .yaml, video, .npz, .npy; "
-        "default: synthetic scenes",
+        help="calibration data: image folder, glob, .txt list, COCO .json, data set's .yaml, video, .npz, .npy, or an "
+        "address such as s3://bucket/folder; default: synthetic scenes",
     )  # fmt: skip
     data.add_argument(
         "--demo",
@@ -103,7 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--annotations", type=Path, metavar="FILE", help="annotations to measure AP with: COCO .json, or data.yaml"
     )
     good.add_argument(
-        "--images", type=Path, metavar="DIR", help="images to measure on; must differ from the calibration images"
+        "--images", type=place, metavar="DIR", help="images to measure on; must differ from the calibration images"
     )
     add_max_detections(good)
     good.add_argument("--on-calibration", action="store_true", help="allow measuring on calibration images")
@@ -263,8 +264,8 @@ def used_files(args: argparse.Namespace, output: Path) -> UsedFiles:
 def annotations(args: argparse.Namespace) -> Path | None:
     """Return the file of annotations: as given, or the YAML file of the data set that calibrates; None without one."""
     if args.annotations is None and args.calib and len(args.calib) == 1 and not args.images:
-        data_set = Path(args.calib[0])
-        return data_set if data_set.suffix.lower() in SUFFIXES else None
+        data_set = location(args.calib[0])
+        return data_set if isinstance(data_set, Path) and data_set.suffix.lower() in SUFFIXES else None
     return cast("Path | None", args.annotations)
 
 
@@ -273,7 +274,7 @@ def judges_agreement(args: argparse.Namespace) -> bool:
     return bool(args.judge == _AGREEMENT)
 
 
-def judged_images(args: argparse.Namespace) -> Path | None:
+def judged_images(args: argparse.Namespace) -> Location | None:
     """Return what has the images to measure agreement on: `--images`, or the data set that calibrates; None without."""
     return args.images or annotations(args)
 

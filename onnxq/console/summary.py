@@ -20,6 +20,7 @@ from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
 from onnxq.facts import Migration, Plan, QuantizationParameters, Sensitivities, Speed, Verification
 from onnxq.ir import storage
 from onnxq.qdq.reasons import summary_of
+from onnxq.remote.address import Location
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.output_layout import UNKNOWN
 
@@ -183,7 +184,7 @@ def _knows_demo(detector: Detector) -> bool:
 
 
 def say_next(
-    before: Path, after: Path, detector: Detector, annotations: Path | None, images: Path | None, demo: bool
+    before: Path, after: Path, detector: Detector, annotations: Path | None, images: Location | None, demo: bool
 ) -> None:
     """Print the command that measures what quantization cost, in one line to copy; none if images do not fit."""
     if detector.preprocess.planes not in (1, 3):

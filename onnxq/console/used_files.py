@@ -1,5 +1,6 @@
 """The files that a command reads and writes: no output replaces an input, and no input changes meanwhile."""
 
+import argparse
 import os
 import stat
 import unicodedata
@@ -14,6 +15,7 @@ from onnxq.evaluation.annotations.yolo_labels import label_file
 from onnxq.ir.files import check_writable
 from onnxq.ir.storage import files_of
 from onnxq.ir.temporary import sweep, temporary_file
+from onnxq.remote.address import Address, Location, location
 
 
 class UsedFiles:
@@ -40,9 +42,14 @@ class UsedFiles:
         """Name a model that is read, with the files of its weights."""
         self.reads(what, files_of(path))
 
-    def reads_data(self, what: str, source: str | Path, split: Split) -> None:
-        """Name a source of images, videos or arrays, as `find_files` takes it, with all files that it stands for."""
-        path = Path(source)
+    def reads_data(self, what: str, source: str | Location, split: Split) -> None:
+        """Name a source of images, videos or arrays, as `find_files` takes it, with all files that it stands for.
+
+        What is at an address is left out: no output can be there.
+        """
+        path = location(source)
+        if isinstance(path, Address):
+            return
         if path.is_dir():
             self._folders.append(path)
         elif path.is_file():
@@ -54,7 +61,7 @@ class UsedFiles:
                 for part in data_set.train if split == "train" else data_set.val:
                     self.reads_data(what, part, split)
             else:
-                self.reads(what, find_files(str(source), split).files)
+                self.reads(what, (file for file in find_files(path, split).files if isinstance(file, Path)))
 
     def reads_labels(self, what: str) -> None:
         """Name the label files of the images that were named."""
@@ -145,6 +152,18 @@ class UsedFiles:
                 continue
             if any(getattr(before, key) != getattr(now, key) for key in ("st_dev", "st_ino", "st_size", "st_mtime_ns")):
                 yield path
+
+
+def place(text: str) -> Location:
+    """Return the path or the address that the value of an option means, for argparse.
+
+    Raises:
+        ArgumentTypeError: it is an address that cannot be read.
+    """
+    try:
+        return location(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _place(path: Path) -> Hashable:

@@ -16,6 +16,7 @@ from onnxq.evaluation.predictor import Found, Picture, Predictor, Settings
 from onnxq.evaluation.scoring.averages import Rules, averages
 from onnxq.evaluation.scoring.kinds import Kind, kinds_of, records
 from onnxq.progress import Progress, silent
+from onnxq.remote.address import Location, location
 from onnxq.runtime import RUNTIMES
 from onnxq.runtime.pool import IN_PROCESS, Finished, Pool
 from onnxq.yolo.detector import Detector
@@ -176,7 +177,7 @@ def _number(value: float) -> float | None:
 def evaluate(
     model: str | Path | onnx.ModelProto,
     annotations: str | Path,
-    images: str | Path | None = None,
+    images: str | Location | None = None,
     *,
     settings: Settings | None = None,
     progress: Progress = silent,
@@ -198,7 +199,7 @@ def evaluate(
         ConfigError: a setting does not fit the model, or its classes do not fit the categories.
     """
     settings = settings or Settings()
-    truth = GroundTruth.load(Path(annotations), None if images is None else Path(images), settings.max_images)
+    truth = GroundTruth.load(Path(annotations), None if images is None else location(images), settings.max_images)
     return measure_precision(model, truth, settings, progress)
 
 

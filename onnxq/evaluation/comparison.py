@@ -23,6 +23,7 @@ from onnxq.ir.load import load
 from onnxq.ir.unsupported_tail import detach
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
+from onnxq.remote.address import Location
 from onnxq.runtime.pool import IN_PROCESS, Finished, Pool
 from onnxq.runtime.streaming import workers
 from onnxq.yolo.detector import Detector
@@ -69,7 +70,7 @@ class Comparison:
 def compare(
     reference: str | Path,
     model: str | Path,
-    images: str | Path | SyntheticImages,
+    images: str | Location | SyntheticImages,
     *,
     settings: Settings = DEFAULTS,
     draw: Path | None = None,

@@ -36,6 +36,7 @@ from onnxq.evaluation.scoring.expected import (
 from onnxq.ir import comparable
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
+from onnxq.remote.address import Address, Location, location
 from onnxq.runtime import RUNTIMES, Feed
 from onnxq.yolo.detector import Detector, detect
 
@@ -59,7 +60,7 @@ class Criterion(ABC):
     """
 
     images: int
-    files: Sequence[Path]
+    files: Sequence[Location]
 
     @abstractmethod
     def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
@@ -162,7 +163,7 @@ class AgreementCriterion(Criterion):
         ConfigError: a setting does not fit the model.
     """
 
-    def __init__(self, original: onnx.ModelProto, images: str | Path | SyntheticImages, settings: Settings) -> None:
+    def __init__(self, original: onnx.ModelProto, images: str | Location | SyntheticImages, settings: Settings) -> None:
         self._original = original
         self._settings = replace(settings, runtime=_runtime(settings.runtime))
         self._sources = spread(image_sources(images), settings.max_images or _AGREEMENT_IMAGES)
@@ -262,8 +263,8 @@ class SqnrCriterion(Criterion):
 
     def __init__(self, original: onnx.ModelProto, images: object, config: Config, runtime: str = AUTO) -> None:
         detector = detect(original, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
-        if isinstance(images, str | Path) and Path(images).suffix.lower() in dataset_yaml.SUFFIXES:
-            images = find_files(str(images), split="val").files
+        if isinstance(images, str | Path | Address) and location(images).suffix.lower() in dataset_yaml.SUFFIXES:
+            images = find_files(images, split="val").files
         samples = open_data(images, original, detector, replace(config, count=_SQNR_SAMPLES))
         self._feeds: list[Feed] = [sample.feed for loader in samples.loaders if (sample := loader()) is not None]
         samples.require_any()

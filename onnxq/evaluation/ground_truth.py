@@ -24,6 +24,7 @@ from onnxq.evaluation.annotations.records import Annotations, Size
 from onnxq.evaluation.annotations.references import check_references
 from onnxq.evaluation.annotations.sizes import reconcile_sizes
 from onnxq.evaluation.annotations.yolo_labels import read_yolo
+from onnxq.remote.address import Location
 from onnxq.yolo.inputs.image_files import ImageReader
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class GroundTruth:
     coco: Any
     images: Mapping[int, Callable[[], NDArray[np.uint8]]]
     categories: dict[int, str]
-    files: tuple[Path, ...] = ()
+    files: tuple[Location, ...] = ()
     groups: frozenset[int] = frozenset()
     owned: frozenset[int] = frozenset()
     remarks: tuple[str, ...] = ()
@@ -86,13 +87,14 @@ class GroundTruth:
         return cls(build_index(loaders, categories, annotations), loaders, categories, owned=owned)
 
     @classmethod
-    def load(cls, annotations: Path, images: Path | None = None, max_images: int | None = None) -> "GroundTruth":
+    def load(cls, annotations: Path, images: Location | None = None, max_images: int | None = None) -> "GroundTruth":
         """Read annotations and check them; what is mended and which images are missing is logged.
 
         Args:
             annotations: COCO's JSON file with `images`, `annotations` and `categories`, or the YAML file of a data set
                 with the label files of YOLO.
-            images: folder of the `file_name`s; of a data set, other images than those of its validation split.
+            images: folder or address of the `file_name`s; of a data set, other images than those of its validation
+                split.
             max_images: most images; those with the lowest ids are kept.
 
         Raises:
@@ -116,7 +118,7 @@ class GroundTruth:
         return cls._checked(read, dict(list(paths.items())[:max_images]))
 
     @classmethod
-    def _checked(cls, read: Annotations, paths: Mapping[int, Path]) -> "GroundTruth":
+    def _checked(cls, read: Annotations, paths: Mapping[int, Location]) -> "GroundTruth":
         """Check annotations against these images, and index them."""
         found = {number: picture_size(path) for number, path in paths.items()}
         sizes = reconcile_sizes(read, {number: size for number, size in found.items() if size is not None})

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from onnxq.errors import ConfigError
+from onnxq.remote.address import Address, Location
+from onnxq.remote.fetch import NothingThere, TooLarge
+from onnxq.remote.fetched import read_bytes
 
 
-def require_held_out(calibration: Sequence[Path], evaluation: Sequence[Path]) -> None:
+def require_held_out(calibration: Sequence[Location], evaluation: Sequence[Location]) -> None:
     """Refuse to measure on calibration images.
 
     Args:
@@ -18,13 +20,20 @@ def require_held_out(calibration: Sequence[Path], evaluation: Sequence[Path]) ->
         ConfigError: both have a file with the same content, under whatever name.
     """
     known = {_digest(file): file for file in calibration}
+    known.pop(None, None)
     for file in evaluation:
-        if file.is_file() and (twin := known.get(_digest(file))) is not None:
+        if (twin := known.get(_digest(file))) is not None:
             raise ConfigError(
                 f"--images: {file} is also a calibration image, as {twin}; a model looks better on images that it was "
                 "fitted to: give other images, or --on-calibration to measure on these"
             )
 
 
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _digest(file: Location) -> str | None:
+    """Return what tells the content of a file from others; None if there is no such file."""
+    if not isinstance(file, Address) and not file.is_file():
+        return None
+    try:
+        return hashlib.sha256(read_bytes(file)).hexdigest()
+    except (NothingThere, TooLarge):
+        return None

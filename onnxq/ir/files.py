@@ -11,6 +11,7 @@ from typing import Any
 from onnxq import memory
 from onnxq.errors import ConfigError, DataError
 from onnxq.ir.temporary import sweep, temporary_file
+from onnxq.remote.address import was_address
 
 _JSON_FACTOR = 10
 """Bytes of memory that a byte of JSON takes as lists and dictionaries: COCO's annotations take 8."""
@@ -99,6 +100,9 @@ def _replacement(path: Path) -> Iterator[tuple[Path, Path]]:
                 _copy_access(path, before, temporary)
             yield temporary, place
     except OSError as error:
+        if was_address(path):
+            remedy = "give a path, and upload the file"
+            raise ConfigError(f"{path}: files are written to paths, not to addresses; {remedy}") from None
         raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = (
     ("errors", "version", "progress", "process", "_text"),
     ("memory",),
-    ("numerics",),
+    ("numerics", "remote"),
     ("ir",),
     ("pipeline", "facts"),
     ("hooks",),
@@ -40,9 +40,11 @@ ORDER = (
 ONLY_IMPORTED_BY = {
     "archspec": ("onnxq.runtime",),
     "av": ("onnxq.calibration",),
+    "aiohttp": ("onnxq.remote",),
     "cloudpickle": ("onnxq.cluster",),
     "dask": ("onnxq.cluster",),
     "distributed": ("onnxq.cluster",),
+    "fsspec": ("onnxq.remote",),
     "msgspec": ("onnxq.calibration", "onnxq.evaluation"),
     "onnx_graphsurgeon": ("onnxq.ir",),
     "onnxruntime": ("onnxq.runtime", "onnxq.compilers.workers"),

@@ -12,8 +12,12 @@ from urllib.parse import unquote
 from PIL import Image
 
 from onnxq._text import some
+from onnxq.calibration.find_files import find_files
 from onnxq.errors import DataError
 from onnxq.evaluation.annotations.records import Annotations, Size
+from onnxq.remote.address import Address, Location
+from onnxq.remote.fetch import NothingThere, TooLarge
+from onnxq.remote.fetched import Fetched, fetched
 from onnxq.yolo.inputs.image_files import orientation
 from onnxq.yolo.inputs.large_pictures import LARGE
 
@@ -41,7 +45,7 @@ class PictureSize(NamedTuple):
         return self.stored[0] * self.stored[1] > LARGE
 
 
-def find_images(read: Annotations, folder: Path) -> dict[int, Path]:
+def find_images(read: Annotations, folder: Location) -> dict[int, Location]:
     """Return the file of each image by id; images without a file are left out.
 
     A name is looked up as it is written, then without the folders in front, then by the names in the folder without
@@ -49,12 +53,14 @@ def find_images(read: Annotations, folder: Path) -> dict[int, Path]:
 
     Args:
         read: the annotations; a remark is added if names are not found as they are written.
-        folder: where the images are.
+        folder: where the images are. At an address, only folders in front of a name may differ.
 
     Raises:
         DataError: two images are found in one file.
     """
-    found: dict[int, Path] = {}
+    if isinstance(folder, Address):
+        return _find_at(read, folder)
+    found: dict[int, Location] = {}
     present: dict[str, list[str]] | None = None
     mended = []
     for image in read.images:
@@ -73,6 +79,20 @@ def find_images(read: Annotations, folder: Path) -> dict[int, Path]:
         read.remarks.append(
             f"{len(mended)} of {len(read.images)} images are found in {folder} by another name: {some(mended)}"
         )
+    return found
+
+
+def _find_at(read: Annotations, folder: Address) -> dict[int, Location]:
+    """Find the images below an address: by their names as they are written, or without the folders in front."""
+    files = find_files(folder).files
+    above = len(folder.parts)
+    below = {"/".join(file.parts[above:]): file for file in files}
+    found: dict[int, Location] = {}
+    for image in read.images:
+        place = next((below[key] for parts in _suffixes(image.name) if (key := "/".join(parts)) in below), None)
+        if place is not None:
+            found[image.id] = place
+    _refuse_shared(read, found)
     return found
 
 
@@ -110,8 +130,8 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _refuse_shared(read: Annotations, found: dict[int, Path]) -> None:
-    by_path: dict[Path, str] = {}
+def _refuse_shared(read: Annotations, found: dict[int, Location]) -> None:
+    by_path: dict[Location, str] = {}
     for image in read.images:
         path = found.get(image.id)
         if path is not None and by_path.setdefault(path, image.name) != image.name:
@@ -121,12 +141,16 @@ def _refuse_shared(read: Annotations, found: dict[int, Path]) -> None:
             )
 
 
-def picture_size(path: Path) -> PictureSize | None:
+def picture_size(place: Location) -> PictureSize | None:
     """Return the size of an image file without decoding its pixels; None for one that cannot be opened."""
+    try:
+        path = fetched(place)
+    except (NothingThere, TooLarge):
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path.open() if isinstance(path, Fetched) else path) as image:
                 width, height = image.size
                 turned = orientation(image) >= _QUARTERS
     except Exception:  # Pillow raises SyntaxError, struct.error, OverflowError and more; reading the image tells it

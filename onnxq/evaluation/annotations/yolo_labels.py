@@ -6,7 +6,8 @@ the keypoints that `kpt_shape` in the YAML file counts.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from onnxq.errors import DataError
 from onnxq.evaluation.annotations.image_files import picture_size
 from onnxq.evaluation.annotations.outlines import box_of_outlines
 from onnxq.evaluation.annotations.records import Annotations, Category, ImageRecord, Size
+from onnxq.remote.address import Address, Location
+from onnxq.remote.fetch import NothingThere
+from onnxq.remote.fetched import read_bytes
+
+_AT_ONCE = 16
+"""Label files that are read at once: at an address, each takes the time of an answer."""
 
 _BOX = 5
 """Values of a line with a box."""
@@ -31,7 +38,7 @@ _MARGIN = 0.02
 """Boxes may reach this share of the image beyond it."""
 
 
-def read_yolo(path: Path, folder: Path | None = None) -> tuple[Annotations, dict[int, Path]]:
+def read_yolo(path: Path, folder: Location | None = None) -> tuple[Annotations, dict[int, Location]]:
     """Read the label files of the images of a data set's validation split.
 
     Args:
@@ -48,20 +55,20 @@ def read_yolo(path: Path, folder: Path | None = None) -> tuple[Annotations, dict
     parts = dataset.val if folder is None else (folder,)
     if not parts:
         raise DataError(f"{path}: names no val split; give --images the folder of the images, with labels beside it")
-    found = dict.fromkeys(file for part in parts for file in find_files(str(part)).files)
-    files = sorted(file for file in found if file.suffix.lower() in IMAGES)
+    found = dict.fromkeys(file for part in parts for file in find_files(part).files)
+    files = sorted((file for file in found if file.suffix.lower() in IMAGES), key=lambda file: file.parts)
     paths = dict(enumerate(files, start=1))
-    labels = {number: file for number, image in paths.items() if (file := label_file(image)) is not None}
+    labels = dict(_labels(paths))
     if not labels:
         raise DataError(
             f"{path}: none of {len(paths)} image{plural(len(paths))} has a label file, such as {_beside(files[0])[0]}; "
             "labels are text files in a folder labels beside images, or beside the images"
         )
     read = _Reader(path, dataset.keypoints)
-    for number, file in labels.items():
+    for number, (file, text) in labels.items():
         size = picture_size(paths[number])
         if size is not None:
-            read.add(number, file, size.upright)
+            read.add(number, file, text, size.upright)
     images = [ImageRecord(number, str(file)) for number, file in paths.items()]
     annotations = read.annotations(images, dataset.names)
     annotations.unlabelled = frozenset(paths.keys() - labels.keys())
@@ -71,7 +78,10 @@ def read_yolo(path: Path, folder: Path | None = None) -> tuple[Annotations, dict
 def has_labels(path: Path) -> bool:
     """Return whether the first image of a data set's validation split has a label file, without reading it."""
     try:
-        files = [file for part in read_dataset(path, ("val",)).val for file in find_files(str(part)).files]
+        parts = read_dataset(path, ("val",)).val
+        if any(isinstance(part, Address) for part in parts):
+            return False
+        files = [file for part in parts for file in find_files(part).files if isinstance(file, Path)]
     except DataError:
         return False
     return bool(files) and label_file(min(files)) is not None
@@ -79,10 +89,35 @@ def has_labels(path: Path) -> bool:
 
 def label_file(image: Path) -> Path | None:
     """Return the label file of an image: in `labels` in place of the last folder `images`, or beside the image."""
-    return next((file for file in _beside(image) if os.path.isfile(file)), None)
+    return next((file for file in _beside(image) if isinstance(file, Path) and os.path.isfile(file)), None)
 
 
-def _beside(image: Path) -> list[Path]:
+def _labels(images: Mapping[int, Location]) -> Iterator[tuple[int, tuple[Location, str]]]:
+    """Yield the number of each image that has a label file, with the file and its text."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for number, found in zip(images, pool.map(_label, images.values()), strict=True):
+            if found is not None:
+                yield number, found
+
+
+def _label(image: Location) -> tuple[Location, str] | None:
+    places: Sequence[Location | None] = _beside(image) if isinstance(image, Address) else [label_file(image)]
+    for file in places:
+        if file is None:
+            continue
+        try:
+            return file, read_bytes(file).decode("utf-8-sig")
+        except NothingThere:
+            continue
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file}: cannot be read as labels: {error}") from None
+    return None
+
+
+def _beside(image: Location) -> Sequence[Location]:
+    if isinstance(image, Address):
+        there = image.swapped("images", "labels")
+        return [file.with_suffix(".txt") for file in (there, image) if file is not None]
     parts = list(image.parts)
     places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
     swapped = [Path(*parts[: places[-1]], "labels", *parts[places[-1] + 1 :])] if places else []
@@ -99,13 +134,9 @@ class _Reader:
         self._boxes: list[tuple[float, ...]] = []
         self.remarks: list[str] = []
 
-    def add(self, image: int, file: Path, size: Size) -> None:
+    def add(self, image: int, file: Location, text: str, size: Size) -> None:
         """Add the objects of one file."""
-        try:
-            lines = file.read_text("utf-8-sig").splitlines()
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: cannot be read as labels: {error}") from None
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
                 label = f"{file} line {number}"
                 self._objects.append({"image_id": image, **self._object(line, label, size)})

@@ -19,6 +19,8 @@ from PIL import Image
 
 from onnxq._text import plural
 from onnxq.errors import DataError
+from onnxq.remote.address import Location
+from onnxq.remote.fetched import Fetched, fetched
 from onnxq.yolo.inputs.large_pictures import LARGE, reduced, require_memory, to_array
 
 log = logging.getLogger(__name__)
@@ -95,10 +97,10 @@ class ImageReader:
         files: the data set; the images that are read must be among them.
     """
 
-    def __init__(self, files: Iterable[Path]) -> None:
+    def __init__(self, files: Iterable[Location]) -> None:
         self._files = list(files)
         self._lock = threading.Lock()
-        self._kept: dict[Path, NDArray[np.uint8]] = {}
+        self._kept: dict[str, NDArray[np.uint8]] = {}
         self._depths: dict[str, _Depth] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -108,7 +110,7 @@ class ImageReader:
         vars(self).update(state)
         self._lock = threading.Lock()
 
-    def __call__(self, path: Path) -> NDArray[np.uint8]:
+    def __call__(self, place: Location) -> NDArray[np.uint8]:
         """Decode an image file, turned upright by its EXIF orientation.
 
         Palette, grey, CMYK and deeper images become 8-bit RGB; transparency is dropped. Pictures above 64 million
@@ -120,7 +122,9 @@ class ImageReader:
 
         Raises:
             DataError: the file is missing, unreadable, not an image, too large, or of values that have no scale.
+            ConfigError: its address cannot be reached.
         """
+        path = fetched(place)
         with _naming(path), _opened(path) as image:
             width, height = image.size
             pixels = width * height
@@ -133,15 +137,16 @@ class ImageReader:
                     return self._reduced(path, image, turn)
                 return to_array(_upright(_rgb(self._scaled(path, image, kind) if kind else image), turn))
 
-    def _reduced(self, path: Path, image: Image.Image, turn: int) -> NDArray[np.uint8]:
+    def _reduced(self, path: Path | Fetched, image: Image.Image, turn: int) -> NDArray[np.uint8]:
         """Decode a large picture at a smaller scale, and keep the last few: each takes seconds and is read again."""
-        found = self._kept.pop(path, None)
-        self._kept[path] = to_array(_upright(reduced(path, image, _rgb), turn)) if found is None else found
+        key = str(path)
+        found = self._kept.pop(key, None)
+        self._kept[key] = to_array(_upright(reduced(path, image, _rgb), turn)) if found is None else found
         while len(self._kept) > _KEPT:
             del self._kept[next(iter(self._kept))]
-        return self._kept[path]
+        return self._kept[key]
 
-    def _scaled(self, path: Path, image: Image.Image, kind: str) -> Image.Image:
+    def _scaled(self, path: Path | Fetched, image: Image.Image, kind: str) -> Image.Image:
         """Scale the levels of a picture of more than 8 bits."""
         if not all(map(math.isfinite, _extremes(image))):
             raise DataError(f"{path}: holds values that are NaN or infinite; repair it or leave it out")
@@ -184,7 +189,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Location) -> NDArray[np.uint8]:
     """Decode an image file that is a data set by itself, as `ImageReader` does.
 
     Raises:
@@ -194,7 +199,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(path: Path | Fetched) -> Iterator[None]:
     try:
         yield
     except DataError:
@@ -206,12 +211,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path | Fetched) -> Iterator[Image.Image]:
     """Open an image of any size: Pillow refuses large ones by a limit that is the same for the whole process."""
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(path)
+            image = Image.open(path.open() if isinstance(path, Fetched) else path)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
@@ -234,11 +239,12 @@ def _extremes(image: Image.Image) -> tuple[float, float]:
     return float(values.min()), float(values.max())
 
 
-def _survey(files: Iterable[Path]) -> dict[str, _Depth]:
+def _survey(files: Iterable[Location]) -> dict[str, _Depth]:
     """Return the levels of all pictures of more than 8 bits, by kind, and say what is made of them."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for path in files:
+    for place in files:
         try:
+            path = fetched(place)
             with _naming(path), _opened(path) as image:
                 if (kind := _deep_kind(image)) and image.width * image.height <= _LARGEST:
                     low, high = _extremes(image)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnxq import memory
+from onnxq.remote.fetched import Fetched
 
 LARGE = 64_000_000
 """Pixels above which a picture is decoded alone, and at a smaller scale."""
@@ -53,7 +54,7 @@ _UNPACKED = 1 << 20
 """Bytes that are unpacked at once."""
 
 
-def require_memory(path: Path, image: Image.Image, deep: bool) -> None:
+def require_memory(path: Path | Fetched, image: Image.Image, deep: bool) -> None:
     """Check what decoding a picture takes against the limit of memory.
 
     Args:
@@ -90,7 +91,7 @@ def _coefficients(image: Image.Image) -> float:
     return sum(int(h) * int(v) for h, v in layers) / (across * down)
 
 
-def reduced(path: Path, image: Image.Image, rgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def reduced(path: Path | Fetched, image: Image.Image, rgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """Decode a picture at a smaller scale: by the least whole number that leaves at most some 16 million pixels.
 
     Args:
@@ -141,7 +142,7 @@ def _joined(
     return whole
 
 
-def _is_banded(path: Path, image: Image.Image) -> bool:
+def _is_banded(path: Path | Fetched, image: Image.Image) -> bool:
     """Return whether a picture is a PNG whose rows can be decoded one after the other, with 8 bits per sample."""
     if image.format != "PNG" or image.info.get("interlace"):
         return False
@@ -149,7 +150,7 @@ def _is_banded(path: Path, image: Image.Image) -> bool:
         return file.read(_AT_BITS + 1)[_AT_BITS:] == b"\x08"
 
 
-def _png_bands(path: Path, factor: int) -> Iterator[tuple[int, Image.Image]]:
+def _png_bands(path: Path | Fetched, factor: int) -> Iterator[tuple[int, Image.Image]]:
     """Decode a PNG band by band, each as a small PNG of its own that begins with the last row of the one before.
 
     Raises:
