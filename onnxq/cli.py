@@ -29,6 +29,7 @@ from onnxq.console.arguments import (
     greatest_loss,
     judged_images,
     judges_agreement,
+    kept_samples,
     make_parser,
     output_path,
     read_config,
@@ -125,7 +126,7 @@ def _plan(args: argparse.Namespace, config: Config) -> None:
 
 
 def _quantize(args: argparse.Namespace, config: Config) -> None:
-    with open_pool(args.workers) as pool:
+    with open_pool(args.workers, kept_samples(output_path(args, config))) as pool:
         _quantize_with(args, config, pool)
 
 

@@ -1,22 +1,27 @@
 """observe: runs the calibration data through the float graph and collects statistics of its activations."""
 
+import logging
 import math
 import threading
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from onnxq.calibration.input_monitor import InputMonitor
+from onnxq.calibration.kept_sums import KeptSums, key_of
 from onnxq.calibration.samples import Samples
-from onnxq.errors import DataError
+from onnxq.errors import DataError, OnnxqError
 from onnxq.facts import InputSummary, Migration, Plan, Probe, QuantizationPoint, Statistics
 from onnxq.ir import Model, Node, ending_at, image_convs
 from onnxq.numerics.channel_statistics import ChannelStatistics, ChannelSums, spacing
+from onnxq.numerics.exact_sum import ExactSum
 from onnxq.numerics.histogram import Histogram
-from onnxq.numerics.input_covariance import CovarianceSums, InputCovariance
+from onnxq.numerics.input_covariance import BlockShape, CovarianceSums, InputCovariance
 from onnxq.numerics.silu import SILU_FLAT_BELOW
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
@@ -24,6 +29,8 @@ from onnxq.qdq.channel_statistics import is_derived
 from onnxq.reconstruction.im2col import Im2col, Positions
 from onnxq.runtime.pool import IN_PROCESS, Finished, Pool
 from onnxq.runtime.streaming import Sessions, stream
+
+log = logging.getLogger(__name__)
 
 _COUNTED = 1 << 14
 """Values of one tensor and sample that are counted; the minimum and maximum are those of all values."""
@@ -105,23 +112,79 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
     def _sums(self, model: onnx.ModelProto, samples: Samples, counted: "_Counted") -> "_Sums":
         """Return the statistics of all samples, the sums of those of each chunk."""
         work = _Observing(Sessions(model, self._pool.cores), samples, counted)
-        steps, total = samples.steps, None
-        chunks = self._pool.chunks(steps)
-        results = self._pool.run(work, chunks, lambda done: self._progress("calibrating", done, steps), _Sums.merge)
-        for _, sums in results:
-            if total is None:
-                total = sums  # of one chunk, as usual, they are not held twice
-            else:
-                total.merge(sums)
-        total = total or _Sums(counted, InputMonitor(samples.preprocess))
+        steps, total = samples.steps, _Sums(counted, InputMonitor(samples.preprocess))
+        kept = self._kept(model, samples, counted)
+        before = kept.load(partial(_check, counted, steps)) if kept else None
+        if before is not None:
+            log.info("%d of %d samples were finished before", before.finished(), steps)
+            total.merge(before)
+        first = total.finished()
+        results = self._pool.run(
+            work,
+            self._chunks(total.done, steps),
+            lambda done: self._progress("calibrating", first + done, steps),
+            _Sums.merge,
+        )
+        try:
+            for _, sums in results:
+                if self._pool.is_remote or total.samples:
+                    total.merge(sums)
+                else:
+                    total = sums  # of one chunk, as usual, they are not held twice
+        except OnnxqError as error:
+            if kept is None or not total.done:
+                raise
+            kept.save(total)
+            told = f"{total.finished()} of {steps} samples are finished, and kept in {kept.path}: run the same again"
+            raise type(error)(*error.args, told) from error
+        if kept:
+            kept.remove()
         samples.add_unreadable(total.unreadable)
         return total
+
+    def _kept(self, model: onnx.ModelProto, samples: Samples, counted: "_Counted") -> KeptSums | None:
+        """Return the file of finished samples; None if there is none, or nothing can tell what it belongs to."""
+        key = key_of(model, samples, counted.text()) if self._pool.kept else None
+        return KeptSums(self._pool.kept, key, _KEPT) if self._pool.kept and key else None
+
+    def _chunks(self, done: Iterable[tuple[int, int]], steps: int) -> list[slice]:
+        """Return chunks of the steps that are not done."""
+        if not done:
+            return self._pool.chunks(steps)
+        return [
+            slice(gap.start + chunk.start, gap.start + chunk.stop)
+            for gap in _gaps(done, steps)
+            for chunk in self._pool.chunks(gap.stop - gap.start)
+        ]
 
 
 def _windows(convs: Iterable[Node]) -> dict[str, tuple[str, Im2col]]:
     """Return Conv -> the tensor that it reads, and the window that its inputs are taken by."""
     found = {layer.name: (layer.inputs[0].name, Im2col.of(layer)) for layer in convs}
     return {name: (tensor, im2col.window()) for name, (tensor, im2col) in found.items() if im2col is not None}
+
+
+def _gaps(done: Iterable[tuple[int, int]], steps: int) -> list[slice]:
+    """Return the steps that are not among those that are done."""
+    found, end = [], 0
+    for start, stop in [*sorted(done), (steps, steps)]:
+        if start > end:
+            found.append(slice(end, start))
+        end = max(end, stop)
+    return found
+
+
+def _check(counted: "_Counted", steps: int, sums: "_Sums") -> None:
+    """Check that sums from a file can be those of some of the samples.
+
+    Raises:
+        Exception: they cannot.
+    """
+    ranges = sorted(sums.done)
+    ends = [0, *(place for each in ranges for place in each), steps]
+    if ends != sorted(ends):
+        raise ValueError("samples come twice")
+    _Sums(counted, InputMonitor()).merge(sums)
 
 
 @dataclass(frozen=True)
@@ -175,6 +238,10 @@ class _Counted:
             every,
         )
 
+    def text(self) -> str:
+        """Return it as text, which is the same in every process."""
+        return repr((sorted(self.floors.items()), self.channels, self.windows, sorted(self.images), self.every))
+
     def tensors(self) -> list[str]:
         """Return the tensors at which the graph ends."""
         return list(dict.fromkeys([*self.floors, *self.channels, *self.windows]))
@@ -207,6 +274,7 @@ class _Observing:
         watched = sums.inputs.watch(self._samples.part(chunk), first)
         sums.samples = stream(self._sessions, watched, count, finished)
         sums.unreadable.update(self._samples.unreadable)
+        sums.done = [(first, chunk.stop)] if chunk.stop else []
         return sums
 
 
@@ -218,6 +286,7 @@ class _Sums:
         histograms: tensor -> histogram of its values.
         inputs: first samples, and the summary of the model's inputs.
         unreadable: file -> why it could not be read.
+        done: first and last step, and one, of the chunks; empty if all steps were one chunk.
 
     Args:
         counted: what is counted.
@@ -228,6 +297,7 @@ class _Sums:
         self.samples = 0
         self.inputs = inputs
         self.unreadable: dict[str, str] = {}
+        self.done: list[tuple[int, int]] = []
         self.histograms = {name: Histogram(floor) for name, floor in counted.floors.items()}
         self._channels = {name: ChannelSums() for name in counted.channels}
         # Few chunks have samples on which a covariance is taken; of the others none is sent.
@@ -256,11 +326,19 @@ class _Sums:
                 f"tensor {tensor!r} holds {error} for a calibration sample; check the model and its preprocessing"
             ) from None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_counted": None}
+
+    def finished(self) -> int:
+        """Return the number of steps of the chunks."""
+        return sum(stop - start for start, stop in self.done)
+
     def merge(self, other: "_Sums") -> None:
         """Add the statistics of other samples."""
         self.samples += other.samples
         self.inputs.merge(other.inputs)
         self.unreadable.update(other.unreadable)
+        self.done += other.done
         for name, histogram in other.histograms.items():
             self.histograms[name].merge(histogram)
         for name, channels in other._channels.items():
@@ -310,3 +388,7 @@ def _spaced_positions(im2col: Im2col, size: tuple[int, ...], taps: int) -> Posit
     height, width = im2col.output_size(size)
     counted = max(1, _POSITIONS // taps)
     return np.stack(np.divmod(np.arange(0, height * width, spacing(height * width, counted)), width))
+
+
+_KEPT = (_Sums, InputMonitor, Histogram, ChannelSums, ExactSum, CovarianceSums, BlockShape, Im2col)
+"""What sums consist of."""

@@ -1,5 +1,6 @@
 """Arrays in `.npy` and `.npz` files: headers are checked against the file before anything of an array is read."""
 
+import io
 import math
 import sys
 import zipfile
@@ -15,9 +16,12 @@ from numpy.typing import NDArray
 from onnxq import memory
 from onnxq.calibration.feeds import ArrayHeader
 from onnxq.errors import DataError
+from onnxq.ir.files import atomic_write
 
 _READERS = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
 """Version of the format -> function that reads shape, order and dtype. Version 3 is for names of fields."""
+
+_FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """How numpy writes archives."""
@@ -96,6 +100,21 @@ def load_arrays(file: Path, names: Mapping[str, str]) -> dict[str, NDArray[Any]]
     """
     with _reading(file), np.load(file, allow_pickle=False) as archive:
         return {key: archive[name] for key, name in names.items()}
+
+
+def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays as `.npz`, whole or not at all. Equal arrays give equal bytes.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, array in arrays.items():
+            buffer = io.BytesIO()
+            np.save(buffer, array)
+            # numpy.savez writes the time of day; a fixed date keeps the bytes the same.
+            member = zipfile.ZipInfo(f"{key}.npy", date_time=_FIXED_DATE)
+            archive.writestr(member, buffer.getvalue(), zipfile.ZIP_DEFLATED)
 
 
 def _header(stream: IO[bytes], size: int) -> ArrayHeader:

@@ -1,9 +1,7 @@
 """The calibration file: `Statistics` as `.npz`."""
 
 import dataclasses
-import io
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +10,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.array_files import headers_in_archive, require_memory
+from onnxq.calibration.array_files import headers_in_archive, require_memory, write_archive
 from onnxq.errors import DataError
 from onnxq.facts import Statistics
-from onnxq.ir.files import atomic_write
 from onnxq.numerics.arrays import AnyArray
 from onnxq.numerics.channel_statistics import ChannelStatistics
 from onnxq.numerics.histogram import Histogram
@@ -24,8 +21,6 @@ from onnxq.numerics.input_covariance import InputCovariance
 _FORMAT = "onnxq calibration 3"
 
 _CHANNEL_ARRAYS = tuple(field.name for field in dataclasses.fields(ChannelStatistics))
-
-_FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def save_statistics(statistics: Statistics, path: str | Path) -> None:
@@ -68,13 +63,7 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
         **{f"taps_{k}": each.taps for k, each in enumerate(covariances)},
         **{f"migration_{k}": statistics.migration[name] for k, name in enumerate(migrated)},
     }
-    with atomic_write(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for key, array in arrays.items():
-            buffer = io.BytesIO()
-            np.save(buffer, array)
-            # numpy.savez writes the time of day; a fixed date keeps the bytes the same.
-            member = zipfile.ZipInfo(f"{key}.npy", date_time=_FIXED_DATE)
-            archive.writestr(member, buffer.getvalue(), zipfile.ZIP_DEFLATED)
+    write_archive(Path(path), arrays)
 
 
 class _TensorHeader(msgspec.Struct, forbid_unknown_fields=True):

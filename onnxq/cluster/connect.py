@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 from onnxq.cluster.sent import import_passes
@@ -52,12 +53,14 @@ def parse_workers(text: str) -> Where:
 
 
 @contextlib.contextmanager
-def open_pool(where: Where | None) -> Iterator[Pool]:
+def open_pool(where: Where | None, kept: Path | None = None) -> Iterator[Pool]:
     """Yield a pool; at the end what was started for it is stopped, and tasks that still run are cancelled.
 
     Args:
         where: a number of processes to start on this machine, each with one thread; the address of a scheduler, or a
             `distributed.LocalCluster` or other cluster of Dask; None: this process.
+        kept: file in which finished calibration samples are kept if the scheduler is lost; the next run with the same
+            model, data and options continues from it and removes it. None: they are lost.
 
     Raises:
         ConfigError: Dask is not installed, the scheduler does not answer, or it has no workers.
@@ -96,7 +99,7 @@ def open_pool(where: Where | None) -> Iterator[Pool]:
             raise ConfigError(
                 f"--workers {name}: the scheduler has no workers; start some with: dask worker {name} --nthreads 1"
             ) from None
-        yield DaskPool(client, name)
+        yield DaskPool(client, name, kept)
 
 
 @contextlib.contextmanager

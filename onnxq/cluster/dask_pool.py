@@ -3,6 +3,7 @@
 import pickle
 import uuid
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cloudpickle
@@ -53,12 +54,14 @@ class DaskPool(Pool):
     Args:
         client: is connected to the scheduler, and belongs to the caller.
         where: the scheduler, for messages.
+        kept: as in `Pool`.
     """
 
     is_remote = True
     cores = 1
 
-    def __init__(self, client: Client, where: str) -> None:
+    def __init__(self, client: Client, where: str, kept: Path | None = None) -> None:
+        self.kept = kept
         self._client = client
         self._where = where
 

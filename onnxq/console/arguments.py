@@ -215,6 +215,11 @@ def search_record(output: Path) -> Path:
     return output.with_suffix(".search.json")
 
 
+def kept_samples(output: Path) -> Path:
+    """Return the path of what workers have finished if the scheduler is lost, beside the output."""
+    return output.with_suffix(".finished.npz")
+
+
 def output_path(args: argparse.Namespace, config: Config) -> Path:
     """Return the path of the quantized model: `--output`, or beside the input."""
     output: Path = args.output or args.input.parent / f"{args.input.stem}.{config.suffix}.onnx"
@@ -255,6 +260,8 @@ def used_files(args: argparse.Namespace, output: Path) -> UsedFiles:
     files.writes("--report", args.report)
     if greatest_loss(args) is not None:
         files.writes("-o", search_record(output))
+    if args.workers is not None:
+        files.writes("-o", kept_samples(output))
     if args.cut_decode:
         files.writes("--cut-decode", args.cut_decode.with_suffix(".json"))
     files.writes_into("--save-each", args.save_each, "[0-9]*-*.onnx*")

@@ -6,6 +6,7 @@ puts the results together does not care for the order or for how the work is cut
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -43,10 +44,12 @@ class Pool(ABC):
     Attributes:
         is_remote: whether work is pickled and sent away.
         cores: cores that a task may use; 0: all.
+        kept: file in which what is finished may be kept if the pool is lost; None: nowhere.
     """
 
     is_remote: ClassVar[bool]
     cores: ClassVar[int]
+    kept: Path | None = None
 
     @abstractmethod
     def chunks(self, steps: int, runs: int = 1) -> list[slice]:

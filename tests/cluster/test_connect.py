@@ -6,6 +6,8 @@ import tempfile
 import pytest
 from distant_work import Doubling
 
+import onnxq
+from onnxq.calibration import demo
 from onnxq.cluster.connect import _interrupted_later, open_pool, parse_workers
 from onnxq.errors import ConfigError
 from onnxq.runtime.pool import IN_PROCESS
@@ -132,3 +134,27 @@ def test_a_connection_that_is_lost(scheduler, tmp_path):
             ConfigError, match=r"the connection to the scheduler of tcp.* was lost; start it and this ag"
         ):
             list(results)
+
+
+def test_what_is_finished_is_kept_when_the_connection_is_lost(scheduler, tmp_path):
+    cluster, kept = scheduler(1), tmp_path / "kept.npz"
+
+    def quantized(progress):
+        with open_pool(cluster.scheduler_address, kept) as pool:
+            config = onnxq.Config(count=64)
+            return onnxq.quantize(demo.model_path(), demo.CALIBRATION, config, pool=pool, progress=progress)
+
+    def abort(task, done, total):
+        if task == "calibrating" and done:
+            for connection in list(cluster.scheduler.client_comms.values()):
+                cluster.loop.add_callback(connection.abort)
+
+    with pytest.raises(ConfigError, match=r"of 64 samples are finished, and kept in .*kept.npz: run the same again"):
+        quantized(abort)
+    assert kept.exists()
+    told = []
+    found = quantized(lambda task, done, total: told.append(done) if task == "calibrating" and done else None)
+    assert min(told) > 8
+    assert not kept.exists()
+    whole = onnxq.quantize(demo.model_path(), demo.CALIBRATION, onnxq.Config(count=64))
+    assert found.model.SerializeToString() == whole.model.SerializeToString()

@@ -43,6 +43,14 @@ def test_files_have_the_same_bytes(onnxq, model, address):
     assert any("5.png" in line for line in said[0])
 
 
+def test_finished_samples_are_looked_for_beside_the_output(onnxq, model, address):
+    Path("model.int8.finished.npz").write_text("notes")
+    ran = onnxq(model, "--calib", "calib", "--workers", address)
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1].startswith("error: model.int8.finished.npz: is no file of finished samples (")
+    assert onnxq(model, "--calib", "calib").code == 0
+
+
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory):
     """The demo model on integers."""
