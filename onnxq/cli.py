@@ -21,7 +21,7 @@ from onnxq.cluster import open_pool
 from onnxq.compilers import Compiler
 from onnxq.compilers.proof import DEFAULTS
 from onnxq.config import Config
-from onnxq.console import summary
+from onnxq.console import many, summary
 from onnxq.console.arguments import (
     annotations,
     check_options,
@@ -63,7 +63,7 @@ from onnxq.pipeline import Hook
 from onnxq.progress import Progress
 from onnxq.remote.address import Location
 from onnxq.report import build
-from onnxq.runtime.pool import Pool
+from onnxq.runtime.pool import IN_PROCESS, Pool
 from onnxq.yolo.detector import detect
 
 
@@ -75,11 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = read_config(args)
         check_options(args)
         choose_input(args, config)
+        models = many.separate(args, config) if len(args.inputs) > 1 else []
     except ConfigError as error:
         parser.error(str(error))
     level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
-    body = _plan if args.dry_run else _quantize
-    return guarded(lambda: body(args, config), args.debug, level, args.max_memory)
+    return guarded(lambda: _run_all(args, models, config), args.debug, level, args.max_memory)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +112,20 @@ class _Measured:
     runtime: RuntimeChoice
 
 
+def _run_all(args: argparse.Namespace, models: Sequence[argparse.Namespace], config: Config) -> None:
+    """Run the command for its model, or for each of several models."""
+    if not models and args.dry_run:
+        _plan(args, config)
+    elif args.dry_run:
+        many.run_each(models, lambda one, _: _plan(one, config), IN_PROCESS)
+    else:
+        with open_pool(args.workers) as pool:
+            if models:
+                many.run_each(models, lambda one, pool: _quantize(one, config, pool, is_one=False), pool)
+            else:
+                _quantize(args, config, pool)
+
+
 def _plan(args: argparse.Namespace, config: Config) -> None:
     quantization_plan, detector = plan(args.input, config)
     table = summary.planned(quantization_plan, detector, config, args.verbose)
@@ -125,15 +139,13 @@ def _plan(args: argparse.Namespace, config: Config) -> None:
         warn(f"without effect, as --dry-run only plans: {', '.join(ignored)}")
 
 
-def _quantize(args: argparse.Namespace, config: Config) -> None:
-    with open_pool(args.workers, kept_samples(output_path(args, config))) as pool:
-        _quantize_with(args, config, pool)
-
-
-def _quantize_with(args: argparse.Namespace, config: Config, pool: Pool) -> None:
+def _quantize(args: argparse.Namespace, config: Config, pool: Pool, is_one: bool = True) -> many.Row:
+    """Quantize a model; of one of several only what was asked for is printed."""
     start = time.perf_counter()
     compiler = _compiler(config) if args.prove else None
     output = output_path(args, config)
+    if pool.is_remote:
+        pool.kept = kept_samples(output)
     files = used_files(args, output)
     run = _run(args, config, files, pool)
     files.require_unchanged()
@@ -152,22 +164,27 @@ def _quantize_with(args: argparse.Namespace, config: Config, pool: Pool) -> None
             _write_report(args, run, output, measured.precision if measured else None, lost)
     except OnnxqError as error:
         failure = error
-    if not args.quiet:
+    is_shown = not args.quiet and (is_one or args.verbose)
+    if is_shown:
         _print_summary(args, run, output, seconds)
+    elif not args.quiet and Sensitivities in run.quantized.facts:
+        summary.say_sensitivities(run.quantized.facts[Sensitivities], every=False)
     if args.verbose:
         summary.list_float(run.quantized.facts[Plan])
         summary.list_limited(run.quantized)
-    if measured is not None and not args.quiet:
+    if measured is not None and is_shown:
         _print_measured(args, run, measured)
-    if lost is not None and not args.quiet:
+    if lost is not None and is_shown:
         say(str(lost))
     if failure is not None:
         raise failure
     if compiler is not None:
         _prove(args, config, compiler, output)
-    if not args.quiet and not args.evaluate:
+    if is_shown and not args.evaluate:
         detector = run.quantized.detector
         summary.say_next(args.shown_input, output, detector, _next_annotations(args), args.images, args.demo)
+    found, loss = measured.precision if measured else None, f"{lost.loss:+.2f}" if lost else ""
+    return many.Row.of(run.quantized, (args.input, output), seconds, found, loss)
 
 
 def _run(args: argparse.Namespace, config: Config, files: UsedFiles, pool: Pool) -> _Run:

@@ -16,7 +16,7 @@ from onnxq.targets import TARGETS
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 NOT_CONFIG = {
-    "input", "output", "calib", "demo", "calibration", "cut_decode", "save_calibration", "save_each", "report",
+    "inputs", "output", "calib", "demo", "calibration", "cut_decode", "save_calibration", "save_each", "report",
     "sensitivity", "speed", "evaluate", "max_drop", "min_sqnr", "annotations", "images", "judge", "max_detections",
     "prove", "on_calibration", "runtime", "dry_run", "verbose", "quiet", "max_memory", "debug", "version", "help",
     "workers",

@@ -65,6 +65,11 @@ class DaskPool(Pool):
         self._client = client
         self._where = where
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection to the scheduler is lost."""
+        return bool(self._client.status != "running")
+
     def chunks(self, steps: int, runs: int = 1) -> list[slice]:
         """Cut steps into chunks of equal size, by the number of threads that the workers have now."""
         size = chunk_size(steps, self._workers(), runs)

@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Build the parser of `python -m onnxq`."""
     parser = _Parser(
         prog="onnxq",
-        usage="onnxq INPUT.onnx [-o OUT] [--calib PATH ...] [options]   (-h lists them)",
+        usage="onnxq INPUT.onnx [...] [-o OUT] [--calib PATH ...] [options]   (-h lists them)",
         description=(
             "Quantize an exported YOLO detector: a float .onnx in, a QDQ .onnx out that\n"
             "runs on integers and keeps its mAP."
@@ -59,9 +59,13 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "input", nargs="?", type=Path, metavar="INPUT.onnx", help="the float model; not needed with --demo"
-    )
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="default: INPUT.int8.onnx beside the input")
+        "inputs", nargs="*", type=Path, metavar="INPUT.onnx",
+        help="the float model, or several; not needed with --demo",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="OUT",
+        help="default: INPUT.int8.onnx beside the input; for several models a folder",
+    )  # fmt: skip
     data = parser.add_mutually_exclusive_group()
     data.add_argument(
         "--calib", nargs="+", metavar="PATH",
@@ -196,12 +200,13 @@ def greatest_loss(args: argparse.Namespace) -> float | None:
 def choose_input(args: argparse.Namespace, config: Config) -> None:
     """Let `--demo` without an input quantize the demo model to a file in the current folder.
 
-    `args.shown_input` becomes what names the input for the other commands: `demo`, unless a file has this name.
+    `args.input` becomes the first input, and `args.shown_input` what names it for the other commands: `demo`, unless a
+    file has this name.
 
     Raises:
         ConfigError: there is neither an input nor `--demo`.
     """
-    args.shown_input = args.input
+    args.input = args.shown_input = args.inputs[0] if args.inputs else None
     if args.input is None:
         if not args.demo:
             raise ConfigError("the following arguments are required: INPUT.onnx (--demo alone quantizes a small model)")

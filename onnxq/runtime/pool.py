@@ -51,6 +51,11 @@ class Pool(ABC):
     cores: ClassVar[int]
     kept: Path | None = None
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing can run in it any more."""
+        return False
+
     @abstractmethod
     def chunks(self, steps: int, runs: int = 1) -> list[slice]:
         """Cut numbered steps into chunks, each for a task.

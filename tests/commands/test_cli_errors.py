@@ -155,7 +155,7 @@ class TestBadOptions:
             (["--image-size", "640,640"], "got '640,640'"),
             (["--image-size", "-64"], "argument --image-size"),
             (["--frobnicate"], "unrecognized arguments: --frobnicate"),
-            (["second.onnx"], "unrecognized arguments: second.onnx"),
+            (["--quiet", "second.onnx"], "unrecognized arguments: second.onnx"),
         ],
     )
     def test_wrong_use(self, onnxq, model, options, message):

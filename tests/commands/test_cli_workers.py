@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,20 @@ def test_finished_samples_are_looked_for_beside_the_output(onnxq, model, address
     assert ran.code == 1
     assert ran.err.splitlines()[-1].startswith("error: model.int8.finished.npz: is no file of finished samples (")
     assert onnxq(model, "--calib", "calib").code == 0
+
+
+def test_several_models_share_the_workers(onnxq, model, address):
+    shutil.copy(model, "second.onnx")
+    Path("broken.onnx").write_text("no model")
+    expected = []
+    for words in ((), ("--workers", address)):
+        ran = onnxq(model, "broken.onnx", "second.onnx", "--calib", "calib", *words)
+        assert ran.code == 1
+        assert ran.err.splitlines()[-1] == "error: 1 of 3 models failed: broken.onnx"
+        assert "error: broken.onnx: " in ran.err
+        assert ran.out.count(" of ") == 3
+        expected.append([Path(name).read_bytes() for name in ("model.int8.onnx", "second.int8.onnx")])
+    assert expected[0] == expected[1]
 
 
 @pytest.fixture(scope="module")

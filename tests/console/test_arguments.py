@@ -6,6 +6,7 @@ from onnxq.config import Config
 from onnxq.console.arguments import (
     annotations,
     check_options,
+    choose_input,
     make_parser,
     output_path,
     read_config,
@@ -72,6 +73,7 @@ def test_without_old_words_the_defaults_hold():
 def test_the_output_is_named_after_the_widths():
     def name(*options):
         args = make_parser().parse_args(["folder/model.onnx", *options])
+        choose_input(args, read_config(args))
         return str(output_path(args, read_config(args)))
 
     assert name() == "folder/model.int8.onnx"
