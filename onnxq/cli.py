@@ -211,7 +211,7 @@ def _run(args: argparse.Namespace, config: Config, files: UsedFiles, pool: Pool)
             data = _open_held_out(args, config, model, measured_on)
         limit = greatest_loss(args)
         if limit is not None:
-            result = _search(args, config, model, data, truth, limit, hooks, progress)
+            result = _search(args, config, model, data, truth, limit, hooks, progress, pool)
             return _Run(model, result.quantized, result.config, result, truth, judge)
         given = [load_statistics(args.calibration)] if args.calibration else []
         quantized = quantize(
@@ -386,6 +386,7 @@ def _search(
     limit: float,
     hooks: Sequence[Hook],
     progress: Progress,
+    pool: Pool,
 ) -> SearchResult:
     criterion: Criterion
     if args.min_sqnr is None and truth is not None:
@@ -404,4 +405,5 @@ def _search(
         on_calibration=args.on_calibration,
         hooks=hooks,
         progress=progress,
+        pool=pool,
     )

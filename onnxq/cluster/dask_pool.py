@@ -66,6 +66,11 @@ class DaskPool(Pool):
         self._where = where
 
     @property
+    def at_once(self) -> int:
+        """Number of threads that the workers have now."""
+        return self._workers()
+
+    @property
     def is_lost(self) -> bool:
         """Whether the connection to the scheduler is lost."""
         return bool(self._client.status != "running")

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +17,10 @@ import msgspec
 import onnx
 
 from onnxq.api import Quantized, quantize
+from onnxq.calibration.samples import Samples
 from onnxq.config import Config
-from onnxq.errors import ConfigError, DataError, ModelError
+from onnxq.errors import ConfigError, DataError, ModelError, OnnxqError
+from onnxq.evaluation.bisection import asked_next, least
 from onnxq.evaluation.criteria import Criterion
 from onnxq.evaluation.held_out import require_held_out
 from onnxq.facts import Plan, Sensitivities, Statistics
@@ -27,6 +29,8 @@ from onnxq.ir.files import atomic_write
 from onnxq.ir.load import load
 from onnxq.pipeline import Hook
 from onnxq.progress import Progress, silent
+from onnxq.runtime.pool import IN_PROCESS, Finished, Pool
+from onnxq.runtime.session import limited_cores
 from onnxq.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -82,6 +86,7 @@ def search(
     on_calibration: bool = False,
     hooks: Sequence[Hook] = (),
     progress: Progress = silent,
+    pool: Pool = IN_PROCESS,
 ) -> SearchResult:
     """Find the fewest parts to keep at a higher precision, so that the loss is at most `limit`.
 
@@ -97,8 +102,10 @@ def search(
         limit: the largest loss allowed.
         record_file: JSON file that each result is written to at once; an interrupted search continues from it.
         on_calibration: allow the criterion to measure on calibration images.
-        hooks: called after each pass.
+        hooks: called after each pass of what runs in this process.
         progress: called after each step.
+        pool: where trials run, several at once: those that bisection may ask for next. The result is the same, as it
+            does not ask for others.
 
     Raises:
         ConfigError: the criterion measures on calibration images, or the limit is not a number or cannot be kept.
@@ -107,18 +114,18 @@ def search(
     if math.isnan(limit):
         raise ConfigError("limit: expected a number, got nan")
     original = load(model)
-    plain = quantize(original, data, config, hooks=hooks, progress=progress)
+    plain = quantize(original, data, config, hooks=hooks, progress=progress, pool=pool)
     if not on_calibration:
         require_held_out(plain.samples.files if plain.samples else (), criterion.files)
     record = _TrialRecord.open(record_file, _search_key(original, config, plain.facts[Statistics], criterion))
     record.check(plain.facts[Plan])
-    trials = _Trials(original, data, config, criterion, record, hooks, progress, plain)
+    trials = _Trials(original, data, config, criterion, record, hooks, progress, plain, pool)
     count = 0
     if trials.loss(0) > limit:
         if not record.order:
             record.set_order(trials.measure_sensitivities())
         trials.candidates = _candidates(record.order, plain.facts[Plan])
-        count = _least(trials.loss, limit, len(trials.candidates))
+        count = trials.least(limit)
         if trials.loss(count) > limit:
             raise ConfigError(
                 f"the limit cannot be kept: with every part at a higher precision the model still has "
@@ -144,34 +151,82 @@ class _Trials:
         hooks: Sequence[Hook],
         progress: Progress,
         plain: Quantized,
+        pool: Pool,
     ) -> None:
         self._original, self._data, self._config = original, data, config
         self._criterion, self._record = criterion, record
-        self._hooks, self._progress = hooks, progress
+        self._hooks, self._progress, self._pool = hooks, progress, pool
+        self._samples = plain.samples
+        self._failed: dict[int, OnnxqError] = {}
         self._latest: tuple[int, Quantized] | None = (0, plain)
         self._losses: dict[int, float] = {}
         self.candidates: list[HigherPrecision] = []
 
     def loss(self, count: int) -> float:
         """Return the loss with `count` candidates, from the record if it has it."""
+        if count in self._failed:
+            raise self._failed[count]
         loss = self._record.losses.get(count)
         if loss is None:
             progress = _prefixed(f"trial {len(self._losses) + 1}", self._progress)
             loss = self._criterion.loss(self._quantized(count, progress).model, progress)
-            if math.isnan(loss):
-                raise ModelError(
-                    f"the loss with {count} parts at a higher precision is not a number: outputs of the float model or "
-                    "of the quantized one are not finite; check both with python -m onnxq.compare"
-                )
-            self._record.add(count, loss)
-            log.info("%d parts at a higher precision: %s", count, self._criterion.describe(loss))
+            self._add(count, loss)
         self._losses[count] = loss
         return loss
+
+    def _add(self, count: int, loss: float) -> None:
+        """Add a loss to the record.
+
+        Raises:
+            ModelError: it is not a number.
+        """
+        if math.isnan(loss):
+            raise ModelError(
+                f"the loss with {count} parts at a higher precision is not a number: outputs of the float model or "
+                "of the quantized one are not finite; check both with python -m onnxq.compare"
+            )
+        self._record.add(count, loss)
+        log.info("%d parts at a higher precision: %s", count, self._criterion.describe(loss))
+
+    def least(self, limit: float) -> int:
+        """Return the number of candidates that bisection finds; raises as `loss` does."""
+        most = len(self.candidates)
+        while self._pool.is_remote:
+            losses = self._record.losses
+            next_ones = asked_next(losses, limit, most, self._pool.at_once)
+            if not next_ones or next_ones[0] in self._failed:
+                break
+            self._measure([count for count in next_ones if count not in self._failed])
+        return least(self.loss, limit, most)
+
+    def _measure(self, counts: Sequence[int]) -> None:
+        """Measure several losses at once; what fails is raised if it is asked for."""
+        assert self._samples is not None
+        work = _Trial(
+            self._original, self._samples.to_send(), self._config, self._criterion, self.candidates, self._pool.cores
+        )
+
+        def told(done: int) -> None:
+            self._progress(f"trials {', '.join(map(str, counts))}", done, len(counts))
+
+        for number, found in self._pool.run(work, counts, told):
+            try:
+                if isinstance(found, OnnxqError):
+                    raise found
+                self._add(counts[number], found)
+            except OnnxqError as error:
+                self._failed[counts[number]] = error
 
     def measure_sensitivities(self) -> list[tuple[str, ...]]:
         """Return the nodes of each part of the network, the most sensitive part first."""
         measured = quantize(
-            self._original, self._data, self._config, hooks=self._hooks, sensitivity=True, progress=self._progress
+            self._original,
+            self._data,
+            self._config,
+            hooks=self._hooks,
+            sensitivity=True,
+            progress=self._progress,
+            pool=self._pool,
         )
         return [part.nodes for part in measured.facts[Sensitivities].worst_first()]
 
@@ -193,9 +248,47 @@ class _Trials:
         if self._latest is None or self._latest[0] != count:
             self._latest = None  # frees its memory before the next one is made
             config = _with(self._config, self.candidates[:count])
-            quantized = quantize(self._original, self._data, config, hooks=self._hooks, progress=progress)
+            quantized = quantize(
+                self._original, self._data, config, hooks=self._hooks, progress=progress, pool=self._pool
+            )
             self._latest = count, quantized
         return self._latest[1]
+
+
+class _Trial:
+    """Measures the loss with some of the candidates, where the pool runs it.
+
+    Args:
+        original, samples, config: as in `search`.
+        criterion: as in `search`.
+        candidates: all of them, in order.
+        share: cores to use; 0: all.
+    """
+
+    def __init__(
+        self,
+        original: onnx.ModelProto,
+        samples: Samples,
+        config: Config,
+        criterion: Criterion,
+        candidates: Sequence[HigherPrecision],
+        share: int,
+    ) -> None:
+        self._original, self._samples, self._config = original, samples, config
+        self._criterion = criterion
+        self._candidates = candidates
+        self._share = share
+
+    def __call__(self, count: int, finished: Finished) -> float | OnnxqError:
+        """Return the loss with so many candidates, or why there is none."""
+        try:
+            config = _with(self._config, self._candidates[:count])
+            with limited_cores(self._share):
+                return self._criterion.loss(quantize(self._original, self._samples, config).model, silent)
+        except OnnxqError as error:
+            return error
+        finally:
+            finished(1)
 
 
 def _prefixed(prefix: str, progress: Progress) -> Progress:
@@ -205,21 +298,6 @@ def _prefixed(prefix: str, progress: Progress) -> Progress:
         progress(f"{prefix}: {task}", done, total)
 
     return call
-
-
-def _least(loss: Callable[[int], float], limit: float, most: int) -> int:
-    """Return the least count whose loss is within the limit, if the loss falls with the count; `most` if none is."""
-    low, high = 0, 1
-    while high < most and loss(high) > limit:
-        low, high = high, 2 * high
-    high = min(high, most)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if loss(middle) > limit:
-            low = middle
-        else:
-            high = middle
-    return high
 
 
 def _candidates(order: Iterable[tuple[str, ...]], plan: Plan) -> list[HigherPrecision]:
@@ -322,6 +400,7 @@ class _TrialRecord:
     def _write(self) -> None:
         if self._path is None:
             return
-        content = {"key": self._key, "order": self.order, "losses": {str(k): v for k, v in self.losses.items()}}
+        losses = {str(count): self.losses[count] for count in sorted(self.losses)}
+        content = {"key": self._key, "order": self.order, "losses": losses}
         with atomic_write(self._path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -52,6 +52,11 @@ class Pool(ABC):
     kept: Path | None = None
 
     @property
+    def at_once(self) -> int:
+        """Number of tasks that run at the same time."""
+        return 1
+
+    @property
     def is_lost(self) -> bool:
         """Whether nothing can run in it any more."""
         return False

@@ -181,6 +181,22 @@ def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
+_share = 0
+
+
+@contextlib.contextmanager
+def limited_cores(number: int) -> Iterator[None]:
+    """Let `cores` return this number within the block; 0 leaves it as it is."""
+    global _share
+    before, _share = _share, number or _share
+    try:
+        yield
+    finally:
+        _share = before
+
+
 def cores() -> int:
     """Return the number of cores that this process may use."""
+    if _share:
+        return _share
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -66,6 +66,19 @@ def test_several_models_share_the_workers(onnxq, model, address):
     assert expected[0] == expected[1]
 
 
+def test_a_search_finds_the_same(onnxq, model, address):
+    for number in range(4):
+        draw(f"others/{number}.png", 50 + number)
+    options = ("--calib", "calib", "--images", "others", "--weight-bits", "4", "--no-reconstruct", "--min-sqnr", "50")
+    found = []
+    for name, words in (("alone", ()), ("workers", ("--workers", address))):
+        ran = onnxq(model, *options, *words, "-o", f"{name}.onnx", "--report", f"{name}.json")
+        assert ran.code == 0, ran.err
+        found.append((Path(f"{name}.onnx").read_bytes(), json.loads(Path(f"{name}.json").read_text())["search"]))
+    assert found[0] == found[1]
+    assert len(found[0][1]["trials"]) > 2
+
+
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory):
     """The demo model on integers."""

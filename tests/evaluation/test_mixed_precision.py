@@ -1,10 +1,12 @@
 import json
 import math
 import re
+from functools import partial
 
 import numpy as np
 import onnx
 import pytest
+from cut_pool import Cut
 from graphs import copy, csp, feed, silu_chain
 from PIL import Image
 
@@ -13,6 +15,7 @@ from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.evaluation.criteria import Criterion, SqnrCriterion
 from onnxq.evaluation.mixed_precision import HigherPrecision, search
 from onnxq.facts import Plan, Sensitivities
+from onnxq.runtime.pool import IN_PROCESS
 
 NODE = "conv0"
 """A node of the model."""
@@ -262,3 +265,84 @@ def test_pictures_that_were_calibrated_with_are_refused(model, pictures):
     ):
         search(model, pictures / "calibrated", CONFIG, criterion, 0)
     assert search(model, pictures / "calibrated", CONFIG, criterion, 0, on_calibration=True).loss < 0
+
+
+class AtOnce(Cut):
+    """A pool that runs several trials at once, and notes which."""
+
+    def __init__(self, number):
+        super().__init__([2])
+        self._number = number
+        self.counts = []
+
+    @property
+    def at_once(self):
+        return self._number
+
+    def run(self, work, tasks, finished, merge=None):
+        if isinstance(tasks[0], int):
+            self.counts += tasks
+        return super().run(work, tasks, finished, merge)
+
+
+PRICES = {
+    "falls": integers,
+    "rises and falls": lambda model: float(stored(model)[0] * 7 % 5),
+    "never within": lambda model: 50.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("price", "at_once"), [("falls", 1), ("falls", 4), ("rises and falls", 4), ("never within", 2)]
+)
+def test_trials_in_a_pool_find_the_same(model, feeds, tmp_path, price, at_once):
+    runs = []
+    for pool in (IN_PROCESS, AtOnce(at_once)):
+        told = {}
+        try:
+            record = tmp_path / f"{pool.is_remote}.json"
+            result, _ = found(model, feeds, 1, PRICES[price], pool=pool, record_file=record)
+            told = result.kept, result.loss, result.trials, result.config, result.quantized.model.SerializeToString()
+        except ConfigError as error:
+            told = str(error)
+        runs.append(told)
+    assert runs[0] == runs[1]
+    assert len(set(pool.counts)) == len(pool.counts) >= 1
+    serial, parallel = (json.loads((tmp_path / f"{kind}.json").read_text()) for kind in (False, True))
+    assert serial["order"] == parallel["order"]
+    assert serial["losses"].items() <= parallel["losses"].items()
+    assert list(parallel["losses"]) == sorted(parallel["losses"], key=int)
+
+
+def test_a_record_of_one_process_goes_on_in_a_pool(model, feeds, tmp_path):
+    record = tmp_path / "record.json"
+    with pytest.raises(KeyboardInterrupt):
+        found(model, feeds, 3, criterion=ByNodes(integers, patience=3), record_file=record)
+    before = json.loads(record.read_text())["losses"]
+    pool = AtOnce(2)
+    result, _ = found(model, feeds, 3, pool=pool, record_file=record)
+    assert not set(pool.counts) & set(map(int, before))
+    assert result.kept == found(model, feeds, 3)[0].kept
+
+
+def test_what_fails_is_raised_only_if_bisection_asks_for_it(model, feeds):
+    most = stored(found(model, feeds, 100)[0].quantized.model)[0]
+    shift = most - 9
+
+    def fails_beyond(model, left):
+        count = stored(model)[0] - shift
+        if count < left:
+            raise DataError("this trial fails")
+        return 9.0 if count > 8 else math.nan if count < 7 else 0.0
+
+    pool = AtOnce(4)
+    result, _ = found(model, feeds, 1, partial(fails_beyond, left=6), pool=pool)
+    assert result.kept == found(model, feeds, 1, partial(fails_beyond, left=6))[0].kept
+    assert max(pool.counts) > len(result.kept)
+    with pytest.raises(DataError, match="this trial fails"):
+        found(model, feeds, 1, partial(fails_beyond, left=9), pool=AtOnce(4))
+
+
+def test_a_generator_cannot_be_sent(model, feeds):
+    with pytest.raises(DataError, match="cannot be sent to workers"):
+        search(model, (each for each in feeds), CONFIG, ByNodes(integers), 1, pool=AtOnce(2))

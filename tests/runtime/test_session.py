@@ -10,7 +10,7 @@ from texts import DOUBLE, HEAD, THREE_OUTPUTS, rows
 
 from onnxq.errors import ModelError
 from onnxq.runtime import streaming
-from onnxq.runtime.session import cores, fitted, iter_outputs, open_session, run, run_named
+from onnxq.runtime.session import cores, fitted, iter_outputs, limited_cores, open_session, run, run_named
 from onnxq.targets import OPENVINO, ORT
 
 TWO_NODES = parser.parse_model(
@@ -132,3 +132,15 @@ def test_there_is_a_core():
 def test_a_missing_file_is_named():
     with pytest.raises(ModelError, match=r"nowhere.model\.onnx"):
         open_session(Path("nowhere") / "model.onnx")
+
+
+def test_cores_are_limited_within_a_block():
+    before = cores()
+    with limited_cores(7):
+        assert cores() == 7
+        with limited_cores(0):
+            assert cores() == 7
+        with limited_cores(3):
+            assert cores() == 3
+        assert cores() == 7
+    assert cores() == before
