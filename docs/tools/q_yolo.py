@@ -10,20 +10,20 @@ onnxruntime runs the files. Each model is observed once, and all ranges come fro
 at 8 bits, whose scales migrate, is calibrated by itself.
 
 Each result is written to the cache at once. It is measured again only if the model, the images, the options or the code
-change, so an interrupted run continues. The document is written after each result.
+change, so an interrupted run continues. The document is written after each result. With `--workers`, each worker
+measures a cell of the tables at a time.
 """
 
 import argparse
 import dataclasses
 import hashlib
-import itertools
-import json
+import importlib
 import math
 import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -36,9 +36,13 @@ import onnxq.passes
 from docs.tools.costs import bit_operations, layers, operations, packed_size
 from docs.tools.histogram_plots import picture
 from docs.tools.q_yolo_settings import ACTIVATIONS, BITS, ENDS, METHODS, TARGET, Setting, settings
+from docs.tools.q_yolo_tables import markdown, score
+from docs.tools.result_cache import Cache, digest
 from onnxq.api import load_statistics, open_data, quantize, save_statistics
+from onnxq.cluster import open_pool
 from onnxq.config import Config
 from onnxq.console.terminal import guarded
+from onnxq.console.workers import add_workers
 from onnxq.errors import ConfigError
 from onnxq.evaluation.average_precision import measure_precision
 from onnxq.evaluation.ground_truth import GroundTruth
@@ -54,57 +58,23 @@ from onnxq.passes.observe import Observe
 from onnxq.passes.verify import Verify
 from onnxq.pipeline import Pipeline
 from onnxq.qdq.reasons import summary_of
+from onnxq.runtime.pool import IN_PROCESS, Finished, Pool
+from onnxq.runtime.session import limited_cores
 from onnxq.yolo.detector import detect
 
 _BEGIN, _END = "<!-- tables: written by docs/tools/q_yolo.py -->", "<!-- end of tables -->"
-_FORMAT = "onnxq q_yolo 1"
-
-
-class Cache:
-    """Results in a JSON file, keyed by a digest of everything that they depend on.
-
-    Raises:
-        ConfigError: the file is not a cache of this script, or cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.results: dict[str, dict[str, Any]] = {}
-        check_writable(path)
-        if not path.exists():
-            return
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            known = stored["format"] == _FORMAT
-            self.results = stored["results"]
-        except (ValueError, KeyError, TypeError, OSError):
-            known = False
-        if not known:
-            raise ConfigError(f"--cache {path}: not a cache of this script; remove it, or give another name")
-
-    def add(self, key: str, result: dict[str, Any]) -> None:
-        """Add a result and write the file."""
-        self.results[key] = result
-        with atomic_write(self.path) as temporary:
-            temporary.write_text(
-                json.dumps({"format": _FORMAT, "results": self.results}, indent=1) + "\n", encoding="utf-8"
-            )
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _code_digest() -> str:
     """Return a digest of the sources of onnxq: another version gives other numbers."""
     folders = [Path(onnxq.__path__[0]), Path(onnxq.passes.__path__[0])]
     files = sorted((path.relative_to(folder).as_posix(), path) for folder in folders for path in folder.rglob("*.py"))
-    return _digest([(name, path.read_text(encoding="utf-8")) for name, path in files])
+    return digest([(name, path.read_text(encoding="utf-8")) for name, path in files])
 
 
 def _folder_digest(folder: Path) -> str:
     """Return a digest of the names and sizes of the files of a folder."""
-    return _digest([(path.name, path.stat().st_size) for path in sorted(folder.iterdir())] if folder.is_dir() else [])
+    return digest([(path.name, path.stat().st_size) for path in sorted(folder.iterdir())] if folder.is_dir() else [])
 
 
 # Measuring
@@ -121,7 +91,7 @@ class Study:
         images: the folder with its images.
         max_images: number of images to evaluate on; None: all.
         threads: images evaluated at a time; 0: one per core.
-        cache: results so far; histograms are stored beside its file.
+        cache: results so far; histograms are stored beside its file. None on a worker.
     """
 
     calib: Path
@@ -130,7 +100,7 @@ class Study:
     images: Path
     max_images: int | None
     threads: int
-    cache: Cache
+    cache: Any
 
     @cached_property
     def truth(self) -> GroundTruth:
@@ -159,23 +129,30 @@ class Subject:
 
     def result(self, setting: Setting | None) -> dict[str, Any] | None:
         """Return the cached result of a setting, or of the float model if it is None; None if it is not cached."""
-        return self._study.cache.results.get(self._key(setting))
+        return self._study.cache.results.get(self.key(setting))
 
     def measured(self, setting: Setting | None) -> dict[str, Any]:
         """Measure a setting, cached or not, and add the result to the cache."""
-        found = self._measure(setting)
-        self._study.cache.add(self._key(setting), found)
+        return self.add(setting, self.measure(setting))
+
+    def add(self, setting: Setting | None, found: dict[str, Any]) -> dict[str, Any]:
+        """Add the result of a setting to the cache, and return it."""
+        self._study.cache.add(self.key(setting), found)
         return found
 
     @cached_property
     def statistics(self) -> Statistics:
         """Return the statistics of the calibration images; they are stored beside the cache."""
+        return self.observed(IN_PROCESS)
+
+    def observed(self, pool: Pool) -> Statistics:
+        """Return the statistics, observed in a pool unless they are stored."""
         cache = self._study.cache.path
-        kept = cache.with_name(f"{cache.stem}.{self.path.stem}.{_digest(self._sha, self._study.key)[:12]}.npz")
+        kept = cache.with_name(f"{cache.stem}.{self.path.stem}.{digest(self._sha, self._study.key)[:12]}.npz")
         if kept.exists():
             return load_statistics(kept)
         config = Config(target=TARGET, include=self.ends)  # for all rows, whatever they keep float
-        passes = [*onnxq.passes.prepare_and_plan(config), Observe(self._samples())]
+        passes = [*onnxq.passes.prepare_and_plan(config), Observe(self._samples(), pool=pool)]
         found = Pipeline(passes).run(Model(self._original))[Statistics]
         save_statistics(found, kept)
         return found
@@ -193,15 +170,17 @@ class Subject:
         count = Config(count=self._study.count)
         return open_data(str(self._study.calib), self._original, detect(self._original), count)
 
-    def _key(self, setting: Setting | None) -> str:
+    def key(self, setting: Setting | None) -> str:
+        """Return what tells the result of a setting from those of others."""
         if setting is None:
-            return _digest(self._sha, self._study.key)
+            return digest(self._sha, self._study.key)
         config = setting.config(self.ends, self._study.count)
         # Defaults are resolved: two settings with the same effect share a result.
         decided = {**dataclasses.asdict(config), "method": config.method_used, "reconstruct": config.reconstructs}
-        return _digest(self._sha, self._study.key, decided)
+        return digest(self._sha, self._study.key, decided)
 
-    def _measure(self, setting: Setting | None) -> dict[str, Any]:
+    def measure(self, setting: Setting | None) -> dict[str, Any]:
+        """Measure a setting."""
         start = time.perf_counter()
         model, plan = (self._original, None) if setting is None else self.quantized(setting)
         quantized = time.perf_counter()
@@ -236,75 +215,36 @@ class Subject:
         return made.model, made.facts[Plan]
 
 
+class _Cells:
+    """Measures cells of the tables on a worker; what it reads is kept for the next cell.
+
+    Args:
+        study: the data.
+        paths: of the models.
+        statistics: of each model.
+        share: cores to use.
+    """
+
+    def __init__(self, study: Study, paths: Sequence[Path], statistics: Sequence[Statistics], share: int) -> None:
+        self._study = dataclasses.replace(study, cache=None)
+        self._paths, self._statistics, self._share = paths, statistics, share
+        self._subjects: dict[int, Subject] = {}
+
+    def __call__(self, cell: tuple[int, Setting | None], finished: Finished) -> dict[str, Any]:
+        """Return the result of a setting, and None for the float model, of the model of a number."""
+        number, setting = cell
+        with limited_cores(self._share):
+            if number not in self._subjects:
+                self._subjects[number] = subject = Subject(self._paths[number], self._study)
+                subject.statistics = self._statistics[number]
+            return self._subjects[number].measure(setting)
+
+
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-# Tables
-
-
-def markdown(subjects: Sequence[Subject], rows: Sequence[Setting]) -> str:
-    """Return the cached results of these rows as tables: AP alone first, then all numbers of each row."""
-    lines: list[str] = []
-    for subject in subjects:
-        results = {row: found for row in rows if (found := subject.result(row)) is not None}
-        plain = subject.result(None)
-        if plain is not None:
-            lines += ["", f"## {subject.path.stem}", "", *_overview(results, plain)]
-        for ends, title in ENDS.items():
-            of_ends = {row: found for row, found in results.items() if row.ends == ends}
-            if plain is not None and of_ends:
-                lines += ["", f"### {subject.path.stem}, {title}", "", *_table(of_ends, plain)]
-    return "\n".join(lines).strip() + "\n"
-
-
-def _overview(results: Mapping[Setting, dict[str, Any]], plain: dict[str, Any]) -> Iterator[str]:
-    columns = sorted({(row.bits, row.activations) for row in results}, key=_bits_first)
-    yield f"AP; float {plain['ap']:.2f}. W-A: bits of weights and activations, s: symmetric activations.\n"
-    yield _line("first and last", "method", *(f"{bits}{' s' * ACTIVATIONS[kind]}" for bits, kind in columns))
-    yield _line(*["---"] * (2 + len(columns)))
-    for ends, method in itertools.product(ENDS, METHODS):
-        cells = [results.get(Setting(ends, kind, bits, method)) for bits, kind in columns]
-        if any(cells):
-            yield _line(ends, method, *("" if cell is None else _score(cell["ap"]) for cell in cells))
-
-
-def _table(results: Mapping[Setting, dict[str, Any]], plain: dict[str, Any]) -> Iterator[str]:
-    headings = ["MB", "MB packed", "OPs G", "BOPs G", "seconds"]
-    yield _line("W-A", "activations", "method", *METRICS.values(), *headings)
-    yield _line(*["---"] * (3 + len(METRICS) + len(headings)))
-    yield _line("32-32", "", "float", *_numbers(plain))
-    order = list(METHODS)
-    for row in sorted(results, key=lambda r: (_bits_first((r.bits, r.activations)), order.index(r.method))):
-        yield _line(row.bits, row.activations, row.method, *_numbers(results[row]))
-    found = next(iter(results.values()))
-    kept = sum(found["float_convs"].values())
-    reasons = "; ".join(f"{count} float: {reason}" for reason, count in found["float_convs"].items())
-    yield f"\n{found['convs'] - kept} of {found['convs']} Convs quantized{'; ' + reasons if reasons else ''}."
-
-
-def _bits_first(column: tuple[str, str]) -> tuple[int, int, str]:
-    weight, activation = map(int, column[0].split("-"))
-    return -activation, -weight, column[1]
-
-
-def _numbers(found: dict[str, Any]) -> list[str]:
-    return [
-        *(_score(found[metric]) for metric in METRICS),
-        f"{found['bytes'] / 1e6:.2f}",
-        f"{found['packed_bytes'] / 1e6:.2f}",
-        f"{found['ops'] / 1e9:.3f}",
-        f"{found['bops'] / 1e9:.1f}",
-        f"{found['seconds_quantizing']:.0f} + {found['seconds_evaluating']:.0f}",
-    ]
-
-
-def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+# The document
 
 
 def document_with(text: str, tables: str) -> str:
@@ -371,19 +311,41 @@ def _run(args: argparse.Namespace) -> None:
     rows = list(settings(args.ends, args.activations, args.bits, args.methods))
     if args.plot is not None:
         draw(subjects[0], args.tensor, args.plot)
-    todo = [(subject, row) for row in (None, *rows) for subject in subjects]
-    for number, (subject, row) in enumerate(todo, start=1):
-        if subject.result(row) is None:
-            found = subject.measured(row)
+    todo = [(number, row) for row in (None, *rows) for number in range(len(subjects))]
+    left: dict[str, Cell] = {}
+    for place, (number, row) in enumerate(todo, start=1):
+        if subjects[number].result(row) is None:
+            left.setdefault(subjects[number].key(row), (place, number, row))
+    with open_pool(args.workers) as pool:
+        for (place, number, row), found in _measured(list(left.values()), study, subjects, pool):
+            subject = subjects[number]
+            subject.add(row, found)
             what = "float" if row is None else f"{row.method}, {row.bits}, {row.activations}, ends {row.ends}"
             seconds = found["seconds_quantizing"] + found["seconds_evaluating"]
-            line = f"{number}/{len(todo)} {subject.path.stem}: {what}: AP {_score(found['ap'])}, {seconds:.0f} s"
+            line = f"{place}/{len(todo)} {subject.path.stem}: {what}: AP {score(found['ap'])}, {seconds:.0f} s"
             print(line, file=sys.stderr, flush=True)
             _write(args.document, study, subjects, rows)
     if args.document is None:
         print(_head(study) + "\n" + markdown(subjects, rows), end="")
     else:
         _write(args.document, study, subjects, rows)
+
+
+Cell = tuple[int, int, Setting | None]
+"""Number of a cell among all, of its model, and the setting; None for the float model."""
+
+
+def _measured(
+    cells: Sequence[Cell], study: Study, subjects: Sequence[Subject], pool: Pool
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Yield the cells with their results, as they end."""
+    if not pool.is_remote or not cells:
+        yield from ((cell, subjects[cell[1]].measure(cell[2])) for cell in cells)
+        return
+    statistics = [subject.observed(pool) for subject in subjects]
+    work = _Cells(study, [subject.path for subject in subjects], statistics, pool.cores)
+    tasks = [(number, setting) for _, number, setting in cells]
+    yield from ((cells[place], found) for place, found in pool.run(work, tasks, lambda _: None))
 
 
 def _write(target: Path | None, study: Study, subjects: Sequence[Subject], rows: Sequence[Setting]) -> None:
@@ -411,10 +373,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--activations", nargs="+", choices=tuple(ACTIVATIONS), default=tuple(ACTIVATIONS))
     parser.add_argument("--ends", nargs="+", choices=tuple(ENDS), default=tuple(ENDS), help="first and last Convs")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="images evaluated at a time (all cores)")
+    add_workers(parser, "measure the cells")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     args = parser.parse_args(argv)
     return guarded(lambda: _run(args), args.debug)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    # Workers import what they are sent by the name of this module, which `__main__` is not.
+    raise SystemExit(importlib.import_module("docs.tools.q_yolo").main())

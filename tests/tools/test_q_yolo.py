@@ -310,3 +310,27 @@ class TestPicture:
     def test_a_tensor_of_that_name_must_be_there(self, folder, tmp_path):
         with pytest.raises(ConfigError, match=r"--tensor nothing: no SiLU that a Conv reads; there are Mul_2_out, "):
             q_yolo.draw(subject(folder, tmp_path / "cache.json"), "nothing", tmp_path / "a.svg")
+
+
+class TestWorkers:
+    @pytest.mark.slow
+    def test_cells_are_those_of_one_process(self, folder, tmp_path, capsys, dask_pool):
+        found = {}
+        address = dask_pool._client.scheduler.address
+        for name, words in (("alone", ()), ("workers", ("--workers", address))):
+            cache = tmp_path / f"{name}.json"
+            document = tmp_path / f"{name}.md"
+            document.write_text(f"{q_yolo._BEGIN}\n{q_yolo._END}\n")
+            assert q_yolo.main(arguments(folder, cache, *FEW, "--document", document, *words)) == 0
+            results = json.loads(cache.read_text())["results"]
+            found[name] = {
+                key: {what: number for what, number in each.items() if not what.startswith("seconds")}
+                for key, each in results.items()
+            }
+            err = capsys.readouterr().err.splitlines()
+            assert sorted(line.split()[0] for line in err) == [f"{k}/7" for k in range(1, 8)]
+        assert found["alone"] == found["workers"]
+        [alone, workers] = (sorted(tmp_path.glob(f"{name}.sketch.*.npz")) for name in found)
+        assert alone[0].read_bytes() == workers[0].read_bytes()
+        texts = [(tmp_path / f"{name}.md").read_text().splitlines() for name in found]
+        assert [line.rpartition(" | ")[0] for line in texts[0]] == [line.rpartition(" | ")[0] for line in texts[1]]
