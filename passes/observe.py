@@ -184,6 +184,8 @@ def _check(counted: "_Counted", steps: int, sums: "_Sums") -> None:
     ends = [0, *(place for each in ranges for place in each), steps]
     if ends != sorted(ends):
         raise ValueError("samples come twice")
+    for each in sums.histograms.values():
+        Histogram.of(each.counts, each.exponent, each.start, each.low, each.high, each.floor)
     _Sums(counted, InputMonitor()).merge(sums)
 
 

@@ -6,6 +6,7 @@ from cut_pool import Cut
 from graphs import csp, feed, planned
 from PIL import Image
 
+from onnxq.calibration.array_files import write_archive
 from onnxq.calibration.samples import open_samples
 from onnxq.calibration.statistics_file import save_statistics
 from onnxq.errors import ConfigError, DataError
@@ -146,6 +147,19 @@ def test_a_file_that_is_no_such_file_is_refused(pictures, tmp_path):
     with pytest.raises(DataError, match=r"kept.npz: is no file of finished samples \(.*\); remove it, and run this"):
         observed(str(pictures), Losing(None, kept))
     assert kept.read_text() == "notes of mine"
+
+
+def test_histograms_that_no_values_make_are_refused(pictures, tmp_path):
+    kept = tmp_path / "kept.npz"
+    with pytest.raises(ConfigError):
+        observed(str(pictures), Losing(4, kept))
+    with np.load(kept) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    counts = {name: values for name, values in arrays.items() if values.ndim == 1 and name != "header"}
+    changed = {name: -values.astype(np.int64) for name, values in counts.items() if values.dtype.kind in "ui"}
+    write_archive(kept, arrays | changed)
+    with pytest.raises(DataError, match=r"kept.npz: is no file of finished samples \(has counts below 0"):
+        observed(str(pictures), Losing(None, kept))
 
 
 def test_blank_pictures_are_those_of_one_process(pictures):
