@@ -8,8 +8,8 @@
 - locate_error: the layers that a runtime computes wrongly
 - cpu: the name and the instructions of this machine's CPU
 
-onnxruntime 1.32 sends events of what it runs to its maker, and keeps files for that in the home and temporary folders.
-It does neither here, unless the environment says `ORT_DISABLE_TELEMETRY=0` or onnxruntime was imported before.
+From 1.29 on, onnxruntime sends events of what it runs to its maker, and keeps files for that in the home and temporary
+folders. It does neither here, unless the environment says `ORT_DISABLE_TELEMETRY=0` or onnxruntime was imported before.
 """
 
 import os
