@@ -1,5 +1,6 @@
 """Rule for last layers that stay float because they take little time."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -45,10 +46,12 @@ class FloatLastRule:
 
 
 def products(conv: Node) -> int | None:
-    """Return the multiplications of a Conv or ConvTranspose with a constant weight for one image; None if unknown.
+    """Return the multiplications of a Conv or ConvTranspose for one image; None if the size of its images is unknown.
 
     Each weight is used once per output position, or input position of a ConvTranspose.
+
+    Args:
+        conv: its weight has a known shape, as constants have.
     """
     count = positions(conv.outputs[0] if conv.op == "Conv" else conv.inputs[0])
-    weight = constant(conv.inputs[1])
-    return None if count is None or weight is None else count * weight.size
+    return None if count is None else count * math.prod(conv.inputs[1].shape)
