@@ -5,6 +5,7 @@ import importlib
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -127,17 +128,27 @@ def _local(distributed: Any, processes: int) -> Iterator[Any]:
 def _interrupted_later() -> Iterator[None]:
     """Let Ctrl+C raise KeyboardInterrupt at the end of the block: while it starts processes, Dask leaves them behind.
 
-    Threads and processes that are started in the block get no interrupt at all.
+    Threads and processes that are started in the block get no interrupt at all. Other threads may get it, for which
+    Python calls the handler in the main thread.
     """
     if sys.platform == "win32":
         yield
         return
     resource_tracker.ensure_running()  # its start would let interrupts through again
+    handler = signal.getsignal(signal.SIGINT)
+    held: list[tuple[Any, ...]] = []
+    is_held = callable(handler) and threading.current_thread() is threading.main_thread()
+    if is_held:
+        signal.signal(signal.SIGINT, lambda *interrupt: held.append(interrupt))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_held:
+            signal.signal(signal.SIGINT, handler)
+        if held and callable(handler):
+            handler(*held[0])
 
 
 def _close(client: Any) -> None:

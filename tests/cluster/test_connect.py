@@ -1,7 +1,8 @@
-import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 
 import pytest
 from distant_work import Doubling
@@ -52,21 +53,30 @@ def test_without_the_option_work_stays_here():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="cannot hold back signals")
-def test_an_interrupt_waits_until_the_processes_have_started():
-    passed = []
+@pytest.mark.parametrize("receiver", ["this thread", "another thread"])
+def test_an_interrupt_waits_until_the_processes_have_started(receiver):
+    passed, ended = [], threading.Event()
+    other = threading.Thread(target=ended.wait)
+    other.start()
+    thread = threading.main_thread() if receiver == "this thread" else other
 
     def start():
         with _interrupted_later():
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(thread.ident, signal.SIGINT)
+            time.sleep(0.01)
             passed.append("the block")
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             start()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+        ended.set()
+        other.join()
     assert passed == ["the block"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_processes_do_not_profile_themselves():
