@@ -1,18 +1,22 @@
 """plan-quantization: selects tensors for Q/DQ pairs and nodes that stay float, by the rules of the target."""
 
 import difflib
+import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from onnxq.errors import ConfigError, ModelError
-from onnxq.facts import DecodeBoundary, Plan
+from onnxq.facts import DecodeBoundary, Plan, QuantizationPoint
 from onnxq.ir import Model, Node
 from onnxq.pipeline import Analysis, Facts
 from onnxq.qdq.placement import quantization_points, quantized_weights
+from onnxq.qdq.reasons import is_choice
 from onnxq.qdq.selection import NodeSelection
 from onnxq.targets import Target
+
+log = logging.getLogger(__name__)
 
 
 class PlanQuantization(Analysis[Plan]):
@@ -31,7 +35,7 @@ class PlanQuantization(Analysis[Plan]):
         exclude: nodes to keep float: a name, `op:TYPE` or `re:REGEX` (searched in the names).
         include: nodes to run on integers although the target prefers float: patterns as in `exclude`.
         bits: patterns as in `exclude`, each with the widths of weight and input of the nodes that match; the last
-            matching pattern counts.
+            matching pattern counts. A pattern that changes nothing is warned of.
         half: scales are float16 values.
 
     Raises:
@@ -73,7 +77,8 @@ class PlanQuantization(Analysis[Plan]):
     def run(self, model: Model, facts: Facts) -> Plan:
         """Return the plan."""
         nodes = model.graph.nodes
-        widths = {name: w for pattern, w in self._bits for name in matches([pattern], nodes, "--bits")}
+        matched = [(pattern, widths, matches([pattern], nodes, "--bits")) for pattern, widths in self._bits]
+        widths = {name: each for _, each, names in matched for name in names}
         excluded, included = matches(self._exclude, nodes), matches(self._include, nodes, "--include")
         for name in included.keys() & excluded.keys():
             raise ConfigError(
@@ -84,9 +89,14 @@ class PlanQuantization(Analysis[Plan]):
         if not selection.layers:
             reasons = sorted({str(selection.skipped[n.name]) for n in nodes if n.op == "Conv"})
             raise ModelError(f"no Conv can be quantized: {'; '.join(reasons)}")
+        points = quantization_points(selection, model, self._activation_scheme, self._act_bits, widths)
+        weights = quantized_weights(selection, self._weight_scheme, self._weight_bits, widths)
+        for pattern, (weight, activation), names in matched:
+            if why := _no_effect(names, selection, activation, points):
+                log.warning("--bits %s=%d/%d has no effect: %s", pattern, weight, activation, why)
         return Plan(
-            points=quantization_points(selection, model, self._activation_scheme, self._act_bits, widths),
-            weights=quantized_weights(selection, self._weight_scheme, self._weight_bits, widths),
+            points=points,
+            weights=weights,
             integer=frozenset(selection.integer),
             layers=tuple(node.name for node in selection.layers),
             skipped=selection.skipped,
@@ -101,6 +111,30 @@ def _refuse_impossible(included: Mapping[str, str], selection: NodeSelection, no
                 f"--include {included[node.name]}: {node.op} {node.name!r} cannot run on integers: "
                 f"{selection.skipped[node.name]}; leave it out"
             )
+
+
+def _no_effect(
+    names: Collection[str], selection: NodeSelection, activation: int, points: Iterable[QuantizationPoint]
+) -> str | None:
+    """Return why none of some nodes has a width of its own, or None if one has.
+
+    Args:
+        names: of the nodes.
+        selection: the nodes on integers.
+        activation: the width that was asked for their inputs.
+        points: the tensors that are quantized.
+    """
+    layers = {layer.name for layer in selection.layers}
+    readers = {user for point in points if point.scheme.bits == activation for user in point.users}
+    if any(name in layers or name in readers & selection.integer for name in names):
+        return None
+    if any(name in selection.integer for name in names):
+        return "the widths of what it reads follow from other nodes; name the Convs of the same tensors"
+    first, *others = names
+    reason = selection.skipped[first]
+    which = f"{first!r}, and {len(others)} more stay" if others else f"{first!r} stays"
+    remedy = f"; --include {first} puts it on integers" if is_choice(reason) else ""
+    return f"{which} float ({reason}){remedy}"
 
 
 def matches(patterns: Iterable[str], nodes: Iterable[Node], option: str = "--exclude") -> dict[str, str]:

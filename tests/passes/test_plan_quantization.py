@@ -106,6 +106,51 @@ def test_a_layer_kept_float_elsewhere_may_have_a_pair_directly_behind():
     assert "float_out" in tensors(plan)
 
 
+# --- widths that change nothing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "pattern", "why"),
+    [
+        (
+            ORT,
+            "conv0",
+            "'conv0' stays float (stem: 8 channels at 16 x 16, integer kernels save no time); "
+            "--include conv0 puts it on integers",
+        ),
+        (ORT, "re:^(sigmoid|mul)[04]$", "'sigmoid0', and 3 more stay float (float-producer: its Conv 'conv0' has"),
+        (OPENVINO, "conv2", "'conv2' stays float (excluded: matches conv2)"),
+        (OPENVINO, "op:Add", "'add0' stays float (no-rule: OpenVINO runs Add in float)"),
+        (
+            GENERIC,
+            "op:Sigmoid",
+            "the widths of what it reads follow from other nodes; name the Convs of the same tensors",
+        ),
+        (GENERIC, "op:Concat", "the widths of what it reads follow from other nodes"),
+    ],
+)
+def test_a_width_that_no_node_takes_is_warned_of(target, pattern, why, caplog):
+    excluded = ["conv2"] if target is OPENVINO else []
+    plan = plan_of(csp(), target, exclude=excluded, bits=[(pattern, (4, 4))])
+    assert f"--bits {pattern}=4/4 has no effect: {why}" in caplog.text
+    assert plan == plan_of(csp(), target, exclude=excluded)
+
+
+@pytest.mark.parametrize(
+    ("target", "pattern"), [(ORT, "op:Conv"), (ORT, "conv2"), (OPENVINO, "last"), (GENERIC, "op:Conv")]
+)
+def test_a_width_that_a_node_takes_is_not_warned_of(target, pattern, caplog):
+    plan = plan_of(csp(), target, bits=[(pattern, (4, 4))])
+    assert not caplog.text
+    assert plan != plan_of(csp(), target)
+
+
+def test_a_width_that_takes_effect_once_the_node_runs_on_integers_is_not_warned_of(caplog):
+    plan = plan_of(csp(), ORT, include=["conv0"], bits=[("conv0", (4, 8))])
+    assert not caplog.text
+    assert {w.tensor: w.scheme.bits for w in plan.weights}["conv0_weight"] == 4
+
+
 # --- the rest ---------------------------------------------------------------------------------------------------------
 
 
