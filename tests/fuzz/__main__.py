@@ -23,7 +23,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 
-sys.path[:0] = [str(ROOT / folder) for folder in (".", "tests/fuzz", "tests/support", "tests/support/models")]
+_SUPPORT = ("tests/fuzz", "tests/support", "tests/support/models", "tests/support/pools")
+
+sys.path[:0] = [str(ROOT / folder) for folder in (".", *_SUPPORT)]
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads do not survive a fork
 
 import fuzzing  # noqa: E402

@@ -215,6 +215,29 @@ def annotations(names: list[str], side: tuple[int, int]) -> dict[str, Any]:
 
 def faulty_calibration(path: Path, rng: random.Random) -> bytes:
     """Return a calibration file that was changed."""
+
+    def change(header: Any) -> Any:
+        if rng.random() < 0.4:
+            return damaged(header, rng)
+        header["tensors"][0] = damaged(header["tensors"][0], rng, 1)
+        return header
+
+    return _faulty_sums(path, rng, change)
+
+
+def faulty_finished(path: Path, rng: random.Random) -> bytes:
+    """Return a file of finished samples that was changed."""
+    return _faulty_sums(
+        path,
+        rng,
+        lambda header: (
+            damaged(header, rng) if rng.random() < 0.1 else {**header, "state": damaged(header["state"], rng, 2)}
+        ),
+    )
+
+
+def _faulty_sums(path: Path, rng: random.Random, change_header: Callable[[Any], Any]) -> bytes:
+    """Return an archive of arrays and a header of JSON that was changed: its bytes, its header or an array."""
     content = path.read_bytes()
     if rng.random() < 0.3:
         return flipped(content, rng)
@@ -222,10 +245,7 @@ def faulty_calibration(path: Path, rng: random.Random) -> bytes:
         arrays = {name: archive[name] for name in archive.files}
     header = json.loads(arrays["header"].tobytes())
     if rng.random() < 0.6:
-        if rng.random() < 0.6:
-            header["tensors"][0] = damaged(header["tensors"][0], rng, 1)
-        else:
-            header = damaged(header, rng)
+        header = change_header(header)
         arrays["header"] = np.frombuffer(json.dumps(header).encode("utf-8", "surrogatepass"), np.uint8)
     else:
         name = rng.choice(list(arrays))

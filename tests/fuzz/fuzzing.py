@@ -34,8 +34,8 @@ class Command(NamedTuple):
     arguments: list[str]
 
 
-MODULES = ("onnxq.cli", "onnxq.compare", "onnxq.evaluate")
-"""The modules of all commands."""
+MODULES = ("onnxq.cli", "onnxq.compare", "onnxq.evaluate", "kept_run")
+"""Each has a `main`."""
 
 LIMIT = ("--max-memory", "500M")
 
@@ -48,7 +48,7 @@ def detector() -> onnx.ModelProto:
 
 
 def prepare(folder: Path, run: Callable[[Command], int]) -> None:
-    """Write the sound files that cases change: a model, pictures, a calibration file and the record of a search."""
+    """Write the sound files that cases change: a model, pictures, calibration, finished samples and a search."""
     onnx.save(detector(), folder / "sound.onnx")
     for number, kind in enumerate(("calib", "calib", "images", "images")):
         (folder / kind).mkdir(exist_ok=True)
@@ -60,7 +60,11 @@ def prepare(folder: Path, run: Callable[[Command], int]) -> None:
     ):
         if run(Command("onnxq.cli", ["sound.onnx", "--calib", "calib", *arguments])) != 0:
             raise RuntimeError(f"the sound files could not be made: {arguments}")
+    if run(Command("kept_run", [*_KEPT, "1"])) != 1 or not (folder / "finished.npz").exists():
+        raise RuntimeError("no finished samples were kept")
 
+
+_KEPT = ("sound.onnx", "calib", "finished.npz")
 
 _SEARCH = ("--min-sqnr", "63", "--images", "images", "--no-speed")
 
@@ -134,6 +138,11 @@ def _calibration(rng: random.Random, seed: int) -> Command:
     return Command("onnxq.cli", ["sound.onnx", "--calibration", "faulty.npz", "--no-speed", *LIMIT])
 
 
+def _finished(rng: random.Random, seed: int) -> Command:
+    Path("finished.npz").write_bytes(faulty_data.faulty_finished(Path("finished.npz"), rng))
+    return Command("kept_run", list(_KEPT))
+
+
 def _search(rng: random.Random, seed: int) -> Command:
     record = json.loads(Path("searched.search.json").read_text())
     Path("searched.search.json").write_bytes(faulty_data.json_bytes(faulty_data.damaged(record, rng, 1), rng))
@@ -147,6 +156,7 @@ KINDS: Mapping[str, Callable[[random.Random, int], Command]] = {
     "picture": _picture,
     "annotations": _annotation,
     "calibration": _calibration,
+    "finished": _finished,
     "search": _search,
 }
 """What has faults -> function that writes the files of a case and returns its command."""
