@@ -12,9 +12,10 @@ from onnxq.runtime.base import Runtime
 from onnxq.runtime.session import Feed
 
 WARM_UP = 3
-"""Rounds before those that count."""
+"""Rounds before those that count; one is enough if no time is left."""
 
 _LEAST_ROUNDS = 3
+"""Rounds that count if no time is left."""
 
 
 def paired_times(
@@ -31,20 +32,30 @@ def paired_times(
         models: loaded models.
         feeds: for each model its inputs.
         rounds: greatest number of rounds that count.
-        seconds: no round starts later than this after the first one, except for three that count.
+        seconds: no round starts later than this after the first one, but one before and three that count are run in
+            any case.
         progress: called after each round.
 
     Raises:
         ModelError: a model cannot be run.
     """
-    times = np.empty((WARM_UP + rounds, len(models)))
     end = time.perf_counter() + seconds
-    for turn, row in enumerate(times):
-        if turn >= WARM_UP + _LEAST_ROUNDS and time.perf_counter() > end:
-            return times[WARM_UP:turn].T
-        for number, (model, feed) in enumerate(zip(models, feeds, strict=True)):
+
+    def one_round() -> list[float]:
+        found = []
+        for model, feed in zip(models, feeds, strict=True):
             start = time.perf_counter()
             model.run(feed)
-            row[number] = time.perf_counter() - start
-        progress("measuring", max(0, turn + 1 - WARM_UP), rounds)
-    return times[WARM_UP:].T
+            found.append(time.perf_counter() - start)
+        return found
+
+    for turn in range(WARM_UP):
+        if turn and time.perf_counter() > end:
+            break
+        one_round()
+        progress("measuring", 0, rounds)
+    times: list[list[float]] = []
+    while len(times) < rounds and (len(times) < _LEAST_ROUNDS or time.perf_counter() <= end):
+        times.append(one_round())
+        progress("measuring", len(times), rounds)
+    return np.array(times).T

@@ -13,16 +13,17 @@ def models():
     return [ORT(csp()), ORT(v8())]
 
 
+class Noted:
+    """A model that notes its runs in a list."""
+
+    def __init__(self, model, runs):
+        self.run = lambda values: (runs.append(model), model.run(values))
+
+
 def test_models_take_turns(models):
-    feeds = [feed(csp()), feed(v8())]
-    order = []
-
-    class Noted:
-        def __init__(self, model):
-            self.run = lambda values: (order.append(model), model.run(values))
-
-    steps = []
-    times = paired_times([Noted(m) for m in models], feeds, 4, progress=lambda *step: steps.append(step))
+    feeds, order, steps = [feed(csp()), feed(v8())], [], []
+    noted = [Noted(model, order) for model in models]
+    times = paired_times(noted, feeds, 4, progress=lambda *step: steps.append(step))
     assert times.shape == (2, 4)
     assert times.min() > 0
     assert order == models * (WARM_UP + 4)
@@ -31,6 +32,9 @@ def test_models_take_turns(models):
 
 @pytest.mark.parametrize("rounds", [3, 100_000])
 def test_some_rounds_count_even_if_no_time_is_left(models, rounds):
-    times = paired_times(models, [feed(csp()), feed(v8())], rounds, seconds=0)
+    order = []
+    noted = [Noted(model, order) for model in models]
+    times = paired_times(noted, [feed(csp()), feed(v8())], rounds, seconds=0)
     assert times.shape == (2, 3)
     assert np.isfinite(times).all()
+    assert order == models * (1 + 3)
