@@ -46,7 +46,7 @@ h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-bottom: .2rem; border-bo
 p { margin: .5rem 0; }
 .soft { color: var(--soft); }
 .warn { color: var(--warn); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .6rem; margin: 1rem 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .6rem; margin: 1rem 0; }
 .tiles div { background: var(--fill); border: 1px solid var(--line); border-radius: 6px; padding: .5rem .7rem; }
 .tiles b { display: block; font-size: 1.25rem; overflow-wrap: anywhere; }
 .tiles span { color: var(--soft); font-size: .85rem; }
