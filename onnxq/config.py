@@ -87,7 +87,9 @@ class Config:
         (AUTO, *METHODS, BY_OUTPUTS),
     )
     weight_method: str = _option("minmax", "how the ranges of weights are chosen", WEIGHT_METHODS)
-    weight_bits: int = _option(None, "width of weights; default: the target's, 8", None, _WIDTHS)
+    weight_bits: int = _option(
+        None, "width of weights; default: the target's, 8; both ends and layers of few weights keep 8", None, _WIDTHS
+    )
     act_bits: int = _option(
         None,
         f"width of activations; default: 8, or 16 for {_names(lambda target: target.activations[0].bits == 16)}",

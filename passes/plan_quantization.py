@@ -30,7 +30,7 @@ class PlanQuantization(Analysis[Plan]):
     Args:
         target: its rules.
         weight_bits, act_bits: widths; the first and the last layers, and narrow Convs near the image, keep at least
-            8 bits. None: the target's default.
+            8 bits, and with 8-bit activations so do the weights of layers that have few. None: the target's default.
         symmetric: the zero points of activations are in the middle even if the target does not require it.
         exclude: nodes to keep float: a name, `op:TYPE` or `re:REGEX` (searched in the names).
         include: nodes to run on integers although the target prefers float: patterns as in `exclude`.
@@ -90,7 +90,7 @@ class PlanQuantization(Analysis[Plan]):
             reasons = sorted({str(selection.skipped[n.name]) for n in nodes if n.op == "Conv"})
             raise ModelError(f"no Conv can be quantized: {'; '.join(reasons)}")
         points = quantization_points(selection, model, self._activation_scheme, self._act_bits, widths)
-        weights = quantized_weights(selection, self._weight_scheme, self._weight_bits, widths)
+        weights = quantized_weights(selection, self._weight_scheme, self._weight_bits, self._act_bits, widths)
         for pattern, (weight, activation), names in matched:
             if why := _no_effect(names, selection, activation, points):
                 log.warning("--bits %s=%d/%d has no effect: %s", pattern, weight, activation, why)

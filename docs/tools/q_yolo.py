@@ -57,6 +57,7 @@ from onnxq.numerics.scheme import Scheme
 from onnxq.passes.observe import Observe
 from onnxq.passes.verify import Verify
 from onnxq.pipeline import Pipeline
+from onnxq.qdq.placement import ENDS_BITS
 from onnxq.qdq.reasons import summary_of
 from onnxq.runtime.pool import IN_PROCESS, Finished, Pool
 from onnxq.runtime.session import limited_cores
@@ -126,6 +127,8 @@ class Subject:
         inner = downstream(self._prepared.graph.nodes, lambda node: node.op in LAYERS)
         names = [layer.name for layer in layers(self._prepared, self._head)]
         self.ends = tuple(name for name in names if name not in inner or name in self._head.last)
+        narrow = self._planned(Config(target=TARGET, weight_bits=4, act_bits=4, include=self.ends))[2]
+        self.wide = tuple(weight.users[0] for weight in narrow.weights if weight.scheme.bits == ENDS_BITS)
 
     def result(self, setting: Setting | None) -> dict[str, Any] | None:
         """Return the cached result of a setting, or of the float model if it is None; None if it is not cached."""
@@ -174,7 +177,7 @@ class Subject:
         """Return what tells the result of a setting from those of others."""
         if setting is None:
             return digest(self._sha, self._study.key)
-        config = setting.config(self.ends, self._study.count)
+        config = setting.config(self.ends, self._study.count, self.wide)
         # Defaults are resolved: two settings with the same effect share a result.
         decided = {**dataclasses.asdict(config), "method": config.method_used, "reconstruct": config.reconstructs}
         return digest(self._sha, self._study.key, decided)
@@ -204,7 +207,7 @@ class Subject:
 
     def quantized(self, setting: Setting) -> tuple[onnx.ModelProto, Plan]:
         """Return the quantized model of a setting, and its plan."""
-        config = setting.config(self.ends, self._study.count)
+        config = setting.config(self.ends, self._study.count, self.wide)
         # Scales that migrate, and error feedback, need more than the histograms that the other rows share.
         own = config.migrates or config.rounds_with_feedback
         samples = self._samples() if config.reconstructs or own else None

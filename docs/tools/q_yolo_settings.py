@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxq.config import Config
+from onnxq.qdq.placement import ENDS_BITS
 
 TARGET = "openvino"
 
@@ -43,17 +44,23 @@ class Setting:
     bits: str
     method: str
 
-    def config(self, ends: Sequence[str], count: int) -> Config:
+    def config(self, ends: Sequence[str], count: int, wide: Sequence[str] = ()) -> Config:
         """Return the options of onnxq.
 
         Args:
             ends: names of the first and the last layers.
             count: number of calibration images.
+            wide: names of the layers that keep 8 bits at both ends.
         """
         weight, activation = map(int, self.bits.split("-"))
-        narrow = min(weight, activation) < 8
-        # By default the last layers stay float or keep 8 bits, and so do other layers that read the same tensor.
-        forced = (f"op:Conv={weight}/{activation}",) if narrow and self.ends != "8" else ()
+        narrow = min(weight, activation) < ENDS_BITS
+        # By default the last layers stay float or keep 8 bits, and so do other layers that read the same tensor. Layers
+        # of few weights keep 8 bits if activations do.
+        forced: tuple[str, ...] = ()
+        if narrow and self.ends != "8":
+            forced = (f"op:Conv={weight}/{activation}",)
+        elif narrow and activation >= ENDS_BITS:
+            forced = (f"op:Conv={weight}/{activation}", *(f"{name}={ENDS_BITS}/{activation}" for name in wide))
         return Config(
             target=TARGET,
             weight_bits=weight,

@@ -45,6 +45,9 @@ def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Li
     convs = [name for name, op in plan.ops.items() if op in ("Conv", "ConvTranspose")]
     floats = Counter(summary_of(plan.skipped[name]) for name in convs if name in plan.skipped)
     table.add_row("Convs", f"{len(convs) - floats.total()} of {len(convs)} on integers")
+    widths = Counter(weight.scheme.bits for weight in plan.weights for _ in weight.users)
+    if len(widths) > 1:
+        table.add_row("", ", ".join(f"{widths[bits]} with {bits}-bit weights" for bits in sorted(widths)))
     for reason, count in floats.most_common():
         table.add_row("", f"{count} float: {reason}")
     others = len(plan.skipped) - floats.total()

@@ -1,5 +1,6 @@
 """Q/DQ placement: which tensors and weights are quantized, their widths, and which share a scale and zero point."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -15,6 +16,9 @@ from onnxq.targets.stem import image_size
 
 ENDS_BITS = 8
 """Least width at both ends of the network, where few levels cost most, and inside SiLU, where they save no time."""
+
+_FEW = 0.2
+"""Share of all weights in the layers of the fewest weights, which keep `ENDS_BITS` if activations have that many."""
 
 Widths = Mapping[str, tuple[int, int]]
 """Node -> widths of its weight and of its input; nodes without an entry have the default widths."""
@@ -180,16 +184,18 @@ def _users(selection: NodeSelection, tensor: Tensor) -> list[Node]:
 
 
 def quantized_weights(
-    selection: NodeSelection, scheme_of: SchemeOf, bits: int, widths: Widths
+    selection: NodeSelection, scheme_of: SchemeOf, bits: int, activation_bits: int, widths: Widths
 ) -> tuple[QuantizedWeight, ...]:
     """Return the constant weights of the integer layers, each once.
 
     Args:
         selection: the nodes that run on integers.
         scheme_of: schemes of weights, without an axis.
-        bits: width of weights; at both ends of the network it is at least `ENDS_BITS`.
+        bits: width of weights; at both ends of the network, and in layers of few weights, it is at least `ENDS_BITS`.
+        activation_bits: width of activations; if they are narrower than `ENDS_BITS`, layers of few weights are too.
         widths: of single nodes.
     """
+    wide = selection.ends | (_of_few_weights(selection.layers) if activation_bits >= ENDS_BITS else set())
     weights: dict[str, QuantizedWeight] = {}
     for node in selection.layers:
         tensor = node.inputs[1]
@@ -197,11 +203,23 @@ def quantized_weights(
             shared = weights[tensor.name]
             weights[tensor.name] = replace(shared, users=(*shared.users, node.name))
             continue
-        at_an_end = node.name in selection.ends
-        width, _ = widths.get(node.name, (max(ENDS_BITS, bits) if at_an_end else bits, 0))
+        width, _ = widths.get(node.name, (max(ENDS_BITS, bits) if node.name in wide else bits, 0))
         weights[tensor.name] = QuantizedWeight(
             tensor=tensor.name,
             scheme=replace(scheme_of(width), axis=output_axis(node)),
             users=(node.name,),
         )
     return tuple(weights.values())
+
+
+def _of_few_weights(layers: Sequence[Node]) -> set[str]:
+    """Return the names of the layers with the fewest weights, as many as have together the share `_FEW` of all."""
+    counts = {layer.name: math.prod(layer.inputs[1].shape) for layer in layers}
+    left = _FEW * sum(counts.values())
+    found = set()
+    for name in sorted(counts, key=lambda name: (counts[name], name)):
+        left -= counts[name]
+        if left < 0:
+            break
+        found.add(name)
+    return found

@@ -78,8 +78,10 @@ class TestOptions:
         layers = integer_layers("model.w3a8.onnx")
         at_an_end = {"conv0", *(f"{kind}{k}" for kind in ("box", "cls") for k in range(3))}
         assert at_an_end < layers.keys()
+        wide = {*at_an_end, "conv1"}
+        assert min(weight.size for name, weight in layers.items() if name not in wide) > layers["conv1"].size
         assert {name: int(np.abs(weight).max()) for name, weight in layers.items()} == {
-            name: 127 if name in at_an_end else 3 for name in layers
+            name: 127 if name in wide else 3 for name in layers
         }
         assert "Clip" not in ops(onnx.load("model.w3a8.onnx"))
         runs("model.w3a8.onnx")

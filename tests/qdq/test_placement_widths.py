@@ -115,6 +115,39 @@ def test_a_weight_shared_with_an_excluded_layer_is_quantized_for_the_other_alone
     assert weight.users == ("right",)
 
 
+# --- layers of few weights --------------------------------------------------------------------------------------------
+
+
+def with_products(counts):
+    """A graph of 1x1 Convs with so many weights each, between a first and a last one."""
+    net = Net()
+    x = net.block("images", 64)
+    for number, count in enumerate(counts):
+        x = net.conv(x, count // net.channels[x], name=f"conv{number + 1}")
+    return ending(net, x)
+
+
+def weight_widths(plan):
+    return {weight.users[0]: weight.scheme.bits for weight in plan.weights}
+
+
+def test_layers_of_the_fewest_weights_keep_8_bits_up_to_a_fifth_of_all_weights():
+    counts = [64 * 64, 64 * 96, 96 * 32, 32 * 32, 32 * 256, 256 * 64]
+    plan = plan_of(with_products(counts), OPENVINO, weight_bits=4)
+    widths = weight_widths(plan)
+    sizes = {f"conv{number + 1}": count for number, count in enumerate(counts)}
+    narrow = {name for name in sizes if widths[name] == 4}
+    assert min(sizes[name] for name in narrow) >= max(size for name, size in sizes.items() if name not in narrow)
+    assert narrow == {"conv1", "conv2", "conv5", "conv6"}
+    assert widths["conv3"] == widths["conv4"] == 8
+
+
+@pytest.mark.parametrize("options", [{"act_bits": 4}, {"bits": [("op:Conv", (4, 8))]}])
+def test_they_do_not_if_activations_are_narrower_or_a_width_is_asked_for(options):
+    widths = weight_widths(plan_of(with_products([64 * 64, 64 * 16]), OPENVINO, weight_bits=4, **options))
+    assert widths["conv1"] == widths["conv2"] == 4
+
+
 # --- widths of single nodes -------------------------------------------------------------------------------------------
 
 

@@ -256,8 +256,11 @@ class TestEnds:
 
     def test_first_and_last_at_8_bits(self, folder, tmp_path):
         _, bits = self.bits(folder, tmp_path, "8")
-        assert {name for name, pair in bits.items() if pair == (8, 8)} >= {"Conv_0", *LAST}
+        wide = {name for name, pair in bits.items() if pair == (8, 8)}
+        assert wide >= {"Conv_0", *LAST}
         assert (4, 4) in bits.values()
+        _, bits = self.bits(folder, tmp_path, "8", "4-8")
+        assert bits == {name: (8 if name in wide else 4, 8) for name in bits}
 
     @pytest.mark.slow
     def test_first_and_last_float(self, folder, tmp_path):
