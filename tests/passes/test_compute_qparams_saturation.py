@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import paired
 from graphs import (
     Net,
     attention,
@@ -25,7 +26,9 @@ from onnxq.facts import Migration
 
 FEEDS = 4
 
-every_cpu_target = pytest.mark.parametrize("target", ["ort", "openvino", "generic"])
+CPU_TARGETS = ["ort", "openvino", "generic"]
+
+every_cpu_target = pytest.mark.parametrize("target", CPU_TARGETS)
 
 
 def worst(model, found, feeds):
@@ -41,13 +44,11 @@ def quantized(build, target, cpu, **options):
     return model, feeds, quantize(model, feeds, Config(target=target, cpu=cpu, **options))
 
 
+GRAPHS = [saturating, silu_chain, csp, sppf, pan, leaky_net, relu_net, products, attention, depthwise_net, v8]
+
+
 @pytest.mark.slow
-@every_cpu_target
-@pytest.mark.parametrize(
-    "build",
-    [saturating, silu_chain, csp, sppf, pan, leaky_net, relu_net, products, attention, depthwise_net, v8],
-    ids=lambda b: b.__name__,
-)
+@pytest.mark.parametrize(("build", "target"), paired(GRAPHS, CPU_TARGETS))
 def test_no_sum_saturates_on_the_calibration_data(build, target):
     model, feeds, found = quantized(build, target, "any")
     excess = worst(model, found, feeds)
@@ -116,8 +117,7 @@ def test_layers_that_read_images_do_not_saturate_on_any_image(target):
 
 
 @pytest.mark.slow
-@every_cpu_target
-@pytest.mark.parametrize("bits", [(8, 4), (4, 8), (4, 4)], ids=lambda bits: "W{}A{}".format(*bits))
+@pytest.mark.parametrize(("bits", "target"), paired([(8, 4), (4, 8), (4, 4)], CPU_TARGETS, each=1))
 def test_no_sum_saturates_with_fewer_bits(bits, target):
     model, feeds, found = quantized(csp, target, "any", weight_bits=bits[0], act_bits=bits[1])
     excess = worst(model, found, feeds)

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import onnx
 import pytest
+from cases import paired
 from graphs import (
     BACKBONES,
     DETECTORS,
@@ -36,6 +37,10 @@ ALL = {**BACKBONES, **DETECTORS}
 PAIR = {"QuantizeLinear", "DequantizeLinear", "Clip"}
 
 
+PAIRS = paired(ALL, TARGETS, first=1)
+"""Each network with two targets, mostly others than in the tests of all passes."""
+
+
 @cache
 def result(name, target):
     """A network, quantized, and the facts found on the way; not to be edited."""
@@ -46,8 +51,7 @@ def result(name, target):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("name", "target"), PAIRS)
 def test_the_result_is_a_valid_model_with_the_same_outputs(name, target):
     model = ALL[name]()
     after, _ = result(name, target)
@@ -62,8 +66,7 @@ def test_the_result_is_a_valid_model_with_the_same_outputs(name, target):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("name", "target"), PAIRS)
 def test_every_planned_tensor_has_one_quantize_and_one_dequantize(name, target):
     after, facts = result(name, target)
     quantizers = [node.input[0] for node in after.graph.node if node.op_type == "QuantizeLinear"]

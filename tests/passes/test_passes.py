@@ -8,6 +8,7 @@ from pathlib import Path
 import graphs
 import onnx
 import pytest
+from cases import paired
 from graphs import BUILDERS, feed, quantized, silu_chain, v8
 
 import onnxq.ir
@@ -108,17 +109,12 @@ def quantize_watched(model: onnx.ModelProto, config: Config, **options: object) 
     quantize(model, [feed(model, seed) for seed in range(2)], config, **options)
 
 
-QUICK = {name: list(TARGETS)[k % len(TARGETS)] for k, name in enumerate(BUILDERS)}
-"""One target for each graph; the others are slow."""
+PAIRS = paired(BUILDERS, TARGETS)
+"""Each graph with two targets: before the plan, passes edit alike for all targets; after it, each meets many graphs."""
 
 
 @pytest.mark.parametrize(
-    ("graph", "target"),
-    [
-        pytest.param(graph, target, marks=[] if QUICK[graph] == target else [pytest.mark.slow])
-        for graph in BUILDERS
-        for target in TARGETS
-    ],
+    ("graph", "target"), [*PAIRS[::2], *(pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS[1::2])]
 )
 @pytest.mark.filterwarnings("ignore")
 def test_default_passes_keep_the_contract(watched, graph, target):

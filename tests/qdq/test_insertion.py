@@ -3,6 +3,7 @@ from functools import cache
 import numpy as np
 import onnx
 import pytest
+from cases import paired
 from graphs import (
     BACKBONES,
     DETECTORS,
@@ -148,8 +149,7 @@ def assert_close(model, after):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", sorted(ALL.keys() - {"v5_raw", "v7_end2end", "v10"}))
+@pytest.mark.parametrize(("name", "target"), paired(sorted(ALL.keys() - {"v5_raw", "v7_end2end", "v10"}), TARGETS))
 def test_the_output_is_close_to_that_of_the_float_model(name, target):
     assert_close(ALL[name](), result(name, target)[0])
 

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from cases import paired
 from graphs import (
     Net,
     copy,
@@ -96,9 +97,8 @@ class TestFloat16:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [v8, v10], ids=["v8", "v10"])
-@pytest.mark.parametrize("opset", [11, 12, 13, 16, 18, 20, 21, 22, 23, 24])
-def test_every_operator_set(build, opset):
+@pytest.mark.parametrize(("opset", "build"), paired([11, 12, 13, 16, 18, 20, 21, 22, 23, 24], [v8, v10], each=1))
+def test_every_operator_set(opset, build):
     if opset > onnx.defs.onnx_opset_version():
         pytest.skip(f"the installed onnx does not know opset {opset}")
     model = version_converter.convert_version(build(), opset) if opset > 13 else build(opset=opset)
@@ -389,12 +389,11 @@ def _quantized_csp(target):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.FLOAT, TensorProto.FLOAT16])
+@pytest.mark.parametrize(("kind", "targets"), [("UINT8", RUN[:2]), ("FLOAT", RUN[1:]), ("FLOAT16", RUN[::-2])])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["channels first", "channels last"])
-@pytest.mark.parametrize("target", RUN)
-def test_levels_and_channels_last_change_nothing_else(target, channels_last, kind):
+def test_levels_and_channels_last_change_nothing_else(channels_last, kind, targets):
     """YOLO-NAS and TensorFlow's converters write such inputs: the same layers run on integers, with the same ranges."""
-    model = with_levels(csp(size=64), channels_last, kind)
+    model, target = with_levels(csp(size=64), channels_last, TensorProto.DataType.Value(kind)), targets[channels_last]
     expected, found = _quantized_csp(target), quantize(model, None, Config(target=target, count=4))
     onnx.checker.check_model(found.model, full_check=True)
     assert list(found.model.graph.input) == list(model.graph.input)

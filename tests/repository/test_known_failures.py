@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cases import paired
 from graphs import csp, feed, pp_yoloe, run, sqnr, v5, v6, v7_end2end, v8, v10, yolo_nas, yolox
 
 import onnxq
@@ -32,8 +33,7 @@ def quantized(model: onnx.ModelProto, feeds=None, **options) -> onnxq.Quantized:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("family", SCORES)
+@pytest.mark.parametrize(("family", "target"), paired(SCORES, TARGETS))
 def test_scores_are_not_rounded_on_the_scale_of_boxes(family, target):
     build, scores = SCORES[family]
     model = build()

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 import pytest
+from cases import paired
 from graphs import initializers
 
 from onnxq import Config, plan, quantize
@@ -169,16 +170,19 @@ def filled(name):
     return working.to_proto()
 
 
+BOTH = ("openvino", "tensorrt")
+"""Targets whose plans are compared."""
+
 OTHER_SIZES = ("yolov5m", "yolov5s", "yolov7x")
 """Larger networks of exports that are here too: two targets suffice."""
 
 
-@pytest.mark.parametrize("name", SKELETONS)
-def test_a_plan_gives_each_node_of_an_export_integers_or_a_reason(name):
+@pytest.mark.parametrize(("name", "third"), paired(SKELETONS, [name for name in TARGETS if name not in BOTH], each=1))
+def test_a_plan_gives_each_node_of_an_export_integers_or_a_reason(name, third):
     model = filled(name)
     dynamic = not model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
     counts = {}
-    for target in ("openvino", "tensorrt") if name in OTHER_SIZES else TARGETS:
+    for target in BOTH if name in OTHER_SIZES else (*BOTH, third):
         chosen, detector = plan(model, Config(target=target, image_size=(640, 640) if dynamic else None))
         assert not chosen.integer & chosen.skipped.keys()
         assert chosen.integer | chosen.skipped.keys() == chosen.ops.keys()

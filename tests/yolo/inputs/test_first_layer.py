@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cases import paired
 from graphs import DATA, Net, copy, samples, v8, yolox
 from onnx import TensorProto, helper, numpy_helper
 
@@ -144,9 +145,9 @@ class TestQuantizedModel:
     """Its scales clip what is beyond the range of calibration, which hides no evidence."""
 
     @pytest.mark.slow
-    @pytest.mark.parametrize(("target", "bits"), [*((name, 8) for name in TARGETS), ("openvino", 4)])
-    @pytest.mark.parametrize("case", TAKEN)
-    def test_a_quantized_model_takes_its_image_as_the_float_model(self, case, target, bits):
+    @pytest.mark.parametrize(("case", "kind"), paired(TAKEN, [*((name, 8) for name in TARGETS), ("openvino", 4)]))
+    def test_a_quantized_model_takes_its_image_as_the_float_model(self, case, kind):
+        target, bits = kind
         build, expected = TAKEN[case]
         model = build()
         found = detect(model)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from cases import paired
 from graphs import feed, samples, yolox
 from onnx import TensorProto, helper, numpy_helper
 
@@ -195,15 +196,14 @@ class TestUndone:
         assert measure_precision(model, truth, Settings(preprocess="0-1")).ap < found.ap - 10
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("target", TARGETS)
-    def test_a_quantized_model_takes_its_image_as_the_float_model(self, demo, target):
-        for kind in (mul_add, depthwise):
-            model = kind(Front(), *TAKES["imagenet"]).before(demo)
-            options = Config(target=target, count=2, reconstruct=False)
-            feeds = [feed(model, seed) for seed in range(2)]
-            steps = [step for step in default(options, model, samples(feeds)) if step.name != "verify"]
-            quantized = quantize(model, feeds, options, passes=steps).model
-            assert detect(quantized).preprocess == detect(model).preprocess == replace(YOLO, values=IMAGENET)
+    @pytest.mark.parametrize(("target", "kind"), paired(TARGETS, [mul_add, depthwise], each=1))
+    def test_a_quantized_model_takes_its_image_as_the_float_model(self, demo, target, kind):
+        model = kind(Front(), *TAKES["imagenet"]).before(demo)
+        options = Config(target=target, count=2, reconstruct=False)
+        feeds = [feed(model, seed) for seed in range(2)]
+        steps = [step for step in default(options, model, samples(feeds)) if step.name != "verify"]
+        quantized = quantize(model, feeds, options, passes=steps).model
+        assert detect(quantized).preprocess == detect(model).preprocess == replace(YOLO, values=IMAGENET)
 
 
 class TestApplied:
