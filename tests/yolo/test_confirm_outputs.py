@@ -38,9 +38,14 @@ def told(looks: list[Look], **kind: object) -> Detector:
     return confirm(model, detector, at(looks))
 
 
-@pytest.mark.parametrize("unit", ["px", "shares"])
-@pytest.mark.parametrize("words", ROWS)
-@pytest.mark.parametrize(("classes", "finished"), [(6, 0), (6, 50), (1, 0), (2, 100)])
+@pytest.mark.parametrize(
+    ("words", "classes", "finished", "unit"),
+    [
+        (words, *kind, ("px", "shares")[(row + number) % 2])
+        for row, words in enumerate(ROWS)
+        for number, kind in enumerate([(6, 50), (6, 0), (1, 0), (2, 100)])
+    ],
+)
 def test_rows_with_a_score_and_a_label(words: str, unit: str, classes: int, finished: int) -> None:
     looks = looks_in(stacked(words), unit=unit, classes=classes, finished=finished)
     found = told(looks)
