@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnxq.evaluation.criteria import Criterion, SqnrCriterion
 from onnxq.evaluation.mixed_precision import HigherPrecision, search
 from onnxq.facts import Plan, Sensitivities
 from onnxq.runtime.pool import IN_PROCESS
+from onnxq.targets import OPENVINO, TARGETS
 
 NODE = "conv0"
 """A node of the model."""
@@ -55,6 +57,14 @@ def stored(model):
 
 def integers(model):
     return float(stored(model)[0])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _trials_are_not_compiled():
+    """Take OpenVINO's rules without its runtime, which would compile the model of every trial to count layers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TARGETS, "openvino", replace(OPENVINO, runtime=None))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +146,7 @@ def test_and_stay_float_where_eight_bits_do_not_suffice(model, feeds):
 
 def test_what_was_excluded_stays_so(model, feeds, ranked):
     order, plan = ranked
-    config = Config(target="openvino", reconstruct=False, exclude=order[-1])
+    config = replace(CONFIG, exclude=order[-1])
     result, _ = found(model, feeds, len(plan.layers) - 2, config=config)
     assert set(order[-1]) < set(result.config.exclude)
 
@@ -199,7 +209,7 @@ def test_a_record_of_another_search_is_not_believed(model, feeds, recorded, tmp_
         other if change == "model" else model,
         feeds[:2] if change == "data" else feeds,
         100,
-        config=Config(target="openvino", method="mse") if change == "config" else CONFIG,
+        config=replace(CONFIG, method="mse") if change == "config" else CONFIG,
         record_file=record,
     )
     assert criterion.asked == 1
