@@ -1,6 +1,5 @@
 """The scenes of the demo, its detector, and what quantization costs it."""
 
-import functools
 import json
 import os
 import subprocess
@@ -19,6 +18,7 @@ from onnxq import compare, evaluate
 from onnxq.api import quantize
 from onnxq.calibration import demo
 from onnxq.calibration.dead_leaves import generator
+from onnxq.calibration.demo import scene
 from onnxq.cli import main
 from onnxq.config import Config
 from onnxq.console.arguments import choose_input, make_parser
@@ -42,21 +42,21 @@ GOLDEN = {
 
 class TestScenes:
     def test_a_scene_is_a_picture_with_boxes_and_labels(self):
-        picture, boxes, labels = demo.scene("train", 0)
+        picture, boxes, labels = scene("train", 0)
         assert (picture.shape, picture.dtype) == ((demo.SIDE, demo.SIDE, 3), np.uint8)
         assert (boxes.shape, boxes.dtype) == ((len(labels), 4), np.float32)
         assert labels.dtype == np.int64
 
     def test_split_and_index_decide_it(self):
         np.random.seed(1)
-        first = demo.scene("validation", 3)
+        first = scene("validation", 3)
         np.random.seed(2)
-        for a, b in zip(first, demo.scene("validation", 3), strict=True):
+        for a, b in zip(first, scene("validation", 3), strict=True):
             assert (a == b).all()
 
     def test_it_is_the_same_on_every_machine(self):
         """Up to what versions of Pillow do at the edge of a polygon."""
-        picture, boxes, labels = demo.scene("validation", 3)
+        picture, boxes, labels = scene("validation", 3)
         names = [demo.CLASSES[label] for label in labels]
         assert sorted(names) == sorted(name for name, found in GOLDEN.items() for _ in found)
         for name, found in GOLDEN.items():
@@ -64,13 +64,13 @@ class TestScenes:
         assert picture.mean(axis=(0, 1)) == pytest.approx((109.85, 119.54, 112.2), abs=0.5)
 
     def test_splits_share_no_picture(self):
-        pictures = {demo.scene(split, index).picture.tobytes() for split in demo.SPLITS for index in range(8)}
+        pictures = {scene(split, index).picture.tobytes() for split in demo.SPLITS for index in range(8)}
         assert len(pictures) == 8 * len(demo.SPLITS)
 
     @settings(max_examples=20, deadline=None)
     @given(index=st.integers(0, 10**6), split=st.sampled_from(demo.SPLITS))
     def test_boxes_lie_in_the_picture(self, index, split):
-        _, boxes, labels = demo.scene(split, index)
+        _, boxes, labels = scene(split, index)
         assert (boxes[:, :2] >= 0).all()
         assert (boxes[:, 2:] <= demo.SIDE).all()
         assert (boxes[:, 2:] - boxes[:, :2] >= 3).all()
@@ -78,15 +78,15 @@ class TestScenes:
 
     @pytest.mark.slow
     def test_sizes_and_classes_vary(self):
-        scenes = [demo.scene("train", index) for index in range(60)]
-        boxes = np.concatenate([scene.boxes for scene in scenes])
+        scenes = [scene("train", index) for index in range(60)]
+        boxes = np.concatenate([each.boxes for each in scenes])
         sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
         assert sides.min() < 0.1 * demo.SIDE
         assert sides.max() > 0.5 * demo.SIDE
-        counts = np.bincount(np.concatenate([scene.labels for scene in scenes]))
+        counts = np.bincount(np.concatenate([each.labels for each in scenes]))
         assert len(counts) == len(demo.CLASSES)
         assert counts.min() > 0.5 * counts.mean()
-        assert {len(scene.labels) for scene in scenes} >= set(range(1, 8))
+        assert {len(each.labels) for each in scenes} >= set(range(1, 8))
 
 
 class TestSymbols:
@@ -140,20 +140,16 @@ class TestGroundTruth:
     def test_holds_the_validation_scenes(self):
         truth = ground_truth.demo_ground_truth(3)
         for index, look in truth.images.items():
-            assert (look() == demo.scene("validation", index).picture).all()
+            assert (look() == scene("validation", index).picture).all()
             boxes = [entry["bbox"] for entry in truth.coco.imgToAnns[index]]
-            expected = demo.scene("validation", index).boxes
+            expected = scene("validation", index).boxes
             assert np.array(boxes).reshape(-1, 4)[:, 2:] == pytest.approx(expected[:, 2:] - expected[:, :2])
         assert tuple(truth.categories.values()) == demo.CLASSES
         assert truth.files == ()
 
     def test_calibration_and_validation_are_their_splits(self):
-        assert (demo.CALIBRATION.paint(5) == demo.scene("calibration", 5).picture).all()
-        assert (demo.VALIDATION.paint(5) == demo.scene("validation", 5).picture).all()
-
-
-SCENES = replace(demo.CALIBRATION, paint=functools.cache(demo.CALIBRATION.paint))
-"""The scenes of calibration, each painted once for all tests."""
+        assert (demo.CALIBRATION.paint(5) == scene("calibration", 5).picture).all()
+        assert (demo.VALIDATION.paint(5) == scene("validation", 5).picture).all()
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +168,7 @@ def lost(truth, whole):
     """AP that is lost with some options."""
 
     def measured(**options):
-        quantized = quantize(MODEL, SCENES, Config(count=32, **options))
+        quantized = quantize(MODEL, demo.CALIBRATION, Config(count=32, **options))
         return whole - measure_precision(quantized.model, truth, Settings(runtime="exact")).ap
 
     return measured
