@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from onnxq.calibration.feeds import Loader
 from onnxq.calibration.samples import Samples, spread
 from onnxq.errors import DataError
 from onnxq.facts import CorrectedBiases, LayerSensitivity, Plan, QuantizationParameters, Reconstruction, Sensitivities
-from onnxq.ir import Model, Node, before_selection, consumers, ending_at, feeds_only_silu
+from onnxq.ir import Model, Node, before_selection, consumers, ending_at, feeds_only_silu, segment_behind
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
@@ -28,6 +29,9 @@ from onnxq.yolo.detector import Detector
 
 _SAMPLES = 16
 """Samples to measure on, evenly spaced among all."""
+
+_MOST_BYTES = 1 << 28
+"""Most memory of what pieces read on all samples; if it is more, they are measured in the whole network."""
 
 
 class _Expected(NamedTuple):
@@ -44,11 +48,24 @@ class _Expected(NamedTuple):
     objects: Sequence[DetectedObjects]
 
 
+class _Stage(NamedTuple):
+    """The network behind consecutive pieces, which no earlier piece changes.
+
+    Attributes:
+        model: the float model of it.
+        feeds: its inputs for each sample.
+    """
+
+    model: onnx.ModelProto
+    feeds: Sequence[Feed]
+
+
 class MeasureSensitivity(Analysis[Sensitivities]):
     """Quantizes the pieces of the network one at a time, and compares the outputs with those of the float model.
 
     A piece is a layer with its activation function, or any other node that computes on integers. Its inputs and weights
-    get the scales, integers and biases of the final model; everything else stays float.
+    get the scales, integers and biases of the final model; everything else stays float. What stands before a piece
+    computes the same for all pieces behind it: it runs once for several, about as many as there are such groups.
 
     Args:
         samples: the data; it is read again.
@@ -143,16 +160,21 @@ class _Measuring:
         self._at_once = workers(plain, share)
         self._tensors = before_selection(plain.graph)
         self._ends = [*(output.name for output in plain.graph.output), *self._tensors]
+        self._in_a_stage = max(1, math.isqrt(len(pieces)))
+        self._latest: tuple[int, _Stage] | None = None
 
     def __call__(self, chunk: slice, finished: Finished) -> Sensitivities:
         """Return the sensitivity of each piece of the chunk."""
-        expected = self._expected
         measured = []
+        first = chunk.start or 0
+        pieces = list(enumerate(self._pieces[chunk], first))
         with ThreadPoolExecutor(self._at_once) as pool:
-            for sensitivity in pool.map(self._measure, self._pieces[chunk]):
-                measured.append(sensitivity)
-                finished(len(measured))
-        return Sensitivities(tuple(measured), len(expected))
+            for number, group in groupby(pieces, lambda piece: piece[0] // self._in_a_stage):
+                stage = self._stage(number)
+                for sensitivity in pool.map(partial(self._measure, stage), [piece for _, piece in group]):
+                    measured.append(sensitivity)
+                    finished(len(measured))
+        return Sensitivities(tuple(measured), len(self._expected))
 
     @cached_property
     def _expected(self) -> list[_Expected]:
@@ -167,20 +189,52 @@ class _Measuring:
         outputs = ((feed, run_named(session, feed)) for feed in feeds)
         return [_Expected(feed, found, read_objects(found, self._detector)) for feed, found in outputs]
 
-    def _measure(self, piece: tuple[str, ...]) -> LayerSensitivity:
-        quantized = Model(self._plain)
+    def _stage(self, number: int) -> _Stage:
+        """Return the network behind the pieces of a number; the latest one is kept."""
+        if self._latest is None or self._latest[0] != number:
+            self._latest = None  # its memory is freed first
+            self._latest = number, self._made_stage(number)
+        return self._latest[1]
+
+    def _made_stage(self, number: int) -> _Stage:
+        first = number * self._in_a_stage
+        names = {name for piece in self._pieces[first : first + self._in_a_stage] for name in piece}
+        part = segment_behind(self._plain.graph, names, self._ends)
+        feeds = [expected.feed for expected in self._expected]
+        whole = _Stage(ending_at(self._plain, self._ends), feeds)
+        inner = [name for name in part.inputs if name not in feeds[0]]
+        if not inner or not _fits(self._expected[0].outputs, 1):
+            return whole
+        session = open_session(ending_at(self._plain, inner), threads=self._share or cores(), exact=True)
+        inputs: list[Feed] = []
+        for feed in feeds:
+            found = {**feed, **run_named(session, feed)}
+            inputs.append({name: found[name] for name in part.inputs})
+            if not _fits(inputs[0], len(feeds)):
+                return whole
+        runs = [{**each, **expected.outputs} for each, expected in zip(inputs, self._expected, strict=True)]
+        return _Stage(part.model(self._plain, runs), inputs)
+
+    def _measure(self, stage: _Stage, piece: tuple[str, ...]) -> LayerSensitivity:
+        quantized = Model(stage.model)
         reconstruction = self._reconstruction.only(piece)
         insert_qdq(quantized, self._plan.only(piece), self._qparams, self._biases.only(piece), reconstruction)
-        session = open_worker_session(ending_at(quantized.to_linked_proto(), self._ends), self._at_once, self._share)
+        session = open_worker_session(quantized.to_linked_proto(), self._at_once, self._share)
         meter, matched, total = SqnrMeter(), 0.0, 0.0
-        for expected in self._expected:
-            outputs = run_named(session, expected.feed)
+        for expected, feed in zip(self._expected, stage.feeds, strict=True):
+            outputs = {**expected.outputs, **run_named(session, feed)}
             meter.add({name: expected.outputs[name] for name in self._tensors}, outputs)
             for a, b in zip(expected.objects, read_objects(outputs, self._detector), strict=True):
                 score, whole = matched_score(a, b)
                 matched, total = matched + score, total + whole
         sqnr = min(meter.decibels().values(), default=math.inf)
         return LayerSensitivity(piece, sqnr, 1 - matched / total if total else math.nan)
+
+
+def _fits(values: Mapping[str, object], count: int) -> bool:
+    """Return whether so many times these values are tensors, and no sequences of some, that may be held in memory."""
+    arrays = [each for each in values.values() if isinstance(each, np.ndarray)]
+    return len(arrays) == len(values) and count * sum(each.nbytes for each in arrays) <= _MOST_BYTES
 
 
 def _pieces(model: Model, plan: Plan, target: Target) -> Iterator[tuple[str, ...]]:

@@ -19,7 +19,7 @@ from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 from onnxq.ir.builder import Builder
 from onnxq.ir.checks.layers import layer_fault
 from onnxq.ir.edit import remove, replace_nodes, replace_uses, set_bias
-from onnxq.ir.extract import before_selection, comparable, ending_at, node_alone
+from onnxq.ir.extract import Segment, before_selection, comparable, ending_at, node_alone, segment_behind
 from onnxq.ir.index import ProtoIndex
 from onnxq.ir.model import Model
 from onnxq.ir.operators import (
@@ -72,6 +72,7 @@ __all__ = [
     "Model",
     "Node",
     "ProtoIndex",
+    "Segment",
     "Tensor",
     "Variable",
     "ancestors",
@@ -110,6 +111,7 @@ __all__ = [
     "replace_nodes",
     "replace_uses",
     "restore_weights",
+    "segment_behind",
     "set_bias",
     "takes_bias",
     "values_of",

@@ -1,9 +1,12 @@
-"""Parts of models: cut at tensors, or a node alone."""
+"""Parts of models: cut at tensors, behind nodes, or a node alone."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 from onnx_graphsurgeon import Constant, Node, Variable
 
 from onnxq.ir.index import ProtoIndex
@@ -40,6 +43,70 @@ def ending_at(
         types.get(name) or index.declared.get(name) or onnx.ValueInfoProto(name=name) for name in names
     )
     return part
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Some nodes of a model that make a model of their own.
+
+    Attributes:
+        nodes: in the graph's order.
+        inputs: names of the tensors that it takes.
+        outputs: names of its results.
+    """
+
+    nodes: tuple[onnx.NodeProto, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def model(self, source: onnx.ModelProto, runs: Sequence[Mapping[str, NDArray[np.generic]]]) -> onnx.ModelProto:
+        """Return the part as a model.
+
+        Args:
+            source: the model that it is a part of.
+            runs: values of its inputs and outputs in one or more runs, which give their types and shapes; a length that
+                differs is left open.
+        """
+        read = {name for node in self.nodes for name in names_read(node)}
+        part = onnx.ModelProto()
+        copy_fields(source, part, "graph")
+        part.graph.name = source.graph.name
+        part.graph.node.extend(self.nodes)
+        part.graph.initializer.extend(tensor for tensor in source.graph.initializer if tensor.name in read)
+        part.graph.input.extend(_typed(name, [values[name] for values in runs]) for name in self.inputs)
+        part.graph.output.extend(_typed(name, [values[name] for values in runs]) for name in self.outputs)
+        return part
+
+
+def _typed(name: str, found: Sequence[NDArray[np.generic]]) -> onnx.ValueInfoProto:
+    lengths = [sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*(v.shape for v in found), strict=True)]
+    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(found[0].dtype), lengths)
+
+
+def segment_behind(graph: onnx.GraphProto, names: Collection[str], tensors: Iterable[str]) -> Segment:
+    """Return the part of a graph that computes, of these tensors, those that depend on some nodes.
+
+    Its inputs are what other nodes compute from the inputs of the graph, and those themselves. What depends on no input
+    is computed in the part.
+
+    Args:
+        graph: of a model.
+        names: of the nodes.
+        tensors: names of tensors of the graph.
+    """
+    index = ProtoIndex(graph)
+    computed, behind = {value.name for value in index.inputs}, set[str]()
+    for node in index.nodes:
+        taken = names_read(node)
+        if computed.intersection(taken):
+            computed.update(node.output)
+        if node.name in names or behind.intersection(taken):
+            behind.update(node.output)
+    outside = computed - behind
+    outputs = tuple(name for name in dict.fromkeys(tensors) if name in behind)
+    nodes = tuple(index.nodes[place] for place in sorted(index.ancestors(outputs, outside)))
+    read = dict.fromkeys(name for node in nodes for name in names_read(node))
+    return Segment(nodes, tuple(name for name in read if name in outside), outputs)
 
 
 def node_alone(node: Node, opset: int) -> onnx.ModelProto:

@@ -1,55 +1,22 @@
 """Quantized layers in the message of a finished model: each alone, made float, or with weights of fewer levels."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxq.ir.extract import ending_at
+from onnxq.ir.extract import Segment, ending_at
 from onnxq.ir.index import ProtoIndex
 from onnxq.ir.operators import MOVES_VALUES, QDQ_OPS
-from onnxq.ir.proto import copy_fields, copy_message, names_read
+from onnxq.ir.proto import copy_message, names_read
 
 _FUSED = frozenset({"Relu", "Clip", "LeakyRelu"})
 """Operators that runtimes fuse with the layer before them."""
 
 
-@dataclass(frozen=True)
-class Window:
-    """A part of a model around one layer, which runtimes compute as they do inside the model.
-
-    Attributes:
-        nodes: the nodes, in the graph's order.
-        inputs: names of the tensors that it takes: those in front of the first QuantizeLinear, or inputs of the model.
-        output: name of its result.
-    """
-
-    nodes: tuple[onnx.NodeProto, ...]
-    inputs: tuple[str, ...]
-    output: str
-
-    def model(self, source: onnx.ModelProto, values: Mapping[str, NDArray[np.generic]]) -> onnx.ModelProto:
-        """Return the window as a model.
-
-        Args:
-            source: the model that it is a part of.
-            values: values of its inputs and of its output, which give their types and shapes.
-        """
-        read = {name for node in self.nodes for name in names_read(node)}
-        part = onnx.ModelProto()
-        copy_fields(source, part, "graph")
-        part.graph.name = source.graph.name
-        part.graph.node.extend(self.nodes)
-        part.graph.initializer.extend(tensor for tensor in source.graph.initializer if tensor.name in read)
-        part.graph.input.extend(_typed(name, values[name]) for name in self.inputs)
-        part.graph.output.append(_typed(self.output, values[self.output]))
-        return part
-
-
-def window(index: ProtoIndex, layer: onnx.NodeProto, layers: Collection[str], depth: int = 0) -> Window:
+def window(index: ProtoIndex, layer: onnx.NodeProto, layers: Collection[str], depth: int = 0) -> Segment:
     """Return a layer with the QuantizeLinear and DequantizeLinear in front of it and, if it is quantized, behind it.
 
     Args:
@@ -78,7 +45,7 @@ def window(index: ProtoIndex, layer: onnx.NodeProto, layers: Collection[str], de
     made = {name for node in nodes for name in node.output}
     read = dict.fromkeys(name for node in nodes for name in names_read(node) if name)
     inputs = tuple(name for name in read if name not in made and name not in index.initializers)
-    return Window(nodes, inputs, output)
+    return Segment(nodes, inputs, (output,))
 
 
 def _end(index: ProtoIndex, tensor: str) -> tuple[str, set[str]]:
@@ -204,7 +171,3 @@ def with_narrow_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             changed.graph.initializer.append(numpy_helper.from_array(values, name))
             node.input[place] = name
     return changed
-
-
-def _typed(name: str, values: NDArray[np.generic]) -> onnx.ValueInfoProto:
-    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(values.dtype), values.shape)

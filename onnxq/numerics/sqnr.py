@@ -4,8 +4,12 @@ import math
 from collections import defaultdict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxq.numerics.arrays import NamedArrays
+
+_BLOCK = 1 << 15
+"""Values that are squared at once, to stay in the cache."""
 
 
 class SqnrMeter:
@@ -23,10 +27,11 @@ class SqnrMeter:
         """
         for name, wanted in expected.items():
             got = actual[name]
-            if wanted.shape == got.shape and np.issubdtype(wanted.dtype, np.floating) and np.isfinite(wanted).all():
-                noise = float(np.sum(np.square(np.subtract(wanted, got, dtype=np.float64))))
-                self._signal[name] += float(np.sum(np.square(wanted, dtype=np.float64)))
-                self._noise[name] += noise if math.isfinite(noise) else math.inf
+            if wanted.shape == got.shape and np.issubdtype(wanted.dtype, np.floating):
+                signal, noise = _energies(wanted.reshape(-1), got.reshape(-1))
+                if math.isfinite(signal):
+                    self._signal[name] += signal
+                    self._noise[name] += noise if math.isfinite(noise) else math.inf
 
     def merge(self, other: "SqnrMeter") -> None:
         """Add the energies of another meter."""
@@ -41,6 +46,18 @@ class SqnrMeter:
     def decibels(self) -> dict[str, float]:
         """Return the SQNR of each output that has a signal, dB."""
         return {name: decibels(signal, self._noise[name]) for name, signal in self._signal.items() if signal > 0}
+
+
+def _energies(wanted: NDArray[np.generic], got: NDArray[np.generic]) -> tuple[float, float]:
+    """Return the energies of values and of the differences from them, (n,); NaN or inf if values are not finite."""
+    signal = noise = 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        for at in range(0, wanted.size, _BLOCK):
+            exact = wanted[at : at + _BLOCK].astype(np.float64)
+            off = np.subtract(exact, got[at : at + _BLOCK], dtype=np.float64)
+            signal += float(np.einsum("i,i->", exact, exact))
+            noise += float(np.einsum("i,i->", off, off))
+    return signal, noise
 
 
 def decibels(signal: float, noise: float) -> float:

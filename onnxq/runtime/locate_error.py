@@ -11,7 +11,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.ir import ProtoIndex, copy_message
-from onnxq.ir.quantized_layers import Window, window
+from onnxq.ir.extract import Segment
+from onnxq.ir.quantized_layers import window
 from onnxq.numerics.sqnr import decibels
 from onnxq.runtime.base import Runtime
 from onnxq.runtime.session import Feed, cores, open_session, run, run_named
@@ -105,10 +106,10 @@ def layers_before(proto: onnx.ModelProto, outputs: Sequence[str], layers: Collec
 
 
 def _exact_values(
-    proto: onnx.ModelProto, index: ProtoIndex, feed: Feed, windows: Collection[Window]
+    proto: onnx.ModelProto, index: ProtoIndex, feed: Feed, windows: Collection[Segment]
 ) -> dict[str, NDArray[np.generic]]:
     """Return the inputs and the outputs of windows as the whole model, computed exactly, has them."""
-    wanted = dict.fromkeys(name for part in windows for name in (*part.inputs, part.output))
+    wanted = dict.fromkeys(name for part in windows for name in (*part.inputs, *part.outputs))
     inner = [name for name in wanted if name in index.producers]
     copied = copy_message(proto)
     del copied.graph.output[:]
@@ -117,15 +118,16 @@ def _exact_values(
 
 
 def _error(
-    proto: onnx.ModelProto, runtime: type[Runtime], values: dict[str, NDArray[np.generic]], name: str, part: Window
+    proto: onnx.ModelProto, runtime: type[Runtime], values: dict[str, NDArray[np.generic]], name: str, part: Segment
 ) -> LayerError:
-    model, inputs = part.model(proto, values), {name: values[name] for name in part.inputs}
-    sqnr = _sqnr(values[part.output], runtime(model).run(inputs)[part.output])
+    model, inputs = part.model(proto, [values]), {name: values[name] for name in part.inputs}
+    [output] = part.outputs
+    sqnr = _sqnr(values[output], runtime(model).run(inputs)[output])
     if sqnr >= WRONG:
         return LayerError(name, sqnr)
     other, opened = runtime.without_saturation(model)
     [expected] = run(open_session(other, optimized=False), inputs)
-    return LayerError(name, sqnr, _sqnr(expected, opened.run(inputs)[part.output]) >= WRONG)
+    return LayerError(name, sqnr, _sqnr(expected, opened.run(inputs)[output]) >= WRONG)
 
 
 def _sqnr(expected: NDArray[np.generic], found: NDArray[np.generic]) -> float:

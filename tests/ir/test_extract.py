@@ -5,7 +5,7 @@ from graphs import BUILDERS, Net, copy, csp, feed, nodes, run, silu_chain
 from onnx import TensorProto, helper
 from texts import imported, parsed, weighted
 
-from onnxq.ir import Constant, before_selection, comparable, ending_at, node_alone, remove
+from onnxq.ir import Constant, before_selection, comparable, ending_at, node_alone, remove, segment_behind
 from onnxq.runtime.session import open_session
 from onnxq.runtime.session import run as run_session
 
@@ -149,3 +149,51 @@ class TestBeforeSelection:
         for node in other.graph.node:
             node.input[:] = ["another" if each == name else each for each in node.input]
         assert comparable(model, other) == (model, other)
+
+
+def named(body):
+    """A model in text whose nodes have the names of their outputs."""
+    model = parsed(body)
+    for node in model.graph.node:
+        node.name = node.output[0]
+    return model
+
+
+class TestSegmentBehind:
+    @pytest.mark.parametrize("name", ["csp", "pan", "v8", "conditional", "attention", "v10"])
+    def test_it_computes_what_the_whole_model_does(self, name):
+        model, rng = BUILDERS[name](), np.random.default_rng(0)
+        values, ends = feed(model), [output.name for output in model.graph.output]
+        computed = [t for node in model.graph.node for t in node.output if t]
+        every = {**values, **run(model, values, computed)}
+        for node in rng.choice(model.graph.node, 6, replace=False):
+            part = segment_behind(model.graph, {node.name}, ends)
+            if not part.outputs:
+                continue
+            alone = part.model(model, [every])
+            onnx.checker.check_model(alone, full_check=True)
+            session = open_session(alone, optimized=False)
+            found = run_session(session, {name: every[name] for name in part.inputs})
+            for name, result in zip(part.outputs, found, strict=True):
+                assert np.array_equal(result, every[name]), (node.name, name)
+
+    def test_only_what_depends_on_the_nodes_and_what_that_needs_are_in_it(self):
+        model = named(TREE)
+        part = segment_behind(model.graph, {"c"}, ["y", "z"])
+        assert ([node.name for node in part.nodes], part.inputs, part.outputs) == (["c", "d", "y"], ("a", "b"), ("y",))
+        part = segment_behind(model.graph, {"b", "d"}, ["z", "y"])
+        assert ([node.name for node in part.nodes], part.inputs) == (["b", "d", "y", "z"], ("a", "c"))
+
+    def test_what_depends_on_no_input_is_computed_in_it(self):
+        model = named("c = Constant <value_float = 1.0> () k = Neg(c) a = Relu(x) y = Add(a, k)")
+        part = segment_behind(model.graph, {"y"}, ["y"])
+        assert ([node.name for node in part.nodes], part.inputs) == (["c", "k", "y"], ("a",))
+
+    def test_a_length_that_differs_between_runs_is_left_open(self):
+        model = named(TREE)
+        part = segment_behind(model.graph, {"d"}, ["y"])
+        runs = [{name: np.zeros((2, width), np.float32) for name in "bcy"} for width in (3, 3, 4)]
+        shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in part.model(model, runs).graph.input]
+        assert shapes == [[2, 0], [2, 0]]
+        same = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in part.model(model, runs[:2]).graph.input]
+        assert same == [[2, 3], [2, 3]]

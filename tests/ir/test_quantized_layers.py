@@ -39,12 +39,13 @@ class TestWindow:
         assert layers
         for layer in layers:
             part = part_of(model, layer, layers, depth)
-            inner = [name for name in (*part.inputs, part.output) if name not in feed(model)]
+            inner = [name for name in (*part.inputs, *part.outputs) if name not in feed(model)]
             values = {**feed(model), **run(model, feed(model), inner)}
-            alone = part.model(model, values)
+            alone = part.model(model, [values])
             onnx.checker.check_model(alone, full_check=True)
-            found = run(alone, {name: values[name] for name in part.inputs})[part.output]
-            assert np.array_equal(found, values[part.output])
+            [output] = part.outputs
+            found = run(alone, {name: values[name] for name in part.inputs})[output]
+            assert np.array_equal(found, values[output])
 
     def test_it_begins_and_ends_with_the_rounding_around_the_layer(self):
         model, facts = quantized(csp(), GENERIC)
@@ -52,11 +53,11 @@ class TestWindow:
         assert [n.op_type for n in part.nodes if n.op_type not in ("QuantizeLinear", "DequantizeLinear")] == ["Conv"]
         read = nodes(model)["conv3"].input[0]
         assert part.inputs == (nodes(model)[f"{part.inputs[0]}_QuantizeLinear"].input[0],)
-        assert part.output not in (read, nodes(model)["conv3"].output[0])
+        assert part.outputs[0] not in (read, nodes(model)["conv3"].output[0])
 
     def test_it_ends_with_the_layer_if_its_output_stays_float(self):
         model, facts = quantized(csp(), OPENVINO)
-        assert part_of(model, "conv3", facts[Plan].layers).output == nodes(model)["conv3"].output[0]
+        assert part_of(model, "conv3", facts[Plan].layers).outputs == tuple(nodes(model)["conv3"].output)
 
     def test_an_activation_that_is_fused_belongs_to_it(self):
         model, facts = quantized(relu_net(), GENERIC)

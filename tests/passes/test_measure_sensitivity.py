@@ -14,6 +14,7 @@ from onnxq.passes.insert_qdq import InsertQdq
 from onnxq.passes.measure_sensitivity import MeasureSensitivity
 from onnxq.pipeline import Pipeline
 from onnxq.runtime.pool import IN_PROCESS
+from onnxq.runtime.streaming import open_worker_session
 from onnxq.targets import GENERIC, OPENVINO, ORT, TARGETS
 from onnxq.yolo.detector import detect
 
@@ -63,6 +64,33 @@ def test_how_pieces_are_cut_and_where_they_run_makes_no_difference(corrected, se
     assert measured(model, data=samples(data), pool=pool, **options)[0] == whole
     assert pool.tasks == 4
     assert whole.samples == 3
+
+
+@pytest.mark.parametrize("build", [csp, v8])
+def test_what_stands_before_a_piece_makes_no_difference(build, monkeypatch):
+    model = with_metadata(build())
+    behind, _ = measured(model, detector=detect(model))
+    monkeypatch.setattr("onnxq.passes.measure_sensitivity._MOST_BYTES", 0)
+    whole, _ = measured(model, detector=detect(model))
+    for one, other in zip(behind.pieces, whole.pieces, strict=True):
+        assert one.nodes == other.nodes
+        assert one.sqnr == pytest.approx(other.sqnr, abs=0.01)
+        assert one.moved == pytest.approx(other.moved, abs=1e-4, nan_ok=True)
+
+
+def test_few_runs_compute_the_whole_network(monkeypatch):
+    sizes = []
+
+    def noted(model, *args):
+        sizes.append(len(model.graph.node))
+        return open_worker_session(model, *args)
+
+    monkeypatch.setattr("onnxq.passes.measure_sensitivity.open_worker_session", noted)
+    model = silu_chain(layers=16)
+    found, _ = measured(model)
+    assert len(sizes) == len(found.pieces)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < sizes[0] / 3
 
 
 @pytest.mark.parametrize("corrected", [False, True])
