@@ -10,7 +10,7 @@ from onnxq.evaluation.predictor import Settings
 from onnxq.report.blocks import Curve, Table, Text
 from onnxq.report.build import build
 from onnxq.report.content import overview, sections
-from onnxq.report.schema import MigrationEntry
+from onnxq.report.schema import MigrationEntry, SpeedEntry
 from onnxq.runtime import OnnxRuntime
 
 
@@ -92,3 +92,9 @@ class TestMigratedScales:
         assert section.blocks[1].rows[0][2] == Curve(
             (4.0, 2.0, 1.0), (16.0, 4.0, 1.0), "greatest values of the channels, before and after"
         )
+
+
+def test_the_speed_is_a_number_under_which_its_runtime_stands(report):
+    facts = dict(overview(replace(report, speed=SpeedEntry("onnxruntime", 1.854, 1.8, 30))).facts)
+    assert facts["speed against the float model, in onnxruntime on the CPU at hand"] == "1.85x"
+    assert not any("speed" in name for name in dict(overview(report).facts))
