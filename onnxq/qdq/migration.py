@@ -83,13 +83,13 @@ def is_cheap(model: Model, found: Migratable, stride: int | None) -> bool:
     """Return whether a tensor has a stride of at least this, so that a Mul costs next to no time.
 
     Args:
-        model: its first input is the image.
+        model: the one of the tensor.
         found: the tensor.
         stride: `Target.scaling_stride`; at 1, sizes need not be known.
     """
     if stride is None or stride <= 1:
         return stride is not None
-    return has_stride(found.layers[0].inputs[0], pixels(model.graph.inputs[0]), stride)
+    return has_stride(found.layers[0].inputs[0], pixels(model.graph.inputs), stride)
 
 
 def divided_name(tensor: str) -> str:

@@ -65,7 +65,7 @@ class Network:
         self.last = frozenset(boundary.last)
         self.decode = frozenset(boundary.tail)
         self.inner = boundary.body - self.last
-        self.pixels = next((found for t in model.graph.inputs if (found := pixels(t)) is not None), None)
+        self.pixels = pixels(model.graph.inputs)
         self.stem = target.stem.convs(self.nodes, self.pixels, self.inner) if target.stem else set[str]()
         self.float_last = target.float_last.convs(self.nodes, self.last) if target.float_last else set[str]()
         self.downstream_of_layers = downstream(self.nodes, lambda node: node.op in LAYERS)

@@ -1,7 +1,7 @@
 """Rule for Convs near the image in which 8 bits cost more accuracy than they save time."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnxq.ir import LAYERS, Node, Tensor, constant, downstream, is_depthwise, next_layers
@@ -76,12 +76,15 @@ def has_stride(tensor: Tensor, whole: int | None, stride: int) -> bool:
     return count is not None and whole is not None and count * stride**2 <= whole
 
 
-def pixels(image: Tensor) -> int | None:
-    """Return height times width of an input (batch, 3, height, width) or (batch, height, width, 3); None if unknown."""
-    if image.shape is None or len(image.shape) != 4:
-        return None
-    values = image.shape[1:]
-    return math.prod(values) // 3 if all(isinstance(size, int) for size in values) else None
+def pixels(inputs: Iterable[Tensor]) -> int | None:
+    """Return height times width of the images among a model's inputs; None if unknown.
+
+    Args:
+        inputs: images have the shape (batch, 3, height, width) or (batch, height, width, 3). The first of known size
+            counts.
+    """
+    shapes = (each.shape[1:] for each in inputs if each.shape is not None and len(each.shape) == 4)
+    return next((math.prod(shape) // 3 for shape in shapes if all(isinstance(size, int) for size in shape)), None)
 
 
 def output_channels(conv: Node) -> float:

@@ -2,6 +2,7 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from graphs import Net, csp, feed, ops, planned, relu_net, run, samples, silu_chain, sqnr
 from unbalanced import uneven
@@ -147,6 +148,14 @@ def test_a_mul_divides_tensors_of_the_least_stride(stride, divided):
     working, plan = planned(model, ORT)
     scales = ChooseMigration(samples([feed(model)]), stride).run(working, Facts([plan])).scales
     assert len(scales) == divided
+
+
+def test_the_image_need_not_be_the_first_input():
+    model = strided(64)
+    model.graph.input.insert(0, onnx.helper.make_tensor_value_info("im_shape", onnx.TensorProto.FLOAT, [1, 2]))
+    working, plan = planned(model, ORT)
+    values = {"im_shape": np.zeros((1, 2), np.float32), "images": feed(strided(64))["images"]}
+    assert len(ChooseMigration(samples([values]), 8).run(working, Facts([plan])).scales) == 1
 
 
 def test_onnxruntime_divides_behind_float_nodes_and_computes_the_same_nodes_on_integers():

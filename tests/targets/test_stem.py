@@ -13,7 +13,7 @@ def stem_of(net, x, stem=STEM):
     model = prepared(net.model(net.conv(x, 4, name="last")))
     nodes = model.graph.nodes
     body = frozenset(node.name for node in nodes if node.op == "Conv" and node.name != "last")
-    return stem.convs(nodes, pixels(model.graph.inputs[0]), body)
+    return stem.convs(nodes, pixels(model.graph.inputs), body)
 
 
 def halves(dynamic=False, kernel=3):
@@ -57,7 +57,7 @@ def test_of_an_image_of_unknown_size_only_channels_count():
      (None, None)],
 )  # fmt: skip
 def test_pixels_of_an_image(shape, expected):
-    assert pixels(Variable("image", np.float32, shape)) == expected
+    assert pixels([Variable("im_shape", np.float32, (1, 2)), Variable("image", np.float32, shape)]) == expected
 
 
 @pytest.mark.parametrize(
