@@ -64,8 +64,8 @@ class MeasureSensitivity(Analysis[Sensitivities]):
     """Quantizes the pieces of the network one at a time, and compares the outputs with those of the float model.
 
     A piece is a layer with its activation function, or any other node that computes on integers. Its inputs and weights
-    get the scales, integers and biases of the final model; everything else stays float. What stands before a piece
-    computes the same for all pieces behind it: it runs once for several, about as many as there are such groups.
+    get the scales, integers and biases of the final model; everything else stays float. What stands before some pieces
+    computes the same for all of them, and runs once.
 
     Args:
         samples: the data; it is read again.
@@ -191,27 +191,31 @@ class _Measuring:
 
     def _stage(self, number: int) -> _Stage:
         """Return the network behind the pieces of a number; the latest one is kept."""
-        if self._latest is None or self._latest[0] != number:
-            self._latest = None  # its memory is freed first
-            self._latest = number, self._made_stage(number)
-        return self._latest[1]
+        latest = self._latest
+        if latest is None or latest[0] != number:
+            latest = self._latest = None  # its memory is freed first
+            latest = self._latest = number, self._made_stage(number)
+        return latest[1]
+
+    @cached_property
+    def _whole(self) -> _Stage:
+        return _Stage(ending_at(self._plain, self._ends), [expected.feed for expected in self._expected])
 
     def _made_stage(self, number: int) -> _Stage:
         first = number * self._in_a_stage
         names = {name for piece in self._pieces[first : first + self._in_a_stage] for name in piece}
         part = segment_behind(self._plain.graph, names, self._ends)
-        feeds = [expected.feed for expected in self._expected]
-        whole = _Stage(ending_at(self._plain, self._ends), feeds)
+        feeds = self._whole.feeds
         inner = [name for name in part.inputs if name not in feeds[0]]
-        if not inner or not _fits(self._expected[0].outputs, 1):
-            return whole
+        if not (inner and part.outputs and _fits(self._expected[0].outputs, 1)):
+            return self._whole
         session = open_session(ending_at(self._plain, inner), threads=self._share or cores(), exact=True)
         inputs: list[Feed] = []
         for feed in feeds:
             found = {**feed, **run_named(session, feed)}
             inputs.append({name: found[name] for name in part.inputs})
             if not _fits(inputs[0], len(feeds)):
-                return whole
+                return self._whole
         runs = [{**each, **expected.outputs} for each, expected in zip(inputs, self._expected, strict=True)]
         return _Stage(part.model(self._plain, runs), inputs)
 

@@ -12,6 +12,7 @@ from onnxq.numerics.scheme import Range, Scheme
 from onnxq.qdq.network import operands
 from onnxq.qdq.selection import NodeSelection
 from onnxq.targets import Role, Target
+from onnxq.targets.float_last import least
 from onnxq.targets.stem import image_size
 
 ENDS_BITS = 8
@@ -215,11 +216,4 @@ def quantized_weights(
 def _of_few_weights(layers: Sequence[Node]) -> set[str]:
     """Return the names of the layers with the fewest weights, as many as have together the share `_FEW` of all."""
     counts = {layer.name: math.prod(layer.inputs[1].shape) for layer in layers}
-    left = _FEW * sum(counts.values())
-    found = set()
-    for name in sorted(counts, key=lambda name: (counts[name], name)):
-        left -= counts[name]
-        if left < 0:
-            break
-        found.add(name)
-    return found
+    return least(counts, _FEW * sum(counts.values()))

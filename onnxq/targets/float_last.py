@@ -1,8 +1,9 @@
 """Rule for last layers that stay float because they take little time."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from onnxq.ir import CONVS, Node, constant
 from onnxq.targets.stem import positions
@@ -35,14 +36,14 @@ class FloatLastRule:
                 if found is None:
                     return set()
                 counts[node.name] = found
-        left = self.share * sum(counts.values())
-        stay: set[str] = set()
-        for name in sorted(counts.keys() & last, key=lambda name: (counts[name], name)):
-            left -= counts[name]
-            if left < 0:
-                break
-            stay.add(name)
-        return stay
+        return least({name: counts[name] for name in counts.keys() & last}, self.share * sum(counts.values()))
+
+
+def least(counts: Mapping[str, int], most: float) -> set[str]:
+    """Return the names of the least counts, as many as have together at most this sum."""
+    names = sorted(counts, key=lambda name: (counts[name], name))
+    sums = accumulate(counts[name] for name in names)
+    return {name for name, total in zip(names, sums, strict=True) if total <= most}
 
 
 def products(conv: Node) -> int | None:
