@@ -135,7 +135,7 @@ class _Reader:
             "category_id": category,
             "bbox": box,
             "area": self._area(entry, box, label),
-            "iscrowd": int(entry.get("iscrowd") or 0),
+            "iscrowd": _crowd(entry.get("iscrowd"), label),
         }
         found.update({key: entry[key] for key in ("segmentation", "keypoints") if entry.get(key)})
         _check_keypoints(found.get("keypoints", []), label)
@@ -212,6 +212,14 @@ def _label(entry: Any, place: int) -> str:
 def _counted(what: str, labels: Sequence[str]) -> str:
     """Return what was mended of how many objects, as a sentence."""
     return f"{len(labels)} object{plural(len(labels))} {what}, such as {labels[0]}"
+
+
+def _crowd(given: object, label: str) -> int:
+    if given in (0, 1, "0", "1"):
+        return int(given)
+    if given is None or given == "":
+        return 0
+    raise ValueError(f"{label}: iscrowd is {given!r}; it is 1 for a crowd, and otherwise 0")
 
 
 def _four(given: Any, label: str) -> list[float]:

@@ -63,11 +63,26 @@ def test_entries_that_are_no_objects(tmp_path, parts):
         ({"keypoints": [1, "2", 2]}, "keypoints are no list"),
         ({"keypoints": {"x": 1}}, "keypoints are no list"),
         ({"keypoints": [1, math.nan, 2]}, "keypoints are no list"),
+        ({"iscrowd": 2}, "iscrowd is 2; it is 1 for a crowd, and otherwise 0"),
+        ({"iscrowd": -(2**63)}, "iscrowd is -9223372036854775808"),
+        ({"iscrowd": 0.5}, "iscrowd is 0.5"),
+        ({"iscrowd": "yes"}, "iscrowd is 'yes'"),
+        ({"iscrowd": [1]}, r"iscrowd is \[1\]"),
     ],
 )
 def test_parts_that_cannot_be_read(tmp_path, values, message):
     with pytest.raises(DataError, match=f"not COCO detection annotations: annotation 10: .*{message}"):
         read(tmp_path, annotations=changed(dataset()["annotations"], **values))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(0, 0), (1, 1), (None, 0), ("", 0), (True, 1), (False, 0), ("1", 1), ("0", 0), (1.0, 1)]
+)
+def test_a_crowd(tmp_path, given, expected):
+    entries = dataset()["annotations"]
+    entries[0]["iscrowd"] = given
+    crowds = [entry["iscrowd"] for entry in read(tmp_path, annotations=entries).objects]
+    assert crowds == [expected] + [0] * (len(entries) - 1)
 
 
 def test_attributes_of_another_kind_are_left_out(tmp_path):
