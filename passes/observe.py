@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.calibration.input_monitor import InputMonitor
-from onnxq.calibration.kept_sums import KeptSums, key_of
+from onnxq.calibration.kept_sums import KeptSums, key_of, require_type
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError, OnnxqError
 from onnxq.facts import InputSummary, Migration, Plan, Probe, QuantizationPoint, Statistics
@@ -186,7 +186,13 @@ def _check(counted: "_Counted", steps: int, sums: "_Sums") -> None:
         raise ValueError("samples come twice")
     for each in sums.histograms.values():
         Histogram.of(each.counts, each.exponent, each.start, each.low, each.high, each.floor)
-    _Sums(counted, InputMonitor()).merge(sums)
+    sums.inputs.check()
+    require_type(sums.samples, int)
+    require_type(sums.unreadable, dict[str, str])
+    total = _Sums(counted, InputMonitor())
+    total.merge(sums)
+    total.channel_statistics()
+    total.covariances({})
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +39,17 @@ _COLOURS = _IMAGE_RANK = 3
 
 _LOOKED_AT = 100
 """Evenly spaced rows and columns of an image that are compared between its planes."""
+
+
+class _State(msgspec.Struct):
+    """Types of the attributes of an `InputMonitor` that was read from a file."""
+
+    feeds: dict[int, None]
+    checksums: list[int]
+    low: float
+    high: float
+    spans: list[tuple[float, str]]
+    grey: int
 
 
 class InputMonitor:
@@ -82,6 +94,14 @@ class InputMonitor:
         self._grey += other._grey
         self._checksums += other._checksums
         self._keep(other._feeds)
+
+    def check(self) -> None:
+        """Check a monitor that was read from a file.
+
+        Raises:
+            msgspec.ValidationError: an attribute is of another type.
+        """
+        msgspec.convert({name: getattr(self, f"_{name}") for name in _State.__struct_fields__}, _State)
 
     def probe(self, loaders: Iterable[Loader] = ()) -> Probe:
         """Return the first `PROBES` samples that could be read, in the order of the loaders.

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 
@@ -124,6 +125,15 @@ class KeptSums:
             if "tuple" in plain
             else [self._object(each, arrays) for each in plain["list"]]
         )
+
+
+def require_type(value: object, kind: Any) -> None:
+    """Check that a value from the file has a type, such as `dict[str, int]`.
+
+    Raises:
+        msgspec.ValidationError: it has another one.
+    """
+    msgspec.convert(value, kind)
 
 
 def key_of(model: onnx.ModelProto, samples: Samples, counted: str) -> str | None:

@@ -1,5 +1,7 @@
 """What is finished when a pool is lost is kept, and the next run continues from it."""
 
+import json
+
 import numpy as np
 import pytest
 from cut_pool import Cut
@@ -159,6 +161,33 @@ def test_histograms_that_no_values_make_are_refused(pictures, tmp_path):
     changed = {name: -values.astype(np.int64) for name, values in counts.items() if values.dtype.kind in "ui"}
     write_archive(kept, arrays | changed)
     with pytest.raises(DataError, match=r"kept.npz: is no file of finished samples \(has counts below 0"):
+        observed(str(pictures), Losing(None, kept))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("_checksums", {"list": [{"list": []}]}),
+        ("_spans", {"list": [{"tuple": ["wide", "a.png"]}]}),
+        ("_feeds", {"dict": [["0", None]]}),
+        ("_low", "low"),
+        ("samples", "3"),
+        ("unreadable", {"dict": [["a.png", None]]}),
+    ],
+)
+def test_attributes_of_other_types_are_refused(pictures, tmp_path, attribute, value):
+    kept = tmp_path / "kept.npz"
+    with pytest.raises(ConfigError):
+        observed(str(pictures), Losing(2, kept))
+    with np.load(kept) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    content = json.loads(arrays["header"].tobytes())
+    sums = dict(content["state"]["state"]["dict"])
+    where = sums["inputs"]["state"]["dict"] if attribute.startswith("_") else content["state"]["state"]["dict"]
+    [item] = [item for item in where if item[0] == attribute]
+    item[1] = value
+    write_archive(kept, arrays | {"header": np.frombuffer(json.dumps(content).encode(), np.uint8)})
+    with pytest.raises(DataError, match=r"kept.npz: is no file of finished samples"):
         observed(str(pictures), Losing(None, kept))
 
 
