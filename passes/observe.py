@@ -180,6 +180,9 @@ def _check(counted: "_Counted", steps: int, sums: "_Sums") -> None:
     Raises:
         Exception: they cannot.
     """
+    require_type(sums.samples, int)
+    require_type(sums.unreadable, dict[str, str])
+    require_type(sums.done, list[tuple[int, int]])
     ranges = sorted(sums.done)
     ends = [0, *(place for each in ranges for place in each), steps]
     if ends != sorted(ends):
@@ -187,8 +190,6 @@ def _check(counted: "_Counted", steps: int, sums: "_Sums") -> None:
     for each in sums.histograms.values():
         Histogram.of(each.counts, each.exponent, each.start, each.low, each.high, each.floor)
     sums.inputs.check()
-    require_type(sums.samples, int)
-    require_type(sums.unreadable, dict[str, str])
     total = _Sums(counted, InputMonitor())
     total.merge(sums)
     total.channel_statistics()

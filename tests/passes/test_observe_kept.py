@@ -173,6 +173,7 @@ def test_histograms_that_no_values_make_are_refused(pictures, tmp_path):
         ("_low", "low"),
         ("samples", "3"),
         ("unreadable", {"dict": [["a.png", None]]}),
+        ("done", {"list": [{"tuple": [0, 3, 6]}]}),
     ],
 )
 def test_attributes_of_other_types_are_refused(pictures, tmp_path, attribute, value):
