@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from cut_pool import Cut
+from cut_pool import Cut, Losing
 from graphs import csp, feed, planned
 from PIL import Image
 
@@ -21,22 +21,7 @@ from onnxq.yolo.preprocess import YOLO
 
 STEPS = 40
 
-
-class Losing(Cut):
-    """A pool that is lost after so many tasks."""
-
-    def __init__(self, after, kept, cuts=range(0, STEPS, 3), seed=0):
-        super().__init__(cuts, seed)
-        self.kept = kept
-        self.done = []
-        self._after = after
-
-    def run(self, work, tasks, finished, merge=None):
-        for count, found in enumerate(super().run(work, tasks, finished, merge)):
-            if count == self._after:
-                raise ConfigError("the connection was lost", "a second line")
-            self.done.append(tasks[found[0]])
-            yield found
+CUTS = range(0, STEPS, 3)
 
 
 @pytest.fixture
@@ -76,14 +61,14 @@ def as_bytes(found, path):
 def test_the_next_run_continues_with_the_same_bytes(pictures, tmp_path):
     whole = as_bytes(observed(str(pictures), IN_PROCESS), tmp_path / "whole.npz")
     kept = tmp_path / "kept.npz"
-    first, second = Losing(4, kept), Losing(3, kept, range(0, STEPS, 2), seed=5)
+    first, second = Losing(4, kept, CUTS), Losing(3, kept, range(0, STEPS, 2), seed=5)
     for pool in (first, second):
         with pytest.raises(ConfigError) as caught:
             observed(str(pictures), pool)
         assert caught.value.args[:2] == ("the connection was lost", "a second line")
         assert f"of {STEPS} samples are finished, and kept in {kept}: run the same again" in caught.value.args[2]
         assert kept.exists()
-    last, told = Losing(None, kept), []
+    last, told = Losing(None, kept, CUTS), []
     found = as_bytes(observed(str(pictures), last, lambda *what: told.append(what)), tmp_path / "last.npz")
     assert found == whole
     assert not kept.exists()
@@ -97,7 +82,7 @@ def test_equal_sums_are_kept_with_equal_bytes(pictures, tmp_path):
     kept = []
     for name in ("a.npz", "b.npz"):
         with pytest.raises(ConfigError):
-            observed(str(pictures), Losing(4, tmp_path / name))
+            observed(str(pictures), Losing(4, tmp_path / name, CUTS))
         kept.append((tmp_path / name).read_bytes())
     assert kept[0] == kept[1]
 
@@ -106,7 +91,7 @@ def test_equal_sums_are_kept_with_equal_bytes(pictures, tmp_path):
 def test_what_is_stale_is_done_again(pictures, tmp_path, what, monkeypatch):
     kept = tmp_path / "kept.npz"
     with pytest.raises(ConfigError):
-        observed(str(pictures), Losing(4, kept))
+        observed(str(pictures), Losing(4, kept, CUTS))
     model = csp()
     if what == "a picture":
         Image.new("RGB", (9, 9), "red").save(pictures / "05.png")
@@ -119,7 +104,7 @@ def test_what_is_stale_is_done_again(pictures, tmp_path, what, monkeypatch):
     else:
         monkeypatch.setattr("onnxq.calibration.kept_sums.VERSION", "0")
     whole = as_bytes(observed(str(pictures), IN_PROCESS, model=model), tmp_path / "whole.npz")
-    pool = Losing(None, kept)
+    pool = Losing(None, kept, CUTS)
     assert as_bytes(observed(str(pictures), pool, model=model), tmp_path / "again.npz") == whole
     assert len(pool.done) == len(pool.chunks(whole[2].samples + 1))
     assert not kept.exists()
@@ -127,7 +112,7 @@ def test_what_is_stale_is_done_again(pictures, tmp_path, what, monkeypatch):
 
 def test_nothing_is_kept_of_nothing(pictures, tmp_path):
     with pytest.raises(ConfigError) as caught:
-        observed(str(pictures), Losing(0, tmp_path / "kept.npz"))
+        observed(str(pictures), Losing(0, tmp_path / "kept.npz", CUTS))
     assert len(caught.value.args) == 2
     assert not (tmp_path / "kept.npz").exists()
 
@@ -137,8 +122,8 @@ def test_arrays_are_known_by_their_values(tmp_path):
     feeds = [feed(csp(), k) for k in range(STEPS)]
     whole = as_bytes(observed(feeds, IN_PROCESS), tmp_path / "whole.npz")
     with pytest.raises(ConfigError):
-        observed(feeds, Losing(4, kept))
-    last = Losing(None, kept)
+        observed(feeds, Losing(4, kept, CUTS))
+    last = Losing(None, kept, CUTS)
     assert as_bytes(observed([feed(csp(), k) for k in range(STEPS)], last), tmp_path / "last.npz") == whole
     assert len(last.done) < len(last.chunks(STEPS))
 
@@ -147,21 +132,21 @@ def test_a_file_that_is_no_such_file_is_refused(pictures, tmp_path):
     kept = tmp_path / "kept.npz"
     kept.write_text("notes of mine")
     with pytest.raises(DataError, match=r"kept.npz: is no file of finished samples \(.*\); remove it, and run this"):
-        observed(str(pictures), Losing(None, kept))
+        observed(str(pictures), Losing(None, kept, CUTS))
     assert kept.read_text() == "notes of mine"
 
 
 def test_histograms_that_no_values_make_are_refused(pictures, tmp_path):
     kept = tmp_path / "kept.npz"
     with pytest.raises(ConfigError):
-        observed(str(pictures), Losing(4, kept))
+        observed(str(pictures), Losing(4, kept, CUTS))
     with np.load(kept) as archive:
         arrays = {name: archive[name] for name in archive.files}
     counts = {name: values for name, values in arrays.items() if values.ndim == 1 and name != "header"}
     changed = {name: -values.astype(np.int64) for name, values in counts.items() if values.dtype.kind in "ui"}
     write_archive(kept, arrays | changed)
     with pytest.raises(DataError, match=r"kept.npz: is no file of finished samples \(has counts below 0"):
-        observed(str(pictures), Losing(None, kept))
+        observed(str(pictures), Losing(None, kept, CUTS))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +164,7 @@ def test_histograms_that_no_values_make_are_refused(pictures, tmp_path):
 def test_attributes_of_other_types_are_refused(pictures, tmp_path, attribute, value):
     kept = tmp_path / "kept.npz"
     with pytest.raises(ConfigError):
-        observed(str(pictures), Losing(2, kept))
+        observed(str(pictures), Losing(2, kept, CUTS))
     with np.load(kept) as archive:
         arrays = {name: archive[name] for name in archive.files}
     content = json.loads(arrays["header"].tobytes())
@@ -189,7 +174,7 @@ def test_attributes_of_other_types_are_refused(pictures, tmp_path, attribute, va
     item[1] = value
     write_archive(kept, arrays | {"header": np.frombuffer(json.dumps(content).encode(), np.uint8)})
     with pytest.raises(DataError, match=r"kept.npz: is no file of finished samples"):
-        observed(str(pictures), Losing(None, kept))
+        observed(str(pictures), Losing(None, kept, CUTS))
 
 
 def test_blank_pictures_are_those_of_one_process(pictures):

@@ -4,8 +4,10 @@ import pickle
 import random
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+from onnxq.errors import ConfigError
 from onnxq.runtime.pool import Finished, Merge, Pool, Work
 
 try:
@@ -54,3 +56,31 @@ class Cut(Pool):
             result = pickle.loads(pickle.dumps(copy(pickle.loads(pickle.dumps(tasks[number])), count)))
             finished(sum(steps.values()))
             yield number, result
+
+
+class Losing(Cut):
+    """A pool that keeps what is finished, and is lost after so many tasks; never, if they are None.
+
+    Args:
+        after: number of tasks that end.
+        kept: file of what is finished.
+        cuts, seed: as of `Cut`.
+
+    Attributes:
+        done: the tasks that ended.
+    """
+
+    def __init__(self, after: int | None, kept: Path, cuts: Sequence[int], seed: int = 0) -> None:
+        super().__init__(cuts, seed)
+        self.kept = kept
+        self.done: list[Any] = []
+        self._after = after
+
+    def run(
+        self, work: Work[Any, Any], tasks: Sequence[Any], finished: Finished, merge: Merge[Any] | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        for count, found in enumerate(super().run(work, tasks, finished, merge)):
+            if count == self._after:
+                raise ConfigError("the connection was lost", "a second line")
+            self.done.append(tasks[found[0]])
+            yield found
