@@ -156,7 +156,7 @@ def plan(model: str | Path | onnx.ModelProto, config: Config | None = None) -> t
     config = config or Config()
     original, _ = _load_runnable(model)
     detector = detect(original, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
-    return Pipeline(prepare_and_plan(config)).run(Model(original))[Plan], detector
+    return Pipeline(prepare_and_plan(config, detector)).run(Model(original))[Plan], detector
 
 
 def cut_decode(model: str | Path | onnx.ModelProto, config: Config | None = None) -> onnx.ModelProto:

@@ -16,6 +16,7 @@ from onnxq.passes.cut_decode import CutDecode
 from onnxq.passes.equalize import Equalize
 from onnxq.passes.expand_softmax import ExpandSoftmax
 from onnxq.passes.find_decode import FindDecode
+from onnxq.passes.find_sizes import FindSizes
 from onnxq.passes.fit_ranges import FitRanges
 from onnxq.passes.fold_batch_norm import FoldBatchNorm
 from onnxq.passes.fold_constants import FoldConstants
@@ -82,9 +83,10 @@ def prepare(config: Config, min_opset: int = normalize.MIN_OPSET) -> list[Pass]:
     ]
 
 
-def decide(config: Config) -> list[Pass]:
-    """Return the pass that plans the quantization; it needs no data."""
+def decide(config: Config, detector: Detector | None) -> list[Pass]:
+    """Return the passes that plan the quantization; they need no data. Arguments as in `default`."""
     return [
+        FindSizes(detector),
         PlanQuantization(
             config.placement,
             weight_bits=config.weight_bits,
@@ -94,14 +96,16 @@ def decide(config: Config) -> list[Pass]:
             include=config.include,
             bits=config.widths,
             half=config.is_half,
-        )
+        ),
     ]
 
 
-def migrate(config: Config, samples: Samples | None, progress: Progress = silent) -> list[Pass]:
+def migrate(
+    config: Config, samples: Samples | None, detector: Detector | None = None, progress: Progress = silent
+) -> list[Pass]:
     """Return the passes that move scales from activations into weights, and then plan again."""
     chosen = ChooseMigration(samples, config.placement.scaling_stride, progress, required=bool(config.migrate))
-    return [chosen, MigrateScales(), FindDecode(), *decide(config)]
+    return [chosen, MigrateScales(), FindDecode(), *decide(config, detector)]
 
 
 def calibrate(
@@ -163,9 +167,9 @@ def check(
     return [Verify(original, target, progress, cpu=cpu), *measured]
 
 
-def prepare_and_plan(config: Config) -> list[Pass]:
-    """Return all passes up to the plan, none of which needs data."""
-    return [*prepare(config, _min_opset(config)), *decide(config)]
+def prepare_and_plan(config: Config, detector: Detector | None = None) -> list[Pass]:
+    """Return all passes up to the plan, none of which needs data. Arguments as in `default`."""
+    return [*prepare(config, _min_opset(config)), *decide(config, detector)]
 
 
 def prepare_and_cut(config: Config) -> list[Pass]:
@@ -190,7 +194,8 @@ def default(
         config: the options.
         original: the float model, to compare the result with.
         samples: the calibration data; None if `Statistics` and `Probe` are given.
-        detector: the recognized inputs and outputs; reconstruction and sensitivity use the objects that it detects.
+        detector: the recognized inputs and outputs. The plan is made for its size of images; reconstruction and
+            sensitivity use the objects that it detects.
         sensitivity: measure the effect of quantizing each piece of the network alone.
         speed: measure how much faster than the float model the result runs on this CPU.
         progress: called with the stage and its progress.
@@ -198,8 +203,8 @@ def default(
     """
     target = config.placement
     return [
-        *prepare_and_plan(config),
-        *(migrate(config, samples, progress) if config.migrates else []),
+        *prepare_and_plan(config, detector),
+        *(migrate(config, samples, detector, progress) if config.migrates else []),
         *calibrate(config, samples, detector, sensitivity=sensitivity, progress=progress, pool=pool),
         *write(config),
         *lower(target),

@@ -18,6 +18,7 @@ from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.qdq.migration import LEAST_SAMPLES, Migratable, is_cheap, migratable
 from onnxq.runtime.streaming import stream
+from onnxq.targets.sizes import ImageSizes
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class ChooseMigration(Analysis[Migration]):
 
     name = "choose-migration"
     gives = Migration
-    needs = (Plan,)
+    needs = (Plan, ImageSizes)
 
     def __init__(
         self, samples: Samples | None, stride: int | None, progress: Progress = silent, *, required: bool = True
@@ -64,7 +65,7 @@ class ChooseMigration(Analysis[Migration]):
         tensors = {
             name: found
             for name, found in migratable(model, facts[Plan]).items()
-            if found.sources or is_cheap(model, found, self._stride)
+            if found.sources or is_cheap(found, self._stride, facts[ImageSizes])
         }
         if not tensors and not self._required:
             return Migration({})

@@ -15,6 +15,7 @@ from onnxq.qdq.placement import quantization_points, quantized_weights
 from onnxq.qdq.reasons import is_choice
 from onnxq.qdq.selection import NodeSelection
 from onnxq.targets import Target
+from onnxq.targets.sizes import ImageSizes
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class PlanQuantization(Analysis[Plan]):
 
     name = "plan-quantization"
     gives = Plan
-    needs = (DecodeBoundary,)
+    needs = (DecodeBoundary, ImageSizes)
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class PlanQuantization(Analysis[Plan]):
             raise ConfigError(
                 f"--exclude {excluded[name]} and --include {included[name]} both match node {name!r}; drop one of them"
             )
-        selection = NodeSelection(model, facts[DecodeBoundary], self._target, excluded, included)
+        selection = NodeSelection(model, facts[DecodeBoundary], self._target, facts[ImageSizes], excluded, included)
         _refuse_impossible(included, selection, nodes)
         if not selection.layers:
             reasons = sorted({str(selection.skipped[n.name]) for n in nodes if n.op == "Conv"})

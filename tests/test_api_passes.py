@@ -32,6 +32,7 @@ from onnxq.passes.find_decode import FindDecode
 from onnxq.passes.fold_constants import FoldConstants
 from onnxq.passes.observe import Observe
 from onnxq.pipeline import Analysis, Pipeline, Rewrite
+from onnxq.targets.sizes import ImageSizes
 
 PASSES = [step.name for step in default(Config(), silu_chain(), None)]
 
@@ -57,6 +58,7 @@ def result(model, feeds):
 def test_every_fact_comes_out(result):
     kinds = (
         DecodeBoundary,
+        ImageSizes,
         Plan,
         Migration,
         Statistics,

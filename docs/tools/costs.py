@@ -7,6 +7,7 @@ from onnxq.errors import ModelError
 from onnxq.facts import DecodeBoundary, Plan
 from onnxq.ir import Model, constant
 from onnxq.targets.float_last import products
+from onnxq.targets.sizes import declared_sizes
 
 FLOAT_BITS = 32
 
@@ -37,13 +38,14 @@ def layers(model: Model, head: DecodeBoundary, plan: Plan | None = None) -> list
     """
     weights = {name: w.scheme.bits for w in plan.weights for name in w.users} if plan else {}
     inputs = {name: point.scheme.bits for point in plan.points for name in point.users} if plan else {}
+    sizes = declared_sizes(model)
     found = []
     for node in model.graph.nodes:
         weight = constant(node.inputs[1]) if node.op in ("Conv", "ConvTranspose") else None
         if weight is None or node.name not in head.body:
             continue
         widths = (weights[node.name], inputs[node.name]) if node.name in weights else ()
-        count = products(node)
+        count = products(node, sizes)
         if count is None:
             raise ModelError(f"{node.name}: the size of its images is not known; export the model with a fixed size")
         found.append(Layer(node.name, count, weight.size, *widths))

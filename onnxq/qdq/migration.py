@@ -20,7 +20,7 @@ from onnxq.ir import (
     is_float,
     producer,
 )
-from onnxq.targets.stem import has_stride, pixels
+from onnxq.targets.sizes import ImageSizes
 
 LEAST_SAMPLES = 50
 """Samples below which migration loses more than it gains: with 10 images YOLOv5n loses twice as much, with 100 less."""
@@ -79,17 +79,17 @@ def migratable(model: Model, plan: Plan) -> dict[str, Migratable]:
     return found
 
 
-def is_cheap(model: Model, found: Migratable, stride: int | None) -> bool:
+def is_cheap(found: Migratable, stride: int | None, sizes: ImageSizes) -> bool:
     """Return whether a tensor has a stride of at least this, so that a Mul costs next to no time.
 
     Args:
-        model: the one of the tensor.
         found: the tensor.
         stride: `Target.scaling_stride`; at 1, sizes need not be known.
+        sizes: of the images in the graph.
     """
     if stride is None or stride <= 1:
         return stride is not None
-    return has_stride(found.layers[0].inputs[0], pixels(model.graph.inputs), stride)
+    return sizes.has_stride(found.layers[0].inputs[0], stride)
 
 
 def divided_name(tensor: str) -> str:

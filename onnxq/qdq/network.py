@@ -19,7 +19,7 @@ from onnxq.ir import (
     producer,
 )
 from onnxq.targets import Role, Target
-from onnxq.targets.stem import has_stride, pixels, positions
+from onnxq.targets.sizes import ImageSizes
 
 _ALL_OPERANDS = frozenset({"Add", "Sub", "Mul", "Div", "Concat"})
 """Operators whose inputs are all data; in others the data comes first, then weights or settings."""
@@ -44,6 +44,7 @@ class Network:
         model: its nodes are in topological order.
         boundary: where the network ends.
         target: its rules.
+        sizes: of the images in the graph.
 
     Attributes:
         nodes: of the graph.
@@ -52,22 +53,22 @@ class Network:
         last: names of the last layers of every branch.
         decode: names of the nodes downstream of these.
         inner: names of the other nodes.
-        pixels: height times width of the model's input; None if unknown.
+        sizes: as given.
         stem: names of the Convs that the target keeps float near the image.
         float_last: names of the last Convs that the target keeps float because they take little time.
         downstream_of_layers: names of the nodes that depend on a layer.
     """
 
-    def __init__(self, model: Model, boundary: DecodeBoundary, target: Target) -> None:
+    def __init__(self, model: Model, boundary: DecodeBoundary, target: Target, sizes: ImageSizes) -> None:
         self.nodes: Sequence[Node] = model.graph.nodes
         self.target = target
         self.outputs = model.output_names
         self.last = frozenset(boundary.last)
         self.decode = frozenset(boundary.tail)
         self.inner = boundary.body - self.last
-        self.pixels = pixels(model.graph.inputs)
-        self.stem = target.stem.convs(self.nodes, self.pixels, self.inner) if target.stem else set[str]()
-        self.float_last = target.float_last.convs(self.nodes, self.last) if target.float_last else set[str]()
+        self.sizes = sizes
+        self.stem = target.stem.convs(self.nodes, sizes, self.inner) if target.stem else set[str]()
+        self.float_last = target.float_last.convs(self.nodes, self.last, sizes) if target.float_last else set[str]()
         self.downstream_of_layers = downstream(self.nodes, lambda node: node.op in LAYERS)
         self._depth = _depth(self.nodes)
 
@@ -90,10 +91,10 @@ class Network:
 
     def _is_coarse(self, tensor: Tensor) -> bool:
         """Return whether a tensor has so few positions that the size of floats costs no time."""
-        count, stride = positions(tensor), self.target.float_silu_stride
-        if count is None or self.pixels is None or stride is None:
+        count, stride = self.sizes.positions(tensor), self.target.float_silu_stride
+        if count is None or self.sizes.pixels is None or stride is None:
             return False
-        return count <= self.target.float_silu_positions or has_stride(tensor, self.pixels, stride)
+        return count <= self.target.float_silu_positions or self.sizes.has_stride(tensor, stride)
 
     def _leads_to_a_last_layer(self, silu_input: Tensor) -> bool:
         outputs = [t for node in consumers(silu_input) if is_silu(node) for t in node.outputs]

@@ -13,7 +13,7 @@ from onnxq.qdq.network import operands
 from onnxq.qdq.selection import NodeSelection
 from onnxq.targets import Role, Target
 from onnxq.targets.float_last import least
-from onnxq.targets.stem import image_size
+from onnxq.targets.sizes import image_size
 
 ENDS_BITS = 8
 """Least width at both ends of the network, where few levels cost most, and inside SiLU, where they save no time."""

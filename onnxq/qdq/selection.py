@@ -29,7 +29,8 @@ from onnxq.ir import (
 from onnxq.qdq.network import Network, operands
 from onnxq.qdq.reasons import Code, is_choice
 from onnxq.targets import Role, Rule, Target
-from onnxq.targets.stem import FloatStemRule, image_size
+from onnxq.targets.sizes import ImageSizes
+from onnxq.targets.stem import FloatStemRule
 
 _FIRST = FloatStemRule(channels=32, products=math.inf)
 """Convs that keep `placement.ENDS_BITS`, as the first one does: high resolution and few weights."""
@@ -42,6 +43,7 @@ class NodeSelection:
         model: its nodes are in topological order.
         boundary: where the network ends.
         target: its rules.
+        sizes: of the images in the graph.
         excluded: name of a node that must stay float -> the pattern that matches it.
         included: names of nodes that run on integers unless that is impossible.
 
@@ -59,10 +61,11 @@ class NodeSelection:
         model: Model,
         boundary: DecodeBoundary,
         target: Target,
+        sizes: ImageSizes,
         excluded: Mapping[str, str],
         included: Collection[str] = (),
     ) -> None:
-        network = Network(model, boundary, target)
+        network = Network(model, boundary, target, sizes)
         refused = refuse(network, excluded, included)
         wanted, unwanted = demand(network, refused, included)
         withdrawn = withdraw(network, wanted, included)
@@ -71,7 +74,7 @@ class NodeSelection:
         self.integer = wanted - withdrawn.keys()
         self.skipped = {node.name: reasons[node.name] for node in network.nodes if node.name in reasons}
         self.layers = [n for n in network.nodes if n.name in self.integer and self.rule(n).role is Role.LAYER]
-        self.ends = network.last | network.decode | _FIRST.convs(network.nodes, network.pixels, network.inner)
+        self.ends = network.last | network.decode | _FIRST.convs(network.nodes, sizes, network.inner)
         self.downstream_of_layers = network.downstream_of_layers
         self._network = network
         self._refused = refused
@@ -251,7 +254,7 @@ def _layer_refusals(network: Network, node: Node, rule: Rule) -> Iterator[Reason
         if target.float_depthwise and not _quantized_anyway(target, node, rule):
             yield Code.DEPTHWISE.reason(f"{channels} channels with a {kernel} kernel each")
     elif node.name in network.stem:
-        size = image_size(node.outputs[0])
+        size = network.sizes.tensors.get(node.outputs[0].name)
         place = "near the image" if size is None else f"at {size[0]} x {size[1]}"
         yield Code.STEM.reason(f"{channels} channels {place}, integer kernels save no time")
     if node.op == "Conv" and target.few_channels is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from onnxq.ir import CONVS, Node, constant
-from onnxq.targets.stem import positions
+from onnxq.targets.sizes import ImageSizes
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,18 @@ class FloatLastRule:
 
     share: float
 
-    def convs(self, nodes: Sequence[Node], last: Collection[str]) -> set[str]:
+    def convs(self, nodes: Sequence[Node], last: Collection[str], sizes: ImageSizes) -> set[str]:
         """Return the names of the last Convs that stay float; none if the size of a Conv is not known.
 
         Args:
             nodes: of the graph, in topological order.
             last: names of the last layers.
+            sizes: of the images in the graph.
         """
         counts: dict[str, int] = {}
         for node in nodes:
             if node.op in CONVS and constant(node.inputs[1]) is not None:
-                found = products(node)
+                found = products(node, sizes)
                 if found is None:
                     return set()
                 counts[node.name] = found
@@ -46,13 +47,14 @@ def least(counts: Mapping[str, int], most: float) -> set[str]:
     return {name for name, total in zip(names, sums, strict=True) if total <= most}
 
 
-def products(conv: Node) -> int | None:
+def products(conv: Node, sizes: ImageSizes) -> int | None:
     """Return the multiplications of a Conv or ConvTranspose for one image; None if the size of its images is unknown.
 
     Each weight is used once per output position, or input position of a ConvTranspose.
 
     Args:
         conv: its weight has a known shape, as constants have.
+        sizes: of the images in the graph.
     """
-    count = positions(conv.outputs[0] if conv.op == "Conv" else conv.inputs[0])
+    count = sizes.positions(conv.outputs[0] if conv.op == "Conv" else conv.inputs[0])
     return None if count is None else count * math.prod(conv.inputs[1].shape)

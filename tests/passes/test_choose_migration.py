@@ -16,11 +16,12 @@ from onnxq.passes.choose_migration import ChooseMigration
 from onnxq.pipeline import Facts
 from onnxq.qdq.migration import migratable
 from onnxq.targets import OPENVINO, ORT
+from onnxq.targets.sizes import declared_sizes
 
 
 def migration(model, data, *, required=True):
     working, plan = planned(model, OPENVINO)
-    return ChooseMigration(data, 1, required=required).run(working, Facts([plan]))
+    return ChooseMigration(data, 1, required=required).run(working, Facts([plan, declared_sizes(working)]))
 
 
 def chosen(model, data):
@@ -146,7 +147,7 @@ def strided(size):
 def test_a_mul_divides_tensors_of_the_least_stride(stride, divided):
     model = strided(64)
     working, plan = planned(model, ORT)
-    scales = ChooseMigration(samples([feed(model)]), stride).run(working, Facts([plan])).scales
+    scales = ChooseMigration(samples([feed(model)]), stride).run(working, Facts([plan, declared_sizes(working)])).scales
     assert len(scales) == divided
 
 
@@ -155,7 +156,7 @@ def test_the_image_need_not_be_the_first_input():
     model.graph.input.insert(0, onnx.helper.make_tensor_value_info("im_shape", onnx.TensorProto.FLOAT, [1, 2]))
     working, plan = planned(model, ORT)
     values = {"im_shape": np.zeros((1, 2), np.float32), "images": feed(strided(64))["images"]}
-    assert len(ChooseMigration(samples([values]), 8).run(working, Facts([plan])).scales) == 1
+    assert len(ChooseMigration(samples([values]), 8).run(working, Facts([plan, declared_sizes(working)])).scales) == 1
 
 
 def test_onnxruntime_divides_behind_float_nodes_and_computes_the_same_nodes_on_integers():

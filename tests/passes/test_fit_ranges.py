@@ -17,6 +17,7 @@ from onnxq.numerics.range_methods import METHODS
 from onnxq.numerics.scheme import INT8, Range, Scheme
 from onnxq.numerics.silu import SILU_MINIMUM
 from onnxq.passes.find_decode import FindDecode
+from onnxq.passes.find_sizes import FindSizes
 from onnxq.passes.fit_ranges import FitRanges
 from onnxq.passes.observe import Observe
 from onnxq.passes.plan_quantization import PlanQuantization
@@ -285,4 +286,6 @@ def test_the_graph_is_not_touched():
 
 def test_without_a_plan_there_is_nothing_to_fit():
     assert FitRanges.needs == (Plan, Statistics)
-    assert Pipeline([FindDecode(), PlanQuantization(ORT), Observe(samples([feed(csp())])), FitRanges()]).passes
+    assert Pipeline(
+        [FindDecode(), FindSizes(), PlanQuantization(ORT), Observe(samples([feed(csp())])), FitRanges()]
+    ).passes

@@ -19,6 +19,7 @@ from plans import assert_complete, code, every_target, plan_of, tensors
 
 from onnxq.errors import ConfigError, ModelError
 from onnxq.passes.find_decode import FindDecode
+from onnxq.passes.find_sizes import FindSizes
 from onnxq.passes.plan_quantization import PlanQuantization
 from onnxq.pipeline import Pipeline
 from onnxq.targets import GENERIC, OPENVINO, ORT, Role
@@ -158,7 +159,7 @@ def test_a_width_that_takes_effect_once_the_node_runs_on_integers_is_not_warned_
 def test_the_graph_is_not_touched(target):
     model = prepared(pan())
     before = model.to_proto().SerializeToString(deterministic=True)
-    Pipeline([FindDecode(), PlanQuantization(target)]).run(model)
+    Pipeline([FindDecode(), FindSizes(), PlanQuantization(target)]).run(model)
     assert model.to_proto().SerializeToString(deterministic=True) == before
 
 

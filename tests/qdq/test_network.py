@@ -8,12 +8,14 @@ from onnxq.passes.find_decode import FindDecode
 from onnxq.pipeline import Pipeline
 from onnxq.qdq.network import Network
 from onnxq.targets import GENERIC
+from onnxq.targets.sizes import declared_sizes
 
 
 def joining(model):
     """Names of the Concats of the decode that join scores with other values."""
     working = prepared(model)
-    network = Network(working, Pipeline([FindDecode()]).run(working)[DecodeBoundary], GENERIC)
+    boundary = Pipeline([FindDecode()]).run(working)[DecodeBoundary]
+    network = Network(working, boundary, GENERIC, declared_sizes(working))
     return {node.name for node in network.nodes if network.joins_scores(node)}
 
 

@@ -29,11 +29,13 @@ from plans import ALL, assert_complete, code, ending, every_target, plan_of, poi
 from onnxq.errors import ModelError
 from onnxq.facts import DecodeBoundary, Plan
 from onnxq.passes.find_decode import FindDecode
+from onnxq.passes.find_sizes import FindSizes
 from onnxq.passes.plan_quantization import PlanQuantization
 from onnxq.pipeline import Pipeline
 from onnxq.qdq.selection import Network, NodeSelection, demand, refuse, withdraw
 from onnxq.targets import GENERIC, OPENVINO, ORT, TARGETS, TENSORRT
 from onnxq.targets.float_last import products as multiplications
+from onnxq.targets.sizes import ImageSizes, declared_sizes
 
 # --- reasons ----------------------------------------------------------------------------------------------------------
 
@@ -75,7 +77,7 @@ def real(name):
 @pytest.mark.parametrize("name", ["yolo11n", "yolo26n", "yolov6n", "yolov7-tiny", "yolov8n-dynamic", "yolov8n-nms"])
 def test_every_node_of_a_real_export_runs_on_integers_or_has_a_reason(name, target):
     model = real(name)
-    facts = Pipeline([FindDecode(), PlanQuantization(target)]).run(model)
+    facts = Pipeline([FindDecode(), FindSizes(), PlanQuantization(target)]).run(model)
     plan = facts[Plan]
     assert_complete(model, plan)
     convs = [n for n, node in model.nodes.items() if node.op == "Conv" and n in facts[DecodeBoundary].body]
@@ -92,7 +94,7 @@ def test_every_node_of_a_real_export_runs_on_integers_or_has_a_reason(name, targ
         expected -= last
     if target.float_last is not None:
         cheap = {n for n in last if code(plan, n) == "last-layer"}
-        counts = {n: multiplications(model.nodes[n]) for n in convs}
+        counts = {n: multiplications(model.nodes[n], facts[ImageSizes]) for n in convs}
         assert bool(cheap) == (None not in counts.values())
         assert not cheap or sum(counts[n] for n in cheap) <= target.float_last.share * sum(counts.values())
         expected -= cheap
@@ -343,7 +345,7 @@ def test_an_add_in_front_of_a_relu_kept_float_stays_float_on_onnxruntime():
 def network_of(model, target):
     working = prepared(model)
     boundary = Pipeline([FindDecode()]).run(working)[DecodeBoundary]
-    return working, boundary, Network(working, boundary, target)
+    return working, boundary, Network(working, boundary, target, declared_sizes(working))
 
 
 def test_refused_nodes_stay_float_whatever_stands_around_them():
@@ -375,7 +377,7 @@ def test_withdrawn_nodes_are_some_of_those_in_demand():
 @pytest.mark.parametrize("build", [csp, sppf, attention, depthwise_net, v8])
 def test_each_node_has_integers_or_one_reason_in_graph_order(build, target):
     working, boundary, network = network_of(build(), target)
-    selection = NodeSelection(working, boundary, target, {})
+    selection = NodeSelection(working, boundary, target, network.sizes, {})
     names = [node.name for node in network.nodes]
     assert selection.integer | selection.skipped.keys() == set(names)
     assert not selection.integer & selection.skipped.keys()

@@ -6,6 +6,7 @@ from plans import code, plan_of
 
 from onnxq.targets import OPENVINO
 from onnxq.targets.float_last import FloatLastRule, products
+from onnxq.targets.sizes import declared_sizes
 
 # Products of four Convs.
 STEM, FINE, MIDDLE, COARSE = 16 * 16 * 3 * 8, 16 * 16 * 8 * 4, 8 * 8 * 8 * 4, 4 * 4 * 8 * 4
@@ -23,7 +24,8 @@ def levels(dynamic=False):
 
 
 def floats(share, model=None, last=("fine", "middle", "coarse")):
-    return FloatLastRule(share).convs(prepared(model or levels()).graph.nodes, last)
+    working = prepared(model or levels())
+    return FloatLastRule(share).convs(working.graph.nodes, last, declared_sizes(working))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,8 @@ def test_none_stays_float_if_a_size_is_unknown():
 def test_products_of_a_conv(build, expected):
     net = Net(size=16)
     model = prepared(net.model(build(net)))
-    assert products([node for node in model.graph.nodes if node.op == "Conv"][-1]) == expected
+    [*_, conv] = (node for node in model.graph.nodes if node.op == "Conv")
+    assert products(conv, declared_sizes(model)) == expected
 
 
 def test_openvino_keeps_coarse_last_convs_float_unless_they_are_included():

@@ -1,9 +1,8 @@
-import numpy as np
 import pytest
 from graphs import Net, prepared
 
-from onnxq.ir import Variable
-from onnxq.targets.stem import FloatStemRule, has_stride, pixels
+from onnxq.targets.sizes import declared_sizes
+from onnxq.targets.stem import FloatStemRule
 
 STEM = FloatStemRule(channels=32, products=64)
 
@@ -13,7 +12,7 @@ def stem_of(net, x, stem=STEM):
     model = prepared(net.model(net.conv(x, 4, name="last")))
     nodes = model.graph.nodes
     body = frozenset(node.name for node in nodes if node.op == "Conv" and node.name != "last")
-    return stem.convs(nodes, pixels(model.graph.inputs), body)
+    return stem.convs(nodes, declared_sizes(model), body)
 
 
 def halves(dynamic=False, kernel=3):
@@ -49,23 +48,6 @@ def test_of_an_image_of_unknown_size_only_channels_count():
     assert stem_of(net, net.conv(x, 33, name="wide")) == {
         "on the image", "on half of it", "pointwise", "depthwise", "of many products", "behind",
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [([1, 3, 32, 64], 2048), ([2, 32, 64, 3], 2048), (["n", 3, 32, 64], 2048), ([1, 3, "h", 64], None), ([1, 2], None),
-     (None, None)],
-)  # fmt: skip
-def test_pixels_of_an_image(shape, expected):
-    assert pixels([Variable("im_shape", np.float32, (1, 2)), Variable("image", np.float32, shape)]) == expected
-
-
-@pytest.mark.parametrize(
-    ("size", "whole", "expected"),
-    [((8, 8), 64 * 64, True), ((9, 8), 64 * 64, False), ((8, "w"), 64 * 64, False), ((8, 8), None, False)],
-)
-def test_a_stride_is_told_by_the_number_of_positions(size, whole, expected):
-    assert has_stride(Variable("x", np.float32, [1, 16, *size]), whole, 8) == expected
 
 
 def test_it_ends_on_every_way_from_the_image():

@@ -15,6 +15,7 @@ from onnxq.facts import FittedRanges, Plan, QuantizationParameters, Statistics
 from onnxq.ir import Model
 from onnxq.passes.compute_qparams import ComputeQparams
 from onnxq.passes.find_decode import FindDecode
+from onnxq.passes.find_sizes import FindSizes
 from onnxq.passes.fit_ranges import FitRanges
 from onnxq.passes.fold_batch_norm import FoldBatchNorm
 from onnxq.passes.fold_constants import FoldConstants
@@ -74,7 +75,7 @@ def prepared(model: onnx.ModelProto) -> Model:
 def planned(model: onnx.ModelProto, target: Target = ORT, **options: object) -> tuple[Model, Plan]:
     """Return a prepared model and its plan; the options are those of PlanQuantization."""
     working = Model(copy(model))
-    facts = Pipeline([*preparing(), FindDecode(), PlanQuantization(target, **options)]).run(working)
+    facts = Pipeline([*preparing(), FindDecode(), FindSizes(), PlanQuantization(target, **options)]).run(working)
     return working, facts[Plan]
 
 
@@ -112,6 +113,7 @@ def quantizing(
     return [
         *preparing(max(MIN_OPSET, target.min_opset, target.activations[0].opset)),
         FindDecode(),
+        FindSizes(),
         PlanQuantization(target, **options),
         Observe(data, every_conv=feedback),
         FitRanges(method),
