@@ -37,7 +37,7 @@ _COUNTED = 1 << 14
 
 _IMAGE_RANK = 4
 
-_COVARIANCES = 32
+COVARIANCES = 32
 """Evenly spaced samples, or some more, on which the covariance of inputs is taken; all, if their number is not known
 before the end, as of a generator."""
 
@@ -93,7 +93,7 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
         reading = image_convs(model.graph.nodes)
         images = [layer for layer in layers if layer.name in reading]
         windows = _windows(layer for layer in (layers if self._every_conv else images) if layer.op == "Conv")
-        every = max(1, self._samples.steps // _COVARIANCES) if self._samples else 1
+        every = max(1, self._samples.steps // COVARIANCES) if self._samples else 1
         counted = _Counted.of(plan.observed(), layers, windows, {layer.inputs[0].name for layer in images}, every)
         if not counted.floors:
             return Statistics({}, digest=digest, migration=migration), Probe(), InputSummary()

@@ -26,7 +26,7 @@ from onnxq.config import AUTO
 from onnxq.facts import Statistics
 from onnxq.hooks import time_passes
 from onnxq.passes import calibrate, prepare_and_plan
-from onnxq.passes.observe import _COVARIANCES
+from onnxq.passes.observe import COVARIANCES
 from onnxq.runtime.cpu import this_cpu
 from onnxq.runtime.pool import Finished, Merge, Pool, Work
 
@@ -159,7 +159,7 @@ def chunk_of(model: Path, data: object, size: int = 16, rounding: str = AUTO) ->
     original = onnxq.api.load(model)
     samples = onnxq.api.open_data(data, original, onnxq.api.detect(original), config)
     loaders = tuple(samples.loaders)
-    many = _RECORDED * _COVARIANCES * size
+    many = _RECORDED * COVARIANCES * size
     repeated = replace(samples, loaders=loaders * -(-many // len(loaders)), sources=())
     onnxq.quantize(model, repeated, config, pool=recorder)
     assert recorder.found is not None
@@ -174,7 +174,7 @@ def sleeps(count: int, seconds: float) -> list[float]:
 
 def with_covariances(chunks: int) -> list[bool]:
     """Return for each of some chunks whether a covariance is taken on a sample of it, if they have very many."""
-    every = max(1, chunks // _COVARIANCES)
+    every = max(1, chunks // COVARIANCES)
     return [number % every == 0 for number in range(chunks)]
 
 
