@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper
 
 from onnxq.errors import ModelError
+from onnxq.ir.checks.functions import calls_of, check_functions
 from onnxq.ir.checks.layers import check_layers
 from onnxq.ir.checks.nodes import check_nodes, check_texts, check_values
 from onnxq.ir.checks.tensors import check_sparse, check_tensors, node_text
@@ -61,7 +62,7 @@ def repair(model: onnx.ModelProto) -> onnx.ModelProto:
     check_tensors(model)
     repaired = with_weight_inputs(model)
     if repaired.functions:
-        repaired = inliner.inline_local_functions(repaired)
+        repaired = _inlined(repaired)
     _name_graph(repaired.graph)
     _remove_duplicate_names(repaired.graph)
     _remove_duplicate_metadata(repaired)
@@ -92,6 +93,19 @@ def _check_opset(model: onnx.ModelProto) -> None:
             f"the model has opset {version}, and the installed onnx knows opsets up to {newest}; "
             "export it with opset 17, or install a newer onnx"
         )
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    check_functions(model)
+    try:
+        inlined = inliner.inline_local_functions(model)
+    except (onnx.checker.ValidationError, RuntimeError) as error:
+        cause = str(error).strip().splitlines()[0].rstrip(".")
+        raise ModelError(f"its local functions cannot be inlined ({cause}); export the model again") from error
+    left = next(calls_of(inlined), None)
+    if left is not None:
+        raise ModelError(f"{node_text(left)} calls a local function of another opset; export the model again with one")
+    return inlined
 
 
 def _refuse_optimized(graph: onnx.GraphProto) -> None:
