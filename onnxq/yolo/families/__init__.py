@@ -38,6 +38,10 @@ STAGES: tuple[tuple[Family, ...], ...] = (
 """All families, in the order in which they are tried; those of a stage together, for one output after the other."""
 
 
+_MOST_OUTPUTS = 100
+"""Outputs of a model beyond which none is looked at, because each is compared with all others; detectors have 24."""
+
+
 def family_names() -> tuple[str, ...]:
     """Return the names of all families, in the order in which they are tried."""
     return tuple(family.name for family in chain(*STAGES))
@@ -50,6 +54,10 @@ def family_of(name: str) -> Family:
 
 def recognize(clues: Clues) -> OutputLayout:
     """Return how a model's outputs are read; of the family "unknown" if no family recognizes them."""
+    count = len(clues.graph.output)
+    if count > _MOST_OUTPUTS:
+        why = f"{count} outputs are more than a detector has"
+        return OutputLayout(UNKNOWN_FAMILY, "detect", (), why, tried=family_names())
     for stage in STAGES:
         for output in clues.by_name:
             for family in stage:

@@ -31,6 +31,12 @@ def test_a_name_of_no_family_is_the_unknown_family():
     assert (unknown.name, unknown.read) == (UNKNOWN, None)
 
 
+def test_no_family_has_hundreds_of_outputs():
+    outputs = {f"out{k}": np.zeros((1, 10, 10), np.float32) for k in range(200)}
+    found = detect(giving(outputs)).outputs
+    assert (found.family, found.why) == (UNKNOWN, "200 outputs are more than a detector has")
+
+
 @pytest.mark.parametrize("name", family_names())
 def test_every_family_is_documented(name):
     assert f"| `{name}` |" in (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
