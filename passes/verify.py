@@ -70,7 +70,7 @@ class Verify(Analysis[Verification]):
         """Return the results of the checks."""
         self._progress("checking", 0, 0)
         proto, feeds = model.to_linked_proto(), facts[Probe].feeds
-        _check_model(proto)
+        _check_model(proto, self._original)
         _check_interface(self._original, proto)
         _check_file(self._target, proto)
         expected = _expected(self._original, proto, feeds)  # first: each session takes the memory of its weights
@@ -151,12 +151,22 @@ def _unlike_the_plan(runtime: type[Runtime], unfused: Sequence[str], others: int
         )
 
 
-def _check_model(proto: onnx.ModelProto) -> None:
+def _check_model(proto: onnx.ModelProto, original: onnx.ModelProto) -> None:
+    wrong = _fault_of(proto)
+    if wrong and (before := _fault_of(original)):
+        raise ModelError(f"the model is not valid ONNX: {before}; mend it, or export it again")
+    if wrong:
+        raise ModelError(f"the quantized model is not valid ONNX: {wrong}")
+
+
+def _fault_of(proto: onnx.ModelProto) -> str:
+    """Return what makes a model invalid; empty if nothing does."""
     try:
         # The values of large constants are none of its business, and its copies of them would take memory.
         onnx.checker.check_model(with_weight_inputs(proto), full_check=True)
     except (onnx.checker.ValidationError, InferenceError) as error:
-        raise ModelError(f"the quantized model is not valid ONNX: {str(error).strip().splitlines()[0]}") from error
+        return str(error).strip().splitlines()[0].rstrip(".")
+    return ""
 
 
 def _check_interface(original: onnx.ModelProto, proto: onnx.ModelProto) -> None:

@@ -132,6 +132,17 @@ def test_a_graph_that_is_no_valid_onnx_is_refused():
     refused(csp(), edit, "the quantized model is not valid ONNX: Unrecognized attribute: no_such_attribute")
 
 
+def test_a_fault_that_the_float_model_has_already_is_told_as_its_own():
+    def edit(model):
+        nodes(model)["conv1"].attribute.append(onnx.helper.make_attribute("no_such_attribute", 1))
+
+    model = csp()
+    after, facts = edited(model, edit)
+    edit(model)
+    with pytest.raises(ModelError, match=r"^the model is not valid ONNX: Unrecognized .*; mend it, or export it"):
+        verify(model, after, facts)
+
+
 def test_shapes_that_contradict_each_other_are_refused():
     def edit(after):
         weight = next(w for w in after.graph.initializer if w.name == "conv2_weight_quantized")
