@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, inliner, numpy_helper
 from onnxq.errors import ModelError
 from onnxq.ir.checks.functions import calls_of, check_functions
 from onnxq.ir.checks.layers import check_layers
-from onnxq.ir.checks.nodes import check_nodes, check_texts, check_values
+from onnxq.ir.checks.nodes import check_nodes, check_tensor_values, check_texts, check_values
 from onnxq.ir.checks.tensors import check_sparse, check_tensors, node_text
 from onnxq.ir.index import ProtoIndex
 from onnxq.ir.proto import (
@@ -77,6 +77,7 @@ def repair(model: onnx.ModelProto) -> onnx.ModelProto:
     _sort(repaired.graph)
     clear_negative_dims(repaired.graph)
     _declare_outputs(repaired)
+    check_tensor_values(repaired.graph)
     _remove_wrong_types(repaired)
     mended = restore_weights(repaired, model) if repaired != with_weight_inputs(model) else model
     check_layers(mended.graph)

@@ -212,3 +212,11 @@ def test_an_unknown_operator_set_is_refused(version, message):
     del model.opset_import[:]
     with pytest.raises(ModelError, match="states no operator set"):
         repair(model)
+
+
+def test_an_output_without_a_type_that_is_found_to_be_no_tensor():
+    model = silu_chain()
+    model.graph.node.append(helper.make_node("SequenceConstruct", [model.graph.output[0].name], ["listed"]))
+    model.graph.output.add(name="listed")
+    with pytest.raises(ModelError, match=r"^the output 'listed' is no tensor but of type sequence"):
+        repair(model)

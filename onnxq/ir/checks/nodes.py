@@ -88,6 +88,23 @@ def check_values(graph: onnx.GraphProto) -> None:
         memory.require(size, what, _REMEDY, ModelError, memory.CONSTANT)
 
 
+def check_tensor_values(graph: onnx.GraphProto) -> None:
+    """Check that the inputs and outputs of a graph are tensors, not sequences, maps or optional values.
+
+    Raises:
+        ModelError: one is none, or an input has no element type.
+    """
+    constants = {tensor.name for tensor in graph.initializer}
+    for what, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            kind = value.type.WhichOneof("value") or "tensor_type"
+            if kind != "tensor_type":
+                found = kind.removesuffix("_type").replace("_", " ")
+                raise ModelError(f"the {what} {value.name!r} is no tensor but of type {found}; {_REMEDY} without it")
+            if what == "input" and not value.type.tensor_type.elem_type and value.name not in constants:
+                raise ModelError(f"the input {value.name!r} has no element type; {_REMEDY}")
+
+
 class _Checker:
     """Checks graphs of one model.
 

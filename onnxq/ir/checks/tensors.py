@@ -78,10 +78,20 @@ def _fault(tensor: TensorProto) -> str:
         return f"has the shape {tuple(tensor.dims)}, with a negative length"
     if tensor.HasField("segment"):
         return "is a segment of a tensor, which no runtime reads"
+    if not all(map(_is_utf8, tensor.string_data)):
+        return "has a string that is not UTF-8"
     if tensor.data_location == TensorProto.EXTERNAL:
         return ""  # its size was checked where it is read
     held, wanted, unit = _stored(tensor)
     return "" if held == wanted else f"has the shape {tuple(tensor.dims)}, and {held} {unit} instead of {wanted}"
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def byte_size(tensor: TensorProto) -> int:

@@ -4,7 +4,7 @@ from graphs import csp, v5_raw, v8
 from onnx import AttributeProto, TensorProto, helper
 
 from onnxq.errors import ModelError
-from onnxq.ir.checks.nodes import check_nodes, check_texts, check_values
+from onnxq.ir.checks.nodes import check_nodes, check_tensor_values, check_texts, check_values
 
 X = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])
 Y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
@@ -110,6 +110,27 @@ def test_inputs_that_no_memory_holds(dims):
     value = onnx.helper.make_tensor_value_info("v", TensorProto.FLOAT, dims)
     with pytest.raises(ModelError, match=r"the input 'v' of the shape .* would take"):
         check_values(onnx.GraphProto(input=[value]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("sequence_type", "sequence"), ("map_type", "map"), ("sparse_tensor_type", "sparse tensor")]
+)
+@pytest.mark.parametrize("part", ["input", "output"])
+def test_inputs_and_outputs_that_are_no_tensors(kind, words, part):
+    graph = model(node("Relu", ["x"])).graph
+    check_tensor_values(graph)
+    getattr(getattr(graph, part).add(name="v").type, kind).SetInParent()
+    with pytest.raises(ModelError, match=f"^the {part} 'v' is no tensor but of type {words}; export"):
+        check_tensor_values(graph)
+
+
+def test_an_input_without_a_type():
+    graph = model(node("Relu", ["x"])).graph
+    graph.input.add(name="v")
+    with pytest.raises(ModelError, match=r"^the input 'v' has no element type; export the model again$"):
+        check_tensor_values(graph)
+    graph.initializer.add(name="v")
+    check_tensor_values(graph)
 
 
 @pytest.mark.parametrize("text", [b"node_one", b"attr_one", b"input_one", b"meta_one", b"dim_one", b"const_one"])

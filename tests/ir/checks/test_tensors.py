@@ -53,6 +53,7 @@ def test_sound_tensors(tensor):
         (TensorProto(name="w", dims=[3], data_type=TensorProto.FLOAT, float_data=[1, 2]), "2 values instead of 3"),
         (TensorProto(name="w", dims=[3], data_type=TensorProto.FLOAT, int64_data=[1, 2, 3]), "0 values instead of 3"),
         (TensorProto(name="w", dims=[3], data_type=TensorProto.STRING, string_data=[b"a"]), "1 strings instead of 3"),
+        (TensorProto(name="w", dims=[1], data_type=TensorProto.STRING, string_data=[b"\xff"]), "that is not UTF-8"),
         (
             TensorProto(
                 name="w", dims=[1], data_type=1, raw_data=bytes(4), segment=TensorProto.Segment(begin=0, end=1)
