@@ -18,7 +18,7 @@ from onnxq.evaluation.annotations.records import Annotations, Size
 from onnxq.remote.address import Address, Location
 from onnxq.remote.fetch import NothingThere, TooLarge
 from onnxq.remote.fetched import Fetched, fetched
-from onnxq.yolo.inputs.image_files import orientation
+from onnxq.yolo.inputs.image_files import formats, orientation
 from onnxq.yolo.inputs.large_pictures import LARGE
 
 _QUARTERS = 5
@@ -119,7 +119,7 @@ def _suffixes(name: str) -> Iterator[Sequence[str]]:
 def _names_in(folder: Path) -> dict[str, list[str]]:
     """The files of a folder by their key, with and without their suffix."""
     names: dict[str, list[str]] = {}
-    if folder.is_dir():
+    if os.path.isdir(folder):
         for name in sorted(os.listdir(folder)):
             for key in dict.fromkeys((_key(name), _key(os.path.splitext(name)[0]))):
                 names.setdefault(key, []).append(name)
@@ -150,7 +150,7 @@ def picture_size(place: Location) -> PictureSize | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path.open() if isinstance(path, Fetched) else path) as image:
+            with Image.open(path.open() if isinstance(path, Fetched) else path, formats=formats()) as image:
                 width, height = image.size
                 turned = orientation(image) >= _QUARTERS
     except Exception:  # Pillow raises SyntaxError, struct.error, OverflowError and more; reading the image tells it

@@ -4,6 +4,7 @@ Pictures of more than 8 bits do not say which level is white: cameras of 14 bits
 picture belongs to decides.
 """
 
+import functools
 import logging
 import math
 import threading
@@ -53,6 +54,8 @@ _LEAST_LEVELS = 32.0
 _HIGH_BYTE = 8
 
 _REMEDY = "save the pictures with 8 bits, or give arrays as .npy"
+
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 _opening, _decoding = threading.Lock(), threading.Lock()
 
@@ -198,6 +201,16 @@ def read_image(path: Location) -> NDArray[np.uint8]:
     return ImageReader([path])(path)
 
 
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Return the formats of pictures that are read, whatever their names; Pillow may lack some.
+
+    Others are not: for PostScript, for example, Pillow starts an interpreter, and the picture is its program.
+    """
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
 @contextmanager
 def _naming(path: Path | Fetched) -> Iterator[None]:
     try:
@@ -216,7 +229,7 @@ def _opened(path: Path | Fetched) -> Iterator[Image.Image]:
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(path.open() if isinstance(path, Fetched) else path)
+            image = Image.open(path.open() if isinstance(path, Fetched) else path, formats=formats())
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:

@@ -37,6 +37,13 @@ class TestReadImage:
         palette.save(tmp_path / "a.png", transparency=bytes([0, 128, 255]))
         np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.full((4, 6, 3), (51, 102, 255)))
 
+    @pytest.mark.parametrize("suffix", ["png", "eps"])
+    def test_a_program_that_draws_a_picture_is_not_started(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"a.{suffix}"
+        Image.fromarray(noise(5, 7)).save(path, "EPS")
+        with pytest.raises(DataError, match="cannot identify image file"):
+            read_image(path)
+
     def test_exif_orientation_turns_it_upright(self, tmp_path: Path) -> None:
         exif = Image.Exif()
         exif[0x0112] = 6  # the camera was turned: rotate a quarter clockwise to show
