@@ -13,7 +13,7 @@ from onnx import AttributeProto, TensorProto
 from onnxq import memory
 from onnxq._text import shape_text
 from onnxq.errors import ModelError
-from onnxq.ir.checks.tensors import node_text
+from onnxq.ir.checks.tensors import is_utf8, node_text
 from onnxq.ir.proto import DEFAULT_DOMAINS
 
 Schema = onnx.defs.OpSchema
@@ -153,6 +153,8 @@ class _Checker:
                     raise ModelError(f"{node_text(node)} leaves out its input {formal.name}; {_REMEDY}")
             _check_attributes(node, schema)
         for attribute in node.attribute:
+            if not all(map(is_utf8, (attribute.s, *attribute.strings))):
+                raise ModelError(f"the attribute {attribute.name!r} of {node_text(node)} is not UTF-8; {_REMEDY}")
             if attribute.type in _FIELDS and not attribute.HasField(_FIELDS[attribute.type]):
                 raise ModelError(f"the attribute {attribute.name!r} of {node_text(node)} has no value; {_REMEDY}")
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):

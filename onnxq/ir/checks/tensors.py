@@ -78,7 +78,7 @@ def _fault(tensor: TensorProto) -> str:
         return f"has the shape {tuple(tensor.dims)}, with a negative length"
     if tensor.HasField("segment"):
         return "is a segment of a tensor, which no runtime reads"
-    if not all(map(_is_utf8, tensor.string_data)):
+    if not all(map(is_utf8, tensor.string_data)):
         return "has a string that is not UTF-8"
     if tensor.data_location == TensorProto.EXTERNAL:
         return ""  # its size was checked where it is read
@@ -86,7 +86,8 @@ def _fault(tensor: TensorProto) -> str:
     return "" if held == wanted else f"has the shape {tuple(tensor.dims)}, and {held} {unit} instead of {wanted}"
 
 
-def _is_utf8(text: bytes) -> bool:
+def is_utf8(text: bytes) -> bool:
+    """Return whether bytes are text in UTF-8."""
     try:
         text.decode()
     except UnicodeDecodeError:

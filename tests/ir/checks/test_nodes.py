@@ -77,6 +77,14 @@ def test_an_attribute_twice():
         check_nodes(model(wrong))
 
 
+@pytest.mark.parametrize("value", [b"\xff", [b"a", b"\xff"]])
+@pytest.mark.parametrize("op", ["Conv", "Nonsense"])
+def test_an_attribute_that_is_not_utf_8(op, value):
+    wrong = node(op, ["x", "x"], more=value)
+    with pytest.raises(ModelError, match=r"^the attribute '\w+' of node 'n' \(\w+\) is not UTF-8; export the model"):
+        check_nodes(model(wrong))
+
+
 @pytest.mark.parametrize("op", ["Constant", "Nonsense"])
 def test_an_attribute_without_a_value(op):
     wrong = node(op, [])
