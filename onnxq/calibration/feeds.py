@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from onnxq._text import shape_text
+from onnxq._text import shape_text, some
 from onnxq.errors import DataError
 from onnxq.runtime.session import Feed
 
@@ -187,7 +187,7 @@ class ModelInputs:
         raise DataError(f"{where}: input {name} takes {wanted}, {given_as} as the model expects")
 
     def _misnamed(self, where: str, arrays: Mapping[str, object]) -> DataError:
-        given = ", ".join(map(str, arrays)) or "nothing"
+        given = some(list(map(str, arrays))) or "nothing"
         names = self._all_names()
         return DataError(f"{where}: has {given}, the model's inputs are {names}; give the arrays these names")
 
