@@ -5,6 +5,7 @@ onnxq writes the range, or the reason why the node stays float, into it.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -34,7 +35,7 @@ def serve(model: Path, port: int | None = None, browse: bool = True) -> str:
         ModelError: the file does not exist.
         ConfigError: Netron is not installed, or the port cannot be used.
     """
-    if not model.is_file():
+    if not os.path.isfile(model):
         raise ModelError(f"{model}: {why_missing(model)}")
     netron = _netron()
     try:

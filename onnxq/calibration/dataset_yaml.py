@@ -10,6 +10,7 @@ from typing import Literal
 import yaml
 
 from onnxq.errors import DataError
+from onnxq.ir.files import is_special, why_missing
 from onnxq.remote.address import Address, Location, is_address
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ def read_dataset(path: Path, splits: Collection[str] = ("train", "val")) -> Data
     Raises:
         DataError: the file is not the YAML of a data set, or all paths of a split that is looked for do not exist.
     """
+    if is_special(path):
+        raise DataError(f"{path}: {why_missing(path)}")
     try:
         # The base loader keeps all scalars as text: a class may be called `no` or `1`.
         content = yaml.load(path.read_text("utf-8-sig"), Loader=yaml.BaseLoader)
@@ -67,7 +70,7 @@ def read_dataset(path: Path, splits: Collection[str] = ("train", "val")) -> Data
     given = str(content.get("path") or "").strip()
     named = _portable("" if is_address(given) else given)
     roots = [folder / named, Path.cwd() / named, folder, Path.cwd()]
-    root: Location = next((each for each in roots if each.is_dir()), folder)
+    root: Location = next((each for each in roots if os.path.isdir(each)), folder)
     if is_address(given):
         root = Address.parse(given)
     train, val = (_split(path, content, keys, roots, root) if name in splits else () for name, keys in _SPLITS.items())
@@ -117,11 +120,11 @@ def _address(entry: str, root: Location) -> Address | None:
 def _find(path: Path, key: str, entry: str, roots: list[Path]) -> Path | None:
     named = _portable(entry)
     for root in roots:
-        if named and (root / named).exists():
+        if named and os.path.exists(root / named):
             return Path(os.path.normpath(root / named))
     folder = roots[2]
     for tail in _tails(named):
-        if (folder / tail).exists():
+        if os.path.exists(folder / tail):
             # Roboflow writes `../train/images` for a folder beside the file.
             if not named.startswith("../") or named[3:] != str(tail):
                 log.warning("%s: %s is %s, which does not exist; %s is taken", path, key, entry, folder / tail)

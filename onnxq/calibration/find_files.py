@@ -12,7 +12,7 @@ from typing import NamedTuple
 from onnxq._text import plural, some
 from onnxq.calibration import dataset_yaml
 from onnxq.errors import DataError
-from onnxq.ir.files import read_json, why_missing
+from onnxq.ir.files import is_special, read_json, why_missing
 from onnxq.remote.address import Address, Location, is_address, location
 from onnxq.remote.fetched import read_bytes
 from onnxq.remote.listing import files_below, is_pattern, matching
@@ -90,6 +90,8 @@ def find_files(source: str | Location, split: Split = "train") -> FoundFiles:
             return FoundFiles(_matching(source))
         raise DataError(f"{source}: {why_missing(source, 'file or folder')}")
     suffix = path.suffix.lower()
+    if is_special(path):
+        raise DataError(f"{source}: {why_missing(source)}")
     if suffix == ".txt":
         return _listed(path)
     if suffix == ".json":
@@ -178,7 +180,7 @@ def _group(suffixes: Collection[str]) -> str:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, also behind links; each folder once."""
+    """Yield the files below a folder, also behind links, but no pipes and devices; each folder once."""
     entered = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -187,7 +189,8 @@ def _below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add(real)
-        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
+        files = (Path(place, name) for name in sorted(names) if not name.startswith("."))
+        yield from (file for file in files if not is_special(file))
 
 
 def _other_kinds(files: Sequence[Location], read: Collection[str]) -> dict[str, int]:
@@ -252,7 +255,7 @@ def _in_coco(annotations: Path) -> FoundFiles:
     candidates = [
         base / inner for base in (folder, folder.parent) for inner in ("", split, "images", f"images/{split}")
     ]
-    return _existing(annotations, names, [path for path in candidates if path.is_dir()])
+    return _existing(annotations, names, [path for path in candidates if os.path.isdir(path)])
 
 
 def _existing(source: Path, names: Sequence[str], folders: Sequence[Path]) -> FoundFiles:
@@ -313,4 +316,4 @@ def short_name(source: str | Address) -> str:
     path = Path(os.path.abspath(source))
     if _is_pattern(source):
         return source
-    return (path.parent if path.suffix.lower() in IMAGES and not path.is_dir() else path).name or source
+    return (path.parent if path.suffix.lower() in IMAGES and not os.path.isdir(path) else path).name or source

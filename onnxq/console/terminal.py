@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import logging
+import os
 import re
 import sys
 import textwrap
@@ -330,7 +331,7 @@ def image_size(text: str) -> tuple[int, int]:
 def model_file(text: str) -> Path:
     """Parse a MODEL argument, for argparse: a path, or `demo` for the demo model unless a file has this name."""
     path = Path(text)
-    return demo.model_path() if text == "demo" and not path.is_file() else path
+    return demo.model_path() if text == "demo" and not os.path.isfile(path) else path
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,6 +1,7 @@
 """Accuracy must be measured on held-out images: images that the model was not calibrated with."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 
 from onnxq.errors import ConfigError
@@ -31,7 +32,7 @@ def require_held_out(calibration: Sequence[Location], evaluation: Sequence[Locat
 
 def _digest(file: Location) -> str | None:
     """Return what tells the content of a file from others; None if there is no such file."""
-    if not isinstance(file, Address) and not file.is_file():
+    if not isinstance(file, Address) and not os.path.isfile(file):
         return None
     try:
         return hashlib.sha256(read_bytes(file)).hexdigest()

@@ -82,7 +82,18 @@ def why_missing(path: str | os.PathLike[str], what: str = "file") -> str:
         pass
     except OSError as error:
         return f"cannot be read ({error.strerror}); check the path"
+    if is_special(path):
+        return "is a pipe, a socket or a device; give a file"
     return f"no such {what}; check the path"
+
+
+def is_special(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path leads to a pipe, a socket or a device, whose reading may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 @contextmanager

@@ -111,6 +111,7 @@ def test_more_than_nine_names_are_in_the_order_of_their_numbers(data):
         ("nc: 3\nnames: [a]\n", "names neither train nor val; give the YAML of a data set"),
         ("- a\n", "names neither train nor val"),
         ("train: [", "is not YAML: while parsing"),
+        (f"train: {'a' * 300}\n", "aaa, which does not exist; put it in one of these folders: "),
         ("train: nowhere/images\n", "train is nowhere/images, which does not exist; put it in one of these folders: "),
         ("train: {a: b}\n", "train is not a path or a list of paths"),
         ("train: train\nnames: {1: a, 2: b}\n", "names is neither a list nor numbered from 0 without gaps"),

@@ -1,6 +1,7 @@
 """Which files a data source stands for."""
 
 import json
+import os
 
 import pytest
 from calibration_data import levels, opened, paint, refused
@@ -74,6 +75,15 @@ def test_a_glob(folder):
     assert samples.description == f"3 images in {folder}/0[2-4].png"
     (folder / "note.txt").write_text("no image")
     assert len(levels(opened(f"{folder.parent}/**/*"))) == 10
+
+
+def test_pipes_are_not_waited_for(folder, tmp_path):
+    os.mkfifo(folder / "10.png")
+    assert len(levels(opened(folder))) == 10
+    for name in ("a.png", "a.npy", "a.mp4", "a.txt", "a.json", "a.yaml"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(DataError, match="is a pipe, a socket or a device; give a file"):
+            opened(tmp_path / name)
 
 
 def test_a_folder_whose_name_looks_like_a_glob(tmp_path):

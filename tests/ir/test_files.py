@@ -213,9 +213,11 @@ class TestPlacesThatCannotBeWrittenTo:
         ("file/none", "no such model; check the path"),
         ("loop", "cannot be read (Too many levels of symbolic links); check the path"),
         ("a" * 300, "cannot be read (File name too long); check the path"),
+        ("pipe", "is a pipe, a socket or a device; give a file"),
     ],
 )
 def test_why_missing(tmp_path, name, why):
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
     assert why_missing(tmp_path / name, "model") == why
