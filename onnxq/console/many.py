@@ -1,6 +1,7 @@
 """Several models in one command: each like a command of its own, and a table of all at the end."""
 
 import argparse
+import os
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def separate(args: argparse.Namespace, config: Config) -> list[argparse.Namespac
         if getattr(args, name) is not None:
             raise ConfigError(f"{option_of(name)} names a file of one model; leave it out, or give one model")
     folder = args.output
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not os.path.isdir(folder):
         raise ConfigError(f"-o {folder}: is no folder, which it must be for several models; make it, or leave -o out")
     made = []
     inputs: dict[Path, Path] = {}
@@ -86,6 +87,7 @@ def separate(args: argparse.Namespace, config: Config) -> list[argparse.Namespac
         if path.resolve() in inputs:
             raise ConfigError(f"{path}: is given twice; leave one out")
         inputs[path.resolve()] = path
+    read = {file.resolve() for path in args.inputs for file in storage.files_of(path)}
     for path in inputs.values():
         one = argparse.Namespace(**{**vars(args), "input": path, "shown_input": path, "output": None})
         output = output_path(one, config)
@@ -95,6 +97,8 @@ def separate(args: argparse.Namespace, config: Config) -> list[argparse.Namespac
             raise ConfigError(f"{one.output}: would be written for {first} and for {path}; rename one, or leave -o out")
         if one.output.resolve() in inputs:
             raise ConfigError(f"{one.output}: is a model to quantize, and would be written for {path}; leave one out")
+        if one.output.resolve() in read:
+            raise ConfigError(f"{one.output}: has weights of a model, and would be written for {path}; give another -o")
         made.append(one)
     return made
 

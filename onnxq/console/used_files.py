@@ -35,7 +35,7 @@ class UsedFiles:
         """Name files that are read; `what` they are is for messages. None and files that do not exist are left out."""
         for path in paths:
             if path is not None and path not in self._inputs:
-                with suppress(OSError):
+                with suppress(OSError, ValueError):  # a model may name a file as no system does
                     self._inputs[path] = what, os.stat(path)
 
     def reads_model(self, what: str, path: Path) -> None:
@@ -50,9 +50,9 @@ class UsedFiles:
         path = location(source)
         if isinstance(path, Address):
             return
-        if path.is_dir():
+        if os.path.isdir(path):
             self._folders.append(path)
-        elif path.is_file():
+        elif os.path.isfile(path):
             self.reads(what, [path])
         # What is wrong with the source, the command itself tells.
         with suppress(DataError, OSError):

@@ -14,13 +14,13 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+from onnx.external_data_helper import uses_external_data
 
 from onnxq.errors import ModelError
 from onnxq.ir.checks.external_data import read_external_data
 from onnxq.ir.checks.layers import check_layers
 from onnxq.ir.checks.nodes import check_nodes, check_texts, check_values
-from onnxq.ir.checks.tensors import check_tensors
+from onnxq.ir.checks.tensors import all_tensors, check_tensors
 from onnxq.ir.files import atomic_write, why_missing
 from onnxq.ir.proto import clear_negative_dims, large_initializers, without_weights
 from onnxq.ir.temporary import sweep, temporary_folder
@@ -78,17 +78,19 @@ def data_path(path: Path) -> Path:
 
 def size_on_disk(path: Path) -> int:
     """Return the bytes of a model's file and of the files with its weights."""
-    return sum(file.stat().st_size for file in files_of(path) if file.is_file())
+    return sum(file.stat().st_size for file in files_of(path) if os.path.isfile(file))
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the path of a model and of the files with its weights, as it names them; they need not exist."""
+    """Return the path of a model and of the files with its values, as it names them; they need not exist."""
+    if not os.path.isfile(path):  # reading a pipe may wait forever
+        return [path]
     try:
         proto = _message(path)
     except (OSError, DecodeError):
         return [path]
-    outside = (t for t in proto.graph.initializer if uses_external_data(t) and not is_linked(t))
-    named = {ExternalDataInfo(tensor).location for tensor in outside}
+    outside = (t for _, t in all_tensors(proto) if uses_external_data(t) and not is_linked(t))
+    named = {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
     return [path, *(path.parent / name for name in sorted(named))]
 
 

@@ -1,7 +1,10 @@
 from argparse import Namespace
 from pathlib import Path
 
+import onnx
 import pytest
+from graphs import silu_chain
+from onnx.external_data_helper import convert_model_to_external_data
 
 from onnxq.config import Config
 from onnxq.console import many
@@ -53,6 +56,13 @@ def test_what_cannot_be_is_refused(args, message):
     with pytest.raises(ConfigError) as caught:
         separate(args, CONFIG)
     assert str(caught.value).startswith(message)
+
+
+def test_weights_of_a_model_are_not_replaced_for_another():
+    convert_model_to_external_data(model := silu_chain(), location="a.int8.onnx", size_threshold=0)
+    onnx.save(model, "b.onnx")
+    with pytest.raises(ConfigError, match=r"^a.int8.onnx: has weights of a model, and would be written for a.onnx"):
+        separate(arguments("a.onnx", "b.onnx"), CONFIG)
 
 
 ROW = Row(("3 of 4", "40.1", "2.00 -> 1.00", "1.50x", "2.0"))

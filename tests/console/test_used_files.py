@@ -9,7 +9,8 @@ from graphs import silu_chain
 
 from onnxq.console import used_files
 from onnxq.console.used_files import UsedFiles
-from onnxq.errors import ConfigError, DataError
+from onnxq.errors import ConfigError, DataError, ModelError
+from onnxq.ir.storage import load_proto, size_on_disk
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,45 @@ def link(name):
 def hard_link(name):
     os.link(name, "hard.out")
     return "hard.out"
+
+
+def constant(location, **entries):
+    """Save a model with a Constant whose values are in another file."""
+    model = silu_chain()
+    values = onnx.TensorProto(name="c", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    for key, value in {"location": location, **entries}.items():
+        values.external_data.add(key=key, value=value)
+    model.graph.node.append(onnx.helper.make_node("Constant", [], ["c"], value=values))
+    onnx.save(model, "outside.onnx")
+
+
+def test_values_of_nodes_in_other_files_are_not_replaced():
+    constant("values.onnx")
+    Path("values.onnx").write_bytes(bytes(4))
+    files = UsedFiles()
+    files.reads_model("the input", Path("outside.onnx"))
+    files.writes("-o", Path("values.onnx"))
+    with pytest.raises(ConfigError, match=r"^values.onnx: is the input; give another name with -o"):
+        files.check()
+
+
+@pytest.mark.parametrize(("location", "offset"), [("a\0b", "0"), ("a" * 5000, "0"), ("a", "nan")])
+def test_names_and_places_that_no_file_has_are_left_to_the_reader(location, offset):
+    constant(location, offset=offset)
+    files = UsedFiles()
+    files.reads_model("the input", Path("outside.onnx"))
+    files.check()
+    assert size_on_disk(Path("outside.onnx")) == Path("outside.onnx").stat().st_size
+    with pytest.raises(ModelError, match="external data cannot be read"):
+        load_proto(Path("outside.onnx"))
+
+
+def test_a_pipe_is_not_read_to_name_its_files():
+    os.mkfifo("pipe.onnx")
+    files = UsedFiles()
+    files.reads_model("the input", Path("pipe.onnx"))
+    with pytest.raises(ModelError, match="is a pipe, a socket or a device"):
+        load_proto(Path("pipe.onnx"))
 
 
 @pytest.mark.parametrize("by", [str, "./{}".format, "data/../{}".format, link, hard_link])
