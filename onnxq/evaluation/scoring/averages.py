@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq import memory
 from onnxq.evaluation.scoring.matching import Evaluation
 
 METRICS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
@@ -62,6 +63,9 @@ class Matcher:
 
 BOXES = Matcher()
 
+_ARRAYS = 3
+"""Arrays of a number for each threshold, recall, category and size: precisions, scores, and a selection of them."""
+
 
 def averages(truth: Any, found: Any, rules: Rules, matcher: Matcher = BOXES) -> list[float]:
     """Score detections.
@@ -81,6 +85,10 @@ def averages(truth: Any, found: Any, rules: Rules, matcher: Matcher = BOXES) -> 
         scoring.params.useCats = int(not rules.ignore_classes)
         if rules.categories is not None:
             scoring.params.catIds = list(rules.categories)
+        if not rules.ignore_classes:  # a category without objects has no precision, and takes as much memory
+            owned = {entry["category_id"] for entry in truth.dataset["annotations"]}
+            scoring.params.catIds = [number for number in scoring.params.catIds if number in owned]
+        _require_memory(scoring.params)
         if rules.images is not None:
             scoring.params.imgIds = list(rules.images)
         if matcher.sigmas:
@@ -88,6 +96,18 @@ def averages(truth: Any, found: Any, rules: Rules, matcher: Matcher = BOXES) -> 
         scoring.evaluate()
         scoring.accumulate()
     return [_average(scoring, threshold, size) for threshold, size in _CELLS]
+
+
+def _require_memory(params: Any) -> None:
+    """Refuse to score more categories than fit into memory.
+
+    Raises:
+        DataError: there are more.
+    """
+    categories = len(params.catIds) if params.useCats else 1
+    cells = len(params.iouThrs) * len(params.recThrs) * categories * len(params.areaRng) * len(params.maxDets)
+    what = f"AP of {categories} categories with objects"
+    memory.require(_ARRAYS * np.dtype(np.float64).itemsize * cells, what, "leave out categories")
 
 
 def _average(scoring: Any, threshold: float | None, size: str) -> float:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from pycocotools.cocoeval import COCOeval
 
+from onnxq.errors import DataError
 from onnxq.evaluation.ground_truth import build_index
 from onnxq.evaluation.scoring.averages import Rules, averages
+from onnxq.memory import limited_to
 
 CATEGORIES = {1: "a", 2: "b", 3: "c"}
 
@@ -73,3 +75,13 @@ def test_without_classes():
 def test_nothing_to_find():
     empty = build_index([0], CATEGORIES, [])
     assert all(map(math.isnan, averages(empty, empty, Rules())))
+
+
+def test_categories_without_objects_take_no_memory():
+    truth, found = crowd()
+    more = {**CATEGORIES, **{number: str(number) for number in range(10, 100_000)}}
+    wide = build_index(range(6), more, truth.dataset["annotations"])
+    with limited_to(1_000_000):
+        assert averages(wide, found, Rules()) == averages(truth, found, Rules())
+    with limited_to(100_000), pytest.raises(DataError, match=r"^AP of 3 categories with objects would take 290.9 KB"):
+        averages(truth, found, Rules())
