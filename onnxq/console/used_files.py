@@ -104,6 +104,9 @@ class UsedFiles:
         there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
         try:
             is_folder = stat.S_ISDIR(os.stat(there).st_mode)
+            if is_folder:
+                with suppress(FileNotFoundError):
+                    os.stat(folder)
         except OSError as error:
             raise ConfigError(f"{option} {folder}: cannot be used ({error.strerror}); choose another place") from None
         if not is_folder:

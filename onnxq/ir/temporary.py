@@ -129,7 +129,11 @@ def _places() -> list[Path]:
     if tempfile.tempdir is not None or sys.platform == "win32":
         return [Path(tempfile.gettempdir())]
     given = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
-    return [Path(os.path.abspath(name)) for name in (*filter(None, given), "/tmp", "/var/tmp", "/usr/tmp", os.curdir)]
+    places = []
+    for name in (*filter(None, given), "/tmp", "/var/tmp", "/usr/tmp", os.curdir):
+        with suppress(FileNotFoundError):  # the working directory was removed
+            places.append(Path(os.path.abspath(name)))
+    return places
 
 
 def _why_full(folder: Path) -> OSError | None:

@@ -135,6 +135,12 @@ def test_no_output_joins_the_data(files, name):
         files.check()
 
 
+def test_a_folder_whose_name_is_too_long(files):
+    files.writes_into("--draw", Path("d" * 300), "[0-9]*-*.jpg")
+    with pytest.raises(ConfigError, match=r"--draw d*: cannot be used \(File name too long\); choose another place"):
+        files.check()
+
+
 @pytest.mark.parametrize("drawn", ["data/images/val", "data/images/val/drawn", "val"])
 def test_no_drawing_joins_the_data(files, drawn):
     Path("val").symlink_to("data/images/val")

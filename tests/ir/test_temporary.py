@@ -176,6 +176,13 @@ class TestFolders:
         assert [os.listdir(tmp_path / name) for name in "bc"] == [[], []]
         assert temporary_place() == tmp_path / "c"
 
+    def test_a_working_directory_that_was_removed_is_no_place(self, monkeypatch, tmp_path):
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        with temporary_folder() as folder:
+            assert folder.is_dir()
+
     def test_places_are_those_of_tempfile(self, temporaries, monkeypatch):
         assert temporary._places()[0] == temporaries
         for name in ("TMPDIR", "TEMP", "TMP"):
