@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import logging
+import re
 import signal
 import sys
 import threading
@@ -43,14 +44,16 @@ def parse_workers(text: str) -> Where:
     """Return what the value of `--workers` means.
 
     Raises:
-        ValueError: it is neither a number above 0 nor an address.
+        ValueError: it is neither a number from 1 to 999 nor an address.
     """
-    if text.isdecimal() and int(text) > 0:
+    if re.fullmatch("0*[1-9][0-9]{0,2}", text):
         return int(text)
     protocol, mark, host = text.partition("://")
     if protocol and mark and host:
         return text
-    raise ValueError(f"expected a number of processes, or the address of a scheduler as tcp://HOST:8786, got {text!r}")
+    raise ValueError(
+        f"expected a number of processes below 1000, or the address of a scheduler as tcp://HOST:8786, got {text!r}"
+    )
 
 
 @contextlib.contextmanager

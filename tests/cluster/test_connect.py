@@ -41,9 +41,9 @@ def test_words_of_the_option():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "2.5", "host:8786", "tcp://", "://host", "", "many"])
+@pytest.mark.parametrize("text", ["0", "-1", "2.5", "host:8786", "tcp://", "://host", "", "many", "1000", "9" * 5000])
 def test_other_words_are_refused(text):
-    with pytest.raises(ValueError, match="expected a number of processes, or the address of a scheduler as tcp://HOST"):
+    with pytest.raises(ValueError, match=r"^expected a number of processes below 1000, or the address of a sched"):
         parse_workers(text)
 
 

@@ -21,7 +21,7 @@ def test_other_words_are_wrong_usage(parser, capsys):
     with pytest.raises(SystemExit) as end:
         parser.parse_args(["--workers", "host"])
     assert end.value.code == 2
-    assert "--workers: expected a number of processes, or the address of a scheduler as tcp://HOST" in (
+    assert "--workers: expected a number of processes below 1000, or the address of a scheduler as tcp://HOST" in (
         capsys.readouterr().err
     )
 
