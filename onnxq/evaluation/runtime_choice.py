@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 
 from onnxq.errors import ConfigError
+from onnxq.ir.files import is_special
 from onnxq.runtime import RUNTIMES, Runtime
 from onnxq.targets import TARGETS
 
@@ -102,6 +103,8 @@ def choose_runtime(target: str | None, wanted: str) -> RuntimeChoice:
 def target_of(model: Path | onnx.ModelProto) -> str | None:
     """Return the target that a model names, or None; errors of a file show when it is loaded."""
     if isinstance(model, Path):
+        if is_special(model):
+            return None
         try:
             model = onnx.load(model, format="protobuf", load_external_data=False)
         except Exception:  # missing, unreadable, or not ONNX

@@ -1,3 +1,4 @@
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +94,9 @@ def test_a_runtime_that_is_asked_for_must_be_installed(monkeypatch):
 def test_files_that_cannot_be_read_are_left_to_who_loads_them(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"hello")
     [good] = save_models(tmp_path, with_metadata(finding(), {"onnxq.target": "generic"}))
-    assert names(tmp_path / "bad.onnx", tmp_path / "none.onnx", tmp_path, good) == ["exact"] * 4
+    os.mkfifo(tmp_path / "pipe.onnx")
+    unread = [tmp_path / f"{name}.onnx" for name in ("bad", "none", "pipe")]
+    assert names(*unread, tmp_path, good) == ["exact"] * 5
 
 
 def test_every_runtime_can_be_asked_for():

@@ -104,7 +104,7 @@ def _lookup(name: str, folder: Path, present: dict[str, list[str]]) -> Path | No
     for spelling in dict.fromkeys((base, unquote(base), _UPLOAD.sub("", base))):
         for key in (_key(spelling), _key(os.path.splitext(spelling)[0])):
             there = present.get(key, [])
-            if len(there) == 1:
+            if len(there) == 1 and os.path.isfile(folder / there[0]):
                 return folder / there[0]
     return None
 

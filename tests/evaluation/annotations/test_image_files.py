@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,14 @@ def test_names_as_they_are_need_no_word(tmp_path):
 def test_what_is_nowhere_is_left_out(tmp_path):
     names, _ = found(tmp_path, lambda each: "none.png" if each["id"] == 2 else each["file_name"])
     assert names == ["1.png", "3.png", "4.png"]
+
+
+def test_pipes_and_folders_are_no_images(tmp_path):
+    path, folder = with_images(tmp_path, dataset())
+    for name, make in (("1.png", os.mkfifo), ("2.png", os.mkdir)):
+        (folder / name).unlink()
+        make(folder / name)
+    assert [file.name for file in find_images(read_coco(path), folder).values()] == ["3.png", "4.png"]
 
 
 def test_two_images_in_one_file_are_refused(tmp_path):
