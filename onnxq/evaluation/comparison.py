@@ -1,5 +1,6 @@
 """Compares a quantized model with its float model, without labels."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from onnxq.runtime.pool import IN_PROCESS, Finished, Pool
 from onnxq.runtime.streaming import workers
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.output_layout import UNKNOWN
+
+log = logging.getLogger(__name__)
 
 DEFAULTS = Settings(confidence=0.25, max_images=100)
 """Settings of a comparison unless others are given."""
@@ -81,7 +84,7 @@ def compare(
 
     Args:
         reference: file of the float model.
-        model: file of the quantized model.
+        model: file of the quantized model. If only the first is quantized, a warning is logged.
         images: a folder of images, a pattern, a list, a COCO file, a data set's YAML (its val split), or synthetic
             images.
         settings: how to run and decode the models; `max_images` are evenly spaced among all images.
@@ -105,6 +108,8 @@ def compare(
     first = Predictor.load(paths[0], replace(settings, runtime=choices[0].name), pictures, may_be_unread=True)
     second = Predictor.load(paths[1], replace(settings, runtime=choices[1].name), pictures, first.detector)
     _require_same_interface(first, second)
+    if first.is_quantized and not second.is_quantized:
+        log.warning("%s is quantized, %s is not: the float model comes first", first.name, second.name)
     if draw is not None:
         _prepare_drawing(draw, first.detector)
     compared = _compare_outputs(first, second, sources, settings, draw, progress, IN_PROCESS if draw else pool)

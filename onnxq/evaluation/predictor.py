@@ -150,6 +150,7 @@ class Predictor:
         detector: how inputs are prepared and outputs are decoded.
         classes: number of classes; None if the outputs do not show it.
         source: what `runtime` was made of.
+        is_quantized: whether it has integers.
     """
 
     name: str
@@ -161,6 +162,7 @@ class Predictor:
     detector: Detector
     classes: int | None
     source: ModelSource
+    is_quantized: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         model = load_proto(self.source) if isinstance(self.source, Path) else self.source
@@ -244,7 +246,7 @@ class Predictor:
             if tail is not None:
                 unknown = ", ".join(tail.unsupported)
                 detector = replace(detector, why=f"{detector.why}; up to {unknown}, which onnxruntime does not know")
-        return cls(name, runtime, choice.name, inputs, outputs, batch, detector, classes, source)
+        return cls(name, runtime, choice.name, inputs, outputs, batch, detector, classes, source, _is_quantized(graph))
 
     def prepare(self, image: NDArray[np.uint8]) -> tuple[Feed, Letterbox]:
         """Return the model's inputs for an image, uint8 (height, width, 3), RGB, and the letterbox of the image."""

@@ -158,6 +158,16 @@ class TestCompare:
         assert found.agreement is not None
         assert found.agreement.matched == 3
 
+    def test_a_quantized_model_in_place_of_the_float_one_is_warned_of(
+        self, images: Path, saved: Callable[..., list[Path]], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        model = v5_raw()
+        paths = saved(model, quantized(model)[0])
+        compare(*paths, images)
+        assert not caplog.messages
+        compare(*reversed(paths), images)
+        assert f"{paths[1].name} is quantized, {paths[0].name} is not: the float model comes first" in caplog.messages
+
     def test_nodes_may_stand_in_any_order(self, images: Path, saved: Callable[..., list[Path]]) -> None:
         model = v8()
         other = quantized(model)[0]
