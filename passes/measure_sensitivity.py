@@ -16,12 +16,13 @@ from onnxq.calibration.samples import Samples, spread
 from onnxq.errors import DataError
 from onnxq.facts import CorrectedBiases, LayerSensitivity, Plan, QuantizationParameters, Reconstruction, Sensitivities
 from onnxq.ir import Model, Node, before_selection, consumers, ending_at, feeds_only_silu, segment_behind
+from onnxq.ir.extract import read_from, segment_from
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
 from onnxq.qdq.insertion import insert_qdq
 from onnxq.runtime.pool import IN_PROCESS, Finished, Pool
-from onnxq.runtime.session import Feed, cores, open_session, run_named
+from onnxq.runtime.session import Feed, run_named
 from onnxq.runtime.streaming import open_worker_session, workers
 from onnxq.targets import Role, Target
 from onnxq.yolo.detected_objects import DetectedObjects, matched_score, read_objects
@@ -53,11 +54,27 @@ class _Stage(NamedTuple):
 
     Attributes:
         model: the float model of it.
-        feeds: its inputs for each sample.
+        inputs: their names.
+        values: of each sample; its inputs are among them.
     """
 
     model: onnx.ModelProto
-    feeds: Sequence[Feed]
+    inputs: tuple[str, ...]
+    values: Sequence[Feed]
+
+
+class _Latest(NamedTuple):
+    """The latest stage, and where the next one starts from.
+
+    Attributes:
+        number: of the stage.
+        stage: the stage.
+        values: of each sample, from which all that later stages read is computed.
+    """
+
+    number: int
+    stage: _Stage
+    values: list[Feed]
 
 
 class MeasureSensitivity(Analysis[Sensitivities]):
@@ -161,7 +178,7 @@ class _Measuring:
         self._tensors = before_selection(plain.graph)
         self._ends = [*(output.name for output in plain.graph.output), *self._tensors]
         self._in_a_stage = max(1, math.isqrt(len(pieces)))
-        self._latest: tuple[int, _Stage] | None = None
+        self._latest: _Latest | None = None
 
     def __call__(self, chunk: slice, finished: Finished) -> Sensitivities:
         """Return the sensitivity of each piece of the chunk."""
@@ -185,39 +202,61 @@ class _Measuring:
                 "sensitivity runs the model on calibration data, of which there is none that can be read again; "
                 "give --calib a folder or a list"
             )
-        session = open_session(ending_at(self._plain, self._ends), threads=self._share or cores(), exact=True)
-        outputs = ((feed, run_named(session, feed)) for feed in feeds)
-        return [_Expected(feed, found, read_objects(found, self._detector)) for feed, found in outputs]
+        session = open_worker_session(ending_at(self._plain, self._ends), self._at_once, self._share)
+
+        def run(feed: Feed) -> _Expected:
+            found = run_named(session, feed)
+            return _Expected(feed, found, read_objects(found, self._detector))
+
+        with ThreadPoolExecutor(self._at_once) as pool:
+            return list(pool.map(run, feeds))
 
     def _stage(self, number: int) -> _Stage:
-        """Return the network behind the pieces of a number; the latest one is kept."""
-        latest = self._latest
-        if latest is None or latest[0] != number:
-            latest = self._latest = None  # its memory is freed first
-            latest = self._latest = number, self._made_stage(number)
-        return latest[1]
+        """Return the network behind the pieces of a number; the latest one is kept, and leads to the next."""
+        latest, self._latest = self._latest, None
+        if latest is None or latest.number > number:
+            latest = _Latest(-1, self._whole, list(self._whole.values))
+        while latest.number < number:
+            latest = self._next(latest.number + 1, latest.values)
+        self._latest = latest
+        return latest.stage
 
     @cached_property
     def _whole(self) -> _Stage:
-        return _Stage(ending_at(self._plain, self._ends), [expected.feed for expected in self._expected])
+        feeds = [expected.feed for expected in self._expected]
+        return _Stage(ending_at(self._plain, self._ends), tuple(feeds[0]), feeds)
 
-    def _made_stage(self, number: int) -> _Stage:
-        first = number * self._in_a_stage
+    def _next(self, number: int, values: list[Feed]) -> _Latest:
+        """Return the stage of a number, computed from the values of an earlier one, which it replaces."""
+        first, graph = number * self._in_a_stage, self._plain.graph
         names = {name for piece in self._pieces[first : first + self._in_a_stage] for name in piece}
-        part = segment_behind(self._plain.graph, names, self._ends)
-        feeds = self._whole.feeds
-        inner = [name for name in part.inputs if name not in feeds[0]]
+        part = segment_behind(graph, names, self._ends)
+        inner = [name for name in part.inputs if name not in self._expected[0].feed]
         if not (inner and part.outputs and _fits(self._expected[0].outputs, 1)):
-            return self._whole
-        session = open_session(ending_at(self._plain, inner), threads=self._share or cores(), exact=True)
-        inputs: list[Feed] = []
-        for feed in feeds:
-            found = {**feed, **run_named(session, feed)}
-            inputs.append({name: found[name] for name in part.inputs})
-            if not _fits(inputs[0], len(feeds)):
-                return self._whole
-        runs = [{**each, **expected.outputs} for each, expected in zip(inputs, self._expected, strict=True)]
-        return _Stage(part.model(self._plain, runs), inputs)
+            return _Latest(number, self._whole, values)
+        place = next(place for place, node in enumerate(graph.node) if node.name in names)
+        kept = dict.fromkeys([*part.inputs, *read_from(graph, place)])
+        lead = segment_from(graph, values[0].keys(), kept)
+        model = lead.model(self._plain, values)
+        session = open_worker_session(model, self._at_once, self._share) if lead.outputs else None
+
+        def advanced(feed: Feed) -> Feed:
+            found = dict(feed)
+            if session is not None:
+                found.update(run_named(session, {name: feed[name] for name in lead.inputs}))
+            return {name: found[name] for name in kept}
+
+        def advance(sample: int) -> None:
+            values[sample] = advanced(values[sample])  # the memory of the earlier values is freed
+
+        one = advanced(values[0])
+        if not _fits(one, len(values)):
+            return _Latest(number, self._whole, values)
+        values[0] = one
+        with ThreadPoolExecutor(self._at_once) as pool:
+            list(pool.map(advance, range(1, len(values))))
+        runs = [{**each, **expected.outputs} for each, expected in zip(values, self._expected, strict=True)]
+        return _Latest(number, _Stage(part.model(self._plain, runs), part.inputs, values), values)
 
     def _measure(self, stage: _Stage, piece: tuple[str, ...]) -> LayerSensitivity:
         quantized = Model(stage.model)
@@ -225,8 +264,9 @@ class _Measuring:
         insert_qdq(quantized, self._plan.only(piece), self._qparams, self._biases.only(piece), reconstruction)
         session = open_worker_session(quantized.to_linked_proto(), self._at_once, self._share)
         meter, matched, total = SqnrMeter(), 0.0, 0.0
-        for expected, feed in zip(self._expected, stage.feeds, strict=True):
-            outputs = {**expected.outputs, **run_named(session, feed)}
+        for expected, values in zip(self._expected, stage.values, strict=True):
+            found = run_named(session, {name: values[name] for name in stage.inputs})
+            outputs = {**expected.outputs, **found}
             meter.add({name: expected.outputs[name] for name in self._tensors}, outputs)
             for a, b in zip(expected.objects, read_objects(outputs, self._detector), strict=True):
                 score, whole = matched_score(a, b)

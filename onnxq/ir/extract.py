@@ -65,7 +65,8 @@ class Segment:
         Args:
             source: the model that it is a part of.
             runs: values of its inputs and outputs in one or more runs, which give their types and shapes; a length that
-                differs is left open.
+                differs is left open. An input of the source stays as it is declared there. An output without values is
+                only named: runtimes infer the rest.
         """
         read = {name for node in self.nodes for name in names_read(node)}
         part = onnx.ModelProto()
@@ -73,12 +74,19 @@ class Segment:
         part.graph.name = source.graph.name
         part.graph.node.extend(self.nodes)
         part.graph.initializer.extend(tensor for tensor in source.graph.initializer if tensor.name in read)
-        part.graph.input.extend(_typed(name, [values[name] for values in runs]) for name in self.inputs)
-        part.graph.output.extend(_typed(name, [values[name] for values in runs]) for name in self.outputs)
+        taken = {value.name: value for value in source.graph.input}
+        part.graph.input.extend(
+            taken.get(name) or _typed(name, [values[name] for values in runs]) for name in self.inputs
+        )
+        part.graph.output.extend(
+            _typed(name, [values[name] for values in runs if name in values]) for name in self.outputs
+        )
         return part
 
 
 def _typed(name: str, found: Sequence[NDArray[np.generic]]) -> onnx.ValueInfoProto:
+    if not found:
+        return onnx.ValueInfoProto(name=name)
     lengths = [sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*(v.shape for v in found), strict=True)]
     return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(found[0].dtype), lengths)
 
@@ -103,10 +111,41 @@ def segment_behind(graph: onnx.GraphProto, names: Collection[str], tensors: Iter
         if node.name in names or behind.intersection(taken):
             behind.update(node.output)
     outside = computed - behind
-    outputs = tuple(name for name in dict.fromkeys(tensors) if name in behind)
+    return _segment(index, tuple(name for name in dict.fromkeys(tensors) if name in behind), outside)
+
+
+def segment_from(graph: onnx.GraphProto, given: Collection[str], tensors: Iterable[str]) -> Segment:
+    """Return the part of a graph that computes these tensors from given ones, which are not among them.
+
+    Args:
+        graph: of a model.
+        given: names of tensors; they suffice to compute the others.
+        tensors: names of the results.
+    """
+    outputs = tuple(name for name in dict.fromkeys(tensors) if name not in given)
+    return _segment(ProtoIndex(graph), outputs, given)
+
+
+def _segment(index: ProtoIndex, outputs: tuple[str, ...], outside: Collection[str]) -> Segment:
     nodes = tuple(index.nodes[place] for place in sorted(index.ancestors(outputs, outside)))
     read = dict.fromkeys(name for node in nodes for name in names_read(node))
     return Segment(nodes, tuple(name for name in read if name in outside), outputs)
+
+
+def read_from(graph: onnx.GraphProto, place: int) -> tuple[str, ...]:
+    """Return what the nodes from a place on read of the inputs, and of what the nodes before it compute from these.
+
+    Args:
+        graph: of a model.
+        place: number of a node in the graph's order.
+    """
+    index = ProtoIndex(graph)
+    computed = {value.name for value in index.inputs}
+    for node in index.nodes[:place]:
+        if computed.intersection(names_read(node)):
+            computed.update(node.output)
+    read = dict.fromkeys(name for node in index.nodes[place:] for name in names_read(node))
+    return tuple(name for name in read if name in computed)
 
 
 def node_alone(node: Node, opset: int) -> onnx.ModelProto:

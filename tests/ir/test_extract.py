@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import onnx
 import pytest
@@ -6,6 +8,7 @@ from onnx import TensorProto, helper
 from texts import imported, parsed, weighted
 
 from onnxq.ir import Constant, before_selection, comparable, ending_at, node_alone, remove, segment_behind
+from onnxq.ir.extract import read_from, segment_from
 from onnxq.runtime.session import open_session
 from onnxq.runtime.session import run as run_session
 
@@ -197,3 +200,35 @@ class TestSegmentBehind:
         assert shapes == [[2, 0], [2, 0]]
         same = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in part.model(model, runs[:2]).graph.input]
         assert same == [[2, 3], [2, 3]]
+
+
+class TestSegmentFrom:
+    @pytest.mark.parametrize("name", ["csp", "pan", "v8", "conditional", "attention", "v10"])
+    def test_what_is_read_from_a_place_leads_to_all_that_follows(self, name):
+        model = BUILDERS[name]()
+        values = feed(model)
+        places = range(0, len(model.graph.node) + 1, max(1, len(model.graph.node) // 4))
+        every = {**values, **run(model, values, [t for node in model.graph.node for t in node.output if t])}
+        for place, later in pairwise(places):
+            given = read_from(model.graph, place)
+            part = segment_from(model.graph, given, read_from(model.graph, later))
+            assert {t for node in part.nodes for t in node.output}.isdisjoint(given)
+            if not part.outputs:
+                continue
+            alone = part.model(model, [{name: every[name] for name in given}])
+            found = run_session(open_session(alone, optimized=False), {name: every[name] for name in part.inputs})
+            for tensor, result in zip(part.outputs, found, strict=True):
+                assert np.array_equal(result, every[tensor]), tensor
+
+    def test_what_stands_before_the_given_tensors_is_left_out(self):
+        model = named(TREE)
+        part = segment_from(model.graph, {"b", "c"}, ["y", "b", "z"])
+        assert ([node.name for node in part.nodes], part.inputs) == (["d", "y", "z"], ("b", "c"))
+        assert part.outputs == ("y", "z")
+
+
+def test_nodes_from_a_place_on_read_inputs_and_what_depends_on_them():
+    model = named("c = Constant <value_float = 1.0> () a = Relu(x) b = Add(a, c) d = Mul(b, c) y = Add(d, x)")
+    assert read_from(model.graph, 0) == ("x",)
+    assert read_from(model.graph, 2) == ("a", "x")
+    assert read_from(model.graph, 3) == ("b", "x")

@@ -1,5 +1,6 @@
 import math
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -78,19 +79,42 @@ def test_what_stands_before_a_piece_makes_no_difference(build, monkeypatch):
         assert one.moved == pytest.approx(other.moved, abs=1e-4, nan_ok=True)
 
 
-def test_few_runs_compute_the_whole_network(monkeypatch):
-    sizes = []
+@pytest.fixture
+def loaded_models(monkeypatch):
+    """The models that are run, in their order."""
+    models = []
 
     def noted(model, *args):
-        sizes.append(len(model.graph.node))
+        models.append(model)
         return open_worker_session(model, *args)
 
     monkeypatch.setattr("onnxq.passes.measure_sensitivity.open_worker_session", noted)
-    model = silu_chain(layers=16)
-    found, _ = measured(model)
+    return models
+
+
+def test_few_runs_compute_the_whole_network(loaded_models):
+    found, _ = measured(silu_chain(layers=16))
+    sizes = [len(model.graph.node) for model in loaded_models if quantizes(model)]
     assert len(sizes) == len(found.pieces)
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < sizes[0] / 3
+
+
+@pytest.mark.parametrize(
+    ("build", "most"), [(csp, 1), (partial(silu_chain, layers=16), 1), (v8, 2)], ids=["csp", "silu_chain", "v8"]
+)
+def test_what_stands_before_the_pieces_is_computed_once_and_beside_them_twice(build, most, loaded_models):
+    model = build()
+    measured(model)
+    whole, *parts = [[node.name for node in m.graph.node] for m in loaded_models if not quantizes(m)]
+    counts = Counter(name for names in parts for name in names)
+    assert len(parts) > 1
+    assert max(counts.values()) == most
+    assert set(counts) < set(whole)
+
+
+def quantizes(model):
+    return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
 @pytest.mark.parametrize("corrected", [False, True])
