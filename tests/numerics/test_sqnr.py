@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pytest
 
 from onnxq.numerics.sqnr import SqnrMeter
 
@@ -40,3 +41,14 @@ def test_outputs_that_are_not_finite_any_more_are_all_noise():
     meter = SqnrMeter()
     meter.add({"y": np.ones(2), "z": np.ones(2)}, {"y": np.array([1, np.nan]), "z": np.array([1, np.inf])})
     assert meter.decibels() == {"y": -math.inf, "z": -math.inf}
+
+
+@pytest.mark.parametrize("factor", [1e-22, 1e-12, 1, 1e25])
+def test_float32_gives_the_ratio_of_float64(factor):
+    rng = np.random.default_rng(0)
+    wanted = (rng.standard_normal(20_000) * factor).astype(np.float32)
+    got = wanted + (rng.standard_normal(wanted.size) * factor / 100).astype(np.float32)
+    single, double = SqnrMeter(), SqnrMeter()
+    single.add({"y": wanted}, {"y": got})
+    double.add({"y": wanted.astype(np.float64)}, {"y": got.astype(np.float64)})
+    assert single.decibels() == pytest.approx(double.decibels(), abs=1e-5)
