@@ -46,10 +46,12 @@ def suppress(
         kept.append(here)
         if len(kept) == most:
             break
+        if here + 1 == ends[here]:
+            continue
         worse = slice(here + 1, ends[here])
         width = np.minimum(x2[here], x2[worse]) - np.maximum(x1[here], x1[worse])
         height = np.minimum(y2[here], y2[worse]) - np.maximum(y1[here], y1[worse])
-        overlap = width.clip(0) * height.clip(0)
+        overlap = np.maximum(width, 0) * np.maximum(height, 0)
         alive[worse] &= overlap <= iou * (areas[here] + areas[worse] - overlap)
     return order[kept]
 
