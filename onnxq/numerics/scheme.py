@@ -165,11 +165,23 @@ class QParams:
 
     def quantize(self, x: Float32Array) -> AnyArray:
         """Return the integers for `x`: round half to even, then saturate (ONNX QuantizeLinear, opset 13)."""
+        return self._whole(x).astype(self.scheme.dtype)
+
+    def rounded(self, x: Float32Array) -> Float32Array:
+        """Return the values of the integers for `x`: the same as `dequantize` of `quantize`, in less time."""
+        scale, zero_point = self._spread(x.ndim)
+        values = self._whole(x)
+        values -= zero_point
+        values *= scale
+        return values
+
+    def _whole(self, x: Float32Array) -> Float32Array:
+        """Return the integers for `x` as float32."""
         scale, zero_point = self._spread(x.ndim)
         q = np.asarray(x / scale)
         np.rint(q, out=q)
         q += zero_point
-        return np.clip(q, self.scheme.qmin, self.scheme.qmax, out=q).astype(self.scheme.dtype)
+        return np.clip(q, self.scheme.qmin, self.scheme.qmax, out=q)
 
     def dequantize(self, q: AnyArray) -> Float32Array:
         """Return the values of the integers `q` (ONNX DequantizeLinear, opset 13)."""

@@ -111,7 +111,7 @@ def _clip_search(
     best, least = np.ones(len(high)), np.full(len(high), np.inf)
     for share in _SHRINKS:
         qparams = replace(scheme, axis=0).qparams(Range(low * share, high * share))
-        error = (weights * (qparams.dequantize(qparams.quantize(values)) - values) ** 2).sum(axis=1, dtype=np.float64)
+        error = (weights * (qparams.rounded(values) - values) ** 2).sum(axis=1, dtype=np.float64)
         best = np.where(error < least, share, best)
         least = np.minimum(error, least)
     return best

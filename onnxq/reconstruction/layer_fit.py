@@ -157,7 +157,8 @@ def fit_range(
 
     def cost(shares: tuple[float, float]) -> float:
         qparams = qparams_of(*shares)
-        off = single @ qparams.dequantize(qparams.quantize(inputs)) - outputs
+        off = single @ qparams.rounded(inputs)
+        off -= outputs
         if has_bias:
             off -= (off @ of_all)[:, :, None]
         off *= roots

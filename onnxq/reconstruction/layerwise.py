@@ -124,7 +124,10 @@ class LayerwiseRunner:
         if self._cached_form(tensor) == tensor:
             return stored.astype(np.float32) if tensor in self._floats else stored
         scale, zero_point = map(self._constant, self._index.producers[tensor].input[1:3])
-        return (stored.astype(np.float32) - zero_point) * scale
+        values = np.asarray(stored.astype(np.float32))
+        values -= zero_point
+        values *= scale
+        return values
 
     def zero(self, tensor: str) -> float:
         """Return what stands for zero in the form in which a tensor is cached."""

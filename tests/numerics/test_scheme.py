@@ -115,6 +115,14 @@ def test_inside_the_grid_the_error_is_at_most_half_a_step(scheme, bounds, shares
 
 @settings(max_examples=100, deadline=None)
 @given(schemes, ranges, st.lists(st.floats(-2, 3), min_size=1, max_size=20))
+def test_rounded_values_are_those_of_the_integers(scheme, bounds, shares):
+    qparams = scheme.qparams(bounds)
+    x = on_line(shares, qparams.low, qparams.high)
+    assert qparams.rounded(x).tobytes() == qparams.dequantize(qparams.quantize(x)).tobytes()
+
+
+@settings(max_examples=100, deadline=None)
+@given(schemes, ranges, st.lists(st.floats(-2, 3), min_size=1, max_size=20))
 def test_integers_stay_within_qmin_and_qmax_and_saturate(scheme, bounds, shares):
     qparams = scheme.qparams(bounds)
     x = on_line(shares, qparams.low, qparams.high)
