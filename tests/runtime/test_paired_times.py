@@ -38,3 +38,20 @@ def test_some_rounds_count_even_if_no_time_is_left(models, rounds):
     assert times.shape == (2, 3)
     assert np.isfinite(times).all()
     assert order == models * (1 + 3)
+
+
+@pytest.mark.parametrize(("runs_take", "before"), [(0.01, WARM_UP), (0.4, 1)])
+def test_slow_models_run_once_before_the_rounds_that_count(runs_take, before, monkeypatch):
+    clock, order = [0.0], []
+    monkeypatch.setattr("onnxq.runtime.paired_times.time.perf_counter", lambda: clock[0])
+
+    class Slow:
+        """A model whose runs take some seconds of a clock that stands still otherwise."""
+
+        def run(self, values):
+            order.append(values)
+            clock[0] += runs_take
+
+    times = paired_times([Slow(), Slow()], ["a", "b"], 3, seconds=2.5)
+    assert np.allclose(times, runs_take)
+    assert order == ["a", "b"] * (before + 3)
