@@ -81,8 +81,8 @@ class MeasureSensitivity(Analysis[Sensitivities]):
     """Quantizes the pieces of the network one at a time, and compares the outputs with those of the float model.
 
     A piece is a layer with its activation function, or any other node that computes on integers. Its inputs and weights
-    get the scales, integers and biases of the final model; everything else stays float. What stands before some pieces
-    computes the same for all of them, and runs once.
+    get the scales, integers and biases of the final model; everything else stays float. What stands before a few pieces
+    computes the same for all of them, and continues from what stands before the last few: it runs once for all pieces.
 
     Args:
         samples: the data; it is read again.
@@ -177,7 +177,8 @@ class _Measuring:
         self._at_once = workers(plain, share)
         self._tensors = before_selection(plain.graph)
         self._ends = [*(output.name for output in plain.graph.output), *self._tensors]
-        self._in_a_stage = max(1, math.isqrt(len(pieces)))
+        # A stage costs a session, and a piece what stands between both; it is an even number, as two run at once.
+        self._in_a_stage = 2 * -(-math.isqrt(len(pieces)) // 4)
         self._latest: _Latest | None = None
 
     def __call__(self, chunk: slice, finished: Finished) -> Sensitivities:
