@@ -44,6 +44,10 @@ class TestSuppress:
         monkeypatch.setattr("onnxq.yolo.nms.MOST_CANDIDATES", 2)
         assert suppress(boxes, confidences, labels, 0.5, 3).tolist() == [9, 8]
 
+    def test_the_last_box_of_a_class_may_be_a_duplicate(self) -> None:
+        boxes, labels = np.array([(0, 0, 10, 10)] * 3, np.float32), np.array([0, 0, 1], np.intp)
+        assert suppress(boxes, np.array([0.5, 0.4, 0.3], np.float32), labels, 0.5).tolist() == [0, 2]
+
     def test_a_box_on_the_threshold_stays(self) -> None:
         boxes = np.array([[0, 0, 4, 4], [0, 0, 4, 2]], np.float32)
         kept = suppress(boxes, np.array([0.9, 0.8], np.float32), np.zeros(2, np.intp), 0.5)
