@@ -182,7 +182,8 @@ def _quantize(args: argparse.Namespace, config: Config, pool: Pool, is_one: bool
         _prove(args, config, compiler, output)
     if is_shown and not args.evaluate:
         detector = run.quantized.detector
-        summary.say_next(args.shown_input, output, detector, _next_annotations(args), args.images, args.demo)
+        labels = _next_annotations(args)
+        summary.say_next(args.shown_input, output, detector, run.config, labels, args.images, args.demo)
     found, loss = measured.precision if measured else None, f"{lost.loss:+.2f}" if lost else ""
     return many.Row.of(run.quantized, (args.input, output), seconds, found, loss)
 

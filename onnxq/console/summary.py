@@ -187,9 +187,18 @@ def _knows_demo(detector: Detector) -> bool:
 
 
 def say_next(
-    before: Path, after: Path, detector: Detector, annotations: Path | None, images: Location | None, demo: bool
+    before: Path,
+    after: Path,
+    detector: Detector,
+    config: Config,
+    annotations: Path | None,
+    images: Location | None,
+    demo: bool,
 ) -> None:
-    """Print the command that measures what quantization cost, in one line to copy; none if images do not fit."""
+    """Print the command that measures what quantization cost, in one line to copy; none if images do not fit.
+
+    It has the options that say what the model takes and returns, as they were given: it measures on such inputs.
+    """
     if detector.preprocess.planes not in (1, 3):
         return
     measurable = not detector.outputs.why_no_precision and not (demo and images is None and not _knows_demo(detector))
@@ -197,6 +206,10 @@ def say_next(
     is_data_set = measurable and annotations is not None and annotations.suffix.lower() in SUFFIXES
     pictures = [] if is_data_set and images is None else ["--images", str(images or "DIR")]
     data = ["--demo"] if demo and images is None else [*labels, *pictures]
+    if config.preprocess != AUTO:
+        data += ["--preprocess", config.preprocess]
+    if config.image_size is not None:
+        data += ["--image-size", "x".join(map(str, config.image_size))]
     stated = detector.outputs.stated
     if stated is not None and detector.outputs.is_given:
         data += ["--layout", *stated.text.split()]

@@ -107,6 +107,11 @@ class TestOutput:
         words = shlex.split(last.removeprefix("next: "))
         assert words[:5] == ["python", "-m", "onnxq.evaluate", "my net.onnx", "my net.int8.onnx"]
 
+    def test_the_command_that_is_proposed_next_prepares_images_alike(self, onnxq, model):
+        options = ["--preprocess", "bgr,stretch", "--image-size", "32x32", "--layout", "cx", "cy", "w", "h", "scores"]
+        last = onnxq(model, "--calib", "calib", *options).out.splitlines()[-1]
+        assert shlex.split(last)[-len(options) :] == options
+
     def test_what_has_no_ap_is_to_be_compared(self, onnxq):
         for build, taken in ((silu_chain, "unknown"), (classifier, "classes")):
             save(build())
