@@ -29,7 +29,7 @@ class WriteDocs(Rewrite):
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the doc strings and return how many changed."""
-        fits = {outcome.point.tensor: outcome.fit for outcome in tensor_results(facts)}
+        fits = {outcome.point.tensor: outcome.own for outcome in tensor_results(facts)}
         docs = {name: f"float ({reason})" for name, reason in facts[Plan].skipped.items()}
         scales = (facts.get(Migration) or Migration({})).scales
         for node in model.graph.nodes:

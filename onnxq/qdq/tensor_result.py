@@ -26,13 +26,15 @@ class TensorResult:
 
     Attributes:
         point: the tensor.
-        fit: its final range with its expected cost.
+        fit: its final range with its expected cost for the values of its group.
+        own: the same range with its expected cost for the values of the tensor alone, which can be far smaller.
         qparams: its scale and zero point.
         values: observed values of its group; None if the range is known without data.
     """
 
     point: QuantizationPoint
     fit: FittedRange
+    own: FittedRange
     qparams: QParams
     values: Histogram | None
 
@@ -76,7 +78,10 @@ def tensor_results(facts: Facts) -> Iterator[TensorResult]:
             bounds = Range(qparams.low, qparams.high)
             method = "error of outputs"
             fit = FittedRange(bounds, method=method) if values is None else expected(values, point, bounds, method)
-        yield TensorResult(point, fit, qparams, values)
+        own = fit
+        if values is not None and len(groups[point.group]) > 1:
+            own = expected(statistics.of(point.sources), point, fit.bounds, fit.method)
+        yield TensorResult(point, fit, own, qparams, values)
 
 
 def expected(values: Histogram, point: QuantizationPoint, bounds: Range, method: str) -> FittedRange:

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from graphs import feed, v8
+from net import Net
 
 from onnxq import Config, quantize
 from onnxq.facts import FittedRanges, Plan, QuantizationParameters, QuantizationPoint, Reconstruction
@@ -51,6 +52,22 @@ def test_ranges_that_were_adjusted_cost_what_they_cost(facts):
     assert (outcome.fit.bounds.low, outcome.fit.bounds.high) == (adjusted.low, adjusted.high)
     assert outcome.fit.clipped > 0
     assert outcome.fit.sqnr < first.fit.sqnr
+
+
+def test_a_small_tensor_in_a_group_of_great_values_has_its_own_noise():
+    net = Net()
+    small = net.block("images", 16)
+    great = net.conv(small, 16, gain=50.0)
+    joined = net.block(net.concat(small, great), 16)
+    model = net.model(net.conv(joined, 8))
+    quantized = quantize(model, [feed(model, 0)], Config(target="tensorrt"))
+    outcomes = {outcome.point.tensor: outcome for outcome in tensor_results(quantized.facts)}
+    found, of_joined = outcomes[small], outcomes["concat0_out"]
+    assert found.point.group == of_joined.point.group
+    assert found.own.bounds == found.fit.bounds
+    assert found.own.sqnr < of_joined.own.sqnr - 10
+    docs = {node.input[0]: node.doc_string for node in quantized.model.graph.node if node.op_type == "QuantizeLinear"}
+    assert f"{found.own.sqnr:.1f} dB" in docs[small]
 
 
 def test_in_front_of_a_silu_the_noise_behind_it_counts():
