@@ -15,8 +15,17 @@ from onnxq.calibration.feeds import Loader
 from onnxq.calibration.samples import Samples, spread
 from onnxq.errors import DataError
 from onnxq.facts import CorrectedBiases, LayerSensitivity, Plan, QuantizationParameters, Reconstruction, Sensitivities
-from onnxq.ir import Model, Node, before_selection, consumers, ending_at, feeds_only_silu, segment_behind
-from onnxq.ir.extract import read_from, segment_from
+from onnxq.ir import (
+    Model,
+    Node,
+    before_selection,
+    consumers,
+    ending_at,
+    feeds_only_silu,
+    read_from,
+    segment_behind,
+    segment_from,
+)
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent

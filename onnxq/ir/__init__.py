@@ -19,7 +19,16 @@ from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 from onnxq.ir.builder import Builder
 from onnxq.ir.checks.layers import layer_fault
 from onnxq.ir.edit import remove, replace_nodes, replace_uses, set_bias
-from onnxq.ir.extract import Segment, before_selection, comparable, ending_at, node_alone, segment_behind
+from onnxq.ir.extract import (
+    Segment,
+    before_selection,
+    comparable,
+    ending_at,
+    node_alone,
+    read_from,
+    segment_behind,
+    segment_from,
+)
 from onnxq.ir.index import ProtoIndex
 from onnxq.ir.model import Model
 from onnxq.ir.operators import (
@@ -107,11 +116,13 @@ __all__ = [
     "opset_of",
     "output_axis",
     "producer",
+    "read_from",
     "remove",
     "replace_nodes",
     "replace_uses",
     "restore_weights",
     "segment_behind",
+    "segment_from",
     "set_bias",
     "takes_bias",
     "values_of",
