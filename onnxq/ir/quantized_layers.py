@@ -171,3 +171,33 @@ def with_narrow_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             changed.graph.initializer.append(numpy_helper.from_array(values, name))
             node.input[place] = name
     return changed
+
+
+def with_unshared_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model in which each node that reads dequantized constants reads a copy of its own.
+
+    Args:
+        model: not changed; itself if no such constant has several readers.
+    """
+    index = ProtoIndex(model.graph)
+    taken: set[str] = set()
+    changed = copy_message(model)
+    del changed.graph.node[:]
+    for node in model.graph.node:
+        reading = copy_message(node)
+        for place, tensor in enumerate(node.input):
+            source = index.producers.get(tensor)
+            if source is None or source.op_type != "DequantizeLinear" or source.input[0] not in index.initializers:
+                continue
+            if source.input[0] in taken:
+                dequantize = copy_message(source)
+                dequantize.name, dequantize.output[0] = f"{node.name}/{source.name}", f"{node.name}/{tensor}"
+                for constant in (0, 2)[: len(source.input) - 1]:
+                    initializer = copy_message(index.initializers[source.input[constant]])
+                    initializer.name = dequantize.input[constant] = f"{node.name}/{initializer.name}"
+                    changed.graph.initializer.append(initializer)
+                changed.graph.node.append(dequantize)
+                reading.input[place] = dequantize.output[0]
+            taken.add(source.input[0])
+        changed.graph.node.append(reading)
+    return changed if len(changed.graph.initializer) > len(model.graph.initializer) else model

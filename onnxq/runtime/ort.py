@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.ir import ProtoIndex
+from onnxq.ir.quantized_layers import with_unshared_weights
 from onnxq.ir.temporary import temporary_folder
 from onnxq.runtime.base import IntegerLayers, ModelSource, OperatorTime, Runtime, summed_times
 from onnxq.runtime.session import VERSION, Feed, open_session, run
@@ -79,8 +80,11 @@ class OnnxRuntime(Runtime):
 
     @classmethod
     def without_saturation(cls, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Runtime]:
-        """Return the same model; it runs with kernels that add the products in 32 bits."""
-        return model, cls(model, wide_sums=True, brief=True)
+        """Return the same model; it runs with kernels that add the products in 32 bits.
+
+        For them onnxruntime makes a copy of each int8 weight for each layer, and refuses the second of a weight.
+        """
+        return model, cls(with_unshared_weights(model), wide_sums=True, brief=True)
 
     @classmethod
     def operator_times(

@@ -12,13 +12,14 @@ from graphs import (
     quantized,
     relu_net,
     run,
+    shared_head,
     sqnr,
     v8,
 )
 
 from onnxq.facts import Plan
 from onnxq.ir import ProtoIndex
-from onnxq.ir.quantized_layers import made_float, window, with_narrow_weights
+from onnxq.ir.quantized_layers import made_float, window, with_narrow_weights, with_unshared_weights
 from onnxq.targets import GENERIC, OPENVINO, ORT
 
 TARGETS = {"ort": ORT, "openvino": OPENVINO, "tensorrt": NARROW_TENSORRT, "generic": GENERIC}
@@ -145,3 +146,34 @@ class TestNarrowWeights:
         differing = [name for name in before if before[name].input != changed[name].input]
         assert differing
         assert all(name.endswith("_weight_DequantizeLinear") for name in differing)
+
+
+class TestUnsharedWeights:
+    @pytest.mark.parametrize("target", TARGETS)
+    def test_each_weight_has_one_reader_and_the_numbers_stay(self, target):
+        model = quantized(shared_head(), TARGETS[target])[0]
+        before = model.SerializeToString()
+        changed = with_unshared_weights(model)
+        assert model.SerializeToString() == before
+        readers = [
+            reader.name
+            for dequantize in nodes(changed).values()
+            if dequantize.op_type == "DequantizeLinear" and dequantize.input[0] in initializers(changed)
+            for reader in ProtoIndex(changed.graph).consumers[dequantize.output[0]]
+        ]
+        weights = [n.input[0] for n in nodes(changed).values() if n.op_type == "DequantizeLinear"]
+        assert len(weights) == len(set(weights))
+        assert len(readers) > len(dequantized_constants(model)) > 0
+        onnx.checker.check_model(changed, full_check=True)
+        expected, found = (run(each, feed(model)) for each in (model, changed))
+        assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+    def test_a_model_without_shared_weights_is_itself(self):
+        model = quantized(csp(), ORT)[0]
+        assert with_unshared_weights(model) is model
+
+
+def dequantized_constants(model):
+    """Names of the constants that are dequantized."""
+    stored = initializers(model)
+    return {n.input[0] for n in nodes(model).values() if n.op_type == "DequantizeLinear" and n.input[0] in stored}

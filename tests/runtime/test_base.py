@@ -9,7 +9,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import assert_same_numbers, copy, csp, feed, ops, quantized, run, saturating, sqnr, v8, with_float16
+from graphs import (
+    assert_same_numbers,
+    copy,
+    csp,
+    feed,
+    ops,
+    quantized,
+    run,
+    saturating,
+    shared_head,
+    sqnr,
+    v8,
+    with_float16,
+)
 from onnx import helper
 
 from onnxq.errors import ModelError
@@ -152,6 +165,13 @@ def test_without_saturation_a_model_is_what_it_is_compared_with(runtime, target)
     other, opened = runtime.without_saturation(quantized(saturating(), target, limited=False)[0])
     found, expected = opened.run(feed(saturating()))["output"], run(other)["output"]
     np.testing.assert_allclose(found, expected, rtol=0.01)
+
+
+def test_without_saturation_layers_may_share_a_weight(runtime, target):
+    after, _ = quantized(shared_head(), target)
+    other, opened = runtime.without_saturation(after)
+    found, expected = opened.run(feed(after)), run(other)
+    assert all(sqnr(expected[name], found[name]) > 30 for name in expected)
 
 
 def test_no_runtime_changes_the_model(runtime):

@@ -180,6 +180,20 @@ def shared_weights(**options: object) -> onnx.ModelProto:
     return net.model(net.conv(net.add("Add", *ends), 4, name="last"))
 
 
+def shared_head(**options: object) -> onnx.ModelProto:
+    """One weight and bias for Convs on two levels, as in RTMDet and RetinaNet."""
+    net = Net(**options)
+    fine = net.block("images", 8, kernel=3)
+    coarse = net.block(fine, 8, kernel=3, stride=2)
+    weight, bias = net.const(net.normal(8, 8, 3, 3, scale=0.2), name="weight"), net.const(net.normal(8), name="bias")
+    outputs = []
+    for name, x in (("fine", fine), ("coarse", coarse)):
+        y = net.add("Conv", x, weight, bias, name=name, pads=[1] * 4)
+        net.channels[y] = 8
+        outputs.append(net.conv(net.silu(y), 4, name=f"last_{name}"))
+    return net.model(*outputs)
+
+
 def saturating() -> onnx.ModelProto:
     """Three Convs and a MatMul whose 8-bit integers are 255 and 127: a Ceil makes every picture white.
 
