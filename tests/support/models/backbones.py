@@ -255,6 +255,6 @@ BACKBONES: dict[str, Callable[..., onnx.ModelProto]] = {
     f.__name__: f
     for f in (
         silu_chain, csp, sppf, pan, attention, area_attention, relu_net, leaky_net, ese_net, qarepvgg, depthwise_net,
-        products, shared_weights, dropout_chain,
+        products, shared_weights, shared_head, dropout_chain,
     )
 }  # fmt: skip

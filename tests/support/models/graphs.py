@@ -149,8 +149,8 @@ BUILDERS: Mapping[str, Callable[[], onnx.ModelProto]] = {
     build.__name__: build
     for build in (
         silu_chain, csp, sppf, pan, attention, area_attention, ese_net, qarepvgg, products, relu_net, leaky_net,
-        depthwise_net, shared_weights, saturating, white_stem, dropout_chain, conditional, v5, v5_raw, v7_end2end,
-        v7_rows, v8, v10, nms_tables, separate, classifier, yolox, v6, pp_yoloe, yolo_nas,
+        depthwise_net, shared_weights, shared_head, saturating, white_stem, dropout_chain, conditional, v5, v5_raw,
+        v7_end2end, v7_rows, v8, v10, nms_tables, separate, classifier, yolox, v6, pp_yoloe, yolo_nas,
     )
 }  # fmt: skip
 """Name -> function that builds a model without arguments."""
