@@ -73,7 +73,7 @@ class _Stage(NamedTuple):
 
 
 class _Latest(NamedTuple):
-    """The latest stage, and where the next one starts from.
+    """The latest stage of a thread, and where the next one starts from.
 
     Attributes:
         number: of the stage.
@@ -188,7 +188,7 @@ class _Measuring:
         self._ends = [*(output.name for output in plain.graph.output), *self._tensors]
         # A stage costs a session, and a piece what stands between both; it is an even number, as two run at once.
         self._in_a_stage = 2 * -(-math.isqrt(len(pieces)) // 4)
-        self._latest: _Latest | None = None
+        self._idle: list[_Latest] = []
 
     def __call__(self, chunk: slice, finished: Finished) -> Sensitivities:
         """Return the sensitivity of each piece of the chunk."""
@@ -197,10 +197,11 @@ class _Measuring:
         pieces = list(enumerate(self._pieces[chunk], first))
         with ThreadPoolExecutor(self._at_once) as pool:
             for number, group in groupby(pieces, lambda piece: piece[0] // self._in_a_stage):
-                stage = self._stage(number)
-                for sensitivity in pool.map(partial(self._measure, stage), [piece for _, piece in group]):
+                latest = self._at_stage(number)
+                for sensitivity in pool.map(partial(self._measure, latest.stage), [piece for _, piece in group]):
                     measured.append(sensitivity)
                     finished(len(measured))
+                self._idle.append(latest)
         return Sensitivities(tuple(measured), len(self._expected))
 
     @cached_property
@@ -221,15 +222,20 @@ class _Measuring:
         with ThreadPoolExecutor(self._at_once) as pool:
             return list(pool.map(run, feeds))
 
-    def _stage(self, number: int) -> _Stage:
-        """Return the network behind the pieces of a number; the latest one is kept, and leads to the next."""
-        latest, self._latest = self._latest, None
+    def _at_stage(self, number: int) -> _Latest:
+        """Return the network behind the pieces of a number, to which a stage that is idle leads.
+
+        Its values change on the way to the next stage, so each thread has a stage of its own.
+        """
+        try:
+            latest = self._idle.pop()
+        except IndexError:
+            latest = None
         if latest is None or latest.number > number:
             latest = _Latest(-1, self._whole, list(self._whole.values))
         while latest.number < number:
             latest = self._next(latest.number + 1, latest.values)
-        self._latest = latest
-        return latest.stage
+        return latest
 
     @cached_property
     def _whole(self) -> _Stage:

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from cut_pool import Cut
+from cut_pool import Cut, Threaded
 from graphs import copy, csp, feed, quantizing, run, samples, saturating, silu_chain, sqnr, v8, with_metadata
 
 from onnxq.errors import DataError
@@ -65,6 +65,15 @@ def test_how_pieces_are_cut_and_where_they_run_makes_no_difference(corrected, se
     assert measured(model, data=samples(data), pool=pool, **options)[0] == whole
     assert pool.tasks == 4
     assert whole.samples == 3
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_threads_of_one_worker_make_no_difference(each):
+    pytest.importorskip("cloudpickle", reason="comes with the extra cluster; the work holds functions")
+    model = silu_chain(layers=16)
+    data = [feed(model, number) for number in range(8)]
+    whole, _ = measured(model, data=samples(data))
+    assert measured(model, data=samples(data), pool=Threaded(range(each, 17, each)))[0] == whole
 
 
 @pytest.mark.parametrize("build", [csp, v8])

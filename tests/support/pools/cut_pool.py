@@ -3,6 +3,7 @@
 import pickle
 import random
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,17 @@ class Cut(Pool):
             result = pickle.loads(pickle.dumps(copy(pickle.loads(pickle.dumps(tasks[number])), count)))
             finished(sum(steps.values()))
             yield number, result
+
+
+class Threaded(Cut):
+    """Runs one pickled copy of the work from a thread for each task, all at once, as a worker of many threads does."""
+
+    def run(
+        self, work: Work[Any, Any], tasks: Sequence[Any], finished: Finished, merge: Merge[Any] | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        copy = pickle.loads(_dumps(work))
+        with ThreadPoolExecutor(len(tasks)) as threads:
+            yield from enumerate(threads.map(lambda task: copy(task, lambda _: None), tasks))
 
 
 class Losing(Cut):
