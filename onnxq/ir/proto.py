@@ -112,6 +112,11 @@ def clear_negative_dims(graph: onnx.GraphProto) -> None:
                 dim.Clear()
 
 
+def graphs_of(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    """Return the graphs that an attribute of a node holds."""
+    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+
+
 def names_read(node: onnx.NodeProto) -> list[str]:
     """Return the names of the tensors that a node and its subgraphs read.
 

@@ -17,6 +17,7 @@ from onnxq.ir.proto import (
     DEFAULT_DOMAINS,
     IR_VERSION,
     clear_negative_dims,
+    graphs_of,
     names_read,
     opset_of,
     restore_weights,
@@ -123,7 +124,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for inner in graphs_of(attribute):
                 yield from _graphs(inner)
 
 

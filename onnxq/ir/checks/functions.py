@@ -8,6 +8,7 @@ import onnx
 
 from onnxq import memory
 from onnxq.errors import ModelError
+from onnxq.ir.proto import graphs_of
 
 MOST_NODES = 50_000
 """Nodes after inlining; the largest detectors have some thousand."""
@@ -53,7 +54,7 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         yield node
         for attribute in node.attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for graph in graphs_of(attribute):
                 yield from _nodes(graph.node)
 
 
@@ -65,8 +66,8 @@ def _size(nodes: Iterable[onnx.NodeProto], functions: Mapping[_Key, tuple[int, i
 
 def _bytes(node: onnx.NodeProto) -> int:
     """Return the bytes of a node without those of its subgraphs, whose nodes count for themselves."""
-    inner = (a.g.ByteSize() + sum(graph.ByteSize() for graph in a.graphs) for a in node.attribute)
-    return int(node.ByteSize() - sum(inner))
+    inner = sum(graph.ByteSize() for attribute in node.attribute for graph in graphs_of(attribute))
+    return int(node.ByteSize() - inner)
 
 
 def _key(node: onnx.NodeProto) -> _Key:

@@ -14,7 +14,7 @@ from onnxq import memory
 from onnxq._text import shape_text
 from onnxq.errors import ModelError
 from onnxq.ir.checks.tensors import is_utf8, node_text
-from onnxq.ir.proto import DEFAULT_DOMAINS
+from onnxq.ir.proto import DEFAULT_DOMAINS, graphs_of
 
 Schema = onnx.defs.OpSchema
 
@@ -157,7 +157,7 @@ class _Checker:
                 raise ModelError(f"the attribute {attribute.name!r} of {node_text(node)} is not UTF-8; {_REMEDY}")
             if attribute.type in _FIELDS and not attribute.HasField(_FIELDS[attribute.type]):
                 raise ModelError(f"the attribute {attribute.name!r} of {node_text(node)} has no value; {_REMEDY}")
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for inner in graphs_of(attribute):
                 self.check(inner, known)
 
     def _schema(self, node: onnx.NodeProto) -> Schema | None:

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from onnxq import memory
 from onnxq.errors import ModelError
+from onnxq.ir.proto import graphs_of
 
 _BITS = {
     **dict.fromkeys(("INT4", "UINT4", "FLOAT4E2M1"), 4),
@@ -44,7 +45,7 @@ def _of_node(node: onnx.NodeProto) -> Iterator[tuple[str, TensorProto]]:
             *attribute.sparse_tensors,
         ):
             yield from _of_sparse(where, sparse)
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+        for graph in graphs_of(attribute):
             yield from _of_graph(graph)
 
 
