@@ -3,6 +3,7 @@
 `python -m tests.fuzz.file_faults` counts the operations of each command, breaks it off at the first and the last of
 each kind, before, at half and after, and prints a table. It needs Linux and gcc. Exit code 1: a file was written in
 part, something was left over after the next run, an input was changed, or a full disk was not told in one error.
+`--python PATH` breaks off the vendors' compilers as well that the environment of this interpreter has.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,6 +168,19 @@ CASES = {
 }
 """Name -> a command with all its outputs."""
 
+VENDORS = {"prove, QNN": "qnn", "prove, TensorRT-RTX": "tensorrt"}
+"""Name -> the target whose compiler, a vendor's, a command runs."""
+
+
+def of_vendor(target: str, python: str) -> Case:
+    """Return the command that runs a vendor's compiler.
+
+    Args:
+        target: one of `VENDORS`.
+        python: interpreter of the environment that has its compiler.
+    """
+    return Case("onnxq.prove", [f"q.{target}.onnx", "--python", python, "--json", "p.json", "-q"], ("p.json",))
+
 
 class Ended(NamedTuple):
     """How a run ended: its exit code, negative for a signal; stderr; files by name."""
@@ -204,8 +218,9 @@ class Bench:
             Image.fromarray(pixels).resize(_SIDE).save(work / kind / f"{number}.png")
         names = sorted(path.name for path in (work / "images").iterdir())
         (work / "labels.json").write_text(json.dumps(faulty_data.annotations(names, _SIDE)))
-        made = self.run(Case("onnxq.cli", ["model.onnx", *_DATA, "-o", "q.onnx"], ()))
-        (work / "q.onnx").write_bytes(made.files["work/q.onnx"])
+        for target, name in (("ort", "q.onnx"), *((each, f"q.{each}.onnx") for each in VENDORS.values())):
+            made = self.run(Case("onnxq.cli", ["model.onnx", *_DATA, "--target", target, "-o", name], ()))
+            (work / name).write_bytes(made.files[f"work/{name}"])
 
     def reset(self, case: Case) -> None:
         """Make the folder anew, with old outputs."""
@@ -345,13 +360,12 @@ def bench() -> Iterator[Bench]:
     yield made
 
 
-def table(names: list[str], most: int) -> bool:
+def table(cases: Mapping[str, Case], most: int) -> bool:
     """Break off each command at up to so many operations, print the table, and return whether nothing is wrong."""
     sound = True
     print(f"{'command':<24} {'operations':>10} {'broken off':>10} {'kill':>6} {'full':>6} {'wrong':>6}", flush=True)
     with bench() as made:
-        for name in names:
-            case = CASES[name]
+        for name, case in cases.items():
             wanted = made.run(case)
             if wanted.code != 0:
                 print(f"{name}: exit code {wanted.code}: {wanted.said[-300:]}")
@@ -393,12 +407,19 @@ def with_library(arguments: list[str]) -> int:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.file_faults", description=__doc__)
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="COMMAND")
+    parser.add_argument("--cases", nargs="+", choices=[*CASES, *VENDORS], metavar="COMMAND")
+    parser.add_argument("--python", metavar="PATH", help="interpreter of an environment with vendors' compilers")
     parser.add_argument("--most", type=int, default=0, help="operations of a command at most (0: all that differ)")
     arguments = parser.parse_args()
     if STATE not in os.environ:
         return with_library(sys.argv[1:])
-    return 0 if table(arguments.cases, arguments.most) else 1
+    cases = dict(CASES)
+    if arguments.python:
+        cases |= {name: of_vendor(target, arguments.python) for name, target in VENDORS.items()}
+    names = arguments.cases or [*cases]
+    if lacking := [name for name in names if name not in cases]:
+        parser.error(f"--cases {', '.join(lacking)}: give --python PATH, an environment that has the compiler")
+    return 0 if table({name: cases[name] for name in names}, arguments.most) else 1
 
 
 if __name__ == "__main__":
