@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array, Int64Array
+from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array, FloatArray, Int64Array
 from onnxq.numerics.exact_sum import ExactSum
 
 _MOST_WHOLE = 256
@@ -71,10 +71,13 @@ class BlockShape:
             some = slice(start, min(start + at_once, groups))
             yield Part(some, some, slice(0, size))
 
-    def take(self, values: AnyArray, part: Part, rows: Int64Array | slice = slice(None)) -> Float64Array:
-        """Return a part of (groups, rows, inputs of a group), or some rows, as float64 (blocks, rows, inputs)."""
+    def take(self, values: AnyArray, part: Part, rows: Int64Array | slice = slice(None)) -> FloatArray:
+        """Return a part of (groups, rows, inputs of a group), or some rows, as (blocks, rows, inputs).
+
+        It is float64 if the values are, else float32.
+        """
         taken = values[part.groups, rows, part.inputs]
-        filled = np.zeros((*taken.shape[:2], self.channels * self.taps))
+        filled = np.zeros((*taken.shape[:2], self.channels * self.taps), np.result_type(values.dtype, np.float32))
         filled[:, :, : taken.shape[2]] = taken
         return filled
 
@@ -125,12 +128,15 @@ class InputCovariance:
             of_blocks[part.blocks] = self.error_of_part(shape.take(weight, part), part)
         return np.asarray(of_blocks.reshape(groups, shape.blocks, outputs).sum(axis=1))
 
-    def error_of_part(self, weight: Float64Array, part: Part) -> Float64Array:
-        """Return what a part of a weight, (blocks, outputs, inputs of a block), adds to `error`, (blocks, outputs)."""
+    def error_of_part(self, weight: FloatArray, part: Part) -> FloatArray:
+        """Return what a part of a weight, (blocks, outputs, inputs of a block), adds to `error`, (blocks, outputs).
+
+        It is computed in the type of the weight.
+        """
         channels = self.channels[part.blocks]
         count, outputs, _ = weight.shape
         by_tap = weight.reshape(count, outputs, channels.shape[1], len(self.taps))
-        spread = (by_tap @ self.taps).swapaxes(1, 2).reshape(count, channels.shape[1], -1)
+        spread = (by_tap @ self.taps.astype(weight.dtype)).swapaxes(1, 2).reshape(count, channels.shape[1], -1)
         product = (channels @ spread).reshape(count, channels.shape[1], outputs, len(self.taps)).swapaxes(1, 2)
         return np.asarray(np.einsum("boct,boct->bo", by_tap, product))
 

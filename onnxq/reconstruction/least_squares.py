@@ -12,7 +12,10 @@ import numpy as np
 from onnxq.numerics.arrays import Float32Array, Float64Array, FloatArray, Int64Array
 
 _BLOCK = 128
-"""Columns per block: errors propagate column by column within a block, and at once to all later columns."""
+"""Columns per block: errors propagate at once to all later blocks."""
+
+_STEP = 16
+"""Columns of a block within which errors propagate column by column."""
 
 _DAMPINGS = 4
 """How often a Hessian is damped, each time ten times as much, until it is positive definite."""
@@ -218,43 +221,46 @@ class FeedbackRounding:
             scale: (g, c).
             limit: greatest magnitude of the integers.
         """
-        factor, order = self.factor, self.order[:, None, :]
-        left = np.take_along_axis(weight, order, axis=2).astype(factor.dtype)
-        scale = scale.astype(factor.dtype)
-        integers = np.empty_like(left)
-        k = left.shape[2]
-        for start in range(0, k, _BLOCK):
-            end = min(start + _BLOCK, k)
-            integers[:, :, start:end], errors = _rounded(
-                left[:, :, start:end], scale, factor[:, start:end, start:end], limit
-            )
-            left[:, :, end:] -= np.ascontiguousarray(errors) @ factor[:, start:end, end:]
-        back = np.empty(weight.shape)
-        np.put_along_axis(back, order, integers.astype(np.float64), axis=2)
-        return back
+        factor, order = self.factor, self.order[:, :, None]
+        # By columns, as the columns of a weight are far apart in memory.
+        left = np.take_along_axis(np.ascontiguousarray(weight.swapaxes(1, 2), factor.dtype), order, axis=1)
+        integers, errors = np.empty_like(left), np.empty_like(left)
+        for start in range(0, left.shape[1], _BLOCK):
+            block = slice(start, start + _BLOCK)
+            left[:, block] -= factor[:, :start, block].swapaxes(1, 2) @ errors[:, :start]
+            _round_block(
+                left[:, block], scale.astype(factor.dtype), factor[:, block, block], limit,
+                integers[:, block], errors[:, block],
+            )  # fmt: skip
+        back = np.empty(left.shape)
+        np.put_along_axis(back, order, integers.astype(np.float64), axis=1)
+        return back.swapaxes(1, 2)
 
 
-def _rounded(weight: FloatArray, scale: FloatArray, factor: FloatArray, limit: int) -> tuple[FloatArray, FloatArray]:
-    """Round the columns of a block, and return the integers and the errors that later blocks compensate.
+def _round_block(
+    left: FloatArray, scale: FloatArray, factor: FloatArray, limit: int, integers: FloatArray, errors: FloatArray
+) -> None:
+    """Round the columns of a block, and write the integers and the errors that later blocks compensate.
 
     Args:
-        weight: (g, c, b).
+        left: what is left of the columns, (g, b, c); overwritten.
         scale: (g, c).
         factor: of the block, (g, b, b).
         limit: as in `FeedbackRounding.round`.
+        integers, errors: (g, b, c), written.
     """
-    # The columns of a weight are far apart in memory.
-    left = np.ascontiguousarray(weight.swapaxes(1, 2))
-    integers, errors, passed_on = np.empty_like(left), np.empty_like(left), np.empty_like(left)
-    for column in range(left.shape[1]):
-        steps = factor[:, column, column:, None]
-        whole, error, later = integers[:, column], errors[:, column], passed_on[:, column + 1 :]
-        np.rint(np.divide(left[:, column], scale, out=whole), out=whole)
-        np.minimum(np.maximum(whole, -limit, out=whole), limit, out=whole)
-        np.subtract(left[:, column], whole * scale, out=error)
-        error /= steps[:, 0]
-        left[:, column + 1 :] -= np.multiply(error[:, None], steps[:, 1:], out=later)
-    return integers.swapaxes(1, 2), errors.swapaxes(1, 2)
+    passed_on = np.empty_like(left[:, :_STEP])
+    for start in range(0, left.shape[1], _STEP):
+        end = min(start + _STEP, left.shape[1])
+        left[:, start:end] -= factor[:, :start, start:end].swapaxes(1, 2) @ errors[:, :start]
+        for column in range(start, end):
+            steps = factor[:, column, column:end, None]
+            whole, error, later = integers[:, column], errors[:, column], passed_on[:, : end - column - 1]
+            np.rint(np.divide(left[:, column], scale, out=whole), out=whole)
+            np.minimum(np.maximum(whole, -limit, out=whole), limit, out=whole)
+            np.subtract(left[:, column], whole * scale, out=error)
+            error /= steps[:, 0]
+            left[:, column + 1 : end] -= np.multiply(error[:, None], steps[:, 1:], out=later)
 
 
 def _inverse_factor(matrix: FloatArray) -> FloatArray:

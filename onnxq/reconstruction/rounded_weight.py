@@ -76,7 +76,7 @@ def round_weight(
         of_blocks = np.empty((len(covariance.channels), outputs))
         for part in shape.parts(groups, outputs):
             steps = scale.reshape(groups, outputs, 1)[part.groups]
-            off = shape.take(integers, part) * steps - shape.take(exact, part)
+            off = shape.take(integers, part) * steps.astype(exact.dtype) - shape.take(exact, part)
             of_blocks[part.blocks] = covariance.error_of_part(off, part)
         return np.asarray(of_blocks.reshape(groups, shape.blocks, outputs).sum(axis=1).reshape(-1))
 
