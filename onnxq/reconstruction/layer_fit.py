@@ -116,7 +116,8 @@ def _fit_integers(
         importance=np.asarray(im2col.weight(np.broadcast_to(energy, target.shape)), np.float64),
     )
     scale = np.asarray(im2col.per_output(qparams.scale), np.float64)
-    integers = FeedbackRounding.of(moments.hessian, _REGULARIZATION).round(target, scale, scheme.qmax)
+    rounding = FeedbackRounding.of(moments.hessian, _REGULARIZATION)
+    integers = np.asarray(rounding.round(target, scale, scheme.qmax), np.float64)
     for _ in range(_ROUNDS):
         integers = coordinate_descent(integers, scale, penalized, scheme.qmax, _SWEEPS)
         if im2col.transposed:  # several outputs share a scale

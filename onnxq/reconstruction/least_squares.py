@@ -213,8 +213,8 @@ class FeedbackRounding:
 
         return of_groups
 
-    def round(self, weight: FloatArray, scale: FloatArray, limit: int) -> Float64Array:
-        """Return the integers of a weight, float64 (g, c, k) of whole numbers.
+    def round(self, weight: FloatArray, scale: FloatArray, limit: int) -> FloatArray:
+        """Return the integers of a weight, (g, c, k) of whole numbers in the type of the factor.
 
         Args:
             weight: (g, c, k).
@@ -232,9 +232,8 @@ class FeedbackRounding:
                 left[:, block], scale.astype(factor.dtype), factor[:, block, block], limit,
                 integers[:, block], errors[:, block],
             )  # fmt: skip
-        back = np.empty(left.shape)
-        np.put_along_axis(back, order, integers.astype(np.float64), axis=1)
-        return back.swapaxes(1, 2)
+        np.put_along_axis(left, order, integers, axis=1)
+        return left.swapaxes(1, 2)
 
 
 def _round_block(

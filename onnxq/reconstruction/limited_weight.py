@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxq.numerics.arrays import Float32Array, Float64Array
+from onnxq.numerics.arrays import Float32Array, Float64Array, FloatArray
 from onnxq.numerics.scheme import QParams
 from onnxq.qdq.pair_limit import PairLimit, by_output
 from onnxq.reconstruction.least_squares import FeedbackRounding
@@ -41,12 +41,12 @@ class _Rounding:
     """A way to round rows of a weight, and its error.
 
     Attributes:
-        integers: returns whole numbers, float64 (o, c, k), for a weight, float64 (o, c, k), and scales, float64 (o,).
-        error: returns the squared error of the outputs, float64 (o,), for the error of a weight, float64 (o, c, k).
+        integers: returns whole numbers, (o, c, k), for a weight, float32 (o, c, k), and scales, float32 (o,).
+        error: returns the squared error of the outputs, (o,), for the error of a weight, (o, c, k).
     """
 
-    integers: Callable[[Float64Array, Float64Array], Float64Array]
-    error: Callable[[Float64Array], Float64Array]
+    integers: Callable[[Float32Array, Float32Array], FloatArray]
+    error: Callable[[FloatArray], FloatArray]
 
 
 def limit_weight(
@@ -110,18 +110,22 @@ def _search(
     rounding: _Rounding,
     limit: PairLimit,
     stored: Callable[[Float64Array], Float64Array],
-) -> tuple[Float64Array, Float64Array]:
+) -> tuple[Float64Array, Float32Array]:
     """Return the scales, (o,), and integers, (o, c, k), that err least among those within the limit.
 
     It ends, because wide scales give zeros, which are within every limit, and all errors are finite.
     """
-    scale, integers, error = least.copy(), np.zeros_like(exact), np.full(len(exact), np.inf)
+    # In units of a power of two per output, no square of float32 overflows.
+    _, exponents = np.frexp(np.abs(exact).max(axis=(1, 2)))
+    weight = np.ldexp(exact, -exponents[:, None, None]).astype(np.float32)
+    scale, integers, error = least.copy(), np.zeros_like(weight), np.full(len(exact), np.inf)
     while not np.isfinite(error).all():
         for stretch in _STRETCHES:
             tried = stored(least * stretch)
-            rounded = rounding.integers(exact, tried)
-            off = rounded * tried[:, None, None]
-            found = rounding.error(np.subtract(off, exact, out=off))
+            steps = np.ldexp(tried, -exponents).astype(np.float32)
+            rounded = rounding.integers(weight, steps)
+            off = rounded * steps[:, None, None]
+            found = rounding.error(np.subtract(off, weight, out=off))
             better = np.flatnonzero(found < error)
             better = better[limit.at(better).shares(rounded[better]) <= 1]
             scale[better], integers[better], error[better] = tried[better], rounded[better], found[better]
@@ -132,11 +136,11 @@ def _search(
 def _to_nearest(variances: Float64Array | None, qmax: int) -> _Rounding:
     """Return the rounding to nearest; the error is that of independent inputs."""
 
-    def integers(exact: Float64Array, scale: Float64Array) -> Float64Array:
+    def integers(exact: Float32Array, scale: Float32Array) -> FloatArray:
         rounded = exact / scale[:, None, None]
         return np.clip(np.rint(rounded, out=rounded), -qmax, qmax, out=rounded)
 
-    def error(of_weight: Float64Array) -> Float64Array:
+    def error(of_weight: FloatArray) -> FloatArray:
         squares = np.einsum("ock,ock->oc", of_weight, of_weight)
         return np.asarray(squares.sum(axis=1) if variances is None else squares @ variances)
 
@@ -148,10 +152,10 @@ def _with_feedback(covariance: Float64Array, qmax: int) -> _Rounding:
 
     feedback = FeedbackRounding.of(covariance[None], _DAMPING)
 
-    def integers(exact: Float64Array, scale: Float64Array) -> Float64Array:
+    def integers(exact: Float32Array, scale: Float32Array) -> FloatArray:
         return feedback.round(exact.reshape(1, len(exact), -1), scale[None], qmax).reshape(exact.shape)
 
-    def error(of_weight: Float64Array) -> Float64Array:
+    def error(of_weight: FloatArray) -> FloatArray:
         rows = of_weight.reshape(len(of_weight), -1)
         return np.asarray(((rows @ covariance) * rows).sum(axis=1))
 
