@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnxq import memory
-from onnxq.calibration.checks import check_first_layer, check_inputs, check_number
+from onnxq.calibration.checks import check_first_layer, check_inputs, check_number, check_prepared
 from onnxq.calibration.confirm_layout import confirm_on_samples
 from onnxq.calibration.samples import DataSource, Samples, open_samples
 from onnxq.calibration.statistics_file import load_statistics, save_statistics
@@ -114,7 +114,7 @@ def quantize(
     progress("preparing", 0, 0)
     original, tail = _load_runnable(model)
     detector = detect(original, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
-    pinned = _with_what_statistics_imply(facts, config)
+    pinned = _with_what_statistics_imply(facts, config, detector)
     samples = None if Statistics in pinned else open_data(data, original, detector, config)
     questions: tuple[str, ...] = ()
     if not config.layout:
@@ -214,14 +214,19 @@ def _give_back(step: Pass, model: Model, result: object, seconds: float) -> None
     memory.give_back()
 
 
-def _with_what_statistics_imply(facts: Iterable[object], config: Config) -> dict[type, object]:
+def _with_what_statistics_imply(facts: Iterable[object], config: Config, detector: Detector) -> dict[type, object]:
     """Return facts by type. Statistics come without samples, but with the scales that were divided by before.
 
     The `Probe` is empty unless it is given too.
+
+    Raises:
+        DataError: the statistics are of images that were prepared in another way than the detector takes.
     """
     pinned = {type(fact): fact for fact in facts}
     statistics = pinned.get(Statistics)
     if isinstance(statistics, Statistics):
+        if statistics.images is not None:
+            check_prepared(statistics.images, detector)
         pinned.setdefault(Probe, Probe())
         if config.migrates:
             why_none = "" if statistics.migration else "the calibration has no scales"

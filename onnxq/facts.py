@@ -24,6 +24,7 @@ __all__ = [
     "LayerSensitivity",
     "Migration",
     "Plan",
+    "PreparedImages",
     "Probe",
     "QuantizationParameters",
     "QuantizationPoint",
@@ -164,6 +165,14 @@ class Migration:
 
 
 @dataclass(frozen=True)
+class PreparedImages:
+    """How images became the input of a model: what `--preprocess` takes for it, and the size, (height, width) in px."""
+
+    preprocess: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Statistics:
     """Statistics of the activations; they suffice for every range method, bit width and symmetry.
 
@@ -174,6 +183,7 @@ class Statistics:
         channels: tensor -> statistics of its channels, if it has the form of images.
         inputs: Conv -> covariance of its inputs at one position, in the order of `onnxq.reconstruction.im2col`.
         migration: as in `Migration`: what the channels of tensors were divided by before.
+        images: how the images were prepared; None if the samples were arrays, of which nothing is known.
     """
 
     histograms: Mapping[str, Histogram]
@@ -182,6 +192,7 @@ class Statistics:
     channels: Mapping[str, ChannelStatistics] = field(default_factory=dict)
     inputs: Mapping[str, InputCovariance] = field(default_factory=dict)
     migration: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    images: PreparedImages | None = None
 
     def of(self, tensors: Iterable[str]) -> Histogram:
         """Return the histogram of the values of one or more tensors; that of a single tensor is not copied.
@@ -222,8 +233,7 @@ class InputSummary:
     """The image input over all calibration samples.
 
     Attributes:
-        low, high: least and greatest value, without what surrounds an image in one colour; inf and -inf without
-            samples.
+        low, high: least and greatest value, without what surrounds an image in one colour; inf, -inf without samples.
         samples: number of samples.
         distinct: number of samples that differ from each other.
         most_equal: number of samples that are equal to the most frequent one.

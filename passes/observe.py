@@ -104,9 +104,8 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
         if sums.samples == 0:
             samples.require_any()
             raise DataError("the calibration data is empty; a generator or reader can be read only once")
-        statistics = Statistics(
-            sums.histograms, sums.samples, digest, sums.channel_statistics(), sums.covariances(windows), migration
-        )
+        channels, covariances = sums.channel_statistics(), sums.covariances(windows)
+        statistics = Statistics(sums.histograms, sums.samples, digest, channels, covariances, migration, samples.images)
         return statistics, sums.inputs.probe(samples.loaders), sums.inputs.summary()
 
     def _sums(self, model: onnx.ModelProto, samples: Samples, counted: "_Counted") -> "_Sums":

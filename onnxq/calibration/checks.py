@@ -2,17 +2,19 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import onnx
 
-from onnxq._text import plural
-from onnxq.errors import ModelError
-from onnxq.facts import InputSummary
+from onnxq._text import plural, size_text
+from onnxq.errors import DataError, ModelError
+from onnxq.facts import InputSummary, PreparedImages
 from onnxq.ir import ProtoIndex
 from onnxq.runtime.session import Feed
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.inputs.first_layer import LEAST_SPREAD, first_conv, is_of_trained_network, spread
 from onnxq.yolo.output_layout import UNKNOWN
+from onnxq.yolo.preprocess import YOLO, parse_preprocess
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,33 @@ def check_inputs(inputs: InputSummary, detector: Detector) -> Iterator[str]:
         )
     if inputs.grey == inputs.samples and low != high:
         yield "all calibration samples are grey: if the model will see colours, give coloured images"
+
+
+def check_prepared(images: PreparedImages, detector: Detector) -> None:
+    """Check that the images of a calibration that is given were prepared as the model takes them now.
+
+    Args:
+        images: how they were prepared.
+        detector: what the model takes.
+
+    Raises:
+        DataError: they were prepared differently.
+    """
+    now, then = detector.preprocess, parse_preprocess(images.preprocess)(YOLO)
+    # What the type and the planes of the input decide is the model's, and a difference in it is none in the images.
+    before = replace(now, bgr=then.bgr, values=then.values, place=then.place)
+    if before.describe() != now.describe():
+        raise DataError(
+            f"the calibration was made with images prepared as {before.describe()}, and now they are prepared as "
+            f"{now.describe()}; calibrate again with --calib, or give --preprocess {images.preprocess} if it is of "
+            "this model"
+        )
+    if images.size != detector.size:
+        before_size, now_size = size_text(images.size), size_text(detector.size)
+        raise DataError(
+            f"the calibration was made with images of {before_size} px, and now they are of {now_size} px; calibrate "
+            f"again with --calib, or give --image-size {before_size} if it is of this model"
+        )
 
 
 def check_number(inputs: InputSummary) -> Iterator[str]:

@@ -18,6 +18,7 @@ from onnxq.calibration.feeds import ArrayHeader, Loader, ModelInputs
 from onnxq.calibration.find_files import ARRAYS, VIDEOS
 from onnxq.calibration.video import frames_of
 from onnxq.errors import DataError
+from onnxq.facts import PreparedImages
 from onnxq.remote.address import Address, Location
 from onnxq.runtime.session import Feed
 from onnxq.yolo.inputs.image_files import ImageReader
@@ -117,6 +118,10 @@ class FileReader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._lock = threading.Lock()
+
+    def prepared(self) -> PreparedImages:
+        """Return how images are prepared."""
+        return PreparedImages(self._preprocess.name, self._size)
 
     def choose(self, files: Iterable[Location]) -> None:
         """Take these image files for the data set, whose levels decide how deep pictures are scaled."""

@@ -21,6 +21,7 @@ from onnxq.calibration.feeds import Inputs, Loader, ModelInputs, T
 from onnxq.calibration.find_files import find_files, paths_of, short_name
 from onnxq.calibration.readers import FeedReader, FeedStream, FileReader, is_array, is_video
 from onnxq.errors import ConfigError, DataError
+from onnxq.facts import PreparedImages
 from onnxq.remote.address import Address, Location
 from onnxq.yolo.preprocess import Preprocess
 
@@ -43,6 +44,7 @@ class Samples:
         sources: for each loader the files of its single samples, unreadable ones included; empty if they are in none.
         other_kinds: suffix -> number of files in folders that are of a kind that is not read.
         preprocess: what the image input holds; None: nothing is known of it.
+        images: how images among the samples are prepared; None: all samples are arrays.
     """
 
     loaders: Iterable[Loader]
@@ -55,6 +57,7 @@ class Samples:
     sources: Sequence[Sequence[Location]] = ()
     other_kinds: Mapping[str, int] = field(default_factory=dict)
     preprocess: Preprocess | None = None
+    images: PreparedImages | None = None
 
     @property
     def steps(self) -> int:
@@ -167,7 +170,7 @@ def _open_synthetic(reader: FileReader, images: SyntheticImages, count: int | No
     reader.check_images(f"{images.noun}s")
     number = images.count if count is None else min(count, images.count)
     loaders = reader.inputs.batches([partial(reader.synthetic, images, index) for index in range(number)])
-    return Samples(loaders, number, f"{number} {images.noun}{plural(number)}")
+    return Samples(loaders, number, f"{number} {images.noun}{plural(number)}", images=reader.prepared())
 
 
 def _open_files(reader: FileReader, paths: Sequence[str | Address], count: int | None) -> Samples:
@@ -191,6 +194,7 @@ def _open_files(reader: FileReader, paths: Sequence[str | Address], count: int |
         sources=tuple(
             tuple(file for file, _ in chosen[start : start + batch]) for start in range(0, len(chosen), batch)
         ),
+        images=None if all(is_array(file) for file, _ in chosen) else reader.prepared(),
     )
 
 

@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.array_files import headers_in_archive, require_memory, write_archive
 from onnxq.errors import DataError
-from onnxq.facts import Statistics
+from onnxq.facts import PreparedImages, Statistics
 from onnxq.ir.files import is_special, why_missing
 from onnxq.numerics.arrays import AnyArray
 from onnxq.numerics.channel_statistics import ChannelStatistics
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.input_covariance import InputCovariance
+from onnxq.yolo.preprocess import YOLO, parse_preprocess
 
-_FORMAT = "onnxq calibration 3"
+_FORMAT = "onnxq calibration 4"
+
+_Pixels = Annotated[int, msgspec.Meta(gt=0, lt=2**31)]
 
 _CHANNEL_ARRAYS = tuple(field.name for field in dataclasses.fields(ChannelStatistics))
 
@@ -44,6 +47,7 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
         "format": _FORMAT,
         "digest": statistics.digest,
         "samples": statistics.samples,
+        "images": dataclasses.asdict(statistics.images) if statistics.images else None,
         "tensors": [
             {"name": name, "exponent": h.exponent, "start": h.start, "low": h.low, "high": h.high, "floor": h.floor}
             for name, h in zip(names, histograms, strict=True)
@@ -76,10 +80,16 @@ class _TensorHeader(msgspec.Struct, forbid_unknown_fields=True):
     floor: float
 
 
+class _ImagesHeader(msgspec.Struct, forbid_unknown_fields=True):
+    preprocess: str
+    size: tuple[_Pixels, _Pixels]
+
+
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
     format: str
     digest: str
     samples: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+    images: _ImagesHeader | None
     tensors: list[_TensorHeader]
     channels: list[str]
     inputs: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
@@ -145,7 +155,15 @@ def _statistics(header: _Header, arrays: Mapping[str, AnyArray]) -> Statistics:
     inputs = {name: covariances[k] for name, k in header.inputs.items()}
     if not all((each > 0).all() for each in migration.values()):
         raise ValueError("scales are not positive")
-    return Statistics(histograms, header.samples, header.digest, channels, inputs, migration)
+    return Statistics(histograms, header.samples, header.digest, channels, inputs, migration, _images(header.images))
+
+
+def _images(header: _ImagesHeader | None) -> PreparedImages | None:
+    if header is None:
+        return None
+    if parse_preprocess(header.preprocess)(YOLO).name != header.preprocess:
+        raise ValueError(f"preprocess {header.preprocess!r} is not in its usual form")
+    return PreparedImages(header.preprocess, header.size)
 
 
 def _array(arrays: Mapping[str, AnyArray], key: str, dtype: type[Any], rank: int) -> NDArray[Any]:

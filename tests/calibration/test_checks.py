@@ -10,10 +10,11 @@ from PIL import Image
 
 from onnxq import Config, quantize
 from onnxq.api import open_data
-from onnxq.calibration.checks import check_first_layer, check_inputs, check_number
+from onnxq.calibration.checks import check_first_layer, check_inputs, check_number, check_prepared
 from onnxq.calibration.feeds import Sample
 from onnxq.calibration.input_monitor import InputMonitor
-from onnxq.facts import InputSummary
+from onnxq.errors import DataError
+from onnxq.facts import InputSummary, PreparedImages
 from onnxq.yolo.detector import detect
 
 
@@ -214,3 +215,41 @@ class TestQuantize:
             Image.fromarray(noise).save(tmp_path / f"{k}.png")
         quantized = quantize(v8(), str(tmp_path), Config(preprocess="yolo-255"))
         assert ["the first layer" in warning for warning in quantized.warnings] == [True]
+
+
+class TestPrepared:
+    @pytest.mark.parametrize("said", ["auto", "yolo", "rgb,0-1,centred", "rgb"])
+    def test_the_same_said_in_other_words(self, said):
+        check_prepared(PreparedImages("yolo", (32, 32)), detect(v8(), preprocess=said))
+
+    @pytest.mark.parametrize(
+        ("said", "now"),
+        [
+            ("bgr", "BGR, 0-1, letterbox centred"),
+            ("0-255", "RGB, 0-255, letterbox centred"),
+            ("imagenet", "RGB, 0-1 less ImageNet's mean, by its deviation, letterbox centred"),
+            ("stretch", "RGB, 0-1, stretched"),
+        ],
+    )
+    def test_another_preprocessing(self, said, now):
+        cause = f"images prepared as RGB, 0-1, letterbox centred, and now they are prepared as {now}; calibrate again"
+        with pytest.raises(DataError, match=f"{cause} with --calib, or give --preprocess yolo if it is of this model"):
+            check_prepared(PreparedImages("yolo", (32, 32)), detect(v8(), preprocess=said))
+
+    def test_another_size(self):
+        cause = "images of 32x64 px, and now they are of 32x32 px; calibrate again"
+        with pytest.raises(DataError, match=f"{cause} with --calib, or give --image-size 32x64 if it is of this model"):
+            check_prepared(PreparedImages("yolo", (32, 64)), detect(v8()))
+
+    def test_values_of_levels_are_those_of_the_model(self):
+        # uint8 holds levels whatever is said of them.
+        detector = detect(v8())
+        levels = replace(detector, preprocess=replace(detector.preprocess, levels=True))
+        check_prepared(PreparedImages("yolo-255", (32, 32)), levels)
+
+    def test_the_order_of_planes_is_none_in_grey(self):
+        detector = detect(v8())
+        check_prepared(
+            PreparedImages("bgr,0-1,centred", (32, 32)),
+            replace(detector, preprocess=replace(detector.preprocess, planes=1)),
+        )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from onnxq.calibration import samples
 from onnxq.calibration.dead_leaves import SCENE_COUNT, SyntheticImages, dead_leaves_image
 from onnxq.errors import ConfigError, DataError
+from onnxq.facts import PreparedImages
 from onnxq.yolo.preprocess import YOLO
 
 
@@ -33,6 +34,16 @@ def test_of_many_images_evenly_spaced_ones_are_taken(folder):
     assert levels(samples) == [1, 5, 8]
     assert (samples.count, samples.steps) == (3, 3)
     assert samples.description == "3 of 10 images in pictures"
+
+
+def test_how_images_are_prepared_is_told_unless_all_samples_are_arrays(folder, tmp_path):
+    prepared = PreparedImages("yolo", SIZE)
+    np.save(tmp_path / "a.npy", np.zeros((2, 3, 8, 8), np.float32))
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 3, 8, 8), np.float32))
+    for source in (folder, None, SyntheticImages("scene", 2, paint), [folder / "00.png", tmp_path / "a.npy"]):
+        assert opened(source).images == prepared
+    for source in (tmp_path / "a.npy", [tmp_path / "a.npy", tmp_path / "a.npz"], [np.zeros((3, 8, 8), np.float32)]):
+        assert opened(source).images is None
 
 
 def test_no_count_takes_all(folder):

@@ -12,7 +12,7 @@ import pytest
 from onnxq import memory
 from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.errors import ConfigError, DataError
-from onnxq.facts import Statistics
+from onnxq.facts import PreparedImages, Statistics
 from onnxq.numerics.channel_statistics import ChannelStatistics
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.input_covariance import InputCovariance
@@ -42,13 +42,15 @@ def statistics(order=1):
     migration = {name: np.exp(rng.normal(size=c)).astype(np.float32) for name, c in (("conv/out", 5), ("größe", 8))}
     parts = (dict(list(d.items())[::order]) for d in (histograms, channels, inputs, migration))
     histograms, channels, inputs, migration = parts
-    return Statistics(histograms, 17, "abc123", channels, inputs, migration)
+    images = PreparedImages("bgr,0-1,centred", (32, 64))
+    return Statistics(histograms, 17, "abc123", channels, inputs, migration, images)
 
 
 def same(first, second):
     return (
         first.samples == second.samples
         and first.digest == second.digest
+        and first.images == second.images
         and first.histograms.keys() == second.histograms.keys()
         and all(vars_of(h) == vars_of(second.histograms[n]) for n, h in first.histograms.items())
         and arrays_of(first) == arrays_of(second)
@@ -105,6 +107,13 @@ def test_a_difference_would_be_seen():
         replace(statistics(), inputs={**statistics().inputs, "conv0": statistics().inputs["stem/conv"]}), statistics()
     )
     assert not same(Statistics({}, 17, "abc123"), statistics())
+    assert not same(replace(statistics(), images=None), statistics())
+
+
+def test_of_arrays_nothing_is_said_of_images(tmp_path):
+    save_statistics(replace(statistics(), images=None), tmp_path / "a.npz")
+    assert header(tmp_path / "a.npz")["images"] is None
+    assert load_statistics(tmp_path / "a.npz").images is None
 
 
 def test_without_any_tensor(tmp_path):
@@ -216,10 +225,10 @@ def test_a_damaged_file_is_refused_or_the_damage_does_no_harm(tmp_path):
 def test_another_format_asks_for_a_new_calibration(tmp_path):
     path = tmp_path / "a.npz"
     save_statistics(statistics(), path)
-    assert header(path)["format"] == "onnxq calibration 3"
+    assert header(path)["format"] == "onnxq calibration 4"
     path.write_bytes(rewritten(path, header=as_bytes(header(path) | {"format": "onnxq calibration 0"})))
     with pytest.raises(
-        DataError, match="is 'onnxq calibration 0', this onnxq reads 'onnxq calibration 3'; calibrate again"
+        DataError, match="is 'onnxq calibration 0', this onnxq reads 'onnxq calibration 4'; calibrate again"
     ):
         load_statistics(path)
 
@@ -270,6 +279,11 @@ def test_statistics_that_are_not_finite_are_refused(tmp_path, member, value):
         ({"samples": True}, "Expected `int`, got `bool` - at `$.samples`"),
         ({"digest": 3}, "Expected `str`, got `int` - at `$.digest`"),
         ({"more": 1}, "Object contains unknown field `more`"),
+        ({"images": "yolo"}, "Expected `object | null`, got `str` - at `$.images`"),
+        ({"images": {"preprocess": "yolo", "size": [0, 8]}}, "Expected `int` >= 1 - at `$.images.size[0]`"),
+        ({"images": {"preprocess": "yolo", "size": [8]}}, "Expected `array` of length 2, got 1 - at `$.images.size`"),
+        ({"images": {"preprocess": "yuv", "size": [8, 8]}}, "preprocess: 'yuv' is unknown"),
+        ({"images": {"preprocess": "auto", "size": [8, 8]}}, "preprocess 'auto' is not in its usual form"),
         ({"channels": ["images", 3]}, "Expected `str`, got `int` - at `$.channels[1]`"),
         ({"channels": ["images", "images"]}, "a name comes twice"),
         ({"inputs": "stem"}, "Expected `object`, got `str` - at `$.inputs`"),

@@ -125,6 +125,23 @@ class TestSavedCalibration:
         assert "calibrating" not in ran.err
         assert "synthetic" not in ran.err + ran.out
 
+    @pytest.mark.parametrize(
+        ("before", "later", "cause"),
+        [
+            ([], ["--preprocess", "bgr"], "RGB, 0-1, letterbox centred, and now they are prepared as BGR, 0-1"),
+            (["--preprocess", "stretch"], [], "RGB, 0-1, stretched, and now they are prepared as RGB, 0-1, letterbox"),
+        ],
+    )
+    def test_of_images_that_were_prepared_differently_is_refused(self, onnxq, model, before, later, cause):
+        assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz", *before).code == 0
+        assert cause in refused(onnxq, model, "--calibration", "seen.npz", *later, "-o", "b.onnx")
+        assert onnxq(model, "--calibration", "seen.npz", *before, "-o", "b.onnx").code == 0
+
+    def test_of_arrays_fits_any_preprocessing(self, onnxq, model):
+        _write_npz(images=np.random.default_rng(0).random((4, 3, 32, 32), np.float32))
+        assert onnxq(model, "--calib", "data.npz", "--save-calibration", "seen.npz").code == 0
+        assert onnxq(model, "--calibration", "seen.npz", "--preprocess", "bgr", "-o", "b.onnx").code == 0
+
     def test_may_be_saved_again(self, onnxq, model):
         assert onnxq(model, "--calib", "calib", "--save-calibration", "seen.npz").code == 0
         assert onnxq(model, "--calibration", "seen.npz", "--save-calibration", "again.npz").code == 0
