@@ -12,6 +12,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq._text import plural, some
 from onnxq.calibration.array_files import is_archive, load_arrays, map_array, read_headers, require_memory
 from onnxq.calibration.dead_leaves import SyntheticImages
 from onnxq.calibration.feeds import ArrayHeader, Loader, ModelInputs
@@ -111,6 +112,7 @@ class FileReader:
         self._read_image = ImageReader(())
         self._lock = threading.Lock()
         self._archive: tuple[Path, Feed] | None = None
+        self._unused: dict[Path, list[str]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_lock": None, "_archive": None}
@@ -155,10 +157,26 @@ class FileReader:
             self.check_images("videos")
             frames = enumerate(frames_of(file), start=1)
             return [partial(self.decoded, f"{file}, frame {number}", load) for number, load in frames]
-        headers = self.inputs.choose(str(file), read_headers(file, self.inputs.image_input))
+        held = read_headers(file, self.inputs.image_input)
+        headers = self.inputs.choose(str(file), held)
+        if len(headers) < len(held):
+            self._unused[file] = [name for name in held if name not in headers]
         if is_archive(file):
             require_memory(file, headers.values())
         return _Rows(self, file, self.inputs.check(str(file), headers))
+
+    def warn_of_unused(self) -> None:
+        """Warn once of the arrays, in all files opened since the last call, that no input of the model takes."""
+        if not self._unused:
+            return
+        first, *others = self._unused
+        files = f"{first} and {len(others)} more file{plural(len(others))}" if others else str(first)
+        names = some(list(dict.fromkeys(name for names in self._unused.values() for name in names)))
+        inputs = ", ".join(self.inputs.names())
+        log.warning(
+            "%s: %s not used, because the model's inputs are %s; check the names of the arrays", files, names, inputs
+        )
+        self._unused.clear()
 
     def decoded(self, where: str, load: Callable[[], NDArray[np.uint8]]) -> Feed | None:
         """Load an image or a frame; return None and note it in `unreadable` if it cannot be read."""

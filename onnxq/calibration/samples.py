@@ -177,6 +177,7 @@ def _open_files(reader: FileReader, paths: Sequence[str | Address], count: int |
     found = [find_files(path) for path in paths]
     files = {_key(file): file for each in found for file in each.files}
     opened = [(files[name], reader.open(files[name])) for name in sorted(files)]
+    reader.warn_of_unused()
     total = sum(len(loads) for _, loads in opened)
     chosen, batch = _picked(opened, spread(range(total), count)), reader.inputs.batch
     reader.choose(dict.fromkeys(file for file, _ in chosen if not is_array(file) and not is_video(file)))

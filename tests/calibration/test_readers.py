@@ -98,6 +98,30 @@ def test_npz_of_a_model_with_several_inputs(tmp_path, save):
     assert feed["limit"].tolist() == [7]
 
 
+def test_arrays_that_no_input_takes_are_warned_of(tmp_path, caplog):
+    np.savez(tmp_path / "a.npz", x=arrays(2), labels=np.zeros(2), **{f"box{n}": np.zeros(2) for n in range(3)})
+    assert levels(opened(tmp_path / "a.npz")) == [0, 1]
+    said = "a.npz: labels, box0, box1 and 1 more not used, because the model's inputs are x; check the names of the"
+    assert [said in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_arrays_that_no_input_takes_are_warned_of_once_for_all_files(tmp_path, caplog):
+    for number in range(4):
+        np.savez(tmp_path / f"{number}.npz", x=arrays(1), **{f"label{number % 2}": np.zeros(1)} if number else {})
+    assert levels(opened(tmp_path)) == [0, 0, 0, 0]
+    said = f"{tmp_path}/1.npz and 2 more files: label1, label0 not used"
+    assert [said in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_of_arrays_for_all_inputs_nothing_is_said(tmp_path, caplog):
+    np.savez(tmp_path / "a.npz", x=arrays(1), y=np.zeros((1, 5), np.float32))
+    np.savez(tmp_path / "lone.npz", anything=arrays(1))
+    np.save(tmp_path / "a.npy", arrays(1))
+    opened(tmp_path / "a.npz", IMAGE, ("y", (1, 5), np.float32))
+    opened([tmp_path / "lone.npz", tmp_path / "a.npy"])
+    assert not caplog.records
+
+
 def test_an_npz_is_read_once_and_not_at_opening(tmp_path, monkeypatch):
     for name in "ab":
         np.savez(tmp_path / f"{name}.npz", x=arrays(4))
