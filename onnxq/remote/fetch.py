@@ -1,10 +1,13 @@
 """Reads files at addresses by fsspec, which is imported when the first of them is read."""
 
+import asyncio
 import contextlib
+import functools
 import importlib
 import io
 import re
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -25,6 +28,9 @@ LARGEST = 500_000_000
 
 _CONNECT, _SILENCE = 20, 60
 """Seconds in which a web server must take the connection, and then send the next bytes."""
+
+_LEAST = 1000
+"""Bytes that it must then send in a second, on the average over that time."""
 
 _PAUSE = 0.5
 """Seconds before the second try."""
@@ -63,10 +69,13 @@ def read(address: Address, most: int = LARGEST) -> bytes:
         DataError: it is damaged.
     """
     limit = memory.limit(most)
-    if address.is_http:
-        return twice(address, lambda: _download(address, _Limited(address, limit)).getvalue())
 
     def take() -> bytes:
+        if address.is_http:
+            # What fsspec raises refers to itself, and so holds on to the file: what is in it is freed here.
+            with _Limited(address, limit) as whole:
+                download(address, whole)
+                return whole.getvalue()
         system, path = opened(address)
         with system.open(path, "rb") as file:
             return up_to(address, file, limit)
@@ -96,7 +105,9 @@ def too_large(address: Address, limit: int) -> TooLarge:
 
 def download(address: Address, file: io.IOBase) -> None:
     """Write the file that a web server has at an address into an open file, in one piece."""
-    _download(address, file)
+    # `open` of fsspec asks for the size first, and takes each failure of that for a missing file.
+    system, url = opened(address)
+    system.get_file(url, file)
 
 
 def opened(address: Address) -> tuple[Any, str]:
@@ -118,8 +129,36 @@ def opened(address: Address) -> tuple[Any, str]:
         aiohttp: Any = importlib.import_module("aiohttp")
         fsspec: Any = importlib.import_module("fsspec")
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=_SILENCE)
-        options = {"timeout": timeout, "trust_env": True}
+        options = {"timeout": timeout, "trust_env": True, "response_class": _watched(aiohttp.ClientResponse)}
         return fsspec.filesystem(address.protocol, client_kwargs=options), address.text
+
+
+@functools.cache
+def _watched(kind: Any) -> Any:
+    """Return a class of answers of web servers, derived from that of aiohttp, which are given up if they drip."""
+
+    class Watched(kind):  # type: ignore[misc]
+        async def start(self, connection: Any) -> Any:
+            await asyncio.wait_for(super().start(connection), _SILENCE)
+            _look_later(weakref.ref(self), 0)
+            return self
+
+    return Watched
+
+
+def _look_later(answer: "weakref.ref[Any]", before: int) -> None:
+    asyncio.get_running_loop().call_later(_SILENCE, _look, answer, before)
+
+
+def _look(answer: "weakref.ref[Any]", before: int) -> None:
+    """Let the reading of an answer fail if too few bytes have come since there were `before`."""
+    content = getattr(answer(), "content", None)
+    if content is None or content.is_eof():
+        return
+    if content.total_bytes - before < _LEAST * _SILENCE:
+        content.set_exception(TimeoutError())
+    else:
+        _look_later(answer, content.total_bytes)
 
 
 def twice(address: Address, take: Callable[[], T]) -> T:
@@ -155,16 +194,6 @@ class _Limited(io.BytesIO):
         if self.tell() + len(data) > self._limit:
             raise too_large(self._address, self._limit)
         return super().write(data)
-
-
-F = TypeVar("F", bound=io.IOBase)
-
-
-def _download(address: Address, file: F) -> F:
-    # `open` of fsspec asks for the size first, and takes each failure of that for a missing file.
-    system, url = opened(address)
-    system.get_file(url, file)
-    return file
 
 
 def _cause(error: Exception) -> BaseException:

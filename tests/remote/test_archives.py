@@ -107,3 +107,25 @@ def test_an_archive_that_cannot_be_reached(pictures):
             members(at(f"{server.address}/x.zip"))
         with pytest.raises(NothingThere, match=r"y.zip: there is no such file \(404\)"):
             members(at(f"{server.address}/y.zip"))
+
+
+@pytest.mark.parametrize("takes_ranges", [True, False])
+def test_a_server_that_drips_is_not_waited_for(pictures, monkeypatch, takes_ranges):
+    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
+    monkeypatch.setattr(fetch, "_SILENCE", 0.2)
+    with serving(pictures.parent, takes_ranges) as server:
+        server.faults["/x.zip"] = "drip", 9
+        with pytest.raises(ConfigError, match=r"x.zip: gives no answer in time; check the address and the network"):
+            members(at(f"{server.address}/x.zip"))
+
+
+def test_a_server_that_drips_a_picture_of_an_archive_is_not_waited_for(pictures, monkeypatch):
+    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
+    monkeypatch.setattr(fetch, "_SILENCE", 0.2)
+    with serving(pictures.parent, takes_ranges=True) as server:
+        first, *_ = members(at(f"{server.address}/x.zip"))
+        server.faults["/x.zip"] = "drip", 9
+        with pytest.raises(ConfigError, match=r"x.zip: gives no answer in time; check the address and the network"):
+            read_member(first)
+        server.faults.clear()
+        assert read_member(first) == b"a" * (8 << 20)

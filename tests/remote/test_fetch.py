@@ -74,6 +74,38 @@ def test_silence_is_not_waited_for(web, monkeypatch):
         read(Address(web.address + PICTURE))
 
 
+@pytest.mark.parametrize("fault", ["drip", "drip headers"])
+def test_a_server_that_drips_is_not_waited_for(web, monkeypatch, fault):
+    monkeypatch.setattr(fetch, "_SILENCE", 0.2)
+    web.faults[PICTURE] = fault, 1
+    with pytest.raises(ConfigError, match=r"a%20b.jpg: gives no answer in time; check the address and the network"):
+        read(Address(web.address + PICTURE))
+
+
+def test_a_slow_server_is_waited_for(web, monkeypatch):
+    monkeypatch.setattr(fetch, "_SILENCE", 0.6)
+    monkeypatch.setattr(fetch, "_LEAST", 1)
+    web.faults[PICTURE] = "drip", 1
+    assert read(Address(web.address + PICTURE)) == b"x" * 100
+
+
+def test_what_cannot_be_read_is_not_kept_in_memory(web, monkeypatch):
+    kept = []
+
+    class Kept(fetch._Limited):
+        def __init__(self, *args):
+            super().__init__(*args)
+            kept.append(self)
+
+    monkeypatch.setattr(fetch, "_Limited", Kept)
+    web.faults[PICTURE] = "drop", 2
+    with pytest.raises(ConfigError):
+        read(Address(web.address + PICTURE))
+    with pytest.raises(TooLarge):
+        read(Address(web.address + PICTURE), 6)
+    assert [each.closed for each in kept] == [True, True, True]
+
+
 def test_nobody_is_there(web):
     with pytest.raises(ConfigError, match=r"http://127.0.0.1:9/a.jpg: the connection failed twice \(Cannot connect"):
         read(Address("http://127.0.0.1:9/a.jpg"))

@@ -21,7 +21,8 @@ class WebServer(http.server.ThreadingHTTPServer):
     Attributes:
         requests: path -> number of requests for it.
         whole: path -> number of answers with the whole file.
-        faults: path -> what happens instead of the first so many answers: a status, "drop" or "silent"; and how many.
+        faults: path -> what happens instead of the first so many answers: a status, "drop", "silent", "drip" or
+            "drip headers"; and how many.
         takes_ranges: whether parts of files are sent.
         pages: path -> a page that is sent for it.
     """
@@ -59,6 +60,14 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             self.server.faults[path] = fault, left - 1
             if fault == "silent":
                 self.server.ended.wait(20)
+            elif fault == "drip":
+                self.send_response(200)
+                self.send_header("Content-Length", "100")
+                self.end_headers()
+                self._drip()
+            elif fault == "drip headers":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-More: ")
+                self._drip()
             elif fault == "drop":
                 self.send_response(200)
                 self.send_header("Content-Length", "1000")
@@ -82,6 +91,12 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             return
         self.server.whole[path] += 1
         super().do_GET()
+
+    def _drip(self):
+        for _ in range(100):
+            self.wfile.write(b"x")
+            if self.server.ended.wait(0.02):
+                break
 
     def _send(self, status, data, headers):
         self.send_response(status)
