@@ -53,7 +53,8 @@ def read_dataset(path: Path, splits: Collection[str] = ("train", "val")) -> Data
         splits: those that are looked for, as others may have been left on another computer.
 
     Raises:
-        DataError: the file is not the YAML of a data set, or all paths of a split that is looked for do not exist.
+        DataError: the file is not the YAML of a data set, or all paths of a split that is looked for do not exist,
+            or one is the YAML of a data set.
     """
     if is_special(path):
         raise DataError(f"{path}: {why_missing(path)}")
@@ -105,6 +106,9 @@ def _split(
     if not existing:
         where = ", ".join(map(str, dict.fromkeys(roots)))
         raise DataError(f"{path}: {key} is {entries[0]}, which does not exist; put it in one of these folders: {where}")
+    nested = [each for each in existing if isinstance(each, Path) and each.suffix.lower() in SUFFIXES]
+    if files := [each for each in nested if not os.path.isdir(each)]:
+        raise DataError(f"{path}: {key} is {files[0]}, the YAML of a data set; name the images, as a folder or list")
     if missing:
         log.warning("%s: %d of the %d paths of %s do not exist: %s", path, len(missing), len(entries), key, missing[0])
     return existing

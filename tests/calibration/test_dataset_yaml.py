@@ -113,6 +113,8 @@ def test_more_than_nine_names_are_in_the_order_of_their_numbers(data):
         ("train: [", "is not YAML: while parsing"),
         (f"train: {'a' * 300}\n", "aaa, which does not exist; put it in one of these folders: "),
         ("train: nowhere/images\n", "train is nowhere/images, which does not exist; put it in one of these folders: "),
+        ("train: data.yaml\n", "data.yaml, the YAML of a data set; name the images, as a folder or list"),
+        ("train: [train, ../set/data.yaml]\n", "set/data.yaml, the YAML of a data set"),
         ("train: {a: b}\n", "train is not a path or a list of paths"),
         ("train: train\nnames: {1: a, 2: b}\n", "names is neither a list nor numbered from 0 without gaps"),
         ("val: valid\n", "names no train split; give its images as a folder"),
