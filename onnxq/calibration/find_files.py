@@ -1,10 +1,11 @@
 """Finds the files that a data source stands for: a folder, a pattern, a list, a COCO file or a data set's YAML."""
 
+import functools
 import glob
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -262,13 +263,16 @@ def _existing(source: Path, names: Sequence[str], folders: Sequence[Path]) -> Fo
     """Take each name from the first folder that has it."""
     if not names:
         raise DataError(f"{source}: names no files; write one path per line")
-    found = {name: _first_existing(name, folders) for name in names}
+    folders = list(dict.fromkeys(folders))
+    # Many names are in few folders, each of which is looked for once.
+    places = functools.cache(lambda above: [place for each in folders if os.path.isdir(place := each / above)])
+    found = {name: _first_existing(name, places) for name in names}
     if not any(found.values()):
-        found = _by_last_parts(source, names, folders)
+        found = _by_last_parts(source, names, places)
     files = [file for file in found.values() if file is not None]
     missing = [name for name, file in found.items() if file is None]
     if not files:
-        where = ", ".join(map(str, dict.fromkeys(folders)))
+        where = ", ".join(map(str, folders))
         raise DataError(
             f"{source}: names {len(found)} file{plural(len(found))} and none exists, such as {missing[0]}; "
             f"put them in one of these folders: {where}"
@@ -278,26 +282,36 @@ def _existing(source: Path, names: Sequence[str], folders: Sequence[Path]) -> Fo
     return FoundFiles(files, {name: f"{source} names it, and it does not exist" for name in missing})
 
 
-def _first_existing(name: str, folders: Sequence[Path]) -> Path | None:
-    """Return the file of a name, which may have been written on Windows, in the first folder that has it."""
-    for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
-        for folder in folders:
-            if os.path.isfile(folder / spelled):
-                return folder / spelled
+def _first_existing(name: str, places: Callable[[str], Iterable[Path]]) -> Path | None:
+    """Return the file of a name, which may have been written on Windows, in the first folder that has it.
+
+    Args:
+        name: of the file.
+        places: returns the folders that a file may be in, for what its name has before the last part.
+    """
+    for spelled in (name, name.replace("\\", "/")) if "\\" in name else (name,):
+        above, last = os.path.split(spelled)
+        for place in places(above):
+            if os.path.isfile(os.path.join(place, last)):
+                return place / last
     return None
 
 
-def _by_last_parts(source: Path, names: Sequence[str], folders: Sequence[Path]) -> dict[str, Path | None]:
+def _by_last_parts(
+    source: Path, names: Sequence[str], places: Callable[[str], Iterable[Path]]
+) -> dict[str, Path | None]:
     """Find names that were written on another computer by their last parts, the same number of parts for all of them.
 
     A number of parts is taken only if no two names are the same by them.
     """
     parts = {name: PurePosixPath(name.replace("\\", "/")).parts for name in names}
     for kept in range(max(map(len, parts.values())) - 1, 0, -1):
+        if not any(places(above) for above in {"/".join(each[-kept:-1]) for each in parts.values()}):
+            continue
         tails = {name: "/".join(each[-kept:]) for name, each in parts.items()}
         if len(set(tails.values())) < len(tails):
             break
-        found = {name: _first_existing(tail, folders) for name, tail in tails.items()}
+        found = {name: _first_existing(tail, places) for name, tail in tails.items()}
         taken = next(filter(None, found.values()), None)
         if taken is not None:
             log.warning("%s: its files do not exist where it says; they are taken by name, as %s", source, taken)

@@ -142,6 +142,15 @@ def test_missing_files_of_a_list_are_named_and_skipped(folder, caplog):
     assert f"{folder}/list.txt: 5 of its 6 files do not exist: no0.png, no1.png, no2.png and 2 more" in caplog.text
 
 
+def test_names_in_a_folder_that_does_not_exist_are_not_looked_for_one_by_one(tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("".join(f"/data/sets/coco/images/{number}.jpg\n" for number in range(100)))
+    asked = []
+    monkeypatch.setattr("os.path.isfile", lambda path: asked.append(path))
+    with refused("names 100 files and none exists, such as /data/sets/coco/images/0.jpg; put them in one of these"):
+        opened(tmp_path / "list.txt")
+    assert len(asked) == 200  # by its last part, beside the list and in the working directory
+
+
 def test_a_path_that_does_not_exist(tmp_path):
     with refused("nowhere: no such file or folder; check the path"):
         opened(tmp_path / "nowhere")
