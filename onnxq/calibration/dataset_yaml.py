@@ -10,7 +10,7 @@ from typing import Literal
 import yaml
 
 from onnxq.errors import DataError
-from onnxq.ir.files import is_special, why_missing
+from onnxq.ir.files import refuse_special
 from onnxq.remote.address import Address, Location, is_address
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,7 @@ def read_dataset(path: Path, splits: Collection[str] = ("train", "val")) -> Data
         DataError: the file is not the YAML of a data set, or all paths of a split that is looked for do not exist,
             or one is the YAML of a data set.
     """
-    if is_special(path):
-        raise DataError(f"{path}: {why_missing(path)}")
+    refuse_special(path)
     try:
         # The base loader keeps all scalars as text: a class may be called `no` or `1`.
         content = yaml.load(path.read_text("utf-8-sig"), Loader=yaml.BaseLoader)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from onnxq._text import plural, some
 from onnxq.calibration import dataset_yaml
 from onnxq.errors import DataError
-from onnxq.ir.files import is_special, read_json, why_missing
+from onnxq.ir.files import is_special, read_json, refuse_special, why_missing
 from onnxq.remote.address import Address, Location, is_address, location
 from onnxq.remote.fetched import read_bytes
 from onnxq.remote.listing import files_below, is_pattern, matching
@@ -91,8 +91,7 @@ def find_files(source: str | Location, split: Split = "train") -> FoundFiles:
             return FoundFiles(_matching(source))
         raise DataError(f"{source}: {why_missing(source, 'file or folder')}")
     suffix = path.suffix.lower()
-    if is_special(path):
-        raise DataError(f"{source}: {why_missing(source)}")
+    refuse_special(source)
     if suffix == ".txt":
         return _listed(path)
     if suffix == ".json":

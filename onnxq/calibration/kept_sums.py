@@ -16,6 +16,7 @@ import onnx
 from onnxq.calibration.array_files import headers_in_archive, require_memory, write_archive
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
+from onnxq.ir.files import refuse_special
 from onnxq.numerics.arrays import AnyArray
 from onnxq.runtime.session import VERSION as ONNXRUNTIME
 from onnxq.version import VERSION
@@ -61,6 +62,7 @@ class KeptSums:
         """
         if not self.path.exists():
             return None
+        refuse_special(self.path)
         try:
             headers = headers_in_archive(self.path)
             require_memory(self.path, headers.values())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxq.calibration.array_files import headers_in_archive, require_memory, write_archive
 from onnxq.errors import DataError
 from onnxq.facts import PreparedImages, Statistics
-from onnxq.ir.files import is_special, why_missing
+from onnxq.ir.files import refuse_special
 from onnxq.numerics.arrays import AnyArray
 from onnxq.numerics.channel_statistics import ChannelStatistics
 from onnxq.numerics.histogram import Histogram
@@ -102,8 +102,7 @@ def load_statistics(path: str | Path) -> Statistics:
     Raises:
         DataError: there is no such file, it is no calibration file of this version of onnxq, or what it says cannot be.
     """
-    if is_special(path):
-        raise DataError(f"{path}: {why_missing(path)}")
+    refuse_special(path)
     try:
         headers = headers_in_archive(Path(path))
         require_memory(Path(path), headers.values())

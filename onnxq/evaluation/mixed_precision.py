@@ -25,7 +25,7 @@ from onnxq.evaluation.criteria import Criterion
 from onnxq.evaluation.held_out import require_held_out
 from onnxq.facts import Plan, Sensitivities, Statistics
 from onnxq.ir import storage
-from onnxq.ir.files import atomic_write
+from onnxq.ir.files import atomic_write, refuse_special
 from onnxq.ir.load import load
 from onnxq.pipeline import Hook
 from onnxq.progress import Progress, silent
@@ -361,6 +361,7 @@ class _TrialRecord:
         """
         if path is None or not path.exists():
             return cls(path, key, [], {})
+        refuse_special(path)
         try:
             found = msgspec.json.decode(path.read_bytes(), type=_Recorded)
         except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:

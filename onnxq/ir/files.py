@@ -52,8 +52,9 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        DataError: it is missing, not JSON, or larger than fits into memory.
+        DataError: it is missing, no file, not JSON, or larger than fits into memory.
     """
+    refuse_special(path)
     try:
         size = _JSON_FACTOR * path.stat().st_size
         memory.require(size, f"{path}: its content", "split it")
@@ -94,6 +95,16 @@ def is_special(path: str | os.PathLike[str]) -> bool:
     except (OSError, ValueError):
         return False
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def refuse_special(path: str | os.PathLike[str]) -> None:
+    """Check before a path is read that it leads to no pipe, socket or device, whose reading may never end.
+
+    Raises:
+        DataError: it does.
+    """
+    if is_special(path):
+        raise DataError(f"{path}: {why_missing(path)}")
 
 
 @contextmanager

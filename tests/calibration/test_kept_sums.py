@@ -102,6 +102,12 @@ def test_what_cannot_be_is_refused(kept, arrays, why):
     assert why in str(caught.value)
 
 
+def test_a_pipe_is_not_waited_for(kept):
+    os.mkfifo(kept.path)
+    with pytest.raises(DataError, match=r"kept.npz: is a pipe, a socket or a device; give a file"):
+        kept.load(good)
+
+
 def test_what_does_not_pass_the_check_is_refused(kept):
     kept.save(Own(np.arange(3)))
 

@@ -2,6 +2,7 @@ import io
 import itertools
 import json
 import math
+import os
 import re
 import zipfile
 from dataclasses import replace
@@ -167,6 +168,12 @@ def test_numpy_reads_the_file(tmp_path):
         assert archive["covariance_0"].shape == (1, 27, 27)  # conv0 and conv1 share it
     with zipfile.ZipFile(tmp_path / "a.npz") as archive:
         assert archive.testzip() is None
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(DataError, match=r"pipe\.npz: is a pipe, a socket or a device; give a file"):
+        load_statistics(tmp_path / "pipe.npz")
 
 
 def test_missing_file(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import re
 from dataclasses import replace
 from functools import partial
@@ -216,6 +217,9 @@ def test_a_record_of_another_search_is_not_believed(model, feeds, recorded, tmp_
 
 
 def test_what_is_no_record_is_refused(model, feeds, tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(DataError, match=r"pipe.json: is a pipe, a socket or a device; give a file"):
+        found(model, feeds, 100, record_file=tmp_path / "pipe.json")
     (tmp_path / "record.json").write_text("{")
     with pytest.raises(DataError, match="not a record of this search"):
         found(model, feeds, 100, record_file=tmp_path / "record.json")

@@ -3,8 +3,8 @@ import stat
 
 import pytest
 
-from onnxq.errors import ConfigError
-from onnxq.ir.files import atomic_write, check_writable, why_missing
+from onnxq.errors import ConfigError, DataError
+from onnxq.ir.files import atomic_write, check_writable, read_json, refuse_special, why_missing
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o027])
@@ -221,6 +221,19 @@ def test_why_missing(tmp_path, name, why):
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
     assert why_missing(tmp_path / name, "model") == why
+
+
+def test_only_what_may_never_end_is_refused(tmp_path):
+    (tmp_path / "file").write_text("1")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for place in (tmp_path, tmp_path / "file", tmp_path / "none"):
+        refuse_special(place)
+    assert read_json(tmp_path / "file") == 1
+    for name in ("pipe", "link"):
+        for read in (refuse_special, read_json):
+            with pytest.raises(DataError, match=f"{name}: is a pipe, a socket or a device; give a file"):
+                read(tmp_path / name)
 
 
 def test_the_longest_name_will_do(tmp_path):
