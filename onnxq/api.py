@@ -15,7 +15,7 @@ from onnxq.calibration.confirm_layout import confirm_on_samples
 from onnxq.calibration.samples import DataSource, Samples, open_samples
 from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.config import Config
-from onnxq.facts import InputSummary, Migration, Plan, Probe, Statistics
+from onnxq.facts import FittedRanges, InputSummary, Migration, Plan, Probe, Statistics
 from onnxq.hooks import time_passes
 from onnxq.ir import Model, ProtoIndex, embedded, storage
 from onnxq.ir.load import load
@@ -51,8 +51,9 @@ class Quantized:
         detector: the recognized inputs and outputs, and how an image becomes an input.
         samples: the calibration data; None if statistics were given.
         timings: name of a pass -> seconds.
-        warnings: faults of the calibration data, and outputs that are not clear, a sentence each; also logged. Warnings
-            about the finished model are in `facts[Verification].warnings`.
+        warnings: faults of the calibration data, outputs that are not clear, and tensors of which a shared scale leaves
+            next to nothing, a sentence each; also logged. Warnings about the finished model are in
+            `facts[Verification].warnings`.
     """
 
     model: onnx.ModelProto
@@ -140,7 +141,12 @@ def quantize(
         tail.reattach(quantized)
         quantized = embedded(quantized)
     is_synthetic = samples is None or samples.synthetic
-    warnings = (*detector.warnings, *questions, *_input_warnings(found, original, detector, synthetic=is_synthetic))
+    warnings = (
+        *detector.warnings,
+        *questions,
+        *_input_warnings(found, original, detector, synthetic=is_synthetic),
+        *(found.get(FittedRanges) or FittedRanges({})).unequal,
+    )
     for warning in warnings:
         log.warning("%s", warning)
     return Quantized(quantized, found, detector, samples, timings, warnings)

@@ -272,9 +272,15 @@ class FittedRange:
 
 @dataclass(frozen=True)
 class FittedRanges:
-    """The range of every group of points, by the name of the group."""
+    """The range of every group of points.
+
+    Attributes:
+        groups: name of the group -> its range.
+        unequal: Concats with inputs of which their scale leaves next to nothing, a sentence each.
+    """
 
     groups: Mapping[str, FittedRange]
+    unequal: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

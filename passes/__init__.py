@@ -36,6 +36,7 @@ from onnxq.passes.pointwise_to_matmul import PointwiseToMatmul
 from onnxq.passes.reconstruct import Reconstruct
 from onnxq.passes.remove_unused import RemoveUnused
 from onnxq.passes.scales_to_batch_norm import ScalesToBatchNorm
+from onnxq.passes.separate_scales import SeparateScales
 from onnxq.passes.sequence_to_split import SequenceToSplit
 from onnxq.passes.strip_qdq import StripQdq
 from onnxq.passes.to_float16 import ToFloat16
@@ -119,9 +120,11 @@ def calibrate(
 ) -> list[Pass]:
     """Return the passes that find scales, zero points, weights and biases from data; arguments as in `default`."""
     adjusts_ranges = config.method_used == BY_OUTPUTS
+    method = "mse" if adjusts_ranges else config.method_used
     passes: list[Pass] = [
         Observe(samples, progress, every_conv=config.rounds_with_feedback, pool=pool),
-        FitRanges("mse" if adjusts_ranges else config.method_used, every_conv=config.rounding == FEEDBACK),
+        SeparateScales(config.placement, method),
+        FitRanges(method, every_conv=config.rounding == FEEDBACK),
         ComputeQparams(config.weight_method, limited=config.limits_weights, feedback=config.rounds_with_feedback),
     ]
     if config.reconstructs:

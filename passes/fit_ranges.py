@@ -10,6 +10,7 @@ from onnxq.numerics.range_methods.minmax import minmax
 from onnxq.pipeline import Analysis, Facts
 from onnxq.qdq.channel_statistics import channel_statistics, check_statistics
 from onnxq.qdq.tensor_result import expected
+from onnxq.qdq.unequal_inputs import warnings
 from onnxq.reconstruction.im2col import Im2col
 
 
@@ -20,6 +21,7 @@ class FitRanges(Analysis[FittedRanges]):
     - The model's inputs get the observed minimum and maximum: images have no outliers.
     - The input of a SiLU gets the range with the least error in x * sigmoid(x), with every method.
     - All other groups get the range that the method chooses from the histogram of all values of the group.
+    - A Concat with inputs of which its range leaves next to nothing is warned of.
 
     Args:
         method: a key of `range_methods.METHODS`.
@@ -43,12 +45,10 @@ class FitRanges(Analysis[FittedRanges]):
         if facts.is_pinned(Statistics):
             check_statistics(statistics, model)
         inputs = {t.name for t in model.graph.inputs}
-        ranges = FittedRanges({
-            group: self._fit(points, statistics, inputs) for group, points in facts[Plan].groups().items()
-        })  # fmt: skip
+        ranges = {group: self._fit(points, statistics, inputs) for group, points in facts[Plan].groups().items()}
         if facts.is_pinned(Statistics):
             self._check_layers(statistics, facts[Plan], model)
-        return ranges
+        return FittedRanges(ranges, warnings(facts[Plan], model, statistics, ranges))
 
     def _fit(self, points: list[QuantizationPoint], statistics: Statistics, inputs: set[str]) -> FittedRange:
         point = points[0]

@@ -1,7 +1,7 @@
 """Q/DQ placement: which tensors and weights are quantized, their widths, and which share a scale and zero point."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -41,7 +41,7 @@ def quantization_points(
         widths: of single nodes.
     """
     tensors = _tensors(selection, model)
-    group_of = _groups(selection, model, tensors)
+    group_of = groups_of(selection.target, selection.integer, model, tensors)
     sources = _sources(selection, model, tensors)
     width_of = {name: _bits(selection, tensor, bits, widths) for name, tensor in tensors.items()}
     known = _known_ranges(tensors, width_of)
@@ -88,10 +88,23 @@ def _tensors(selection: NodeSelection, model: Model) -> dict[str, Tensor]:
     return tensors
 
 
-def _groups(selection: NodeSelection, model: Model, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def groups_of(
+    target: Target,
+    integer: Collection[str],
+    model: Model,
+    tensors: Iterable[str],
+    apart: Collection[tuple[str, str]] = (),
+) -> dict[str, str]:
     """Return for each tensor the first tensor of its group, by union-find over the nodes that share a scale.
 
     Tensors without a Q, between nodes that the runtime moves a Q across, connect their neighbours.
+
+    Args:
+        target: its rules.
+        integer: names of the nodes that run on integers.
+        model: the graph.
+        tensors: names of those that pass through Q/DQ, in order.
+        apart: names of Concats and of inputs that do not have their scale although the rules would have it so.
     """
     parent: dict[str, str] = {}
 
@@ -103,19 +116,22 @@ def _groups(selection: NodeSelection, model: Model, tensors: Mapping[str, Tensor
 
     order = {name: index for index, name in enumerate(tensors)}
     for node in model.graph.nodes:
-        if node.name not in selection.integer or not selection.rule(node).shared:
+        if node.name not in integer or not target.rules[node.op].shared:
             continue
         tied = [t.name for t in node.outputs]
-        tied += [t.name for t in operands(node) if node.op != "Concat" or _binds(selection, node, t)]
+        tied += [t.name for t in tied_inputs(target, node) if (node.name, t.name) not in apart]
         roots = sorted(map(root_of, tied), key=lambda name: order.get(name, len(order)))
         for root in roots:
             parent[root] = roots[0]
-    return {name: root_of(name) for name in tensors}
+    return {name: root_of(name) for name in order}
 
 
-def _binds(selection: NodeSelection, concat: Node, tensor: Tensor) -> bool:
-    """Return whether an input of a Concat has the scale of the Concat: if it is bound, or has no other consumer."""
-    return not isinstance(tensor, Constant) and (selection.rule(concat).binding or consumers(tensor) == [concat])
+def tied_inputs(target: Target, node: Node) -> list[Tensor]:
+    """Return the inputs that have the scale of the node; of a Concat, the bound ones and those it alone reads."""
+    if node.op != "Concat":
+        return operands(node)
+    binding = target.rules[node.op].binding
+    return [t for t in operands(node) if not isinstance(t, Constant) and (binding or consumers(t) == [node])]
 
 
 def _sources(selection: NodeSelection, model: Model, tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:

@@ -19,6 +19,30 @@ def uneven(**options: object) -> onnx.ModelProto:
     return net.model(net.conv(net.silu(x), 16, 3, name="reader"))
 
 
+def joining(ratio: float, kind: str = "plain") -> onnx.ModelProto:
+    """Return a Conv over two joined inputs, one `ratio` times as great, which its weights make up for.
+
+    Of the kind "read", another Conv reads the small input, and of the kind "enlarged" the small input reaches the
+    Concat through a Resize.
+    """
+    net = Net(size=64)
+    x = net.block("images", 64, 3, stride=2)
+    small = net.block(x, 64, 3, stride=2 if kind == "enlarged" else 1)
+    factor = net.const(np.float32(ratio))
+    great = net.add("Mul", net.conv(net.silu(net.conv(x, 64, 3)), 64, 3), factor)
+    net.channels[great] = 64
+    moved = net.upsample(small) if kind == "enlarged" else small
+    joined = net.concat(moved, great)
+    weight = net.normal(64, 128, 3, 3, scale=0.05)
+    weight[:, 64:] /= ratio
+    y = net.add("Conv", joined, net.const(weight, name="reader_weight"), name="reader", pads=[1] * 4)
+    net.channels[y] = 64
+    head = net.conv(net.block(y, 64, 3), 16)
+    if kind == "plain":
+        return net.model(head)
+    return net.model(net.conv(net.block(net.conv(small, 64, 3, name="other"), 64, 3), 16), head)
+
+
 def edited(model, edit):
     """A model after `edit` of its initializers, values by name."""
     model = shape_inference.infer_shapes(copy(model))
