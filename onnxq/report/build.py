@@ -201,6 +201,7 @@ def _activation(result: TensorResult) -> ActivationEntry:
         clipped=fit.clipped,
         grid=(result.qparams.low, result.qparams.high),
         silu_input=point.silu_input,
+        own=_range(result.own),
         **_grid(result.qparams),
     )
 
@@ -213,7 +214,7 @@ def _values(results: Iterable[TensorResult]) -> dict[str, ValuesEntry]:
         if result.values is not None:
             low, high, counts = _coarse(result.values)
             methods = {name: _range(fit) for name, fit in result.alternatives().items()}
-            entries[group] = ValuesEntry(low, high, counts, methods)
+            entries[group] = ValuesEntry(low, high, counts, methods, _range(result.fit))
     return entries
 
 

@@ -114,7 +114,7 @@ def _tensors(report: Report) -> Iterator[Block]:
     yield Text(
         "Each passes through QuantizeLinear and DequantizeLinear. SQNR is the signal-to-quantization-noise ratio "
         "expected from the histogram; if a SiLU reads the tensor, that of the SiLU's output. Clipped is the share of "
-        "values outside the range.",
+        "values outside the range. Both are of the tensor alone, also if others share its scale.",
         aside=True,
     )
     plots = _plot_numbers(report)
@@ -124,8 +124,8 @@ def _tensors(report: Report) -> Iterator[Block]:
             (
                 Name(activation.tensor, plots.get(activation.group)),
                 activation.method,
-                Number(activation.sqnr, ".1f"),
-                Number(100 * activation.clipped, ".3f"),
+                Number(activation.own.sqnr, ".1f"),
+                Number(100 * activation.own.clipped, ".3f"),
                 Number(activation.low, ".4g"),
                 Number(activation.high, ".4g"),
                 Number(activation.bits, "d"),
@@ -143,7 +143,8 @@ def _values(report: Report) -> Iterator[Block]:
     if plots:
         yield Text(
             "The range of each tensor beside those that the range methods choose, and the SQNR in dB of each on the "
-            "observed values. Tensors that share a scale stand together.",
+            "observed values. Tensors that share a scale stand together, the worst first with its own SQNR; the table "
+            "has the SQNR of the values of all of them.",
             aside=True,
         )
         yield Plots(plots, _sqnr_table(plots))
@@ -166,7 +167,7 @@ def _plot_numbers(report: Report) -> dict[str, int]:
 
 def _plot(activations: list[ActivationEntry], values: ValuesEntry, number: int) -> Plot:
     first = activations[0]
-    ranges = {f"chosen: {first.method}": first.range, **values.methods}
+    ranges = {f"chosen: {first.method}": values.chosen, **values.methods}
     comparison = _table(
         ("method", "low", "high", "clipped %", "SQNR dB"),
         (
@@ -183,7 +184,7 @@ def _plot(activations: list[ActivationEntry], values: ValuesEntry, number: int) 
     return Plot(
         number=number,
         tensors=tuple(activation.tensor for activation in activations),
-        sqnr=Number(first.sqnr, ".1f"),
+        sqnr=Number(first.own.sqnr, ".1f"),
         counts=values.counts,
         observed=(values.low, values.high),
         grid=first.grid,
@@ -320,4 +321,4 @@ def _table(columns: tuple[str, ...], rows: Iterable[tuple[Cell, ...]], sortable:
 
 
 def _worst_first(report: Report) -> list[ActivationEntry]:
-    return sorted(report.activations, key=lambda each: math.inf if each.sqnr is None else each.sqnr)
+    return sorted(report.activations, key=lambda each: math.inf if each.own.sqnr is None else each.own.sqnr)

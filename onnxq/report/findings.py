@@ -55,7 +55,7 @@ def _sensitive(report: Report) -> Iterator[Finding]:
 
 def _unequal_kinds(report: Report) -> Iterator[Finding]:
     """Find the kind of layer whose inputs have the least SQNR on average."""
-    sqnr = {user: a.sqnr for a in report.activations if a.sqnr is not None for user in a.users}
+    sqnr = {user: a.own.sqnr for a in report.activations if a.own.sqnr is not None for user in a.users}
     by_kind: dict[str, list[float]] = defaultdict(list)
     for weight in report.weights:
         by_kind[weight.kind] += [sqnr[layer] for layer in weight.layers if layer in sqnr]
@@ -74,8 +74,12 @@ def _unequal_kinds(report: Report) -> Iterator[Finding]:
 
 
 def _noisy(report: Report) -> Iterator[Finding]:
-    noisy = [(sqnr, a) for sqnr, a in _with_sqnr(report) if sqnr < _LOW_SQNR]
-    worst = sorted(noisy, key=lambda pair: pair[0])[:_MOST_NAMES]
+    """Find the tensors with the least SQNR, of those that share a scale the worst one."""
+    noisy = [(a.own.sqnr, a) for a in report.activations if a.own.sqnr is not None and a.own.sqnr < _LOW_SQNR]
+    by_group: dict[str, tuple[float, ActivationEntry]] = {}
+    for sqnr, activation in sorted(noisy, key=lambda pair: pair[0]):
+        by_group.setdefault(activation.group, (sqnr, activation))
+    worst = list(by_group.values())[:_MOST_NAMES]
     if worst:
         listed = ", ".join(f"{a.tensor} ({sqnr:.1f} dB)" for sqnr, a in worst)
         _, first = worst[0]
@@ -123,7 +127,7 @@ def _unmeasured(report: Report) -> Iterator[Finding]:
 
 
 def _with_sqnr(report: Report) -> list[tuple[float, ActivationEntry]]:
-    """Return the first tensor of each group whose SQNR is known, with the SQNR."""
+    """Return the first tensor of each group whose SQNR is known, with the SQNR of the group."""
     groups: dict[str, tuple[float, ActivationEntry]] = {}
     for activation in report.activations:
         if activation.sqnr is not None:

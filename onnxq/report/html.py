@@ -27,6 +27,9 @@ from onnxq.report.xml import Markup, escaped, tag, together
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """Content-Security-Policy: the browser loads nothing, whatever the page contains."""
 
+_LONG = 14
+"""Most characters of a tile's value in large type."""
+
 _LEGEND = (
     "Bars count the observed values on a logarithmic scale, the band is the range that the integers represent, and the "
     "lines below are the ranges that each method chooses."
@@ -49,6 +52,7 @@ p { margin: .5rem 0; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .6rem; margin: 1rem 0; }
 .tiles div { background: var(--fill); border: 1px solid var(--line); border-radius: 6px; padding: .5rem .7rem; }
 .tiles b { display: block; font-size: 1.25rem; overflow-wrap: anywhere; }
+.tiles b.long { font-size: 1rem; }
 .tiles span { color: var(--soft); font-size: .85rem; }
 .scroll { overflow: auto; border: 1px solid var(--line); border-radius: 6px; }
 .long { max-height: 36rem; }
@@ -66,7 +70,7 @@ th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--blue); }
 a { color: var(--blue); text-decoration: none; }
 code { font-family: ui-monospace, monospace; font-size: .88em; background: var(--fill); padding: .1em .3em;
-  border-radius: 4px; overflow-wrap: anywhere; }
+  border-radius: 4px; overflow-wrap: anywhere; display: inline-block; max-width: 100%; }
 ul { padding-left: 1.4rem; }
 li { margin: .4rem 0; }
 details { border: 1px solid var(--line); border-radius: 6px; margin: .4rem 0; padding: .35rem .7rem; }
@@ -134,9 +138,14 @@ def to_html(report: Report) -> str:
 def _overview(shown: Overview) -> Iterator[Markup]:
     yield tag("h1", shown.title)
     yield from map(_block, shown.texts)
-    yield tag("div", *(tag("div", tag("b", value), tag("span", label)) for label, value in shown.facts), class_="tiles")
+    yield tag("div", *(_tile(label, value) for label, value in shown.facts), class_="tiles")
     for warning in shown.warnings:
         yield tag("p", tag("b", "Warning: "), warning, class_="warn")
+
+
+def _tile(label: str, value: str) -> Markup:
+    big = tag("b", value, class_="long" if len(value) > _LONG else None)
+    return tag("div", big, tag("span", label))
 
 
 def _sections(report: Report) -> Iterator[Markup]:

@@ -134,15 +134,16 @@ class ActivationEntry:
         method: range method; `known` if the range follows from the operator.
         low: lower end of the range.
         high: upper end of the range.
-        sqnr: expected signal-to-quantization-noise ratio, dB; of the SiLU's output if a SiLU reads the tensor; None if
-            it is not known.
-        clipped: share of the values outside the range, 0 to 1.
+        sqnr: expected signal-to-quantization-noise ratio of the values of its group, dB; of the SiLU's output if a SiLU
+            reads the tensor; None if it is not known.
+        clipped: share of the values of its group outside the range, 0 to 1.
         bits: width of the integers.
         axis: axis of a per-channel scale; None for one scale.
         scale: the least and the greatest scale.
         zero_point: all zero points, sorted, each once.
         grid: the least and the greatest value that the integers represent.
         silu_input: whether a SiLU is its only consumer.
+        own: the same range, with the noise and the clipped share of the values of the tensor alone.
     """
 
     tensor: str
@@ -159,11 +160,7 @@ class ActivationEntry:
     zero_point: tuple[int, ...]
     grid: tuple[float, float]
     silu_input: bool
-
-    @property
-    def range(self) -> RangeEntry:
-        """The chosen range, to compare it with those of other methods."""
-        return RangeEntry(self.low, self.high, self.sqnr, self.clipped)
+    own: RangeEntry
 
 
 @dataclass(frozen=True)
@@ -175,12 +172,14 @@ class ValuesEntry:
         high: upper edge of the last bin.
         counts: values in each bin; bins have equal widths.
         methods: range method -> the range that it chooses.
+        chosen: the range that was chosen, as for the methods with the noise of all these values.
     """
 
     low: float
     high: float
     counts: tuple[int, ...]
     methods: Mapping[str, RangeEntry]
+    chosen: RangeEntry
 
 
 @dataclass(frozen=True)

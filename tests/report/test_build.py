@@ -19,6 +19,7 @@ from onnxq.facts import FittedRanges, Migration, Plan, QuantizationParameters, S
 from onnxq.numerics.range_methods import METHODS
 from onnxq.numerics.scheme import INT8, QParams, Scheme
 from onnxq.pipeline import Facts
+from onnxq.qdq.tensor_result import tensor_results
 from onnxq.report.build import _some, build, check_name, to_json, write
 from onnxq.report.findings import findings
 from onnxq.report.html import to_html
@@ -112,12 +113,23 @@ class TestBuild:
             assert entry.group == point.group
             assert (entry.low, entry.high) == (fit.bounds.low, fit.bounds.high)
             assert (entry.method, entry.clipped) == (fit.method, fit.clipped)
-            assert entry.range == RangeEntry(entry.low, entry.high, entry.sqnr, entry.clipped)
+            assert (entry.own.low, entry.own.high) == (entry.low, entry.high)
             assert entry.bits == point.scheme.bits
             assert entry.scale == (float(qparams.scale),) * 2
             assert entry.zero_point == (int(qparams.zero_point),)
         assert {entry.bits for entry in report.activations} == {6, 8}
         assert {entry.method for entry in report.activations} >= {"mse", "minmax", "known"}
+
+    def test_has_the_noise_of_each_tensor_and_of_its_group(self, report, result):
+        outcomes = {outcome.point.tensor: outcome for outcome in tensor_results(result.facts)}
+        for entry in report.activations:
+            outcome = outcomes[entry.tensor]
+            for shown, fit in ((entry.own, outcome.own), (entry, outcome.fit)):
+                assert shown.sqnr == (None if math.isnan(fit.sqnr) else pytest.approx(fit.sqnr, abs=0.001))
+                assert shown.clipped == fit.clipped
+            if entry.group in report.values:
+                chosen = report.values[entry.group].chosen
+                assert chosen == RangeEntry(entry.low, entry.high, entry.sqnr, entry.clipped)
 
     @pytest.mark.slow
     def test_has_the_grid_of_each_weight(self, report, result):

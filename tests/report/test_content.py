@@ -2,12 +2,13 @@ from dataclasses import replace
 
 import pytest
 from graphs import csp, feed
+from net import Net
 
 from onnxq import Config, quantize
 from onnxq.evaluation.average_precision import ModelPrecision, PrecisionSummary
 from onnxq.evaluation.criteria import AgreementLoss
 from onnxq.evaluation.predictor import Settings
-from onnxq.report.blocks import Curve, Table, Text
+from onnxq.report.blocks import Curve, Plots, Table, Text
 from onnxq.report.build import build
 from onnxq.report.content import overview, sections
 from onnxq.report.schema import MigrationEntry, SpeedEntry
@@ -98,3 +99,20 @@ def test_the_speed_is_a_number_under_which_its_runtime_stands(report):
     facts = dict(overview(replace(report, speed=SpeedEntry("onnxruntime", 1.854, 1.8, 30))).facts)
     assert facts["speed against the float model, in onnxruntime on the CPU at hand"] == "1.85x"
     assert not any("speed" in name for name in dict(overview(report).facts))
+
+
+class TestTensors:
+    def test_are_sorted_by_their_own_noise_and_not_by_that_of_their_group(self):
+        net = Net()
+        small, great = net.block("images", 16), net.conv("images", 16, gain=50.0)
+        model = net.model(net.conv(net.block(net.concat(small, great), 16), 8))
+        made = build(quantize(model, [feed(model)], Config(target="generic")), Config(), source="", before=1, after=1)
+        [entry] = [each for each in made.activations if each.tensor == small]
+        assert entry.own.sqnr < 12 < 30 < entry.sqnr
+        _, (head, first, *_) = texts(made, "Quantized tensors, worst first")
+        assert first[0].endswith(f"text={small!r}, plot={list(made.values).index(entry.group)})")
+        assert first[head.index("SQNR dB")] == f"{entry.own.sqnr:.1f}"
+        [plots] = [block for section in sections(made) for block in section.blocks if isinstance(block, Plots)]
+        assert plots.plots[0].tensors[0] == small
+        assert str(plots.plots[0].sqnr) == f"{entry.own.sqnr:.1f}"
+        assert str(plots.plots[0].comparison.rows[0][-1]) == f"{entry.sqnr:.1f}"

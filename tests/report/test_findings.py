@@ -23,10 +23,11 @@ def fit(sqnr, low=-1.0, high=1.0):
     return RangeEntry(low, high, sqnr, clipped=0.0)
 
 
-def tensor(name, sqnr, users=(), clipped=0.0, silu=False, bits=8, method="uh"):
+def tensor(name, sqnr, users=(), clipped=0.0, silu=False, bits=8, method="uh", group=None, own=None):
     return ActivationEntry(
-        tensor=name, group=name, users=tuple(users), method=method, low=-1.0, high=1.0, sqnr=sqnr, clipped=clipped,
-        bits=bits, axis=None, scale=(0.01, 0.01), zero_point=(128,), grid=(-1.0, 1.0), silu_input=silu,
+        tensor=name, group=group or name, users=tuple(users), method=method, low=-1.0, high=1.0, sqnr=sqnr,
+        clipped=clipped, bits=bits, axis=None, scale=(0.01, 0.01), zero_point=(128,), grid=(-1.0, 1.0), silu_input=silu,
+        own=fit(sqnr if own is None else own),
     )  # fmt: skip
 
 
@@ -54,7 +55,7 @@ PLAIN = Report(
 def report(*tensors, methods=None, **changes):
     """A report without findings but for what is given."""
     ranges = {"minmax": fit(1.0, low=-9.0, high=9.0), **(methods or {})}
-    values = {each.group: ValuesEntry(-9.0, 9.0, (1,), ranges) for each in tensors}
+    values = {each.group: ValuesEntry(-9.0, 9.0, (1,), ranges, fit(each.sqnr)) for each in tensors}
     return replace(PLAIN, activations=tensors, values=values, **changes)
 
 
@@ -122,6 +123,13 @@ def test_tensors_that_rounding_harms(bits, remedy):
 def test_tensors_that_share_a_scale_are_told_once():
     twice = report(tensor("bad", 21.0, ["conv"]), replace(tensor("also", 21.0, ["conv"]), group="bad"))
     assert said(twice)[0][0] == "Tensors with the most rounding noise: bad (21.0 dB)."
+
+
+def test_of_tensors_that_share_a_scale_the_one_with_the_most_noise_of_its_own_is_told():
+    great, small = tensor("great", 40.0, ["conv"], own=41.0), tensor("small", 40.0, ["other"], group="great", own=1.8)
+    assert said(report(great, small)) == [
+        ("Tensors with the most rounding noise: small (1.8 dB).", "`--exclude other`"),
+    ]
 
 
 def test_the_range_that_cuts_off_most():

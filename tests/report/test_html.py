@@ -257,7 +257,9 @@ document.body.dataset.loaded = performance.getEntriesByType("resource").length;
 @pytest.mark.slow
 @needs_browser
 def test_in_a_browser(searched, tmp_path):
-    activations = tuple(replace(a, sqnr=float(number)) for number, a in enumerate(searched.activations))
+    activations = tuple(
+        replace(a, own=replace(a.own, sqnr=float(number))) for number, a in enumerate(searched.activations)
+    )
     report = replace(searched, activations=activations, model=HOSTILE)
     (tmp_path / "page.html").write_text(to_html(report).replace("</body>", PROBE), encoding="utf-8")
     text, console = dom(tmp_path / "page.html", tmp_path / "profile")

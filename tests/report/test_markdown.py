@@ -75,11 +75,10 @@ class TestContents:
         assert head == ["tensor", "same scale", "chosen", *METHODS]
         [plots] = [block for section in sections(report) for block in section.blocks if isinstance(block, Plots)]
         assert len(rows) == len(plots.plots) == len(report.values)
-        sqnr = {a.tensor: a.sqnr for a in report.activations}
         group = {a.tensor: a.group for a in report.activations}
         for tensor, others, chosen, *methods in rows:
             name = tensor.strip("`")
-            assert chosen == f"{sqnr[name]:.1f}"
+            assert chosen == f"{report.values[group[name]].chosen.sqnr:.1f}"
             assert methods == [f"{fit.sqnr:.1f}" for fit in report.values[group[name]].methods.values()]
             assert {group[other] for other in others.split(", ") if other} <= {group[name]}
         assert any(others for _, others, *_ in rows)
