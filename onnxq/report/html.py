@@ -49,10 +49,11 @@ h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-bottom: .2rem; border-bo
 p { margin: .5rem 0; }
 .soft { color: var(--soft); }
 .warn { color: var(--warn); }
+.option { white-space: nowrap; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .6rem; margin: 1rem 0; }
 .tiles div { background: var(--fill); border: 1px solid var(--line); border-radius: 6px; padding: .5rem .7rem; }
 .tiles b { display: block; font-size: 1.25rem; overflow-wrap: anywhere; }
-.tiles b.long { font-size: 1rem; }
+.tiles b.long { font-size: .85rem; line-height: 1.9; }
 .tiles span { color: var(--soft); font-size: .85rem; }
 .scroll { overflow: auto; border: 1px solid var(--line); border-radius: 6px; }
 .long { max-height: 36rem; }
@@ -140,7 +141,13 @@ def _overview(shown: Overview) -> Iterator[Markup]:
     yield from map(_block, shown.texts)
     yield tag("div", *(_tile(label, value) for label, value in shown.facts), class_="tiles")
     for warning in shown.warnings:
-        yield tag("p", tag("b", "Warning: "), warning, class_="warn")
+        yield tag("p", tag("b", "Warning: "), *_unbroken(warning), class_="warn")
+
+
+def _unbroken(text: str) -> Iterable[Markup]:
+    """Return a text in which no line breaks within the name of an option."""
+    parts = enumerate(re.split(r"((?<![\w-])--[a-z][a-z-]*)", text))
+    return (tag("span", part, class_="option") if number % 2 else escaped(part) for number, part in parts)
 
 
 def _tile(label: str, value: str) -> Markup:

@@ -109,7 +109,10 @@ class TestTensors:
         made = build(quantize(model, [feed(model)], Config(target="generic")), Config(), source="", before=1, after=1)
         [entry] = [each for each in made.activations if each.tensor == small]
         assert entry.own.sqnr < 12 < 30 < entry.sqnr
-        _, (head, first, *_) = texts(made, "Quantized tensors, worst first")
+        _, (head, first, *others) = texts(made, "Quantized tensors, worst first")
+        shown = [row[head.index("SQNR dB")] for row in (first, *others)]
+        known = [float(each) for each in shown if each != "-"]
+        assert known == sorted(known)
         assert first[0].endswith(f"text={small!r}, plot={list(made.values).index(entry.group)})")
         assert first[head.index("SQNR dB")] == f"{entry.own.sqnr:.1f}"
         [plots] = [block for section in sections(made) for block in section.blocks if isinstance(block, Plots)]

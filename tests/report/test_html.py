@@ -152,6 +152,12 @@ class TestContents:
         [item] = [li for li in read(report).iter("li") if li.get("class") == "id"]
         assert (item.text, [(e.tag, e.tail) for e in item]) == ("/model.0/", [("wbr", "conv")])
 
+    def test_no_line_breaks_within_an_option(self, report):
+        page = read(replace(report, warnings=("try --keep-bias, or --exclude a--b",)))
+        [warning] = [p for p in page.iter("p") if p.get("class") == "warn" and "try" in words(p)]
+        assert [span.text for span in warning.iter("span")] == ["--keep-bias", "--exclude"]
+        assert words(warning) == "Warning: try --keep-bias, or --exclude a--b"
+
     def test_warnings_of_data_and_model(self, report):
         report = replace(report, data_warnings=("one & two",), warnings=("three",))
         said = [words(p) for p in read(report).iter("p") if p.get("class") == "warn"]
