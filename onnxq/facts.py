@@ -15,27 +15,10 @@ from onnxq.numerics.input_covariance import InputCovariance
 from onnxq.numerics.scheme import QParams, Range, Scheme
 
 __all__ = [
-    "ChannelStatistics",
-    "CorrectedBiases",
-    "DecodeBoundary",
-    "FittedRange",
-    "FittedRanges",
-    "InputSummary",
-    "LayerSensitivity",
-    "Migration",
-    "Plan",
-    "PreparedImages",
-    "Probe",
-    "QuantizationParameters",
-    "QuantizationPoint",
-    "QuantizedWeight",
-    "Reason",
-    "Reconstruction",
-    "Sensitivities",
-    "Speed",
-    "Statistics",
-    "Verification",
-]
+    "ChannelStatistics", "CorrectedBiases", "DecodeBoundary", "FittedRange", "FittedRanges", "InputSummary",
+    "LayerSensitivity", "Migration", "Plan", "PreparedImages", "Probe", "QuantizationParameters", "QuantizationPoint",
+    "QuantizedWeight", "Reason", "Reconstruction", "Sensitivities", "Speed", "Statistics", "Verification",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
