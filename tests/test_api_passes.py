@@ -99,7 +99,7 @@ def test_with_given_statistics_the_result_is_compared_on_samples_that_are_given_
     assert quantize(model, facts=[statistics]).facts[Verification].sqnr == {}
     again = quantize(model, facts=[statistics, probe])
     assert again.facts[Verification].sqnr == result.facts[Verification].sqnr != {}
-    with pytest.raises(PipelineError, match="fit-ranges needs Statistics, and observe is skipped, as Probe was given"):
+    with pytest.raises(PipelineError, match="separate-scales needs Statistics, and observe is skipped"):
         quantize(model, feeds, facts=[probe])
 
 

@@ -154,7 +154,7 @@ def _known_ranges(tensors: Mapping[str, Tensor], width_of: Mapping[str, int]) ->
         if source is not None and source.op == "Sigmoid":
             known[name] = Range(0.0, 1 - 2.0 ** -width_of[name])  # the scale is 1/256 at 8 bits
         elif isinstance(tensor, Constant):
-            known[name] = Range(float(np.min(tensor.values)), float(np.max(tensor.values)))
+            known[name] = Range(float(np.min(tensor.values, initial=0.0)), float(np.max(tensor.values, initial=0.0)))
     return known
 
 

@@ -182,10 +182,9 @@ def _inputs(
     for tensor, count in zip(concat.inputs, counts, strict=True):
         part = slice(start, start + count)
         signal, noise = float(energies[part].sum()), float(noises[part].sum())
-        found.append(
-            _Input(tensor.name, float(channels.peaks[part].max()), decibels(signal, noise) if signal > 0 else math.nan)
-        )
         start += count
+        if signal > 0:  # not empty, nor always zero
+            found.append(_Input(tensor.name, float(channels.peaks[part].max()), decibels(signal, noise)))
     return found
 
 

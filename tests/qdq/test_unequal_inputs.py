@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from graphs import feed
 from net import Net
+from onnx import numpy_helper
 from unbalanced import joining
 
 from onnxq import Config, quantize
@@ -79,3 +80,13 @@ def test_the_worst_are_told_and_the_others_counted():
     assert texts[-1] == "2 more Concats with such inputs"
     least = [min(map(float, re.findall(r"(-?[\d.]+) dB", text))) for text in texts[:-1]]
     assert least == sorted(least)
+
+
+@every_target
+def test_an_input_without_channels_is_passed_over(target):
+    model = joining(100_000)
+    concat = next(node for node in model.graph.node if node.op_type == "Concat")
+    concat.input.insert(1, "empty")
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 0, 32, 32), np.float32), "empty"))
+    [text] = told(run(model, target, equalize=False))
+    assert "'empty'" not in text
