@@ -12,7 +12,7 @@ import onnx
 from onnxq._text import plural
 from onnxq.errors import ModelError
 from onnxq.facts import Plan, Probe, Verification
-from onnxq.ir import InferenceError, Model, ProtoIndex, comparable, with_weight_inputs
+from onnxq.ir import InferenceError, Model, Node, ProtoIndex, comparable, with_weight_inputs
 from onnxq.numerics.arrays import NamedArrays
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
@@ -40,6 +40,7 @@ class Verify(Analysis[Verification]):
       selects objects, the tensors that enter the selection are compared instead
     - if the run is wrong and not only rounded differently (`onnxq.runtime.compare_run` has the criterion), a warning
       names the CPU, the layers at fault, whether their sums of products saturate, and a remedy that was tried
+    - a node that the target's runtime is known to compute otherwise than ONNX is warned of
     - if the target's runtime is installed: each layer meant for integers is an integer layer in the graph that it runs;
       if it loads neither this model nor the float one, a warning says so
 
@@ -78,7 +79,7 @@ class Verify(Analysis[Verification]):
         runs = opened or RUNTIMES["ort"](proto)
         layers = facts[Plan].layers
         compared, fault = _compared(expected, proto, runs, layers, feeds)
-        warnings = [*refusal]
+        warnings = [*refusal, *_misread(self._target, model.graph.nodes)]
         fused, unfused = None, tuple[str, ...]()
         if opened is not None:
             found = opened.integer_layers(proto, layers)
@@ -139,6 +140,16 @@ def _loads(runtime: type[Runtime], model: onnx.ModelProto) -> bool:
     except ModelError:
         return False
     return True
+
+
+def _misread(target: Target, nodes: Sequence[Node]) -> Iterator[str]:
+    if target.misread is None:
+        return
+    found = [(node, how) for node in nodes if (how := target.misread(node))]
+    for node, how in found[:_MOST_SHOWN]:
+        yield f"{target.title} computes {node.op} {node.name!r} otherwise than ONNX, in float as well: {how}"
+    if len(found) > _MOST_SHOWN:
+        yield f"{target.title} does so with {len(found) - _MOST_SHOWN} more nodes"
 
 
 def _unlike_the_plan(runtime: type[Runtime], unfused: Sequence[str], others: int) -> Iterator[str]:

@@ -192,12 +192,8 @@ def _is_silu_output(tensor: Tensor) -> bool:
 
 
 def _users(selection: NodeSelection, tensor: Tensor) -> list[Node]:
-    """Return the consumers that read the dequantized tensor.
-
-    An Identity reads the float tensor: `normalize` leaves only those that produce an output of the model.
-    """
-    floats = selection.target.bypasses_dq | {"Identity"}
-    return [node for node in consumers(tensor) if node.name in selection.integer or node.op not in floats]
+    """Return the consumers that read the dequantized tensor."""
+    return [node for node in consumers(tensor) if not selection.reads_floats(node)]
 
 
 def quantized_weights(

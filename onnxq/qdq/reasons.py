@@ -36,6 +36,7 @@ class Code(StrEnum):
     )
     NOT_FLOAT32 = "not-float32", "does not compute on float32", "qdq.selection:_node_refusal"
     NO_RULE = "no-rule", "the target runs the operator in float", "qdq.selection:_node_refusal"
+    MISCOMPUTED = "miscomputed", "the target's runtime computes it wrongly on integers", "qdq.selection:_node_refusal"
     MODEL_OUTPUT = "model-output", "makes an output of the model", "qdq.selection:_makes_a_float_output"
     WEIGHT_NOT_CONSTANT = "weight-not-constant", "its weight is not constant", "qdq.selection:_layer_refusals"
     NOT_A_PLAIN_PRODUCT = "not-a-plain-product", "is not x W + b with a matrix W", "qdq.selection:_is_plain_product"

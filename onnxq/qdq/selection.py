@@ -29,6 +29,7 @@ from onnxq.ir import (
 from onnxq.qdq.network import Network, operands
 from onnxq.qdq.reasons import Code, is_choice
 from onnxq.targets import Role, Rule, Target
+from onnxq.targets.rules import CARRIERS
 from onnxq.targets.sizes import ImageSizes
 from onnxq.targets.stem import FloatStemRule
 
@@ -99,6 +100,21 @@ class NodeSelection:
         """Return the input of a residual Add that does not come from the layer it is fused with."""
         layer = self._network.residual_layer(add, self._refused)
         return [t for t in add.inputs if self._network.own_layer(t, self._refused) is not layer]
+
+    def reads_floats(self, node: Node) -> bool:
+        """Return whether a node reads a float tensor even if there is a dequantized one.
+
+        An Identity does: `normalize` leaves only those that produce an output of the model. What moves values to a node
+        that the runtime computes wrongly on integers does as well: runtimes move Q and DQ across it.
+        """
+        if node.name in self.integer:
+            return False
+        if node.op in self.target.bypasses_dq | {"Identity"}:
+            return True
+        if self.target.miscomputed is None:
+            return False
+        readers = (reader for t in node.outputs for reader in consumers(t)) if node.op in CARRIERS else ()
+        return bool(self.target.miscomputed(node)) or any(map(self.reads_floats, readers))
 
     def is_quantized_output(self, tensor: Tensor) -> bool:
         """Return whether the tensor is an output of the model that is quantized as well."""
@@ -231,6 +247,8 @@ def _node_refusal(network: Network, node: Node, *, is_included: bool) -> Reason 
         return Code.NOT_FLOAT32.reason()
     if rule is None:
         return Code.NO_RULE.reason(f"{network.target.title} runs {node.op} in float")
+    if network.target.miscomputed is not None and (how := network.target.miscomputed(node)):
+        return Code.MISCOMPUTED.reason(how)
     if rule.role is Role.LAYER:
         refusals = _layer_refusals(network, node, rule)
         return next((reason for reason in refusals if not (is_included and is_choice(reason))), None)

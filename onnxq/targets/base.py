@@ -13,6 +13,7 @@ from enum import Enum
 import onnx
 
 from onnxq.errors import ConfigError
+from onnxq.ir import Node
 from onnxq.numerics.scheme import INT8, MIN_BITS, UINT8, Container, Scheme
 from onnxq.targets.few_channels import FewChannelsRule
 from onnxq.targets.float_last import FloatLastRule
@@ -105,6 +106,10 @@ class Target:
         few_channels: rule for Convs with too few channels for an integer kernel; None: no such Conv.
         misfused_silu: whether the runtime computes a fused SiLU of wide integers and of this height and width wrongly.
             The gate of such a SiLU, the output of its Sigmoid, has 8 bits, so that the runtime does not fuse it.
+        miscomputed: returns how the runtime computes a node wrongly on integers, or an empty text; None: no node. It
+            stays float, and reads the float tensor, so that the runtime cannot fuse it with Q and DQ.
+        misread: returns how the runtime computes a node otherwise than ONNX, in float as well, or an empty text; None:
+            no node. It is warned of.
         bypasses_dq: operators whose float nodes read the float tensor even if a dequantized one exists.
         file_rules: returns a message for each part of a file that the runtime refuses or misreads; None: ONNX's rules
             suffice.
@@ -138,6 +143,8 @@ class Target:
     stem: FloatStemRule | None = None
     few_channels: FewChannelsRule | None = None
     misfused_silu: Callable[[int, int], bool] | None = None
+    miscomputed: Callable[[Node], str] | None = None
+    misread: Callable[[Node], str] | None = None
     bypasses_dq: frozenset[str] = frozenset()
     file_rules: Callable[[onnx.ModelProto], list[str]] | None = None
     runtime: str | None = None

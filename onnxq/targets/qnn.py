@@ -2,6 +2,7 @@
 
 from onnxq.numerics.scheme import INT8, UINT8, UINT16
 from onnxq.targets.base import Role, Rule, Target
+from onnxq.targets.edges import misread_by_qnn, moved_by_qnn
 from onnxq.targets.rules import CARRIERS, CONV_IN_OUT, ELEMENTWISE, RELU
 
 _DECODE = (
@@ -42,5 +43,7 @@ QNN = Target(
     clips=(),
     fused_activations=frozenset({"Relu", "Clip"}),
     misfused_silu=_misfused,
+    miscomputed=moved_by_qnn,
+    misread=misread_by_qnn,
     runs_on_cpus=False,
 )
