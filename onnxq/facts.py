@@ -191,6 +191,14 @@ class Statistics:
             merged.merge(histogram)
         return merged
 
+    def of_points(self, points: Iterable[QuantizationPoint]) -> Histogram:
+        """Return the histogram of the values of all points together; of some of them data must be needed.
+
+        Raises:
+            DataError: as from `of`.
+        """
+        return self.of(dict.fromkeys(source for point in points for source in point.sources))
+
     def _of_tensor(self, tensor: str) -> Histogram:
         if tensor not in self.histograms:
             raise DataError(

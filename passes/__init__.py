@@ -18,6 +18,7 @@ from onnxq.passes.expand_softmax import ExpandSoftmax
 from onnxq.passes.find_decode import FindDecode
 from onnxq.passes.find_sizes import FindSizes
 from onnxq.passes.fit_ranges import FitRanges
+from onnxq.passes.float_lost_channels import FloatLostChannels
 from onnxq.passes.fold_batch_norm import FoldBatchNorm
 from onnxq.passes.fold_constants import FoldConstants
 from onnxq.passes.fold_focus import FoldFocus
@@ -86,19 +87,20 @@ def prepare(config: Config, min_opset: int = normalize.MIN_OPSET) -> list[Pass]:
 
 def decide(config: Config, detector: Detector | None) -> list[Pass]:
     """Return the passes that plan the quantization; they need no data. Arguments as in `default`."""
-    return [
-        FindSizes(detector),
-        PlanQuantization(
-            config.placement,
-            weight_bits=config.weight_bits,
-            act_bits=config.act_bits,
-            symmetric=config.symmetric,
-            exclude=config.exclude,
-            include=config.include,
-            bits=config.widths,
-            half=config.is_half,
-        ),
-    ]
+    return [FindSizes(detector), _planning(config)]
+
+
+def _planning(config: Config) -> PlanQuantization:
+    return PlanQuantization(
+        config.placement,
+        weight_bits=config.weight_bits,
+        act_bits=config.act_bits,
+        symmetric=config.symmetric,
+        exclude=config.exclude,
+        include=config.include,
+        bits=config.widths,
+        half=config.is_half,
+    )
 
 
 def migrate(
@@ -123,6 +125,7 @@ def calibrate(
     method = "mse" if adjusts_ranges else config.method_used
     passes: list[Pass] = [
         Observe(samples, progress, every_conv=config.rounds_with_feedback, pool=pool),
+        FloatLostChannels(_planning(config), config.placement, method),
         SeparateScales(config.placement, method),
         FitRanges(method, every_conv=config.rounding == FEEDBACK),
         ComputeQparams(config.weight_method, limited=config.limits_weights, feedback=config.rounds_with_feedback),

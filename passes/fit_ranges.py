@@ -54,7 +54,7 @@ class FitRanges(Analysis[FittedRanges]):
         point = points[0]
         if point.known is not None:
             return FittedRange(point.known)
-        histogram = statistics.of(dict.fromkeys(s for p in points for s in p.sources))
+        histogram = statistics.of_points(points)
         name, method = self._method_for(point, inputs)
         return expected(histogram, point, method(histogram, point.scheme), name)
 

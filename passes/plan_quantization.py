@@ -77,6 +77,20 @@ class PlanQuantization(Analysis[Plan]):
 
     def run(self, model: Model, facts: Facts) -> Plan:
         """Return the plan."""
+        return self.plan(model, facts[DecodeBoundary], facts[ImageSizes], {})
+
+    def plan(self, model: Model, boundary: DecodeBoundary, sizes: ImageSizes, lost: Mapping[str, str]) -> Plan:
+        """Return the plan in which some layers stay float, unless they are included.
+
+        Args:
+            model: the graph.
+            boundary: where the network ends.
+            sizes: of the images in the graph.
+            lost: name of a layer whose input has a scale that is too coarse -> in which way.
+
+        Raises:
+            ConfigError, ModelError: as for the pass.
+        """
         nodes = model.graph.nodes
         matched = [(pattern, widths, matches([pattern], nodes, "--bits")) for pattern, widths in self._bits]
         widths = {name: each for _, each, names in matched for name in names}
@@ -85,7 +99,7 @@ class PlanQuantization(Analysis[Plan]):
             raise ConfigError(
                 f"--exclude {excluded[name]} and --include {included[name]} both match node {name!r}; drop one of them"
             )
-        selection = NodeSelection(model, facts[DecodeBoundary], self._target, facts[ImageSizes], excluded, included)
+        selection = NodeSelection(model, boundary, self._target, sizes, excluded, included, lost)
         _refuse_impossible(included, selection, nodes)
         if not selection.layers:
             reasons = sorted({str(selection.skipped[n.name]) for n in nodes if n.op == "Conv"})

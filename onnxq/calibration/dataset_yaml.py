@@ -105,9 +105,9 @@ def _split(
     if not existing:
         where = ", ".join(map(str, dict.fromkeys(roots)))
         raise DataError(f"{path}: {key} is {entries[0]}, which does not exist; put it in one of these folders: {where}")
-    nested = [each for each in existing if isinstance(each, Path) and each.suffix.lower() in SUFFIXES]
-    if files := [each for each in nested if not os.path.isdir(each)]:
-        raise DataError(f"{path}: {key} is {files[0]}, the YAML of a data set; name the images, as a folder or list")
+    for each in existing:
+        if isinstance(each, Path) and each.suffix.lower() in SUFFIXES and not os.path.isdir(each):
+            raise DataError(f"{path}: {key} is {each}, the YAML of a data set; name the images, as a folder or list")
     if missing:
         log.warning("%s: %d of the %d paths of %s do not exist: %s", path, len(missing), len(entries), key, missing[0])
     return existing

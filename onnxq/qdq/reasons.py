@@ -28,6 +28,12 @@ class Code(StrEnum):
 
     EXCLUDED = "excluded", "excluded", "qdq.selection:refuse"
     DECODE = "decode", "decode after the last layers", "qdq.selection:refuse"
+    LOST_CHANNELS = (
+        "lost-channels",
+        "one scale for all channels of a tensor loses those that it needs",
+        "qdq.lost_channels:lost_layers",
+        True,
+    )
     JOINS_SCORES = (
         "joins-scores",
         "joins scores with values of another size, which one scale does not hold",

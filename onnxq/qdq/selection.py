@@ -7,6 +7,7 @@ must not follow floats.
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,7 @@ class NodeSelection:
         sizes: of the images in the graph.
         excluded: name of a node that must stay float -> the pattern that matches it.
         included: names of nodes that run on integers unless that is impossible.
+        lost: name of a layer that stays float, unless it is included, because of the values of its tensors -> why.
 
     Attributes:
         target: as given.
@@ -65,9 +67,10 @@ class NodeSelection:
         sizes: ImageSizes,
         excluded: Mapping[str, str],
         included: Collection[str] = (),
+        lost: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         network = Network(model, boundary, target, sizes)
-        refused = refuse(network, excluded, included)
+        refused = refuse(network, excluded, included, lost)
         wanted, unwanted = demand(network, refused, included)
         withdrawn = withdraw(network, wanted, included)
         reasons = {**refused, **unwanted, **withdrawn}
@@ -121,7 +124,9 @@ class NodeSelection:
         return self.target.quantizes_decode and tensor.name in self._network.outputs
 
 
-def refuse(network: Network, excluded: Mapping[str, str], included: Collection[str]) -> dict[str, Reason]:
+def refuse(
+    network: Network, excluded: Mapping[str, str], included: Collection[str], lost: Mapping[str, str]
+) -> dict[str, Reason]:
     """Return the nodes that stay float regardless of their neighbors, with the reasons.
 
     If no other layer runs on integers, 1x1 Convs behind depthwise Convs do.
@@ -130,6 +135,7 @@ def refuse(network: Network, excluded: Mapping[str, str], included: Collection[s
         network: the graph and the target.
         excluded: name -> the pattern that matches it.
         included: names; reasons that are a choice do not hold for them.
+        lost: name -> why values are lost if it runs on integers.
     """
     refused = {}
     float_channels = _FloatChannels(network.target)
@@ -139,6 +145,8 @@ def refuse(network: Network, excluded: Mapping[str, str], included: Collection[s
             reason = Code.DECODE.reason("after the last layers")
         elif node.name in excluded:
             reason = Code.EXCLUDED.reason(f"matches {excluded[node.name]}")
+        elif node.name in lost and node.name not in included:
+            reason = Code.LOST_CHANNELS.reason(lost[node.name])
         elif network.target.float_joins and node.name not in included and network.joins_scores(node):
             reason = Code.JOINS_SCORES.reason()
         else:

@@ -65,8 +65,7 @@ def tensor_results(facts: Facts) -> Iterator[TensorResult]:
 
     @cache
     def values_of(group: str) -> Histogram | None:
-        sources = dict.fromkeys(source for point in groups[group] for source in point.sources)
-        return statistics.of(sources) if sources else None
+        return statistics.of_points(groups[group]) if any(point.sources for point in groups[group]) else None
 
     for point in plan.points:
         fit, values, qparams = (

@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,17 +84,13 @@ def _saves_any(
             continue
         values = statistics.of(point.sources)
         together, alone = (
-            fit(statistics.of(_sources(points, groups, groups[point.tensor])), point.scheme)
+            fit(statistics.of_points(p for p in points if groups[p.tensor] == groups[point.tensor]), point.scheme)
             for groups in (before, after)
         )
         left = expected_sqnr(values, point.scheme, together)
         if left < LEAST_SQNR and expected_sqnr(values, point.scheme, alone) - left >= MOST_LOST:
             return True
     return False
-
-
-def _sources(points: Iterable[QuantizationPoint], groups: Mapping[str, str], group: str) -> list[str]:
-    return list(dict.fromkeys(source for p in points if groups[p.tensor] == group for source in p.sources))
 
 
 @dataclass(frozen=True)

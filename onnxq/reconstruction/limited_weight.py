@@ -86,8 +86,8 @@ def limit_weight(
     at_once = max(1, _BLOCK // inputs)
     for start in range(0, len(places), at_once):
         rows = slice(start, start + at_once)
-        exact, within = np.asarray(rows_of[places[rows]], np.float64), limit.at(places[rows])
-        scale[rows], integers[rows] = _search(exact, least[rows], rounding, within, scheme.stored)
+        taken, within = np.asarray(rows_of[places[rows]], np.float32), limit.at(places[rows])
+        scale[rows], integers[rows] = _search(taken, least[rows], rounding, within, scheme.stored)
     scales = np.array(qparams.scale, np.float64)
     scales[at_fault] = scale
     outputs = np.moveaxis(nearest, axis, 0).copy()
@@ -105,7 +105,7 @@ def _relative(moments: Float64Array | None, shape: tuple[int, ...]) -> Float64Ar
 
 
 def _search(
-    exact: Float64Array,
+    weight: Float32Array,
     least: Float64Array,
     rounding: _Rounding,
     limit: PairLimit,
@@ -116,16 +116,16 @@ def _search(
     It ends, because wide scales give zeros, which are within every limit, and all errors are finite.
     """
     # In units of a power of two per output, no square of float32 overflows.
-    _, exponents = np.frexp(np.abs(exact).max(axis=(1, 2)))
-    weight = np.ldexp(exact, -exponents[:, None, None]).astype(np.float32)
-    scale, integers, error = least.copy(), np.zeros_like(weight), np.full(len(exact), np.inf)
+    _, exponents = np.frexp(np.abs(weight).max(axis=(1, 2)))
+    scaled = np.ldexp(weight, -exponents[:, None, None])
+    scale, integers, error = least.copy(), np.zeros_like(scaled), np.full(len(scaled), np.inf)
     while not np.isfinite(error).all():
         for stretch in _STRETCHES:
             tried = stored(least * stretch)
             steps = np.ldexp(tried, -exponents).astype(np.float32)
-            rounded = rounding.integers(weight, steps)
+            rounded = rounding.integers(scaled, steps)
             off = rounded * steps[:, None, None]
-            found = rounding.error(np.subtract(off, weight, out=off))
+            found = rounding.error(np.subtract(off, scaled, out=off))
             better = np.flatnonzero(found < error)
             better = better[limit.at(better).shares(rounded[better]) <= 1]
             scale[better], integers[better], error[better] = tried[better], rounded[better], found[better]

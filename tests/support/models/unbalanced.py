@@ -62,3 +62,28 @@ def with_rows(model, layer="maker", axis=0, factors=FACTORS):
             values[f"{layer}_bias"] *= factors.astype(np.float32)
 
     return edited(model, edit)
+
+
+def amplified(ratio: float, kind: str = "full", *, joined: bool = False) -> onnx.ModelProto:
+    """Return a Conv of which some channels are `ratio` times as great, a SiLU, and a Conv whose weights make up for it.
+
+    The last one, "reader", is of the kind "full" or "depthwise". If `joined`, a Concat reads the SiLU too.
+    """
+    net, factors = Net(size=64), np.ones(64)
+    factors[:4] = ratio
+    x = net.block("images", 64, 3, stride=2)
+    weight = net.normal(64, 64, 3, 3, scale=0.05) * factors[:, None, None, None]
+    x = net.add("Conv", x, net.const(weight, name="maker_weight"), name="maker", pads=[1] * 4)
+    net.channels[x] = 64
+    x = net.silu(x)
+    if kind == "depthwise":
+        weight = net.normal(64, 1, 3, 3, scale=0.3) / factors[:, None, None, None]
+    else:
+        weight = net.normal(64, 64, 3, 3, scale=0.05) / factors[:, None, None]
+    y = net.add(
+        "Conv", x, net.const(weight, name="reader_weight"), name="reader", pads=[1] * 4, group=64 // weight.shape[1]
+    )
+    net.channels[y] = 64
+    if joined:
+        y = net.concat(net.silu(y), x)
+    return net.model(net.conv(net.block(y, 64, 3), 16))

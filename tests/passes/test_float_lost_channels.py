@@ -1,0 +1,117 @@
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+from graphs import csp, feed, pan, sppf
+from unbalanced import amplified, joining
+
+from onnxq import Config, quantize
+from onnxq.errors import DataError
+from onnxq.facts import DecodeBoundary, Plan, Statistics, Verification
+from onnxq.ir import Model
+from onnxq.passes.float_lost_channels import FloatLostChannels
+from onnxq.passes.plan_quantization import PlanQuantization
+from onnxq.pipeline import Facts
+from onnxq.targets import TARGETS
+from onnxq.targets.sizes import ImageSizes
+
+MAKER_TOO = ("ort", "generic")
+"""Targets that quantize the output of the Conv before the SiLU."""
+
+
+def run(model, target, **options):
+    return quantize(model, [feed(model, seed) for seed in range(2)], Config(target=target, equalize=False, **options))
+
+
+def without(monkeypatch):
+    """Plan without the values."""
+    monkeypatch.setattr(FloatLostChannels, "run", lambda self, model, facts: facts[Plan])
+
+
+def sqnr(quantized):
+    return quantized.facts[Verification].simulated[quantized.model.graph.output[0].name]
+
+
+def lost(quantized):
+    return {name for name, reason in quantized.facts[Plan].skipped.items() if reason.code == "lost-channels"}
+
+
+@pytest.mark.parametrize("ratio", [30, 1000])
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [(target, "full") for target in ("ort", "openvino", "tensorrt", "generic")]
+    + [(target, "depthwise") for target in MAKER_TOO],
+)
+def test_layers_that_amplify_lost_channels_stay_float(target, kind, ratio, monkeypatch):
+    model = amplified(ratio, kind)
+    after = run(model, target)
+    without(monkeypatch)
+    assert sqnr(run(model, target)) < 20
+    assert sqnr(after) > 30
+    assert lost(after) == ({"maker", "reader"} if target in MAKER_TOO else {"reader"})
+
+
+@pytest.mark.parametrize("kind", ["full", "depthwise"])
+@pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt", "generic", "qnn"])
+def test_layers_of_like_channels_are_planned_as_before(target, kind, monkeypatch):
+    model = amplified(2, kind)
+    after = run(model, target)
+    without(monkeypatch)
+    assert after.facts[Plan] == run(model, target).facts[Plan]
+
+
+@pytest.mark.parametrize("build", [csp, pan, sppf])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_usual_blocks_are_planned_as_before_at_any_width(build, bits, monkeypatch):
+    after = run(build(), "generic", weight_bits=bits, act_bits=bits, reconstruct=False)
+    without(monkeypatch)
+    assert after.facts[Plan] == run(build(), "generic", weight_bits=bits, act_bits=bits, reconstruct=False).facts[Plan]
+
+
+@pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt", "generic"])
+def test_the_reader_of_a_concat_that_loses_an_input_stays_float(target, monkeypatch):
+    model = joining(1000)
+    after = run(model, target)
+    without(monkeypatch)
+    assert sqnr(run(model, target)) < 10
+    assert sqnr(after) > 25
+    assert "reader" in lost(after)
+
+
+def test_an_included_layer_stays_on_integers_and_is_warned_of(caplog):
+    with caplog.at_level(logging.WARNING):
+        quantized = run(amplified(1000), "openvino", include=("reader",))
+    assert "reader" in quantized.facts[Plan].layers
+    assert "Conv 'reader' stays on integers although one scale for the channels of" in caplog.text
+
+
+def test_a_layer_is_warned_of_if_its_input_is_quantized_all_the_same(caplog):
+    with caplog.at_level(logging.WARNING):
+        quantized = run(amplified(1000, joined=True), "openvino")
+    assert not lost(quantized)
+    assert "Conv 'reader' stays on integers" in caplog.text
+
+
+def test_a_layer_is_warned_of_if_values_are_missing(caplog):
+    model = amplified(1000)
+    seen = run(model, "openvino").facts
+    missing = next(point.tensor for point in seen[Plan].points if point.tensor in seen[Statistics].histograms)
+    histograms = {name: each for name, each in seen[Statistics].histograms.items() if name != missing}
+    statistics = dataclasses.replace(seen[Statistics], histograms=histograms)
+    assert np.isfinite(sqnr(run(model, "openvino")))
+    graph, planning = Model(model), PlanQuantization(TARGETS["openvino"])
+    boundary, sizes = seen[DecodeBoundary], seen[ImageSizes]
+    plan = planning.plan(graph, boundary, sizes, {})
+    with caplog.at_level(logging.WARNING):
+        found = FloatLostChannels(planning, TARGETS["openvino"]).run(graph, Facts([plan, statistics, boundary, sizes]))
+    assert found == plan
+    assert "stays on integers" in caplog.text
+
+
+def test_statistics_of_another_model_are_refused():
+    statistics = Statistics({}, 1, "of another")
+    model, plan = Model(amplified(1)), Plan((), (), frozenset(), (), {})
+    step = FloatLostChannels(PlanQuantization(TARGETS["ort"]), TARGETS["ort"])
+    with pytest.raises(DataError, match="made with another model"):
+        step.run(model, Facts([statistics, plan]))
