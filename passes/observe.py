@@ -324,7 +324,7 @@ class _Sums:
             for image in images:
                 extremes = channels.add(image) if channels else None
                 if tensor in self.histograms:
-                    self.histograms[tensor].add(image, spacing(image.size, _COUNTED), extremes)
+                    self.histograms[tensor].add(image, spacing(image.shape, _COUNTED), extremes)
                 for window in windows:
                     sums = self._covariance(tensor, window)
                     positions = _spaced_positions(window, image.shape[1:], sums.taps)
@@ -395,7 +395,7 @@ def _spaced_positions(im2col: Im2col, size: tuple[int, ...], taps: int) -> Posit
     """
     height, width = im2col.output_size(size)
     counted = max(1, _POSITIONS // taps)
-    return np.stack(np.divmod(np.arange(0, height * width, spacing(height * width, counted)), width))
+    return np.stack(np.divmod(np.arange(0, height * width, spacing((height, width), counted)), width))
 
 
 _KEPT = (_Sums, InputMonitor, Histogram, ChannelSums, ExactSum, CovarianceSums, BlockShape, Im2col)

@@ -85,6 +85,11 @@ class Verify(Analysis[Verification]):
             found = opened.integer_layers(proto, layers)
             fused, unfused = len(found.wanted), tuple(name for name in layers if name not in found.wanted)
             warnings += _unlike_the_plan(type(opened), unfused, found.others)
+        for name, shape in compared.misshapen.items():
+            warnings.append(
+                f"{runs.described()} gives output {name!r} the shape {shape}, not that of the file, "
+                f"{compared.computed[0][name].shape}: it reads an operator otherwise than ONNX"
+            )
         if fault is not None:
             warnings.append(_fault_text(fault, runs, None if opened is not None else self._target, self._cpu))
         return Verification(

@@ -56,7 +56,7 @@ class ChannelSums:
         channels, size = flat.shape
         sums, peaks = np.empty(channels, np.float32), np.empty(channels, np.float32)
         pair_peaks = np.empty(channels // 2, np.float32)
-        every = spacing(size, _SAMPLED)
+        every = spacing(image.shape[1:], _SAMPLED)
         sample = np.empty((channels, -(-size // every)))
         step = max(2, _BLOCK // size // 2 * 2)
         pairs = np.empty((step // 2, size), np.float32)
@@ -114,12 +114,18 @@ class ChannelSums:
 
 
 @cache
-def spacing(values: int, counted: int) -> int:
-    """Return n for which counting every n-th value counts about `counted` values.
+def spacing(shape: tuple[int, ...], counted: int) -> int:
+    """Return n for which counting every n-th value of an array counts about `counted` values.
 
-    It is prime, so that the values counted are not in the same columns of every row.
+    It is prime, and divides no length but the first, so that the values counted are of all columns and all rows alike:
+    in an array with channels last every third value of 48 channels would be of the same 16 channels.
     """
-    spacing = max(1, values // counted)
-    while any(spacing % factor == 0 for factor in range(2, math.isqrt(spacing) + 1)):
+    spacing = max(1, math.prod(shape) // counted)
+    while spacing > 1 and not _is_even(spacing, shape[1:]):
         spacing += 1
     return spacing
+
+
+def _is_even(spacing: int, lengths: tuple[int, ...]) -> bool:
+    is_prime = all(spacing % factor for factor in range(2, math.isqrt(spacing) + 1))
+    return is_prime and all(length % spacing for length in lengths)

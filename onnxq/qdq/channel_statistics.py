@@ -80,8 +80,14 @@ def is_derived(tensor: Tensor, observed: Collection[str]) -> bool:
 
 
 def _parts(tensor: Tensor) -> list[Tensor]:
-    """Return the tensors whose channels are those of a tensor, in order; none unless a Concat or Resize makes it."""
+    """Return the tensors whose channels are those of a tensor, in order; none unless a Concat or Resize makes it.
+
+    A Resize may change the number of channels.
+    """
     source = producer(tensor)
     if source is None or source.op not in ("Concat", "Resize") or source.attrs.get("axis", 1) != 1:
         return []
-    return list(source.inputs) if source.op == "Concat" else list(source.inputs[:1])
+    if source.op == "Concat":
+        return list(source.inputs)
+    image = source.inputs[0]
+    return [image] if (image.shape or ())[1:2] == (tensor.shape or ())[1:2] else []

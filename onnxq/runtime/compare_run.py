@@ -64,6 +64,8 @@ class RunComparison:
         against_exact: of the run against the exact computation.
         worst: number of the feed in which the run is furthest from the exact computation.
         computed: the outputs of the exact computation for each feed.
+        misshapen: output -> the shape that the run gives it, where the file declares another, which the exact
+            computation gives it. These outputs have no SQNR.
     """
 
     run: Mapping[str, float]
@@ -71,6 +73,7 @@ class RunComparison:
     against_exact: Mapping[str, float]
     worst: int = 0
     computed: Sequence[NamedArrays] = field(default=(), repr=False)
+    misshapen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ class Check:
         exact = self._computed(proto)
         running, simulated, between = SqnrMeter(), SqnrMeter(), SqnrMeter()
         worst: tuple[float, int] = (math.inf, 0)
+        misshapen: dict[str, tuple[int, ...]] = {}
         for number, (feed, expected, computed) in enumerate(zip(self._feeds, self._expected, exact, strict=True)):
             found = opened.run(feed)
             self._accept(found)
@@ -135,7 +139,8 @@ class Check:
             alone.add(computed, found)
             between.merge(alone)
             worst = min(worst, (min(alone.decibels().values(), default=math.inf), number))
-        return RunComparison(running.decibels(), simulated.decibels(), between.decibels(), worst[1], exact)
+            misshapen |= _misshapen(proto, computed, found)
+        return RunComparison(running.decibels(), simulated.decibels(), between.decibels(), worst[1], exact, misshapen)
 
     def _computed(self, proto: onnx.ModelProto) -> Sequence[NamedArrays]:
         """Return the outputs of the exact computation of a model for each feed."""
@@ -234,6 +239,21 @@ class Check:
         if any(_lead(compared, name) < -_INDEPENDENT for name in compared.against_exact):
             return False
         return not _below(layer_errors(proto, layers, runtime, feed), WRONG)
+
+
+def _misshapen(proto: onnx.ModelProto, computed: NamedArrays, found: NamedArrays) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the outputs that contradict the file's. A size that the file leaves open depends on data."""
+    declared = {output.name: output.type.tensor_type.shape.dim for output in proto.graph.output}
+
+    def fits(name: str, shape: tuple[int, ...]) -> bool:
+        sizes = [dim.dim_value for dim in declared[name]]
+        return len(sizes) == len(shape) and all(not a or a == b for a, b in zip(sizes, shape, strict=True))
+
+    return {
+        name: found[name].shape
+        for name in declared
+        if fits(name, computed[name].shape) and not fits(name, found[name].shape)
+    }
 
 
 def _below(errors: Sequence[LayerError], level: float) -> tuple[str, ...]:

@@ -35,13 +35,18 @@ def _rests(sizes: Sequence[int], kernel: Sequence[int], pool: Node) -> Iterator[
         yield (size + pads[axis] + pads[axis + axes] - window) % strides[axis]
 
 
-def divided_by_whole_kernel(node: Node) -> str:
+def misaveraged_by_onnxruntime(node: Node) -> str:
     """Return how onnxruntime averages a pooling on integers wrongly, empty if it does not.
 
     Where the padding counts, its QLinearAveragePool divides the last windows, which reach beyond the padding, by the
-    size of the kernel (`findings/onnxruntime_average_pool_ceil.sh`).
+    size of the kernel (`findings/onnxruntime_average_pool_ceil.sh`). It knows no dilations (ONNX operator AveragePool,
+    opset 19), and a file with some does not load.
     """
-    if node.op == "AveragePool" and _counts_padding(node) and has_partial_windows(node):
+    if node.op != "AveragePool":
+        return ""
+    if set(node.attrs.get("dilations", [1])) != {1}:
+        return "onnxruntime has no AveragePool with dilations on integers"
+    if _counts_padding(node) and has_partial_windows(node):
         return "onnxruntime divides windows that reach beyond the padding by the whole kernel"
     return ""
 

@@ -13,7 +13,7 @@ A template for other targets, which write down what differs:
 
 from onnxq.numerics.scheme import INT8, UINT8
 from onnxq.targets.base import Role, Rule, Target
-from onnxq.targets.edges import divided_by_whole_kernel
+from onnxq.targets.edges import misaveraged_by_onnxruntime
 from onnxq.targets.rules import CARRIERS, CONV_IN_OUT, ELEMENTWISE, RELU
 
 GENERIC = Target(
@@ -33,5 +33,5 @@ GENERIC = Target(
     lowering=("own-dequantize",),
     takes_int4=True,
     fused_activations=frozenset({"Relu", "Clip"}),
-    miscomputed=divided_by_whole_kernel,
+    miscomputed=misaveraged_by_onnxruntime,
 )

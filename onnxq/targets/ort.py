@@ -1,7 +1,7 @@
 """Target ort: onnxruntime on CPUs."""
 
 from onnxq.targets.base import POINTWISE_TO_MATMUL, Role, Rule, Target
-from onnxq.targets.edges import divided_by_whole_kernel
+from onnxq.targets.edges import misaveraged_by_onnxruntime
 from onnxq.targets.float_last import FloatLastRule
 from onnxq.targets.rules import CARRIERS, CONV_IN_OUT, ELEMENTWISE, RELU
 from onnxq.targets.stem import FloatStemRule
@@ -27,7 +27,7 @@ ORT = Target(
     float_silu_stride=32,
     float_silu_positions=100,
     fused_activations=frozenset({"Relu", "Clip"}),
-    miscomputed=divided_by_whole_kernel,
+    miscomputed=misaveraged_by_onnxruntime,
     scaling_stride=8,
     float_depthwise=True,
     behind_depthwise=256,

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -90,8 +92,18 @@ def test_an_image_that_is_not_finite_is_refused_and_not_added(bad):
     assert np.array_equal(sums.statistics().peaks, values[0].max(axis=(1, 2)))
 
 
-@given(values=st.integers(1, 10**7), counted=st.integers(1, 10**4))
-def test_spacing_is_1_or_prime_and_counts_about_as_many(values, counted):
-    found = spacing(values, counted)
-    assert found >= max(1, values // counted)
+@given(shape=st.lists(st.integers(1, 200), min_size=1, max_size=4).map(tuple), counted=st.integers(1, 10**4))
+def test_spacing_is_1_or_prime_and_counts_about_as_many(shape, counted):
+    found = spacing(shape, counted)
+    assert found >= max(1, math.prod(shape) // counted)
     assert all(found % factor for factor in range(2, int(found**0.5) + 1))
+
+
+@pytest.mark.parametrize("shape", [(1, 1024, 48), (32, 32, 48), (30, 42, 48), (48, 128, 128), (3, 160, 160)], ids=str)
+def test_what_is_counted_is_of_all_columns_and_rows_alike(shape):
+    found = spacing(shape, 1 << 14)
+    assert found > 1
+    places = np.unravel_index(np.arange(0, math.prod(shape), found), shape)
+    for axis, length in enumerate(shape):
+        numbers = np.bincount(places[axis], minlength=length)
+        assert numbers.max() - numbers.min() <= numbers.mean() / 10 + 1

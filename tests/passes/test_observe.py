@@ -30,7 +30,7 @@ from onnxq.numerics.histogram import BINS
 from onnxq.numerics.silu import SILU_FLAT_BELOW
 from onnxq.passes.observe import Observe
 from onnxq.pipeline import Facts, Pipeline
-from onnxq.targets import OPENVINO, ORT, TARGETS
+from onnxq.targets import GENERIC, OPENVINO, ORT, TARGETS
 
 
 def observe(model, data, target=ORT, progress=None):
@@ -175,6 +175,25 @@ def test_a_small_tensor_is_counted_whole():
     _, statistics = observe(silu_chain(), [feed(silu_chain())], OPENVINO)
     assert statistics.histograms["images"].total == 3 * 32 * 32
     assert statistics.histograms["images"].counts.size == BINS
+
+
+def test_with_channels_last_all_channels_are_counted():
+    net = Net(size=64)
+    x = net.block("images", 48, stride=2, act="Relu")
+    last = net.add("Transpose", x, perm=[0, 2, 3, 1])
+    rows = net.add("Relu", net.add("MatMul", net.reshape(last, 1, 1024, 48), net.const(net.normal(48, 48))))
+    image = net.add("Transpose", net.reshape(rows, 1, 32, 32, 48), perm=[0, 3, 1, 2])
+    net.channels[image] = 48
+    model = net.model(net.conv(image, 4))
+    values = feed(model)
+    _, statistics = observe(model, [values], GENERIC)
+    channels = run(model, values, outputs=[rows])[rows].reshape(-1, 48)
+    histogram = statistics.histograms[rows]
+    assert histogram.total < channels.size
+    centers = (histogram.edges[1:] + histogram.edges[:-1]) / 2
+    mean = np.average(centers, weights=histogram.counts)
+    assert mean == pytest.approx(channels.mean(), rel=0.02)
+    assert abs(channels[:, ::3].mean() / channels.mean() - 1) > 0.1  # so that a third of the channels does not pass
 
 
 # --- order and batches ------------------------------------------------------------------------------------------------

@@ -61,6 +61,21 @@ def test_a_concat_has_the_channels_of_its_parts(sizes):
             assert found.pair_peaks[pair] == whole.peaks[2 * pair] + whole.peaks[2 * pair + 1]
 
 
+def test_a_resize_that_makes_more_channels_has_its_own():
+    def more(net, x):
+        y = net.add("Resize", x, "", net.const([1.0, 2.0, 1.0, 1.0]), mode="nearest")
+        net.channels[y] = 10
+        return y
+
+    tensor, values = joined([2, 3], wrap=more)
+    observed = {name: of(each) for name, each in values.items()}
+    assert not is_derived(tensor, observed)
+    net = Net(size=32)
+    x = more(net, net.block("images", 5, act="Relu"))
+    model = net.model(net.conv(net.block(x, 8), 4))
+    assert quantize(model, [feed(model)], CONFIG).facts[Statistics].channels[x].means.shape == (10,)
+
+
 def test_a_resize_has_the_channels_of_its_input():
     tensor, values = joined([2, 3], wrap=lambda net, x: net.upsample(x))
     observed = {name: of(each) for name, each in values.items()}

@@ -61,6 +61,27 @@ class TestCompare:
         with pytest.raises(ValueError, match="refused"):
             Check([feed(model)], [run(model)], refuse).compare(model, OnnxRuntime(model))
 
+    def test_outputs_of_another_shape_than_the_file_declares_are_told(self):
+        class Cropping(OnnxRuntime):
+            def run(self, feed):
+                return {name: values[..., 1:] for name, values in super().run(feed).items()}
+
+        model = csp()
+        check = Check([feed(model)], [run(model)])
+        compared = check.compare(model, Cropping(model))
+        assert compared.misshapen == {"output": run(model)["output"][..., 1:].shape}
+        assert not compared.run
+        assert not check.compare(model, OnnxRuntime(model)).misshapen
+
+    def test_a_size_that_the_file_leaves_open_may_differ(self):
+        class Cropping(OnnxRuntime):
+            def run(self, feed):
+                return {name: values[..., 1:] for name, values in super().run(feed).items()}
+
+        model = csp()
+        model.graph.output[0].type.tensor_type.shape.dim[-1].dim_param = "found"
+        assert not Check([feed(model)], [run(model)]).compare(model, Cropping(model)).misshapen
+
     def test_an_equal_run_has_no_noise(self):
         model = csp()
         check = Check([feed(model)], [run(model)])

@@ -54,12 +54,14 @@ def test_windows_may_be_partial_if_the_size_is_not_known():
 
 PADDED = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1] * 4, "count_include_pad": 1}
 
+DILATED = {"kernel_shape": [3, 3], "dilations": [2, 2], "pads": [2] * 4}
+
 PARTIAL = {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1, "count_include_pad": 1}
 
 
-def pooled(behind_max_pool=False, **attributes):
+def pooled(behind_max_pool=False, opset=13, **attributes):
     """A feature map of 25 x 25 that a Conv and an AveragePool read, and a Conv behind the AveragePool."""
-    net = Net(size=50)
+    net = Net(size=50, opset=opset)
     x = net.block("images", 32, 3, stride=2)
     y = net.add("MaxPool", x, kernel_shape=[3, 3], pads=[1] * 4) if behind_max_pool else x
     y = net.add("AveragePool", y, name="pool", **attributes)
@@ -95,6 +97,13 @@ def test_runtimes_compute_a_pooling_as_the_file_has_it(target, behind_max_pool, 
 def test_a_pooling_that_integers_get_wrong_stays_float(target, attributes, how):
     found, _ = compared(pooled(**attributes), target)
     assert found.facts[Plan].skipped["pool"].text == f"miscomputed: {how}"
+
+
+@pytest.mark.parametrize("target", ["ort", "generic"])
+def test_a_pooling_with_dilations_stays_float(target):
+    found, verified = compared(pooled(opset=19, **DILATED), target)
+    assert found.facts[Plan].skipped["pool"].text.endswith("onnxruntime has no AveragePool with dilations on integers")
+    assert min(verified.sqnr.values()) > 30
 
 
 @pytest.mark.parametrize("target", ["ort", "generic", "qnn"])
