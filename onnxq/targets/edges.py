@@ -1,14 +1,17 @@
-"""Pooling and resizing at the edges of an image, where runtimes differ from ONNX."""
+"""Pooling, resizing and maxima, where runtimes differ from ONNX."""
 
 from collections.abc import Iterator, Sequence
 
-from onnxq.ir import Node, constant
+from onnxq.ir import Node, constant, is_layer, producer
 
 _DEFAULT_COORDINATES = "half_pixel"
 """`coordinate_transformation_mode` of a Resize that has none (ONNX operator Resize, opset 11)."""
 
 _DEFAULT_NEAREST = "round_prefer_floor"
 """Its `nearest_mode`."""
+
+_EXTREMES = frozenset({"GlobalMaxPool", "ReduceMax", "ReduceMin"})
+"""The greatest or least values over axes."""
 
 
 def has_partial_windows(pool: Node) -> bool:
@@ -59,6 +62,32 @@ def padded_with_integer_zero(node: Node) -> str:
     if node.op == "AveragePool" and _counts_padding(node) and any(node.attrs.get("pads", [])):
         return "OpenVINO takes a padding that counts for the integer 0"
     return ""
+
+
+def behind_a_maximum(node: Node) -> str:
+    """Return how OpenVINO computes the input of a Conv wrongly, empty if it does not.
+
+    OpenVINO 2026.4 fuses a maximum or minimum over axes with operators of one input behind it and with the Q, also
+    through a Concat, and the integers are wrong: 3 to 20 dB are left.
+    """
+    if node.op != "Conv":
+        return ""
+    stack = [node.inputs[0]]
+    while stack:
+        source = producer(stack.pop())
+        if source is None or is_layer(source):
+            continue
+        if source.op in _EXTREMES:
+            return f"OpenVINO computes {source.op} with a Q behind it wrongly"
+        computed = [tensor for tensor in source.inputs if tensor.name and constant(tensor) is None]
+        if len(computed) == 1 or source.op == "Concat":
+            stack += computed
+    return ""
+
+
+def miscomputed_by_openvino(node: Node) -> str:
+    """Return how OpenVINO computes a node wrongly on integers, empty if it does not."""
+    return padded_with_integer_zero(node) or behind_a_maximum(node)
 
 
 def moved_by_qnn(node: Node) -> str:

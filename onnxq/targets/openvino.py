@@ -1,7 +1,7 @@
 """Target openvino: OpenVINO."""
 
 from onnxq.targets.base import Target
-from onnxq.targets.edges import padded_with_integer_zero
+from onnxq.targets.edges import miscomputed_by_openvino
 from onnxq.targets.float_last import FloatLastRule
 from onnxq.targets.rules import CONV_IN
 
@@ -12,7 +12,7 @@ OPENVINO = Target(
     float_last=FloatLastRule(share=0.02),
     scaling_stride=1,
     float_depthwise=True,
-    miscomputed=padded_with_integer_zero,
+    miscomputed=miscomputed_by_openvino,
     takes_int4=True,
     runtime="openvino",
 )

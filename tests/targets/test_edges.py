@@ -106,6 +106,33 @@ def test_a_pooling_with_dilations_stays_float(target):
     assert min(verified.sqnr.values()) > 30
 
 
+def attended(extreme, *names):
+    """A feature map that is multiplied by a gate, which is computed from its greatest values."""
+    net = Net(size=50)
+    x = net.block("images", 32, 3, stride=2)
+    most = net.add(extreme, x) if extreme == "GlobalMaxPool" else net.add(extreme, x, axes=[1], keepdims=1)
+    for name in names:
+        most = net.concat(most, most) if name == "Concat" else net.add(name, most)
+    net.channels[most] = {"GlobalMaxPool": 32}.get(extreme, 1) * (1 + names.count("Concat"))
+    gate = net.add("Sigmoid", net.conv(most, 32, 3, name="gate"))
+    y = net.add("Mul", x, gate)
+    net.channels[y] = 32
+    return net.model(net.conv(net.block(net.block(y, 32, 3), 32, 3), 16))
+
+
+@pytest.mark.parametrize("extreme", ["ReduceMax", "ReduceMin", "GlobalMaxPool"])
+@pytest.mark.parametrize("names", [(), ("Concat",), ("Relu", "Concat")], ids=" ".join)
+def test_what_reads_a_maximum_stays_float_for_openvino(extreme, names):
+    if not RUNTIMES["openvino"].is_installed():
+        pytest.skip("openvino is not installed")
+    found, verified = compared(attended(extreme, *names), "openvino")
+    assert found.facts[Plan].skipped["gate"].text == (
+        f"miscomputed: OpenVINO computes {extreme} with a Q behind it wrongly"
+    )
+    assert verified.warnings == ()
+    assert min(verified.sqnr.values()) > 30
+
+
 @pytest.mark.parametrize("target", ["ort", "generic", "qnn"])
 @pytest.mark.parametrize(
     "attributes",
