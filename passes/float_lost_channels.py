@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 class FloatLostChannels(Analysis[Plan]):
     """Plans again, with the observed values: layers that amplify lost channels stay float.
 
-    `onnxq.qdq.lost_channels` has the criterion. A layer stays on integers, and a warning names it, if its input would
-    be quantized all the same, for another node or by `include`, or if the new plan needs values that were not observed.
+    `onnxq.qdq.lost_channels` has the criterion. Such a layer reads the float tensor, also if others read integers. It
+    stays on integers, and a warning names it, by `include`, or if the new plan needs values that were not observed.
 
     Args:
         planning: plans without values, by the same options.
@@ -52,8 +52,8 @@ class FloatLostChannels(Analysis[Plan]):
         kept: dict[str, str] = {}
         for tensor, layers in lost_layers(apart, model, self._target, statistics, fit):
             tried = self._planning.plan(model, facts[DecodeBoundary], facts[ImageSizes], kept | layers)
-            is_float = all(point.tensor != tensor for point in tried.points)
-            if is_float and tried.observed().keys() <= statistics.histograms.keys():
+            readers = {user for point in tried.points if point.tensor == tensor for user in point.users}
+            if readers.isdisjoint(layers) and tried.observed().keys() <= statistics.histograms.keys():
                 kept, plan = kept | layers, tried
             else:
                 for name, text in layers.items():

@@ -82,6 +82,7 @@ class NodeSelection:
         self.downstream_of_layers = network.downstream_of_layers
         self._network = network
         self._refused = refused
+        self._lost = lost
 
     def rule(self, node: Node) -> Rule:
         """Return the rule of an integer node."""
@@ -107,17 +108,20 @@ class NodeSelection:
     def reads_floats(self, node: Node) -> bool:
         """Return whether a node reads a float tensor even if there is a dequantized one.
 
-        An Identity does: `normalize` leaves only those that produce an output of the model. What moves values to a node
-        that the runtime computes wrongly on integers does as well: runtimes move Q and DQ across it.
+        An Identity does: `normalize` leaves only those that produce an output of the model. So do a layer that is lost
+        and what moves values to it, and what moves them to a node that the runtime computes wrongly on integers:
+        runtimes move Q and DQ across it.
         """
         if node.name in self.integer:
             return False
-        if node.op in self.target.bypasses_dq | {"Identity"}:
+        if node.op in self.target.bypasses_dq | {"Identity"} or node.name in self._lost:
             return True
-        if self.target.miscomputed is None:
+        if self.target.miscomputed is None and not self._lost:
             return False
+        if self.target.miscomputed is not None and self.target.miscomputed(node):
+            return True
         readers = (reader for t in node.outputs for reader in consumers(t)) if node.op in CARRIERS else ()
-        return bool(self.target.miscomputed(node)) or any(map(self.reads_floats, readers))
+        return any(map(self.reads_floats, readers))
 
     def is_quantized_output(self, tensor: Tensor) -> bool:
         """Return whether the tensor is an output of the model that is quantized as well."""

@@ -72,11 +72,12 @@ def behind_a_maximum(node: Node) -> str:
     """
     if node.op != "Conv":
         return ""
-    stack = [node.inputs[0]]
+    stack, seen = [node.inputs[0]], set[str]()
     while stack:
         source = producer(stack.pop())
-        if source is None or is_layer(source):
+        if source is None or source.name in seen or is_layer(source):
             continue
+        seen.add(source.name)
         if source.op in _EXTREMES:
             return f"OpenVINO computes {source.op} with a Q behind it wrongly"
         computed = [tensor for tensor in source.inputs if tensor.name and constant(tensor) is None]

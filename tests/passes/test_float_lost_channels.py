@@ -1,20 +1,18 @@
 import dataclasses
 import logging
 
-import numpy as np
 import pytest
 from graphs import csp, feed, pan, sppf
 from unbalanced import amplified, joining
 
 from onnxq import Config, quantize
 from onnxq.errors import DataError
-from onnxq.facts import DecodeBoundary, Plan, Statistics, Verification
+from onnxq.facts import Plan, Statistics, Verification
 from onnxq.ir import Model
 from onnxq.passes.float_lost_channels import FloatLostChannels
 from onnxq.passes.plan_quantization import PlanQuantization
 from onnxq.pipeline import Facts
 from onnxq.targets import TARGETS
-from onnxq.targets.sizes import ImageSizes
 
 MAKER_TOO = ("ort", "generic")
 """Targets that quantize the output of the Conv before the SiLU."""
@@ -86,27 +84,29 @@ def test_an_included_layer_stays_on_integers_and_is_warned_of(caplog):
     assert "Conv 'reader' stays on integers although one scale for the channels of" in caplog.text
 
 
-def test_a_layer_is_warned_of_if_its_input_is_quantized_all_the_same(caplog):
+@pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt", "generic"])
+def test_the_reader_takes_the_float_tensor_though_another_layer_takes_integers(target, monkeypatch):
+    model = amplified(1000, shared=True)
+    after = run(model, target)
+    assert "reader" in lost(after)
+    assert sqnr(after) > 30
+    without(monkeypatch)
+    assert sqnr(run(model, target)) < 20
+
+
+def test_a_layer_is_warned_of_if_its_plan_needs_values_that_were_not_observed(caplog, monkeypatch):
+    planned = PlanQuantization.plan
+
+    def of_more_values(self, model, boundary, sizes, lost):
+        plan = planned(self, model, boundary, sizes, lost)
+        other = dataclasses.replace(plan.points[0], tensor="other", sources=("other",))
+        return dataclasses.replace(plan, points=(*plan.points, other)) if lost else plan
+
+    monkeypatch.setattr(PlanQuantization, "plan", of_more_values)
     with caplog.at_level(logging.WARNING):
-        quantized = run(amplified(1000, joined=True), "openvino")
+        quantized = run(amplified(1000), "openvino")
     assert not lost(quantized)
-    assert "Conv 'reader' stays on integers" in caplog.text
-
-
-def test_a_layer_is_warned_of_if_values_are_missing(caplog):
-    model = amplified(1000)
-    seen = run(model, "openvino").facts
-    missing = next(point.tensor for point in seen[Plan].points if point.tensor in seen[Statistics].histograms)
-    histograms = {name: each for name, each in seen[Statistics].histograms.items() if name != missing}
-    statistics = dataclasses.replace(seen[Statistics], histograms=histograms)
-    assert np.isfinite(sqnr(run(model, "openvino")))
-    graph, planning = Model(model), PlanQuantization(TARGETS["openvino"])
-    boundary, sizes = seen[DecodeBoundary], seen[ImageSizes]
-    plan = planning.plan(graph, boundary, sizes, {})
-    with caplog.at_level(logging.WARNING):
-        found = FloatLostChannels(planning, TARGETS["openvino"]).run(graph, Facts([plan, statistics, boundary, sizes]))
-    assert found == plan
-    assert "stays on integers" in caplog.text
+    assert "Conv 'reader' stays on integers although one scale for the channels of" in caplog.text
 
 
 def test_statistics_of_another_model_are_refused():

@@ -64,10 +64,10 @@ def with_rows(model, layer="maker", axis=0, factors=FACTORS):
     return edited(model, edit)
 
 
-def amplified(ratio: float, kind: str = "full", *, joined: bool = False) -> onnx.ModelProto:
+def amplified(ratio: float, kind: str = "full", *, shared: bool = False) -> onnx.ModelProto:
     """Return a Conv of which some channels are `ratio` times as great, a SiLU, and a Conv whose weights make up for it.
 
-    The last one, "reader", is of the kind "full" or "depthwise". If `joined`, a Concat reads the SiLU too.
+    The last one, "reader", is of the kind "full" or "depthwise". If `shared`, another Conv reads the SiLU too.
     """
     net, factors = Net(size=64), np.ones(64)
     factors[:4] = ratio
@@ -84,6 +84,5 @@ def amplified(ratio: float, kind: str = "full", *, joined: bool = False) -> onnx
         "Conv", x, net.const(weight, name="reader_weight"), name="reader", pads=[1] * 4, group=64 // weight.shape[1]
     )
     net.channels[y] = 64
-    if joined:
-        y = net.concat(net.silu(y), x)
-    return net.model(net.conv(net.block(y, 64, 3), 16))
+    head = net.conv(net.block(y, 64, 3), 16)
+    return net.model(head, net.conv(net.block(x, 64, 3), 16)) if shared else net.model(head)
