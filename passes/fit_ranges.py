@@ -13,12 +13,16 @@ from onnxq.qdq.tensor_result import expected
 from onnxq.qdq.unequal_inputs import warnings
 from onnxq.reconstruction.im2col import Im2col
 
+_WIDE = 8
+"""Bits beyond which ranges need not be chosen."""
+
 
 class FitRanges(Analysis[FittedRanges]):
     """Chooses one range per group of points.
 
     - A range that is known without data stays as it is.
     - The model's inputs get the observed minimum and maximum: images have no outliers.
+    - So do tensors of more than 8 bits: a narrower range would gain next to nothing, and cut off what was not counted.
     - The input of a SiLU gets the range with the least error in x * sigmoid(x), with every method.
     - All other groups get the range that the method chooses from the histogram of all values of the group.
     - A Concat with inputs of which its range leaves next to nothing is warned of.
@@ -59,7 +63,7 @@ class FitRanges(Analysis[FittedRanges]):
         return expected(histogram, point, method(histogram, point.scheme), name)
 
     def _method_for(self, point: QuantizationPoint, inputs: set[str]) -> tuple[str, FitRange]:
-        if point.tensor in inputs:
+        if point.tensor in inputs or point.scheme.bits > _WIDE:
             return "minmax", minmax
         if point.silu_input:
             return "error behind SiLU", before_silu

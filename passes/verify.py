@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 _MOST_SHOWN = 3
 """Violations that are listed; further ones are only counted."""
 
+_LOW = 10.0
+"""SQNR of outputs against the float model below which a warning tells of it, dB: a tenth of them is noise."""
+
 
 class Verify(Analysis[Verification]):
     """Checks the finished model.
@@ -40,7 +43,8 @@ class Verify(Analysis[Verification]):
       selects objects, the tensors that enter the selection are compared instead
     - if the run is wrong and not only rounded differently (`onnxq.runtime.compare_run` has the criterion), a warning
       names the CPU, the layers at fault, whether their sums of products saturate, and a remedy that was tried
-    - a node that the target's runtime is known to compute otherwise than ONNX is warned of
+    - a node that the target's runtime is known to compute otherwise than ONNX is warned of, and so are outputs of
+      which a tenth or more is noise
     - if the target's runtime is installed: each layer meant for integers is an integer layer in the graph that it runs;
       if it loads neither this model nor the float one, a warning says so
 
@@ -85,6 +89,7 @@ class Verify(Analysis[Verification]):
             found = opened.integer_layers(proto, layers)
             fused, unfused = len(found.wanted), tuple(name for name in layers if name not in found.wanted)
             warnings += _unlike_the_plan(type(opened), unfused, found.others)
+        warnings += _noisy(compared)
         for name, shape in compared.misshapen.items():
             warnings.append(
                 f"{runs.described()} gives output {name!r} the shape {shape}, not that of the file, "
@@ -155,6 +160,17 @@ def _misread(target: Target, nodes: Sequence[Node]) -> Iterator[str]:
         yield f"{target.title} computes {node.op} {node.name!r} otherwise than ONNX, in float as well: {how}"
     if len(found) > _MOST_SHOWN:
         yield f"{target.title} does so with {len(found) - _MOST_SHOWN} more nodes"
+
+
+def _noisy(compared: RunComparison) -> Iterator[str]:
+    low = {name: found for name, found in compared.exact.items() if found < _LOW}
+    if low:
+        worst = min(low, key=lambda name: low[name])
+        others = f", and {len(low) - 1} more below {_LOW:.0f} dB" if len(low) > 1 else ""
+        yield (
+            f"output {worst!r} has only {low[worst]:.1f} dB against the float model{others}: much may be lost. "
+            "--evaluate measures it; --sensitivity names the layers that cost most, and --max-drop keeps them float"
+        )
 
 
 def _unlike_the_plan(runtime: type[Runtime], unfused: Sequence[str], others: int) -> Iterator[str]:

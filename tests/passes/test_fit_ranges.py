@@ -14,7 +14,7 @@ from onnxq.ir import Model
 from onnxq.numerics.before_silu import before_silu
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.range_methods import METHODS
-from onnxq.numerics.scheme import INT8, Range, Scheme
+from onnxq.numerics.scheme import INT8, UINT16, Range, Scheme
 from onnxq.numerics.silu import SILU_MINIMUM
 from onnxq.passes.find_decode import FindDecode
 from onnxq.passes.find_sizes import FindSizes
@@ -106,6 +106,16 @@ def test_the_input_takes_the_observed_minimum_and_maximum(method):
     values = np.append(np.full(5000, 0.5), [0.0, 1.0])
     fitted = fit([alone("images")], {"images": values}, method)["images"]
     assert (fitted.bounds, fitted.method, fitted.clipped) == (Range(0.0, 1.0), "minmax", 0)
+
+
+@every_method
+def test_beyond_8_bits_nothing_is_cut_off(method):
+    values = np.append(drawn(0), [300.0])  # not counted if every second value is
+    histogram = Histogram()
+    histogram.add(values[::-1], every=2, extremes=(float(values.min()), 300.0))
+    wide = replace(alone(), scheme=Scheme(bits=16, container=UINT16))
+    fitted = fit([wide], {"x": histogram}, method)["x"]
+    assert (fitted.bounds, fitted.method) == (Range(float(np.float32(values.min())), 300.0), "minmax")
 
 
 @every_method

@@ -350,13 +350,13 @@ def network_of(model, target):
 
 def test_refused_nodes_stay_float_whatever_stands_around_them():
     _, _, network = network_of(csp(), ORT)
-    refused = refuse(network, {"conv3": "op:Conv"}, ())
+    refused = refuse(network, {"conv3": "op:Conv"}, (), {})
     assert {name: reason.code for name, reason in refused.items()} == {"conv0": "stem", "conv3": "excluded"}
 
 
 def test_demand_walks_from_the_outputs_backwards():
     _, _, network = network_of(csp(), ORT)
-    refused = refuse(network, {"conv2": "conv2", "conv4": "conv4"}, ())
+    refused = refuse(network, {"conv2": "conv2", "conv4": "conv4"}, (), {})
     integer, unwanted = demand(network, refused, ())
     assert "concat0" in unwanted
     assert unwanted["concat0"].code == "no-consumer"
@@ -366,7 +366,7 @@ def test_demand_walks_from_the_outputs_backwards():
 
 def test_withdrawn_nodes_are_some_of_those_in_demand():
     _, _, network = network_of(csp(), ORT)
-    integer, _ = demand(network, refuse(network, {}, ()), ())
+    integer, _ = demand(network, refuse(network, {}, (), {}), ())
     withdrawn = withdraw(network, integer, ())
     assert withdrawn.keys() <= integer
     assert withdrawn.keys() == {"sigmoid0", "mul0", "sigmoid4", "mul4"}
