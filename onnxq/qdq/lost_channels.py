@@ -5,13 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxq.facts import Plan, QuantizationPoint, Statistics
-from onnxq.ir import Model, Node, Tensor, data_inputs, is_layer, is_silu, producer
+from onnxq.ir import Model, Node, Tensor, constant, data_inputs, is_layer, is_silu, producer
 from onnxq.numerics.arrays import Float64Array
 from onnxq.numerics.range_method import FitRange
 from onnxq.numerics.sqnr import decibels
 from onnxq.qdq.channel_statistics import channel_statistics
 from onnxq.qdq.unequal_inputs import LEAST_SQNR, MOST_LOST
-from onnxq.reconstruction.im2col import Im2col
 from onnxq.targets import Target
 
 
@@ -77,11 +76,10 @@ def _left_of_outputs(
 
 def _gains(layer: Node) -> Float64Array | None:
     """Return the energy of the weights that read each input channel, float64 (channels,); None if it is no Conv."""
-    im2col = Im2col.of(layer) if layer.op == "Conv" else None
-    if im2col is None:
+    values = constant(layer.inputs[1]) if layer.op == "Conv" else None
+    if values is None or values.ndim != 4:
         return None
-    weight = np.asarray(layer.inputs[1].values, np.float64)
-    by_group = np.square(weight).reshape(im2col.group, -1, *weight.shape[1:])
+    by_group = np.square(values, dtype=np.float64).reshape(layer.attrs.get("group", 1), -1, *values.shape[1:])
     return np.asarray(by_group.sum(axis=(1, 3, 4)).reshape(-1))
 
 
