@@ -68,7 +68,7 @@ def behind_a_maximum(node: Node) -> str:
     """Return how OpenVINO computes the input of a Conv wrongly, empty if it does not.
 
     OpenVINO 2026.4 fuses a maximum or minimum over axes with operators of one input behind it and with the Q, also
-    through a Concat, and the integers are wrong: 3 to 20 dB are left.
+    through a Concat. It rounds to whole numbers before the Q divides (`findings/openvino_reduce_max_steps.sh`).
     """
     if node.op != "Conv":
         return ""
