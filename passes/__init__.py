@@ -39,6 +39,7 @@ from onnxq.passes.remove_unused import RemoveUnused
 from onnxq.passes.scales_to_batch_norm import ScalesToBatchNorm
 from onnxq.passes.separate_scales import SeparateScales
 from onnxq.passes.sequence_to_split import SequenceToSplit
+from onnxq.passes.split_max_pool import SplitMaxPool
 from onnxq.passes.strip_qdq import StripQdq
 from onnxq.passes.to_float16 import ToFloat16
 from onnxq.passes.to_float32 import ToFloat32
@@ -62,7 +63,8 @@ if __name__ != "onnxq.passes":
 
 
 LOWERING: dict[str, type[Rewrite]] = {
-    step.name: step for step in (PointwiseToMatmul, UpsampleToConcat, ExpandSoftmax, ScalesToBatchNorm, OwnDequantize)
+    step.name: step
+    for step in (PointwiseToMatmul, UpsampleToConcat, ExpandSoftmax, ScalesToBatchNorm, OwnDequantize, SplitMaxPool)
 }
 """The passes that `Target.lowering` can name."""
 

@@ -2,7 +2,7 @@ import sys
 
 import numpy as np
 import pytest
-from graphs import DETECTORS, attention, classifier, quantized, rewrite, v8
+from graphs import DETECTORS, Net, attention, classifier, quantized, rewrite, run, sqnr, v8
 from installed import interpreter, needs_compiler
 
 from onnxq.compilers.base import Job, Ran
@@ -11,6 +11,7 @@ from onnxq.compilers.rknn import Rknn, operators, why_float
 from onnxq.errors import ConfigError
 from onnxq.ir import ProtoIndex
 from onnxq.passes.own_dequantize import OwnDequantize
+from onnxq.passes.split_max_pool import SplitMaxPool
 from onnxq.targets import TARGETS
 
 HEAD = "D RKNN: [06:08:38.319] "
@@ -52,6 +53,25 @@ def test_what_stands_around_a_layer_tells_why_it_is_float():
     assert told["conv2"] == ""
     assert told["conv3"] == "a float node reads its DequantizeLinear, too: detect0"
     assert told["detect0"] == NO_QUANTIZE
+
+
+@pytest.mark.slow
+@needs_compiler("rknn")
+def test_a_wide_max_pool_is_computed_as_the_file_has_it(tmp_path):
+    """In findings/rknn_max_pool_edges.sh the toolkit takes values below 0 near the edges for 0."""
+    net = Net(size=32)
+    x = net.block("images", 16, 3)
+    x = net.add("Sub", net.add("Sigmoid", x), net.const(np.float32(1)))  # below 0
+    y = net.add("MaxPool", x, kernel_shape=[13, 13], pads=[6] * 4)
+    net.channels[y] = 16
+    model, facts = quantized(net.model(net.conv(net.block(y, 16, 3), 4)), TARGETS["generic"])
+    split, edits = rewrite(SplitMaxPool(), model, facts)
+    assert edits == 1
+    feed = {"images": np.random.default_rng(0).random((1, 3, 32, 32), np.float32)}
+    job = Job(split, file_layers(split), [feed], tmp_path, "", interpreter("rknn") or sys.executable, 300.0)
+    [outputs] = Rknn().build(job).outputs
+    [(name, expected)] = run(model, feed).items()
+    assert sqnr(expected, outputs[name]) > 20
 
 
 @pytest.mark.slow

@@ -83,4 +83,4 @@ def test_what_is_quantized_again_reads_with_the_others_and_so_do_readers_of_weig
 
 
 def test_generic_files_are_written_so():
-    assert GENERIC.lowering == (OwnDequantize.name,)
+    assert OwnDequantize.name in GENERIC.lowering
