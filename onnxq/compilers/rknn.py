@@ -1,13 +1,17 @@
 """rknn-toolkit2: compiles for Rockchip's NPUs, and simulates them; the layers are read from its build log."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
+
+import onnx
 
 from onnxq.compilers.base import Built, Compiler, Job, Ran
 from onnxq.compilers.layers import NO_QUANTIZE, FileLayer, has_quantize_behind
 from onnxq.compilers.process import WORKERS, has_module, outputs_of, run_worker
 from onnxq.errors import ConfigError
-from onnxq.ir import ProtoIndex
+from onnxq.ir import Model, ProtoIndex
+from onnxq.targets.edges import misread_by_rknn
 
 LEVEL = 2
 """`optimization_level` of the toolkit; at 3, its default, Convs behind a Concat run in float16."""
@@ -56,7 +60,7 @@ class Rknn(Compiler):
                 found[layer.name] = replace(ran, reason=why_float(index, layer))
         without = f", without {' and '.join(disabled)}" if disabled else ""
         note = f"compiled for {device} with optimization_level={LEVEL}{without}, and run in the simulator of its NPU"
-        return Built(told["version"], found, outputs_of(job), on_cpu, (note,))
+        return Built(told["version"], found, outputs_of(job), on_cpu, (note, *misread(job.model)))
 
 
 def why_float(index: ProtoIndex, layer: FileLayer) -> str:
@@ -66,6 +70,14 @@ def why_float(index: ProtoIndex, layer: FileLayer) -> str:
     others = [node for node in index.consumers.get(layer.node.input[0], []) if node.name != layer.name]
     floats = [node.name for node in others if not has_quantize_behind(index, FileLayer(node, "", ""))]
     return f"a float node reads its DequantizeLinear, too: {', '.join(floats)}" if floats else ""
+
+
+def misread(model: onnx.ModelProto) -> Iterator[str]:
+    """Yield a sentence for each node that the toolkit computes otherwise than ONNX."""
+    for node in Model(model).graph.nodes:
+        how = misread_by_rknn(node)
+        if how:
+            yield f"rknn-toolkit2 computes {node.op} {node.name!r} otherwise than ONNX, in float as well: {how}"
 
 
 def operators(log: str) -> tuple[dict[str, Ran], list[str]]:

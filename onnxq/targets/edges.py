@@ -49,9 +49,14 @@ def misaveraged_by_onnxruntime(node: Node) -> str:
         return ""
     if set(node.attrs.get("dilations", [1])) != {1}:
         return "onnxruntime has no AveragePool with dilations on integers"
-    if _counts_padding(node) and has_partial_windows(node):
+    if _ends_in_counted_padding(node):
         return "onnxruntime divides windows that reach beyond the padding by the whole kernel"
     return ""
+
+
+def _ends_in_counted_padding(pool: Node) -> bool:
+    """Return whether the last windows of an AveragePool reach beyond a padding that counts."""
+    return _counts_padding(pool) and has_partial_windows(pool)
 
 
 def padded_with_integer_zero(node: Node) -> str:
@@ -117,6 +122,17 @@ def misread_by_qnn(node: Node) -> str:
         return "the last windows, which reach beyond the image, are wrong; export it without ceil_mode"
     if node.op == "Resize":
         return _qnn_resize(node)
+    return ""
+
+
+def misread_by_rknn(node: Node) -> str:
+    """Return how rknn-toolkit2 2.5 computes a node otherwise than ONNX, in float as well; empty if it does not.
+
+    `findings/rknn_average_pool_ceil.sh` shows it. MaxPools that it computes wrongly, such as those of SPP, are split in
+    files for `generic` (`onnxq.passes.split_max_pool`).
+    """
+    if node.op == "AveragePool" and _ends_in_counted_padding(node):
+        return "it divides windows that reach beyond the padding by the whole kernel; export it without ceil_mode"
     return ""
 
 

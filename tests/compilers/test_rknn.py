@@ -7,7 +7,7 @@ from installed import interpreter, needs_compiler
 
 from onnxq.compilers.base import Job, Ran
 from onnxq.compilers.layers import NO_QUANTIZE, file_layers
-from onnxq.compilers.rknn import Rknn, operators, why_float
+from onnxq.compilers.rknn import Rknn, misread, operators, why_float
 from onnxq.errors import ConfigError
 from onnxq.ir import ProtoIndex
 from onnxq.passes.own_dequantize import OwnDequantize
@@ -53,6 +53,19 @@ def test_what_stands_around_a_layer_tells_why_it_is_float():
     assert told["conv2"] == ""
     assert told["conv3"] == "a float node reads its DequantizeLinear, too: detect0"
     assert told["detect0"] == NO_QUANTIZE
+
+
+@pytest.mark.parametrize(("counts", "size", "sentences"), [(1, 25, 1), (1, 24, 0), (0, 25, 0)])
+def test_poolings_that_the_toolkit_computes_wrongly_are_told(counts, size, sentences):
+    net = Net(size=size)
+    pool = {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1, "count_include_pad": counts}
+    x = net.block("images", 8, 3)
+    y = net.add("AveragePool", x, name="pool", **pool)
+    net.channels[y] = 8
+    model, _ = quantized(net.model(net.conv(net.block(y, 8, 3), 4)), TARGETS["generic"])
+    told = list(misread(model))
+    assert len(told) == sentences
+    assert all(text.startswith("rknn-toolkit2 computes AveragePool 'pool' otherwise than ONNX") for text in told)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from onnxq.facts import Plan, Verification
 from onnxq.ir import Model
 from onnxq.runtime import RUNTIMES
 from onnxq.targets import TARGETS
-from onnxq.targets.edges import has_partial_windows, misread_by_qnn, moved_by_qnn
+from onnxq.targets.edges import has_partial_windows, misread_by_qnn, misread_by_rknn, moved_by_qnn
 
 
 def node_of(op, size=13, dynamic=False, inputs=(), **attributes):
@@ -188,6 +188,12 @@ def test_resizes_that_qnn_misreads(scale, attributes, is_misread):
 def test_a_resize_of_unknown_size_may_be_misread():
     assert misread_by_qnn(resize(1.5, dynamic=True, mode="linear"))
     assert misread_by_qnn(resize(0.5, dynamic=True, **nearest("half_pixel", "round_prefer_floor")))
+
+
+def test_poolings_that_rknn_toolkit2_misreads():
+    assert misread_by_rknn(pool(**PARTIAL))
+    assert not misread_by_rknn(pool(**{**PARTIAL, "count_include_pad": 0}))
+    assert not misread_by_rknn(pool(size=12, **PARTIAL))
 
 
 def test_nodes_that_qnn_misreads_are_warned_of():
