@@ -84,9 +84,10 @@ def test_an_included_layer_stays_on_integers_and_is_warned_of(caplog):
     assert "Conv 'reader' stays on integers although one scale for the channels of" in caplog.text
 
 
+@pytest.mark.parametrize("shared", ["conv", "concat"])
 @pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt", "generic"])
-def test_the_reader_takes_the_float_tensor_though_another_layer_takes_integers(target, monkeypatch):
-    model = amplified(1000, shared=True)
+def test_the_reader_takes_the_float_tensor_though_others_take_integers(target, shared, monkeypatch):
+    model = amplified(1000, shared=shared)
     after = run(model, target)
     assert "reader" in lost(after)
     assert sqnr(after) > 30
@@ -107,6 +108,23 @@ def test_a_layer_is_warned_of_if_its_plan_needs_values_that_were_not_observed(ca
         quantized = run(amplified(1000), "openvino")
     assert not lost(quantized)
     assert "Conv 'reader' stays on integers although one scale for the channels of" in caplog.text
+
+
+def test_a_network_of_which_all_layers_are_lost_stays_on_integers_and_is_warned_of(caplog):
+    model = amplified(1000)
+    others = tuple(n.name for n in model.graph.node if n.op_type == "Conv" and n.name not in ("maker", "reader"))
+    with caplog.at_level(logging.WARNING):
+        quantized = run(model, "generic", exclude=others)
+    assert set(quantized.facts[Plan].layers) == {"maker", "reader"}
+    assert "Conv 'maker' stays on integers" in caplog.text
+
+
+def test_a_few_are_named_and_the_others_counted(caplog, monkeypatch):
+    monkeypatch.setattr("onnxq.passes.float_lost_channels._MOST_NAMED", 1)
+    with caplog.at_level(logging.WARNING):
+        run(amplified(1000), "generic", include=("maker", "reader"))
+    assert sum("stays on integers although" in text for text in caplog.messages) == 1
+    assert "1 more such layer on integers" in caplog.messages
 
 
 def test_statistics_of_another_model_are_refused():

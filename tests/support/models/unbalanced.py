@@ -64,10 +64,11 @@ def with_rows(model, layer="maker", axis=0, factors=FACTORS):
     return edited(model, edit)
 
 
-def amplified(ratio: float, kind: str = "full", *, shared: bool = False) -> onnx.ModelProto:
+def amplified(ratio: float, kind: str = "full", shared: str = "") -> onnx.ModelProto:
     """Return a Conv of which some channels are `ratio` times as great, a SiLU, and a Conv whose weights make up for it.
 
-    The last one, "reader", is of the kind "full" or "depthwise". If `shared`, another Conv reads the SiLU too.
+    The last one, "reader", is of the kind "full" or "depthwise". Another Conv reads the SiLU too if `shared`
+    is "conv", and a Concat if it is "concat".
     """
     net, factors = Net(size=64), np.ones(64)
     factors[:4] = ratio
@@ -85,4 +86,7 @@ def amplified(ratio: float, kind: str = "full", *, shared: bool = False) -> onnx
     )
     net.channels[y] = 64
     head = net.conv(net.block(y, 64, 3), 16)
-    return net.model(head, net.conv(net.block(x, 64, 3), 16)) if shared else net.model(head)
+    if not shared:
+        return net.model(head)
+    other = net.concat(x, net.block(y, 64, 3)) if shared == "concat" else x
+    return net.model(head, net.conv(net.block(other, 64, 3), 16))
