@@ -7,6 +7,9 @@ from onnxq.pipeline import EVERYTHING, Facts, Rewrite
 _WIDEST = 7
 """rknn-toolkit2 2.5 splits wider ones by itself, and pads with 0 in between."""
 
+_MOST_SPLIT = 33
+"""Wider ones stay: no network has them, and each would become many nodes."""
+
 _STEP = 2
 """How far a window of 5 x 5 reaches to each side."""
 
@@ -20,7 +23,8 @@ class SplitMaxPool(Rewrite):
     numbers near the edges if the window has more than 7 values in a row, or more than the image
     (`findings/rknn_max_pool_edges.sh`). The first MaxPool keeps the name, and the scale is that of the input.
 
-    A window that reaches over all of the image from each place stays: there the toolkit is right.
+    A window that reaches over all of the image from each place stays: there the toolkit is right. So does one of more
+    than 33 x 33.
     """
 
     name = "split-max-pool"
@@ -51,7 +55,8 @@ def _split(node: Node) -> list[list[int]]:
     kernel = node.attrs["kernel_shape"]
     reach = [size // 2 for size in kernel]
     is_plain = all(value == 1 for name in ("strides", "dilations") for value in node.attrs.get(name, [1]))
-    if not is_plain or node.attrs.get("pads") != reach * 2 or not all(size % 2 for size in kernel):
+    is_same = node.attrs.get("pads") == reach * 2 and all(size % 2 for size in kernel)
+    if not is_plain or not is_same or max(kernel) > _MOST_SPLIT:
         return []
     shape = (node.inputs[0].shape or ())[2:]
     image = [size if isinstance(size, int) else None for size in shape] or [None] * len(kernel)
