@@ -12,6 +12,7 @@ from onnxq import Config, quantize
 from onnxq.facts import Plan, Verification
 from onnxq.ir import Model
 from onnxq.runtime import RUNTIMES
+from onnxq.runtime.session import open_session, run_named
 from onnxq.targets import TARGETS
 from onnxq.targets.edges import has_partial_windows, misread_by_qnn, misread_by_rknn, moved_by_qnn
 
@@ -81,9 +82,20 @@ def compared(model, target):
 def test_runtimes_compute_a_pooling_as_the_file_has_it(target, behind_max_pool, attributes):
     if target == "openvino" and not RUNTIMES["openvino"].is_installed():
         pytest.skip("openvino is not installed")
-    _, verified = compared(pooled(behind_max_pool, **attributes), target)
+    model = pooled(behind_max_pool, **attributes)
+    _, verified = compared(model, target)
+    if target == "openvino" and not openvino_computes(model):
+        assert "computes the file wrongly" in verified.warnings[0]
+        return
     assert verified.warnings == ()
     assert min(verified.sqnr.values()) > 30
+
+
+def openvino_computes(model):
+    """Whether OpenVINO computes a float model as ONNX defines it: 2025.0 does not know partial windows."""
+    found = RUNTIMES["openvino"](model).run(feed(model))
+    expected = run_named(open_session(model, optimized=False), feed(model))
+    return all(np.allclose(found[name], values, atol=1e-3) for name, values in expected.items())
 
 
 @pytest.mark.parametrize(
