@@ -54,6 +54,7 @@ class FloatLostChannels(Analysis[Plan]):
         plan, statistics = facts[Plan], facts[Statistics]
         if facts.is_pinned(Statistics):
             check_statistics(statistics, model)
+        boundary, sizes = facts[DecodeBoundary], facts[ImageSizes]
         fit = method_for(self._method, silu_output=False)
         if next(lost_layers(plan, model, self._target, statistics, fit), None) is None:
             return plan
@@ -61,7 +62,7 @@ class FloatLostChannels(Analysis[Plan]):
         found = dict(lost_layers(apart, model, self._target, statistics, fit))
         lost = {name: text for layers in found.values() for name, text in layers.items()}
         if not lost.keys() >= set(plan.layers):
-            tried = self._planning.plan(model, facts[DecodeBoundary], facts[ImageSizes], lost)
+            tried = self._planning.plan(model, boundary, sizes, lost)
             tried = replace(tried, points=tuple(observed(tried.points, model, statistics)))
             if tried.observed().keys() <= statistics.histograms.keys():
                 plan = tried
