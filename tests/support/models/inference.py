@@ -66,8 +66,10 @@ def assert_same_numbers(before: onnx.ModelProto, after: onnx.ModelProto, seeds: 
 
 
 def sqnr(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Return the signal-to-quantization-noise ratio in dB."""
+    """Return the signal-to-quantization-noise ratio in dB; infinite if there is no noise."""
     noise = np.square(expected - actual, dtype=np.float64).sum()
+    if noise == 0:
+        return np.inf
     return 10 * float(np.log10(np.square(expected, dtype=np.float64).sum() / noise))
 
 
