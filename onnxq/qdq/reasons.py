@@ -30,7 +30,7 @@ class Code(StrEnum):
     DECODE = "decode", "decode after the last layers", "qdq.selection:refuse"
     LOST_CHANNELS = (
         "lost-channels",
-        "one scale for all channels of a tensor loses those that it needs",
+        "one scale for all channels, of its input or its weights, loses those that it needs",
         "qdq.lost_channels:lost_layers",
         True,
     )

@@ -3,7 +3,7 @@ import logging
 
 import pytest
 from graphs import csp, feed, pan, sppf
-from unbalanced import amplified, joining
+from unbalanced import amplified, joining, shifted
 
 from onnxq import Config, quantize
 from onnxq.errors import DataError
@@ -48,6 +48,33 @@ def test_layers_that_amplify_lost_channels_stay_float(target, kind, ratio, monke
     assert sqnr(run(model, target)) < 20
     assert sqnr(after) > 30
     assert lost(after) == ({"maker", "reader"} if target in MAKER_TOO else {"reader"})
+
+
+@pytest.mark.parametrize("channels", [1, 64])
+@pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt", "generic"])
+def test_layers_behind_channels_that_differ_little_from_a_great_mean_stay_float(target, channels, monkeypatch):
+    model = shifted(100, channels)
+    after = run(model, target)
+    without(monkeypatch)
+    assert sqnr(run(model, target)) < 17
+    assert sqnr(after) > 28
+    assert "reader" in lost(after)
+
+
+@pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt", "generic"])
+def test_a_small_offset_is_no_reason(target):
+    assert not lost(run(shifted(1, 64), target))
+
+
+def test_a_layer_of_which_the_weights_of_great_channels_round_away_stays_float(monkeypatch):
+    model = amplified(1000)
+    after = run(model, "qnn")
+    without(monkeypatch)
+    assert sqnr(run(model, "qnn")) < 17
+    assert sqnr(after) > 35
+    assert lost(after) == {"reader"}  # 16 bits hold its input
+    reason = after.facts[Plan].skipped["reader"]
+    assert "one scale for all weights that read" in reason.text
 
 
 @pytest.mark.parametrize("kind", ["full", "depthwise"])

@@ -1,7 +1,7 @@
 import numpy as np
 import onnx
 import pytest
-from graphs import feed, initializers
+from graphs import copy, feed, initializers
 from unbalanced import amplified
 
 from onnxq import Config, quantize
@@ -52,6 +52,23 @@ def test_the_estimate_is_what_rounding_the_input_leaves_of_the_outputs(kind, mon
     left = 10 * np.log10(np.sum(signal**2) / np.sum((rounded - exact) ** 2))
     assert initializers(model)["reader_weight"].shape[1] == (1 if kind == "depthwise" else 64)
     assert estimated == pytest.approx(left, abs=4)
+
+
+def test_the_estimate_is_what_rounding_the_weights_leaves_of_the_outputs(monkeypatch):
+    model = amplified(1000)
+    [(tensor, layers)] = found(model, "qnn", monkeypatch).items()
+    assert set(layers) == {"reader"}
+    estimated = float(layers["reader"].split("leaves ")[1].split(" dB")[0])
+    [x] = run(open_session(ending_at(model, [tensor])), feed(model, 0), [tensor])
+    weight = initializers(model)["reader_weight"]
+    scale = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
+    rounded = copy(model)
+    next(w for w in rounded.graph.initializer if w.name == "reader_weight").CopyFrom(
+        onnx.numpy_helper.from_array((np.rint(weight / scale) * scale).astype(np.float32), "reader_weight")
+    )
+    exact, found_ones = outputs_of_reader(model, x), outputs_of_reader(rounded, x)
+    centered, error = (values - values.mean(axis=(0, 2, 3), keepdims=True) for values in (exact, found_ones - exact))
+    assert estimated == pytest.approx(10 * np.log10(np.sum(centered**2) / np.sum(error**2)), abs=4)
 
 
 @pytest.mark.parametrize(("target", "layers"), [("generic", {"maker", "reader"}), ("openvino", {"reader"})])

@@ -90,3 +90,26 @@ def amplified(ratio: float, kind: str = "full", shared: str = "") -> onnx.ModelP
         return net.model(head)
     other = net.concat(x, net.block(y, 64, 3)) if shared == "concat" else x
     return net.model(head, net.conv(net.block(other, 64, 3), 16))
+
+
+def shifted(offset: float, channels: int) -> onnx.ModelProto:
+    """Return a Conv of which the last of 64 channels lie around an offset, a Relu, and a Conv that takes it away again.
+
+    Of a single channel the weights are 0, so it is the offset.
+    """
+    net, offsets = Net(size=64), np.zeros(64)
+    offsets[-channels:] = offset
+    x = net.block("images", 64, 3, stride=2)
+    weight = net.normal(64, 64, 3, 3, scale=0.05)
+    if channels == 1:
+        weight[-1] = 0
+    x = net.add("Conv", x, net.const(weight, name="maker_weight"), net.const(offsets), name="maker", pads=[1] * 4)
+    net.channels[x] = 64
+    x = net.add("Relu", x)
+    net.channels[x] = 64
+    weight = net.normal(64, 64, 1, 1, scale=0.2)
+    y = net.add(
+        "Conv", x, net.const(weight, name="reader_weight"), net.const(-weight[:, :, 0, 0] @ offsets), name="reader"
+    )
+    net.channels[y] = 64
+    return net.model(net.conv(net.block(net.silu(y), 64, 3), 16))
