@@ -109,7 +109,7 @@ class Config:
         None,
         "divide channels of unequal size in front of Convs and multiply the weights instead; default: for "
         f"{_names(lambda target: target.scaling_stride is not None)}, with {LEAST_SAMPLES} real images or more, unless "
-        "weights have fewer bits than activations",
+        "weights have fewer bits than activations and are not reconstructed",
     )
     reconstruct: bool | None = _option(
         None,
@@ -268,8 +268,16 @@ class Config:
         """Whether scales migrate if the samples are suitable."""
         if self.migrate is not None:
             return self.migrate
-        # Weights become less equal, which costs more than activations gain if weights have the fewer levels.
-        return self.placement.scaling_stride is not None and self.weight_bits >= self.act_bits
+        suits = self.divides_at_sources or self.reconstructs
+        return self.placement.scaling_stride is not None and suits
+
+    @property
+    def divides_at_sources(self) -> bool:
+        """Whether scales also migrate where no Mul divides, so that reconstruction cannot choose them again.
+
+        Weights become less equal, which costs more than activations gain if weights have the fewer levels.
+        """
+        return bool(self.migrate) or self.weight_bits >= self.act_bits
 
     @property
     def rounds_with_feedback(self) -> bool:

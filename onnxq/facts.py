@@ -315,11 +315,14 @@ class Reconstruction:
         weights: name of a weight -> its scales and its integers, which need not be the nearest ones.
         biases: layer -> its bias, float32 (output channels,).
         activations: tensor -> its scale and zero point, if another range gives less error than the fitted one.
+        scales: tensor that a Mul divides -> what its channels are divided by instead, float32 (channels,), positive;
+            all 1 if it is best not divided. The weights here are multiplied by these scales.
     """
 
     weights: dict[str, tuple[QParams, NDArray[np.generic]]]
     biases: dict[str, NDArray[np.float32]]
     activations: dict[str, QParams]
+    scales: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def only(self, names: Collection[str]) -> "Reconstruction":
         """Return the reconstruction with the biases of these layers only."""

@@ -109,7 +109,13 @@ def migrate(
     config: Config, samples: Samples | None, detector: Detector | None = None, progress: Progress = silent
 ) -> list[Pass]:
     """Return the passes that move scales from activations into weights, and then plan again."""
-    chosen = ChooseMigration(samples, config.placement.scaling_stride, progress, required=bool(config.migrate))
+    chosen = ChooseMigration(
+        samples,
+        config.placement.scaling_stride,
+        progress,
+        required=bool(config.migrate),
+        at_sources=config.divides_at_sources,
+    )
     return [chosen, MigrateScales(), FindDecode(), *decide(config, detector)]
 
 
@@ -135,7 +141,14 @@ def calibrate(
     if config.reconstructs:
         limited = config.limits_weights
         passes.append(
-            Reconstruct(samples, detector=detector, limited=limited, ranges=adjusts_ranges, progress=progress)
+            Reconstruct(
+                samples,
+                detector=detector,
+                limited=limited,
+                ranges=adjusts_ranges,
+                scales=config.weight_bits < config.act_bits,
+                progress=progress,
+            )
         )
     elif not config.keep_bias:
         passes.append(CorrectBias())

@@ -43,6 +43,7 @@ class ChooseMigration(Analysis[Migration]):
         stride: least stride of tensors that a Mul divides: `Target.scaling_stride`.
         progress: called after each run.
         required: few samples are warned of, and samples that cannot be used are an error.
+        at_sources: also choose scales of tensors that are divided at their source, which stay as they are chosen here.
 
     Raises:
         DataError: scales are required, and there are no samples, only synthetic ones, or none that can be read again.
@@ -53,19 +54,26 @@ class ChooseMigration(Analysis[Migration]):
     needs = (Plan, ImageSizes)
 
     def __init__(
-        self, samples: Samples | None, stride: int | None, progress: Progress = silent, *, required: bool = True
+        self,
+        samples: Samples | None,
+        stride: int | None,
+        progress: Progress = silent,
+        *,
+        required: bool = True,
+        at_sources: bool = True,
     ) -> None:
         self._samples = samples
         self._stride = stride
         self._progress = progress
         self._required = required
+        self._at_sources = at_sources
 
     def run(self, model: Model, facts: Facts) -> Migration:
         """Return the scales."""
         tensors = {
             name: found
             for name, found in migratable(model, facts[Plan]).items()
-            if found.sources or is_cheap(found, self._stride, facts[ImageSizes])
+            if (self._at_sources if found.sources else is_cheap(found, self._stride, facts[ImageSizes]))
         }
         if not tensors and not self._required:
             return Migration({})

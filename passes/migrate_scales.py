@@ -9,7 +9,7 @@ from onnxq.facts import Migration, Plan
 from onnxq.ir import Builder, Constant, Model, Node, Tensor, bias_of, constant, set_bias
 from onnxq.numerics.arrays import Float32Array
 from onnxq.pipeline import Facts, Rewrite
-from onnxq.qdq.migration import Migratable, divided_name, migratable
+from onnxq.qdq.migration import Migratable, divided_name, migratable, multiplied_weight
 
 
 class MigrateScales(Rewrite):
@@ -45,7 +45,7 @@ class MigrateScales(Rewrite):
         for tensor, found in chosen.items():
             _check(tensor, scales[tensor], found)
             for layer in found.layers:
-                _multiply(layer, scales[tensor])
+                layer.inputs[1] = Constant(layer.inputs[1].name, multiplied_weight(layer, scales[tensor]))
             if found.sources:
                 _divide_sources(found, scales[tensor], builder)
             else:
@@ -62,15 +62,6 @@ def _check(tensor: str, scales: Float32Array, found: Migratable) -> None:
             f"the calibration has {len(scales)} scales of the tensor {tensor!r}, which has {found.channels} channels: "
             "it was made with another model; calibrate this one with --calib"
         )
-
-
-def _multiply(layer: Node, scales: Float32Array) -> None:
-    """Multiply the weights of a Conv, of any number of groups, by the scales of its input channels."""
-    weight, groups = layer.inputs[1], layer.attrs.get("group", 1)
-    values = np.asarray(constant(weight), np.float32)
-    by_group = values.reshape(groups, -1, *values.shape[1:])
-    factors = scales.reshape(groups, 1, -1, *[1] * (values.ndim - 2))
-    layer.inputs[1] = Constant(weight.name, (by_group * factors).reshape(values.shape))
 
 
 def _divide(x: Tensor, layers: Sequence[Node], scales: Float32Array, builder: Builder) -> Node:

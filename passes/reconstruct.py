@@ -10,17 +10,21 @@ from threadpoolctl import threadpool_limits
 from onnxq.calibration.feeds import Loader
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
-from onnxq.facts import Plan, QuantizationParameters, Reconstruction, Statistics
+from onnxq.facts import Migration, Plan, QuantizationParameters, Reconstruction, Statistics
 from onnxq.ir import Model, Node, constant, has_plain_bias, takes_bias
+from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array
+from onnxq.numerics.scheme import QParams, Scheme
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
-from onnxq.qdq.pair_limit import PairLimits
-from onnxq.qdq.weight_qparams import minimum_scale
+from onnxq.qdq.migration import divided_inputs, multiplied_weight
+from onnxq.qdq.pair_limit import PairLimit, PairLimits
+from onnxq.qdq.weight_qparams import minimum_scale, weight_qparams
 from onnxq.reconstruction import RECONSTRUCT_BELOW
 from onnxq.reconstruction.float_targets import collect_targets
 from onnxq.reconstruction.graph_pair import GraphPair
 from onnxq.reconstruction.im2col import Im2col
 from onnxq.reconstruction.layer_fit import fit_layer
+from onnxq.reconstruction.limited_weight import limit_weight
 from onnxq.runtime.session import Feed, cores
 from onnxq.yolo.detector import Detector
 
@@ -37,6 +41,10 @@ class Reconstruct(Analysis[Reconstruction]):
     and put the remaining mean error into the bias. So each layer compensates the rounding before it (AdaRound's
     asymmetric reconstruction: Nagel et al., arXiv 2004.10568, section 3.4).
 
+    With `scales`, where a Mul divides channels of a layer's input (`migrate-scales`), its scales are chosen again
+    before the first layer that reads the quotients is fitted, with their range, by the error of the outputs of all that
+    do so, with fitted and rounded weights. Channels that were divided at their source keep their scales.
+
     The float graph runs once over all samples, then the quantized one layer by layer. Layers that share their weights,
     or whose bias is computed, keep their rounded weights. In a Gemm or MatMul each row is a position; a MatMul has no
     bias.
@@ -48,6 +56,7 @@ class Reconstruct(Analysis[Reconstruction]):
         limited: no sum of two products exceeds 16 bits, as in `ComputeQparams`.
         ranges: also choose the range of a layer's input by the error of the layer's outputs, among ranges around the
             fitted one, if the input has fewer than 8 bits and shares its scale with no other tensor.
+        scales: also choose scales again. It gains if weights have fewer bits than activations.
         progress: called after each layer.
 
     Raises:
@@ -57,7 +66,7 @@ class Reconstruct(Analysis[Reconstruction]):
     name = "reconstruct"
     gives = Reconstruction
     needs = (Plan, QuantizationParameters)
-    uses = (Statistics,)
+    uses = (Statistics, Migration)
 
     def __init__(
         self,
@@ -66,6 +75,7 @@ class Reconstruct(Analysis[Reconstruction]):
         detector: Detector | None = None,
         limited: bool = True,
         ranges: bool = False,
+        scales: bool = False,
         progress: Progress = silent,
     ) -> None:
         if samples is None or samples.synthetic:
@@ -77,6 +87,7 @@ class Reconstruct(Analysis[Reconstruction]):
         self._detector = detector
         self._limited = limited
         self._ranges = ranges
+        self._scales = scales
         self._progress = progress
 
     def run(self, model: Model, facts: Facts) -> Reconstruction:
@@ -94,8 +105,8 @@ class Reconstruct(Analysis[Reconstruction]):
         nodes, tensors = model.nodes, model.graph.tensors()
         weight_of = {weight.users[0]: weight for weight in plan.weights if len(weight.users) == 1}
         statistics = facts.get(Statistics) or Statistics({})
-        limits = PairLimits(model, statistics.channels) if self._limited else None
-        adjusted = _adjusted(plan, nodes) if self._ranges else []
+        channels = dict(statistics.channels)
+        limits = PairLimits(model, channels) if self._limited else None
         self._progress("reconstructing", 0, len(plan.layers))
         fitted = [(nodes[n], im2col) for n in weight_of if has_plain_bias(nodes[n]) and (im2col := Im2col.of(nodes[n]))]
         loaders = tuple(self._samples.loaders)
@@ -103,33 +114,64 @@ class Reconstruct(Analysis[Reconstruction]):
         if not targets.samples:
             raise DataError("the data can be read only once, reconstruction reads it again; give a list or a folder")
         loads = [partial(_feed, loaders[number]) for number in targets.samples]
-        graphs = GraphPair(model, plan, qparams, adjusted, loads, pool, at_once)
+        fitted_layers = weight_of.keys() & targets.of_layer.keys()
+        migration = (facts.get(Migration) if self._scales else None) or Migration({})
+        divided = {
+            each.layers[0]: each
+            for each in divided_inputs(model, plan, migration.scales)
+            if fitted_layers.issuperset(each.layers) and each.quotient in channels
+        }
+        adjusted = [name for name in (_adjusted(plan, nodes) if self._ranges else []) if name not in divided]
+        graphs = GraphPair(model, plan, qparams, adjusted, loads, pool, at_once, list(divided.values()))
+        ratios: dict[str, Float32Array] = {}
+
+        def float_weight(layer: str) -> Float32Array:
+            values = np.asarray(constant(tensors[weight_of[layer].tensor]), np.float32)
+            ratio = ratios.get(nodes[layer].inputs[0].name)
+            return values if ratio is None else multiplied_weight(nodes[layer], ratio)
+
         found = Reconstruction({}, {}, {})
         for number, name in enumerate(plan.layers):
             node, weight = nodes[name], weight_of.get(name)
             if weight is not None and name in targets.of_layer:
                 im2col = targets.of_layer[name].im2col
-                values = np.asarray(constant(tensors[weight.tensor]), np.float32)
+                each = divided.get(name)
+                if each is not None:
+                    readers = [(targets.of_layer[n], weight_of[n].scheme, float_weight(n)) for n in each.layers]
+                    is_narrow = qparams.activations[each.quotient].scheme.bits < RECONSTRUCT_BELOW
+                    peaks = channels[each.quotient].peaks
+                    chosen = graphs.choose_scales(each, readers, peaks, ranges=self._ranges and is_narrow)
+                    found.scales[each.tensor], found.activations[each.quotient] = chosen.scales, chosen.qparams
+                    ratios[each.quotient] = ratio = chosen.scales * np.reciprocal(each.scales)
+                    channels[each.quotient] = channels[each.quotient].divided(ratio)
+                values = float_weight(name)
                 # Targets take much of the memory: they go with their layer.
                 moments, input_qparams = graphs.moments(targets.of_layer.pop(name), values)
                 if input_qparams is not None:
                     found.activations[node.inputs[0].name] = input_qparams
                 activations = {**qparams.activations, **found.activations}
-                fit = fit_layer(
-                    values,
-                    weight.scheme,
-                    im2col,
-                    moments,
-                    (qparams.weights[weight.tensor], qparams.quantized(weight.tensor, values)),
-                    minimum_scale([node], activations),
-                    limits.of([node], weight.scheme, activations) if limits else None,
-                )
+                least_scale = minimum_scale([node], activations)
+                limit = limits.of([node], weight.scheme, activations) if limits else None
+                if node.inputs[0].name in ratios:
+                    rounded = _rounded(values, weight.scheme, least_scale, limit)
+                else:
+                    rounded = qparams.weights[weight.tensor], qparams.quantized(weight.tensor, values)
+                fit = fit_layer(values, weight.scheme, im2col, moments, rounded, least_scale, limit)
                 found.weights[weight.tensor] = fit.qparams, fit.integers
                 if takes_bias(node):
                     found.biases[name] = fit.bias
                 graphs.replace(node, fit)
             self._progress("reconstructing", number + 1, len(plan.layers))
         return found
+
+
+def _rounded(
+    weight: Float32Array, scheme: Scheme, least_scale: Float64Array, limit: PairLimit | None
+) -> tuple[QParams, AnyArray]:
+    """Return scales and integers of a weight that is rounded to nearest, within the limit."""
+    nearest = weight_qparams(scheme, weight, least_scale=least_scale)
+    limited = None if limit is None else limit_weight(weight, nearest, limit)
+    return (nearest, nearest.quantize(weight)) if limited is None else (limited.qparams, limited.integers)
 
 
 def _adjusted(plan: Plan, nodes: Mapping[str, Node]) -> list[str]:

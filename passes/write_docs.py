@@ -8,7 +8,7 @@ import numpy as np
 from onnxq.facts import FittedRange, FittedRanges, Migration, Plan, QuantizationParameters, Reconstruction, Statistics
 from onnxq.ir import Model, Node, consumers
 from onnxq.pipeline import EVERYTHING, Facts, Rewrite
-from onnxq.qdq.tensor_result import tensor_results
+from onnxq.qdq.tensor_result import final_migration, tensor_results
 
 
 class WriteDocs(Rewrite):
@@ -31,7 +31,7 @@ class WriteDocs(Rewrite):
         """Edit the doc strings and return how many changed."""
         fits = {outcome.point.tensor: outcome.own for outcome in tensor_results(facts)}
         docs = {name: f"float ({reason})" for name, reason in facts[Plan].skipped.items()}
-        scales = (facts.get(Migration) or Migration({})).scales
+        scales = final_migration(facts).scales
         for node in model.graph.nodes:
             if node.op == "Mul" and node.inputs[0].name in scales and node.outputs[0].name in fits:
                 factors = 1 / scales[node.inputs[0].name]

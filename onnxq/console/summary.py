@@ -17,9 +17,10 @@ from onnxq.config import AUTO, Config
 from onnxq.console.terminal import OUT, Listing, NumberTable, say, warn
 from onnxq.evaluation.annotations.class_keys import class_key
 from onnxq.evaluation.mixed_precision import WIDENED_BITS, SearchResult
-from onnxq.facts import Migration, Plan, QuantizationParameters, Sensitivities, Speed, Verification
+from onnxq.facts import Plan, QuantizationParameters, Sensitivities, Speed, Verification
 from onnxq.ir import storage
 from onnxq.qdq.reasons import summary_of
+from onnxq.qdq.tensor_result import final_migration
 from onnxq.remote.address import Location
 from onnxq.yolo.detector import Detector
 from onnxq.yolo.output_layout import UNKNOWN
@@ -68,8 +69,8 @@ def add_result(table: Listing, quantized: Quantized, otherwise: str, verbose: bo
     if checked.fused is not None:
         wanted = len(quantized.facts[Plan].layers)
         table.add_row(checked.runtime, f"runs {checked.fused} of {wanted} quantized layers on integers")
-    migrated = quantized.facts.get(Migration)
-    if migrated is not None and (migrated.scales or migrated.why_none):
+    migrated = final_migration(quantized.facts)
+    if migrated.scales or migrated.why_none:
         count = len(migrated.scales)
         moved = f"scales of channels of {count} tensor{plural(count)} into weights"
         table.add_row("migrated", f"no scales: {migrated.why_none}" if migrated.why_none else moved)

@@ -33,6 +33,21 @@ class ChannelStatistics:
     peaks: NDArray[np.float64]
     pair_peaks: NDArray[np.float64]
 
+    def divided(self, scales: NDArray[np.floating]) -> "ChannelStatistics":
+        """Return the statistics of the channels divided by scales; the peaks of pairs are bounds.
+
+        Args:
+            scales: positive, (c,).
+        """
+        factors = 1 / scales.astype(np.float64)
+        peaks = self.peaks * factors
+        pairs, of_pairs = (each[: len(each) // 2 * 2].reshape(-1, 2) for each in (peaks, factors))
+        # A sum of a negative value and another is less than the other.
+        bounds = np.maximum(self.pair_peaks * of_pairs.max(axis=1), pairs.max(axis=1))
+        return ChannelStatistics(
+            self.means * factors, self.variances * factors**2, peaks, np.minimum(bounds, pairs.sum(axis=1))
+        )
+
 
 class ChannelSums:
     """Statistics of the channels of images; an image may be cut into a batch of its own.

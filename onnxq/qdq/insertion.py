@@ -13,6 +13,7 @@ from onnxq.facts import (
 )
 from onnxq.ir import Builder, Constant, Model, Node, Tensor, bias_of, constant, replace_uses, set_bias
 from onnxq.numerics.scheme import QParams
+from onnxq.qdq.migration import divide_otherwise
 
 
 def insert_qdq(
@@ -29,8 +30,10 @@ def insert_qdq(
         plan: the tensors and weights to quantize.
         qparams: scales and zero points.
         biases: replace the biases of layers.
-        reconstruction: weights and biases that replace the rounded weights and all other biases of layers.
+        reconstruction: replaces rounded weights, all biases of layers, ranges, and what Muls divide channels by.
     """
+    if reconstruction is not None:
+        divide_otherwise(model, reconstruction.scales)
     return _Insertion(
         model, plan, qparams, biases or CorrectedBiases({}), reconstruction or Reconstruction({}, {}, {})
     ).run()

@@ -1,7 +1,7 @@
 """Migration of scales: which tensors can have their channels divided, and where."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from onnxq.ir import (
     is_float,
     producer,
 )
+from onnxq.numerics.arrays import Float32Array
 from onnxq.targets.sizes import ImageSizes
 
 LEAST_SAMPLES = 50
@@ -77,6 +78,83 @@ def migratable(model: Model, plan: Plan) -> dict[str, Migratable]:
         if sources or source.name not in plan.integer:
             found[name] = Migratable(tuple(layers), sources)
     return found
+
+
+@dataclass(frozen=True)
+class DividedInput:
+    """An input of Convs that a Mul divides by a scale for each channel.
+
+    Attributes:
+        tensor: that is divided.
+        quotient: what the Convs read.
+        node: name of the Mul.
+        layers: names of all nodes that read the quotient, in the order of the plan.
+        scales: float32 (channels,).
+    """
+
+    tensor: str
+    quotient: str
+    node: str
+    layers: tuple[str, ...]
+    scales: Float32Array
+
+
+def divided_inputs(model: Model, plan: Plan, scales: Mapping[str, Float32Array]) -> list[DividedInput]:
+    """Return the tensors that a Mul divides and whose scales can still be replaced.
+
+    Only layers on integers read the quotient, and it shares its range with no other tensor. Tensors that were divided
+    at their source are left out, and so are those that only Convs read which add up no channels: these lose nothing by
+    scales.
+
+    Args:
+        model: after `migrate-scales`.
+        plan: of the model.
+        scales: tensor -> what it was divided by, at its source or by a Mul.
+    """
+    made_by = {node.outputs[0].name: node for node in model.graph.nodes}
+    alone = {points[0].tensor for points in plan.groups().values() if len(points) == 1}
+    found = []
+    for tensor, divisors in scales.items():
+        node = made_by.get(divided_name(tensor))
+        if node is None or node.outputs[0].name not in alone or node.outputs[0].name in model.output_names:
+            continue
+        readers = {reader.name: reader for reader in consumers(node.outputs[0])}
+        layers = tuple(name for name in plan.layers if name in readers)
+        if len(layers) == len(readers) and not Migratable(tuple(readers.values())).is_separate:
+            found.append(DividedInput(tensor, node.outputs[0].name, node.name, layers, divisors))
+    return found
+
+
+def divide_otherwise(model: Model, scales: Mapping[str, Float32Array]) -> None:
+    """Replace the scales by which Muls divide, and multiply the weights behind; the float function stays the same.
+
+    Args:
+        model: edited in place.
+        scales: tensor that a Mul divides -> the new scales, float32 (channels,).
+    """
+    made_by = {node.outputs[0].name: node for node in model.graph.nodes}
+    for tensor, divisors in scales.items():
+        node = made_by[divided_name(tensor)]
+        factors, old = np.reciprocal(divisors), np.asarray(constant(node.inputs[1]), np.float32)
+        if np.array_equal(factors, old.reshape(-1)):
+            continue
+        for layer in consumers(node.outputs[0]):
+            weight = multiplied_weight(layer, divisors * old.reshape(-1))
+            layer.inputs[1] = Constant(layer.inputs[1].name, weight)
+        node.inputs[1] = Constant(node.inputs[1].name, factors.reshape(old.shape))
+
+
+def multiplied_weight(layer: Node, scales: Float32Array) -> Float32Array:
+    """Return the weight of a Conv, of any number of groups, multiplied by scales of its input channels.
+
+    Args:
+        layer: with a constant weight.
+        scales: float32 (channels,).
+    """
+    weight, groups = np.asarray(constant(layer.inputs[1]), np.float32), layer.attrs.get("group", 1)
+    by_group = weight.reshape(groups, -1, *weight.shape[1:])
+    factors = scales.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
+    return np.asarray((by_group * factors).reshape(weight.shape), np.float32)
 
 
 def is_cheap(found: Migratable, stride: int | None, sizes: ImageSizes) -> bool:

@@ -1,12 +1,15 @@
 """The final range, scale and expected error of each quantized tensor, from the facts of a run."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+
+import numpy as np
 
 from onnxq.facts import (
     FittedRange,
     FittedRanges,
+    Migration,
     Plan,
     QuantizationParameters,
     QuantizationPoint,
@@ -18,6 +21,7 @@ from onnxq.numerics.quantization_error import clipped_share, expected_sqnr, sqnr
 from onnxq.numerics.range_methods import METHODS, method_for
 from onnxq.numerics.scheme import QParams, Range
 from onnxq.pipeline import Facts
+from onnxq.qdq.migration import divided_name
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class TensorResult:
         fit: its final range with its expected cost for the values of its group.
         own: the same range with its expected cost for the values of the tensor alone, which can be far smaller.
         qparams: its scale and zero point.
-        values: observed values of its group; None if the range is known without data.
+        values: observed values of its group; None if the range is known without data, or chosen for other scales than
+            those of the values.
     """
 
     point: QuantizationPoint
@@ -39,7 +44,7 @@ class TensorResult:
     values: Histogram | None
 
     def alternatives(self) -> dict[str, FittedRange]:
-        """Return the range that each method chooses from the same values; empty if the range is known without data."""
+        """Return the range that each method chooses from the same values; empty without values."""
         if self.values is None:
             return {}
         scheme = self.point.scheme
@@ -58,10 +63,21 @@ def final_qparams(facts: Facts) -> QuantizationParameters:
     )
 
 
+def final_migration(facts: Facts) -> Migration:
+    """Return the scales by which the channels of tensors are divided in the file: not those of 1."""
+    chosen, reconstruction = facts.get(Migration) or Migration({}), facts.get(Reconstruction)
+    if reconstruction is None or not reconstruction.scales:
+        return chosen
+    scales = {**chosen.scales, **reconstruction.scales}
+    return replace(chosen, scales={name: each for name, each in scales.items() if np.any(each != 1)})
+
+
 def tensor_results(facts: Facts) -> Iterator[TensorResult]:
     """Yield the result of every point, in the order of the plan."""
     plan, final, statistics = facts[Plan], final_qparams(facts), facts[Statistics]
     groups = plan.groups()
+    # Quotients by other scales than these were observed.
+    unseen = {divided_name(tensor) for tensor in (facts.get(Reconstruction) or Reconstruction({}, {}, {})).scales}
 
     @cache
     def values_of(group: str) -> Histogram | None:
@@ -70,7 +86,7 @@ def tensor_results(facts: Facts) -> Iterator[TensorResult]:
     for point in plan.points:
         fit, values, qparams = (
             facts[FittedRanges].groups[point.group],
-            values_of(point.group),
+            None if point.tensor in unseen else values_of(point.group),
             final.activations[point.tensor],
         )
         if qparams is not facts[QuantizationParameters].activations[point.tensor]:

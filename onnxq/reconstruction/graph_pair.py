@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from itertools import islice, pairwise
 from typing import TypeVar
 
@@ -9,13 +10,15 @@ import numpy as np
 
 from onnxq.facts import Plan, QuantizationParameters
 from onnxq.ir import Model, Node, takes_bias
-from onnxq.numerics.arrays import Float32Array
-from onnxq.numerics.scheme import QParams
+from onnxq.numerics.arrays import Float32Array, Float64Array
+from onnxq.numerics.scheme import QParams, Scheme
 from onnxq.qdq.insertion import insert_qdq
+from onnxq.qdq.migration import DividedInput
 from onnxq.reconstruction.float_targets import LayerTargets
 from onnxq.reconstruction.layer_fit import LayerFit, fit_range
 from onnxq.reconstruction.layerwise import LayerwiseRunner
 from onnxq.reconstruction.least_squares import Moments, Products
+from onnxq.reconstruction.scale_fit import FittedScales, Reader, fit_scales
 from onnxq.runtime.session import Feed
 
 _BATCH = 1 << 12
@@ -45,6 +48,7 @@ class GraphPair:
         loads: load the samples of the targets, each time that a layer reads them.
         pool: computes several products of matrices at a time; None: one after the other. The result is the same.
         at_once: number of its threads.
+        divided: inputs whose scales are chosen by the error of the outputs; none of an adjusted layer.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class GraphPair:
         loads: Sequence[Callable[[], Feed]],
         pool: Executor | None = None,
         at_once: int = 1,
+        divided: Sequence[DividedInput] = (),
     ) -> None:
         self._pool = pool
         self._at_once = at_once
@@ -66,9 +71,42 @@ class GraphPair:
         self._inputs = {name: nodes[name].inputs[0] for name in plan.layers}
         self._adjusted = frozenset(adjusted)
         unrounded = [_quantize_of(self._inputs[name].inputs[0]).inputs[0].name for name in adjusted]
-        wanted = [*(x.name for x in self._inputs.values()), *unrounded]
+        wanted = [*(x.name for x in self._inputs.values()), *unrounded, *(each.tensor for each in divided)]
         self._quantized = LayerwiseRunner(quantized.to_linked_proto(), wanted)
         self._quantized.start(loads)
+
+    def choose_scales(
+        self,
+        divided: DividedInput,
+        readers: Sequence[tuple[LayerTargets, Scheme, Float32Array]],
+        peaks: Float64Array,
+        *,
+        ranges: bool,
+    ) -> FittedScales:
+        """Set and return the scales and the range of an input with the least error of its readers' outputs.
+
+        Nothing else reads the quotient, so call it before the moments of the first reader are collected.
+
+        Args:
+            divided: the input.
+            readers: targets of all layers that read it, and schemes and values of their float weights.
+            peaks: greatest value of each channel of the quotient, float64 (channels,).
+            ranges: choose the range too.
+        """
+        dequantize = self._inputs[divided.layers[0]].inputs[0]
+        self._quantized.compute(divided.tensor)
+        fitted = self._qparams[divided.quotient]
+        columns = [self._reader(divided, *each) for each in readers]
+        found = fit_scales(divided.scales, fitted, peaks, columns, ranges=ranges, pool=self._pool)
+        factors = np.reciprocal(found.scales).reshape(1, -1, 1, 1)
+        self._quantized.set_constant(divided.node, 1, factors)
+        self._set_range(_quantize_of(dequantize), dequantize, found.qparams)
+        return found
+
+    def _reader(self, divided: DividedInput, targets: LayerTargets, scheme: Scheme, weight: Float32Array) -> Reader:
+        im2col, inputs, outputs, roots = targets.im2col, *self._some_columns(targets, divided.tensor)
+        reader = Reader(im2col, scheme, im2col.matrix(weight), takes_bias(targets.layer), inputs, outputs, roots)
+        return replace(reader, weight=reader.weight / reader.spread(divided.scales)[:, None])
 
     def moments(self, targets: LayerTargets, weight: Float32Array) -> tuple[Moments, QParams | None]:
         """Collect the moments of the layer's quantized inputs and its targets; first adjust the input's range.
@@ -107,16 +145,24 @@ class GraphPair:
             return None
         unrounded = quantize.inputs[0].name
         self._quantized.compute(unrounded)
-        count = sum(outputs.shape[2] for outputs in targets.outputs)
-        every = max(1, count // max(_LEAST_FOR_RANGE, 3 * im2col.inputs))
-        parts = self._in_parallel(lambda batch: self._columns(targets, unrounded, batch, every), _batches(targets))
-        inputs, outputs, roots = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
+        inputs, outputs, roots = self._some_columns(targets, unrounded)
         fitted = self._qparams[layer.inputs[0].name]
         found = fit_range(fitted, inputs, outputs, im2col.matrix(weight), takes_bias(layer), roots, self._pool)
-        for step in (quantize, dequantize):
-            self._quantized.set_constant(step.name, 1, found.scale)
-            self._quantized.set_constant(step.name, 2, found.zero_point)
+        self._set_range(quantize, dequantize, found)
         return found
+
+    def _set_range(self, quantize: Node, dequantize: Node, qparams: QParams) -> None:
+        for step in (quantize, dequantize):
+            self._quantized.set_constant(step.name, 1, qparams.scale)
+            self._quantized.set_constant(step.name, 2, qparams.zero_point)
+
+    def _some_columns(self, targets: LayerTargets, tensor: str) -> _Columns:
+        """Return the inputs and targets of a layer at as many of its positions as a comparison needs."""
+        count = sum(outputs.shape[2] for outputs in targets.outputs)
+        every = max(1, count // max(_LEAST_FOR_RANGE, 3 * targets.im2col.inputs))
+        parts = self._in_parallel(lambda batch: self._columns(targets, tensor, batch, every), _batches(targets))
+        inputs, outputs, roots = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
+        return inputs, outputs, roots
 
     def _in_parallel(self, work: Callable[[range], T], batches: Iterable[range]) -> Iterable[T]:
         return map(work, batches) if self._pool is None else self._pool.map(work, batches)

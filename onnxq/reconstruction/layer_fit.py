@@ -1,5 +1,6 @@
 """Fits one layer: the weights, the bias and the input range that reproduce its float outputs best."""
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -98,15 +99,25 @@ def fit_layer(
     return LayerFit(*candidates[best], np.asarray(im2col.per_channel(bias), np.float32))
 
 
-def _fit_integers(
-    target: Float64Array,
-    scheme: Scheme,
-    im2col: Im2col,
-    moments: Moments,
-    penalized: Moments,
-    least_scale: Float64Array,
-) -> tuple[QParams, AnyArray]:
-    """Return scales and integers that reproduce the target weight, (groups, outputs of a group, inputs)."""
+def fit_once(weight: Float64Array, scheme: Scheme, im2col: Im2col, moments: Moments) -> Float64Array:
+    """Return a weight on a grid that is fitted and rounded as in `fit_layer`, without what refines it there.
+
+    Args:
+        weight: the float weight, float64 (groups, outputs of a group, inputs), as what is returned.
+        scheme: of the integers.
+        im2col: of the layer.
+        moments: as in `fit_layer`.
+    """
+    target = refit(regularized(moments, weight, _REGULARIZATION))
+    qparams, integers = _round(target, scheme, im2col, moments, np.zeros(1))
+    scale = np.asarray(im2col.per_output(qparams.scale), np.float64)
+    return np.asarray(integers * scale[:, :, None])
+
+
+def _round(
+    target: Float64Array, scheme: Scheme, im2col: Im2col, moments: Moments, least_scale: Float64Array
+) -> tuple[QParams, Float64Array]:
+    """Return scales, and integers of the target weight, (groups, outputs of a group, inputs), with error feedback."""
     energy = np.diagonal(moments.hessian, axis1=1, axis2=2)[:, None, :]
     qparams = weight_qparams(
         scheme,
@@ -117,7 +128,20 @@ def _fit_integers(
     )
     scale = np.asarray(im2col.per_output(qparams.scale), np.float64)
     rounding = FeedbackRounding.of(moments.hessian, _REGULARIZATION)
-    integers = np.asarray(rounding.round(target, scale, scheme.qmax), np.float64)
+    return qparams, np.asarray(rounding.round(target, scale, scheme.qmax), np.float64)
+
+
+def _fit_integers(
+    target: Float64Array,
+    scheme: Scheme,
+    im2col: Im2col,
+    moments: Moments,
+    penalized: Moments,
+    least_scale: Float64Array,
+) -> tuple[QParams, AnyArray]:
+    """Return scales and integers that reproduce the target weight, (groups, outputs of a group, inputs)."""
+    qparams, integers = _round(target, scheme, im2col, moments, least_scale)
+    scale = np.asarray(im2col.per_output(qparams.scale), np.float64)
     for _ in range(_ROUNDS):
         integers = coordinate_descent(integers, scale, penalized, scheme.qmax, _SWEEPS)
         if im2col.transposed:  # several outputs share a scale
@@ -139,8 +163,6 @@ def fit_range(
 ) -> QParams:
     """Choose the scale and zero point of a layer's input for which its outputs err least.
 
-    Ranges around the fitted one are tried: first upper bounds, then lower bounds with the best of these.
-
     Args:
         fitted: of the layer's input, from a range method.
         inputs: before quantization, float32 (groups, inputs, n).
@@ -150,14 +172,9 @@ def fit_range(
         roots: square roots of how often each position counts, float32 (n,).
         pool: tries several ranges at a time; None: one after the other. The result is the same.
     """
-    in_parallel = map if pool is None else pool.map
     single, of_all = weight.astype(np.float32), np.square(roots) / np.square(roots).sum()
 
-    def qparams_of(low: float, high: float) -> QParams:
-        return fitted.scheme.qparams(Range(fitted.low * low, fitted.high * high))
-
-    def cost(shares: tuple[float, float]) -> float:
-        qparams = qparams_of(*shares)
+    def cost(qparams: QParams) -> float:
         off = single @ qparams.rounded(inputs)
         off -= outputs
         if has_bias:
@@ -165,13 +182,32 @@ def fit_range(
         off *= roots
         return float(np.vecdot(off, off).sum(dtype=np.float64))
 
+    return least_range(fitted, cost, pool)
+
+
+def least_range(fitted: QParams, cost: Callable[[QParams], float], pool: Executor | None = None) -> QParams:
+    """Return the scale and zero point of least cost, among those of ranges around the fitted one.
+
+    First upper bounds are tried, then lower bounds with the best of these.
+
+    Args:
+        fitted: to start from.
+        cost: of a scale and zero point; called by several threads.
+        pool: tries several ranges at a time; None: one after the other. The result is the same.
+    """
+    in_parallel = map if pool is None else pool.map
+
+    def qparams_of(shares: tuple[float, float]) -> QParams:
+        low, high = shares
+        return fitted.scheme.qparams(Range(fitted.low * low, fitted.high * high))
+
     tried = [(1.0, high) for high in _HIGH_SHARES]
-    costs = list(in_parallel(cost, tried))
+    costs = list(in_parallel(cost, map(qparams_of, tried)))
     least = int(np.argmin(costs))
     best, lowest = tried[least], costs[least]
     if fitted.low < 0 and not fitted.scheme.symmetric:
         lower = [(low, best[1]) for low in _LOW_SHARES]
-        costs = list(in_parallel(cost, lower))
+        costs = list(in_parallel(cost, map(qparams_of, lower)))
         if min(costs) < lowest:
             best = lower[int(np.argmin(costs))]
-    return qparams_of(*best)
+    return qparams_of(best)

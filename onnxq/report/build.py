@@ -26,7 +26,7 @@ from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.scheme import QParams
 from onnxq.pipeline import Facts
 from onnxq.qdq.migration import divided_name
-from onnxq.qdq.tensor_result import TensorResult, final_qparams, tensor_results
+from onnxq.qdq.tensor_result import TensorResult, final_migration, final_qparams, tensor_results
 from onnxq.report.findings import findings
 from onnxq.report.html import to_html
 from onnxq.report.markdown import to_markdown
@@ -101,7 +101,7 @@ def build(
         bits=tuple(config.bits),
         symmetric=config.symmetric,
         equalize=config.equalize,
-        migrate=bool((facts.get(Migration) or Migration({})).scales),
+        migrate=bool(final_migration(facts).scales),
         reconstruct=config.reconstructs,
         keep_bias=config.keep_bias,
         rounding=config.rounding_used,
@@ -280,7 +280,8 @@ def _some(values: NDArray[np.floating]) -> tuple[float, ...]:
 def _migrated(quantized: Quantized) -> Iterator[MigrationEntry]:
     """Yield the tensors whose channels are divided, in the order of the graph."""
     facts = quantized.facts
-    scales, channels = (facts.get(Migration) or Migration({})).scales, facts[Statistics].channels
+    first, scales = (facts.get(Migration) or Migration({})).scales, final_migration(facts).scales
+    channels = facts[Statistics].channels
     users = {point.tensor: point.users for point in facts[Plan].points}
     # A tensor that is divided at its source keeps its name.
     divided = {next((name for name in (divided_name(each), each) if name in users), ""): each for each in scales}
@@ -288,7 +289,8 @@ def _migrated(quantized: Quantized) -> Iterator[MigrationEntry]:
         if name in divided and name in channels:
             peaks = channels[name].peaks
             alive = peaks > 0
-            before, after = (_some(each[alive]) for each in (peaks * scales[divided[name]], peaks))
+            then, now = first[divided[name]], scales[divided[name]]
+            before, after = (_some(each[alive]) for each in (peaks * then, peaks * (then / now)))
             if before:
                 yield MigrationEntry(divided[name], users[name], len(peaks), before, after)
 

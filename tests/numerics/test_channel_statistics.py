@@ -107,3 +107,17 @@ def test_what_is_counted_is_of_all_columns_and_rows_alike(shape):
     for axis, length in enumerate(shape):
         numbers = np.bincount(places[axis], minlength=length)
         assert numbers.max() - numbers.min() <= numbers.mean() / 10 + 1
+
+
+@given(channels=st.integers(1, 9), shift=st.sampled_from([-3.0, 0.0, 3.0]), seed=st.integers(0, 20))
+def test_statistics_of_divided_channels(channels, shift, seed):
+    values = drawn(2, channels, 8, seed) + np.float32(shift)
+    scales = np.exp(np.random.default_rng(seed).normal(size=channels)).astype(np.float32)
+    found, expected = summed(values)[0].divided(scales), summed(values / scales[:, None, None])[0]
+    np.testing.assert_allclose(found.peaks, expected.peaks, rtol=1e-5)
+    np.testing.assert_allclose(found.means, expected.means, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.variances, expected.variances, rtol=1e-4)
+    assert np.all(found.pair_peaks >= expected.pair_peaks - 1e-5 * np.abs(expected.pair_peaks))
+    ones = summed(values)[0].divided(np.ones(channels, np.float32))
+    if shift > 0:
+        np.testing.assert_allclose(ones.pair_peaks, summed(values)[0].pair_peaks)

@@ -118,7 +118,8 @@ def test_samples_are_few_by_their_number_not_by_that_of_their_batches(tmp_path, 
         ({}, 10, False),
         ({"migrate": True}, 10, True),
         ({"migrate": False}, 50, False),
-        ({"weight_bits": 4}, 50, False),
+        ({"weight_bits": 4}, 50, True),
+        ({"weight_bits": 4, "reconstruct": False}, 50, False),
         ({"weight_bits": 4, "act_bits": 4}, 50, True),
         ({"weight_bits": 4, "migrate": True}, 50, True),
         ({"reconstruct": True}, 50, True),
@@ -149,6 +150,20 @@ def test_a_mul_divides_tensors_of_the_least_stride(stride, divided):
     working, plan = planned(model, ORT)
     scales = ChooseMigration(samples([feed(model)]), stride).run(working, Facts([plan, declared_sizes(working)])).scales
     assert len(scales) == divided
+
+
+@pytest.mark.parametrize("at_sources", [True, False])
+def test_tensors_that_are_divided_at_their_source_can_be_left_out(at_sources):
+    net = Net()
+    x = net.add("Relu", net.conv("images", 8))
+    net.channels[x] = 8
+    model = net.model(net.conv(net.silu(net.conv(x, 8, 3)), 8, 3))
+    working, plan = planned(model, OPENVINO)
+    found = migratable(working, plan)
+    facts = Facts([plan, declared_sizes(working)])
+    scales = ChooseMigration(samples([feed(model)]), 1, at_sources=at_sources).run(working, facts).scales
+    assert sorted(bool(each.sources) for each in found.values()) == [False, True]
+    assert scales.keys() == {name for name, each in found.items() if at_sources or not each.sources}
 
 
 def test_the_image_need_not_be_the_first_input():

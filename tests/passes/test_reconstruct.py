@@ -22,14 +22,18 @@ from graphs import (
     v8,
     with_metadata,
 )
+from unbalanced import uneven
 
+from onnxq import quantize
+from onnxq.config import Config
 from onnxq.errors import DataError
-from onnxq.facts import Plan, QuantizationParameters, Reconstruction, Statistics
+from onnxq.facts import Migration, Plan, QuantizationParameters, Reconstruction, Statistics
 from onnxq.ir import Model
 from onnxq.passes.compute_qparams import ComputeQparams
 from onnxq.passes.insert_qdq import InsertQdq
 from onnxq.passes.reconstruct import Reconstruct
 from onnxq.pipeline import Pipeline
+from onnxq.qdq.migration import divided_name
 from onnxq.qdq.pair_limit import PairLimits
 from onnxq.targets import GENERIC, OPENVINO, ORT
 from onnxq.yolo.detector import detect
@@ -295,3 +299,57 @@ def test_what_the_detector_sees_changes_what_is_fitted():
         biases.append(np.concatenate(list(facts[Reconstruction].biases.values())))
     assert not np.array_equal(biases[0], biases[1])
     assert np.array_equal(biases[1], biases[2])
+
+
+def divided(model, **options):
+    """The file after reconstruction of a model whose scales migrated before, and the facts."""
+    data = [feed(model, seed) for seed in range(COUNT)]
+    result = quantize(model, data, Config(target="openvino", migrate=True, reconstruct=True, **options))
+    return result.model, result.facts
+
+
+def test_the_file_has_the_scales_with_which_the_weights_were_fitted():
+    model = uneven()
+    quantized, facts = divided(model, weight_bits=6, act_bits=8)
+    found, chosen = facts[Reconstruction], facts[Migration].scales
+    [(tensor, scales)] = found.scales.items()
+    assert not np.array_equal(scales, chosen[tensor])
+    stored, quotient = initializers(quantized), divided_name(tensor)
+    assert np.array_equal(stored[f"{tensor}_factors"].reshape(-1), np.reciprocal(scales))
+    assert stored[f"{quotient}_scale"] == found.activations[quotient].scale
+    [x] = [point for point in facts[Plan].points if point.tensor == quotient]
+    weight = next(each.tensor for each in facts[Plan].weights if each.users == x.users)
+    qparams, integers = found.weights[weight]
+    assert np.array_equal(stored[f"{weight}_quantized"], integers)
+    expected = initializers(model)[weight] * scales[:, None, None]
+    assert np.abs(qparams.dequantize(integers) - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [csp, pan, silu_chain, partial(silu_chain, seed=3)])
+@pytest.mark.parametrize("bits", [(2, 8), (4, 8), (4, 6)], ids=lambda bits: "W{}A{}".format(*bits))
+def test_scales_lose_nothing(build, bits):
+    model = build()
+    widths = {"weight_bits": bits[0], "act_bits": bits[1]}
+    quantized, facts = divided(model, **widths)
+    plain = quantize(model, [feed(model, seed) for seed in range(COUNT)], Config(target="openvino", migrate=False,
+                     reconstruct=True, **widths)).model  # fmt: skip
+    assert noise(model, quantized) > noise(model, plain) - 0.7
+    stored, found = initializers(quantized), facts[Reconstruction]
+    assert found.scales
+    for tensor, scales in found.scales.items():
+        if np.all(scales == 1):
+            assert f"{tensor}_factors" not in stored
+        else:
+            assert np.array_equal(stored[f"{tensor}_factors"].reshape(-1), np.reciprocal(scales))
+
+
+def test_all_inputs_that_a_mul_divides_get_scales():
+    _, facts = divided(csp(), weight_bits=4, act_bits=8)
+    assert facts[Reconstruction].scales.keys() == facts[Migration].scales.keys() != set()
+
+
+def test_scales_stay_unless_weights_are_narrower_than_activations():
+    _, facts = divided(csp(), weight_bits=4, act_bits=4)
+    assert facts[Migration].scales
+    assert not facts[Reconstruction].scales

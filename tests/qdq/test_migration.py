@@ -1,8 +1,13 @@
 import numpy as np
+import onnx
 import pytest
-from graphs import Net, csp, planned, shared_weights, silu_chain
+from graphs import Net, assert_same_numbers, csp, planned, rewrite, shared_weights, silu_chain
 
-from onnxq.qdq.migration import migratable
+from onnxq.facts import Migration
+from onnxq.ir import Model
+from onnxq.passes.migrate_scales import MigrateScales
+from onnxq.pipeline import Facts
+from onnxq.qdq.migration import divide_otherwise, divided_inputs, divided_name, migratable
 from onnxq.targets import GENERIC, OPENVINO, ORT
 
 
@@ -130,3 +135,74 @@ def test_layers_that_stay_float_do_not_count():
     model = silu_chain()
     [first, *_] = found(model).values()
     assert first[0] not in {name for names in found(model, exclude=(first[0],)).values() for name in names}
+
+
+def divided(model, target=OPENVINO, **options):
+    """The model with scales in all tensors that can be migrated, the scales, and those that can still be replaced."""
+    working, plan = planned(model, target, **options)
+    rng = np.random.default_rng(0)
+    scales = {
+        name: np.exp(rng.normal(size=each.channels)).astype(np.float32)
+        for name, each in migratable(working, plan).items()
+    }
+    after, _ = rewrite(MigrateScales(), working.to_proto(), Facts([plan, Migration(scales)]))
+    migrated, plan = planned(after, target, **options)
+    return migrated, scales, divided_inputs(migrated, plan, scales)
+
+
+def grouped(group=2):
+    net = Net()
+    x = net.silu(net.conv("images", 8, 3))
+    return net.model(net.conv(x, 16, 3, group=group, name="reader"))
+
+
+@pytest.mark.parametrize(
+    "build", [silu_chain, csp, two_readers, lambda: grouped(2)], ids=["chain", "csp", "two", "group"]
+)
+@pytest.mark.parametrize("power", [0, 0.5, 1, 1.5, 2])
+def test_other_scales_leave_the_function_as_it_is(build, power):
+    model, _, found = divided(build())
+    assert found
+    before = model.to_proto()
+    others = {each.tensor: each.scales ** np.float32(power) for each in found}
+    divide_otherwise(model, others)
+    after = model.to_proto()
+    assert_same_numbers(before, after)
+    for each in found:
+        factors = next(node.inputs[1].values for node in model.graph.nodes if node.name == each.node)
+        assert np.array_equal(factors.reshape(-1), np.reciprocal(others[each.tensor]))
+    assert (before == after) == (power == 1)
+
+
+def test_all_layers_that_read_a_quotient_are_told_in_their_order():
+    _, scales, [each] = divided(two_readers())
+    assert each.quotient == divided_name(each.tensor)
+    assert each.layers == ("conv1", "conv2")
+    assert each.scales is scales[each.tensor]
+
+
+def test_what_is_divided_at_its_source_keeps_its_scales():
+    net = Net()
+    _, scales, found = divided(net.model(net.conv(net.add("Relu", net.conv("images", 8)), 8, 3)))
+    assert scales
+    assert not found
+
+
+def test_what_only_convs_read_that_add_up_no_channels_keeps_its_scales():
+    assert not divided(grouped(8), include=("reader",))[2]
+
+
+def test_a_quotient_that_is_an_output_or_that_a_float_node_reads_keeps_its_scales():
+    model, scales, [each] = divided(two_readers())
+    _, plan = planned(model.to_proto(), OPENVINO)
+    proto = model.to_proto()
+    proto.graph.output.append(onnx.helper.make_tensor_value_info(each.quotient, onnx.TensorProto.FLOAT, None))
+    assert divided_inputs(model, plan, scales)
+    assert not divided_inputs(Model(proto), plan, scales)
+    _, floating = planned(model.to_proto(), OPENVINO, exclude=("conv2",))
+    assert not divided_inputs(model, floating, scales)
+
+
+def test_without_scales_nothing_can_be_replaced():
+    working, plan = planned(csp(), OPENVINO)
+    assert not divided_inputs(working, plan, {})

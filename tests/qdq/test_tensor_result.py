@@ -6,14 +6,15 @@ from graphs import feed, v8
 from net import Net
 
 from onnxq import Config, quantize
-from onnxq.facts import FittedRanges, Plan, QuantizationParameters, QuantizationPoint, Reconstruction
+from onnxq.facts import FittedRanges, Migration, Plan, QuantizationParameters, QuantizationPoint, Reconstruction
 from onnxq.numerics.histogram import Histogram
 from onnxq.numerics.range_methods import METHODS
 from onnxq.numerics.range_methods.unilateral_histogram import unilateral_histogram
 from onnxq.numerics.scheme import Range, Scheme
 from onnxq.numerics.silu import silu
 from onnxq.pipeline import Facts
-from onnxq.qdq.tensor_result import expected, final_qparams, tensor_results
+from onnxq.qdq.migration import divided_name
+from onnxq.qdq.tensor_result import expected, final_migration, final_qparams, tensor_results
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +88,28 @@ def test_in_front_of_a_silu_the_noise_behind_it_counts():
     assert (
         unilateral_histogram(histogram, Scheme()).low < -10
     )  # which is why the plain noise of such a range would mislead
+
+
+def test_values_divided_by_other_scales_say_nothing_of_a_range(facts):
+    first = next(outcome for outcome in tensor_results(facts) if outcome.values is not None)
+    point = replace(first.point, tensor=divided_name("x"))
+    plan = replace(facts[Plan], points=(point,))
+    qparams = QuantizationParameters({point.tensor: first.qparams}, {})
+    others = [fact for fact in facts if not isinstance(fact, Plan | QuantizationParameters | Reconstruction)]
+    for scales, known in (({}, True), ({"x": np.ones(8, np.float32)}, False)):
+        rebuilt = Reconstruction({}, {}, {point.tensor: first.qparams.rescaled(first.qparams.scale / 4)}, scales)
+        [outcome] = tensor_results(Facts([*others, plan, qparams, rebuilt]))
+        assert (outcome.values is not None) == known
+        assert np.isnan(outcome.own.sqnr) != known
+        assert bool(outcome.alternatives()) == known
+
+
+def test_scales_of_the_reconstruction_replace_those_before():
+    half = np.full(4, 0.5, np.float32)
+    chosen = Migration({"a": half, "b": half, "c": half}, "why")
+    assert final_migration(Facts([chosen])) is chosen
+    assert final_migration(Facts([])) == Migration({})
+    found = final_migration(Facts([chosen, Reconstruction({}, {}, {}, {"b": 2 * half, "c": half / 2})]))
+    assert (list(found.scales), found.why_none) == (["a", "c"], "why")
+    assert np.all(found.scales["a"] == half)
+    assert np.all(found.scales["c"] == half / 2)

@@ -3,13 +3,16 @@ from functools import partial
 
 import numpy as np
 import pytest
-from graphs import copy, feed, prepared, quantizing, run, silu_chain
+from graphs import copy, feed, planned, prepared, quantizing, rewrite, run, silu_chain
+from unbalanced import uneven
 
 from onnxq.calibration.feeds import Sample
-from onnxq.facts import Plan, QuantizationParameters
+from onnxq.facts import Migration, Plan, QuantizationParameters
 from onnxq.ir import Model, constant
 from onnxq.passes.insert_qdq import InsertQdq
-from onnxq.pipeline import Pipeline
+from onnxq.passes.migrate_scales import MigrateScales
+from onnxq.pipeline import Facts, Pipeline
+from onnxq.qdq.migration import divided_inputs, migratable
 from onnxq.reconstruction.float_targets import Places, collect_targets
 from onnxq.reconstruction.graph_pair import GraphPair
 from onnxq.reconstruction.im2col import Im2col
@@ -22,13 +25,14 @@ COUNT = 4
 class Pair:
     """A model, the facts of its quantization, and both graphs side by side."""
 
-    def __init__(self, model, adjusted=(), **options):
+    def __init__(self, model, adjusted=(), divides=None, **options):
         steps = [step for step in quantizing(model, OPENVINO, **options) if not isinstance(step, InsertQdq)]
         facts = Pipeline(steps).run(Model(copy(model)))
         self.model, self.plan, self.qparams = prepared(model), facts[Plan], facts[QuantizationParameters]
         self.feeds = [feed(model, seed) for seed in range(COUNT)]
         loads = [partial(dict, values) for values in self.feeds]
-        self.graphs = GraphPair(self.model, self.plan, self.qparams, adjusted, loads)
+        self.divided = divided_inputs(self.model, self.plan, divides or {})
+        self.graphs = GraphPair(self.model, self.plan, self.qparams, adjusted, loads, divided=self.divided)
         layers = [self.model.nodes[name] for name in self.plan.layers]
         loaders = [partial(Sample, values, 1) for values in self.feeds]
         self.targets = collect_targets(
@@ -131,3 +135,27 @@ def test_images_that_only_fill_a_batch_are_left_out():
     graphs = GraphPair(working, plan, facts[QuantizationParameters], [], loads)
     whole = graphs.moments(targets, np.asarray(constant(layer.inputs[1]), np.float32))[0]
     assert whole.count == sum(outputs.shape[2] for outputs in targets.outputs)
+
+
+def test_chosen_scales_divide_what_the_readers_get():
+    model = uneven()
+    working, plan = planned(model, OPENVINO)
+    [(tensor, each)] = migratable(working, plan).items()
+    scales = np.geomspace(0.5, 2, each.channels).astype(np.float32)
+    migrated, _ = rewrite(MigrateScales(), working.to_proto(), Facts([plan, Migration({tensor: scales})]))
+    pair = Pair(migrated, act_bits=8, weight_bits=8, divides={tensor: scales})
+    [divided] = pair.divided
+    [name] = divided.layers
+    targets, weight = pair.targets[name], pair.weight(name)
+    scheme = pair.qparams.weights[pair.model.nodes[name].inputs[1].name].scheme
+    for layer in pair.plan.layers[: pair.plan.layers.index(name)]:
+        pair.graphs.moments(pair.targets[layer], pair.weight(layer))
+    peaks = pair.floats(name)[0].max(axis=(0, 2, 3)).astype(np.float64)
+    found = pair.graphs.choose_scales(divided, [(targets, scheme, weight)], peaks, ranges=True)
+    assert not np.allclose(found.scales, scales)
+    moments, adjusted = pair.graphs.moments(targets, weight)
+    assert adjusted is None
+    quotients = pair.floats(name)[0] * (scales / found.scales)[:, None, None]
+    rounded = found.qparams.rounded(quotients)
+    columns = [targets.im2col.columns(x, places.positions) for x, [places] in zip(rounded, targets.places, strict=True)]
+    np.testing.assert_allclose(moments.a[0], np.concatenate(columns, axis=2)[0].mean(axis=1), rtol=0.02, atol=0.01)

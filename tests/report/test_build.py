@@ -262,7 +262,8 @@ class TestBuild:
     def test_has_fused_layers_only_if_the_runtime_was_asked(self, report):
         assert report.layers.fused is None
         model = v8()
-        asked = build(quantize(model, [feed(model)]), Config(), source="net.onnx", before=1, after=1)
+        result = quantize(model, [feed(model, seed) for seed in range(3)])
+        asked = build(result, Config(), source="net.onnx", before=1, after=1)
         assert (asked.layers.fused, asked.layers.unfused) == (11, ())
 
     @pytest.mark.slow
