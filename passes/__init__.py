@@ -69,10 +69,10 @@ LOWERING: dict[str, type[Rewrite]] = {
 """The passes that `Target.lowering` can name."""
 
 
-def prepare(config: Config, min_opset: int = normalize.MIN_OPSET) -> list[Pass]:
+def prepare(config: Config, min_opset: int = normalize.MIN_OPSET, detector: Detector | None = None) -> list[Pass]:
     """Return the passes that bring a float model into a common form and find its decode."""
     return [
-        Normalize(min_opset, quantized=config.requantize),
+        Normalize(min_opset, quantized=config.requantize, detector=detector),
         *([StripQdq()] if config.requantize else []),
         InferShapes(),
         *([UndoLowering()] if config.requantize else []),
@@ -190,7 +190,7 @@ def check(
 
 def prepare_and_plan(config: Config, detector: Detector | None = None) -> list[Pass]:
     """Return all passes up to the plan, none of which needs data. Arguments as in `default`."""
-    return [*prepare(config, _min_opset(config)), *decide(config, detector)]
+    return [*prepare(config, _min_opset(config), detector), *decide(config, detector)]
 
 
 def prepare_and_cut(config: Config) -> list[Pass]:

@@ -1,13 +1,16 @@
 """normalize: brings graphs of all exporters into a common form."""
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Mapping
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import helper, version_converter
 
 from onnxq.errors import ModelError
 from onnxq.ir import (
+    DEFAULT_DOMAINS,
     INTEGER_OPS,
     QDQ_OPS,
     Constant,
@@ -15,16 +18,34 @@ from onnxq.ir import (
     InferenceError,
     Model,
     Node,
+    ProtoIndex,
     Variable,
+    copy_fields,
+    graphs_of,
+    names_read,
+    opset_of,
     remove,
     replace_uses,
     restore_weights,
+    values_of,
+    with_inner_graphs,
     with_weight_inputs,
 )
+from onnxq.ir.checks.tensors import node_text
 from onnxq.pipeline import Facts, Rewrite
+from onnxq.runtime.same_function import find_difference, noise_feed
+from onnxq.yolo.detector import Detector
+
+log = logging.getLogger(__name__)
 
 MIN_OPSET = 13
 """QuantizeLinear takes a scale per channel since this version."""
+
+_RESIZE_OF_MODES = 11
+"""Resize has attributes for its coordinates and its rounding since this version."""
+
+_HARDMAX_OF_ONE_AXIS = 13
+"""Hardmax takes one axis since this version."""
 
 _PLAIN_CONSTANTS = {
     "value_float": np.float32,
@@ -37,7 +58,10 @@ _PLAIN_CONSTANTS = {
 class Normalize(Rewrite):
     """Brings a model into the form that the other passes expect.
 
-    - a model with an older operator set is converted
+    - a model with an older operator set is converted by onnx, which changes the function of two operators unless what
+      they leave unsaid is written out: a Resize or Upsample before opset 11 has asymmetric coordinates, and a Hardmax
+      before opset 13 takes the axes from its own to the last as one. onnxruntime compares both models on noise, if the
+      original runs there
     - Constant nodes become initializers, and initializers are not inputs
     - Identity and inference-mode Dropout (opset 7) are removed
     - every node has a unique name
@@ -45,24 +69,28 @@ class Normalize(Rewrite):
     Args:
         least_opset: least version of the operator set after the pass.
         quantized: accept a model that is quantized already.
+        detector: the size of images in a model of dynamic size, for the comparison.
 
     Raises:
-        ModelError: the model is quantized already, or cannot be converted.
+        ModelError: the model is quantized already, or cannot be converted, or an operator would compute otherwise.
     """
 
     name = "normalize"
 
-    def __init__(self, least_opset: int = MIN_OPSET, *, quantized: bool = False) -> None:
+    def __init__(
+        self, least_opset: int = MIN_OPSET, *, quantized: bool = False, detector: Detector | None = None
+    ) -> None:
         self._least_opset = least_opset
         self._quantized = quantized
+        self._detector = detector
 
     def run(self, model: Model, facts: Facts) -> int:
         """Edit the graph and return the number of edits."""
         if not self._quantized:
             _refuse_quantized(model.graph)
         return (
-            _convert(model, self._least_opset)
-            + _initializers_are_no_inputs(model.graph)
+            _initializers_are_no_inputs(model.graph)
+            + _convert(model, self._least_opset, self._detector)
             + _constants_to_initializers(model.graph)
             + _bypass_identities(model.graph)
             + _name_nodes(model.graph)
@@ -78,26 +106,120 @@ def _refuse_quantized(graph: Graph) -> None:
             )
 
 
-def _convert(model: Model, least_opset: int) -> int:
+def _convert(model: Model, least_opset: int, detector: Detector | None) -> int:
     if model.opset >= least_opset:
         return 0
-    proto = model.to_linked_proto()
+    before = model.to_linked_proto()
+    after = _converted(before, least_opset)
+    _check_function(before, after, detector)
+    model.replace(after)
+    return 1
+
+
+def _converted(before: onnx.ModelProto, least_opset: int) -> onnx.ModelProto:
+    opset, sketch = opset_of(before), with_weight_inputs(before)
+    if opset < _HARDMAX_OF_ONE_AXIS <= least_opset:
+        _flatten_for_hardmax(sketch.graph)
     try:
-        converted = restore_weights(version_converter.convert_version(with_weight_inputs(proto), least_opset), proto)
+        converted = version_converter.convert_version(sketch, least_opset)
     except (RuntimeError, InferenceError) as error:
         cause = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"the model cannot be converted from opset {model.opset} to {least_opset} ({cause}); "
-            f"export it again with opset {max(least_opset, 17)}"
+            f"the model cannot be converted from opset {opset} to {least_opset} ({cause}); {_remedy(least_opset)}"
         ) from None
+    if opset < _RESIZE_OF_MODES <= least_opset:
+        _write_modes(converted.graph, {})
     # The converter loses metadata: only the graph and the operator set of its result are used.
-    proto.graph.CopyFrom(converted.graph)
-    for entry in proto.opset_import:
-        if entry.domain in ("", "ai.onnx"):
+    after = onnx.ModelProto()
+    copy_fields(before, after, "graph")
+    after.graph.CopyFrom(restore_weights(converted, before).graph)
+    for entry in after.opset_import:
+        if entry.domain in DEFAULT_DOMAINS:
             entry.version = least_opset
-    proto.ir_version = max(proto.ir_version, helper.find_min_ir_version_for(proto.opset_import, ignore_unknown=True))
-    model.replace(proto)
-    return 1
+    after.ir_version = max(after.ir_version, helper.find_min_ir_version_for(after.opset_import, ignore_unknown=True))
+    return after
+
+
+def _remedy(least_opset: int) -> str:
+    return f"export it again with opset {max(least_opset, 17)}"
+
+
+def _flatten_for_hardmax(graph: onnx.GraphProto) -> None:
+    """Put each Hardmax behind a Flatten, which makes one axis of those that it takes; `graph` is edited in place."""
+    graphs = list(with_inner_graphs(graph))
+    taken = {name for inner in graphs for node in inner.node for name in (*names_read(node), *node.output)}
+    for inner in reversed(graphs):  # the innermost first: nodes are copied with the graphs inside them
+        nodes = list[onnx.NodeProto]()
+        for node in inner.node:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            if node.op_type != "Hardmax" or node.domain not in DEFAULT_DOMAINS or axis == -1:
+                nodes.append(node)
+                continue
+            [x], [y] = node.input, node.output
+            shape, flat, found = (_unused(f"{y}_{kind}", taken) for kind in ("shape", "flat", "found"))
+            nodes += [
+                helper.make_node("Shape", [x], [shape]),
+                helper.make_node("Flatten", [x], [flat], axis=axis),
+                helper.make_node("Hardmax", [flat], [found], node.name, axis=1),
+                helper.make_node("Reshape", [found, shape], [y]),
+            ]
+        sorted_nodes = onnx.GraphProto(node=nodes)
+        del inner.node[:]
+        inner.node.extend(sorted_nodes.node)
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _write_modes(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]) -> None:
+    """Give each Resize the modes that the operator had before opset 11, when it had no attributes for them.
+
+    onnxruntime rounds coordinates up along axes that shrink, and down along others; ONNX does not say. Axes whose
+    scales are computed are taken for ones that do not shrink.
+
+    Args:
+        graph: converted from an older operator set; edited in place.
+        outer: constants of the graphs around it.
+    """
+    constants = {**outer, **ProtoIndex(graph).constants}
+    for node in graph.node:
+        if node.op_type == "Resize" and node.domain in DEFAULT_DOMAINS:
+            scales = values_of(constants[node.input[2]]) if node.input[2] in constants else np.ones(1)
+            shrinks = scales.min(initial=1) < 1 and scales.max(initial=1) == 1
+            modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil" if shrinks else "floor"}
+            stated = {attribute.name for attribute in node.attribute}
+            node.attribute.extend(helper.make_attribute(k, v) for k, v in modes.items() if k not in stated)
+        for attribute in node.attribute:
+            for inner in graphs_of(attribute):
+                _write_modes(inner, constants)
+
+
+def _check_function(before: onnx.ModelProto, after: onnx.ModelProto, detector: Detector | None) -> None:
+    """Refuse a converted model that does not compute what it computed before."""
+    shapes = {} if detector is None else {detector.input_name: detector.preprocess.shape(detector.size)}
+    feed = noise_feed(before, shapes)
+    if detector is not None and detector.input_name in feed:
+        feed |= detector.feed(feed[detector.input_name])
+    converted = f"converted from opset {opset_of(before)} to {opset_of(after)} by onnx"
+    try:
+        found = find_difference(before, after, feed)
+    except ModelError as error:
+        log.warning("%s, the model does not run: %s; %s", converted, error, _remedy(opset_of(after)))
+        return
+    if found is None:
+        return
+    if found.node is None:
+        noise = f"the model gives other outputs, {found.sqnr:.1f} dB"
+        log.warning("%s, %s; %s", converted, noise, _remedy(opset_of(after)))
+        return
+    raise ModelError(
+        f"{converted}, {node_text(found.node)} gives other numbers than before, {found.sqnr:.1f} dB on the same "
+        f"inputs; {_remedy(opset_of(after))}"
+    )
 
 
 def _initializers_are_no_inputs(graph: Graph) -> int:
