@@ -20,18 +20,16 @@ from onnxq.ir import (
     Node,
     ProtoIndex,
     Variable,
-    copy_fields,
-    graphs_of,
     names_read,
     opset_of,
     remove,
     replace_uses,
     restore_weights,
     values_of,
-    with_inner_graphs,
     with_weight_inputs,
 )
 from onnxq.ir.checks.tensors import node_text
+from onnxq.ir.proto import copy_fields, graphs_of, with_inner_graphs
 from onnxq.pipeline import Facts, Rewrite
 from onnxq.runtime.same_function import find_difference, noise_feed
 from onnxq.yolo.detector import Detector

@@ -54,13 +54,10 @@ from onnxq.ir.operators import (
 from onnxq.ir.proto import (
     DEFAULT_DOMAINS,
     IR_VERSION,
-    copy_fields,
     copy_message,
-    graphs_of,
     names_read,
     opset_of,
     restore_weights,
-    with_inner_graphs,
     with_weight_inputs,
 )
 from onnxq.ir.query import ancestors, constant, consumers, data_inputs, downstream, dtype_of, is_float, producer
@@ -93,7 +90,6 @@ __all__ = [
     "comparable",
     "constant",
     "consumers",
-    "copy_fields",
     "copy_message",
     "data_inputs",
     "downstream",
@@ -101,7 +97,6 @@ __all__ = [
     "embedded",
     "ending_at",
     "feeds_only_silu",
-    "graphs_of",
     "has_plain_bias",
     "image_convs",
     "infer_shapes",
@@ -131,6 +126,5 @@ __all__ = [
     "set_bias",
     "takes_bias",
     "values_of",
-    "with_inner_graphs",
     "with_weight_inputs",
 ]
