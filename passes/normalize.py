@@ -1,7 +1,7 @@
 """normalize: brings graphs of all exporters into a common form."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -20,7 +20,6 @@ from onnxq.ir import (
     Node,
     ProtoIndex,
     Variable,
-    names_read,
     opset_of,
     remove,
     replace_uses,
@@ -28,8 +27,6 @@ from onnxq.ir import (
     values_of,
     with_weight_inputs,
 )
-from onnxq.ir.checks.tensors import node_text
-from onnxq.ir.proto import copy_fields, graphs_of, with_inner_graphs
 from onnxq.pipeline import Facts, Rewrite
 from onnxq.runtime.same_function import find_difference, noise_feed
 from onnxq.yolo.detector import Detector
@@ -128,8 +125,7 @@ def _converted(before: onnx.ModelProto, least_opset: int) -> onnx.ModelProto:
     if opset < _RESIZE_OF_MODES <= least_opset:
         _write_modes(converted.graph, {})
     # The converter loses metadata: only the graph and the operator set of its result are used.
-    after = onnx.ModelProto()
-    copy_fields(before, after, "graph")
+    after = with_weight_inputs(before)
     after.graph.CopyFrom(restore_weights(converted, before).graph)
     for entry in after.opset_import:
         if entry.domain in DEFAULT_DOMAINS:
@@ -142,28 +138,46 @@ def _remedy(least_opset: int) -> str:
     return f"export it again with opset {max(least_opset, 17)}"
 
 
-def _flatten_for_hardmax(graph: onnx.GraphProto) -> None:
-    """Put each Hardmax behind a Flatten, which makes one axis of those that it takes; `graph` is edited in place."""
-    graphs = list(with_inner_graphs(graph))
-    taken = {name for inner in graphs for node in inner.node for name in (*names_read(node), *node.output)}
-    for inner in reversed(graphs):  # the innermost first: nodes are copied with the graphs inside them
-        nodes = list[onnx.NodeProto]()
-        for node in inner.node:
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-            if node.op_type != "Hardmax" or node.domain not in DEFAULT_DOMAINS or axis == -1:
-                nodes.append(node)
-                continue
-            [x], [y] = node.input, node.output
-            shape, flat, found = (_unused(f"{y}_{kind}", taken) for kind in ("shape", "flat", "found"))
-            nodes += [
-                helper.make_node("Shape", [x], [shape]),
-                helper.make_node("Flatten", [x], [flat], axis=axis),
-                helper.make_node("Hardmax", [flat], [found], node.name, axis=1),
-                helper.make_node("Reshape", [found, shape], [y]),
-            ]
-        sorted_nodes = onnx.GraphProto(node=nodes)
-        del inner.node[:]
-        inner.node.extend(sorted_nodes.node)
+def _flatten_for_hardmax(graph: onnx.GraphProto, outer: Collection[str] = ()) -> None:
+    """Put each Hardmax behind a Flatten, which makes one axis of those that it takes.
+
+    Args:
+        graph: of a model of an old operator set; edited in place.
+        outer: names of the tensors of the graphs around it.
+    """
+    taken, nodes = {*outer, *_tensors(graph)}, list[onnx.NodeProto]()
+    for node in graph.node:
+        for inner in _graphs_in(node):
+            _flatten_for_hardmax(inner, taken)
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        if node.op_type != "Hardmax" or node.domain not in DEFAULT_DOMAINS or axis == -1:
+            nodes.append(node)
+            continue
+        [x], [y] = node.input, node.output
+        shape, flat, found = (_unused(f"{y}_{kind}", taken) for kind in ("shape", "flat", "found"))
+        nodes += [
+            helper.make_node("Shape", [x], [shape]),
+            helper.make_node("Flatten", [x], [flat], axis=axis),
+            helper.make_node("Hardmax", [flat], [found], node.name, axis=1),
+            helper.make_node("Reshape", [found, shape], [y]),
+        ]
+    copied = onnx.GraphProto(node=nodes)
+    del graph.node[:]
+    graph.node.extend(copied.node)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield the names of the tensors of a graph and of the graphs inside it."""
+    yield from (value.name for value in (*graph.input, *graph.initializer))
+    for node in graph.node:
+        yield from (*node.input, *node.output)
+        for inner in _graphs_in(node):
+            yield from _tensors(inner)
+
+
+def _graphs_in(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        yield from (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
 
 
 def _unused(name: str, taken: set[str]) -> str:
@@ -191,9 +205,8 @@ def _write_modes(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]) 
             modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil" if shrinks else "floor"}
             stated = {attribute.name for attribute in node.attribute}
             node.attribute.extend(helper.make_attribute(k, v) for k, v in modes.items() if k not in stated)
-        for attribute in node.attribute:
-            for inner in graphs_of(attribute):
-                _write_modes(inner, constants)
+        for inner in _graphs_in(node):
+            _write_modes(inner, constants)
 
 
 def _check_function(before: onnx.ModelProto, after: onnx.ModelProto, detector: Detector | None) -> None:
@@ -214,9 +227,10 @@ def _check_function(before: onnx.ModelProto, after: onnx.ModelProto, detector: D
         noise = f"the model gives other outputs, {found.sqnr:.1f} dB"
         log.warning("%s, %s; %s", converted, noise, _remedy(opset_of(after)))
         return
+    name = found.node.name or found.node.output[0]
     raise ModelError(
-        f"{converted}, {node_text(found.node)} gives other numbers than before, {found.sqnr:.1f} dB on the same "
-        f"inputs; {_remedy(opset_of(after))}"
+        f"{converted}, node {name!r} ({found.node.op_type}) gives other numbers than before, {found.sqnr:.1f} dB on "
+        f"the same inputs; {_remedy(opset_of(after))}"
     )
 
 

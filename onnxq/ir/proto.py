@@ -1,7 +1,6 @@
 """Operations on model messages without a graph: copies without weights, and restoring the weights."""
 
 import math
-from collections.abc import Iterator
 from typing import TypeVar
 
 import onnx
@@ -116,15 +115,6 @@ def clear_negative_dims(graph: onnx.GraphProto) -> None:
 def graphs_of(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
     """Return the graphs that an attribute of a node holds."""
     return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-
-
-def with_inner_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graph and all its subgraphs."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in graphs_of(attribute):
-                yield from with_inner_graphs(inner)
 
 
 def names_read(node: onnx.NodeProto) -> list[str]:

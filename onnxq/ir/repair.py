@@ -1,5 +1,6 @@
 """Repairs of exported models: faults of exporters that make a runtime or a pass fail."""
 
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
@@ -16,10 +17,10 @@ from onnxq.ir.proto import (
     DEFAULT_DOMAINS,
     IR_VERSION,
     clear_negative_dims,
+    graphs_of,
     names_read,
     opset_of,
     restore_weights,
-    with_inner_graphs,
     with_weight_inputs,
 )
 from onnxq.ir.shape_inference import inferred_graph
@@ -68,10 +69,10 @@ def repair(model: onnx.ModelProto) -> onnx.ModelProto:
     _remove_duplicate_metadata(repaired)
     _lower_ir_version(repaired)
     _import_domains(repaired)
-    for graph in with_inner_graphs(repaired.graph):
+    for graph in _graphs(repaired.graph):
         _densify(graph)
     check_values(repaired.graph)
-    for graph in with_inner_graphs(repaired.graph):
+    for graph in _graphs(repaired.graph):
         _remove_empty_lists(graph)
     check_nodes(repaired)
     _sort(repaired.graph)
@@ -118,6 +119,15 @@ def _refuse_optimized(graph: onnx.GraphProto) -> None:
             )
 
 
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graph and all its subgraphs."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in graphs_of(attribute):
+                yield from _graphs(inner)
+
+
 def _name_graph(graph: onnx.GraphProto) -> None:
     graph.name = graph.name or "graph"
 
@@ -144,10 +154,7 @@ def _lower_ir_version(model: onnx.ModelProto) -> None:
 
 def _import_domains(model: onnx.ModelProto) -> None:
     listed = {entry.domain for entry in model.opset_import}
-    used = {node.domain for graph in with_inner_graphs(model.graph) for node in graph.node} - {
-        *DEFAULT_DOMAINS,
-        *listed,
-    }
+    used = {node.domain for graph in _graphs(model.graph) for node in graph.node} - {*DEFAULT_DOMAINS, *listed}
     model.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(used))
 
 
