@@ -6,6 +6,7 @@
 - streaming: many samples through a model in bounded memory
 - compare_run: a run against the exact computation: rounded differently, or wrong, and what helps
 - locate_error: the layers that a runtime computes wrongly
+- same_function: whether a converted model computes what it did before, and the first node that does not
 - cpu: the name and the instructions of this machine's CPU
 
 From 1.29 on, onnxruntime sends events of what it runs to its maker, and keeps files for that in the home and temporary
