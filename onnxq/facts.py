@@ -61,8 +61,8 @@ class QuantizationPoint:
         scheme: the integers that represent it.
         group: points of one group share one scale and zero point.
         users: names of the nodes that read the dequantized tensor; all other nodes read the float tensor.
-        sources: tensors whose values together are those of this tensor: itself, or the tensors from which operators
-            that only move values (MaxPool, Resize, Concat ...) take them. Empty if the range is known without data.
+        sources: tensors whose values its range is for: itself, those from which operators take them that only move
+            values, or the outputs of MaxPools that alone read it. Empty if the range is known without data.
         silu_input: its only use is x * sigmoid(x), so its error is measured in that product.
         silu_output: it is x * sigmoid(x), which is never below -0.27846454.
         known: its range, if it is known without data.

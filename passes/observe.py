@@ -2,9 +2,10 @@
 
 import logging
 import math
+import shlex
 import threading
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from onnxq.calibration.kept_sums import KeptSums, key_of, require_type
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError, OnnxqError
 from onnxq.facts import InputSummary, Migration, Plan, Probe, QuantizationPoint, Statistics
-from onnxq.ir import Model, Node, ending_at, image_convs
+from onnxq.ir import Model, Node, Tensor, ending_at, image_convs, producer
 from onnxq.numerics.channel_statistics import ChannelStatistics, ChannelSums, spacing
 from onnxq.numerics.exact_sum import ExactSum
 from onnxq.numerics.histogram import Histogram
@@ -94,7 +95,9 @@ class Observe(Analysis[tuple[Statistics, Probe, InputSummary]]):
         images = [layer for layer in layers if layer.name in reading]
         windows = _windows(layer for layer in (layers if self._every_conv else images) if layer.op == "Conv")
         every = max(1, self._samples.steps // COVARIANCES) if self._samples else 1
-        counted = _Counted.of(plan.observed(), layers, windows, {layer.inputs[0].name for layer in images}, every)
+        observed, tensors = plan.observed(), model.graph.tensors()
+        remedies = {name: _remedy(tensors[name], point) for name, point in observed.items()}
+        counted = _Counted.of(observed, layers, windows, {layer.inputs[0].name for layer in images}, every, remedies)
         if not counted.floors:
             return Statistics({}, digest=digest, migration=migration), Probe(), InputSummary()
         if self._samples is None:
@@ -163,6 +166,15 @@ def _windows(convs: Iterable[Node]) -> dict[str, tuple[str, Im2col]]:
     return {name: (tensor, im2col.window()) for name, (tensor, im2col) in found.items() if im2col is not None}
 
 
+def _remedy(tensor: Tensor, point: QuantizationPoint) -> str:
+    """Return what else to do if the values of a tensor are not finite, as those of a mask with -inf."""
+    maker = producer(tensor)
+    if maker is None or not point.users:
+        return ""
+    exclude = shlex.join(["--exclude", *point.users])
+    return f". If {maker.op} {maker.name!r} is meant to make infinite values, keep what reads them float: {exclude}"
+
+
 def _gaps(done: Iterable[tuple[int, int]], steps: int) -> list[slice]:
     """Return the steps that are not among those that are done."""
     found, end = [], 0
@@ -205,6 +217,7 @@ class _Counted:
         windows: tensor -> windows of which the covariance is taken.
         images: tensors of which it is taken in every run.
         every: of others it is taken in every n-th run.
+        remedies: tensor -> what else to do if its values are not finite, to follow a text.
     """
 
     floors: Mapping[str, float]
@@ -212,6 +225,7 @@ class _Counted:
     windows: Mapping[str, Collection[Im2col]]
     images: Collection[str]
     every: int
+    remedies: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -221,6 +235,7 @@ class _Counted:
         windows: Mapping[str, tuple[str, Im2col]],
         images: Collection[str],
         every: int,
+        remedies: Mapping[str, str],
     ) -> "_Counted":
         """Return what is counted for these points and layers.
 
@@ -230,6 +245,7 @@ class _Counted:
             windows: Conv -> the tensor that it reads, and the window.
             images: as in the attributes.
             every: as in the attributes.
+            remedies: as in the attributes.
         """
         # The input of a SiLU is not the input of a layer.
         counted = [name for name, point in points.items() if not point.silu_input]
@@ -244,6 +260,7 @@ class _Counted:
             {tensor: tuple(found) for tensor, found in by_tensor.items()},
             frozenset(images),
             every,
+            remedies,
         )
 
     def text(self) -> str:
@@ -332,6 +349,7 @@ class _Sums:
         except FloatingPointError as error:
             raise DataError(
                 f"tensor {tensor!r} holds {error} for a calibration sample; check the model and its preprocessing"
+                f"{self._counted.remedies.get(tensor, '')}"
             ) from None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -42,9 +42,9 @@ def quantization_points(
     """
     tensors = _tensors(selection, model)
     group_of = groups_of(selection.target, selection.integer, model, tensors)
-    sources = _sources(selection, model, tensors)
     width_of = {name: _bits(selection, tensor, bits, widths) for name, tensor in tensors.items()}
     known = _known_ranges(tensors, width_of)
+    sources = _sources(selection, model, tensors, known)
     members: dict[str, list[str]] = {}
     for name in tensors:
         members.setdefault(group_of[name], []).append(name)
@@ -134,16 +134,57 @@ def tied_inputs(target: Target, node: Node) -> list[Tensor]:
     return [t for t in operands(node) if not isinstance(t, Constant) and (binding or consumers(t) == [node])]
 
 
-def _sources(selection: NodeSelection, model: Model, tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
-    """Return for each tensor the tensors whose values it holds: those that its carriers move, else itself."""
+def _sources(
+    selection: NodeSelection, model: Model, tensors: Mapping[str, Tensor], known: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return for each tensor the tensors whose values its range must hold.
+
+    They are those that its carriers move, else the tensor itself. Of a tensor of which only maxima are read, they are
+    the maxima: what its range cuts off, such as padding and masks, is less than each of them.
+
+    Args:
+        selection: the nodes that run on integers.
+        model: the graph.
+        tensors: those that pass through Q/DQ.
+        known: names of those whose range is known without data.
+    """
     sources: dict[str, tuple[str, ...]] = {name: (name,) for name in tensors}
+    pooled = _pooled(selection, tensors, known)
     for node in model.graph.nodes:
-        if node.name not in selection.integer or selection.rule(node).role is not Role.CARRIER:
+        if not _carries(selection, node) or (node.op == "MaxPool" and node.inputs[0].name in pooled):
             continue
         if all(t.name in sources for t in operands(node)):
             moved = tuple(dict.fromkeys(s for t in operands(node) for s in sources[t.name]))
             sources.update({t.name: moved for t in node.outputs})
+    for name, readers in pooled.items():
+        outputs = (t.name for node in readers for t in node.outputs)
+        sources[name] = tuple(dict.fromkeys(s for output in outputs for s in sources[output]))
     return sources
+
+
+def _pooled(selection: NodeSelection, tensors: Mapping[str, Tensor], known: Collection[str]) -> dict[str, list[Node]]:
+    """Return the tensors that only MaxPools on integers read, at once or moved, and their readers; the last one first.
+
+    The values that a Concat joins count as they are.
+    """
+    pooled: dict[str, list[Node]] = {}
+    for name, tensor in reversed([*tensors.items()]):
+        readers = _users(selection, tensor)
+        if not readers or name in known or selection.is_quantized_output(tensor):
+            continue
+        if all(
+            _carries(selection, node)
+            and node.op != "Concat"
+            and all(t.name in (tensors if node.op == "MaxPool" else pooled) for t in node.outputs)
+            for node in readers
+        ):
+            pooled[name] = readers
+    return pooled
+
+
+def _carries(selection: NodeSelection, node: Node) -> bool:
+    rule = selection.target.rules.get(node.op)  # none of a node within a subgraph that has the name of another one
+    return rule is not None and node.name in selection.integer and rule.role is Role.CARRIER
 
 
 def _known_ranges(tensors: Mapping[str, Tensor], width_of: Mapping[str, int]) -> dict[str, Range]:

@@ -22,10 +22,11 @@ from graphs import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxq import Config, quantize
 from onnxq.calibration.feeds import Sample
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
-from onnxq.facts import InputSummary, Plan, Probe, Statistics
+from onnxq.facts import InputSummary, Plan, Probe, Statistics, Verification
 from onnxq.numerics.histogram import BINS
 from onnxq.numerics.silu import SILU_FLAT_BELOW
 from onnxq.passes.observe import Observe
@@ -314,6 +315,21 @@ def test_a_model_that_makes_nan_of_good_data_is_refused_with_a_tensor_that_holds
     net.channels[x] = 8
     model = net.model(net.conv(net.block(x, 8), 4))
     assert_names_a_bad_tensor(model, [feed(model)], feed(model))
+
+
+def test_infinite_values_that_are_meant_name_their_node_and_a_remedy_that_works():
+    net = Net()
+    x = net.block("images", 8)
+    x = net.add("Pad", x, net.ints(0, 0, 1, 0, 0, 0, 0, 0), net.const(np.float32(-np.inf)))
+    x = net.concat(net.pool(x, 3), net.slice(x, 2, 1), axis=2)
+    net.channels[x] = 8
+    model = net.model(net.conv(net.block(x, 8), 4))
+    told = r"infinite values .*; check the model and its preprocessing\. If Pad 'pad0' is meant .*: --exclude (.+)"
+    with pytest.raises(DataError, match=told) as caught:
+        quantize(model, [feed(model)], Config(target="generic"))
+    named = re.search(told, str(caught.value)).group(1).split()
+    quantized = quantize(model, [feed(model)], Config(target="generic", exclude=named))
+    assert min(quantized.facts[Verification].simulated.values()) > 25
 
 
 def test_data_of_which_nothing_can_be_read_is_refused():

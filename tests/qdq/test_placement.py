@@ -16,10 +16,12 @@ from graphs import (
     run,
     silu_chain,
     sppf,
+    sqnr,
 )
 from plans import assert_complete, code, ending, group, plan_of, point, tensors
 
-from onnxq.targets import GENERIC, OPENVINO, ORT
+from onnxq.facts import Plan
+from onnxq.targets import GENERIC, OPENVINO, ORT, QNN
 
 # --- what gets a pair, by target --------------------------------------------------------------------------------------
 
@@ -184,10 +186,9 @@ def test_a_split_and_a_concat_of_its_parts_stand_on_one_grid():
         lambda net, x: net.slice(x, 2, 0, end=16),
         lambda net, x: net.add("Squeeze", net.unsqueeze(x, 0), net.ints(0)),
         lambda net, x: net.upsample(x),
-        lambda net, x: net.pool(x),
         lambda net, x: net.concat(net.add("Flatten", net.reshape(x, 1, 8, 1024), axis=2), axis=1),
     ],
-    ids=["Transpose", "Reshape", "Slice", "Squeeze", "Resize", "MaxPool", "Flatten"],
+    ids=["Transpose", "Reshape", "Slice", "Squeeze", "Resize", "Flatten"],
 )
 def test_what_only_moves_values_stays_on_the_grid_of_its_input(carry):
     net = Net()
@@ -243,6 +244,89 @@ def test_a_1x1_conv_of_which_nobody_wants_integers_has_a_float_output_on_onnxrun
 
 def test_openvino_has_no_groups():
     assert all(len(members) == 1 for members in plan_of(pan(), OPENVINO).groups().values())
+
+
+# --- what only MaxPools read ------------------------------------------------------------------------------------------
+
+
+def masked(net, x, kind, value):
+    """The tensor with a value beside or over some of its own, in which windows of 3 x 3 have others too."""
+    if kind == "Pad":
+        return net.add("Pad", x, net.ints(0, 0, 1, 1, 0, 0, 1, 1), net.const(np.float32(value)))
+    is_masked = np.random.default_rng(0).random((1, 1, 32, 32)) < 0.1
+    if kind == "Add":
+        return net.add("Add", x, net.const(np.where(is_masked, value, 0)))
+    y = net.add("Where", net.const(is_masked, bool), net.const(np.float32(value)), x)
+    net.channels[y] = net.channels[x]
+    return y
+
+
+@pytest.mark.parametrize("target", [ORT, OPENVINO, NARROW_TENSORRT, QNN, GENERIC], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    ("kind", "value"), [("Pad", -100), ("Pad", -1e9), ("Pad", -np.inf), ("Add", -100), ("Where", -1e9)]
+)
+def test_padding_and_masks_in_front_of_a_max_pool_do_not_set_the_scale(kind, value, target):
+    net = Net()
+    x = masked(net, net.block(net.block("images", 8), 8), kind, value)
+    model = ending(net, net.pool(x, 3))
+    after, facts = quantized(model, target)
+    assert "maxpool0" in facts[Plan].integer or target in (OPENVINO, ORT)
+    assert sqnr(run(model)["output"], run(after)["output"]) > 28
+
+
+@pytest.mark.parametrize(
+    "carry",
+    [lambda net, x: x, lambda net, x: net.add("Transpose", x, perm=[0, 1, 3, 2]), lambda net, x: net.pool(x)],
+    ids=["MaxPool", "Transpose", "MaxPools"],
+)
+def test_the_range_of_what_a_max_pool_alone_reads_is_that_of_the_maxima(carry):
+    net = Net()
+    x = net.block(net.block("images", 8), 8)
+    pooled = net.pool(carry(net, x))
+    plan = plan_of(ending(net, pooled), GENERIC)
+    assert group(plan, x) >= {x, pooled}
+    assert {p.sources for p in plan.points if p.tensor in group(plan, x)} == {(pooled,)}
+    assert x not in plan.observed()
+
+
+def test_the_range_of_what_several_max_pools_read_is_that_of_all_maxima():
+    net = Net()
+    x = net.block("images", 8)
+    pools = [net.pool(x, kernel) for kernel in (3, 5)]
+    plan = plan_of(ending(net, net.concat(*pools)), GENERIC)
+    assert set(point(plan, x).sources) == set(pools)
+
+
+@pytest.mark.parametrize("reader", ["Conv", "Concat", "output"])
+def test_what_others_read_too_has_the_range_of_all_values(reader):
+    net = Net()
+    x = net.block("images", 8)
+    pooled = net.pool(x)
+    if reader == "output":
+        model, x = net.model(net.conv(net.block(pooled, 8), 4, name="last"), x), "output1"
+    else:
+        model = ending(net, net.concat(net.block(x, 8) if reader == "Conv" else x, pooled))
+    plan = plan_of(model, QNN, act_bits=16)
+    assert point(plan, x).is_output == (reader == "output")
+    assert point(plan, x).sources == point(plan, pooled).sources == (x,)
+
+
+def test_a_reader_within_a_subgraph_may_have_the_name_of_a_node_on_integers():
+    model = conditional()
+    before = plan_of(model, GENERIC)
+    chosen = next(node for node in model.graph.node if node.op_type == "If")
+    inner = next(node for a in chosen.attribute for node in a.g.node if node.op_type == "Sub")
+    inner.name = "read_inside"
+    assert "read_inside" in before.integer
+    assert plan_of(model, GENERIC) == before
+
+
+def test_what_a_max_pool_reads_keeps_a_range_that_is_known():
+    net = Net()
+    gate = net.add("Sigmoid", net.conv(net.block("images", 8), 8))
+    plan = plan_of(ending(net, net.pool(gate)), GENERIC)
+    assert point(plan, gate).known == point(plan, "maxpool0_out").known
+    assert point(plan, gate).known.high == 255 / 256
 
 
 # --- what is known without data ---------------------------------------------------------------------------------------
