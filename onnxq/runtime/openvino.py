@@ -3,7 +3,7 @@
 import importlib.util
 import queue
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import metadata
 from typing import Any, ClassVar
 
@@ -85,19 +85,40 @@ class OpenVino(Runtime):
 
     def integer_layers(self, model: onnx.ModelProto, layers: Sequence[str]) -> IntegerLayers:
         """Return the layers in the runtime model, whose nodes list the names of the original nodes."""
+        ends = {output.name for output in model.graph.output}
+        own = {node.name: _own_names(node, ends) for node in model.graph.node}
+        known = frozenset[str]().union(*own.values())
         executed = [
-            frozenset(_text(node, "originalLayersNames").split(","))
+            _listed(_text(node, "originalLayersNames"), known)
             for node in self._compiled.get_runtime_model().get_ordered_ops()
             if _text(node, "layerType") in self._LAYERS and _text(node, "runtimePrecision") in self._INTEGERS
         ]
-        # A layer with a bias becomes two nodes, and the Convolution gets a suffix. A layer that produces an output of
-        # the model is named after the output.
-        ends = {output.name for output in model.graph.output}
-        last = {node.name: node.output[0] for node in model.graph.node if node.output[0] in ends}
-        wanted = tuple(
-            n for n in layers if any({n, f"{n}/WithoutBiases", last.get(n, n)} & names for names in executed)
-        )
+        wanted = tuple(name for name in layers if any(own.get(name, frozenset()) & names for names in executed))
         return IntegerLayers(wanted, max(0, len(executed) - len(wanted)))
+
+
+def _own_names(node: onnx.NodeProto, outputs: Collection[str]) -> frozenset[str]:
+    """Return the names that OpenVINO may give to a node.
+
+    A layer with a bias becomes two nodes, and the Convolution gets a suffix. A layer that produces an output of the
+    model is named after the output.
+    """
+    return frozenset({node.name, f"{node.name}/WithoutBiases", *(name for name in node.output if name in outputs)})
+
+
+def _listed(text: str, known: Collection[str]) -> frozenset[str]:
+    """Return the names in a list with commas between them; known names may have commas of their own.
+
+    Where several known names fit, the longest counts.
+    """
+    parts, found, at = text.split(","), set[str](), 0
+    longest = 1 + max((name.count(",") for name in known), default=0)
+    while at < len(parts):
+        tried = (",".join(parts[at : at + count]) for count in range(longest, 0, -1))
+        name = next((each for each in tried if each in known), parts[at])
+        found.add(name)
+        at += 1 + name.count(",")
+    return frozenset(found)
 
 
 def _compiled(model: ModelSource, threads: int, **options: object) -> Any:

@@ -57,6 +57,19 @@ def test_layers_without_a_bias_are_known_too():
     assert OpenVino(after).integer_layers(after, layers).wanted == layers
 
 
+@needs_openvino
+def test_layers_are_known_whose_names_have_commas_or_hold_other_names():
+    model = copy(csp())
+    renamed = {"conv2": "b", "conv3": "a,b"}
+    for node in model.graph.node:
+        node.name = renamed.get(node.name, f"{node.name}, of a net")
+    after, facts = quantized(model, OPENVINO, exclude=["b"])
+    layers = facts[Plan].layers
+    assert "a,b" in layers
+    found = OpenVino(after).integer_layers(after, [*layers, "b"])
+    assert (found.wanted, found.others) == (layers, 0)
+
+
 @pytest.mark.slow
 @needs_openvino
 def test_float16_and_float64_feeds_are_taken():
