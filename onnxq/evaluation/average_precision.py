@@ -12,7 +12,7 @@ import onnx
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.evaluation.classes import ClassMatch, match_classes
 from onnxq.evaluation.ground_truth import GroundTruth, build_index
-from onnxq.evaluation.predictor import Found, Picture, Predictor, Settings
+from onnxq.evaluation.predictor import FEW, Found, Picture, Predictor, Settings
 from onnxq.evaluation.scoring.averages import Rules, averages
 from onnxq.evaluation.scoring.kinds import Kind, kinds_of, records
 from onnxq.progress import Progress, silent
@@ -233,6 +233,7 @@ def measure_precision(
     index = main.index(truth, found)
     remarks = [
         *detector.warnings,
+        predictor.misrun([*truth.images.values()][:FEW]),
         match.remark,
         _limit_remark(truth, settings.max_detections),
         *(kind.remark for kind in kinds),

@@ -16,7 +16,7 @@ from onnxq.errors import ConfigError, ModelError
 from onnxq.evaluation.agreement import Agreement, agree
 from onnxq.evaluation.drawing import draw_outputs
 from onnxq.evaluation.error_trace import ErrorTrace, TensorError
-from onnxq.evaluation.predictor import Predictor, Settings
+from onnxq.evaluation.predictor import FEW, Predictor, Settings
 from onnxq.evaluation.runtime_choice import RuntimeChoice, choose_runtimes
 from onnxq.evaluation.scoring.expected import Judged, UncertainObjects, expected_precision, why_not
 from onnxq.ir.files import atomic_write
@@ -110,6 +110,9 @@ def compare(
     _require_same_interface(first, second)
     if first.is_quantized and not second.is_quantized:
         log.warning("%s is quantized, %s is not: the float model comes first", first.name, second.name)
+    for predictor in (first, second):
+        if wrong := predictor.misrun(pictures[:FEW]):
+            log.warning("%s: %s", predictor.name, wrong)
     if draw is not None:
         _prepare_drawing(draw, first.detector)
     compared = _compare_outputs(first, second, sources, settings, draw, progress, IN_PROCESS if draw else pool)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.dead_leaves import dead_leaves_image
 from onnxq.errors import ConfigError, DataError, ModelError, OnnxqError
-from onnxq.evaluation.runtime_choice import AUTO, CHOICES, choose_runtimes
+from onnxq.evaluation.runtime_choice import AUTO, CHOICES, choose_runtimes, may_misrun, misrun, target_of
 from onnxq.ir import QDQ_OPS, ProtoIndex, embedded
 from onnxq.ir.operators import CONVS
 from onnxq.ir.storage import load_proto
@@ -34,6 +34,9 @@ from onnxq.yolo.preprocess import Letterbox, parse_preprocess
 
 _MOST_THREADS = 16
 """Most threads by default: each holds the activations of one run."""
+
+FEW = 2
+"""Pictures on which a runtime that is not the file's own is checked."""
 
 Picture = Callable[[], NDArray[np.uint8]]
 """Returns a picture, uint8 (height, width, 3), RGB."""
@@ -266,6 +269,17 @@ class Predictor:
                 if not np.isfinite(outputs[name]).all():
                     raise ModelError(f"output {name} has values that are NaN or infinite")
         return outputs
+
+    def misrun(self, pictures: Iterable[Picture]) -> str:
+        """Return how the runtime computes the file wrongly because it is for another one, empty if it does not.
+
+        Args:
+            pictures: a few, that the model runs on.
+        """
+        if not self.is_quantized or not may_misrun(target_of(self.source), self.runtime_name):
+            return ""
+        model = load_proto(self.source) if isinstance(self.source, Path) else self.source
+        return misrun(model, self.runtime_name, [self.prepare(load())[0] for load in pictures])
 
     def detect(self, image: NDArray[np.uint8], settings: Settings, size: tuple[int, int] | None = None) -> Found:
         """Detect the objects in an image.

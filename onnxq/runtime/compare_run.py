@@ -151,7 +151,13 @@ class Check:
         return outputs
 
     def find_fault(
-        self, proto: onnx.ModelProto, runtime: type[Runtime], layers: Sequence[str], compared: RunComparison
+        self,
+        proto: onnx.ModelProto,
+        runtime: type[Runtime],
+        layers: Sequence[str],
+        compared: RunComparison,
+        *,
+        remedy: bool = True,
     ) -> Fault | None:
         """Return the fault of a run, with a remedy if one helps, or None if it is only rounded differently.
 
@@ -160,6 +166,7 @@ class Check:
             runtime: the runtime.
             layers: names of its layers with quantized weights.
             compared: the result of `compare`.
+            remedy: look for one.
 
         Raises:
             ModelError: a part of the model cannot be loaded or run.
@@ -179,7 +186,7 @@ class Check:
         by_itself = [error.saturates for error in errors if error.layer in wrong]
         gain = doubtful[output] - compared.against_exact[output]
         fault = Fault(output, compared.against_exact[output], wrong, any(by_itself) if wrong else gain > _INDEPENDENT)
-        return self._with_remedy(fault, proto, runtime, errors, feed, limit)
+        return self._with_remedy(fault, proto, runtime, errors, feed, limit) if remedy else fault
 
     def _doubtful(self, proto: onnx.ModelProto, runtime: type[Runtime], compared: RunComparison) -> dict[str, float]:
         """Return the outputs that may be wrong, with their SQNR against exact if no sum can saturate, dB."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import ULTRALYTICS, classifier, v5_raw, v8, with_metadata
+from faulty import erring
+from graphs import ULTRALYTICS, classifier, quantized, v5_raw, v8, with_metadata
 from PIL import Image
 from tables import BOX, CELLS, TWO, Boxes, always, bright_rectangle, giving, table_of, write_coco
 
@@ -16,6 +17,9 @@ from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.evaluation.annotations import image_files as annotated_files
 from onnxq.evaluation.average_precision import Scores, evaluate
 from onnxq.evaluation.predictor import Settings
+from onnxq.facts import Plan
+from onnxq.runtime import RUNTIMES
+from onnxq.targets import GENERIC
 from onnxq.yolo.inputs import image_files, large_pictures
 
 DATA = Path(os.environ.get("ONNXQ_DATA", Path(__file__).parents[3] / "shared"))
@@ -125,6 +129,21 @@ class TestAveragePrecision:
             del entry["area"], entry["iscrowd"], entry["id"]
         two[0].write_text(json.dumps(dataset))
         assert scores(finds_all, two).ap_small == pytest.approx(100)
+
+    def test_a_file_that_another_runtime_computes_wrongly_is_told(
+        self, two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made, facts = quantized(v8(), GENERIC)
+        names = str(dict(enumerate(["person", "car", "dog"])))
+        model = with_metadata(made, {"onnxq.target": "generic", "names": names})
+        others = scores(model, two, runtime="ort").remarks
+        assert not any("wrongly" in remark for remark in others)
+        scale = f"{facts[Plan].weights[1].tensor}_scale"
+        assert any(tensor.name == scale for tensor in model.graph.initializer)
+        monkeypatch.setitem(RUNTIMES, "ort", erring(scale))
+        found = scores(model, two, runtime="ort").remarks
+        assert any("computes the file, which is for generic, wrongly on this CPU" in remark for remark in found)
+        assert not any("wrongly" in remark for remark in scores(model, two).remarks)
 
     def test_more_objects_than_detections_that_count(self, tmp_path: Path) -> None:
         boxes: Boxes = [(20 * (n % 5), 20 * (n // 5), 10, 10, 1) for n in range(15)]

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from compared import AWAY, finding, noise_images, save_models
+from faulty import erring
 from graphs import ULTRALYTICS, classifier, csp, quantized, separate, v5_raw, v8, with_metadata
 from installed import needs_openvino
 from PIL import Image
@@ -17,6 +18,7 @@ from onnxq.evaluation.comparison import compare
 from onnxq.evaluation.criteria import AgreementCriterion
 from onnxq.evaluation.predictor import Settings
 from onnxq.progress import silent
+from onnxq.runtime import RUNTIMES
 from onnxq.targets import OPENVINO
 
 
@@ -167,6 +169,23 @@ class TestCompare:
         assert not caplog.messages
         compare(*reversed(paths), images)
         assert f"{paths[1].name} is quantized, {paths[0].name} is not: the float model comes first" in caplog.messages
+
+    def test_a_file_that_another_runtime_computes_wrongly_is_warned_of(
+        self,
+        images: Path,
+        saved: Callable[..., list[Path]],
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        paths = saved(csp(), with_metadata(quantized(csp(), OPENVINO)[0], {"onnxq.target": "openvino"}))
+        settings = Settings(runtime="ort")
+        right = compare(*paths, images, settings=settings)
+        assert not caplog.messages
+        monkeypatch.setitem(RUNTIMES, "ort", erring("conv2_weight_scale"))
+        wrong = compare(*paths, images, settings=settings)
+        assert wrong.outputs["output"] < right.outputs["output"] - 10
+        [warning] = caplog.messages
+        assert warning.startswith(f"{paths[1].name}: {RUNTIMES['ort'].described()} computes the file, which is for")
 
     def test_nodes_may_stand_in_any_order(self, images: Path, saved: Callable[..., list[Path]]) -> None:
         model = v8()

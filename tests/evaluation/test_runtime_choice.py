@@ -1,17 +1,20 @@
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from compared import finding, save_models
-from graphs import v8, with_metadata
+from faulty import erring
+from graphs import NARROW_TENSORRT, csp, feed, quantized, run, sqnr, v8, with_metadata
 from installed import needs_openvino
 
 from onnxq import Config, quantize
-from onnxq.errors import ConfigError
-from onnxq.evaluation.runtime_choice import CHOICES, choose_runtime, choose_runtimes, installed
+from onnxq.errors import ConfigError, ModelError
+from onnxq.evaluation.runtime_choice import CHOICES, choose_runtime, choose_runtimes, installed, may_misrun, misrun
 from onnxq.runtime import RUNTIMES, OnnxRuntime
 from onnxq.targets import TARGETS
 
@@ -101,3 +104,58 @@ def test_files_that_cannot_be_read_are_left_to_who_loads_them(tmp_path):
 
 def test_every_runtime_can_be_asked_for():
     assert set(CHOICES) == {"auto", *RUNTIMES}
+
+
+# --- a runtime that is not the file's own -----------------------------------------------------------------------------
+
+
+def quantized_for(target: str) -> onnx.ModelProto:
+    """Return a CSP block that is quantized for a target, and names it."""
+    rules = NARROW_TENSORRT if target == "tensorrt" else TARGETS[target]
+    return with_metadata(quantized(csp(), rules)[0], {"onnxq.target": target})
+
+
+FEEDS = [feed(csp(), seed) for seed in (0, 1)]
+
+
+@pytest.mark.parametrize("target", ["openvino", "tensorrt", "qnn", "generic"])
+def test_a_runtime_that_computes_a_file_for_another_one_wrongly_is_told(target, monkeypatch):
+    model, wrong = quantized_for(target), erring("conv2_weight_scale")
+    monkeypatch.setitem(RUNTIMES, "ort", wrong)
+    told = misrun(model, "ort", FEEDS)
+    found, exact = (
+        np.concatenate([compute(values)["output"] for values in FEEDS])
+        for compute in (wrong(model).run, lambda values: run(model, values))
+    )
+    assert float(re.search(r"'output' has (.+) dB against the exact result", told).group(1)) == pytest.approx(
+        sqnr(exact, found), abs=0.1
+    )
+    assert told.startswith(f"{OnnxRuntime.described()} computes the file, which is for {target}, wrongly on this CPU")
+    assert told.endswith(f"--runtime exact computes it as {target} does; --target ort makes a file for onnxruntime")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_is_told_of_a_runtime_that_computes_rightly(target):
+    made = quantize(v8(), config=Config(target=target, reconstruct=False, count=2)).model
+    feeds = [feed(made, seed) for seed in (0, 1)]
+    assert [misrun(made, name, feeds) for name in ("ort", "exact")] == ["", ""]
+
+
+def test_of_its_own_runtime_and_of_files_without_a_target_nothing_is_told(monkeypatch):
+    monkeypatch.setitem(RUNTIMES, "ort", erring("conv2_weight_scale"))
+    model = quantized_for("ort")
+    assert misrun(model, "ort", FEEDS) == ""
+    assert misrun(quantized(csp(), TARGETS["generic"])[0], "ort", FEEDS) == ""
+    assert not may_misrun("ort", "ort")
+    assert not may_misrun("tensorrt", "exact")
+    assert not may_misrun(None, "openvino")
+    assert may_misrun("ort", "openvino")
+
+
+def test_what_cannot_be_run_is_left_to_who_measures_it(monkeypatch):
+    class Refusing(OnnxRuntime):
+        def run(self, values):
+            raise ModelError("refused")
+
+    monkeypatch.setitem(RUNTIMES, "ort", Refusing)
+    assert misrun(quantized_for("generic"), "ort", FEEDS) == ""

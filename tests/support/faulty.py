@@ -1,5 +1,7 @@
 """Runtimes with faults made on purpose: onnxruntime, but something is wrong."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 from graphs import copy
@@ -12,8 +14,8 @@ def erring(*constants: str, only_narrow: bool = False) -> type[OnnxRuntime]:
     """Return onnxruntime with these constants doubled; with `only_narrow` not where sums cannot saturate."""
 
     class Erring(OnnxRuntime):
-        def __init__(self, model: onnx.ModelProto, *, wide_sums: bool = False, **options: int) -> None:
-            changed = copy(model)
+        def __init__(self, model: onnx.ModelProto | Path, *, wide_sums: bool = False, **options: int) -> None:
+            changed = onnx.load(model) if isinstance(model, Path) else copy(model)
             for tensor in changed.graph.initializer:
                 if tensor.name in constants and not (only_narrow and wide_sums):
                     tensor.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(tensor), tensor.name))
