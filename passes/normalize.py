@@ -13,6 +13,7 @@ from onnxq.ir import (
     DEFAULT_DOMAINS,
     INTEGER_OPS,
     QDQ_OPS,
+    Builder,
     Constant,
     Graph,
     InferenceError,
@@ -42,6 +43,9 @@ _RESIZE_OF_MODES = 11
 _HARDMAX_OF_ONE_AXIS = 13
 """Hardmax takes one axis since this version."""
 
+_DEPRECATED_GROUP_NORM = range(18, 21)
+"""Operator sets in which GroupNormalization has a scale for each group; ONNX deprecated it for that of opset 21."""
+
 _PLAIN_CONSTANTS = {
     "value_float": np.float32,
     "value_floats": np.float32,
@@ -53,6 +57,8 @@ _PLAIN_CONSTANTS = {
 class Normalize(Rewrite):
     """Brings a model into the form that the other passes expect.
 
+    - GroupNormalization of opset 18 to 20, which onnx.checker refuses and the converter breaks, becomes
+      InstanceNormalization (opset 6) between Reshapes: both have a scale and a bias for each group
     - a model with an older operator set is converted by onnx, which changes the function of two operators unless what
       they leave unsaid is written out: a Resize or Upsample before opset 11 has asymmetric coordinates, and a Hardmax
       before opset 13 takes the axes from its own to the last as one. onnxruntime compares both models on noise, if the
@@ -85,6 +91,7 @@ class Normalize(Rewrite):
             _refuse_quantized(model.graph)
         return (
             _initializers_are_no_inputs(model.graph)
+            + _expand_group_norms(model)
             + _convert(model, self._least_opset, self._detector)
             + _constants_to_initializers(model.graph)
             + _bypass_identities(model.graph)
@@ -99,6 +106,43 @@ def _refuse_quantized(graph: Graph) -> None:
                 f"the model is already quantized: node {node.name!r} is a {node.op}; "
                 "give the float model from which it was made, or add --requantize"
             )
+
+
+def _expand_group_norms(model: Model) -> int:
+    if model.opset not in _DEPRECATED_GROUP_NORM:
+        return 0
+    builder, nodes, edits = Builder(model), list[Node](), 0
+    for node in model.graph.nodes:
+        if node.op != "GroupNormalization" or node.domain not in (None, *DEFAULT_DOMAINS):
+            nodes.append(node)
+            continue
+        nodes += _group_norm(node, builder)
+        edits += 1
+    model.graph.nodes = nodes
+    return edits
+
+
+def _group_norm(node: Node, builder: Builder) -> list[Node]:
+    """Return the nodes that replace a GroupNormalization, the last of which has its name and its output."""
+    x, scale, bias = node.inputs
+    [y] = node.outputs
+    node.inputs.clear()
+    node.outputs.clear()
+    shape = builder.constant(f"{node.name}_groups", np.array([0, node.attrs["num_groups"], -1], np.int64))
+    grouped, normal = (builder.variable(f"{node.name}_{name}", x.dtype) for name in ("grouped", "normal"))
+    size = builder.variable(f"{node.name}_size", np.dtype(np.int64))
+    return [
+        builder.node("Reshape", f"{node.name}_Reshape", [x, shape], [grouped]),
+        builder.node(
+            "InstanceNormalization",
+            f"{node.name}_InstanceNormalization",
+            [grouped, scale, bias],
+            [normal],
+            epsilon=node.attrs.get("epsilon", 1e-5),
+        ),
+        builder.node("Shape", f"{node.name}_Shape", [x], [size]),
+        Node("Reshape", node.name, {}, [normal, size], [y]),
+    ]
 
 
 def _convert(model: Model, least_opset: int, detector: Detector | None) -> int:

@@ -24,6 +24,7 @@ from graphs import (
     rewrite_checked,
     run,
     silu_chain,
+    sqnr,
     v8,
     with_constant_nodes,
     with_initializers_as_inputs,
@@ -34,12 +35,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxq import Config, quantize
 from onnxq.errors import ModelError
 from onnxq.ir import INTEGER_OPS, QDQ_OPS
 from onnxq.passes.normalize import Normalize
 
 STEP = Normalize()
 ALL = {**BACKBONES, **DETECTORS, "conditional": conditional}
+
+
+def unchecked(net, x, shape):
+    """The model of a net with nodes that onnx.checker refuses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx.checker, "check_model", lambda *args, **options: None)
+        return net.model(x, shape=shape)
 
 
 def with_constant(**value):
@@ -64,6 +73,23 @@ def test_older_operator_sets_are_converted_to_13(name, opset):
 @pytest.mark.parametrize("opset", [13, 14, 15, 16, 17])
 def test_newer_operator_sets_are_kept(opset):
     assert_untouched(STEP, csp(opset=opset))
+
+
+@pytest.mark.parametrize("opset", [18, 20])
+@pytest.mark.parametrize("target", ["ort", "tensorrt", "qnn"])
+def test_group_normalization_with_a_scale_for_each_group_is_quantized(target, opset):
+    net = Net(opset=opset)
+    x = net.block("images", 64)
+    scale, bias = net.const(net.normal(4, scale=0.3) + 1), net.const(net.normal(4, scale=0.3))
+    x = net.add("GroupNormalization", net.conv(x, 64), scale, bias, num_groups=4, epsilon=1e-3)
+    x = net.block(net.block(net.silu(x), 64), 64)
+    model = unchecked(net, net.conv(x, 8), [1, 8, 32, 32])
+    after, edits = rewrite(Normalize(), model)
+    assert (edits, "GroupNormalization" in ops(after)) == (1, False)
+    onnx.checker.check_model(after, full_check=True)
+    assert_same_numbers(model, after)
+    made = quantize(model, [feed(model, seed) for seed in (0, 1)], Config(target=target)).model
+    assert sqnr(run(model)["output"], run(made)["output"]) > 25
 
 
 def test_a_model_that_cannot_be_converted_is_refused_with_the_cause():
