@@ -18,7 +18,7 @@ from onnxq.evaluation.annotations.records import Annotations, Size
 from onnxq.remote.address import Address, Location
 from onnxq.remote.fetch import NothingThere, TooLarge
 from onnxq.remote.fetched import Fetched, fetched
-from onnxq.yolo.inputs.image_files import formats, orientation
+from onnxq.yolo.inputs.image_files import formats, orientation, stored_size
 from onnxq.yolo.inputs.large_pictures import LARGE
 
 _QUARTERS = 5
@@ -151,7 +151,7 @@ def picture_size(place: Location) -> PictureSize | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path.open() if isinstance(path, Fetched) else path, formats=formats()) as image:
-                width, height = image.size
+                width, height = stored_size(image)
                 turned = orientation(image) >= _QUARTERS
     except Exception:  # Pillow raises SyntaxError, struct.error, OverflowError and more; reading the image tells it
         return None

@@ -32,6 +32,9 @@ _LARGEST = 1 << 30
 _ORIENTATION = 0x0112
 """EXIF's tag of the orientation."""
 
+_WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262
+"""TIFF's tags of the size, and of what the levels are: 0 if white is zero."""
+
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -133,7 +136,8 @@ class ImageReader:
             pixels = width * height
             if pixels > _LARGEST:
                 raise DataError(f"{path}: has {width} x {height} pixels, more than can be decoded; cut it into tiles")
-            kind, turn = _deep_kind(image), orientation(image)
+            # Pillow turns TIFF pictures itself.
+            kind, turn = _deep_kind(image), 1 if image.format == "TIFF" else orientation(image)
             require_memory(path, image, bool(kind))
             with _decoding if pixels > LARGE else nullcontext():
                 if pixels > LARGE and not kind:
@@ -163,7 +167,10 @@ class ImageReader:
         if depth.low < 0:
             raise DataError(f"{path}: the pictures of integers hold values from {depth.low:g}, below 0; {_REMEDY}")
         if kind == "integer":
-            return Image.fromarray((np.asarray(image) >> (depth.bits() - 8)).clip(0, 255).astype(np.uint8))
+            levels = np.asarray(image)
+            if _is_negative(image):
+                levels = 2 ** depth.bits() - 1 - levels
+            return Image.fromarray((levels >> (depth.bits() - 8)).clip(0, 255).astype(np.uint8))
         if depth.bits() == 8:
             raise DataError(f"{path}: the colours of 16 bits use 8 of them, which are lost in reading; {_REMEDY}")
         shift = 16 - depth.bits()
@@ -181,6 +188,17 @@ def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation of an image, 1 to 8, without loading its pixels."""
     found = Image.Image.getexif(image).get(_ORIENTATION, 1)
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """Return the size of an image as it is stored, (width, height), without loading its pixels.
+
+    Pillow turns TIFF pictures itself while it loads them, and tells the size of that at once or then, by its version.
+    """
+    if image.format != "TIFF":
+        return image.size
+    tags = getattr(image, "tag_v2", {})
+    return int(tags[_WIDTH]), int(tags[_HEIGHT])
 
 
 def _upright(image: Image.Image, turn: int) -> Image.Image:
@@ -245,6 +263,11 @@ def _deep_kind(image: Image.Image) -> str:
     # Pillow keeps the high bytes of colour pictures of 16 bits.
     raw = [str(tile[3]) for tile in getattr(image, "tile", ())]
     return "colour" if any(";16" in each for each in raw) else ""
+
+
+def _is_negative(image: Image.Image) -> bool:
+    """Return whether white is 0 in a TIFF picture, which Pillow undoes only for 8 bits."""
+    return getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
 
 
 def _extremes(image: Image.Image) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from onnxq.errors import DataError
 from onnxq.yolo.inputs import image_files
-from onnxq.yolo.inputs.image_files import ImageReader, orientation, read_image
+from onnxq.yolo.inputs.image_files import ImageReader, orientation, read_image, stored_size
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -183,11 +183,29 @@ def test_the_orientation_is_found_without_decoding(tmp_path: Path) -> None:
         assert orientation(image) == 1
 
 
+@pytest.mark.parametrize("kind", ["png", "tif", "webp", "jpg"])
 @pytest.mark.parametrize("turn", range(9))
-def test_all_orientations(tmp_path: Path, turn: int) -> None:
+def test_all_orientations(tmp_path: Path, turn: int, kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = turn
-    Image.fromarray(noise(20, 30)).save(tmp_path / "a.png", exif=exif)
-    with Image.open(tmp_path / "a.png") as image:
-        expected = np.asarray(ImageOps.exif_transpose(image))
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
+    stored = Image.fromarray(noise(20, 30))
+    lossless = {"lossless": True} if kind == "webp" else {}
+    stored.save(tmp_path / f"plain.{kind}", **lossless)
+    stored.save(tmp_path / f"a.{kind}", exif=exif, **lossless)
+    plain = Image.fromarray(read_image(tmp_path / f"plain.{kind}"))
+    plain.getexif()[0x0112] = turn
+    expected = np.asarray(ImageOps.exif_transpose(plain))
+    np.testing.assert_array_equal(read_image(tmp_path / f"a.{kind}"), expected)
+    with Image.open(tmp_path / f"a.{kind}") as image:
+        assert stored_size(image) == (30, 20)
+
+
+@pytest.mark.parametrize("white", [0, 1])
+def test_a_tiff_of_16_bits_may_have_its_white_at_zero(tmp_path: Path, white: int) -> None:
+    levels = (noise(20, 30)[..., 0].astype(np.uint16) << 8) | 255
+    tags = {256: 30, 257: 20, 258: 16, 259: 1, 262: white, 273: 8 + 2 + 9 * 12 + 4, 277: 1, 278: 20, 279: levels.nbytes}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    stored = levels if white else 65535 - levels
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
+    (tmp_path / "a.tif").write_bytes(header + stored.astype("<u2").tobytes())
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), np.stack([levels >> 8] * 3, axis=-1))
