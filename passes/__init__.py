@@ -15,6 +15,7 @@ from onnxq.passes.correct_bias import CorrectBias
 from onnxq.passes.cut_decode import CutDecode
 from onnxq.passes.equalize import Equalize
 from onnxq.passes.expand_softmax import ExpandSoftmax
+from onnxq.passes.explicit_pads import ExplicitPads
 from onnxq.passes.find_decode import FindDecode
 from onnxq.passes.find_sizes import FindSizes
 from onnxq.passes.fit_ranges import FitRanges
@@ -79,6 +80,7 @@ def prepare(config: Config, min_opset: int = normalize.MIN_OPSET, detector: Dete
         ToFloat32(),
         FoldConstants(),
         SequenceToSplit(),
+        ExplicitPads(),
         FoldPad(),
         FoldFocus(),
         FoldBatchNorm(),

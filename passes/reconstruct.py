@@ -1,6 +1,8 @@
 """reconstruct: fits each layer so that it reproduces its float output on its quantized input."""
 
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 
@@ -11,7 +13,7 @@ from onnxq.calibration.feeds import Loader
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
 from onnxq.facts import Migration, Plan, QuantizationParameters, Reconstruction, Statistics
-from onnxq.ir import Model, Node, constant, has_plain_bias, takes_bias
+from onnxq.ir import Model, Node, Tensor, constant, has_plain_bias, takes_bias
 from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array
 from onnxq.numerics.scheme import QParams, Scheme
 from onnxq.pipeline import Analysis, Facts
@@ -27,6 +29,11 @@ from onnxq.reconstruction.layer_fit import fit_layer
 from onnxq.reconstruction.limited_weight import limit_weight
 from onnxq.runtime.session import Feed, cores
 from onnxq.yolo.detector import Detector
+
+log = logging.getLogger(__name__)
+
+_LEAST_TOLD = 0.05
+"""Share of all weights that layers have which are told of if they are not fitted."""
 
 _MOST_THREADS = 8
 """Most matrix products at a time: each has its own sums."""
@@ -46,8 +53,8 @@ class Reconstruct(Analysis[Reconstruction]):
     do so, with fitted and rounded weights. Channels that were divided at their source keep their scales.
 
     The float graph runs once over all samples, then the quantized one layer by layer. Layers that share their weights,
-    or whose bias is computed, keep their rounded weights. In a Gemm or MatMul each row is a position; a MatMul has no
-    bias.
+    or whose bias is computed, keep their rounded weights; a warning tells of them if they are many. In a Gemm or MatMul
+    each row is a position; a MatMul has no bias.
 
     Args:
         samples: the data; it is read again, by each graph.
@@ -109,6 +116,9 @@ class Reconstruct(Analysis[Reconstruction]):
         limits = PairLimits(model, channels) if self._limited else None
         self._progress("reconstructing", 0, len(plan.layers))
         fitted = [(nodes[n], im2col) for n in weight_of if has_plain_bias(nodes[n]) and (im2col := Im2col.of(nodes[n]))]
+        _tell_of_others(plan, tensors, [node.name for node, _ in fitted])
+        if not fitted:
+            return Reconstruction({}, {}, {})
         loaders = tuple(self._samples.loaders)
         targets = collect_targets(model.to_linked_proto(), fitted, loaders, self._detector)
         if not targets.samples:
@@ -163,6 +173,19 @@ class Reconstruct(Analysis[Reconstruction]):
                 graphs.replace(node, fit)
             self._progress("reconstructing", number + 1, len(plan.layers))
         return found
+
+
+def _tell_of_others(plan: Plan, tensors: Mapping[str, Tensor], fitted: Sequence[str]) -> None:
+    """Warn of layers that are not fitted, if they have a share of the weights that shows in the outputs."""
+    sizes = {user: math.prod(tensors[weight.tensor].shape) for weight in plan.weights for user in weight.users}
+    others = [name for name in plan.layers if name not in set(fitted)]
+    if sum(sizes[name] for name in others) < _LEAST_TOLD * sum(sizes.values()):
+        return
+    log.warning(
+        "%s of %d layers cannot be reconstructed, as they share weights, have a computed bias or are of a kind that is "
+        "not fitted: their weights are rounded to nearest. The first is %s; --bits gives layers more bits",
+        len(others) if fitted else "all", len(plan.layers), others[0],
+    )  # fmt: skip
 
 
 def _rounded(

@@ -17,6 +17,7 @@ from graphs import (
     quantizing,
     run,
     samples,
+    shared_head,
     silu_chain,
     sqnr,
     v8,
@@ -353,3 +354,24 @@ def test_scales_stay_unless_weights_are_narrower_than_activations():
     _, facts = divided(csp(), weight_bits=4, act_bits=4)
     assert facts[Migration].scales
     assert not facts[Reconstruction].scales
+
+
+def test_layers_that_are_not_fitted_are_told_of_if_they_are_many(caplog):
+    rebuilt(shared_head())
+    assert "2 of 5 layers cannot be reconstructed" in caplog.text
+    assert "The first is fine" in caplog.text
+    caplog.clear()
+    rebuilt(csp())
+    assert "cannot be reconstructed" not in caplog.text
+
+
+def test_a_network_of_which_no_layer_can_be_fitted_keeps_its_rounded_weights(caplog):
+    net = Net()
+    x, weight = "images", net.const(net.normal(3, 3, 3, 3, scale=0.3), name="weight")
+    for name in ("one", "two"):
+        x = net.silu(net.add("Conv", x, weight, name=name, pads=[1] * 4))
+        net.channels[x] = 3
+    plain, reconstructed, facts = rebuilt(net.model(x), include=("one", "two"))
+    assert "all of 2 layers cannot be reconstructed" in caplog.text
+    assert facts[Reconstruction] == Reconstruction({}, {}, {})
+    assert initializers(plain).keys() == initializers(reconstructed).keys()

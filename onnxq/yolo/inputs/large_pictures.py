@@ -102,6 +102,8 @@ def reduced(path: Path | Fetched, image: Image.Image, rgb: Callable[[Image.Image
     factor = math.ceil(math.sqrt(image.width * image.height / REDUCED))
     if _is_banded(path, image):
         return _joined(_png_bands(path, factor), image.size, factor, rgb)
+    if image.format == "TIFF":
+        image.load()  # some versions of Pillow turn it only now
     width = image.width
     image.draft(None, (image.width // factor, image.height // factor))
     return _joined(_bands(image, factor := max(1, factor * image.width // width)), image.size, factor, rgb)
