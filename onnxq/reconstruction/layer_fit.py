@@ -109,13 +109,19 @@ def fit_once(weight: Float64Array, scheme: Scheme, im2col: Im2col, moments: Mome
         moments: as in `fit_layer`.
     """
     target = refit(regularized(moments, weight, _REGULARIZATION))
-    qparams, integers = _round(target, scheme, im2col, moments, np.zeros(1))
+    qparams, integers = _round(target, scheme, im2col, moments, np.zeros(1), shrink=False)
     scale = np.asarray(im2col.per_output(qparams.scale), np.float64)
     return np.asarray(integers * scale[:, :, None])
 
 
 def _round(
-    target: Float64Array, scheme: Scheme, im2col: Im2col, moments: Moments, least_scale: Float64Array
+    target: Float64Array,
+    scheme: Scheme,
+    im2col: Im2col,
+    moments: Moments,
+    least_scale: Float64Array,
+    *,
+    shrink: bool = True,
 ) -> tuple[QParams, Float64Array]:
     """Return scales, and integers of the target weight, (groups, outputs of a group, inputs), with error feedback."""
     energy = np.diagonal(moments.hessian, axis1=1, axis2=2)[:, None, :]
@@ -123,7 +129,7 @@ def _round(
         scheme,
         im2col.weight(target).astype(np.float32),
         least_scale=least_scale,
-        shrink=True,
+        shrink=shrink,
         importance=np.asarray(im2col.weight(np.broadcast_to(energy, target.shape)), np.float64),
     )
     scale = np.asarray(im2col.per_output(qparams.scale), np.float64)
