@@ -14,6 +14,9 @@ from onnxq.passes.plan_quantization import PlanQuantization
 from onnxq.pipeline import Facts
 from onnxq.targets import TARGETS
 
+ONE_FAST = ["generic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ort", "openvino", "tensorrt"))]
+"""Targets with 8-bit activations; all but one are slow."""
+
 MAKER_TOO = ("ort", "generic")
 """Targets that quantize the output of the Conv before the SiLU."""
 
@@ -51,7 +54,7 @@ def test_layers_that_amplify_lost_channels_stay_float(target, kind, ratio, monke
 
 
 @pytest.mark.parametrize("channels", [1, 64])
-@pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt", "generic"])
+@pytest.mark.parametrize("target", ONE_FAST)
 def test_layers_behind_channels_that_differ_little_from_a_great_mean_stay_float(target, channels, monkeypatch):
     model = shifted(100, channels)
     after = run(model, target)
@@ -61,7 +64,7 @@ def test_layers_behind_channels_that_differ_little_from_a_great_mean_stay_float(
     assert "reader" in lost(after)
 
 
-@pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt", "generic"])
+@pytest.mark.parametrize("target", ONE_FAST)
 def test_a_small_offset_is_no_reason(target):
     assert not lost(run(shifted(1, 64), target))
 
@@ -94,7 +97,7 @@ def test_usual_blocks_are_planned_as_before_at_any_width(build, bits, monkeypatc
     assert after.facts[Plan] == run(build(), "generic", weight_bits=bits, act_bits=bits, reconstruct=False).facts[Plan]
 
 
-@pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt", "generic"])
+@pytest.mark.parametrize("target", ONE_FAST)
 def test_the_reader_of_a_concat_that_loses_an_input_stays_float(target, monkeypatch):
     model = joining(1000)
     after = run(model, target)
@@ -112,7 +115,7 @@ def test_an_included_layer_stays_on_integers_and_is_warned_of(caplog):
 
 
 @pytest.mark.parametrize("shared", ["conv", "concat"])
-@pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt", "generic"])
+@pytest.mark.parametrize("target", ONE_FAST)
 def test_the_reader_takes_the_float_tensor_though_others_take_integers(target, shared, monkeypatch):
     model = amplified(1000, shared=shared)
     after = run(model, target)
