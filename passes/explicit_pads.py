@@ -41,9 +41,9 @@ def _pads(node: Node) -> list[int] | None:
         return [0] * (2 * len(kernel))
     ones = [1] * len(kernel)
     lengths: Sequence[object] = (node.inputs[0].shape or [None] * (2 + len(kernel)))[2:]
-    before, after = [], []
     if list(node.attrs.get("dilations", ones)) != ones:
         return None
+    before, after = [], []
     for axis in zip(lengths, kernel, node.attrs.get("strides", ones), strict=True):
         total = _total(*axis)
         if total is None:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 
@@ -116,7 +116,7 @@ class Reconstruct(Analysis[Reconstruction]):
         limits = PairLimits(model, channels) if self._limited else None
         self._progress("reconstructing", 0, len(plan.layers))
         fitted = [(nodes[n], im2col) for n in weight_of if has_plain_bias(nodes[n]) and (im2col := Im2col.of(nodes[n]))]
-        _tell_of_others(plan, tensors, [node.name for node, _ in fitted])
+        _tell_of_others(plan, tensors, {node.name for node, _ in fitted})
         if not fitted:
             return Reconstruction({}, {}, {})
         loaders = tuple(self._samples.loaders)
@@ -175,10 +175,10 @@ class Reconstruct(Analysis[Reconstruction]):
         return found
 
 
-def _tell_of_others(plan: Plan, tensors: Mapping[str, Tensor], fitted: Sequence[str]) -> None:
+def _tell_of_others(plan: Plan, tensors: Mapping[str, Tensor], fitted: Collection[str]) -> None:
     """Warn of layers that are not fitted, if they have a share of the weights that shows in the outputs."""
     sizes = {user: math.prod(tensors[weight.tensor].shape) for weight in plan.weights for user in weight.users}
-    others = [name for name in plan.layers if name not in set(fitted)]
+    others = [name for name in plan.layers if name not in fitted]
     if sum(sizes[name] for name in others) < _LEAST_TOLD * sum(sizes.values()):
         return
     log.warning(

@@ -124,14 +124,12 @@ def _round(
     shrink: bool = True,
 ) -> tuple[QParams, Float64Array]:
     """Return scales, and integers of the target weight, (groups, outputs of a group, inputs), with error feedback."""
-    energy = np.diagonal(moments.hessian, axis1=1, axis2=2)[:, None, :]
-    qparams = weight_qparams(
-        scheme,
-        im2col.weight(target).astype(np.float32),
-        least_scale=least_scale,
-        shrink=shrink,
-        importance=np.asarray(im2col.weight(np.broadcast_to(energy, target.shape)), np.float64),
-    )
+    importance = None
+    if shrink:
+        energy = np.diagonal(moments.hessian, axis1=1, axis2=2)[:, None, :]
+        importance = np.asarray(im2col.weight(np.broadcast_to(energy, target.shape)), np.float64)
+    values = im2col.weight(target).astype(np.float32)
+    qparams = weight_qparams(scheme, values, least_scale=least_scale, shrink=shrink, importance=importance)
     scale = np.asarray(im2col.per_output(qparams.scale), np.float64)
     rounding = FeedbackRounding.of(moments.hessian, _REGULARIZATION)
     return qparams, np.asarray(rounding.round(target, scale, scheme.qmax), np.float64)
