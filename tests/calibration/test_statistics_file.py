@@ -209,7 +209,7 @@ def test_a_file_cut_short_is_refused(tmp_path):
     path = tmp_path / "a.npz"
     save_statistics(statistics(), path)
     content = path.read_bytes()
-    for length in range(0, len(content), 23):
+    for length in range(0, len(content), 61):
         path.write_bytes(content[:length])
         with pytest.raises(DataError, match="not a calibration file"):
             load_statistics(path)
@@ -220,13 +220,13 @@ def test_a_damaged_file_is_refused_or_the_damage_does_no_harm(tmp_path):
     save_statistics(statistics(), path)
     content = path.read_bytes()
     refused = 0
-    for at in range(0, len(content), 11):
+    for at in range(0, len(content), 41):
         path.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
         try:
             assert same(load_statistics(path), statistics())
         except DataError:
             refused += 1
-    assert refused > 50
+    assert refused > 20
 
 
 def test_another_format_asks_for_a_new_calibration(tmp_path):

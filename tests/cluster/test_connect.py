@@ -146,6 +146,7 @@ def test_a_connection_that_is_lost(scheduler, tmp_path):
             list(results)
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_kept_when_the_connection_is_lost(scheduler, tmp_path):
     cluster, kept = scheduler(1), tmp_path / "kept.npz"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import fast_first
 from command_line import draw, snapshot
 from PIL import Image
 from web_server import serving
@@ -44,7 +45,10 @@ def made():
     return [Path(name).read_bytes() for name in FILES]
 
 
-@pytest.mark.parametrize("kind", ["folder", "list", "archive", "pattern", "file", "local list", "data set", "pictures"])
+KINDS = ["folder", "archive", "list", "pattern", "file", "local list", "data set", "pictures"]
+
+
+@pytest.mark.parametrize("kind", fast_first(KINDS, 2))
 def test_pictures_at_addresses_give_the_same_bytes(onnxq, model, web, kind):
     options = ("--save-calibration", "c.npz", "--count", "7")
     plain = onnxq(model, "--calib", "served/pics", *options)

@@ -66,6 +66,7 @@ def test_several_models_share_the_workers(onnxq, model, address):
     assert expected[0] == expected[1]
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_same(onnxq, model, address):
     for number in range(4):
         draw(f"others/{number}.png", 50 + number)
@@ -89,8 +90,11 @@ def quantized(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("command", "runtime"),
-    [(evaluate.main, "ort"), (evaluate.main, "openvino"), (compare.main, "ort")],
-    ids=["evaluate", "evaluate in OpenVINO", "compare"],
+    [
+        pytest.param(evaluate.main, "ort", id="evaluate"),
+        pytest.param(evaluate.main, "openvino", id="evaluate in OpenVINO", marks=pytest.mark.slow),
+        pytest.param(compare.main, "ort", id="compare", marks=pytest.mark.slow),
+    ],
 )
 def test_numbers_are_the_same(command, runtime, quantized, address, capsys):
     if runtime == "openvino":
@@ -105,6 +109,7 @@ def test_numbers_are_the_same(command, runtime, quantized, address, capsys):
     assert printed[0] == printed[1]
 
 
+@pytest.mark.slow
 def test_the_model_is_measured_by_the_same_workers(onnxq, address, monkeypatch):
     monkeypatch.setattr("onnxq.cli.demo_ground_truth", lambda: demo_ground_truth(8))
     options = ("--demo", "--count", "8", "--evaluate", "-o", "made.onnx", "-q")

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import onnx
 import pytest
+from cases import fast_first
 from cut_pool import Cut
 from graphs import copy, csp, feed, silu_chain
 from PIL import Image
@@ -307,7 +308,7 @@ PRICES = {
 
 
 @pytest.mark.parametrize(
-    ("price", "at_once"), [("falls", 1), ("falls", 4), ("rises and falls", 4), ("never within", 2)]
+    ("price", "at_once"), fast_first([("rises and falls", 4), ("falls", 1), ("falls", 4), ("never within", 2)])
 )
 def test_trials_in_a_pool_find_the_same(model, feeds, tmp_path, price, at_once):
     runs = []
@@ -328,6 +329,7 @@ def test_trials_in_a_pool_find_the_same(model, feeds, tmp_path, price, at_once):
     assert list(parallel["losses"]) == sorted(parallel["losses"], key=int)
 
 
+@pytest.mark.slow
 def test_a_record_of_one_process_goes_on_in_a_pool(model, feeds, tmp_path):
     record = tmp_path / "record.json"
     with pytest.raises(KeyboardInterrupt):
@@ -339,6 +341,7 @@ def test_a_record_of_one_process_goes_on_in_a_pool(model, feeds, tmp_path):
     assert result.kept == found(model, feeds, 3)[0].kept
 
 
+@pytest.mark.slow
 def test_what_fails_is_raised_only_if_bisection_asks_for_it(model, feeds):
     most = stored(found(model, feeds, 100)[0].quantized.model)[0]
     shift = most - 9

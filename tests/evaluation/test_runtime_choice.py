@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cases import fast_first
 from compared import finding, save_models
 from faulty import erring
 from graphs import NARROW_TENSORRT, csp, feed, quantized, run, sqnr, v8, with_metadata
@@ -134,7 +135,7 @@ def test_a_runtime_that_computes_a_file_for_another_one_wrongly_is_told(target, 
     assert told.endswith(f"--runtime exact computes it as {target} does; --target ort makes a file for onnxruntime")
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", fast_first(TARGETS, 2))
 def test_nothing_is_told_of_a_runtime_that_computes_rightly(target):
     made = quantize(v8(), config=Config(target=target, reconstruct=False, count=2)).model
     feeds = [feed(made, seed) for seed in (0, 1)]

@@ -8,7 +8,7 @@ from fuzzing import KINDS, make, prepare
 
 from onnxq.console.terminal import ERR, OUT
 
-SEEDS = range(int(os.environ.get("ONNXQ_FUZZ_CASES", "3")))
+SEEDS = range(int(os.environ.get("ONNXQ_FUZZ_CASES", "2")))
 
 
 def call(command):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import paired
+from cases import fast_first, paired
 from graphs import (
     Net,
     attention,
@@ -93,7 +93,7 @@ def test_neither_do_sums_of_unusual_convs(build):
 
 
 @every_cpu_target
-@pytest.mark.parametrize("build", [saturating, csp, v8], ids=lambda b: b.__name__)
+@pytest.mark.parametrize("build", fast_first([saturating, csp, v8]), ids=lambda b: b.__name__)
 def test_with_vnni_weights_some_do(build, target):
     model, feeds, found = quantized(build, target, "vnni")
     assert max(worst(model, found, feeds).values()) > 1000

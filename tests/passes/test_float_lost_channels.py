@@ -2,6 +2,7 @@ import dataclasses
 import logging
 
 import pytest
+from cases import fast_first
 from graphs import csp, feed, pan, sppf
 from unbalanced import amplified, joining, shifted
 
@@ -14,7 +15,7 @@ from onnxq.passes.plan_quantization import PlanQuantization
 from onnxq.pipeline import Facts
 from onnxq.targets import TARGETS
 
-ONE_FAST = ["generic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ort", "openvino", "tensorrt"))]
+ONE_FAST = fast_first(["generic", "ort", "openvino", "tensorrt"])
 """Targets with 8-bit activations; all but one are slow."""
 
 MAKER_TOO = ("ort", "generic")
@@ -41,8 +42,15 @@ def lost(quantized):
 @pytest.mark.parametrize("ratio", [30, 1000])
 @pytest.mark.parametrize(
     ("target", "kind"),
-    [(target, "full") for target in ("ort", "openvino", "tensorrt", "generic")]
-    + [(target, "depthwise") for target in MAKER_TOO],
+    fast_first(
+        [
+            ("generic", "depthwise"),
+            ("openvino", "full"),
+            ("ort", "depthwise"),
+            *((target, "full") for target in ("ort", "tensorrt", "generic")),
+        ],
+        2,
+    ),
 )
 def test_layers_that_amplify_lost_channels_stay_float(target, kind, ratio, monkeypatch):
     model = amplified(ratio, kind)
@@ -81,7 +89,7 @@ def test_a_layer_of_which_the_weights_of_great_channels_round_away_stays_float(m
 
 
 @pytest.mark.parametrize("kind", ["full", "depthwise"])
-@pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt", "generic", "qnn"])
+@pytest.mark.parametrize("target", fast_first(["ort", "openvino", "tensorrt", "generic", "qnn"]))
 def test_layers_of_like_channels_are_planned_as_before(target, kind, monkeypatch):
     model = amplified(2, kind)
     after = run(model, target)
@@ -89,7 +97,7 @@ def test_layers_of_like_channels_are_planned_as_before(target, kind, monkeypatch
     assert after.facts[Plan] == run(model, target).facts[Plan]
 
 
-@pytest.mark.parametrize("build", [csp, pan, sppf])
+@pytest.mark.parametrize("build", fast_first([csp, pan, sppf]))
 @pytest.mark.parametrize("bits", [4, 8])
 def test_usual_blocks_are_planned_as_before_at_any_width(build, bits, monkeypatch):
     after = run(build(), "generic", weight_bits=bits, act_bits=bits, reconstruct=False)

@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from cases import fast_first
 from cut_pool import Cut, Threaded
 from graphs import copy, csp, feed, quantizing, run, samples, saturating, silu_chain, sqnr, v8, with_metadata
 
@@ -54,7 +55,7 @@ def test_a_layer_and_its_activation_are_one_piece():
 
 
 @pytest.mark.parametrize("corrected", [False, True])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", fast_first([0, 1]))
 def test_how_pieces_are_cut_and_where_they_run_makes_no_difference(corrected, seed):
     pytest.importorskip("cloudpickle", reason="comes with the extra cluster; a detector holds functions")
     model = with_metadata(v8())

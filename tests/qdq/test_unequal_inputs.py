@@ -3,6 +3,7 @@ import shlex
 
 import numpy as np
 import pytest
+from cases import fast_first
 from graphs import feed
 from net import Net
 from onnx import numpy_helper
@@ -12,7 +13,7 @@ from onnxq import Config, quantize
 from onnxq.facts import FittedRanges, Verification
 from onnxq.targets import TARGETS
 
-every_target = pytest.mark.parametrize("target", TARGETS)
+every_target = pytest.mark.parametrize("target", fast_first(TARGETS, 2))
 
 
 def run(model, target, **options):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cases import fast_first
 from graphs import Net, conditional, feed, v8
 from onnx import helper
 
@@ -42,7 +43,7 @@ def linked(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("target", "outside", "opset"),
-    [("ort", True, 11), ("ort", False, 17), *((target, number % 2 == 0, 13) for number, target in enumerate(TARGETS))],
+    fast_first([("ort", True, 11), *((target, number % 2 == 0, 13) for number, target in enumerate(TARGETS))], 2),
 )
 def test_the_file_is_the_same(linked, monkeypatch, target, outside, opset):
     model = v8(opset=opset)
@@ -58,7 +59,7 @@ def test_the_file_is_the_same(linked, monkeypatch, target, outside, opset):
 
 
 @pytest.mark.parametrize(
-    "options", [{"weight_bits": 4}, {"requantize": True}, {"float_type": "fp16"}, {"pack": "int4"}]
+    "options", fast_first([{"pack": "int4"}, {"requantize": True}, {"weight_bits": 4}, {"float_type": "fp16"}], 2)
 )
 def test_with_other_options_too(linked, monkeypatch, options):
     model, target = v8(), "tensorrt" if "float_type" in options else "ort"

@@ -1,7 +1,9 @@
 """Cases of tests that need no full product of their parameters."""
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import pytest
 
 Row, Column = TypeVar("Row"), TypeVar("Column")
 
@@ -18,3 +20,10 @@ def paired(rows: Iterable[Row], columns: Iterable[Column], each: int = 2, first:
     given = list(columns)
     step = max(1, len(given) // each)
     return [(row, given[(first + k + step * j) % len(given)]) for k, row in enumerate(rows) for j in range(each)]
+
+
+def fast_first(values: Iterable[Any], count: int = 1) -> list[Any]:
+    """Return values of a parameter, or rows of several, of which all but the first `count` are slow tests."""
+    given = list(values)
+    rows = (value if isinstance(value, tuple) else (value,) for value in given[count:])
+    return [*given[:count], *(pytest.param(*row, marks=pytest.mark.slow) for row in rows)]
