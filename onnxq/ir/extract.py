@@ -12,6 +12,7 @@ from onnx_graphsurgeon import Constant, Node, Variable
 from onnxq.ir.index import ProtoIndex
 from onnxq.ir.operators import LAYERS
 from onnxq.ir.proto import IR_VERSION, copy_fields, names_read
+from onnxq.ir.weights.constants import keep_unusual
 
 
 def ending_at(
@@ -158,6 +159,7 @@ def node_alone(node: Node, opset: int) -> onnx.ModelProto:
     inputs = [Constant(t.name, t.values) if t.name else Variable.empty() for t in node.inputs]
     alone = Node(node.op, node.name, dict(node.attrs), inputs, [Variable(t.name) for t in node.outputs])
     graph = gs.Graph([alone], outputs=[t for t in alone.outputs if t.name], opset=opset)
+    keep_unusual(graph)
     exported: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     exported.ir_version = IR_VERSION
     return exported

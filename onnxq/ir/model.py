@@ -15,7 +15,7 @@ from onnx_graphsurgeon import Constant, Node, Variable
 
 from onnxq.ir.proto import MIN_IR_VERSION, copy_fields, copy_message
 from onnxq.ir.query import with_subgraphs
-from onnxq.ir.weights.constants import link_constants, move_to_files, without_values
+from onnxq.ir.weights.constants import keep_unusual, link_constants, move_to_files, without_values
 from onnxq.ir.weights.links import embedded
 from onnxq.ir.weights.spill import Spill
 
@@ -107,6 +107,7 @@ class Model:
             return self._exported()
 
     def _exported(self) -> onnx.ModelProto:
+        keep_unusual(self.graph)
         proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         for field, _ in proto.ListFields():
             if field.name != "graph":
@@ -173,7 +174,10 @@ class Model:
         for name in sorted(constants):
             values = np.ascontiguousarray(constants[name].values)
             sha.update(repr((name, values.dtype.str, values.shape)).encode())
-            sha.update(values.data if values.size else b"")
+            if values.dtype.kind in "OU":
+                sha.update(repr(values.tolist()).encode())
+            elif values.size:
+                sha.update(values.view(np.uint8).data)
         return sha.hexdigest()
 
 

@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -95,6 +96,19 @@ class TestNodeAlone:
         assert found.tolist() == [1, 3]
         assert clip in graph.nodes
         assert clip.inputs[0].outputs == [clip]
+
+    def test_constants_may_be_strings(self):
+        _, by_output = imported("y = Concat<axis=0>(a, b)", "string[1] a, string[1] b", "string[2] y")
+        for tensor, text in zip(by_output["y"].inputs, ("cat", "né"), strict=True):
+            tensor.to_constant(np.array([text], object))
+        [found] = run_session(open_session(node_alone(by_output["y"], 17)), {})
+        assert found.tolist() == ["cat", "né"]
+
+    def test_constants_may_have_less_than_a_byte(self):
+        _, by_output = imported("y = Cast<to=1>(a)", "int4[3] a", "float[3] y")
+        by_output["y"].inputs[0].to_constant(np.array([-8, 3, 7]).astype(ml_dtypes.int4))
+        [found] = run_session(open_session(node_alone(by_output["y"], 21)), {})
+        assert found.tolist() == [-8, 3, 7]
 
 
 def rows_with_labels(net):

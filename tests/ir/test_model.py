@@ -1,3 +1,4 @@
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -6,6 +7,20 @@ from onnx.reference import ReferenceEvaluator
 from texts import WEIGHT, parsed, weighted
 
 from onnxq.ir import Model, remove, replace_uses
+
+
+def named(*names):
+    """A model that gives the name of the greater of two values."""
+    model = parsed("i = ArgMax<axis=1>(x) y = Gather(names, i)", "float[1,2] x", "string[1,1] y")
+    model.graph.initializer.append(helper.make_tensor("names", TensorProto.STRING, [2], names or ("cat", "né")))
+    return model
+
+
+def initialized(values):
+    """A model that casts a constant to float."""
+    model = parsed("a = Cast<to=1>(w) y = Add(x, a)", "float[3] x", "float[3] y")
+    model.graph.initializer.append(numpy_helper.from_array(values, "w"))
+    return model
 
 
 def run(model, x):
@@ -50,6 +65,13 @@ class TestModel:
         ]  # fmt: skip
         x = np.float32([[1, -2, 3, 4], [0, 1, -1, 0]])
         np.testing.assert_array_equal(run(after, x), run(before, x))
+
+    def test_names_of_classes_survive_once_they_are_read(self):
+        model = Model(named())
+        assert model.graph.tensors()["names"].values.tolist() == ["cat", "né"]
+        [names] = model.to_proto().graph.initializer
+        assert list(names.string_data) == [b"cat", "né".encode()]
+        assert Model(named()).to_proto() == model.to_proto()
 
     def test_nodes_without_documentation_get_none(self):
         after = Model(weighted()).to_proto().graph
@@ -186,6 +208,20 @@ class TestDigest:
     def test_depends_on_attributes(self):
         slight, same, steep = (Model(parsed(f"y = LeakyRelu<alpha={alpha}>(x)")).digest() for alpha in (0.1, 0.1, 0.2))
         assert slight == same != steep
+
+    def test_depends_on_names_of_classes(self):
+        one, same, other = (Model(named(*names)).digest() for names in (("cat", "dog"), ("cat", "dog"), ("cat", "cow")))
+        assert one == same != other
+
+    @pytest.mark.parametrize("kind", ["int4", "uint4", "bfloat16", "float8_e4m3fn"])
+    def test_constants_may_be_of_any_type(self, kind):
+        one, same, other = (
+            Model(initialized(np.array(values).astype(getattr(ml_dtypes, kind))))
+            for values in ([1, 2, 7], [1, 2, 7], [1, 2, 6])
+        )
+        assert one.digest() == same.digest() != other.digest()
+        [after] = one.to_proto().graph.initializer
+        assert numpy_helper.to_array(after).tolist() == [1, 2, 7]
 
     def test_constants_may_be_empty_or_scalars(self):
         empty = numpy_helper.from_array(np.zeros((0,), np.float32), "roi")

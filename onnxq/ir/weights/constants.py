@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx_graphsurgeon import Constant
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
@@ -15,6 +15,9 @@ from onnxq.ir.query import with_subgraphs
 from onnxq.ir.weights import links
 from onnxq.ir.weights.links import can_link, embed, is_linked, values_of
 from onnxq.ir.weights.spill import Spill
+
+_PARTS_OF_A_BYTE = frozenset({"float4_e2m1fn", "int2", "int4", "uint2", "uint4"})
+"""Types of which ONNX stores several numbers in a byte."""
 
 
 class _LinkedValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no types
@@ -83,6 +86,18 @@ def without_values(graph: gs.Graph) -> Iterator[None]:
     finally:
         for tensor, values in held.values():
             tensor._values = values
+
+
+def keep_unusual(graph: gs.Graph) -> None:
+    """Let constants be written that graphsurgeon cannot write: strings, and numbers of less than a byte."""
+    for each in with_subgraphs(graph):
+        for tensor in each.tensors().values():
+            if isinstance(tensor, Constant) and _is_unusual(tensor._values):
+                tensor._values = LazyValues(numpy_helper.from_array(tensor._values, tensor.name))
+
+
+def _is_unusual(values: "NDArray[np.generic] | LazyValues") -> bool:
+    return isinstance(values, np.ndarray) and (values.dtype.kind in "OU" or values.dtype.name in _PARTS_OF_A_BYTE)
 
 
 def _read_by_subgraphs(graph: gs.Graph) -> list[Constant]:
