@@ -28,6 +28,9 @@ gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
 _DOC_PREFIX = "onnxq: "
 """Beginning of the doc string lines that `Model.set_doc` writes."""
 
+_WRITTEN = frozenset({"tensor_type", "sequence_type", "sparse_tensor_type"})
+"""Kinds of values whose description graphsurgeon can write; that of an Optional is left out."""
+
 _PLAIN = (int, float, str, bytes, list, tuple)
 """Types of attributes that are neither tensors nor graphs."""
 
@@ -63,6 +66,9 @@ class Model:
         self._interface = {**declared, **self._interface}
         self.graph: gs.Graph = gs.import_onnx(proto)
         link_constants(self.graph)
+        for tensor in self.graph.tensors().values():
+            if isinstance(tensor, Variable) and tensor.type not in _WRITTEN:
+                tensor.dtype = tensor.shape = None
         for tensor in (*self.graph.inputs, *self.graph.outputs):
             if isinstance(tensor, Variable) and tensor.name in self._interface:
                 tensor.dtype, tensor.shape = _declared(self._interface[tensor.name].type.tensor_type)

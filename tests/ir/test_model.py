@@ -73,6 +73,16 @@ class TestModel:
         assert list(names.string_data) == [b"cat", "né".encode()]
         assert Model(named()).to_proto() == model.to_proto()
 
+    def test_inner_optionals_and_sequences_survive(self):
+        model = parsed(
+            "o = Optional(x) a = OptionalGetElement(o) s = SequenceConstruct(a, x) y = ConcatFromSequence<axis=1>(s)",
+            outputs="float[1,8] y",
+        )
+        after = Model(onnx.shape_inference.infer_shapes(model)).to_proto()
+        onnx.checker.check_model(after, full_check=True)
+        assert [node.op_type for node in after.graph.node] == [node.op_type for node in model.graph.node]
+        assert {value.name for value in after.graph.value_info} == {"a", "s"}
+
     def test_nodes_without_documentation_get_none(self):
         after = Model(weighted()).to_proto().graph
         assert [node.HasField("doc_string") for node in after.node] == [True, False, True]
