@@ -65,6 +65,8 @@ class Normalize(Rewrite):
       original runs there
     - Constant nodes become initializers, and initializers are not inputs
     - Identity and inference-mode Dropout (opset 7) are removed
+    - optional inputs at the end that are left out by an empty name are removed: OpenVINO does not load a ConvTranspose,
+      Gemm or ReduceSum with them
     - every node has a unique name
 
     Args:
@@ -95,6 +97,7 @@ class Normalize(Rewrite):
             + _convert(model, self._least_opset, self._detector)
             + _constants_to_initializers(model.graph)
             + _bypass_identities(model.graph)
+            + _drop_empty_inputs(model.graph)
             + _name_nodes(model.graph)
         )
 
@@ -327,6 +330,15 @@ def _gives_its_input(node: Node, outputs: Collection[int]) -> bool:
         return bool(node.op == "Identity")
     trains = node.inputs[2:] and not (isinstance(node.inputs[2], Constant) and not node.inputs[2].values.any())
     return not trains and not any(mask.outputs or id(mask) in outputs for mask in node.outputs[1:])
+
+
+def _drop_empty_inputs(graph: Graph) -> int:
+    edits = 0
+    for node in graph.nodes:
+        while node.domain in (None, *DEFAULT_DOMAINS) and node.inputs and not node.inputs[-1].name:
+            node.inputs.pop()
+            edits += 1
+    return edits
 
 
 def _name_nodes(graph: Graph) -> int:

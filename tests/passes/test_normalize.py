@@ -257,6 +257,17 @@ def test_an_identity_read_by_a_subgraph_goes():
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
+def test_empty_names_at_the_end_of_the_inputs_go_and_those_before_others_stay():
+    net = Net()
+    x = net.add("ConvTranspose", net.conv("images", 4), net.const(np.ones((4, 4, 2, 2))), "", strides=[2, 2])
+    x = net.add("Clip", net.add("Clip", x, "", net.const(6)), net.const(0), "")
+    before = net.model(net.add("ReduceSum", x, ""))
+    after, edits = rewrite_checked(STEP, before)
+    assert edits == 3
+    assert [len(node.input) for node in after.graph.node if node.op_type != "Conv"] == [2, 3, 2, 1]
+    assert_same_numbers(before, after)
+
+
 def test_nodes_without_a_name_are_named_after_their_operator_and_place():
     before = with_node_names(silu_chain(), [])
     after, edits = rewrite_checked(STEP, before)
