@@ -1,5 +1,6 @@
 """Criteria of a mixed-precision search: loss of AP, loss of expected AP, or SQNR."""
 
+import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
@@ -24,6 +25,7 @@ from onnxq.config import Config
 from onnxq.errors import DataError, ModelError
 from onnxq.evaluation.average_precision import Scores, measure_precision
 from onnxq.evaluation.ground_truth import GroundTruth
+from onnxq.evaluation.held_out import content_digest
 from onnxq.evaluation.predictor import Predictor, Settings
 from onnxq.evaluation.runtime_choice import AUTO
 from onnxq.evaluation.scoring.expected import (
@@ -118,9 +120,9 @@ class PrecisionCriterion(Criterion):
         return self._float.ap - scores.ap
 
     def identity(self) -> str:
-        """Return settings, images and objects as text."""
+        """Return settings, objects and the content of the images as text."""
         labels = json.dumps(self._truth.coco.dataset, sort_keys=True)
-        return f"AP {self._settings} {sorted(self._truth.images)} {labels}"
+        return f"AP {self._settings} {sorted(self._truth.images)} {labels} {content_digest(self.files)}"
 
     def describe(self, loss: float) -> str:
         """Return the change of AP in words."""
@@ -195,8 +197,9 @@ class AgreementCriterion(Criterion):
         return precision - expected_precision(objects, self._each(judge, pairs, progress))
 
     def identity(self) -> str:
-        """Return settings and images as text."""
-        return f"agreement {self._settings} {[str(each.file or each.name) for each in self._sources]}"
+        """Return settings, names and the content of the images as text."""
+        names = [each.name for each in self._sources]
+        return f"agreement {self._settings} {names} {content_digest(self.files)}"
 
     def describe(self, loss: float) -> str:
         """Return the change of expected AP in words."""
@@ -285,8 +288,12 @@ class SqnrCriterion(Criterion):
         return -min(meter.decibels().values(), default=np.inf)
 
     def identity(self) -> str:
-        """Return the images as text."""
-        return f"SQNR {self._runtime} {len(self._feeds)} {[str(file) for file in self.files]}"
+        """Return the runtime and the content of the feeds as text."""
+        digest = hashlib.sha256()
+        for feed in self._feeds:
+            for name, array in feed.items():
+                digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        return f"SQNR {self._runtime} {digest.hexdigest()}"
 
     def describe(self, loss: float) -> str:
         """Return the SQNR in words."""

@@ -321,7 +321,9 @@ def _search_key(original: onnx.ModelProto, config: Config, statistics: Statistic
     """Return a digest of everything that the results of a search depend on."""
     digest = hashlib.sha256(storage.digest(original).encode())
     for name in sorted(statistics.histograms):
-        digest.update(name.encode() + statistics.histograms[name].counts.tobytes())
+        histogram = statistics.histograms[name]
+        bins = f"{name} {histogram.exponent} {histogram.start} {histogram.low} {histogram.high}"
+        digest.update(bins.encode() + histogram.counts.tobytes())
     digest.update(f"{VERSION} {config} {statistics.samples} {criterion.identity()}".encode())
     return digest.hexdigest()
 

@@ -117,6 +117,25 @@ def test_other_labels_of_the_same_images_change_the_identity(tmp_path):
     assert PrecisionCriterion(csp(), GroundTruth.load(annotations, images), Settings()).identity() != before
 
 
+def test_other_images_under_the_same_names_change_the_identity(pictures):
+    annotations, images = write_coco(pictures, TWO, {1: "person", 3: "car"})
+    model = finding((*BOX, 0.9, 1))
+
+    def identities():
+        truth = GroundTruth.load(annotations, images)
+        return [
+            PrecisionCriterion(model, truth, Settings()).identity(),
+            AgreementCriterion(model, images, Settings()).identity(),
+            SqnrCriterion(model, images, CONFIG).identity(),
+        ]
+
+    before, again = identities(), identities()
+    for path in images.iterdir():
+        Image.open(path).point(lambda level: 255 - level).save(path)
+    assert before == again
+    assert not set(before) & set(identities())
+
+
 def test_of_a_data_set_the_validation_images_are_taken(pictures):
     (pictures / "data.yaml").write_text("train: calibrated\nval: judged\n")
     criterion = SqnrCriterion(v8(), pictures / "data.yaml", CONFIG)
