@@ -127,7 +127,7 @@ class ModelInputs:
         """Copy one sample out of checked arrays, with a batch of one and the model's types.
 
         Raises:
-            DataError: it has NaN or infinite values.
+            DataError: it has NaN or infinite values, or whole numbers that the model's type cannot hold.
         """
         feed = {}
         for name in self.names():
@@ -138,6 +138,11 @@ class ModelInputs:
                 feed[name] = np.array(part, dtype=self.specs[name][1], order="C")
             if feed[name].dtype.kind == "f" and not np.isfinite(feed[name]).all():
                 raise DataError(f"{where}: input {name} has NaN or infinite values; repair it or leave it out")
+            if feed[name].dtype.kind != "f" and (feed[name] != part).any():
+                raise DataError(
+                    f"{where}: input {name} takes {feed[name].dtype}, and has values from {part.min()} to "
+                    f"{part.max()}: scale them as the model expects"
+                )
         return feed
 
     def join(self, feeds: Sequence[Feed]) -> Sample:

@@ -26,6 +26,16 @@ def test_floats_are_cast(tmp_path, given, order):
     assert (array == 1).all()
 
 
+@pytest.mark.parametrize("given", [np.uint16, np.uint32])
+def test_whole_numbers_that_the_type_of_the_input_cannot_hold_are_refused(given):
+    inputs = (("x", (None, 3, 8, 8), np.uint8),)
+    bright = np.full((1, 3, 8, 8), 255, given)
+    assert drawn(opened([bright], *inputs))[0].feed["x"].max() == 255
+    bright[0, 0, 0, 0] = 256
+    with refused("takes uint8, and has values from 255 to 256: scale them"):
+        drawn(opened([bright], *inputs))
+
+
 def test_a_generator_may_fill_the_same_array_again():
     def generate():
         buffer = np.empty((1, 3, 8, 8), np.float32)
