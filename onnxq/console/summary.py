@@ -32,6 +32,9 @@ _ORDER_COUNTS = "; objects that stand in another order count as noise"
 
 _SELECTED = ", before objects are selected"
 
+_FEW_WIDTHS = 4
+"""Widths of single nodes that a line names."""
+
 
 def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Listing:
     """Return a table with the recognized model and the number of nodes that will run on integers."""
@@ -41,14 +44,16 @@ def planned(plan: Plan, detector: Detector, config: Config, verbose: bool) -> Li
     is_guess = detector.family == UNKNOWN and config.preprocess == AUTO and detector.why == detector.outputs.why
     assumed = " (assumed, as the outputs are of no known family: --preprocess says otherwise)" if is_guess else ""
     table.add_row("images", f"{detector.preprocess.describe()}{assumed}")
-    how = f"{config.method_used}, {config.all_widths}"
-    table.add_row("target", f"{config.target} ({config.placement.title}), {how}")
+    widths, singles = config.all_widths, len(config.bits)
+    if singles > _FEW_WIDTHS and not verbose:
+        widths = f"W{config.weight_bits}A{config.act_bits}, and {singles} nodes with other widths (-v says which)"
+    table.add_row("target", f"{config.target} ({config.placement.title}), {config.method_used}, {widths}")
     convs = [name for name, op in plan.ops.items() if op in ("Conv", "ConvTranspose")]
     floats = Counter(summary_of(plan.skipped[name]) for name in convs if name in plan.skipped)
     table.add_row("Convs", f"{len(convs) - floats.total()} of {len(convs)} on integers")
-    widths = Counter(weight.scheme.bits for weight in plan.weights for _ in weight.users)
-    if len(widths) > 1:
-        table.add_row("", ", ".join(f"{widths[bits]} with {bits}-bit weights" for bits in sorted(widths)))
+    stored = Counter(weight.scheme.bits for weight in plan.weights for _ in weight.users)
+    if len(stored) > 1:
+        table.add_row("", ", ".join(f"{stored[bits]} with {bits}-bit weights" for bits in sorted(stored)))
     for reason, count in floats.most_common():
         table.add_row("", f"{count} float: {reason}")
     others = len(plan.skipped) - floats.total()

@@ -39,6 +39,12 @@ def test_the_target_is_shown_with_method_and_widths():
     assert "W4A8 op:Conv=8/8" in planned(csp(), weight_bits=4, bits=("op:Conv=8/8",))
 
 
+def test_widths_of_many_nodes_are_counted_unless_all_is_asked_for():
+    options = {"weight_bits": 4, "bits": [f"conv{number}=8/8" for number in range(5)]}
+    assert "uh, W4A8, and 5 nodes with other widths (-v says which)" in planned(v8(), reconstruct=False, **options)
+    assert "conv0=8/8 conv1=8/8" in planned(v8(), verbose=True, **options)
+
+
 @pytest.mark.parametrize(
     ("against_exact", "said"),
     [
