@@ -225,12 +225,11 @@ class InputSummary:
 
     Attributes:
         low, high: least and greatest value, without what surrounds an image in one colour; inf, -inf without samples.
-        samples: number of samples.
-        distinct: number of samples that differ from each other.
+        samples, distinct: number of samples, and of those that differ from each other.
         most_equal: number of samples that are equal to the most frequent one.
         blank: number of samples that show next to nothing: all of their values are nearly the same.
         blank_file: a file with such a sample; empty if they are in no file.
-        grey: number of samples whose three planes are nearly the same.
+        grey, interleaved: number of samples whose planes are nearly equal, or hold the colours of a pixel side by side.
     """
 
     low: float = math.inf
@@ -241,6 +240,7 @@ class InputSummary:
     blank: int = 0
     blank_file: str = ""
     grey: int = 0
+    interleaved: int = 0
 
 
 @dataclass(frozen=True)

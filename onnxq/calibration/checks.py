@@ -70,6 +70,12 @@ def check_inputs(inputs: InputSummary, detector: Detector) -> Iterator[str]:
             f"{share} calibration samples show next to nothing{such_as}: leave out blank images, and masks or label "
             "maps if any are among them"
         )
+    if 2 * inputs.interleaved > inputs.samples:
+        yield (
+            f"{inputs.interleaved} of {inputs.samples} calibration samples have the three colours of a pixel side by "
+            "side, where the model takes a plane for each: turn (height, width, 3) into (3, height, width) with "
+            "transpose(2, 0, 1), not with reshape"
+        )
     if inputs.grey == inputs.samples and low != high:
         yield "all calibration samples are grey: if the model will see colours, give coloured images"
 

@@ -37,6 +37,12 @@ _OTHER_RANGE = 0.02
 
 _COLOURS = _IMAGE_RANK = 3
 
+_INTERLEAVED = 0.6
+"""Ratio of the squared differences three values apart and one apart, below which neighbours are colours of a pixel.
+
+Of 288 pictures of COCO it is 1.4 and more, of noise 1, and below 0.6 for 80 % of the same without their transpose.
+"""
+
 _LOOKED_AT = 100
 """Evenly spaced rows and columns of an image that are compared between its planes."""
 
@@ -50,6 +56,7 @@ class _State(msgspec.Struct):
     high: float
     spans: list[tuple[float, str]]
     grey: int
+    interleaved: int
 
 
 class InputMonitor:
@@ -72,6 +79,7 @@ class InputMonitor:
         self._high = -math.inf
         self._spans: list[tuple[float, str]] = []
         self._grey = 0
+        self._interleaved = 0
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"_preprocess": None, "_sources": (), "_lock": None, "_feeds": dict.fromkeys(self._feeds)}
@@ -92,6 +100,7 @@ class InputMonitor:
         self._low, self._high = min(self._low, other._low), max(self._high, other._high)
         self._spans += other._spans
         self._grey += other._grey
+        self._interleaved += other._interleaved
         self._checksums += other._checksums
         self._keep(other._feeds)
 
@@ -129,6 +138,7 @@ class InputMonitor:
             blank=len(blank),
             blank_file=min(filter(None, blank), default=""),
             grey=self._grey,
+            interleaved=self._interleaved,
         )
 
     def _full_span(self) -> float:
@@ -151,11 +161,13 @@ class InputMonitor:
             # Where one of a batch could not be read, the others cannot be told apart.
             files = list(map(str, sources)) if len(sources) == len(spans) else [""] * len(spans)
             checksums, grey = list(map(_checksum, images)), sum(map(self._is_grey, contents))
+            interleaved = sum(map(self._is_interleaved, images))
             with self._lock:
                 for low, high in extremes:
                     self._low, self._high = min(self._low, low), max(self._high, high)
                 self._spans += zip(spans, files)
                 self._grey += grey
+                self._interleaved += interleaved
                 self._checksums += checksums
                 self._keep({step: sample.feed})
         return sample
@@ -196,6 +208,17 @@ class InputMonitor:
         if self._preprocess is not None:
             few = self._preprocess.undo(few)
         return bool(np.ptp(few, axis=0).max() <= _GREY / 255 * np.abs(few).max())
+
+    def _is_interleaved(self, image: NDArray[np.generic]) -> bool:
+        """Whether an image of three planes holds the three colours of a pixel side by side, as before a transpose."""
+        planes_last = self._preprocess is not None and self._preprocess.channels_last
+        if planes_last or image.ndim != _IMAGE_RANK or len(image) != _COLOURS:
+            return False
+        lines = image[:, :: max(1, image.shape[1] // _LOOKED_AT)].astype(np.float32)
+        near, far = (
+            float(np.square(lines[..., step:] - lines[..., :-step]).sum(dtype=np.float64)) for step in (1, _COLOURS)
+        )
+        return far < _INTERLEAVED * near
 
 
 def _uniform_ends(planes: NDArray[np.generic], axis: int) -> int:

@@ -128,6 +128,8 @@ class TestSummaries:
                 "2 of 20 calibration samples show next to nothing (such as data/mask.png): leave out blank images",
             ),
             ({"blank": 20}, "all calibration samples show next to nothing"),
+            ({"interleaved": 10}, None),
+            ({"interleaved": 11}, "11 of 20 calibration samples have the three colours of a pixel side by side"),
             ({"grey": 19}, None),
             ({"grey": 20}, "all calibration samples are grey: if the model will see colours, give coloured images"),
         ],

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxq.calibration.demo import scene
 from onnxq.calibration.feeds import Sample
 from onnxq.calibration.input_monitor import PROBES, InputMonitor
 from onnxq.facts import InputSummary, Probe
@@ -161,6 +162,18 @@ def test_grey_images_are_counted(preprocess):
 
 def test_one_plane_is_not_called_grey():
     assert summary_of([picture(0)], replace(YOLO, planes=1)).grey == 0
+
+
+@pytest.mark.parametrize("preprocess", [YOLO, YOLO_255, replace(YOLO, values=IMAGENET)])
+def test_images_that_were_reshaped_and_not_transposed_are_counted(preprocess):
+    right = [preprocess(scene("calibration", number)[0], (160, 160))[0][0] for number in range(3)]
+    wrong = [image.transpose(1, 2, 0).reshape(image.shape) for image in right[:2]]
+    assert summary_of(right, preprocess).interleaved == 0
+    assert summary_of([*right, *wrong], preprocess).interleaved == 2
+    noise = [np.random.default_rng(k).random((3, *SIZE), np.float32) for k in range(3)]
+    assert summary_of(noise, preprocess).interleaved == 0
+    last = replace(preprocess, channels_last=True)
+    assert summary_of([image.transpose(1, 2, 0) for image in right], last).interleaved == 0
 
 
 def test_arrays_of_other_ranks_are_looked_at_as_a_whole():
