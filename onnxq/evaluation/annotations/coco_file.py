@@ -137,6 +137,9 @@ class _Reader:
             "area": self._area(entry, box, label),
             "iscrowd": _crowd(entry.get("iscrowd"), label),
         }
+        if entry.get("ignore") in (1, "1") and not found["iscrowd"]:
+            what = "marked `ignore`, which must be found as others, as in pycocotools (iscrowd 1 leaves them out)"
+            self._mend(what, label)
         found.update({key: entry[key] for key in ("segmentation", "keypoints") if entry.get(key)})
         _check_keypoints(found.get("keypoints", []), label)
         attributes = entry.get("attributes")

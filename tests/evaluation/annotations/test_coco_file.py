@@ -85,6 +85,17 @@ def test_a_crowd(tmp_path, given, expected):
     assert crowds == [expected] + [0] * (len(entries) - 1)
 
 
+def test_objects_to_ignore_are_told_as_they_count(tmp_path):
+    entries = changed(dataset()["annotations"], ignore=0)
+    for row, (ignored, crowd) in enumerate([(1, 0), (True, 0), (1, 1)]):
+        entries[row].update(ignore=ignored, iscrowd=crowd)
+    found = read(tmp_path, annotations=entries)
+    assert found.remarks == [
+        "2 objects marked `ignore`, which must be found as others, as in pycocotools (iscrowd 1 leaves them out), "
+        "such as annotation 10"
+    ]
+
+
 def test_attributes_of_another_kind_are_left_out(tmp_path):
     assert read(tmp_path, annotations=changed(dataset()["annotations"], attributes=[1])).objects
 
