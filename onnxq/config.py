@@ -64,6 +64,12 @@ NEAREST = "nearest"
 FEEDBACK = "feedback"
 """Weights are rounded with error feedback."""
 
+_SWITCHES: dict[str, tuple[None, ...]] = {
+    **dict.fromkeys(("symmetric", "equalize", "keep_bias", "requantize"), ()),
+    **dict.fromkeys(("migrate", "reconstruct"), (None,)),
+}
+"""Options that are on or off -> what else they may be."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -142,11 +148,11 @@ class Config:
             value = getattr(self, field.name)
             if choices is not None and value not in choices:
                 raise ConfigError(f"{field.name}: {value!r} is not one of {', '.join(map(str, choices))}")
+        self._check_kinds()
         parse_preprocess(self.preprocess)
         for name, allowed in (("weight_bits", self.placement.weights), ("act_bits", self.placement.activations)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, allowed[0].bits)
-        self._check_kinds()
         if self.layout:
             parse_layout(self.layout)
         self._check_widths()
@@ -209,18 +215,27 @@ class Config:
         return TARGETS[self.target]
 
     def _check_kinds(self) -> None:
-        """Refuse values that are easily given instead of a tuple or a number."""
+        """Refuse values that are easily given instead of those of an option, as text from a file is."""
         for name in ("bits", "exclude", "include", "layout"):
             value: object = getattr(self, name)
             if isinstance(value, str):
                 raise ConfigError(f"{name}: expected a tuple of strings, got {value!r}; write ({value!r},)")
         size: object = self.image_size
-        if size is not None and not (isinstance(size, tuple | list) and len(size) == 2):
+        is_size = isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(each, Integral) for each in size)
+        if size is not None and not is_size:
             raise ConfigError(f"image_size: expected (height, width) in px, got {size!r}")
         for name in ("weight_bits", "act_bits", "count"):
             number: object = getattr(self, name)
             if number is not None and not isinstance(number, Integral):
                 raise ConfigError(f"{name}: expected an integer, got {number!r}")
+        for name, others in _SWITCHES.items():
+            switch: object = getattr(self, name)
+            if not isinstance(switch, bool) and switch not in others:
+                expected = "True or False" + ", or None for the default" * bool(others)
+                raise ConfigError(f"{name}: expected {expected}, got {switch!r}")
+        words: object = self.preprocess
+        if not isinstance(words, str):
+            raise ConfigError(f"preprocess: expected text, got {words!r}")
 
     def _check_widths(self) -> None:
         for option, scheme_of, bits in (

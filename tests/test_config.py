@@ -260,6 +260,12 @@ def test_the_method_is_chosen_where_it_is_left_open():
         ({"image_size": "640"}, r"image_size: expected \(height, width\) in px, got '640'"),
         ({"act_bits": "8"}, "act_bits: expected an integer, got '8'"),
         ({"count": "5"}, "count: expected an integer, got '5'"),
+        ({"image_size": (640.0, 640)}, r"image_size: expected \(height, width\) in px, got \(640.0, 640\)"),
+        ({"symmetric": "no"}, "symmetric: expected True or False, got 'no'"),
+        ({"equalize": None}, "equalize: expected True or False, got None"),
+        ({"reconstruct": "false"}, "reconstruct: expected True or False, or None for the default, got 'false'"),
+        ({"migrate": 0}, "migrate: expected True or False, or None for the default, got 0"),
+        ({"preprocess": None}, "preprocess: expected text, got None"),
     ],
 )
 def test_values_of_another_kind_are_refused(options, message):
@@ -330,3 +336,11 @@ def test_options_without_effect_are_refused(options, said):
 def test_options_with_an_effect_are_taken():
     Config(weight_bits=4, keep_bias=True, weight_method="mse", reconstruct=False)
     Config(target="generic", cpu="vnni")
+
+
+def test_all_options_that_are_on_or_off_are_checked():
+    switches = [field.name for field in dataclasses.fields(Config) if "bool" in str(field.type)]
+    assert len(switches) == 6
+    for name in switches:
+        with pytest.raises(ConfigError, match=f"{name}: expected True or False"):
+            Config(**{name: "off"})
