@@ -15,6 +15,7 @@ from onnxq.calibration.confirm_layout import confirm_on_samples
 from onnxq.calibration.samples import DataSource, Samples, open_samples
 from onnxq.calibration.statistics_file import load_statistics, save_statistics
 from onnxq.config import Config
+from onnxq.errors import DataError
 from onnxq.facts import FittedRanges, InputSummary, Migration, Plan, Probe, Statistics
 from onnxq.hooks import time_passes
 from onnxq.ir import Model, ProtoIndex, embedded, storage
@@ -117,6 +118,8 @@ def quantize(
     detector = detect(original, image_size=config.image_size, preprocess=config.preprocess, layout=config.layout)
     pinned = _with_what_statistics_imply(facts, config, detector)
     samples = None if Statistics in pinned else open_data(data, original, detector, config)
+    if passes is None and samples is not None and samples.is_read_once:
+        _require_one_reading(samples, config, sensitivity)
     questions: tuple[str, ...] = ()
     if not config.layout:
         detector, questions = confirm_on_samples(original, detector, samples)
@@ -209,6 +212,21 @@ def open_data(data: object, original: onnx.ModelProto, detector: Detector, confi
         count=config.images,
         companions=detector.companions,
     )
+
+
+def _require_one_reading(samples: Samples, config: Config, sensitivity: bool) -> None:
+    """Refuse before the work what reads the data again after calibration.
+
+    Raises:
+        DataError: an option does.
+    """
+    again = "reconstruction" if config.reconstructs else "measuring the sensitivity" if sensitivity else ""
+    if again:
+        leave_out = "reconstruct=False" if config.reconstructs else "sensitivity=False"
+        raise DataError(
+            f"{samples.description}: {again} reads the data again, and a generator or reader gives each sample once; "
+            f"give a list, a folder or files, or {leave_out}"
+        )
 
 
 def _shape_and_dtype(tensor: onnx.TypeProto.Tensor) -> tuple[list[int | None], "np.dtype[np.generic]"]:

@@ -184,7 +184,7 @@ def _quantize(args: argparse.Namespace, config: Config, pool: Pool, is_one: bool
         detector = run.quantized.detector
         labels = _next_annotations(args)
         summary.say_next(args.shown_input, output, detector, run.config, labels, args.images, args.demo)
-    found, loss = measured.precision if measured else None, f"{lost.loss:+.2f}" if lost else ""
+    found, loss = measured.precision if measured else None, f"{lost.loss:+z.2f}" if lost else ""
     return many.Row.of(run.quantized, (args.input, output), seconds, found, loss)
 
 

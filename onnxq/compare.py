@@ -123,7 +123,7 @@ def _show_agreement(result: Comparison, agreement: Agreement, settings: Settings
     rows = agreement_rows(agreement, result.detector.outputs.task, "the float model", "the quantized model")
     if result.expected_ap_loss is not None:
         loss = result.expected_ap_loss
-        rows.append(("loss of expected AP, in points", "-" if math.isnan(loss) else f"{loss:.2f}"))
+        rows.append(("loss of expected AP, in points", "-" if math.isnan(loss) else f"{loss:z.2f}"))
     show_numbers(f"agreement with the float model, {_images(result.images)}{scores}", "", [""], rows)
 
 

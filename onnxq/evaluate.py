@@ -180,7 +180,7 @@ def _difference(value: float | None, start: float | None) -> float | None:
 
 
 def _signed(change: float | None) -> str:
-    return "-" if change is None else f"{change:+.2f}"
+    return "-" if change is None else f"{change:+z.2f}"
 
 
 if __name__ == "__main__":

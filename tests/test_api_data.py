@@ -109,6 +109,22 @@ def test_a_generator_is_drawn_from_as_samples_are_run(model, feeds):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "sensitivity", "message"),
+    [
+        (Config(weight_bits=4), False, "Python generator: reconstruction reads the data again.*or reconstruct=False"),
+        (Config(), True, "Python generator: measuring the sensitivity reads the data again.*or sensitivity=False"),
+    ],
+)
+def test_a_generator_is_refused_at_once_where_it_would_be_read_twice(model, feeds, config, sensitivity, message):
+    def generate():
+        yield from feeds
+        raise AssertionError("drawn from")
+
+    with pytest.raises(DataError, match=message):
+        quantize(model, generate(), config, sensitivity=sensitivity)
+
+
 def test_without_data_scenes_are_made(model):
     quantized = quantize(model, None, Config(count=3))
     assert quantized.samples.synthetic

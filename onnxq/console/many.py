@@ -63,7 +63,7 @@ class Row(NamedTuple):
         )
         if found is not None:
             last = found.models[-1]
-            return cls(numbers, tuple("-" if n is None else f"{n:.2f}" for n in (last.AP, last.change)))
+            return cls(numbers, tuple("-" if n is None else f"{n:z.2f}" for n in (last.AP, last.change)))
         return cls(numbers, (loss,) if loss else ())
 
 

@@ -126,7 +126,7 @@ class PrecisionCriterion(Criterion):
 
     def describe(self, loss: float) -> str:
         """Return the change of AP in words."""
-        return f"{0.0 - loss:+.2f} AP"  # 0.0 - loss, as -loss would give "-0.00"
+        return f"{-loss:+z.2f} AP"
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ class AgreementCriterion(Criterion):
 
 
 def _expected(loss: float) -> str:
-    return f"{0.0 - loss:+.2f} expected AP"
+    return f"{-loss:+z.2f} expected AP"
 
 
 class SqnrCriterion(Criterion):

@@ -56,7 +56,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "calibration samples", f"{report.samples}"
     if report.evaluation is not None:
         quantized = report.evaluation.models[-1]
-        yield f"AP, {Number(quantized.change, '+.2f')} against float", f"{Number(quantized.AP, '.2f')}"
+        yield f"AP, {Number(quantized.change, '+z.2f')} against float", f"{Number(quantized.AP, '.2f')}"
     if report.agreement is not None:
         images = f"{report.agreement.images} image{plural(report.agreement.images)}"
         yield f"expected AP against float, {images}", f"{Number(0.0 - report.agreement.loss, '+.2f')}"
@@ -102,7 +102,7 @@ def _precision(report: Report) -> Iterator[Block]:
 
 def _precision_row(model: ModelPrecision, change: float | None) -> tuple[Cell, ...]:
     ap, *others = (Number(value, ".2f") for value in model.metrics)
-    return Path(model.model).name, ap, Number(change, "+.2f"), *others
+    return Path(model.model).name, ap, Number(change, "+z.2f"), *others
 
 
 def _findings(report: Report) -> Iterator[Block]:

@@ -92,7 +92,7 @@ def test_precision_is_what_the_float_model_has_more(tmp_path):
     assert criterion.loss(perfect, silent) == 0
     assert criterion.loss(shifted, silent) == pytest.approx(30)  # its IoU is 22 / 26: three of ten thresholds are above
     assert criterion.describe(1.25) == "-1.25 AP"
-    assert criterion.describe(0.0) == "+0.00 AP"
+    assert criterion.describe(0.0) == criterion.describe(0.001) == "+0.00 AP"
     assert criterion.files == (images / "a.png", images / "b.png")
 
 
