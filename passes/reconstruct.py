@@ -2,9 +2,10 @@
 
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -12,21 +13,22 @@ from threadpoolctl import threadpool_limits
 from onnxq.calibration.feeds import Loader
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
-from onnxq.facts import Migration, Plan, QuantizationParameters, Reconstruction, Statistics
-from onnxq.ir import Model, Node, Tensor, constant, has_plain_bias, takes_bias
+from onnxq.facts import Migration, Plan, QuantizationParameters, QuantizedWeight, Reconstruction, Statistics
+from onnxq.ir import Model, Node, Tensor, bias_of, constant, takes_bias
 from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array
 from onnxq.numerics.scheme import QParams, Scheme
 from onnxq.pipeline import Analysis, Facts
 from onnxq.progress import Progress, silent
-from onnxq.qdq.migration import divided_inputs, multiplied_weight
+from onnxq.qdq.migration import DividedInput, divided_inputs, multiplied_weight
 from onnxq.qdq.pair_limit import PairLimit, PairLimits
 from onnxq.qdq.weight_qparams import minimum_scale, weight_qparams
 from onnxq.reconstruction import RECONSTRUCT_BELOW
-from onnxq.reconstruction.float_targets import collect_targets
+from onnxq.reconstruction.float_targets import LayerTargets, collect_targets
 from onnxq.reconstruction.graph_pair import GraphPair
-from onnxq.reconstruction.im2col import Im2col
-from onnxq.reconstruction.layer_fit import fit_layer
+from onnxq.reconstruction.layer_fit import fit_weight
+from onnxq.reconstruction.least_squares import JoinedMoments
 from onnxq.reconstruction.limited_weight import limit_weight
+from onnxq.reconstruction.walk import products_of, steps
 from onnxq.runtime.session import Feed, cores
 from onnxq.yolo.detector import Detector
 
@@ -52,9 +54,14 @@ class Reconstruct(Analysis[Reconstruction]):
     before the first layer that reads the quotients is fitted, with their range, by the error of the outputs of all that
     do so, with fitted and rounded weights. Channels that were divided at their source keep their scales.
 
-    The float graph runs once over all samples, then the quantized one layer by layer. Layers that share their weights,
-    or whose bias is computed, keep their rounded weights; a warning tells of them if they are many. In a Gemm or MatMul
-    each row is a position; a MatMul has no bias.
+    Layers that share a weight are fitted together, once, on the sums over the positions of all, before any of them
+    runs: they come out of the graph's order (`onnxq.reconstruction.walk`). If one of them reads what another has
+    computed, the weight is fitted anew at each, on all that were reached; earlier ones have run with an earlier fit.
+    A shared bias stays shared.
+
+    The float graph runs once over all samples, then the quantized one layer by layer. Layers whose bias is computed,
+    and those that share a weight with one, keep their rounded weights; a warning tells of them if they are many. In a
+    Gemm or MatMul each row is a position; a MatMul has no bias.
 
     Args:
         samples: the data; it is read again, by each graph.
@@ -108,71 +115,139 @@ class Reconstruct(Analysis[Reconstruction]):
             return self._fitted(model, facts, pool, at_once)
 
     def _fitted(self, model: Model, facts: Facts, pool: Executor, at_once: int) -> Reconstruction:
-        plan, qparams = facts[Plan], facts[QuantizationParameters]
-        nodes, tensors = model.nodes, model.graph.tensors()
-        weight_of = {weight.users[0]: weight for weight in plan.weights if len(weight.users) == 1}
-        statistics = facts.get(Statistics) or Statistics({})
-        channels = dict(statistics.channels)
-        limits = PairLimits(model, channels) if self._limited else None
+        plan, nodes = facts[Plan], model.nodes
         self._progress("reconstructing", 0, len(plan.layers))
-        fitted = [(nodes[n], im2col) for n in weight_of if has_plain_bias(nodes[n]) and (im2col := Im2col.of(nodes[n]))]
-        _tell_of_others(plan, tensors, {node.name for node, _ in fitted})
-        if not fitted:
+        of_weight = {weight: products for weight in plan.weights if (products := products_of(weight, nodes))}
+        products = {name: im2col for of_users in of_weight.values() for name, im2col in of_users.items()}
+        _tell_of_others(plan, model.graph.tensors(), products)
+        if not products:
             return Reconstruction({}, {}, {})
         loaders = tuple(self._samples.loaders)
-        targets = collect_targets(model.to_linked_proto(), fitted, loaders, self._detector)
+        layers = [(nodes[name], im2col) for name, im2col in products.items()]
+        targets = collect_targets(model.to_linked_proto(), layers, loaders, self._detector)
         if not targets.samples:
             raise DataError("the data can be read only once, reconstruction reads it again; give a list or a folder")
         loads = [partial(_feed, loaders[number]) for number in targets.samples]
-        fitted_layers = weight_of.keys() & targets.of_layer.keys()
+        order = steps(model, plan.layers, of_weight)
         migration = (facts.get(Migration) if self._scales else None) or Migration({})
-        divided = {
-            each.layers[0]: each
+        statistics = facts.get(Statistics) or Statistics({})
+        divided = [
+            each
             for each in divided_inputs(model, plan, migration.scales)
-            if fitted_layers.issuperset(each.layers) and each.quotient in channels
-        }
-        adjusted = [name for name in (_adjusted(plan, nodes) if self._ranges else []) if name not in divided]
-        graphs = GraphPair(model, plan, qparams, adjusted, loads, pool, at_once, list(divided.values()))
-        ratios: dict[str, Float32Array] = {}
+            if products.keys() >= {*each.layers} and each.quotient in statistics.channels
+        ]
+        first = _adjusted(plan, nodes, chain.from_iterable(order)) if self._ranges else []
+        adjusted = [name for name in first if all(name != each.layers[0] for each in divided)]
+        graphs = GraphPair(model, plan, facts[QuantizationParameters], adjusted, loads, pool, at_once, divided)
+        walk = _Walk(model, facts, graphs, targets.of_layer, divided, limited=self._limited, ranges=self._ranges)
+        done = 0
+        for step in order:
+            walk.fit(step)
+            done += len(step)
+            self._progress("reconstructing", done, len(plan.layers))
+        return walk.found
 
-        def float_weight(layer: str) -> Float32Array:
-            values = np.asarray(constant(tensors[weight_of[layer].tensor]), np.float32)
-            ratio = ratios.get(nodes[layer].inputs[0].name)
-            return values if ratio is None else multiplied_weight(nodes[layer], ratio)
 
-        found = Reconstruction({}, {}, {})
-        for number, name in enumerate(plan.layers):
-            node, weight = nodes[name], weight_of.get(name)
-            if weight is not None and name in targets.of_layer:
-                im2col = targets.of_layer[name].im2col
-                each = divided.get(name)
-                if each is not None:
-                    readers = [(targets.of_layer[n], weight_of[n].scheme, float_weight(n)) for n in each.layers]
-                    is_narrow = qparams.activations[each.quotient].scheme.bits < RECONSTRUCT_BELOW
-                    peaks = channels[each.quotient].peaks
-                    chosen = graphs.choose_scales(each, readers, peaks, ranges=self._ranges and is_narrow)
-                    found.scales[each.tensor], found.activations[each.quotient] = chosen.scales, chosen.qparams
-                    ratios[each.quotient] = ratio = chosen.scales * np.reciprocal(each.scales)
-                    channels[each.quotient] = channels[each.quotient].divided(ratio)
-                values = float_weight(name)
-                # Targets take much of the memory: they go with their layer.
-                moments, input_qparams = graphs.moments(targets.of_layer.pop(name), values)
-                if input_qparams is not None:
-                    found.activations[node.inputs[0].name] = input_qparams
-                activations = {**qparams.activations, **found.activations}
-                least_scale = minimum_scale([node], activations)
-                limit = limits.of([node], weight.scheme, activations) if limits else None
-                if node.inputs[0].name in ratios:
-                    rounded = _rounded(values, weight.scheme, least_scale, limit)
-                else:
-                    rounded = qparams.weights[weight.tensor], qparams.quantized(weight.tensor, values)
-                fit = fit_layer(values, weight.scheme, im2col, moments, rounded, least_scale, limit)
-                found.weights[weight.tensor] = fit.qparams, fit.integers
-                if takes_bias(node):
-                    found.biases[name] = fit.bias
-                graphs.replace(node, fit)
-            self._progress("reconstructing", number + 1, len(plan.layers))
-        return found
+class _Walk:
+    """Fits the weights, step by step.
+
+    Attributes:
+        found: what was fitted so far.
+
+    Args:
+        model: the float graph.
+        facts: of it.
+        graphs: the quantized graph beside it.
+        targets: of the layers to fit; they take much of the memory, so each goes with its layer.
+        divided: inputs whose scales are chosen again.
+        limited, ranges: as for `Reconstruct`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        facts: Facts,
+        graphs: GraphPair,
+        targets: dict[str, LayerTargets],
+        divided: Sequence[DividedInput],
+        *,
+        limited: bool,
+        ranges: bool,
+    ) -> None:
+        self.found = Reconstruction({}, {}, {})
+        self._nodes, self._tensors = model.nodes, model.graph.tensors()
+        self._qparams = facts[QuantizationParameters]
+        self._weights = {name: weight for weight in facts[Plan].weights for name in weight.users}
+        self._channels = dict((facts.get(Statistics) or Statistics({})).channels)
+        self._limits = PairLimits(model, self._channels) if limited else None
+        self._graphs = graphs
+        self._targets = targets
+        self._divided = {each.layers[0]: each for each in divided}
+        self._ranges = ranges
+        self._ratios: dict[str, Float32Array] = {}
+        self._joined: dict[str, JoinedMoments] = {}
+
+    def fit(self, layers: Sequence[str]) -> None:
+        """Fit a weight to layers that share it, and to those of earlier steps; nothing if they have no targets."""
+        if layers[0] not in self._targets:
+            return
+        weight, im2col = self._weights[layers[0]], self._targets[layers[0]].im2col
+        for name in layers:
+            self._collect(weight, name)
+        values, joined = self._float_weight(layers[0]), self._joined[weight.tensor]
+        users = [self._nodes[name] for name in weight.users]
+        activations = {**self._qparams.activations, **self.found.activations}
+        least_scale = minimum_scale(users, activations)
+        limit = self._limits.of(users, weight.scheme, activations) if self._limits else None
+        if users[0].inputs[0].name in self._ratios:
+            rounded = _rounded(values, weight.scheme, least_scale, limit)
+        else:
+            rounded = self._qparams.weights[weight.tensor], self._qparams.quantized(weight.tensor, values)
+        fit = fit_weight(values, weight.scheme, im2col, joined.moments, rounded, least_scale, limit)
+        self.found.weights[weight.tensor] = fit.qparams, fit.integers
+        reached = [user for user in users if user.name not in self._targets]
+        for user in reached:
+            bias = fit.bias(im2col, joined.means[_bias_name(user)]) if takes_bias(user) else None
+            if bias is not None:
+                self.found.biases[user.name] = bias
+            self._graphs.replace(user.name, fit, bias)
+        if len(reached) == len(users):
+            del self._joined[weight.tensor]
+
+    def _collect(self, weight: QuantizedWeight, layer: str) -> None:
+        """Join the moments of a layer to those of its weight; first choose what divides its input, and its range."""
+        if layer in self._divided:
+            self._choose_scales(self._divided[layer])
+        moments, qparams = self._graphs.moments(self._targets.pop(layer), self._float_weight(layer))
+        if qparams is not None:
+            self.found.activations[self._nodes[layer].inputs[0].name] = qparams
+        bias = _bias_name(self._nodes[layer])
+        if weight.tensor in self._joined:
+            self._joined[weight.tensor].add(bias, moments)
+        else:
+            self._joined[weight.tensor] = JoinedMoments.of(bias, moments)
+
+    def _choose_scales(self, divided: DividedInput) -> None:
+        readers = [(self._targets[n], self._weights[n].scheme, self._float_weight(n)) for n in divided.layers]
+        quotient = divided.quotient
+        is_narrow = self._qparams.activations[quotient].scheme.bits < RECONSTRUCT_BELOW
+        peaks = self._channels[quotient].peaks
+        chosen = self._graphs.choose_scales(divided, readers, peaks, ranges=self._ranges and is_narrow)
+        self.found.scales[divided.tensor], self.found.activations[quotient] = chosen.scales, chosen.qparams
+        self._ratios[quotient] = ratio = chosen.scales * np.reciprocal(divided.scales)
+        self._channels[quotient] = self._channels[quotient].divided(ratio)
+
+    def _float_weight(self, layer: str) -> Float32Array:
+        """Return the float weight of a layer, for the input as it is divided now."""
+        values = np.asarray(constant(self._tensors[self._weights[layer].tensor]), np.float32)
+        ratio = self._ratios.get(self._nodes[layer].inputs[0].name)
+        return values if ratio is None else multiplied_weight(self._nodes[layer], ratio)
+
+
+def _bias_name(layer: Node) -> str:
+    """Return the name of the bias of a layer, which several layers can share; a layer without one gets its own."""
+    bias = bias_of(layer)
+    return str(layer.name if bias is None else bias.name)
 
 
 def _tell_of_others(plan: Plan, tensors: Mapping[str, Tensor], fitted: Collection[str]) -> None:
@@ -182,8 +257,9 @@ def _tell_of_others(plan: Plan, tensors: Mapping[str, Tensor], fitted: Collectio
     if sum(sizes[name] for name in others) < _LEAST_TOLD * sum(sizes.values()):
         return
     log.warning(
-        "%s of %d layers cannot be reconstructed, as they share weights, have a computed bias or are of a kind that is "
-        "not fitted: their weights are rounded to nearest. The first is %s; --bits gives layers more bits",
+        "%s of %d layers cannot be reconstructed: they have a computed bias, are of a kind that is not fitted, or "
+        "share a weight with one that is not. Their weights are rounded to nearest. The first is %s; --bits gives "
+        "layers more bits",
         len(others) if fitted else "all", len(plan.layers), others[0],
     )  # fmt: skip
 
@@ -197,12 +273,12 @@ def _rounded(
     return (nearest, nearest.quantize(weight)) if limited is None else (limited.qparams, limited.integers)
 
 
-def _adjusted(plan: Plan, nodes: Mapping[str, Node]) -> list[str]:
-    """Return the first reader of each tensor below 8 bits that has a scale of its own, found from data."""
+def _adjusted(plan: Plan, nodes: Mapping[str, Node], layers: Iterable[str]) -> list[str]:
+    """Return the first of the layers that reads each tensor below 8 bits with a scale of its own, found from data."""
     groups = plan.groups().values()
     own = {p.tensor for p, *more in groups if not more and p.known is None and p.scheme.bits < RECONSTRUCT_BELOW}
     first: dict[str, str] = {}
-    for name in plan.layers:
+    for name in layers:
         first.setdefault(nodes[name].inputs[0].name, name)
     return [name for tensor, name in first.items() if tensor in own]
 

@@ -15,7 +15,7 @@ from onnxq.numerics.scheme import QParams, Scheme
 from onnxq.qdq.insertion import insert_qdq
 from onnxq.qdq.migration import DividedInput
 from onnxq.reconstruction.float_targets import LayerTargets
-from onnxq.reconstruction.layer_fit import LayerFit, fit_range
+from onnxq.reconstruction.layer_fit import WeightFit, fit_range
 from onnxq.reconstruction.layerwise import LayerwiseRunner
 from onnxq.reconstruction.least_squares import Moments, Products
 from onnxq.reconstruction.scale_fit import FittedScales, Reader, fit_scales
@@ -37,8 +37,8 @@ _Columns = tuple[Float32Array, Float32Array, Float32Array]
 class GraphPair:
     """The quantized graph, advanced from layer to layer, and what the float graph gives.
 
-    For each layer, in the order of the plan, `moments` takes its targets, `fit_layer` takes the moments, and `replace`
-    takes the fit. Later layers then read the output of the replaced layer.
+    For each layer, in the order of the walk, `moments` takes its targets, `fit_weight` takes the moments of all layers
+    of a step, and `replace` takes the fit. Later layers then read the outputs of the replaced layers.
 
     Args:
         model: the float graph.
@@ -130,11 +130,13 @@ class GraphPair:
                 moments.add_products(products)
         return (moments.centered() if takes_bias(targets.layer) else moments), adjusted
 
-    def replace(self, layer: Node, fit: LayerFit) -> None:
-        """Give the layer of the quantized graph these parameters."""
-        self._quantized.set_constant(layer.name, 1, fit.qparams.dequantize(fit.integers))
-        if takes_bias(layer):
-            self._quantized.set_constant(layer.name, 2, fit.bias)
+    def replace(self, layer: str, fit: WeightFit, bias: Float32Array | None) -> None:
+        """Give a layer of the quantized graph this weight, and this bias if it takes any; unless it has run."""
+        if self._quantized.has_run(layer):
+            return
+        self._quantized.set_constant(layer, 1, fit.qparams.dequantize(fit.integers))
+        if bias is not None:
+            self._quantized.set_constant(layer, 2, bias)
 
     def _adjust(self, targets: LayerTargets, weight: Float32Array) -> QParams | None:
         """Set the input range with the least error after a refit, unless an earlier layer has read the tensor."""

@@ -64,6 +64,11 @@ class Im2col:
             return self.shape[0 if self.outputs_last else 1]
         return self.shape[0] if self.transposed else int(np.prod(self.shape[1:]))
 
+    @property
+    def arrangement(self) -> tuple[object, ...]:
+        """What `matrix` depends on: layers of equal ones make the same W of a weight."""
+        return self.shape, self.group, self.transposed, self.outputs_last
+
     def window(self) -> "Im2col":
         """Return what `columns` depends on: the layer with one output for each group. Only for a Conv."""
         return replace(self, shape=(self.group, *self.shape[1:]))

@@ -1,4 +1,4 @@
-"""Fits one layer: the weights, the bias and the input range that reproduce its float outputs best."""
+"""Fits layers: the weight, the biases and the input range that reproduce their float outputs best."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -13,6 +13,7 @@ from onnxq.qdq.weight_qparams import weight_qparams
 from onnxq.reconstruction.im2col import Im2col
 from onnxq.reconstruction.least_squares import (
     FeedbackRounding,
+    Means,
     Moments,
     best_scale,
     coordinate_descent,
@@ -45,21 +46,29 @@ _LOW_SHARES = (0.5, 0.0)
 
 
 @dataclass(frozen=True)
-class LayerFit:
-    """The parameters of a reconstructed layer.
+class WeightFit:
+    """A fitted weight.
 
     Attributes:
-        qparams: of the weight, per output channel.
-        integers: of the weight, of its shape.
-        bias: float32 (output channels,).
+        qparams: per output channel.
+        integers: of the weight's shape.
     """
 
     qparams: QParams
     integers: AnyArray
-    bias: Float32Array
+
+    def bias(self, im2col: Im2col, means: Means) -> Float32Array:
+        """Return the bias with which a layer keeps its mean outputs, float32 (output channels,).
+
+        Args:
+            im2col: of the layer.
+            means: of its inputs and outputs.
+        """
+        matrix = im2col.matrix(self.qparams.dequantize(self.integers))
+        return np.asarray(im2col.per_channel(means.t - (matrix @ means.a[:, :, None])[:, :, 0]), np.float32)
 
 
-def fit_layer(
+def fit_weight(
     weight: Float32Array,
     scheme: Scheme,
     im2col: Im2col,
@@ -67,8 +76,8 @@ def fit_layer(
     rounded: tuple[QParams, AnyArray],
     least_scale: Float64Array,
     limit: PairLimit | None = None,
-) -> LayerFit:
-    """Fit weight and bias to the moments of the layer's quantized inputs and float outputs.
+) -> WeightFit:
+    """Fit a weight to the moments of its layer's quantized inputs and float outputs; several layers can share it.
 
     Least squares with a penalty on the distance to the float weight give the target; it is rounded with error feedback;
     coordinate descent over the integers and a fit of the scales then alternate. While output channels exceed the limit,
@@ -78,7 +87,7 @@ def fit_layer(
         weight: the float weight.
         scheme: of the integers.
         im2col: of the layer.
-        moments: of its inputs and outputs; centered if the layer has a bias.
+        moments: of its inputs and outputs; centered if the layer has a bias. Those of all layers are joined.
         rounded: scales and integers of the float weight without a fit, within the limit.
         least_scale: lower bounds of the new scales, float64 (channels,) or (1,).
         limit: of the integers.
@@ -95,18 +104,17 @@ def fit_layer(
         least_scale = np.where(shares > 1, qparams.scale * shares * _WIDENING, least_scale)
     matrices = [im2col.matrix(parameters.dequantize(stored)) for parameters, stored in candidates]
     best = int(np.argmin([moments.error(matrix).sum() for matrix in matrices]))
-    bias = moments.t - (matrices[best] @ moments.a[:, :, None])[:, :, 0]
-    return LayerFit(*candidates[best], np.asarray(im2col.per_channel(bias), np.float32))
+    return WeightFit(*candidates[best])
 
 
 def fit_once(weight: Float64Array, scheme: Scheme, im2col: Im2col, moments: Moments) -> Float64Array:
-    """Return a weight on a grid that is fitted and rounded as in `fit_layer`, without what refines it there.
+    """Return a weight on a grid that is fitted and rounded as in `fit_weight`, without what refines it there.
 
     Args:
         weight: the float weight, float64 (groups, outputs of a group, inputs), as what is returned.
         scheme: of the integers.
         im2col: of the layer.
-        moments: as in `fit_layer`.
+        moments: as in `fit_weight`.
     """
     target = refit(regularized(moments, weight, _REGULARIZATION))
     qparams, integers = _round(target, scheme, im2col, moments, np.zeros(1), shrink=False)

@@ -6,6 +6,7 @@ batched over the groups of a layer: g groups, c outputs of a group, k inputs of 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,14 @@ _STEP = 16
 
 _DAMPINGS = 4
 """How often a Hessian is damped, each time ten times as much, until it is positive definite."""
+
+
+class Means(NamedTuple):
+    """Means of the inputs, float64 (g, k), and of the outputs, (g, c), over a number of positions."""
+
+    a: Float64Array
+    t: Float64Array
+    positions: float
 
 
 @dataclass
@@ -85,6 +94,48 @@ class Moments:
             weight: (g, c, k).
         """
         return np.asarray(((weight @ self.hessian - 2 * self.ta) * weight).sum(axis=2) + self.tt)
+
+
+@dataclass
+class JoinedMoments:
+    """Moments of several layers that share a weight, so that `Moments.error` is that of all of them.
+
+    Attributes:
+        moments: the sums, around the means of all layers that share a bias if they have biases. `a`, `t` and `count`
+            are those of the first layer alone.
+        means: bias -> those of its layers.
+    """
+
+    moments: Moments
+    means: dict[str, Means]
+
+    @classmethod
+    def of(cls, bias: str, moments: Moments) -> "JoinedMoments":
+        """Return the moments of the first layer; further ones change them in place. Arguments as in `add`."""
+        return cls(moments, {bias: Means(moments.a, moments.t, moments.count)})
+
+    def add(self, bias: str, moments: Moments) -> None:
+        """Add the moments of a further layer.
+
+        Args:
+            bias: name of the bias; layers with the same one share it.
+            moments: of the layer alone, centered if it has a bias.
+        """
+        joined, new = self.moments, Means(moments.a, moments.t, moments.count)
+        joined.hessian += moments.hessian
+        joined.ta += moments.ta
+        joined.tt += moments.tt
+        old = self.means.get(bias)
+        if old is not None:
+            # Sums around two means become sums around their common mean.
+            positions, a, t = old.positions + new.positions, new.a - old.a, new.t - old.t
+            factor = old.positions * new.positions / positions
+            joined.hessian += factor * a[:, :, None] * a[:, None, :]
+            joined.ta += factor * t[:, :, None] * a[:, None, :]
+            joined.tt += factor * t * t
+            share = new.positions / positions
+            new = Means(old.a + share * a, old.t + share * t, positions)
+        self.means[bias] = new
 
 
 @dataclass(frozen=True)

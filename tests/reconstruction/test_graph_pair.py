@@ -16,7 +16,7 @@ from onnxq.qdq.migration import divided_inputs, migratable
 from onnxq.reconstruction.float_targets import Places, collect_targets
 from onnxq.reconstruction.graph_pair import GraphPair
 from onnxq.reconstruction.im2col import Im2col
-from onnxq.reconstruction.layer_fit import LayerFit
+from onnxq.reconstruction.layer_fit import WeightFit
 from onnxq.targets import OPENVINO
 
 COUNT = 4
@@ -83,11 +83,21 @@ def test_later_layers_read_what_a_replaced_layer_gives():
         qparams = pair.qparams.weights[pair.model.nodes[first].inputs[1].name]
         integers = factor * qparams.quantize(pair.weight(first))
         bias = np.zeros(len(integers), np.float32)
-        pair.graphs.replace(pair.model.nodes[first], LayerFit(qparams, integers.astype(np.int8), bias))
+        pair.graphs.replace(first, WeightFit(qparams, integers.astype(np.int8)), bias)
         found.append(pair.graphs.moments(pair.targets[second], pair.weight(second))[0])
     assert np.abs(found[0].hessian).max() > 0
     assert np.abs(found[1].hessian).max() < 1e-6 * np.abs(found[0].hessian).max()  # silu(0) everywhere
     np.testing.assert_allclose(found[0].t, found[1].t)
+
+
+def test_a_layer_that_has_run_keeps_what_it_ran_with():
+    pair = Pair(silu_chain())
+    first, second = pair.plan.layers[:2]
+    qparams = pair.qparams.weights[pair.model.nodes[first].inputs[1].name]
+    zero = WeightFit(qparams, np.zeros_like(qparams.quantize(pair.weight(first))))
+    pair.graphs.moments(pair.targets[second], pair.weight(second))
+    pair.graphs.replace(first, zero, np.zeros(8, np.float32))
+    assert np.abs(pair.graphs.moments(pair.targets[pair.plan.layers[2]], pair.weight(second))[0].hessian).max() > 0
 
 
 @pytest.mark.parametrize("adjusts", [False, True])

@@ -194,6 +194,43 @@ def shared_head(**options: object) -> onnx.ModelProto:
     return net.model(*outputs)
 
 
+def shared_towers(*, is_shared: bool = True, **options: object) -> onnx.ModelProto:
+    """Towers of three levels that share the weights of two Convs and a bias, level by level as in RetinaNet.
+
+    Args:
+        is_shared: or else each level has a copy.
+        options: of `Net`.
+    """
+    net = Net(**options)
+    levels = [net.block("images", 8, kernel=3)]
+    while len(levels) < 3:
+        levels.append(net.block(levels[-1], 8, kernel=3, stride=2))
+    tower = [(net.normal(8, 8, 3, 3, scale=0.2), net.normal(8, scale=0.2)) for _ in range(2)]
+    of_all = [(net.const(w, name=f"weight{k}"), net.const(b, name=f"bias{k}")) for k, (w, b) in enumerate(tower)]
+    outputs = []
+    for level, y in enumerate(levels):
+        for k in range(2):
+            own = None if is_shared else [net.const(values, name=f"tower{k}_{level}_{n}") for n, values in
+                                          zip(("weight", "bias"), tower[k], strict=True)]  # fmt: skip
+            y = net.silu(net.add("Conv", y, *(own or of_all[k]), name=f"tower{k}_{level}", pads=[1] * 4))
+            net.channels[y] = 8
+        outputs.append(net.conv(y, 4, name=f"last_{level}"))
+    if not is_shared:
+        net.weights = [weight for weight in net.weights if weight.name not in {t for each in of_all for t in each}]
+    return net.model(*outputs)
+
+
+def recurrent(**options: object) -> onnx.ModelProto:
+    """A Conv that reads its own output twice, by three nodes of one weight."""
+    net = Net(**options)
+    x = net.block("images", 8, stride=2)
+    weight, bias = net.const(net.normal(8, 8, 3, 3, scale=0.2), name="weight"), net.const(net.normal(8), name="bias")
+    for step in range(3):
+        x = net.silu(net.add("Conv", x, weight, bias, name=f"step{step}", pads=[1] * 4))
+        net.channels[x] = 8
+    return net.model(net.conv(x, 4, name="last"))
+
+
 def saturating() -> onnx.ModelProto:
     """Three Convs and a MatMul whose 8-bit integers are 255 and 127: a Ceil makes every picture white.
 
