@@ -14,7 +14,7 @@ from onnxq.calibration.feeds import Loader
 from onnxq.calibration.samples import Samples
 from onnxq.errors import DataError
 from onnxq.facts import Migration, Plan, QuantizationParameters, QuantizedWeight, Reconstruction, Statistics
-from onnxq.ir import Model, Node, Tensor, bias_of, constant, takes_bias
+from onnxq.ir import Model, Node, Tensor, constant, takes_bias
 from onnxq.numerics.arrays import AnyArray, Float32Array, Float64Array
 from onnxq.numerics.scheme import QParams, Scheme
 from onnxq.pipeline import Analysis, Facts
@@ -57,7 +57,7 @@ class Reconstruct(Analysis[Reconstruction]):
     Layers that share a weight are fitted together, once, on the sums over the positions of all, before any of them
     runs: they come out of the graph's order (`onnxq.reconstruction.walk`). If one of them reads what another has
     computed, the weight is fitted anew at each, on all that were reached; earlier ones have run with an earlier fit.
-    A shared bias stays shared.
+    Each has a bias of its own.
 
     The float graph runs once over all samples, then the quantized one layer by layer. Layers whose bias is computed,
     and those that share a weight with one, keep their rounded weights; a warning tells of them if they are many. In a
@@ -207,7 +207,7 @@ class _Walk:
         self.found.weights[weight.tensor] = fit.qparams, fit.integers
         reached = [user for user in users if user.name not in self._targets]
         for user in reached:
-            bias = fit.bias(im2col, joined.means[_bias_name(user)]) if takes_bias(user) else None
+            bias = fit.bias(im2col, joined.means[user.name]) if takes_bias(user) else None
             if bias is not None:
                 self.found.biases[user.name] = bias
             self._graphs.replace(user.name, fit, bias)
@@ -221,11 +221,10 @@ class _Walk:
         moments, qparams = self._graphs.moments(self._targets.pop(layer), self._float_weight(layer))
         if qparams is not None:
             self.found.activations[self._nodes[layer].inputs[0].name] = qparams
-        bias = _bias_name(self._nodes[layer])
         if weight.tensor in self._joined:
-            self._joined[weight.tensor].add(bias, moments)
+            self._joined[weight.tensor].add(layer, moments)
         else:
-            self._joined[weight.tensor] = JoinedMoments.of(bias, moments)
+            self._joined[weight.tensor] = JoinedMoments.of(layer, moments)
 
     def _choose_scales(self, divided: DividedInput) -> None:
         readers = [(self._targets[n], self._weights[n].scheme, self._float_weight(n)) for n in divided.layers]
@@ -242,12 +241,6 @@ class _Walk:
         values = np.asarray(constant(self._tensors[self._weights[layer].tensor]), np.float32)
         ratio = self._ratios.get(self._nodes[layer].inputs[0].name)
         return values if ratio is None else multiplied_weight(self._nodes[layer], ratio)
-
-
-def _bias_name(layer: Node) -> str:
-    """Return the name of the bias of a layer, which several layers can share; a layer without one gets its own."""
-    bias = bias_of(layer)
-    return str(layer.name if bias is None else bias.name)
 
 
 def _tell_of_others(plan: Plan, tensors: Mapping[str, Tensor], fitted: Collection[str]) -> None:

@@ -57,7 +57,6 @@ class _Insertion:
         self._builder = Builder(model)
         self._parameters_of: dict[str, list[Constant]] = {}
         self._limits_of: dict[str, list[Constant]] = {}
-        self._corrected_of: dict[str, Constant] = {}
 
     def run(self) -> int:
         behind: dict[str, list[Node]] = {}
@@ -141,10 +140,7 @@ class _Insertion:
         if old is not None and np.array_equal(old.values, bias):
             return
         name = f"{layer.name}_bias" if old is None else old.name
-        corrected = self._corrected_of.get(name)
-        if corrected is None or not np.array_equal(corrected.values, bias):
-            self._corrected_of[name] = corrected = self._builder.constant(f"{name}_corrected", bias)
-        set_bias(layer, corrected)
+        set_bias(layer, self._builder.constant(f"{name}_corrected", bias))
 
     def _parameters(self, name: str, qparams: QParams) -> list[Constant]:
         if name not in self._parameters_of:

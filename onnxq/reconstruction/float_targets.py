@@ -28,7 +28,7 @@ layer, and cancel over many positions."""
 
 
 class Places(NamedTuple):
-    """Output positions of a layer on an image.
+    """Output positions of a layer in a field: on an image, or in all rows of a sample.
 
     Attributes:
         positions: rows and columns, each pair once.
@@ -50,8 +50,8 @@ class LayerTargets:
     Attributes:
         layer: the node, in the float graph.
         im2col: of the layer.
-        places: of each image of each sample.
-        outputs: of each sample, int8 (groups, outputs of a group, n), its images one after the other.
+        places: of each field of each sample.
+        outputs: of each sample, int8 (groups, outputs of a group, n), its fields one after the other.
         scales: of the outputs of each sample, float32 (groups, outputs of a group, 1).
     """
 
@@ -139,7 +139,7 @@ class _Drawn:
 
     Attributes:
         number: of the sample; seeds the draws.
-        places_of: tensor -> places on each image.
+        places_of: tensor -> places in each field.
         scales: tensor -> those of its integers.
 
     Args:
@@ -153,23 +153,23 @@ class _Drawn:
         self.places_of: dict[str, list[Places]] = {}
         self.scales: dict[str, Float32Array] = {}
         self._objects = [objects[k] if k < len(objects) else None for k in range(valid)]
-        self._places: dict[tuple[int, int], list[Places]] = {}
+        self._places: dict[tuple[tuple[int, int], bool], list[Places]] = {}
 
     def take(self, tensor: str, im2col: Im2col, y: AnyArray) -> AnyArray:
-        """Return the outputs of a layer at places on all images of the batch, as integers; note places and scales."""
+        """Return the outputs of a layer at places in all fields of the sample, as integers; note places and scales."""
         self.places_of[tensor] = places = self._drawn(im2col.size(y.shape), im2col.rows)
-        outputs = [im2col.outputs(image, each.positions) for image, each in zip(y, places, strict=False)]
+        outputs = [im2col.outputs(field, each.positions) for field, each in zip(im2col.fields(y), places, strict=False)]
         values = np.concatenate(outputs, axis=2, dtype=np.float32)
         greatest = np.abs(values).max(axis=2, initial=0, keepdims=True)
         self.scales[tensor] = scale = np.where(greatest > 0, greatest / np.float32(_LEVELS), np.float32(1))
         return np.rint(values / scale).astype(np.int8)
 
     def _drawn(self, size: tuple[int, int], rows: bool) -> list[Places]:
-        """Return places on each image, those of the same size each time."""
-        if size not in self._places:
+        """Return places on each image, or in the rows of all, those of the same size each time."""
+        if (size, rows) not in self._places:
             rng = np.random.default_rng((*size, self.number))
-            self._places[size] = [draw_places(rng, size, None if rows else each) for each in self._objects]
-        return self._places[size]
+            self._places[size, rows] = [draw_places(rng, size, each) for each in ([None] if rows else self._objects)]
+        return self._places[size, rows]
 
 
 def draw_places(rng: np.random.Generator, size: tuple[int, int], objects: DetectedObjects | None) -> Places:

@@ -176,15 +176,15 @@ class GraphPair:
             targets: of the layer.
             tensor: that it reads.
             samples: their numbers.
-            every: take every n-th position of an image.
+            every: take every n-th position of a field.
         """
         inputs, outputs, roots = [], [], []
         zero = self._quantized.zero(tensor)
         for sample in samples:
             x, places = self._quantized.stored(tensor, sample), targets.places[sample]
-            for image, each in zip(x, places, strict=False):
+            for field, each in zip(targets.im2col.fields(x), places, strict=False):
                 taken = each.thinned(every)
-                inputs.append(targets.im2col.columns(image, taken.positions, zero))
+                inputs.append(targets.im2col.columns(field, taken.positions, zero))
                 roots.append(taken.roots)
             outputs.append(_thinned(targets.floats(sample), [each.roots.size for each in places], every))
         floats = self._quantized.decoded(tensor, np.concatenate(inputs, axis=2)).astype(np.float32, copy=False)

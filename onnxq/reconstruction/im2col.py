@@ -26,7 +26,7 @@ class Im2col:
         pads: top, left, bottom, right.
         transposed: the layer is a ConvTranspose. Each input pixel gives a block of outputs of its own; the pixel is the
             position, and the outputs of the block count as channels.
-        rows: the layer is a Gemm or MatMul. Each row of its input is a position, in a field of one row.
+        rows: the layer is a Gemm or MatMul. Each row of its input is a position; those of a whole batch are one field.
         outputs_last: the weight of a Gemm or MatMul is (inputs, outputs).
     """
 
@@ -146,9 +146,16 @@ class Im2col:
                          zip(x, (top + bottom, left + right), taps, self.strides, strict=True))  # fmt: skip
         return height, width
 
+    def fields(self, x: AnyArray) -> AnyArray:
+        """Return an input or output with its batch as fields of positions, one after the other.
+
+        They are the images; the first dimension of a Gemm or MatMul may be any other, so all of it is one field.
+        """
+        return x[None] if self.rows else x
+
     def size(self, y: tuple[int, ...]) -> tuple[int, int]:
-        """Return height and width of the field of positions, for an output of this shape with batch and channels."""
+        """Return height and width of a field of positions, for an output of this shape with batch and channels."""
         if self.rows:
-            return 1, int(np.prod(y[1:-1]))
+            return 1, int(np.prod(y[:-1]))
         high, wide = self.shape[2:] if self.transposed else (1, 1)
         return y[-2] // high, y[-1] // wide

@@ -23,11 +23,10 @@ _DAMPINGS = 4
 
 
 class Means(NamedTuple):
-    """Means of the inputs, float64 (g, k), and of the outputs, (g, c), over a number of positions."""
+    """Means of the inputs, float64 (g, k), and of the outputs, (g, c)."""
 
     a: Float64Array
     t: Float64Array
-    positions: float
 
 
 @dataclass
@@ -101,41 +100,29 @@ class JoinedMoments:
     """Moments of several layers that share a weight, so that `Moments.error` is that of all of them.
 
     Attributes:
-        moments: the sums, around the means of all layers that share a bias if they have biases. `a`, `t` and `count`
-            are those of the first layer alone.
-        means: bias -> those of its layers.
+        moments: the sums. `a`, `t` and `count` are those of the first layer alone.
+        means: layer -> its own.
     """
 
     moments: Moments
     means: dict[str, Means]
 
     @classmethod
-    def of(cls, bias: str, moments: Moments) -> "JoinedMoments":
+    def of(cls, layer: str, moments: Moments) -> "JoinedMoments":
         """Return the moments of the first layer; further ones change them in place. Arguments as in `add`."""
-        return cls(moments, {bias: Means(moments.a, moments.t, moments.count)})
+        return cls(moments, {layer: Means(moments.a, moments.t)})
 
-    def add(self, bias: str, moments: Moments) -> None:
+    def add(self, layer: str, moments: Moments) -> None:
         """Add the moments of a further layer.
 
         Args:
-            bias: name of the bias; layers with the same one share it.
-            moments: of the layer alone, centered if it has a bias.
+            layer: its name.
+            moments: of the layer alone, around its own means if it has a bias.
         """
-        joined, new = self.moments, Means(moments.a, moments.t, moments.count)
-        joined.hessian += moments.hessian
-        joined.ta += moments.ta
-        joined.tt += moments.tt
-        old = self.means.get(bias)
-        if old is not None:
-            # Sums around two means become sums around their common mean.
-            positions, a, t = old.positions + new.positions, new.a - old.a, new.t - old.t
-            factor = old.positions * new.positions / positions
-            joined.hessian += factor * a[:, :, None] * a[:, None, :]
-            joined.ta += factor * t[:, :, None] * a[:, None, :]
-            joined.tt += factor * t * t
-            share = new.positions / positions
-            new = Means(old.a + share * a, old.t + share * t, positions)
-        self.means[bias] = new
+        self.moments.hessian += moments.hessian
+        self.moments.ta += moments.ta
+        self.moments.tt += moments.tt
+        self.means[layer] = Means(moments.a, moments.t)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,33 @@ def noise(model, quantized):
     return sqnr(expected, found)
 
 
+def of_rows(op, lead, seed):
+    """A Gemm or MatMul, `layer`, on the 64 pixels of an image in rows of these leading dimensions."""
+    net = Net(seed=seed, size=16)
+    pixels = net.reshape(net.block("images", 16, stride=2), 1, 16, 64)
+    rows = net.reshape(net.add("Transpose", pixels, perm=[0, 2, 1]), *lead, 16)
+    y = net.silu(net.add(op, rows, net.const(net.normal(16, 16, scale=0.3)), name="layer"))
+    image = net.reshape(net.add("Transpose", net.reshape(y, 1, 64, 16), perm=[0, 2, 1]), 1, 16, 8, 8)
+    net.channels[image] = 16
+    return net.model(net.conv(image, 4, name="last"))
+
+
+@pytest.mark.parametrize(
+    ("op", "lead"), [("Gemm", (64,)), ("MatMul", (1, 64)), ("MatMul", (64, 1)), ("MatMul", (4, 16))]
+)
+def test_all_rows_of_a_product_are_fitted_whatever_their_first_dimension(op, lead):
+    gains = []
+    for seed in range(4):
+        model = of_rows(op, lead, seed)
+        data = [feed(model, each) for each in range(COUNT)]
+        options = {"target": "generic", "weight_bits": 4, "act_bits": 8, "include": ("layer",), "bits": ("layer=3/8",)}
+        nearest, fitted = (
+            noise(model, quantize(model, data, Config(reconstruct=each, **options)).model) for each in (False, True)
+        )
+        gains.append(fitted - nearest)
+    assert np.mean(gains) > 3.5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [silu_chain, csp, pan, depthwise_net, attention], ids=lambda b: b.__name__)
 @pytest.mark.parametrize("bits", [3, 4])

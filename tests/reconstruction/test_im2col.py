@@ -134,13 +134,14 @@ def test_each_row_of_a_product_is_a_position(op, lead, attributes):
     x = np.random.default_rng(1).normal(size=(*lead, 7 if attributes else 5)).astype(np.float32)
     y = run(model, {"x": x})["y"]
     height, width = unfolding.size(y.shape)
-    assert (height, width) == (1, np.prod(lead[1:]))
+    assert (height, width) == (1, np.prod(lead))
     places = np.stack([np.zeros(width, np.int64), np.arange(width)])
-    columns = unfolding.columns(x[0], places)
+    [inputs], [outputs] = unfolding.fields(x), unfolding.fields(y)
+    columns = unfolding.columns(inputs, places)
     assert columns.shape == (1, unfolding.inputs, width)
     found = unfolding.matrix(weight) @ columns
-    np.testing.assert_allclose(found, unfolding.outputs(y[0], places), atol=1e-5)
-    assert unfolding.outputs(y[0], places).size == y[0].size
+    np.testing.assert_allclose(found, unfolding.outputs(outputs, places), atol=1e-5)
+    assert unfolding.outputs(outputs, places).size == y.size
     assert np.array_equal(unfolding.weight(unfolding.matrix(weight)), weight)
     scales = np.arange(float(found.shape[1]))
     assert np.array_equal(unfolding.per_channel(unfolding.per_output(scales)), scales)
