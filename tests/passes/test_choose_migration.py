@@ -189,8 +189,8 @@ def test_onnxruntime_divides_behind_float_nodes_and_computes_the_same_nodes_on_i
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "qnn"}, "spends time on the division; --migrate is for --target ort, openvino"),
-        ({"target": "tensorrt"}, "--migrate is for --target ort, openvino"),
+        ({"target": "qnn"}, "spends time on the division; --migrate is for --target ort, openvino, tensorrt"),
+        ({"target": "generic"}, "--migrate is for --target ort, openvino, tensorrt"),
     ],
 )
 def test_where_scales_cannot_migrate(options, message):
