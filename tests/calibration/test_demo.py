@@ -76,6 +76,7 @@ class TestScenes:
         assert (boxes[:, 2:] - boxes[:, :2] >= 3).all()
         assert ((labels >= 0) & (labels < len(demo.CLASSES))).all()
 
+    @pytest.mark.precision
     @pytest.mark.slow
     def test_sizes_and_classes_vary(self):
         scenes = [scene("train", index) for index in range(60)]
@@ -183,16 +184,19 @@ class TestModel:
         assert found.preprocess.name == "yolo"
         assert MODEL.stat().st_size < 1.1e6
 
+    @pytest.mark.precision
     @pytest.mark.slow
     def test_finds_the_symbols(self, whole):
         assert whole > 64  # 64.8
 
+    @pytest.mark.precision
     @pytest.mark.slow
     @pytest.mark.parametrize("target", ["ort", "openvino", "tensorrt"])
     def test_keeps_its_precision_at_8_bits(self, lost, target):
         # 0.09 to 0.57; with 24 or 48 scenes -0.16 to 0.40.
         assert lost(target=target) < 0.8
 
+    @pytest.mark.precision
     @pytest.mark.slow
     def test_at_4_bits_minmax_loses_most_of_it_and_uh_little(self, lost):
         narrow = {"target": "openvino", "weight_bits": 4, "act_bits": 4, "reconstruct": False}
@@ -211,6 +215,7 @@ def test_training_without_pytorch_says_what_it_needs():
 
 
 class TestCommandLine:
+    @pytest.mark.precision
     @pytest.mark.slow
     def test_reconstruction_at_4_bits_from_the_first_command_to_the_last(self, lost, truth, whole, tmp_path):
         # With one thread: many threads for products of small matrices are slow beside other work.
@@ -225,6 +230,7 @@ class TestCommandLine:
         plain = lost(target="openvino", weight_bits=4, act_bits=4, reconstruct=False, rounding="nearest")
         assert whole - measure_precision(made, truth, Settings()).ap < plain - 1
 
+    @pytest.mark.precision
     @pytest.mark.slow
     def test_needs_no_path(self, capsys, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -262,6 +268,7 @@ class TestCommandLine:
         assert ended.value.code == 2
         assert "are required: INPUT.onnx" in capsys.readouterr().err
 
+    @pytest.mark.precision
     @pytest.mark.slow
     def test_evaluate_and_compare(self, capsys):
         assert evaluate.main([str(MODEL), "--demo", "--max-images", "10"]) == 0
@@ -269,6 +276,7 @@ class TestCommandLine:
         assert compare.main([str(MODEL), str(MODEL), "--demo", "--max-images", "4"]) == 0
         assert "4 images" in capsys.readouterr().out
 
+    @pytest.mark.precision
     @pytest.mark.slow
     @pytest.mark.parametrize(
         "limit", [("--max-drop", "9"), ("--max-drop", "9", "--judge", "agreement"), ("--min-sqnr", "20")]
@@ -280,6 +288,7 @@ class TestCommandLine:
         assert main([str(MODEL), *options, *limit]) == 0
         assert "on 7 images, after 1 trial" in " ".join(capsys.readouterr().out.split())
 
+    @pytest.mark.precision
     @pytest.mark.slow
     def test_what_was_made_is_evaluated_on_the_validation_scenes(self, capsys, tmp_path, monkeypatch):
         for module in (demo, ground_truth):

@@ -305,6 +305,7 @@ def test_image_unreadable(two: tuple[Path, Path], finds_all: Path) -> None:
         scores(finds_all, two)
 
 
+@pytest.mark.precision
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "ap"), [("yolov5n.onnx", 34.46), ("yolox_nano.onnx", 32.52)])
 def test_real_models(name: str, ap: float) -> None:

@@ -12,7 +12,7 @@ from mutations import mutated
 from onnxq import Config, OnnxqError, plan
 from onnxq.targets import TARGETS
 
-SEEDS = range(int(os.environ.get("ONNXQ_FUZZ", "120")))
+SEEDS = range(int(os.environ.get("ONNXQ_FUZZ", "80")))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -50,10 +50,10 @@ def many(build, count, make):
 
 def test_three_levels_lose_less_than_rounded_ones_and_hardly_more_than_with_weights_of_their_own(monkeypatch):
     options = {"target": "generic", "include": ()}
-    fitted = many(shared_towers, 4, lambda model: noise(model, rebuilt(model, **options)))
-    nearest = many(shared_towers, 4, lambda model: noise(model, rounded(model, monkeypatch, **options)))
+    fitted = many(shared_towers, 2, lambda model: noise(model, rebuilt(model, **options)))
+    nearest = many(shared_towers, 2, lambda model: noise(model, rounded(model, monkeypatch, **options)))
     own = partial(shared_towers, is_shared=False)
-    separate = many(own, 4, lambda model: noise(model, rebuilt(model, **options)))
+    separate = many(own, 2, lambda model: noise(model, rebuilt(model, **options)))
     assert fitted.mean() > nearest.mean() + 1
     assert fitted.mean() > separate.mean() - 0.7
 

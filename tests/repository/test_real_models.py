@@ -113,6 +113,7 @@ class TestQuantizedDetectors:
         kept = {(entry.key, entry.value) for entry in after.metadata_props if not entry.key.startswith("onnxq.")}
         assert kept == {(entry.key, entry.value) for entry in before.metadata_props}
 
+    @pytest.mark.precision
     def test_precision_stays(self, name, target):
         quantized_model = quantized(name, target).model
         lost = float_precision(name) - measure_precision(quantized_model, truth(), Settings(runtime="exact")).ap
