@@ -13,7 +13,7 @@ from onnxq.facts import (
 )
 from onnxq.ir import Builder, Constant, Model, Node, Tensor, bias_of, constant, replace_uses, set_bias
 from onnxq.numerics.scheme import QParams
-from onnxq.qdq.migration import divide_otherwise, skip_divisions_by_one
+from onnxq.qdq.migration import divide_otherwise
 
 
 def insert_qdq(
@@ -32,11 +32,11 @@ def insert_qdq(
         biases: replace the biases of layers.
         reconstruction: replaces rounded weights, all biases of layers, ranges, and what Muls divide channels by.
     """
-    fitted = reconstruction or Reconstruction({}, {}, {})
-    divide_otherwise(model, fitted.scales)
-    inserted = _Insertion(model, plan, qparams, biases or CorrectedBiases({}), fitted).run()
-    skip_divisions_by_one(model, fitted.scales)
-    return inserted
+    if reconstruction is not None:
+        divide_otherwise(model, reconstruction.scales)
+    return _Insertion(
+        model, plan, qparams, biases or CorrectedBiases({}), reconstruction or Reconstruction({}, {}, {})
+    ).run()
 
 
 class _Insertion:

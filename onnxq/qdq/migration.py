@@ -19,7 +19,6 @@ from onnxq.ir import (
     has_plain_bias,
     is_float,
     producer,
-    replace_uses,
 )
 from onnxq.numerics.arrays import Float32Array
 from onnxq.targets.sizes import ImageSizes
@@ -143,20 +142,6 @@ def divide_otherwise(model: Model, scales: Mapping[str, Float32Array]) -> None:
             weight = multiplied_weight(layer, divisors * old.reshape(-1))
             layer.inputs[1] = Constant(layer.inputs[1].name, weight)
         node.inputs[1] = Constant(node.inputs[1].name, factors.reshape(old.shape))
-
-
-def skip_divisions_by_one(model: Model, scales: Mapping[str, Float32Array]) -> None:
-    """Let readers of quotients by 1 read the tensors themselves; the Muls are left without readers.
-
-    Args:
-        model: edited in place.
-        scales: tensor that a Mul divides -> its scales, float32 (channels,).
-    """
-    made_by = {node.outputs[0].name: node for node in model.graph.nodes}
-    for tensor, divisors in scales.items():
-        if np.all(divisors == 1):
-            node = made_by[divided_name(tensor)]
-            replace_uses(node.outputs[0], node.inputs[0], consumers(node.outputs[0]))
 
 
 def multiplied_weight(layer: Node, scales: Float32Array) -> Float32Array:

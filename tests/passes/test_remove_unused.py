@@ -4,22 +4,29 @@ import pytest
 from graphs import (
     BACKBONES,
     DETECTORS,
+    assert_same_numbers,
     assert_untouched,
     conditional,
     csp,
     initializers,
     nodes,
     ops,
+    planned,
     quantized,
     quantizing,
+    rewrite,
     rewrite_checked,
     silu_chain,
 )
 from onnx import helper, numpy_helper
 
+from onnxq.facts import Migration, Reconstruction
 from onnxq.ir import Model
+from onnxq.passes.migrate_scales import MigrateScales
 from onnxq.passes.remove_unused import RemoveUnused
 from onnxq.pipeline import Facts, Pipeline
+from onnxq.qdq.migration import migratable
+from onnxq.targets import OPENVINO
 
 STEP = RemoveUnused()
 
@@ -99,3 +106,17 @@ def test_nothing_is_counted_twice():
     working = Model(with_unused(csp()))
     assert STEP.run(working, Facts()) == 2
     assert STEP.run(working, Facts()) == 0
+
+
+@pytest.mark.parametrize("power", [0, 1])
+def test_a_division_by_1_goes(power):
+    working, plan = planned(silu_chain(), OPENVINO)
+    [(name, each), *_] = migratable(working, plan).items()
+    scales = np.linspace(0.5, 2, each.channels, dtype=np.float32) ** power
+    model, _ = rewrite(MigrateScales(), working.to_proto(), Facts([plan, Migration({name: scales})]))
+    facts = Facts([Reconstruction({}, {}, {}, {name: scales})])
+    after, _ = rewrite(STEP, model, facts)
+    assert_same_numbers(model, after)
+    assert rewrite(STEP, after, facts)[1] == 0
+    assert (f"{name}_Mul" in nodes(after)) == (power == 1)
+    assert len(after.graph.node) == len(model.graph.node) - (power == 0)

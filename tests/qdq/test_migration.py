@@ -7,13 +7,7 @@ from onnxq.facts import Migration
 from onnxq.ir import Model
 from onnxq.passes.migrate_scales import MigrateScales
 from onnxq.pipeline import Facts
-from onnxq.qdq.migration import (
-    divide_otherwise,
-    divided_inputs,
-    divided_name,
-    migratable,
-    skip_divisions_by_one,
-)
+from onnxq.qdq.migration import divide_otherwise, divided_inputs, divided_name, migratable
 from onnxq.targets import GENERIC, OPENVINO, ORT
 
 
@@ -178,22 +172,6 @@ def test_other_scales_leave_the_function_as_it_is(build, power):
         factors = next(node.inputs[1].values for node in model.graph.nodes if node.name == each.node)
         assert np.array_equal(factors.reshape(-1), np.reciprocal(others[each.tensor]))
     assert (before == after) == (power == 1)
-
-
-@pytest.mark.parametrize("power", [0, 1])
-def test_divisions_by_1_have_no_reader(power):
-    model, _, found = divided(two_readers())
-    others = {each.tensor: each.scales ** np.float32(power) for each in found}
-    divide_otherwise(model, others)
-    before = model.to_proto()
-    for _ in range(2):
-        skip_divisions_by_one(model, others)
-        after = model.to_proto()
-        assert_same_numbers(before, after)
-        assert (before == after) == (power == 1)
-    for each in found:
-        is_read = any(each.quotient in node.input for node in after.graph.node)
-        assert is_read == (power == 1)
 
 
 def test_all_layers_that_read_a_quotient_are_told_in_their_order():
