@@ -1,13 +1,15 @@
+import numpy as np
 import onnx
 import pytest
 from graphs import copy, csp, feed, nodes, quantized, rewrite, v8
 from unbalanced import uneven
 
 from onnxq import Config, quantize
-from onnxq.facts import Migration, Plan
+from onnxq.facts import Migration, Plan, Reconstruction
 from onnxq.ir import Model
 from onnxq.passes.write_docs import WriteDocs
 from onnxq.pipeline import Facts
+from onnxq.reconstruction.scale_fit import FittedScales
 
 
 def documented(model, facts):
@@ -68,6 +70,21 @@ def test_what_is_said_of_a_mul_in_front_of_divided_channels():
         least, most = 1 / scales[tensor].max(), 1 / scales[tensor].min()
         bounds = f"{least:.3g} to {most:.3g}"
         assert text == f"onnxq: channels times {bounds}, divided out again in the weights that read them"
+
+
+def test_a_tensor_is_told_of_if_its_channels_are_divided_by_1_after_all(monkeypatch):
+    def undivided(divided, fitted, *args, **options):
+        return FittedScales(np.ones_like(divided), fitted)
+
+    monkeypatch.setattr("onnxq.reconstruction.graph_pair.fit_scales", undivided)
+    model = uneven()
+    config = Config(target="openvino", weight_bits=4, bits=("op:Conv=4/8",), migrate=True)
+    found = quantize(model, [feed(model, seed) for seed in range(4)], config)
+    assert found.facts[Reconstruction].scales
+    assert not any(node.name.endswith("_Mul") and "_factors" in "".join(node.input) for node in found.model.graph.node)
+    quantizing = [node for node in found.model.graph.node if node.op_type == "QuantizeLinear"]
+    assert any("_migrated" in node.name for node in quantizing)
+    assert all(node.doc_string.startswith("onnxq: ") for node in quantizing)
 
 
 def test_what_is_said_of_a_tensor(made):
