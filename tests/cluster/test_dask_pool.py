@@ -129,7 +129,9 @@ def everything(data, pool, path):
     return path.read_bytes(), probe, facts[InputSummary]
 
 
-@pytest.mark.parametrize("many", [64, 2], ids=["merged here", "merged by workers"])
+@pytest.mark.parametrize(
+    "many", [pytest.param(64, id="merged here", marks=pytest.mark.slow), pytest.param(2, id="merged by workers")]
+)
 def test_statistics_are_the_same_bytes_though_two_workers_are_killed(dask_pool, tmp_path, many, monkeypatch):
     monkeypatch.setattr("onnxq.cluster.dask_pool._MANY", many)
     monkeypatch.setattr("onnxq.cluster.dask_pool._TOGETHER", 4)
