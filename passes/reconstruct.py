@@ -131,14 +131,15 @@ class Reconstruct(Analysis[Reconstruction]):
         order = steps(model, plan.layers, of_weight)
         migration = (facts.get(Migration) if self._scales else None) or Migration({})
         statistics = facts.get(Statistics) or Statistics({})
-        divided = [
-            each
+        divided = {
+            each.layers[0]: each
             for each in divided_inputs(model, plan, migration.scales)
             if products.keys() >= {*each.layers} and each.quotient in statistics.channels
-        ]
+        }
         first = _adjusted(plan, nodes, chain.from_iterable(order)) if self._ranges else []
-        adjusted = [name for name in first if all(name != each.layers[0] for each in divided)]
-        graphs = GraphPair(model, plan, facts[QuantizationParameters], adjusted, loads, pool, at_once, divided)
+        adjusted = [name for name in first if name not in divided]
+        inputs = list(divided.values())
+        graphs = GraphPair(model, plan, facts[QuantizationParameters], adjusted, loads, pool, at_once, inputs)
         walk = _Walk(model, facts, graphs, targets.of_layer, divided, limited=self._limited, ranges=self._ranges)
         done = 0
         for step in order:
@@ -159,7 +160,7 @@ class _Walk:
         facts: of it.
         graphs: the quantized graph beside it.
         targets: of the layers to fit; they take much of the memory, so each goes with its layer.
-        divided: inputs whose scales are chosen again.
+        divided: first layer that reads an input whose scales are chosen again -> the input.
         limited, ranges: as for `Reconstruct`.
     """
 
@@ -169,7 +170,7 @@ class _Walk:
         facts: Facts,
         graphs: GraphPair,
         targets: dict[str, LayerTargets],
-        divided: Sequence[DividedInput],
+        divided: Mapping[str, DividedInput],
         *,
         limited: bool,
         ranges: bool,
@@ -182,7 +183,7 @@ class _Walk:
         self._limits = PairLimits(model, self._channels) if limited else None
         self._graphs = graphs
         self._targets = targets
-        self._divided = {each.layers[0]: each for each in divided}
+        self._divided = divided
         self._ranges = ranges
         self._ratios: dict[str, Float32Array] = {}
         self._joined: dict[str, JoinedMoments] = {}

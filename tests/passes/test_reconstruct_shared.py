@@ -29,8 +29,11 @@ def rebuilt(model, target="openvino", widths=(4, 4), **options):
 
 def rounded(model, monkeypatch, **options):
     """The same, but shared weights are rounded to nearest."""
+
+    def alone(weight, nodes):
+        return products_of(weight, nodes) if len(weight.users) == 1 else {}
+
     with monkeypatch.context() as patch:
-        alone = lambda weight, nodes: products_of(weight, nodes) if len(weight.users) == 1 else {}  # noqa: E731
         patch.setattr(reconstruct, "products_of", alone)
         return rebuilt(model, **options)
 
