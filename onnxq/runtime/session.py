@@ -153,9 +153,7 @@ def run_named(session: ort.InferenceSession, feed: Feed) -> dict[str, NDArray[np
 def iter_outputs(
     session: ort.InferenceSession, feed: Feed, names: Sequence[str]
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """Run one feed and yield its outputs by name, each freed before the next.
-
-    onnxruntime copies each output for numpy; all outputs at once would take twice their memory.
+    """Run one feed and yield its outputs by name; each is freed as soon as nobody holds it any more.
 
     Raises:
         ModelError: as from `run`.

@@ -1,6 +1,7 @@
 """Streaming: run many samples through onnxruntime in bounded memory and hand over each output."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
@@ -30,7 +31,12 @@ def open_worker_session(model: onnx.ModelProto, at_once: int, share: int = 0) ->
     Raises:
         ModelError: as from `open_session`.
     """
-    return open_session(model, threads=max(1, (share or cores()) // at_once), exact=True, frugal=True)
+    return open_session(model, threads=_threads(at_once, share), exact=True, frugal=True, resting=True)
+
+
+def _threads(at_once: int, share: int) -> int:
+    """Return the threads of each of the sessions that run side by side."""
+    return max(1, (share or cores()) // at_once)
 
 
 Sink = Callable[[int, str, NDArray[np.generic]], None]
@@ -60,6 +66,7 @@ class Sessions:
     Attributes:
         model: the model.
         at_once: samples that run at once in one stream.
+        threads: of each sample.
 
     Args:
         model: not changed.
@@ -69,6 +76,7 @@ class Sessions:
     def __init__(self, model: onnx.ModelProto, share: int = 0) -> None:
         self.model = model
         self.at_once = workers(model, share)
+        self.threads = _threads(self.at_once, share)
         self._share = share
         self._free: list[ort.InferenceSession] = []
         self._fitting: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
@@ -104,13 +112,14 @@ class Sessions:
 def stream(model: onnx.ModelProto | Sessions, jobs: Iterable[Job], sink: Sink, finished: Callable[[int], None]) -> int:
     """Run many samples and hand each output of the model to `sink`; nothing is stored.
 
-    Each worker takes one sample through all steps, so one sample is decoded while another one runs. The order of the
-    calls of `sink` is undefined. Matrix products of numpy take one thread: the workers use all cores.
+    Each worker takes one sample through all steps, so one sample is decoded while another one runs. If there are more
+    cores than workers, several outputs of a sample are handed over at a time. The order of the calls of `sink` is
+    undefined. Matrix products of numpy take one thread: the workers use all cores.
 
     Args:
         model: its outputs are streamed. Sessions are kept for the next stream.
         jobs: iterated in the calling thread whenever a worker is free, and called in the worker.
-        sink: called from workers, for each output of each sample.
+        sink: called from several threads, for each output of each sample.
         finished: called in the calling thread with the number of jobs done.
 
     Returns:
@@ -129,14 +138,23 @@ def stream(model: onnx.ModelProto | Sessions, jobs: Iterable[Job], sink: Sink, f
             return 0
         feed, valid = loaded
         padded = valid < next((array.shape[0] for array in feed.values() if array.ndim), valid)
+
+        def hand_over(output: tuple[str, NDArray[np.generic]]) -> None:
+            name, array = output
+            sink(number, name, array[:valid] if padded else array)
+
         # Runs in one session share its memory, which grows with every new way in which they overlap.
         with sessions.one(feed) as session:
-            for name, array in iter_outputs(session, feed, names):
-                sink(number, name, array[:valid] if padded else array)
+            outputs = iter_outputs(session, feed, names)
+            deque(sinks.map(hand_over, outputs) if sessions.threads > 1 else map(hand_over, outputs), maxlen=0)
         return valid
 
     samples = done = 0
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(at_once) as pool:
+    with (
+        threadpool_limits(1, "blas"),
+        ThreadPoolExecutor(at_once * sessions.threads) as sinks,
+        ThreadPoolExecutor(at_once) as pool,
+    ):
         pending: set[Future[int]] = set()
         for number, job in enumerate(jobs):
             pending.add(pool.submit(work, number, job))

@@ -195,6 +195,17 @@ class TestStream:
         # While one is counted those before it are gone.
         assert set(left) == {0}
 
+    def test_where_cores_are_left_outputs_of_a_sample_are_handed_over_at_the_same_time(self, monkeypatch):
+        monkeypatch.setattr("onnxq.runtime.streaming.cores", lambda: 6)
+        seen, together = Seen(), threading.Barrier(3, timeout=30)
+
+        def sink(number, name, array):
+            together.wait()
+            seen(number, name, array)
+
+        assert stream(THREE_OUTPUTS, [job(5)], sink, ignored) == 1
+        assert [seen.numbers(name) for name in "ab"] == [[-5], [5]]
+
     def test_what_a_job_raises_comes_out_and_ends_the_run(self, cores):
         drawn = []
 
