@@ -42,6 +42,9 @@ def _threads(at_once: int, share: int) -> int:
 Sink = Callable[[int, str, NDArray[np.generic]], None]
 """Called with the number of a job, and the name and the values of a tensor."""
 
+_SINKS = 4
+"""Outputs that are handed over at once, at most: more threads would wait for Python's lock."""
+
 Job = Callable[[], tuple[Feed, int] | None]
 """Returns a feed and the number of valid samples in its batch, or None if it could not be read."""
 
@@ -152,7 +155,7 @@ def stream(model: onnx.ModelProto | Sessions, jobs: Iterable[Job], sink: Sink, f
     samples = done = 0
     with (
         threadpool_limits(1, "blas"),
-        ThreadPoolExecutor(at_once * sessions.threads) as sinks,
+        ThreadPoolExecutor(min(_SINKS, at_once * sessions.threads)) as sinks,
         ThreadPoolExecutor(at_once) as pool,
     ):
         pending: set[Future[int]] = set()
