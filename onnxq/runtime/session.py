@@ -153,7 +153,7 @@ def run_named(session: ort.InferenceSession, feed: Feed) -> dict[str, NDArray[np
 def iter_outputs(
     session: ort.InferenceSession, feed: Feed, names: Sequence[str]
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """Run one feed and yield its outputs by name; each is freed as soon as nobody holds it any more.
+    """Run one feed and return an iterator of its outputs by name; each is freed once nobody holds it any more.
 
     Raises:
         ModelError: as from `run`.
@@ -162,8 +162,7 @@ def iter_outputs(
         inputs = {k: ort.OrtValue.ortvalue_from_numpy(v) for k, v in _as_taken(session, feed).items()}
         values = session.run_with_ort_values(names, inputs)
     values.reverse()
-    for name in names:
-        yield name, values.pop().numpy()
+    return ((name, values.pop().numpy()) for name in names)
 
 
 @contextlib.contextmanager

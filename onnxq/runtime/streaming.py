@@ -43,7 +43,7 @@ Sink = Callable[[int, str, NDArray[np.generic]], None]
 """Called with the number of a job, and the name and the values of a tensor."""
 
 _SINKS = 4
-"""Outputs that are handed over at once, at most: more threads would wait for Python's lock."""
+"""Outputs that are handed over at once, at most; more threads would wait for Python's lock."""
 
 Job = Callable[[], tuple[Feed, int] | None]
 """Returns a feed and the number of valid samples in its batch, or None if it could not be read."""
@@ -115,9 +115,10 @@ class Sessions:
 def stream(model: onnx.ModelProto | Sessions, jobs: Iterable[Job], sink: Sink, finished: Callable[[int], None]) -> int:
     """Run many samples and hand each output of the model to `sink`; nothing is stored.
 
-    Each worker takes one sample through all steps, so one sample is decoded while another one runs. If there are more
-    cores than workers, several outputs of a sample are handed over at a time. The order of the calls of `sink` is
-    undefined. Matrix products of numpy take one thread: the workers use all cores.
+    Each worker takes one sample through all steps, so one sample is decoded while another one runs. The outputs of one
+    sample are handed over at a time, several of them if there are more cores than workers: two samples would mostly
+    wait for each other, and for Python's lock. The order of the calls of `sink` is undefined. Matrix products of numpy
+    take one thread: the workers use all cores.
 
     Args:
         model: its outputs are streamed. Sessions are kept for the next stream.
@@ -149,13 +150,15 @@ def stream(model: onnx.ModelProto | Sessions, jobs: Iterable[Job], sink: Sink, f
         # Runs in one session share its memory, which grows with every new way in which they overlap.
         with sessions.one(feed) as session:
             outputs = iter_outputs(session, feed, names)
-            deque(sinks.map(hand_over, outputs) if sessions.threads > 1 else map(hand_over, outputs), maxlen=0)
+            with turn:
+                deque(sinks.map(hand_over, outputs) if sessions.threads > 1 else map(hand_over, outputs), maxlen=0)
         return valid
 
+    turn = threading.Lock()
     samples = done = 0
     with (
         threadpool_limits(1, "blas"),
-        ThreadPoolExecutor(min(_SINKS, at_once * sessions.threads)) as sinks,
+        ThreadPoolExecutor(min(_SINKS, sessions.threads)) as sinks,
         ThreadPoolExecutor(at_once) as pool,
     ):
         pending: set[Future[int]] = set()

@@ -206,6 +206,17 @@ class TestStream:
         assert stream(THREE_OUTPUTS, [job(5)], sink, ignored) == 1
         assert [seen.numbers(name) for name in "ab"] == [[-5], [5]]
 
+    def test_one_sample_is_handed_over_at_a_time(self, cores):
+        alone, found = threading.Lock(), []
+
+        def sink(number, name, array):
+            found.append(alone.acquire(blocking=False))
+            time.sleep(0.002)
+            alone.release()
+
+        assert stream(DOUBLE, [job(n) for n in range(20)], sink, ignored) == 20
+        assert found == 20 * [True]
+
     def test_what_a_job_raises_comes_out_and_ends_the_run(self, cores):
         drawn = []
 
