@@ -54,7 +54,7 @@ def read_dataset(path: Path, splits: Collection[str] = ("train", "val")) -> Data
 
     Raises:
         DataError: the file is not the YAML of a data set, or all paths of a split that is looked for do not exist,
-            or one is the YAML of a data set.
+            or one is the YAML of a data set, or `names` or `kpt_shape` is of another form.
     """
     refuse_special(path)
     try:
@@ -74,13 +74,16 @@ def read_dataset(path: Path, splits: Collection[str] = ("train", "val")) -> Data
     if is_address(given):
         root = Address.parse(given)
     train, val = (_split(path, content, keys, roots, root) if name in splits else () for name, keys in _SPLITS.items())
-    return Dataset(root, train, val, _names(path, content.get("names")), _keypoints(content.get("kpt_shape")))
+    return Dataset(root, train, val, _names(path, content.get("names")), _keypoints(path, content.get("kpt_shape")))
 
 
-def _keypoints(shape: object) -> tuple[int, int]:
-    if isinstance(shape, list) and len(shape) == 2 and all(isinstance(each, str) and each.isdigit() for each in shape):
-        return int(shape[0]), int(shape[1])
-    return 0, 0
+def _keypoints(path: Path, shape: object) -> tuple[int, int]:
+    match shape:
+        case None | "" | "null":
+            return 0, 0
+        case [str(count), "2" | "3" as each] if count.isdecimal():
+            return int(count), int(each)
+    raise DataError(f"{path}: kpt_shape is {shape}; it is the number of keypoints, and 2 or 3 values of each: [17, 3]")
 
 
 def _portable(path: str) -> str:

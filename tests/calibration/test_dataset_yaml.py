@@ -117,6 +117,12 @@ def test_more_than_nine_names_are_in_the_order_of_their_numbers(data):
         ("train: [train, ../set/data.yaml]\n", "set/data.yaml, the YAML of a data set"),
         ("train: {a: b}\n", "train is not a path or a list of paths"),
         ("train: train\nnames: {1: a, 2: b}\n", "names is neither a list nor numbered from 0 without gaps"),
+        (
+            "train: train\nkpt_shape: [17]\n",
+            "kpt_shape is ['17']; it is the number of keypoints, and 2 or 3 values of each",
+        ),
+        ("train: train\nkpt_shape: [3, 17]\n", "kpt_shape is ['3', '17']; it is the number of keypoints"),
+        ("train: train\nkpt_shape: 51\n", "kpt_shape is 51; it is the number of keypoints"),
         ("val: valid\n", "names no train split; give its images as a folder"),
     ],
 )

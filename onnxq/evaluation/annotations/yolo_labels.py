@@ -158,6 +158,11 @@ class _Reader:
             shape["bbox"] = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
             if len(values) > _BOX:
                 shape["keypoints"] = _keypoints(values[_BOX:], each, size)
+        elif count:
+            raise DataError(
+                f"{label}: has {len(values)} values; a box has {_BOX}, and {_BOX + count * each} with the keypoints of "
+                f"kpt_shape [{count}, {each}] in {self._source}"
+            )
         elif len(values) >= 7 and len(values) % 2:
             outline = [value * (width, height)[place % 2] for place, value in enumerate(values[1:])]
             shape["segmentation"] = [outline]
@@ -165,7 +170,7 @@ class _Reader:
         else:
             raise DataError(
                 f"{label}: has {len(values)} values; a box has {_BOX} (class, centre, size), and an outline the class "
-                "and pairs of corners" + ("" if count else "; keypoints need kpt_shape in the YAML file")
+                "and pairs of corners; keypoints need kpt_shape in the YAML file"
             )
         if shape["bbox"] is None or not (shape["bbox"][2] > 0 and shape["bbox"][3] > 0):
             raise DataError(f"{label}: the box has no width or height")

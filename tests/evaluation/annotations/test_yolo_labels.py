@@ -97,6 +97,16 @@ def test_keypoints(data_set, each, point):
     assert read.objects[0]["bbox"] == pytest.approx([80, 40, 40, 20])
 
 
+@pytest.mark.parametrize("shape", ["[4, 3]", "[17, 2]"])
+def test_keypoints_of_another_number_are_no_outline(data_set, shape):
+    """A box and four keypoints have as many values as an outline of six corners."""
+    path = data_set("0 0.5 0.5 0.2 0.2" + " 0.5 0.5" * 4 + "\n", extra=f"kpt_shape: {shape}\n")
+    with pytest.raises(
+        DataError, match=r"a\.txt line 1: has 13 values; a box has 5, and \d+ with the keypoints of kpt"
+    ):
+        read_yolo(path)
+
+
 def test_images_without_labels_have_no_objects(data_set, tmp_path):
     path = data_set()
     (tmp_path / "valid/labels/b.txt").unlink()
