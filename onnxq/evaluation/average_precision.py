@@ -14,6 +14,7 @@ from onnxq.evaluation.classes import ClassMatch, match_classes
 from onnxq.evaluation.ground_truth import GroundTruth, build_index
 from onnxq.evaluation.predictor import FEW, Found, Picture, Predictor, Settings
 from onnxq.evaluation.scoring.averages import Rules, averages
+from onnxq.evaluation.scoring.displaced import displaced_remark
 from onnxq.evaluation.scoring.kinds import Kind, kinds_of, records
 from onnxq.progress import Progress, silent
 from onnxq.remote.address import Location, location
@@ -239,11 +240,14 @@ def measure_precision(
         *(kind.remark for kind in kinds),
     ]
     ap, ap50, ap75, ap_small, ap_medium, ap_large = averages(main.truth, index, rules, main.matcher)
+    remark = ""
     if match.is_by_order or ap < _LEAST_WITHOUT_CLASSES:
         remark = _order_remark(truth, index, match, rules, main)
         stated = detector.outputs.stated
         is_labelled = detector.outputs.is_finished or (stated is not None and "label" in stated.words)
         remarks.append(f"{remark}; {_from_one(detector)}" if remark and is_labelled else remark)
+    if not remark:
+        remarks.append(displaced_remark(main.truth, index, truth.categories))
     return Scores(
         ap=ap,
         ap50=ap50,
