@@ -220,6 +220,8 @@ class Config:
             value: object = getattr(self, name)
             if isinstance(value, str):
                 raise ConfigError(f"{name}: expected a tuple of strings, got {value!r}; write ({value!r},)")
+            if not isinstance(value, tuple | list) or not all(isinstance(each, str) for each in value):
+                raise ConfigError(f"{name}: expected a tuple of strings, got {value!r}")
         size: object = self.image_size
         is_size = isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(each, Integral) for each in size)
         if size is not None and not is_size:
