@@ -17,6 +17,7 @@ from onnxq.errors import ConfigError, DataError, ModelError, OnnxqError
 from onnxq.evaluation.runtime_choice import AUTO, CHOICES, choose_runtimes, may_misrun, misrun, target_of
 from onnxq.ir import QDQ_OPS, ProtoIndex, embedded
 from onnxq.ir.operators import CONVS
+from onnxq.ir.repair import inlined
 from onnxq.ir.storage import load_proto
 from onnxq.ir.unsupported_tail import detach
 from onnxq.runtime import RUNTIMES, OnnxRuntime, Runtime
@@ -186,7 +187,8 @@ class Predictor:
     ) -> "Predictor":
         """Open a model, run it on a black image and a few pictures, and recognize how to decode its outputs.
 
-        Operators at its end that onnxruntime does not know are left out, as `quantize` does.
+        Operators at its end that onnxruntime does not know are left out, and local functions are inlined, as `quantize`
+        does.
 
         Args:
             model: a file, or a model in memory.
@@ -204,6 +206,8 @@ class Predictor:
         name = model.name if isinstance(model, Path) else "the model"
         graph = load_proto(model) if isinstance(model, Path) else model
         with _named(name):
+            if graph.functions:  # OpenVINO takes none
+                model = graph = inlined(graph)
             guess = detect(graph, image_size=settings.image_size, preprocess=settings.preprocess)
             front, tail = detach(graph)
             if tail is not None and any(node.op_type in CONVS for node in front.graph.node):
@@ -247,8 +251,8 @@ class Predictor:
                     detector = unread(detector, str(error))
             classes = class_count(detector, shapes)
             if tail is not None:
-                unknown = ", ".join(tail.unsupported)
-                detector = replace(detector, why=f"{detector.why}; up to {unknown}, which onnxruntime does not know")
+                unknown = f"; up to {', '.join(tail.unsupported)}, which onnxruntime does not know"
+                detector = replace(detector, why=detector.why.removesuffix(unknown) + unknown)
         return cls(name, runtime, choice.name, inputs, outputs, batch, detector, classes, source, _is_quantized(graph))
 
     def prepare(self, image: NDArray[np.uint8]) -> tuple[Feed, Letterbox]:

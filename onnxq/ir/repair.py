@@ -63,7 +63,7 @@ def repair(model: onnx.ModelProto) -> onnx.ModelProto:
     check_tensors(model)
     repaired = with_weight_inputs(model)
     if repaired.functions:
-        repaired = _inlined(repaired)
+        repaired = inlined(repaired)
     _name_graph(repaired.graph)
     _remove_duplicate_names(repaired.graph)
     _remove_duplicate_metadata(repaired)
@@ -97,17 +97,22 @@ def _check_opset(model: onnx.ModelProto) -> None:
         )
 
 
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the nodes of its local functions (ONNX FunctionProto) in place of the calls.
+
+    Raises:
+        ModelError: the functions are too large, or cannot be inlined.
+    """
     check_functions(model)
     try:
-        inlined = inliner.inline_local_functions(model)
+        made = inliner.inline_local_functions(with_weight_inputs(model))
     except (onnx.checker.ValidationError, RuntimeError) as error:
         cause = str(error).strip().splitlines()[0].rstrip(".")
         raise ModelError(f"its local functions cannot be inlined ({cause}); export the model again") from error
-    left = next(calls_of(inlined), None)
+    left = next(calls_of(made), None)
     if left is not None:
         raise ModelError(f"{node_text(left)} calls a local function of another opset; export the model again with one")
-    return inlined
+    return restore_weights(made, model)
 
 
 def _refuse_optimized(graph: onnx.GraphProto) -> None:

@@ -186,6 +186,28 @@ class TestLayouts:
         assert itself.agreement is not None
         assert itself.agreement.matched == itself.agreement.expected > 0
 
+    def test_an_operator_that_is_not_known_is_told_once(self) -> None:
+        model = demo_with("apart", False)
+        model.graph.node.append(helper.make_node("Pick", [model.graph.output[0].name], ["picked"], domain="vendor"))
+        model.graph.output.append(helper.make_tensor_value_info("picked", 1, ["rows", 6]))
+        first = Predictor.load(model, Settings())
+        second = Predictor.load(model, Settings(), like=first.detector)
+        assert second.detector.why == first.detector.why
+
+    @pytest.mark.parametrize("runtime", ["ort", pytest.param("openvino", marks=needs_openvino)])
+    def test_local_functions_are_run(self, truth: GroundTruth, expected: float, tmp_path: Path, runtime: str) -> None:
+        model = onnx.load(demo.model_path())
+        for node in model.graph.node:
+            if node.op_type == "Sigmoid":
+                node.op_type, node.domain = "gate", "local"
+        opset = [helper.make_opsetid("", 17)]
+        body = [helper.make_node("Sigmoid", ["x"], ["y"])]
+        model.functions.append(helper.make_function("local", "gate", ["x"], ["y"], body, opset))
+        model.opset_import.append(helper.make_opsetid("local", 1))
+        file = tmp_path / "m.onnx"
+        onnx.save(model, file)
+        assert measure_precision(file, truth, Settings(runtime=runtime)).ap == pytest.approx(expected, abs=0.05)
+
     def test_the_size_of_the_picture_is_filled_in(self, truth: GroundTruth, expected: float) -> None:
         found = measure_precision(demo_with("sized", False), truth, Settings())
         assert found.ap == pytest.approx(expected, abs=0.05)
