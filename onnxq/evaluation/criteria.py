@@ -40,6 +40,7 @@ from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
 from onnxq.remote.address import Address, Location, location
 from onnxq.runtime import RUNTIMES, Feed
+from onnxq.runtime.joined import joined_outputs, with_parts
 from onnxq.yolo.detector import Detector, detect
 
 _S = TypeVar("_S")
@@ -252,7 +253,8 @@ def _expected(loss: float) -> str:
 class SqnrCriterion(Criterion):
     """Negative SQNR in dB of the output with the most noise, over images without labels.
 
-    Where the graph selects objects, the tensors that enter the selection count instead.
+    Where the graph selects objects, the tensors that enter the selection count instead. The parts of an output that
+    joins several, such as boxes and scores, count like outputs.
 
     Args:
         original: the float model.
@@ -283,8 +285,9 @@ class SqnrCriterion(Criterion):
         is_ended = ended is not model
         if is_ended not in self._expected:
             self._expected[is_ended] = self._run(reference, silent)
+        joined = joined_outputs(reference)
         for expected, actual in zip(self._expected[is_ended], self._run(ended, progress), strict=True):
-            meter.add(expected, actual)
+            meter.add(with_parts(expected, joined), with_parts(actual, joined))
         return -min(meter.decibels().values(), default=np.inf)
 
     def identity(self) -> str:
@@ -293,7 +296,7 @@ class SqnrCriterion(Criterion):
         for feed in self._feeds:
             for name, array in feed.items():
                 digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-        return f"SQNR {self._runtime} {digest.hexdigest()}"
+        return f"SQNR of parts {self._runtime} {digest.hexdigest()}"
 
     def describe(self, loss: float) -> str:
         """Return the SQNR in words."""

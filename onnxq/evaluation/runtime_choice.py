@@ -14,6 +14,7 @@ from onnxq.pipeline import Facts
 from onnxq.runtime import RUNTIMES, Runtime
 from onnxq.runtime.compare_run import Check
 from onnxq.runtime.cpu import this_cpu
+from onnxq.runtime.joined import joined_outputs
 from onnxq.runtime.session import Feed, open_session, run_named
 from onnxq.targets import TARGETS
 
@@ -148,7 +149,7 @@ def misrun(model: onnx.ModelProto, runtime: str, feeds: Sequence[Feed]) -> str:
     try:
         unrounded, ended = comparable(_unrounded(model), model)
         session = open_session(unrounded, exact=True, brief=True)
-        check = Check(feeds, [run_named(session, feed) for feed in feeds])
+        check = Check(feeds, [run_named(session, feed) for feed in feeds], joined=joined_outputs(unrounded))
         compared = check.compare(ended, kind(ended))
         fault = check.find_fault(ended, kind, _layers(ended), compared, remedy=False)
     except ModelError:  # if it is the model's, it shows where the model is measured

@@ -18,11 +18,15 @@ Therefore there are three steps, and each is taken only if the one before leaves
 A remedy is tried before it is told: the wrong layers are made float, and the run must be right by the same steps, no
 more than 3 dB further away than the float model. Layers that were right by themselves are not run alone again, unless
 other nodes than before are around them.
+
+The parts of an output that joins several are judged like outputs: beside boxes in pixels, the noise of scores is
+nothing.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import onnx
 
@@ -31,6 +35,7 @@ from onnxq.ir.quantized_layers import made_float
 from onnxq.numerics.arrays import NamedArrays
 from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.runtime.base import Runtime
+from onnxq.runtime.joined import Parts, with_parts
 from onnxq.runtime.locate_error import WRONG, LayerError, altered, layer_errors, layers_before
 from onnxq.runtime.session import Feed, open_session, run_named
 
@@ -56,14 +61,15 @@ _LEVELS = (0.0, 5.0, 10.0)
 
 @dataclass(frozen=True)
 class RunComparison:
-    """SQNR in dB of each float output over all feeds.
+    """SQNR in dB over all feeds, of each float output and of each part of those that join several.
 
     Attributes:
         run: of the run against the float model.
         exact: of the exact computation of the file against the float model.
         against_exact: of the run against the exact computation.
         worst: number of the feed in which the run is furthest from the exact computation.
-        computed: the outputs of the exact computation for each feed.
+        computed: the outputs of the exact computation for each feed, and their parts.
+        parts: part of an output -> the output.
         misshapen: output -> the shape that the run gives it, where the file declares another, which the exact
             computation gives it. These outputs have no SQNR.
     """
@@ -74,6 +80,11 @@ class RunComparison:
     worst: int = 0
     computed: Sequence[NamedArrays] = field(default=(), repr=False)
     misshapen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+    def whole(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return values of outputs without those of parts."""
+        return {name: value for name, value in values.items() if name not in self.parts}
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class Fault:
     """A run that is wrong.
 
     Attributes:
-        output: the output with the most noise.
+        output: the output, or the part of one, with the most noise.
         sqnr: of this output in the run against the exact computation, dB.
         layers: the layers that are wrong by themselves, the worst first.
         saturates: sums of products saturate in 16 bits.
@@ -104,6 +115,7 @@ class Check:
         feeds: the inputs.
         expected: the outputs of the float model for each of them.
         accept: called with the outputs of every run; raises if they are unusable.
+        joined: outputs that join several, and how they are cut.
     """
 
     def __init__(
@@ -111,10 +123,12 @@ class Check:
         feeds: Sequence[Feed],
         expected: Sequence[NamedArrays],
         accept: Callable[[NamedArrays], None] = lambda outputs: None,
+        joined: Mapping[str, Parts] = MappingProxyType({}),
     ) -> None:
         self._feeds = feeds
-        self._expected = expected
         self._accept = accept
+        self._joined = joined
+        self._expected = [with_parts(outputs, joined) for outputs in expected]
 
     def compare(self, proto: onnx.ModelProto, opened: Runtime) -> RunComparison:
         """Return how a model runs.
@@ -131,8 +145,7 @@ class Check:
         worst: tuple[float, int] = (math.inf, 0)
         misshapen: dict[str, tuple[int, ...]] = {}
         for number, (feed, expected, computed) in enumerate(zip(self._feeds, self._expected, exact, strict=True)):
-            found = opened.run(feed)
-            self._accept(found)
+            found = self._accepted(opened.run(feed))
             running.add(expected, found)
             simulated.add(expected, computed)
             alone = SqnrMeter()
@@ -140,15 +153,19 @@ class Check:
             between.merge(alone)
             worst = min(worst, (min(alone.decibels().values(), default=math.inf), number))
             misshapen |= _misshapen(proto, computed, found)
-        return RunComparison(running.decibels(), simulated.decibels(), between.decibels(), worst[1], exact, misshapen)
+        parts = {part: output for output, cut in self._joined.items() for part, _ in cut.named(output)}
+        run, simulation, against = running.decibels(), simulated.decibels(), between.decibels()
+        return RunComparison(run, simulation, against, worst[1], exact, misshapen, parts)
 
     def _computed(self, proto: onnx.ModelProto) -> Sequence[NamedArrays]:
         """Return the outputs of the exact computation of a model for each feed."""
         session = open_session(proto, optimized=False, brief=True)
-        outputs: list[NamedArrays] = [run_named(session, feed) for feed in self._feeds]
-        for each in outputs:
-            self._accept(each)
-        return outputs
+        return [self._accepted(run_named(session, feed)) for feed in self._feeds]
+
+    def _accepted(self, outputs: NamedArrays) -> NamedArrays:
+        """Return the outputs of a run with their parts."""
+        self._accept(outputs)
+        return with_parts(outputs, self._joined)
 
     def find_fault(
         self,
@@ -175,7 +192,8 @@ class Check:
         if not doubtful:
             return None
         output = min(doubtful, key=lambda name: compared.against_exact[name])
-        feed, candidates = self._feeds[compared.worst], layers_before(proto, list(doubtful), layers)
+        before = dict.fromkeys(compared.parts.get(name, name) for name in doubtful)
+        feed, candidates = self._feeds[compared.worst], layers_before(proto, list(before), layers)
         errors = layer_errors(proto, candidates, runtime, feed)
         limit, is_far = WRONG, any(_lead(compared, name) < -_INDEPENDENT for name in doubtful)
         if is_far and not _below(errors, WRONG):
@@ -198,7 +216,7 @@ class Check:
         for feed, computed in zip(
             self._feeds, compared.computed if other is proto else self._computed(other), strict=True
         ):
-            between.add(computed, opened.run(feed))
+            between.add(computed, with_parts(opened.run(feed), self._joined))
         best, gain = between.decibels(), _GAIN if other is proto else _INDEPENDENT
         return {
             name: best[name]

@@ -13,6 +13,7 @@ from onnxq.errors import ModelError
 from onnxq.ir import ProtoIndex, Segment, copy_message, ending_at, segment_from
 from onnxq.numerics.arrays import NamedArrays
 from onnxq.numerics.sqnr import decibels
+from onnxq.runtime.joined import joined_outputs, with_parts
 from onnxq.runtime.session import Feed, open_session, run_named
 
 SAME = 60.0
@@ -84,12 +85,13 @@ def find_difference(before: onnx.ModelProto, after: onnx.ModelProto, feed: Feed)
     Raises:
         ModelError: the original runs, and the other model does not.
     """
+    joined = joined_outputs(before)
     try:
-        expected = _outputs(before, feed)
+        expected = with_parts(_outputs(before, feed), joined)
     except ModelError as error:
         log.info("%s: it is not known whether the converted model computes the same", error)
         return None
-    sqnr = _sqnr(expected, _outputs(after, feed))
+    sqnr = _sqnr(expected, with_parts(_outputs(after, feed), joined))
     if sqnr >= SAME:
         return None
     try:

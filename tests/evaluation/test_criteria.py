@@ -7,7 +7,8 @@ import onnx
 import pytest
 from compared import AWAY, finding, noise_images
 from cpu import saturates
-from graphs import classifier, csp, run, saturating, v8, v10, with_metadata
+from graphs import classifier, copy, csp, run, saturating, v8, v10, with_metadata
+from onnx import numpy_helper
 from PIL import Image
 from tables import BOX, TWO, always, table_of, write_coco
 
@@ -49,6 +50,19 @@ def test_noise_is_that_of_the_worst_output(pictures):
     assert len(noise.decibels()) == 2
     assert -criterion.loss(quantized.model, silent) == pytest.approx(min(noise.decibels().values()), abs=0.2)
     assert criterion.files == tuple(images)
+
+
+def test_noise_of_scores_counts_beside_boxes_in_pixels(pictures):
+    model = v8()
+    ruined = copy(model)
+    for tensor in ruined.graph.initializer:
+        if tensor.name in ("cls0_weight", "cls1_weight", "cls2_weight"):
+            tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+    values = {"images": np.random.default_rng(0).random((1, 3, 32, 32), np.float32)}
+    noise = SqnrMeter()
+    noise.add(run(model, values), run(ruined, values))
+    assert noise.decibels()["output"] > 45
+    assert -SqnrCriterion(model, pictures / "judged", CONFIG).loss(ruined, silent) < 25
 
 
 def test_noise_of_finished_objects_is_that_of_what_they_are_selected_from(pictures):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cpu import saturates
 from faulty import erring, noisy
-from graphs import csp, feed, pan, quantized, run, sqnr, white_stem
+from graphs import csp, feed, pan, quantized, run, sqnr, v8, white_stem
 from verification import ROOM, verified
 
 from onnxq.console.arguments import make_parser, read_config
@@ -61,6 +61,17 @@ def test_the_warning_names_cpu_output_layer_and_a_remedy_that_was_tried(monkeypa
     assert excluded(warning) == ("conv2",)
     assert float(REMEDY.search(warning)[2]) > 40
     assert "--cpu" not in warning
+
+
+@pytest.mark.parametrize("level", range(2))
+def test_a_fault_of_scores_is_found_beside_boxes_in_pixels(monkeypatch, level):
+    monkeypatch.setitem(RUNTIMES, "ort", erring(f"cls{level}_weight_scale"))
+    _, _, checked = verified(v8(), ORT, include=["re:cls"], **ROOM)
+    assert checked.against_exact["output"] > 50
+    warning = fault_of(checked)
+    assert "'output[:, 4:7]' has" in warning
+    assert f"Wrong, and not by saturation: cls{level}." in warning
+    assert excluded(warning) == (f"cls{level}",)
 
 
 def test_the_flags_of_the_remedy_make_a_file_that_runs_rightly(monkeypatch):

@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import onnx
 import pytest
-from graphs import Net, copy, csp, feed, nodes, run, silu_chain
+from graphs import Net, copy, csp, feed, nodes, run, silu_chain, v8
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.errors import ModelError
@@ -132,6 +132,14 @@ def test_other_random_numbers_are_no_difference():
     assert not np.array_equal(run(before, values)["output"], run(after, values)["output"])
     assert find_difference(before, after, values) is None
     assert find_difference(before, with_slope(after, 0.5), values).node.name == "leaky"
+
+
+def test_a_difference_of_scores_is_found_beside_boxes_in_pixels():
+    before = v8()
+    after = copy(before)
+    bias = next(tensor for tensor in after.graph.initializer if tensor.name == "cls0_bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.05), bias.name))
+    assert find_difference(before, after, feed(before)).node.name == "cls0"
 
 
 def test_a_node_under_other_names_is_named_not_the_one_behind_it():
