@@ -36,11 +36,19 @@ _MOVES = (MOVES_VALUES - QDQ_OPS - {"Cast"}) | {
 """Operators that act on integers as on the floats that these represent: they copy or select values. A Cast does not."""
 
 
+_SIGNED = frozenset({"Add", "BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul", "Sub"})
+"""Operators behind which a ReLU may have been left to a Q; the results of others are mostly positive by themselves."""
+
+_RELU6 = 6.0
+
+
 class StripQdq(Rewrite):
     """Removes QuantizeLinear and DequantizeLinear (ONNX, opset 10 to 25) from a graph.
 
     - a pair on an activation is removed, with a Clip between the two; operators in between that only move integers move
       floats instead
+    - a QuantizeLinear whose lowest integer stands for 0 becomes a Relu behind a layer, an Add or a Sub, and a Clip from
+      0 to 6 if its highest one stands for 6: onnxruntime's quantize_static leaves these to the integers, which clip too
     - a DequantizeLinear that makes an output becomes an Identity
     - a DequantizeLinear of integer constants becomes a float constant: weights keep their rounded values, per tensor,
       per channel or per block, and int32 biases become float
@@ -66,7 +74,7 @@ class StripQdq(Rewrite):
         builder = Builder(model)
         for end in ends:
             _bypass(end, outputs, builder)
-        bypassed = _bypass_inner(inner.values())
+        bypassed = _bypass_inner(inner.values(), builder)
         remove(graph, [*bypassed, *(end for end in ends if end.op == "DequantizeLinear")])
         return len(bypassed) + len(ends)
 
@@ -127,12 +135,36 @@ def _check_closed(nodes: Iterable[Node], inner: Mapping[int, Node], outputs: set
                 raise _without_float_form(node)
 
 
-def _bypass_inner(inner: Iterable[Node]) -> list[Node]:
-    """Make the readers of inner nodes that do not move values read the inputs of these; return these nodes."""
-    bypassed = [node for node in inner if node.op not in _MOVES]
+def _bypass_inner(inner: Iterable[Node], builder: Builder) -> list[Node]:
+    """Make the readers of inner nodes that do not move values read the inputs of these; return these nodes.
+
+    A Q that stands for an activation becomes the activation.
+    """
+    bypassed = [node for node in inner if node.op not in _MOVES and not _restore_activation(node, builder)]
     for node in bypassed:
         replace_uses(node.outputs[0], node.inputs[0])
     return bypassed
+
+
+def _restore_activation(node: Node, builder: Builder) -> bool:
+    """Make a Relu or a Clip from 0 to 6 of a Q that clips as these do; return whether it was done."""
+    before = producer(node.inputs[0])
+    if node.op != "QuantizeLinear" or before is None or before.op not in _SIGNED:
+        return False
+    scale, *given = (np.asarray(values) for t in node.inputs[1:] if (values := constant(t)) is not None)
+    zero_point = given[0] if given else np.zeros((), np.uint8)
+    limits = np.iinfo(zero_point.dtype)
+    if len(given) < len(node.inputs) - 2 or np.any(zero_point != limits.min):
+        return False
+    node.op, node.inputs = "Relu", node.inputs[:1]
+    node.attrs.clear()
+    node.outputs[0].dtype = scale.dtype
+    if np.allclose(scale * float(limits.max - limits.min), _RELU6, rtol=1e-3):
+        node.op = "Clip"
+        node.inputs += [
+            builder.constant(f"{node.name}_{bound:.0f}", np.asarray(bound, scale.dtype)) for bound in (0, _RELU6)
+        ]
+    return True
 
 
 def _bypass(end: Node, outputs: set[int], builder: Builder) -> None:

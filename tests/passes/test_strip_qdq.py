@@ -276,3 +276,37 @@ def test_a_quantized_model_is_quantized_anew(monkeypatch, target):
     assert again.facts[Plan].layers == wanted.facts[Plan].layers
     assert sqnr(run(plain)["output"], run(again.model)["output"]) > 50
     assert {entry.key: entry.value for entry in again.model.metadata_props}["onnxq.target"] == target
+
+
+@pytest.mark.parametrize(
+    ("op", "zero_point", "scale", "activation"),
+    [
+        ("Conv", np.uint8(0), 0.1, "Relu"),
+        ("Conv", np.int8(-128), 0.1, "Relu"),
+        ("Conv", np.uint8(0), 6 / 255, "Clip"),
+        ("Conv", np.uint8(1), 0.1, None),
+        ("Conv", np.int8(0), 0.1, None),
+        ("Sigmoid", np.uint8(0), 1 / 255, None),
+    ],
+)
+def test_an_activation_that_was_left_to_the_integers_comes_back(op, zero_point, scale, activation):
+    node = helper.make_node(op, ["x", "w"][: 2 if op == "Conv" else 1], ["y"])
+    constants = {"scale": np.float32(scale), "zero": zero_point} | (
+        {"w": np.ones((1, 1, 1, 1), np.float32)} if op == "Conv" else {}
+    )
+    model = small(
+        node,
+        helper.make_node("QuantizeLinear", ["y", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("Neg", ["d"], ["z"]),
+        inputs=[("x", TensorProto.FLOAT, [1, 1, 1, 4])],
+        outputs=[("z", TensorProto.FLOAT, [1, 1, 1, 4])],
+        constants=constants,
+    )
+    after, _ = rewrite(StripQdq(), model)
+    onnx.checker.check_model(after, full_check=True)
+    assert ops(after) == [op, *([activation] if activation else []), "Neg"]
+    if activation:
+        x = np.array([-3, -0.5, 2, 9], np.float32).reshape(1, 1, 1, 4)
+        expected = -np.clip(x, 0, 6 if activation == "Clip" else None)
+        np.testing.assert_array_equal(run(after, {"x": x})["z"], expected)
