@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 import onnx
 
 from onnxq.errors import ModelError
+from onnxq.ir.proto import DEFAULT_DOMAINS
 from onnxq.ir.shape_inference import inferred_graph
 from onnxq.numerics.arrays import AnyArray, NamedArrays
 
@@ -57,7 +58,8 @@ def joined_outputs(model: onnx.ModelProto) -> dict[str, Parts]:
     shapes = {value.name: _shape(value) for value in (*graph.input, *graph.value_info, *graph.output)}
     found: dict[str, Parts] = {}
     for node in model.graph.node:
-        parts = _parts(node, shapes, found)
+        is_known = node.domain in DEFAULT_DOMAINS and node.output
+        parts = _parts(node, shapes, found) if is_known else None
         if parts is not None:
             found[node.output[0]] = parts
     outputs = (output.name for output in model.graph.output)
@@ -99,7 +101,7 @@ def _joined(
     node: onnx.NodeProto, shape: _Shape, shapes: Mapping[str, _Shape | None], found: Mapping[str, Parts]
 ) -> Parts | None:
     """Return how the output of a Concat is cut: at its inputs, if it joins channels; else as all of these are."""
-    axis = next(a.i for a in node.attribute if a.name == "axis") % len(shape)
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1) % len(shape)
     inner = [found.get(name) for name in node.input]
     length, others = shape[axis], [other for place, other in enumerate(shape) if place not in (0, axis)]
     is_map = len(shape) == _MAP_RANK and axis == 1
