@@ -65,11 +65,11 @@ def _benchmark(args: argparse.Namespace) -> None:
             args.models, runtime, threads=args.threads, rounds=args.rounds, size=args.image_size, progress=progress
         )
     files.require_unchanged()
+    OUT.print(_latency_table(results))
+    OUT.print(_operator_table(results))
     if args.json is not None:
         settings = {"runtime": args.runtime, "threads": args.threads, "rounds": args.rounds}
         write_json(args.json, {**settings, "models": [_as_json(r) for r in results]})
-    OUT.print(_latency_table(results))
-    OUT.print(_operator_table(results))
     if not args.quiet:
         threads, rounds = f"{args.threads} thread{plural(args.threads)}", f"{args.rounds} round{plural(args.rounds)}"
         say(f"{runtime.described()}, {threads}, {rounds} after {WARM_UP} warm-up runs", ERR)

@@ -82,13 +82,13 @@ def _compare(arguments: argparse.Namespace, settings: Settings) -> None:
             pool=pool,
         )
     files.require_unchanged()
-    if arguments.json is not None:
-        write_json(arguments.json, _summary(result, arguments, settings))
     _show_outputs(result)
     if result.agreement is not None:
         _show_agreement(result, result.agreement, settings)
     if arguments.worst and worst_first(result.traced):
         _show_trace(result, arguments.worst)
+    if arguments.json is not None:
+        write_json(arguments.json, _summary(result, arguments, settings))
     for warning in result.detector.warnings:
         warn(f"{arguments.reference.name}: {warning}")
     if not arguments.quiet:

@@ -45,6 +45,7 @@ from onnxq.evaluation.predictor import Settings
 from onnxq.evaluation.runtime_choice import choose_runtimes
 from onnxq.evaluation.scoring.averages import METRICS
 from onnxq.ir.files import write_json
+from onnxq.ir.storage import require_file
 
 __all__ = ["GroundTruth", "Scores", "Settings", "evaluate", "main"]
 
@@ -93,6 +94,8 @@ def _parser() -> Parser:
 def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
     files = _used_files(arguments)
     files.check()
+    for model in arguments.models:
+        require_file(model)
     results: list[tuple[Path, Scores]] = []
     annotations = arguments.annotations or "demo"
     choices = choose_runtimes(arguments.models, settings.runtime)
@@ -112,9 +115,9 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
             _print(results, annotations, settings)
         raise
     files.require_unchanged()
+    _print(results, annotations, settings)
     if arguments.json is not None:
         write_json(arguments.json, asdict(summarize(results, annotations, settings)))
-    _print(results, annotations, settings)
     if not arguments.quiet:
         for (model, scores), choice in zip(results, choices, strict=True):
             detector = scores.detector

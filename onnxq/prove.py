@@ -104,9 +104,9 @@ def _prove(arguments: argparse.Namespace, settings: Settings) -> None:
             progress=progress,
         )
     files.require_unchanged()
+    show(proof, settings, arguments.quiet)
     if arguments.json is not None:
         write_json(arguments.json, _as_json(proof, arguments, settings, compiler))
-    show(proof, settings, arguments.quiet)
     require(proof, _meant_for_another(arguments.model, compiler))
 
 

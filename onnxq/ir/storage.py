@@ -160,10 +160,7 @@ def load_proto(path: Path) -> onnx.ModelProto:
             is in no file beside the model.
     """
     path = Path(path)
-    if not os.path.isfile(path):
-        is_folder = os.path.isdir(path)
-        wrong = "is a folder, not an ONNX file; name the file" if is_folder else why_missing(path)
-        raise ModelError(f"{path}: {wrong}")
+    require_file(path)
     try:
         proto = _message(path)
     except OSError as error:
@@ -180,6 +177,18 @@ def load_proto(path: Path) -> onnx.ModelProto:
     check_layers(proto.graph)
     clear_negative_dims(proto.graph)
     return proto
+
+
+def require_file(path: Path) -> None:
+    """Check that there is a file, before work that only later reads it.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if not os.path.isfile(path):
+        is_folder = os.path.isdir(path)
+        wrong = "is a folder, not an ONNX file; name the file" if is_folder else why_missing(path)
+        raise ModelError(f"{path}: {wrong}")
 
 
 def _message(path: Path) -> onnx.ModelProto:

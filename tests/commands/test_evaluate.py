@@ -11,7 +11,7 @@ from installed import needs_openvino
 from tables import BOX, CELLS, TWO, always, bright_rectangle, giving, table_of, write_coco
 
 from onnxq import evaluate
-from onnxq.errors import ModelError
+from onnxq.errors import ConfigError, ModelError
 from onnxq.evaluate import main
 from onnxq.evaluation import average_precision
 from onnxq.runtime import ExactRuntime, OnnxRuntime, OpenVino
@@ -182,6 +182,27 @@ class TestCommandLine:
         assert out == ""
         assert "error: " in err
         assert "a.json" in err
+
+    def test_a_model_that_is_missing_is_told_before_the_work(
+        self, two: tuple[Path, Path], finds_all: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(self.arguments(two, finds_all, tmp_path / "none.onnx")) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == f"error: {tmp_path / 'none.onnx'}: no such file; check the path\n"
+
+    def test_json_that_fails_in_the_end_loses_no_table(
+        self, two: tuple[Path, Path], finds_all: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        def full(path: Path, content: object) -> None:
+            raise ConfigError(f"{path}: cannot be written (No space left on device)")
+
+        monkeypatch.setattr(evaluate, "write_json", full)
+        assert main([*self.arguments(two, finds_all), "--json", str(tmp_path / "a.json")]) == 1
+        out, err = capsys.readouterr()
+        assert "all.onnx" in out
+        assert "No space left on device" in err
 
     @pytest.mark.parametrize("replaced", ["annotations", "image", "model"])
     def test_json_never_replaces_an_input(
