@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# onnxruntime rounds the data of a MatMul or Gemm to 8 bits if only the weight is int8, or if the data are uint16: with all
+# onnxruntime rounds the data of a MatMul to 8 bits if only the weight is int8, or if the data are uint16: with all
 # optimizations DequantizeLinear and MatMul become MatMulNBits, whose accuracy_level is 4, "int8", unless the option
 # session.qdq_matmulnbits_accuracy_level says otherwise. The name tells of few bits and the schema of blocks; one scale per
 # column or one for the matrix is enough. It depends on how the axis is written: with -1 for 1 nothing is fused.
