@@ -290,6 +290,16 @@ class TestCategories:
         assert 1 < found.ap < 10
         assert found.remarks[0].startswith("AP50 is 100.0 if classes are ignored, and 2.5 with them")
 
+    def test_names_of_two_classes_that_are_exchanged_are_told(self, tmp_path: Path) -> None:
+        objects = [(4, 4, 16, 16, 1), (24, 24, 16, 16, 3), (44, 44, 16, 16, 5)]
+        data = write_coco(tmp_path, {f"{n}.png": ((64, 64), objects) for n in range(6)}, {1: "bus", 3: "car", 5: "dog"})
+        table = table_of([(4, 4, 20, 20, 0.9, 0), (24, 24, 40, 40, 0.9, 1), (44, 44, 60, 60, 0.9, 2)], "v8", 3)
+        assert scores(always(table, names="['bus', 'car', 'dog']"), data).remarks == ()
+        found = scores(always(table, names="['car', 'bus', 'dog']"), data)
+        assert found.ap == pytest.approx(100 / 3, abs=0.1)
+        [remark] = found.remarks
+        assert remark.startswith("most objects of 2 classes are found as those of each other: 'bus' as 'car', 'car' as")
+
     def test_neither(self, two: tuple[Path, Path]) -> None:
         with pytest.raises(ConfigError, match="the model: has 3 classes, but the annotations have 2 categories"):
             scores(always(table_of([(*BOX, 0.9, 1)], "v8", 3)), two)
