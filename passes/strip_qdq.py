@@ -6,6 +6,8 @@ from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxq.errors import ModelError
 from onnxq.ir import (
@@ -151,15 +153,18 @@ def _restore_activation(node: Node, builder: Builder) -> bool:
     before = producer(node.inputs[0])
     if node.op != "QuantizeLinear" or before is None or before.op not in _SIGNED:
         return False
-    scale, *given = (np.asarray(values) for t in node.inputs[1:] if (values := constant(t)) is not None)
-    zero_point = given[0] if given else np.zeros((), np.uint8)
+    scale, *given = map(constant, node.inputs[1:])
+    kind = tensor_dtype_to_np_dtype(node.attrs.get("output_dtype") or TensorProto.UINT8)
+    zero_point = given[0] if given else np.zeros((), kind)
+    if scale is None or zero_point is None or zero_point.dtype.kind not in "iu":
+        return False
     limits = np.iinfo(zero_point.dtype)
-    if len(given) < len(node.inputs) - 2 or np.any(zero_point != limits.min):
+    if np.any(zero_point != limits.min):
         return False
     node.op, node.inputs = "Relu", node.inputs[:1]
     node.attrs.clear()
     node.outputs[0].dtype = scale.dtype
-    if np.allclose(scale * float(limits.max - limits.min), _RELU6, rtol=1e-3):
+    if np.allclose(np.multiply(scale, float(limits.max - limits.min), dtype=np.float64), _RELU6, rtol=1e-3):
         node.op = "Clip"
         node.inputs += [
             builder.constant(f"{node.name}_{bound:.0f}", np.asarray(bound, scale.dtype)) for bound in (0, _RELU6)

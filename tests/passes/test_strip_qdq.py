@@ -310,3 +310,43 @@ def test_an_activation_that_was_left_to_the_integers_comes_back(op, zero_point, 
         x = np.array([-3, -0.5, 2, 9], np.float32).reshape(1, 1, 1, 4)
         expected = -np.clip(x, 0, 6 if activation == "Clip" else None)
         np.testing.assert_array_equal(run(after, {"x": x})["z"], expected)
+
+
+@pytest.mark.parametrize(
+    ("quantized", "kind", "activation"),
+    [
+        ({}, TensorProto.UINT8, ["Relu"]),
+        ({"output_dtype": TensorProto.INT8}, TensorProto.INT8, []),
+        ({"output_dtype": TensorProto.UINT4}, TensorProto.UINT4, []),
+        ({"output_dtype": TensorProto.FLOAT8E4M3FN}, TensorProto.FLOAT8E4M3FN, []),
+    ],
+    ids=["uint8", "int8", "uint4", "float8"],
+)
+def test_without_a_zero_point_it_is_zero_of_the_type(quantized, kind, activation):
+    model = small(
+        helper.make_node("Conv", ["x", "w"], ["y"]),
+        helper.make_node("QuantizeLinear", ["y", "scale"], ["q"], **quantized),
+        helper.make_node("DequantizeLinear", ["q", "scale"], ["d"]),
+        helper.make_node("Neg", ["d"], ["z"]),
+        inputs=[("x", TensorProto.FLOAT, [1, 1, 1, 4])],
+        outputs=[("z", TensorProto.FLOAT, [1, 1, 1, 4])],
+        constants={"scale": np.float32(0.1), "w": np.ones((1, 1, 1, 1), np.float32)},
+    )
+    assert ops(rewrite(StripQdq(), model)[0]) == ["Conv", *activation, "Neg"]
+
+
+@pytest.mark.parametrize("computed", ["scale", "zero"])
+def test_what_is_computed_tells_of_no_activation(computed):
+    kinds = {"scale": TensorProto.FLOAT, "zero": TensorProto.UINT8}
+    model = small(
+        helper.make_node("Conv", ["x", "w"], ["y"]),
+        helper.make_node("QuantizeLinear", ["y", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("Neg", ["d"], ["z"]),
+        inputs=[("x", TensorProto.FLOAT, [1, 1, 1, 4]), (computed, kinds[computed], [])],
+        outputs=[("z", TensorProto.FLOAT, [1, 1, 1, 4])],
+        constants={
+            name: values for name, values in {"scale": np.float32(0.1), "zero": np.uint8(0)}.items() if name != computed
+        } | {"w": np.ones((1, 1, 1, 1), np.float32)},
+    )  # fmt: skip
+    assert ops(rewrite(StripQdq(), model)[0]) == ["Conv", "Neg"]
