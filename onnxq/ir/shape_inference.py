@@ -49,6 +49,14 @@ def inferred_types(model: onnx.ModelProto) -> Mapping[str, onnx.ValueInfoProto]:
     return {value.name: value for value in inferred_graph(model).value_info}
 
 
+def declared_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
+    """Return the shape of a description, with None for lengths that are not known; None if it states no shape."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+
+
 def infer_shapes(model: Model) -> int:
     """Give tensors the shape and element type that inference finds; where it fails, log a warning.
 

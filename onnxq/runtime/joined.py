@@ -9,7 +9,7 @@ import onnx
 
 from onnxq.errors import ModelError
 from onnxq.ir.proto import DEFAULT_DOMAINS
-from onnxq.ir.shape_inference import inferred_graph
+from onnxq.ir.shape_inference import declared_shape, inferred_graph
 from onnxq.numerics.arrays import AnyArray, NamedArrays
 
 _KEEPING = frozenset({"Identity", "Cast"})
@@ -55,7 +55,7 @@ def joined_outputs(model: onnx.ModelProto) -> dict[str, Parts]:
         graph = inferred_graph(model)
     except ModelError:
         return {}
-    shapes = {value.name: _shape(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+    shapes = {value.name: declared_shape(value) for value in (*graph.input, *graph.value_info, *graph.output)}
     found: dict[str, Parts] = {}
     for node in model.graph.node:
         is_known = node.domain in DEFAULT_DOMAINS and node.output
@@ -117,13 +117,6 @@ def _joined(
         elif own is not None:
             lengths.append(own)
     return Parts(axis, tuple(lengths)) if sum(lengths) == length else None
-
-
-def _shape(value: onnx.ValueInfoProto) -> _Shape | None:
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
-        return None
-    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
 
 
 def _reshaped(parts: Parts, before: _Shape | None, after: _Shape) -> Parts | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnxq.ir import Constant, Model, Tensor, inferred_graph
+from onnxq.ir.shape_inference import declared_shape
 
 Size = tuple[int, int]
 """Height and width."""
@@ -67,7 +68,7 @@ def sizes_at(model: Model, name: str, shape: Sequence[int]) -> ImageSizes:
         value.type.tensor_type.ClearField("shape")
     graph = inferred_graph(proto)
     known = dict(_known((*proto.graph.input, *graph.value_info, *graph.output)))
-    return ImageSizes(known, _pixels(map(_shape, proto.graph.input)))
+    return ImageSizes(known, _pixels(map(declared_shape, proto.graph.input)))
 
 
 def image_size(tensor: Tensor) -> Size | None:
@@ -77,16 +78,9 @@ def image_size(tensor: Tensor) -> Size | None:
 
 def _known(values: Iterable[onnx.ValueInfoProto]) -> Iterator[tuple[str, Size]]:
     for value in values:
-        size = _size(_shape(value))
+        size = _size(declared_shape(value))
         if size is not None:
             yield value.name, size
-
-
-def _shape(value: onnx.ValueInfoProto) -> Shape | None:
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
-        return None
-    return [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
 
 
 def _size(shape: Shape | None) -> Size | None:

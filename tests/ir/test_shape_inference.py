@@ -12,6 +12,7 @@ from texts import parsed
 import onnxq
 from onnxq.errors import ModelError
 from onnxq.ir import Model, infer_shapes, inferred_graph, inferred_types, proto
+from onnxq.ir.shape_inference import declared_shape
 
 RESHAPED = """
     s = Shape(x)
@@ -29,6 +30,15 @@ def reshaped():
     model = parsed(RESHAPED, "float[1,4] x", "float[n] y")
     model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))
     return model
+
+
+@pytest.mark.parametrize(
+    ("shape", "declared"),
+    [([1, 0, "n", None], (1, 0, None, None)), ([], ()), (None, None)],
+    ids=["some", "scalar", "none"],
+)
+def test_a_declared_shape_has_none_for_lengths_that_are_not_known(shape, declared):
+    assert declared_shape(helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)) == declared
 
 
 @pytest.mark.parametrize("name", ["pan", "attention", "v8", "yolox"])
