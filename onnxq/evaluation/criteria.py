@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,7 @@ from onnxq.numerics.sqnr import SqnrMeter
 from onnxq.progress import Progress, silent
 from onnxq.remote.address import Address, Location, location
 from onnxq.runtime import RUNTIMES, Feed
-from onnxq.runtime.joined import joined_outputs, with_parts
+from onnxq.runtime.joined import Parts, joined_outputs, with_parts
 from onnxq.yolo.detector import Detector, detect
 
 _S = TypeVar("_S")
@@ -276,7 +276,7 @@ class SqnrCriterion(Criterion):
         self.images, self.files = samples.count or len(self._feeds), samples.files
         self._original = original
         self._runtime = _runtime(runtime)
-        self._expected: dict[bool, list[dict[str, NDArray[np.generic]]]] = {}
+        self._expected: dict[bool, tuple[Mapping[str, Parts], list[dict[str, NDArray[np.generic]]]]] = {}
 
     def loss(self, model: onnx.ModelProto, progress: Progress) -> float:
         """Return the negative SQNR, dB."""
@@ -284,9 +284,9 @@ class SqnrCriterion(Criterion):
         reference, ended = comparable(self._original, model)
         is_ended = ended is not model
         if is_ended not in self._expected:
-            self._expected[is_ended] = self._run(reference, silent)
-        joined = joined_outputs(reference)
-        for expected, actual in zip(self._expected[is_ended], self._run(ended, progress), strict=True):
+            self._expected[is_ended] = joined_outputs(reference), self._run(reference, silent)
+        joined, outputs = self._expected[is_ended]
+        for expected, actual in zip(outputs, self._run(ended, progress), strict=True):
             meter.add(with_parts(expected, joined), with_parts(actual, joined))
         return -min(meter.decibels().values(), default=np.inf)
 
