@@ -278,6 +278,24 @@ def test_a_quantized_model_is_quantized_anew(monkeypatch, target):
     assert {entry.key: entry.value for entry in again.model.metadata_props}["onnxq.target"] == target
 
 
+def left_to_integers(constants, op="Conv", computed=(), **quantized):
+    """Neg behind a pair behind a layer; the pair reads those of `scale` and `zero` that are constants or computed."""
+    constants = dict(constants)
+    if op == "Conv":
+        constants["w"] = np.ones((1, 1, 1, 1), np.float32)
+    kinds = {"scale": TensorProto.FLOAT, "zero": TensorProto.UINT8}
+    given = [name for name in kinds if name in constants or name in computed]
+    return small(
+        helper.make_node(op, ["x", *(["w"] if op == "Conv" else [])], ["y"]),
+        helper.make_node("QuantizeLinear", ["y", *given], ["q"], **quantized),
+        helper.make_node("DequantizeLinear", ["q", *given], ["d"]),
+        helper.make_node("Neg", ["d"], ["z"]),
+        inputs=[("x", TensorProto.FLOAT, [1, 1, 1, 4]), *((name, kinds[name], []) for name in computed)],
+        outputs=[("z", TensorProto.FLOAT, [1, 1, 1, 4])],
+        constants=constants,
+    )
+
+
 @pytest.mark.parametrize(
     ("op", "zero_point", "scale", "activation"),
     [
@@ -290,19 +308,7 @@ def test_a_quantized_model_is_quantized_anew(monkeypatch, target):
     ],
 )
 def test_an_activation_that_was_left_to_the_integers_comes_back(op, zero_point, scale, activation):
-    node = helper.make_node(op, ["x", "w"][: 2 if op == "Conv" else 1], ["y"])
-    constants = {"scale": np.float32(scale), "zero": zero_point} | (
-        {"w": np.ones((1, 1, 1, 1), np.float32)} if op == "Conv" else {}
-    )
-    model = small(
-        node,
-        helper.make_node("QuantizeLinear", ["y", "scale", "zero"], ["q"]),
-        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
-        helper.make_node("Neg", ["d"], ["z"]),
-        inputs=[("x", TensorProto.FLOAT, [1, 1, 1, 4])],
-        outputs=[("z", TensorProto.FLOAT, [1, 1, 1, 4])],
-        constants=constants,
-    )
+    model = left_to_integers({"scale": np.float32(scale), "zero": zero_point}, op)
     after, _ = rewrite(StripQdq(), model)
     onnx.checker.check_model(after, full_check=True)
     assert ops(after) == [op, *([activation] if activation else []), "Neg"]
@@ -313,40 +319,23 @@ def test_an_activation_that_was_left_to_the_integers_comes_back(op, zero_point, 
 
 
 @pytest.mark.parametrize(
-    ("quantized", "kind", "activation"),
+    ("quantized", "activation"),
     [
-        ({}, TensorProto.UINT8, ["Relu"]),
-        ({"output_dtype": TensorProto.INT8}, TensorProto.INT8, []),
-        ({"output_dtype": TensorProto.UINT4}, TensorProto.UINT4, []),
-        ({"output_dtype": TensorProto.FLOAT8E4M3FN}, TensorProto.FLOAT8E4M3FN, []),
+        ({}, ["Relu"]),
+        ({"output_dtype": TensorProto.INT8}, []),
+        ({"output_dtype": TensorProto.UINT4}, []),
+        ({"output_dtype": TensorProto.FLOAT8E4M3FN}, []),
     ],
     ids=["uint8", "int8", "uint4", "float8"],
 )
-def test_without_a_zero_point_it_is_zero_of_the_type(quantized, kind, activation):
-    model = small(
-        helper.make_node("Conv", ["x", "w"], ["y"]),
-        helper.make_node("QuantizeLinear", ["y", "scale"], ["q"], **quantized),
-        helper.make_node("DequantizeLinear", ["q", "scale"], ["d"]),
-        helper.make_node("Neg", ["d"], ["z"]),
-        inputs=[("x", TensorProto.FLOAT, [1, 1, 1, 4])],
-        outputs=[("z", TensorProto.FLOAT, [1, 1, 1, 4])],
-        constants={"scale": np.float32(0.1), "w": np.ones((1, 1, 1, 1), np.float32)},
-    )
+def test_without_a_zero_point_it_is_zero_of_the_type(quantized, activation):
+    model = left_to_integers({"scale": np.float32(0.1)}, **quantized)
     assert ops(rewrite(StripQdq(), model)[0]) == ["Conv", *activation, "Neg"]
 
 
 @pytest.mark.parametrize("computed", ["scale", "zero"])
 def test_what_is_computed_tells_of_no_activation(computed):
-    kinds = {"scale": TensorProto.FLOAT, "zero": TensorProto.UINT8}
-    model = small(
-        helper.make_node("Conv", ["x", "w"], ["y"]),
-        helper.make_node("QuantizeLinear", ["y", "scale", "zero"], ["q"]),
-        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
-        helper.make_node("Neg", ["d"], ["z"]),
-        inputs=[("x", TensorProto.FLOAT, [1, 1, 1, 4]), (computed, kinds[computed], [])],
-        outputs=[("z", TensorProto.FLOAT, [1, 1, 1, 4])],
-        constants={
-            name: values for name, values in {"scale": np.float32(0.1), "zero": np.uint8(0)}.items() if name != computed
-        } | {"w": np.ones((1, 1, 1, 1), np.float32)},
-    )  # fmt: skip
+    constants = {"scale": np.float32(0.1), "zero": np.uint8(0)}
+    del constants[computed]
+    model = left_to_integers(constants, computed=[computed])
     assert ops(rewrite(StripQdq(), model)[0]) == ["Conv", "Neg"]
